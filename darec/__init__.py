@@ -1,0 +1,1 @@
+"""The library: everything darec computes, usable from a notebook, free of any orchestrator."""

@@ -1,0 +1,26 @@
+"""The two kinds of failure darec knows, each saying what is wrong, where, and how to mend it."""
+
+
+class DarecError(Exception):
+    """A failure of darec or of its machine. The command line exits with 1."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f" [{self.where}]" if self.where else ""
+        remedy = f" -> {self.mend}" if self.mend else ""
+        return " ".join(f"{self.what}{place}{remedy}".split())
+
+
+class UserError(DarecError):
+    """Something only the user can mend: data, configuration, prompt, missing model. Exits with 2."""
+
+    exit_code = 2
+
+
+class TransientError(DarecError):
+    """A failure that may pass by itself (a server away, a full queue): the orchestrator may retry it."""

@@ -1,0 +1,1 @@
+"""When the steps run: Prefect flows, deployments and the command line."""

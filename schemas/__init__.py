@@ -1,0 +1,1 @@
+"""Contracts: column names, table schemas, configuration, manifest and report shapes."""

@@ -1,0 +1,34 @@
+"""The base of every configuration section, and which of its fields are part of an artifact's key."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """Unknown keys are refused; the string under a field is its description in `darec config schema`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def runtime(default: Any, **constraints: Any) -> Any:
+    """A field that cannot change a result (a device, a batch of work, a folder): it stays out of the key."""
+    return Field(default, json_schema_extra={"runtime": True}, **constraints)
+
+
+def is_runtime(section: type[BaseModel], name: str) -> bool:
+    """Whether field `name` of `section` was declared with `runtime`."""
+    extra = section.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("runtime"))
+
+
+def hashed(value: Any) -> Any:
+    """`value` as plain JSON data with every runtime field left out, nested sections included."""
+    if isinstance(value, BaseModel):
+        kind = type(value)
+        return {name: hashed(getattr(value, name)) for name in kind.model_fields if not is_runtime(kind, name)}
+    if isinstance(value, dict):
+        return {str(key): hashed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [hashed(item) for item in value]
+    return value

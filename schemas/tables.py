@@ -1,0 +1,36 @@
+"""The schema of every table darec writes: column name to Polars type, in file order.
+
+A table is checked against its schema when it is written and when it is read (`darec.tables`).
+"""
+
+import polars as pl
+
+from schemas import columns as c
+
+TableSchema = dict[str, pl.DataType]
+
+_ATTRIBUTES = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
+
+INTERACTIONS: TableSchema = {
+    c.USER: pl.String(),
+    c.ITEM: pl.String(),
+    c.RATING: pl.Float32(),  # null where the source has none
+    c.TIMESTAMP: pl.Int64(),  # seconds since 1970; null where the source has none
+    c.SPLIT: pl.String(),  # train, val or test; null unless the source gives the split
+}
+ITEMS: TableSchema = {c.ITEM: pl.String(), c.TITLE: pl.String(), c.DESCRIPTION: pl.String(), c.ATTRIBUTES: _ATTRIBUTES}
+USERS: TableSchema = {c.USER: pl.String(), c.ATTRIBUTES: _ATTRIBUTES}
+
+SPLIT_PART: TableSchema = {
+    c.USER_INDEX: pl.Int32(),
+    c.ITEM_INDEX: pl.Int32(),
+    c.RATING: pl.Float32(),
+    c.TIMESTAMP: pl.Int64(),
+}
+USER_VOCABULARY: TableSchema = {c.USER_INDEX: pl.Int32(), c.USER: pl.String()}
+ITEM_VOCABULARY: TableSchema = {c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()}
+
+ITEM_PROFILES: TableSchema = {c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String(), c.PROFILE: pl.String(), c.SOURCE: pl.String()}
+USER_PROFILES: TableSchema = {c.USER_INDEX: pl.Int32(), c.USER: pl.String(), c.PROFILE: pl.String(), c.SOURCE: pl.String()}
+
+EDGES: TableSchema = {c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()}
