@@ -1,0 +1,52 @@
+"""What a step cost: wall seconds and the peak memory of the process and all its children."""
+
+import threading
+import time
+from types import TracebackType
+
+import psutil
+
+
+class Measure:
+    """Context manager; samples the process tree's resident memory twice a second.
+
+    Children share pages with each other only for read-only libraries, so the sum is an upper bound.
+    """
+
+    def __init__(self, interval: float = 0.5) -> None:
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._start = time.perf_counter()
+        self.peak_memory_mb = 0.0
+
+    def __enter__(self) -> "Measure":
+        self._start = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds since entry."""
+        return time.perf_counter() - self._start
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            self.peak_memory_mb = max(self.peak_memory_mb, _tree_memory(process) / 2**20)
+            if self._stop.wait(self._interval):
+                return
+
+
+def _tree_memory(process: psutil.Process) -> int:
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total

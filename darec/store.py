@@ -1,0 +1,204 @@
+"""The artifact store: immutable folders, found by key, whole or not there at all.
+
+    <root>/artifacts/<stage>/<key>/   files and, written last, manifest.json
+    <root>/work/<stage>/<key>/        checkpoints of a step under way; kept when it is killed
+    <root>/ledger/                    finished rows, shared by all keys
+    <root>/damaged/                   artifacts that failed verification, set aside
+    <root>/leases/                    lock files; the kernel drops a dead holder's lock
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from darec.errors import DarecError, UserError
+from darec.keys import file_sha256
+from schemas.manifest import MANIFEST, FileRecord, Manifest
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished, immutable result of a stage."""
+
+    path: Path
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return self.path.parent.name
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+        return self.path.name
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest. Raises DarecError if it cannot be read."""
+        try:
+            return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise DarecError("the manifest cannot be read", where=str(self.path), mend="run again: it is made anew") from error
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each file."""
+        return {name: record.sha256 for name, record in self.manifest.files.items()}
+
+    def damage(self, checksums: bool = False) -> str | None:
+        """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None."""
+        try:
+            records = self.manifest.files
+        except DarecError as error:
+            return error.what
+        for name, record in records.items():
+            path = self.path / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if (size := path.stat().st_size) != record.bytes:
+                return f"{name} has {size} bytes, its manifest says {record.bytes}"
+            if checksums and file_sha256(path) != record.sha256:
+                return f"{name} does not have the checksum in its manifest"
+        return None
+
+
+class Store:
+    """Finds, writes, leases and collects artifacts under one root folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @property
+    def ledger(self) -> Path:
+        """The folder of the row ledgers."""
+        return self.root / "ledger"
+
+    def work(self, stage: str, key: str) -> Path:
+        """The scratch folder of a step, made if need be; it outlives a killed run."""
+        return self._make(self.root / "work" / stage / key)
+
+    def at(self, stage: str, key: str) -> Artifact:
+        """The artifact of that stage and key, there or not."""
+        return Artifact(self.root / "artifacts" / stage / key)
+
+    def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
+        """The artifact if it is there and whole; a damaged one is set aside, so that it is made anew."""
+        artifact = self.at(stage, key)
+        if not artifact.path.is_dir():
+            return None
+        if artifact.damage(checksums) is None:
+            return artifact
+        self._set_aside(artifact, "damaged")
+        return None
+
+    def artifacts(self, stage: str | None = None) -> list[Artifact]:
+        """All artifacts (of one stage), newest first."""
+        pattern = f"{stage or '*'}/*/{MANIFEST}"
+        found = [(path.stat().st_mtime_ns, path.parent) for path in (self.root / "artifacts").glob(pattern)]
+        return [Artifact(path) for _, path in sorted(found, reverse=True)]
+
+    def latest(self, stage: str) -> Artifact | None:
+        """The newest artifact of a stage whose manifest can be read."""
+        for artifact in self.artifacts(stage):
+            if artifact.damage() is None:
+                return artifact
+        return None
+
+    @contextmanager
+    def lease(self, name: str) -> Iterator[None]:
+        """Holds the named lease; waits while another living process holds it."""
+        path = self._make(self.root / "leases") / f"{name}.lock"
+        with _explained(path), path.open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def draft(self, stage: str, key: str) -> Iterator[Path]:
+        """A temporary folder to fill; removed when the block ends, unless `publish` moved it."""
+        path = self.root / "tmp" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
+        with _explained(path):
+            try:
+                yield self._make(path)
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def commit(self, draft: Path, manifest: Manifest) -> Artifact:
+        """Turns a filled draft into the artifact of `manifest`: flush, manifest last, one rename."""
+        artifact = self.at(manifest.stage, manifest.key)
+        with _explained(artifact.path):
+            for path in draft.rglob("*"):
+                _flush(path)
+            (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+            _flush(draft / MANIFEST)
+            _flush(draft)
+            self._make(artifact.path.parent)
+            if artifact.path.exists():
+                self._set_aside(artifact, "replaced")
+            draft.rename(artifact.path)
+            _flush(artifact.path.parent)
+        shutil.rmtree(self.root / "work" / manifest.stage / manifest.key, ignore_errors=True)
+        return artifact
+
+    def remove(self, artifact: Artifact) -> None:
+        """Deletes an artifact: renamed out of sight first, so that no reader finds half of it."""
+        shutil.rmtree(self._set_aside(artifact, "tmp"))
+
+    def _set_aside(self, artifact: Artifact, room: str) -> Path:
+        target = self._make(self.root / room) / f"{artifact.stage}-{artifact.key}-{uuid.uuid4().hex[:8]}"
+        artifact.path.rename(target)
+        return target
+
+    def _make(self, folder: Path) -> Path:
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def file_records(folder: Path) -> dict[str, FileRecord]:
+    """Size and SHA-256 of every file under `folder`, by relative name."""
+    return {
+        str(path.relative_to(folder)): FileRecord(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def code_revision() -> str:
+    """The source's git revision, `-dirty` if changed since, or `unknown` outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals into errors that say how to mend them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError("the disk is full", where=str(path), mend="free space (`darec gc`) and run again: nothing is lost") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise UserError("the store cannot be written", where=str(path), mend="mount it writable, or set runtime.store") from error
+        raise
