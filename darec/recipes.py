@@ -1,0 +1,104 @@
+"""Reading a recipe: YAML or TOML, `section.field=value` overrides, and errors that name the nearest known key."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from darec.errors import UserError
+from schemas.recipe import Recipe
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path` (all defaults if None) with `overrides` laid over it.
+
+    Raises:
+        UserError: naming file, field, and the nearest known name or the reason.
+    """
+    values = {} if path is None else _read(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, path) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError("the recipe does not exist", where=str(path), mend="see configs/ for recipes") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe cannot be read ({error})", where=str(path), mend="give a UTF-8 YAML or TOML file") from error
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"the recipe is not valid: {error}", where=str(path), mend="mend the line it names") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError("the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(Recipe.model_fields)}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Sets `section.field=value` in `values`; the value is read as YAML."""
+    name, equals, text = override.partition("=")
+    *sections, field = name.strip().split(".")
+    if not equals or not sections or not all([*sections, field]):
+        raise UserError(f"{override!r} is not an override", where="--set", mend="write --set section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"the value of {name!r} is not valid YAML", where="--set", mend="quote it") from error
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{section!r} in {name!r} is not a section", where="--set", mend="see `darec config show`")
+    values[field] = value
+
+
+def _explain(error: ValidationError, path: Path | None) -> UserError:
+    problems = error.errors(include_url=False)
+    lines = "; ".join(_describe(problem) for problem in problems[:5])
+    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return UserError(f"{lines}{more}", where=str(path or "--set"), mend="see `darec config schema`")
+
+
+def _describe(problem: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{place}: {problem['msg']} (given: {str(problem['input'])[:60]!r})"
+    known = sorted(_known_fields(problem["loc"][:-1]))
+    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+    return f"{place}: unknown key, {hint}"
+
+
+def _known_fields(location: tuple[int | str, ...]) -> set[str]:
+    """The field names that may stand at `location`; steps through unions and lists by their models."""
+    models: set[type[BaseModel]] = {Recipe}
+    for step in location:
+        annotations = [model.model_fields[str(step)].annotation for model in models if str(step) in model.model_fields]
+        if annotations:
+            models = {found for annotation in annotations for found in _models_in(annotation)}
+        elif tagged := {model for model in models if _tag(model) == step}:
+            models = tagged
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    return model.model_fields["name"].default if "name" in model.model_fields else None

@@ -1,0 +1,44 @@
+"""A whole run in one file: the recipe and its sections."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.data import DataConfig, GraphConfig, SplitConfig
+from schemas.release import ExportConfig, GateConfig
+from schemas.section import Section, runtime
+from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
+from schemas.training import EvaluateConfig, TrainConfig
+
+
+class RuntimeConfig(Section):
+    """Where and how a run happens. Nothing here can change a result."""
+
+    store: Path = runtime(Path("data/store"))
+    """The artifact store's root folder."""
+    verify: Literal["sizes", "checksums"] = runtime("checksums")
+    """How a cached artifact is checked before it is used."""
+    min_free_gb: float = runtime(1.0, ge=0)
+    """A run does not start with less free disk than this."""
+    keep_releases: int = runtime(5, ge=1)
+    """How many releases `gc` keeps besides the current one."""
+    keep_artifacts: int = runtime(3, ge=1)
+    """How many unreferenced artifacts a stage keeps at `gc`, newest first."""
+
+
+class Recipe(Section):
+    """Every section has a default: an empty file is the MovieLens-100K recipe."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    llm: LLMConfig = Field(default_factory=LLMConfig)
+    profile_items: ItemProfileConfig = Field(default_factory=ItemProfileConfig)
+    profile_users: UserProfileConfig = Field(default_factory=UserProfileConfig)
+    embed: EmbedConfig = Field(default_factory=EmbedConfig)
+    graph: GraphConfig = Field(default_factory=GraphConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    gate: GateConfig = Field(default_factory=GateConfig)
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
