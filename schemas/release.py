@@ -25,7 +25,7 @@ class ExportConfig(Section):
     build_effort: int = Field(200, ge=1)
     """HNSW: candidates kept while a node is inserted (efConstruction)."""
     effort: int = Field(0, ge=0)
-    """Lists (ivf) or candidates (hnsw) looked at a query; 0 takes the least power of two that reaches `target_recall`."""
+    """Lists (ivf) or candidates (hnsw) looked at a query; 0: the least power of two that reaches `target_recall`."""
     target_recall: float = Field(0.98, gt=0, le=1)
     """The recall against exact search that `effort: 0` aims at."""
     recall_k: int = Field(20, ge=1)
@@ -39,9 +39,9 @@ class ExportConfig(Section):
 class GateConfig(Section):
     """When a bundle may replace the current release."""
 
-    tolerances: dict[str, float] = {"recall@20": 0.05, "ndcg@20": 0.05}
+    tolerances: dict[str, float] = Field({"recall@20": 0.05, "ndcg@20": 0.05})
     """Largest relative fall of a metric against the current release; 0.05 lets it lose a twentieth."""
-    minimums: dict[str, float] = {"coverage@20": 0.01}
+    minimums: dict[str, float] = Field({"coverage@20": 0.01})
     """Smallest value of a metric, whatever the current release has; holds for the first release too."""
     index_recall: float = Field(0.95, ge=0, le=1)
     """Smallest measured recall of both indexes against exact search."""

@@ -30,7 +30,29 @@ SPLIT_PART: TableSchema = {
 USER_VOCABULARY: TableSchema = {c.USER_INDEX: pl.Int32(), c.USER: pl.String()}
 ITEM_VOCABULARY: TableSchema = {c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()}
 
-ITEM_PROFILES: TableSchema = {c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String(), c.PROFILE: pl.String(), c.SOURCE: pl.String()}
-USER_PROFILES: TableSchema = {c.USER_INDEX: pl.Int32(), c.USER: pl.String(), c.PROFILE: pl.String(), c.SOURCE: pl.String()}
+ITEM_PROFILES: TableSchema = {
+    c.ITEM_INDEX: pl.Int32(),
+    c.ITEM: pl.String(),
+    c.PROFILE: pl.String(),
+    c.SOURCE: pl.String(),
+}
+USER_PROFILES: TableSchema = {
+    c.USER_INDEX: pl.Int32(),
+    c.USER: pl.String(),
+    c.PROFILE: pl.String(),
+    c.SOURCE: pl.String(),
+}
 
 EDGES: TableSchema = {c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()}
+
+SEEN: TableSchema = {c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()}
+
+
+def released_users(width: int) -> TableSchema:
+    """Users of a bundle, row = user index; `train_count` is the number of train interactions."""
+    return {c.USER: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)}
+
+
+def released_items(width: int) -> TableSchema:
+    """Items of a bundle, row = item index."""
+    return {c.ITEM: pl.String(), c.TITLE: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)}
