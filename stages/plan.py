@@ -9,7 +9,7 @@ from darec.progress import Silent
 from darec.store import Artifact, Store
 from schemas.recipe import Recipe
 from stages.contract import Stage
-from stages.execute import Job, reasons
+from stages.execute import UNCHANGED, Job, reasons
 from stages.registry import needed
 
 State = Literal["hit", "stale", "follows", "blocked"]
@@ -61,7 +61,7 @@ def _step(stage: Stage, recipe: Recipe, store: Store, done: dict[str, Artifact],
     if artifact.path.is_dir():
         damage = artifact.damage(checksums)
         if damage is None:
-            return Step(stage, "hit", ("same inputs, configuration and code version",), key, artifact, 0, artifact.manifest.seconds)
+            return Step(stage, "hit", (UNCHANGED,), key, artifact, 0, artifact.manifest.seconds)
         return Step(stage, "stale", (f"damaged: {damage}",), key, rows=_pending(job, store), seconds_last_time=seconds)
     return Step(stage, "stale", reasons(job, store), key, rows=_pending(job, store), seconds_last_time=seconds)
 

@@ -1,0 +1,91 @@
+"""The Prefect API a command talks to: the configured one, or one of our own for the length of the run.
+
+Prefect can start a temporary API by itself, but only once it is imported; starting the same server first and
+importing meanwhile halves the wait. Run history goes to Prefect's usual database either way.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from darec.errors import DarecError
+from darec.processes import die_with_parent
+
+_SERVE = "import gc; gc.disable(); from uvicorn.main import main; main()"  # without gc the imports take a fifth less
+_START_SECONDS = 120
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def configured_url() -> str | None:
+    """The API address in the environment or in Prefect's active profile, without importing Prefect."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    try:
+        values = tomllib.loads(profiles.read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return None
+    active = os.environ.get("PREFECT_PROFILE", values.get("active", ""))
+    return values.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+
+
+class TemporaryServer:
+    """A Prefect API on a free port of the loopback, gone when the block ends or this process dies."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+        port = self.url.rsplit(":", 1)[1].removesuffix("/api")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, "--factory", "prefect.server.api.server:create_app"]
+            + ["--host", "127.0.0.1", "--port", port, "--log-level", "error"],
+            env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
+
+    def wait(self) -> None:
+        """Returns when the API answers. Raises DarecError if it never does."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+                return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise DarecError("Prefect's temporary API did not start", mend="run `prefect server start` to see why")
+
+    def stop(self) -> None:
+        """Ends the server."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
+@contextmanager
+def prefect_api() -> Iterator[TemporaryServer | None]:
+    """Points Prefect at an API; yields the server that was started for it, if one had to be."""
+    if configured_url() is not None:
+        yield None
+        return
+    server = TemporaryServer()
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        del os.environ["PREFECT_API_URL"]
+        server.stop()

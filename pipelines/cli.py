@@ -1,0 +1,200 @@
+"""The command line. Heavy imports wait until a command needs them: `darec status` answers in under a second."""
+
+import json
+import os
+import sys
+import traceback
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from darec.errors import DarecError, UserError
+from darec.recipes import load_recipe
+from darec.store import Store
+from pipelines.show import console, plan_rows, plan_table, results_table
+from schemas.recipe import Recipe
+
+DEFAULT_RECIPE = Path("configs/movielens-100k.yaml")
+
+app = typer.Typer(
+    name="darec",
+    help="Nightly recommender retraining: LLM profiles, disentangled alignment, a FAISS release.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+config_app = typer.Typer(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
+data_app = typer.Typer(help="Raw data.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", "-r", envvar="DAREC_RECIPE", help=f"Recipe file [default: {DEFAULT_RECIPE} if it is there]."),
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, laid over the recipe; repeatable.")]
+UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON for machines.")]
+
+
+@app.callback()
+def options(debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on failure.")] = False) -> None:
+    """Options before the command."""
+    if debug:
+        os.environ["DAREC_DEBUG"] = "1"
+
+
+def recipe_path(recipe: Path | None) -> Path | None:
+    """The recipe that was named, else the default one if it is there, else none (built-in defaults)."""
+    return recipe or (DEFAULT_RECIPE if DEFAULT_RECIPE.is_file() else None)
+
+
+def open_recipe(recipe: Path | None, overrides: list[str] | None) -> tuple[Recipe, Store]:
+    """The recipe with its overrides, and the store it points to."""
+    loaded = load_recipe(recipe_path(recipe), overrides or ())
+    return loaded, Store(loaded.runtime.store)
+
+
+@app.command()
+def run(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    until: UntilOption = "publish",
+    force: Annotated[list[str] | None, typer.Option("--force", help="Run this stage though there is a hit; repeatable.")] = None,
+) -> None:
+    """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass."""
+    from pipelines.api import prefect_api
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "60")  # the terminal has its own display
+    with prefect_api() as server:
+        from stages.plan import plan
+        from stages.registry import stage_named
+
+        for name in [until, *(force or [])]:
+            stage_named(name)
+        loaded, store = open_recipe(recipe, overrides)
+        steps = plan(loaded, store, until)
+        console.print(plan_table(steps))
+        from pipelines import flows
+
+        if server is not None:
+            server.wait()
+        idle = not force and all(step.state == "hit" for step in steps)
+        path = recipe_path(recipe)
+        with flows.without_heartbeats() if idle else nullcontext():
+            rows = flows.darec(str(path) if path else None, overrides or [], until, force or [])
+    console.print(results_table(rows))
+    _next_steps(store, until)
+
+
+def _next_steps(store: Store, until: str) -> None:
+    if until != "publish":
+        return
+    console.print(f"Artifacts and releases: {store.root}")
+    console.print("Ask: darec recommend --user ID | darec similar --item ID | darec releases | darec explain evaluate")
+
+
+@app.command()
+def status(recipe: RecipeOption = None, overrides: SetOption = None, until: UntilOption = "publish", as_json: JsonOption = False) -> None:
+    """Each stage: hit or stale, why, rows to do, seconds last time."""
+    from stages.plan import plan
+    from stages.registry import stage_named
+
+    stage_named(until)
+    steps = plan(*open_recipe(recipe, overrides), until)
+    if as_json:
+        print_json(plan_rows(steps))
+    else:
+        console.print(plan_table(steps))
+
+
+@app.command()
+def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """The manifest, inputs and lineage of a stage's newest artifact."""
+    from rich.json import JSON
+
+    from stages.registry import stage_named
+
+    _, store = open_recipe(recipe, overrides)
+    artifact = store.latest(stage_named(stage).name)
+    if artifact is None:
+        raise UserError(f"stage {stage!r} has no artifact yet", where=str(store.root), mend="run `darec run`")
+    console.print(f"[bold]{artifact.path}[/]")
+    console.print(JSON(artifact.manifest.model_dump_json()))
+    console.print("Lineage (newest artifact first, then what it was made from):")
+    for line in lineage(store, artifact.stage, artifact.key):
+        console.print(line)
+
+
+def lineage(store: Store, stage: str, key: str, depth: int = 0) -> list[str]:
+    """The tree of inputs behind an artifact, one line each."""
+    artifact = store.at(stage, key)
+    if not artifact.path.is_dir():
+        return [f"{'  ' * depth}{stage} {key} (removed)"]
+    manifest = artifact.manifest
+    head = f"{'  ' * depth}{stage} {key}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
+    return [head, *(line for name, record in manifest.inputs.items() for line in lineage(store, name, record.key, depth + 1))]
+
+
+@config_app.command("show")
+def config_show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """The recipe with every default filled in, as YAML."""
+    import yaml
+
+    loaded, _ = open_recipe(recipe, overrides)
+    print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """The JSON schema of a recipe: every field, its type, default and meaning."""
+    print_json(Recipe.model_json_schema())
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="Known: ml-100k.")], recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Fetch a public data set into the folder the recipe reads it from."""
+    from darec.dataset.fetch import fetch
+
+    loaded, _ = open_recipe(recipe, overrides)
+    console.print(f"{name}: {fetch(name, loaded.data.folder)}")
+
+
+@app.command()
+def doctor(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """What is there, what is missing, and how to mend it: Python, libraries, GPU, disk, models, Prefect."""
+    from pipelines.doctor import examine, findings_table
+
+    findings = examine(*open_recipe(recipe, overrides))
+    console.print(findings_table(findings))
+    if any(finding.level == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable output, free of colour and wrapping."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def main() -> None:
+    """Entry point: one clear line a failure; exit 2 for the user's fault, 1 for ours, a traceback only with --debug."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.print("interrupted: what was finished is kept", style="yellow")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("DAREC_DEBUG"):
+            traceback.print_exc()
+        sys.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, DarecError):
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    first = (str(error) or repr(error)).splitlines()[0]
+    print(f"error: {type(error).__name__}: {first} -> run again with --debug and report it", file=sys.stderr)
+    return 1

@@ -1,0 +1,119 @@
+"""The flows: `darec` with its subflows `semantic` and `collaborative`; every stage is a task."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Completed
+from prefect.tasks import Task, exponential_backoff
+
+from darec.errors import TransientError
+from darec.recipes import load_recipe
+from darec.store import Store
+from pipelines.show import Bars, plan_rows
+from schemas.recipe import Recipe
+from stages.execute import Job, Result, execute
+from stages.plan import plan
+from stages.prepare import prepare
+from stages.registry import COLLABORATIVE, SEMANTIC, STAGES, needed
+
+StageRows = list[dict[str, Any]]
+
+
+def _is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Only what may pass by itself is worth another try; a user's fault is not."""
+    return isinstance(state.result(raise_on_failure=False), TransientError)
+
+
+@task(
+    cache_policy=NO_CACHE,  # the store is the cache: Prefect's own knows neither prompts nor models
+    retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_is_transient,
+)
+def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Sequence[str], force: bool) -> Any:
+    """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""
+    loaded = _load(recipe, overrides)
+    store = Store(loaded.runtime.store)
+    job = Job(STAGES[name], loaded, {source: store.at(source, key) for source, key in keys.items()})
+    with Bars(name) as bars:
+        result = execute(job, store, bars, force=force)
+    row = _row(result)
+    get_run_logger().info("%s: %s (%s)", name, row["state"], row["why"])
+    return Completed(name="Cached", message=row["why"], data=row) if result.cached else row
+
+
+def _row(result: Result) -> dict[str, Any]:
+    manifest = result.artifact.manifest if result.artifact else None
+    return {
+        "stage": result.stage,
+        "state": "cached" if result.cached else "done",
+        "why": "; ".join(result.why),
+        "key": result.artifact.key if result.artifact else None,
+        "rows": manifest.rows if manifest else None,
+        "seconds": manifest.seconds if manifest and not result.cached else None,
+    }
+
+
+def _run_stages(
+    group: Sequence[str], rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
+) -> StageRows:
+    loaded = _load(recipe, overrides)
+    rows = list(rows)
+    for stage in needed(loaded, until):
+        if stage.name not in group:
+            continue
+        done = {row["stage"]: row["key"] for row in rows}
+        keys = {source.stage: done[source.stage] for source in stage.inputs(loaded)}
+        step = run_stage.with_options(name=stage.name)
+        rows.append(step(stage.name, keys, recipe, overrides, stage.name in force))
+    return rows
+
+
+@flow(name="semantic", validate_parameters=False)
+def semantic(rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]) -> StageRows:
+    """Logs and text in; the split and one text vector a user and an item out."""
+    return _run_stages([stage.name for stage in SEMANTIC], rows, recipe, overrides, until, force)
+
+
+@flow(name="collaborative", validate_parameters=False)
+def collaborative(rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]) -> StageRows:
+    """Graph, training, evaluation, export, and the release if the gate lets it pass."""
+    return _run_stages([stage.name for stage in COLLABORATIVE], rows, recipe, overrides, until, force)
+
+
+@flow(name="darec")
+def darec(
+    recipe: str | None = None, overrides: list[str] | None = None, until: str = "publish", force: list[str] | None = None
+) -> StageRows:
+    """The whole pipeline.
+
+    Args:
+        recipe: path of a recipe file; None for the built-in defaults.
+        overrides: `section.field=value` settings laid over it.
+        until: the last stage to run.
+        force: stages to run though there is a hit.
+    """
+    overrides, force = overrides or [], force or []
+    loaded = _load(recipe, overrides)
+    task(prepare, name="prepare", cache_policy=NO_CACHE)(loaded)
+    steps = plan(loaded, Store(loaded.runtime.store), until)
+    create_table_artifact(plan_rows(steps), key="plan", description="What this run will do, and why")
+    rows = semantic([], recipe, overrides, until, force)
+    return collaborative(rows, recipe, overrides, until, force)
+
+
+def without_heartbeats() -> AbstractContextManager[Any]:
+    """Heartbeats let a server notice a dead run, and cost a second a flow: a run with nothing to do goes without."""
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+
+
+def _load(recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    return load_recipe(Path(recipe) if recipe else None, overrides)
