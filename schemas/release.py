@@ -7,6 +7,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.section import Section
 
+ITEM_INDEX_FILE, SIMILAR_INDEX_FILE = "items.faiss", "similar.faiss"
+USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE = "users.parquet", "items.parquet", "seen.parquet", "report.json"
+BUNDLE_FILES = (ITEM_INDEX_FILE, SIMILAR_INDEX_FILE, USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE)
+
 Metrics = dict[str, float | None]
 """Metric name, such as `recall@20`, to value; None where a metric came out as NaN."""
 
@@ -153,7 +157,8 @@ class Release(Shape):
     """The release that was current at the gate."""
     gate: GateConfig
     decision: Decision
-    metrics: Metrics
+    report: BundleReport
+    """A copy of the bundle's, so that releases can be compared after the bundle itself is gone."""
     events: tuple[Event, ...]
 
     @property
