@@ -1,0 +1,1 @@
+"""Language-model profiles: prompts, engines, and generation on a row ledger."""

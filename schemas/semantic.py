@@ -1,0 +1,112 @@
+"""Configuration of the semantic subflow (LLM, profiles, text vectors) and the shape of what the LLM answers."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.section import Section, runtime
+
+
+class LLMConfig(Section):
+    """The language model and how it is reached."""
+
+    model: str = "smollm2-135m-instruct"
+    """A packaged model's alias, a Hugging Face id, or a folder; with `engine: server`, the name the server serves."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hugging Face id."""
+    engine: Literal["offline", "server"] = "offline"
+    """offline: vLLM in processes of its own; server: a running server that speaks the OpenAI protocol."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic; auto: bfloat16 where the device has it in hardware, float32 elsewhere."""
+    max_model_len: int = Field(2048, ge=128)
+    """Longest prompt and answer together, in tokens; a longer row gets its text from metadata."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    """0 always takes the likeliest token."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of sampling; each row draws from its own stream."""
+    trust_remote_code: bool = False
+    """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
+    workers: int = runtime(0, ge=0)
+    """Engine processes; 0: one a core on CPU, one on GPU."""
+    kv_cache_mib: int = runtime(768, ge=64)
+    """Memory for attention keys and values, in MiB a CPU worker; on GPU vLLM sizes it."""
+    batch: int = runtime(64, ge=1)
+    """Rows in work at once in one engine."""
+    chunk: int = runtime(0, ge=0)
+    """Rows handed to an engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU, 256 with a server."""
+    server_url: str = runtime("http://127.0.0.1:8000/v1")
+    """Base address of the server."""
+    api_key_env: str = runtime("DAREC_LLM_API_KEY")
+    """Environment variable that holds the server's key; unset: no key is sent."""
+    concurrency: int = runtime(128, ge=1)
+    """Requests open at the server at once."""
+    retries: int = runtime(5, ge=0)
+    """Further tries of a request that failed for a passing reason, with growing pauses."""
+    timeout: float = runtime(300.0, gt=0)
+    """Seconds until a request counts as failed."""
+
+
+class ItemProfileConfig(Section):
+    """Profiles of items: what it is like, who enjoys it."""
+
+    prompt: str = "prompts/item_profile.j2"
+    """Template with the blocks `system` and `user`."""
+    max_tokens: int = Field(48, ge=8)
+    """Most tokens of one answer, the JSON around the text included."""
+    max_chars: int = Field(100, ge=20, le=4000)
+    """Longest profile, in characters; the grammar ends the text there."""
+
+
+class UserProfileConfig(Section):
+    """Profiles of users, from a sample of their train items."""
+
+    prompt: str = "prompts/user_profile.j2"
+    """Template with the blocks `system` and `user`."""
+    max_tokens: int = Field(48, ge=8)
+    """Most tokens of one answer, the JSON around the text included."""
+    max_chars: int = Field(110, ge=20, le=4000)
+    """Longest profile, in characters; the grammar ends the text there."""
+    items: int = Field(5, ge=1, le=100)
+    """Items shown of a user's history: those with the lowest hash of user and item, so that a new interaction
+    changes the prompt of a user with n items with a chance of items / n only."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of that hash."""
+
+
+class EmbedConfig(Section):
+    """Text vectors of items and users."""
+
+    model: str = "all-minilm-l6-v2"
+    """A packaged model's alias, a Hugging Face id, or a folder."""
+    revision: str = "main"
+    """Branch, tag or commit of a Hugging Face id."""
+    engine: Literal["sentence-transformers", "vllm"] = "sentence-transformers"
+    """vllm: its pooling runner, for large models and tables."""
+    item_prompt: str = "prompts/item_text.j2"
+    """Template of an item's text."""
+    user_prompt: str = "prompts/user_text.j2"
+    """Template of a user's text."""
+    max_tokens: int = Field(128, ge=8)
+    """A longer text is cut here."""
+    trust_remote_code: bool = False
+    """Runs Python code that the model's folder brings along."""
+    batch: int = runtime(64, ge=1)
+    """Texts encoded at once."""
+    chunk: int = runtime(1024, ge=1)
+    """Vectors written to the ledger at a time."""
+
+
+class Profile(BaseModel):
+    """What the LLM answers; every string is bounded, or a small model writes without end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    profile: str = Field(min_length=8)
+
+
+def profile_schema(max_chars: int) -> dict[str, Any]:
+    """JSON schema of `Profile` with its text bounded to `max_chars` characters."""
+    schema = Profile.model_json_schema()
+    schema["properties"]["profile"] = {"type": "string", "minLength": 8, "maxLength": max_chars}
+    schema.pop("description", None)
+    return schema
