@@ -9,6 +9,8 @@ from schemas import columns as c
 
 TableSchema = dict[str, pl.DataType]
 
+PARTS = ("train", "val", "test")  # the values of the column `split`
+
 _ATTRIBUTES = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
 
 INTERACTIONS: TableSchema = {
@@ -56,3 +58,6 @@ def released_users(width: int) -> TableSchema:
 def released_items(width: int) -> TableSchema:
     """Items of a bundle, row = item index."""
     return {c.ITEM: pl.String(), c.TITLE: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)}
+
+
+HISTORY: TableSchema = {"epoch": pl.Int32(), "step": pl.Int64(), "name": pl.String(), "value": pl.Float64()}

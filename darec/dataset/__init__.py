@@ -1,0 +1,1 @@
+"""From raw files to clean tables, to train / val / test, to a graph."""

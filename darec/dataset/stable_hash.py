@@ -1,0 +1,28 @@
+"""A 64-bit hash of ids that never changes: not with the library's version, the machine, or the other rows.
+
+Draws that are keyed by it stay the same from night to night while the data grows.
+"""
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no character's weight becomes even
+
+
+def hash_ids(ids: pl.Series) -> NDArray[np.uint64]:
+    """The hash of each text of `ids`, shape (n,): a polynomial in its UTF-8 bytes modulo 2^64, then mixed."""
+    lengths = ids.str.len_bytes().to_numpy().astype(np.int64)
+    data = np.frombuffer("".join(ids.to_list()).encode(), np.uint8)
+    starts = np.cumsum(lengths) - lengths
+    position = np.arange(len(data)) - np.repeat(starts, lengths)
+    powers = np.multiply.accumulate(np.full(int(lengths.max(initial=0)) + 1, _MULTIPLIER))
+    sums = np.concatenate(([0], np.cumsum((data.astype(np.uint64) + 1) * powers[position]))).astype(np.uint64)
+    return mix(sums[starts + lengths] - sums[starts])
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spreads every bit of each value over all 64 (the finaliser of SplitMix64, Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
