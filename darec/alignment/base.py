@@ -1,0 +1,40 @@
+"""What an alignment objective is: something that brings text vectors into training, whatever the backbone.
+
+It may change the input rows before propagation, and it may add terms to the loss. A new objective is one config class in
+`schemas.alignment`, one file here, and one line in `build`.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from darec.interactions import Batch, Representations
+
+
+class Objective(nn.Module):
+    """Base of all objectives. What it learns are its parameters; state that a resumed run needs, its buffers."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch (the first is 0), after a resume too: where weights follow a schedule."""
+
+    def inputs(self, nodes: Tensor) -> Tensor:
+        """The input rows [N, dim] that the backbone shall see instead of `nodes`, in training and in use.
+
+        With `self.training` it may draw from torch's global generator; `forward` follows in the same step.
+        """
+        return nodes
+
+    def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms by name, already weighted: the trainer adds and logs them as they are."""
+        return {}
+
+
+def mlp(widths: list[int], activation: type[nn.Module] = nn.LeakyReLU) -> nn.Sequential:
+    """Linear layers of the given widths with an activation between them, Xavier-uniform weights, zero biases."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        linear = nn.Linear(before, after)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, activation()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,34 @@
+"""RLMRec-Gen (Ren et al., WWW 2024, section 3.4.2): masked nodes must let their text vectors be reconstructed."""
+
+import torch
+from torch import Tensor, nn
+
+from darec import losses
+from darec.alignment.base import Objective, mlp
+from darec.interactions import Batch, Representations
+from schemas.alignment import RLMRecGenConfig
+
+
+class RLMRecGen(Objective):
+    """A random share of nodes enters propagation as a learnt token; a decoder tells their text from what comes out."""
+
+    def __init__(self, config: RLMRecGenConfig, text: Representations, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.config, self.text = config, text
+        self.token = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, dim)))
+        self.decode = mlp([out_dim, (text.dim + out_dim) // 2, text.dim])
+        self._masked = torch.empty(0, dtype=torch.int64)
+
+    def inputs(self, nodes: Tensor) -> Tensor:
+        """In training, `nodes` with the token in the rows that this step masks."""
+        if not self.training:
+            return nodes
+        count = max(1, int(len(nodes) * self.config.mask))
+        self._masked = torch.randperm(len(nodes), device=nodes.device)[:count]
+        return nodes.index_copy(0, self._masked, self.token.expand(count, -1))
+
+    def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
+        """One term: InfoNCE of decoded masked nodes against the text vectors of all masked nodes."""
+        target = self.text.nodes[self._masked]
+        decoded = self.decode(final.nodes[self._masked])
+        return {"rlmrec-gen": self.config.weight * losses.info_nce(decoded, target, target, self.config.temperature)}

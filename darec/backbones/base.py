@@ -1,0 +1,40 @@
+"""What a backbone is: a rule that turns the input rows of all nodes into their final representations.
+
+The input rows (id embeddings, text, masks) are not its business: `darec.training.model` makes them, the same for every
+backbone. A new backbone is one config class in `schemas.backbones`, one file here, and one line in `build`.
+"""
+
+from torch import Tensor, nn
+
+from darec.interactions import Batch, Representations
+from darec.propagation import Adjacency
+
+
+class Backbone(nn.Module):
+    """Base of all backbones. Whatever it learns beyond the input rows are its parameters; state to resume, buffers."""
+
+    own_ranking_loss = False
+    """True where `losses` brings the ranking loss itself; the trainer then adds none."""
+
+    def __init__(self, adjacency: Adjacency, n_users: int, dim: int) -> None:
+        super().__init__()
+        self.adjacency = adjacency
+        self.n_users = n_users
+        self.dim = dim
+
+    @property
+    def out_dim(self) -> int:
+        """Width of the final representations."""
+        return self.dim
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """Final representations [N, out_dim] from input rows [N, dim].
+
+        With `self.training` it may drop edges or add noise (from torch's global generator); without, it is a pure
+        function of its input.
+        """
+        raise NotImplementedError
+
+    def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
+        """The backbone's own further terms, weighted, by name; `nodes` and `final` are input and output of `forward`."""
+        return {}

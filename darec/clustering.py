@@ -1,0 +1,56 @@
+"""Preference centres: k-means and the matching of two sets of centres."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def nearest(rows: Tensor, centres: Tensor) -> Tensor:
+    """The number of the centre nearest to each row; [n, d], [K, d] -> int64 [n]."""
+    return (centres.square().sum(1) - 2 * rows @ centres.T).argmin(1)
+
+
+def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
+    """Mean of the rows of each label; [n, d], int64 [n] -> [K, d]. A label without rows takes its row of `fallback`.
+
+    Gradients reach the rows; the labels are constants.
+    """
+    member = torch.nn.functional.one_hot(labels, len(fallback)).to(rows.dtype)
+    count = member.sum(0)[:, None]
+    return torch.where(count > 0, member.T @ rows / count.clamp_min(1), fallback)
+
+
+def kmeans(rows: Tensor, centres: Tensor, iterations: int) -> Tensor:
+    """Lloyd's algorithm from `centres` on: [n, d], [K, d] -> [K, d]."""
+    for _ in range(iterations):
+        centres = means(rows, nearest(rows, centres), centres)
+    return centres
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """`count` rows far from each other, as first centres: each next one is drawn by its squared distance (k-means++)."""
+    chosen = torch.randint(len(rows), (1,), device=rows.device)
+    for _ in range(count - 1):
+        distance = torch.cdist(rows, rows[chosen]).amin(1).square()
+        chosen = torch.cat([chosen, torch.multinomial(distance + 1e-12, 1)])
+    return rows[chosen]
+
+
+def match(left: Tensor, right: Tensor, how: str) -> Tensor:
+    """For each row of `left` the number of its partner in `right`; [K, d], [K, d] -> int64 [K], a permutation.
+
+    greedy: the nearest free pair first. optimal: least total distance (Hungarian algorithm).
+    """
+    distance = torch.cdist(left, right).cpu().double().numpy()
+    partner = linear_sum_assignment(distance)[1] if how == "optimal" else _greedy(distance)
+    return torch.from_numpy(np.asarray(partner, dtype=np.int64)).to(left.device)
+
+
+def _greedy(distance: np.ndarray) -> np.ndarray:
+    distance, partner = distance.copy(), np.zeros(len(distance), dtype=np.int64)
+    for _ in range(len(distance)):
+        row, column = np.unravel_index(np.argmin(distance), distance.shape)
+        partner[row] = column
+        distance[row, :] = distance[:, column] = np.inf
+    return partner

@@ -1,0 +1,106 @@
+"""Who touched what, as index arrays, and the tensors that pass between backbone, objectives and evaluation.
+
+Users and items are *nodes*: user u is node u, item i is node n_users + i. A matrix of node rows holds users first.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Interactions as two int64 index arrays of equal length, on the CPU or a device."""
+
+    users: Tensor
+    items: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def to(self, device: torch.device) -> "Pairs":
+        """The same pairs on `device`."""
+        return Pairs(self.users.to(device), self.items.to(device))
+
+    def keys(self, n_items: int) -> Tensor:
+        """One sorted, distinct number a pair: user * n_items + item."""
+        return torch.unique(self.users * n_items + self.items)
+
+
+class ItemLists:
+    """Each user's items, one after the other."""
+
+    def __init__(self, pairs: Pairs, n_users: int, n_items: int) -> None:
+        keys = pairs.keys(n_items)
+        self._items = keys % n_items
+        self._starts = torch.zeros(n_users + 1, dtype=torch.int64, device=keys.device)
+        self._starts[1:] = torch.cumsum(torch.bincount(keys // n_items, minlength=n_users), 0)
+
+    def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """All items of each of `users` (int64 [b]), as (positions in `users`, items), both int64 [total]."""
+        counts = self._starts[users + 1] - self._starts[users]
+        rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
+        first = torch.repeat_interleave(self._starts[users] - (counts.cumsum(0) - counts), counts)
+        return rows, self._items[first + torch.arange(len(rows), device=users.device)]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The three parts of a split over a vocabulary of `n_users` users and `n_items` items."""
+
+    n_users: int
+    n_items: int
+    train: Pairs
+    val: Pairs
+    test: Pairs
+
+    @property
+    def n_nodes(self) -> int:
+        """Users and items together."""
+        return self.n_users + self.n_items
+
+    def to(self, device: torch.device) -> "Interactions":
+        """The same interactions on `device`."""
+        parts = (part.to(device) for part in (self.train, self.val, self.test))
+        return Interactions(self.n_users, self.n_items, *parts)
+
+
+@dataclass(frozen=True)
+class Representations:
+    """One row a node, [n_users + n_items, d]: final representations of a backbone, or text vectors."""
+
+    nodes: Tensor
+    n_users: int
+
+    @property
+    def user(self) -> Tensor:
+        """[n_users, d], a view."""
+        return self.nodes[: self.n_users]
+
+    @property
+    def item(self) -> Tensor:
+        """[n_items, d], a view."""
+        return self.nodes[self.n_users :]
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return self.nodes.shape[1]
+
+    def to(self, device: torch.device) -> "Representations":
+        """The same rows on `device`."""
+        return Representations(self.nodes.to(device), self.n_users)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B train pairs and one negative item each: int64 [B]; items are item numbers, not node numbers."""
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor
+
+    def nodes(self, n_users: int) -> Tensor:
+        """Node numbers of users, positives and negatives, int64 [3 B]."""
+        return torch.cat([self.users, self.items + n_users, self.negatives + n_users])

@@ -1,0 +1,87 @@
+"""A training run's whole state in one safetensors file, replaced atomically: a killed run goes on from it bit by bit."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from darec.errors import DarecError
+
+State = dict[str, Any]
+"""Nested dicts with string keys whose leaves are tensors or JSON values."""
+
+_META = "state"
+
+
+def save(state: State, path: Path) -> None:
+    """Writes tensors as tensors and everything else as JSON in the file's header."""
+    tensors: dict[str, Tensor] = {}
+    values = _split(state, "", tensors)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={_META: json.dumps(values)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path) -> State | None:
+    """What `save` wrote, tensors on the CPU; None if there is no file.
+
+    Raises:
+        DarecError: the file is not a checkpoint.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {})[_META])
+            return _join(values, "", {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DarecError(f"the checkpoint cannot be read ({error})", where=str(path), mend="delete it") from error
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` without its tensors, which go into `tensors` by their path; null stands where one was."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        return None
+    if isinstance(value, dict):
+        return {key: _split(each, f"{name}/{key}", tensors) for key, each in value.items()}
+    return value
+
+
+def _join(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if name in tensors:
+        return tensors[name]
+    if isinstance(value, dict):
+        return {key: _join(each, f"{name}/{key}", tensors) for key, each in value.items()}
+    return value
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """Moments and step counts of every parameter by its number; hyper-parameters come from the configuration."""
+    return {str(number): dict(state) for number, state in optimizer.state_dict()["state"].items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """The reverse of `optimizer_state`."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {int(number): each for number, each in state.items()}, "param_groups": groups})
+
+
+def random_state(device: torch.device) -> State:
+    """Of torch's global generators that training on `device` draws from."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def restore_random(state: State, device: torch.device) -> None:
+    """The reverse of `random_state`."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)

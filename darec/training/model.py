@@ -1,0 +1,102 @@
+"""The whole model: input rows -> objectives' changes -> backbone -> final representations -> loss terms."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darec import alignment, backbones, losses
+from darec.alignment.base import mlp
+from darec.errors import UserError
+from darec.interactions import Batch, Interactions, Representations
+from darec.propagation import Adjacency
+from darec.text import whiten
+from darec.training.sampling import Sampler
+from schemas.training import BPRConfig, SampledSoftmaxConfig, TextConfig, TrainConfig
+
+
+class TextInput(nn.Module):
+    """Text vectors as input rows: a projection of its own for users and for items."""
+
+    def __init__(self, config: TextConfig, text: Representations, dim: int) -> None:
+        super().__init__()
+        self.text = text
+        widths = [text.dim, *[config.width] * (config.depth - 1), dim]
+        self.project_user, self.project_item = mlp(widths), mlp(widths)
+
+    def forward(self) -> Tensor:
+        """[N, dim]."""
+        return torch.cat([self.project_user(self.text.user), self.project_item(self.text.item)])
+
+
+class Recommender(nn.Module):
+    """One backbone, any number of objectives, one ranking loss."""
+
+    def __init__(
+        self, config: TrainConfig, interactions: Interactions, adjacency: Adjacency, text: Representations | None
+    ) -> None:
+        super().__init__()
+        self.config, self.interactions = config, interactions
+        needs_text = bool(config.alignment) or config.text.use != "none"
+        if needs_text and text is None:
+            raise UserError(
+                "text vectors are needed", where="train", mend="set train.alignment to [] and train.text.use to none"
+            )
+        if text is not None and config.text.whiten:
+            text = whiten(text, config.text.whiten)
+        n_users, n_items = interactions.n_users, interactions.n_items
+        self.embedding = None if config.text.use == "replace" else nn.Parameter(_initial(n_users, n_items, config.dim))
+        self.text_input = TextInput(config.text, text, config.dim) if config.text.use != "none" and text else None
+        self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
+        self.objectives = nn.ModuleList(
+            alignment.build(each, text, config.dim, self.backbone.out_dim) for each in config.alignment if text
+        )
+
+    def inputs(self) -> Tensor:
+        """The rows that enter the backbone, [N, dim]."""
+        parts = [part for part in (self.embedding, self.text_input and self.text_input()) if part is not None]
+        nodes = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        for objective in self.objectives:
+            nodes = objective.inputs(nodes)
+        return nodes
+
+    def finish(self, nodes: Tensor) -> Representations:
+        """Final representations: what the scores are inner products of."""
+        rows = self.backbone(nodes)
+        rows = F.normalize(rows, dim=-1) if self.config.scoring == "cosine" else rows
+        return Representations(rows, self.interactions.n_users)
+
+    def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
+        """All loss terms of a step by name, weighted: their sum is the loss (the L2 term is the optimiser's)."""
+        nodes = self.inputs()
+        final = self.finish(nodes)
+        terms = {} if self.backbone.own_ranking_loss else {"ranking": self._ranking(final, batch, sampler)}
+        terms |= self.backbone.losses(nodes, final, batch)
+        for objective in self.objectives:
+            terms |= objective(final, batch)
+        return terms
+
+    def _ranking(self, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
+        config = self.config.loss
+        user, positive, negative = final.nodes[batch.nodes(final.n_users)].chunk(3)
+        if isinstance(config, BPRConfig):
+            return losses.bpr(user, positive, negative)
+        if isinstance(config, SampledSoftmaxConfig):
+            drawn, seen = sampler.shared_negatives(batch.users, config.negatives)
+            scores = (user @ final.item[drawn].T).masked_fill(seen, -torch.inf)
+            return losses.softmax_loss((user * positive).sum(-1), scores, config.temperature)
+        return F.cross_entropy(user @ final.item.T / config.temperature, batch.items)
+
+    @torch.no_grad()
+    def represent(self) -> Representations:
+        """Final representations for evaluation and release: nothing dropped, masked or noisy."""
+        was_training = self.training
+        self.eval()
+        final = self.finish(self.inputs())
+        self.train(was_training)
+        return final
+
+
+def _initial(n_users: int, n_items: int, dim: int) -> Tensor:
+    """Xavier-uniform id embeddings, users and items each by their own number."""
+    tables = (nn.init.xavier_uniform_(torch.empty(rows, dim)) for rows in (n_users, n_items))
+    return torch.cat(list(tables))

@@ -1,0 +1,61 @@
+"""Batches of train pairs with negatives, vectorised."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from darec.errors import UserError
+from darec.interactions import Batch, Interactions, ItemLists
+
+
+class Sampler:
+    """Draws batches from torch's global generator; a negative is never one of the user's train items."""
+
+    def __init__(self, interactions: Interactions, batch_size: int) -> None:
+        self.train, self.n_items, self.batch_size = interactions.train, interactions.n_items, batch_size
+        self.lists = ItemLists(interactions.train, interactions.n_users, interactions.n_items)
+        self.keys = self.train.keys(self.n_items)
+        busiest = int(torch.bincount(self.keys // self.n_items).max()) if len(self.keys) else 0
+        if not 0 < busiest < self.n_items:
+            mend = "check the split" if busiest == 0 else "leave out users who touched every item"
+            raise UserError(
+                f"no negative can be drawn: a user has {busiest} of {self.n_items} items", where="train", mend=mend
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.train) // self.batch_size)
+
+    def epoch(self) -> Iterator[Batch]:
+        """Every train pair once, in random order, each with one fresh negative."""
+        order = torch.randperm(len(self.train), device=self.train.users.device)
+        negatives = self.negatives(self.train.users[order])
+        parts = (self.train.users[order], self.train.items[order], negatives)
+        for users, items, others in zip(*(part.split(self.batch_size) for part in parts), strict=True):
+            yield Batch(users, items, others)
+
+    def negatives(self, users: Tensor) -> Tensor:
+        """One uniform item a user that the user has not in train: int64 [n] -> int64 [n]."""
+        drawn = torch.randint(self.n_items, users.shape, device=users.device)
+        again = self.seen(users, drawn).nonzero().squeeze(1)
+        while len(again):
+            drawn[again] = torch.randint(self.n_items, again.shape, device=users.device)
+            again = again[self.seen(users[again], drawn[again])]
+        return drawn
+
+    def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Distinct items for a whole batch, int64 [m], and which of them each user has in train, bool [b, m]."""
+        drawn = torch.randperm(self.n_items, device=users.device)[:count]
+        slot = torch.full((self.n_items,), -1, device=users.device)
+        slot[drawn] = torch.arange(len(drawn), device=users.device)
+        rows, items = self.lists.of(users)
+        slots = slot[items]
+        seen = torch.zeros(len(users), len(drawn), dtype=torch.bool, device=users.device)
+        seen[rows[slots >= 0], slots[slots >= 0]] = True
+        return drawn, seen
+
+    def seen(self, users: Tensor, items: Tensor) -> Tensor:
+        """Whether each pair is in train: int64 [n], int64 [n] -> bool [n]."""
+        wanted = users * self.n_items + items
+        return self.keys[torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)] == wanted

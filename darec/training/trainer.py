@@ -1,0 +1,232 @@
+"""The training loop: epochs of steps, validation now and then, the best state kept, a checkpoint to go on from."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import cos, isfinite, pi
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from darec.errors import DarecError
+from darec.evaluation.protocol import rank, score
+from darec.interactions import Batch, Interactions, Representations
+from darec.progress import Progress, Silent
+from darec.propagation import Adjacency
+from darec.training import checkpoint
+from darec.training.history import History
+from darec.training.memory import keep_freed_memory
+from darec.training.model import Recommender
+from darec.training.sampling import Sampler
+from schemas.training import TrainConfig
+
+Listener = Callable[[int, dict[str, float]], None]
+"""Told (epoch, validation metrics) after each evaluation; may raise to end the run."""
+
+_K = 20  # the cutoff of validation; the best epoch is the one with the best Recall@20
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: all of its best epoch, on the CPU."""
+
+    final: Representations
+    state: dict[str, Tensor]
+    """The model's parameters and buffers."""
+    history: pl.DataFrame
+    best_epoch: int
+    epochs: int
+    """How many epochs ran."""
+    validation: dict[str, float]
+    """Metrics of the best epoch on validation."""
+
+
+def train(
+    config: TrainConfig,
+    interactions: Interactions,
+    text: Representations | None = None,
+    *,
+    adjacency: Adjacency | None = None,
+    warm: Tensor | None = None,
+    resume: Path | None = None,
+    progress: Progress | None = None,
+    listener: Listener | None = None,
+) -> Trained:
+    """Trains a model; equal arguments give equal bits on a CPU with the same number of threads.
+
+    Args:
+        config: what to train and how.
+        interactions: train and validation pairs.
+        text: text vectors of all nodes; needed if `config` has objectives or a text input.
+        adjacency: the train graph; by default the normalised one of the train pairs.
+        warm: id embeddings to begin with, [N, dim]; rows of NaN begin at random.
+        resume: the checkpoint file: written as training goes, and gone on from if it is there.
+        progress: told of epochs.
+        listener: told of validation metrics.
+
+    Raises:
+        UserError: the data or configuration allow no training.
+        DarecError: the loss is no longer a number.
+    """
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    keep_freed_memory()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        trainer = Trainer(config, interactions, text, adjacency, device, progress or Silent(), listener)
+        trainer.warm_start(warm)
+        return trainer.fit(resume)
+
+
+class Trainer:
+    """One run's state and its loop; `train` is the way in."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        interactions: Interactions,
+        text: Representations | None,
+        adjacency: Adjacency | None,
+        device: torch.device,
+        progress: Progress,
+        listener: Listener | None,
+    ) -> None:
+        self.config, self.device, self.progress, self.listener = config, device, progress, listener
+        self.interactions = interactions.to(device)
+        size = (interactions.n_users, interactions.n_items)
+        adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
+        text = text.to(device) if text else None
+        self.sampler = Sampler(self.interactions, config.batch_size)
+        self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
+        self.terms = torch.compile(self.model) if config.compile else self.model
+        self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
+            self.model.parameters(), lr=config.learning_rate, weight_decay=2 * config.l2, fused=True
+        )
+        self.history = History()
+        self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
+        self.best: dict[str, Tensor] = {}
+        self.validation: dict[str, float] = {}
+
+    def warm_start(self, warm: Tensor | None) -> None:
+        """Takes over the id embeddings that are given."""
+        if warm is None or self.model.embedding is None:
+            return
+        warm = warm.to(self.device)
+        with torch.no_grad():
+            self.model.embedding.copy_(torch.where(torch.isnan(warm), self.model.embedding, warm))
+
+    def fit(self, resume: Path | None) -> Trained:
+        """Runs to the end, from `resume` if it is there."""
+        self._restore(resume)
+        self.progress.start("train", self.config.epochs, "epochs")
+        self.progress.advance(self.epoch)
+        while not self.finished:
+            self._run_epoch()
+            if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+                self._evaluate()
+            self.progress.advance(1, " ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
+            if resume and (self.epoch % self.config.checkpoint_every == 0 or self.finished):
+                checkpoint.save(self._state(), resume)
+        return self._result()
+
+    @property
+    def finished(self) -> bool:
+        """All epochs done, or validation better no more."""
+        config = self.config
+        patient = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
+        return self.epoch >= config.epochs or not patient
+
+    def _run_epoch(self) -> None:
+        self.model.train()
+        for objective in self.model.objectives:
+            objective.start_epoch(self.epoch)
+        totals: dict[str, Tensor] = {}
+        for batch in self.sampler.epoch():
+            terms = self._step(batch)
+            for name, value in terms.items():
+                totals[name] = totals[name] + value if name in totals else value
+            if self.config.log_steps and self.step % self.config.log_steps == 0:
+                self.history.add(self.epoch + 1, self.step, {f"step/{name}": float(v) for name, v in terms.items()})
+        self.epoch += 1
+        self._log(totals)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        rate = learning_rate(self.config, self.step, len(self.sampler))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._autocast():
+            terms = self.terms(batch, self.sampler)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(terms.values())).sum().backward()
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _autocast(self) -> torch.autocast | nullcontext[None]:
+        half = self.config.precision == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
+
+    def _log(self, totals: dict[str, Tensor]) -> None:
+        means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
+        if not all(isfinite(value) for value in means.values()):
+            bad = ", ".join(name for name, value in means.items() if not isfinite(value))
+            mend = "lower learning_rate or the terms' weights, or set clip_norm"
+            raise DarecError(f"training diverged: {bad} is not finite", where=f"epoch {self.epoch}", mend=mend)
+        rate = learning_rate(self.config, self.step - 1, len(self.sampler))
+        self.history.add(self.epoch, self.step, means | {"learning_rate": rate})
+
+    def _evaluate(self) -> None:
+        if not len(self.interactions.val):
+            self._keep_best({})
+            return
+        final, n_items = self.model.represent(), self.interactions.n_items
+        ranking = rank(final, self.interactions.train, self.interactions.val, _K)
+        values = score(ranking, self.interactions.val, n_items, (_K,), ("recall", "ndcg")).means()
+        self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
+        if not self.best or values[f"recall@{_K}"] > self.validation[f"recall@{_K}"]:
+            self._keep_best(values)
+        else:
+            self.bad_evaluations += 1
+        if self.listener:
+            self.listener(self.epoch, values)
+
+    def _keep_best(self, values: dict[str, float]) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.best_epoch, self.bad_evaluations, self.validation = self.epoch, 0, values
+
+    def _state(self) -> checkpoint.State:
+        counters = ("epoch", "step", "best_epoch", "bad_evaluations", "validation", "best")
+        return {name: getattr(self, name) for name in counters} | {
+            "history": self.history.rows,
+            "model": self.model.state_dict(),
+            "optimizer": checkpoint.optimizer_state(self.optimizer),
+            "random": checkpoint.random_state(self.device),
+        }
+
+    def _restore(self, path: Path | None) -> None:
+        state = checkpoint.load(path) if path else None
+        if state is None:
+            return
+        for name in ("epoch", "step", "best_epoch", "bad_evaluations", "validation"):
+            setattr(self, name, state[name])
+        self.best = {name: value.to(self.device) for name, value in state["best"].items()}
+        self.history = History(state["history"])
+        self.model.load_state_dict(state["model"])
+        checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
+        checkpoint.restore_random(state["random"], self.device)
+
+    def _result(self) -> Trained:
+        self.model.load_state_dict(self.best)
+        final = self.model.represent().to(torch.device("cpu"))
+        state = {name: value.cpu() for name, value in self.best.items()}
+        return Trained(final, state, self.history.table(), self.best_epoch, self.epoch, self.validation)
+
+
+def learning_rate(config: TrainConfig, step: int, steps_an_epoch: int) -> float:
+    """The rate of step `step` (the first is 0): a linear warm-up times the schedule."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    falling = 0.5 * (1 + cos(pi * step / (config.epochs * steps_an_epoch))) if config.schedule == "cosine" else 1.0
+    return config.learning_rate * warm * falling
