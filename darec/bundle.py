@@ -59,7 +59,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     refuses the bundle.
     """
     users, items = vectors_of(contents.users), vectors_of(contents.items)
-    finite_users, finite_items = np.nan_to_num(users), np.nan_to_num(items)
+    finite_users, finite_items = (np.nan_to_num(side, nan=0, posinf=0, neginf=0) for side in (users, items))
     directions = index.normalised(finite_items)
     item_index, item_report = index.build(finite_items, finite_users, config)
     similar_index, similar_report = index.build(directions, directions, config)

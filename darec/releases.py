@@ -23,7 +23,7 @@ from darec.keys import content_hash, differences
 from darec.store import Artifact, Store
 from schemas.release import BundleReport, Event, GateConfig, Release
 
-_LEASE = "releases"
+LEASE = "releases"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Releases:
         Raises:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
         """
-        with self._store.lease(_LEASE):
+        with self._store.lease(LEASE):
             known = self._known(bundle)
             if known and self.settled(bundle, gate):
                 return known
@@ -115,7 +115,7 @@ class Releases:
             UserError: no such release, or its bundle was removed.
             DarecError: its bundle is damaged.
         """
-        with self._store.lease(_LEASE):
+        with self._store.lease(LEASE):
             release, current = self.get(release_id), self._pointed()
             _verify(self.folder(release))
             if current and current.id == release.id:
@@ -130,7 +130,7 @@ class Releases:
         Raises:
             UserError: nothing is current, or there is no earlier release to go to.
         """
-        with self._store.lease(_LEASE):
+        with self._store.lease(LEASE):
             current = self.current()
             if current is None:
                 raise UserError(

@@ -1,0 +1,128 @@
+import faiss
+import numpy as np
+import pytest
+
+from darec.errors import DarecError
+from darec.index import Seen, build, normalised, nothing_seen, read, search, write
+from schemas.release import ExportConfig
+
+KINDS = ("flat", "ivf", "hnsw")
+
+
+def clustered(rows, width=16, clusters=40, seed=0):
+    """Rows around a few centres, as trained item vectors are."""
+    centres = np.random.default_rng(99).standard_normal((clusters, width))
+    generator = np.random.default_rng(seed)
+    points = centres[generator.integers(clusters, size=rows)] + 0.4 * generator.standard_normal((rows, width))
+    return points.astype(np.float32)
+
+
+def exact(vectors, queries, k, banned):
+    scores = queries @ vectors.T
+    scores[banned] = -np.inf
+    order = np.argsort(-scores, axis=1)[:, :k]
+    return order, np.take_along_axis(scores, order, axis=1)
+
+
+def random_seen(queries, items, share, seed=1):
+    mask = np.random.default_rng(seed).random((queries, items)) < share
+    rows, columns = np.nonzero(mask)
+    return mask, Seen(rows, columns)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_found_items_are_the_exact_ones_with_seen_left_out(kind, tmp_path):
+    vectors, queries = clustered(4000), clustered(300, seed=5)
+    index, report = build(vectors, queries, ExportConfig(index=kind))
+    write(index, tmp_path / "index")
+    mask, seen = random_seen(300, 4000, 0.05)
+    ids, scores = search(read(tmp_path / "index"), queries, 20, seen)
+    right, _ = exact(vectors, queries, 20, mask)
+    found = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(ids, right, strict=True)])
+    assert not mask[np.arange(300)[:, None], ids].any()
+    assert found >= (1.0 if kind == "flat" else 0.95)
+    assert abs(report.recall - found) < 0.05
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", queries, vectors[ids]), rtol=1e-4, atol=1e-4)
+    assert (np.diff(scores, axis=1) <= 1e-5).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_input_gives_equal_bytes_whatever_the_threads(kind):
+    vectors, config = clustered(3000), ExportConfig(index=kind)
+    made = []
+    for threads in (1, 2):
+        faiss.omp_set_num_threads(threads)
+        made.append(faiss.serialize_index(build(vectors, vectors[:50], config)[0]).tobytes())
+    assert made[0] == made[1]
+    assert faiss.omp_get_max_threads() == 2
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_effort_is_the_least_power_of_two_that_reaches_the_target(kind):
+    vectors, queries = clustered(4000), clustered(200, seed=2)
+    efforts = []
+    for target in (0.3, 0.999):
+        _, report = build(vectors, queries, ExportConfig(index=kind, target_recall=target))
+        assert report.recall >= target
+        efforts.append(report.effort)
+        if report.effort > 1:
+            lower = build(vectors, queries, ExportConfig(index=kind, target_recall=target, effort=report.effort // 2))[
+                1
+            ]
+            assert lower.recall < target
+    assert efforts[0] <= efforts[1]
+
+
+def test_recall_tells_an_index_out_of_step_with_the_vectors():
+    from darec.index import recall
+
+    vectors = clustered(500)
+    index, report = build(vectors, vectors, ExportConfig(index="flat"))
+    limits = np.sort(vectors @ vectors.T, axis=1)[:, -20]
+    assert report.recall == 1.0 == recall(index, vectors, vectors, limits, 20)
+    assert recall(index, np.roll(vectors, 1, axis=0), vectors, limits, 20) < 0.7
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_a_user_who_has_seen_nearly_everything_still_gets_the_rest(kind):
+    vectors = clustered(1000)
+    index, _ = build(vectors, vectors[:50], ExportConfig(index=kind, effort=1))
+    left = np.array([3, 500, 998])
+    items = np.setdiff1d(np.arange(1000), left)
+    ids, scores = search(index, vectors[:1], 5, Seen(np.zeros(len(items), np.int64), items))
+    assert sorted(ids[0, :3]) == left.tolist()
+    assert ids[0, 3:].tolist() == [-1, -1]
+    assert np.isneginf(scores[0, 3:]).all()
+
+
+def test_auto_is_flat_until_the_catalogue_is_large():
+    vectors = clustered(200)
+    assert build(vectors, vectors, ExportConfig(flat_up_to=200))[1].kind == "flat"
+    assert build(vectors, vectors, ExportConfig(flat_up_to=199))[1].kind == "ivf"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_item_is_a_catalogue_too(kind):
+    index, report = build(np.ones((1, 4), np.float32), np.ones((3, 4), np.float32), ExportConfig(index=kind))
+    assert report.vectors == 1
+    assert search(index, np.ones((2, 4), np.float32), 5, nothing_seen())[0].tolist() == [[0, -1, -1, -1, -1]] * 2
+
+
+def test_more_queries_than_a_chunk_keep_their_order():
+    vectors, queries = clustered(300), clustered(2500, seed=3)
+    mask, seen = random_seen(2500, 300, 0.1)
+    index, _ = build(vectors, queries, ExportConfig(index="flat"))
+    ids, _ = search(index, queries, 5, seen)
+    _, scores = exact(vectors, queries, 5, mask)
+    np.testing.assert_allclose(np.einsum("qd,qkd->qk", queries, vectors[ids]), scores, rtol=1e-4, atol=1e-4)
+
+
+def test_normalised_rows_have_length_one_and_zero_stays_zero():
+    rows = normalised(np.array([[3, 4], [0, 0]], np.float32))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
+
+
+def test_a_file_that_is_no_index_is_one_clear_error(tmp_path):
+    (tmp_path / "index").write_bytes(b"nonsense")
+    with pytest.raises(DarecError, match="index cannot be read"):
+        read(tmp_path / "index")
