@@ -1,10 +1,10 @@
 """The artifact store: immutable folders, found by key, whole or not there at all.
 
-    <root>/artifacts/<stage>/<key>/   files and, written last, manifest.json
-    <root>/work/<stage>/<key>/        checkpoints of a step under way; kept when it is killed
-    <root>/ledger/                    finished rows, shared by all keys
-    <root>/damaged/                   artifacts that failed verification, set aside
-    <root>/leases/                    lock files; the kernel drops a dead holder's lock
+<root>/artifacts/<stage>/<key>/   files and, written last, manifest.json
+<root>/work/<stage>/<key>/        checkpoints of a step under way; kept when it is killed
+<root>/ledger/                    finished rows, shared by all keys
+<root>/damaged/                   artifacts that failed verification, set aside
+<root>/leases/                    lock files; the kernel drops a dead holder's lock
 """
 
 import errno
@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from pydantic import ValidationError
 from darec.errors import DarecError, UserError
 from darec.keys import file_sha256
 from schemas.manifest import MANIFEST, FileRecord, Manifest
+
+IN_USE = "in-use"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class Artifact:
         try:
             return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
-            raise DarecError("the manifest cannot be read", where=str(self.path), mend="run again: it is made anew") from error
+            raise DarecError(
+                "the manifest cannot be read", where=str(self.path), mend="run again: it is made anew"
+            ) from error
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -115,12 +119,16 @@ class Store:
         return None
 
     @contextmanager
-    def lease(self, name: str) -> Iterator[None]:
-        """Holds the named lease; waits while another living process holds it."""
+    def lease(self, name: str, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
+        """Holds the named lease; waits while another living process holds it (`mode` as for `flock`)."""
         path = self._make(self.root / "leases") / f"{name}.lock"
         with _explained(path), path.open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(stream, mode)
             yield
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Held by whoever reads and writes artifacts, by any number at once: `collect` keeps out meanwhile."""
+        return self.lease(IN_USE, fcntl.LOCK_SH)
 
     @contextmanager
     def draft(self, stage: str, key: str) -> Iterator[Path]:
@@ -178,7 +186,9 @@ def code_revision() -> str:
     """The source's git revision, `-dirty` if changed since, or `unknown` outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return answer.stdout.strip() or "unknown"
@@ -199,7 +209,11 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError("the disk is full", where=str(path), mend="free space (`darec gc`) and run again: nothing is lost") from error
+            raise UserError(
+                "the disk is full", where=str(path), mend="free space (`darec gc`) and run again: nothing is lost"
+            ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError("the store cannot be written", where=str(path), mend="mount it writable, or set runtime.store") from error
+            raise UserError(
+                "the store cannot be written", where=str(path), mend="mount it writable, or set runtime.store"
+            ) from error
         raise

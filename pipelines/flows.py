@@ -63,7 +63,12 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def _run_stages(
-    group: Sequence[str], rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
+    group: Sequence[str],
+    rows: StageRows,
+    recipe: str | None,
+    overrides: Sequence[str],
+    until: str,
+    force: Sequence[str],
 ) -> StageRows:
     loaded = _load(recipe, overrides)
     rows = list(rows)
@@ -78,20 +83,27 @@ def _run_stages(
 
 
 @flow(name="semantic", validate_parameters=False)
-def semantic(rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]) -> StageRows:
+def semantic(
+    rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
+) -> StageRows:
     """Logs and text in; the split and one text vector a user and an item out."""
     return _run_stages([stage.name for stage in SEMANTIC], rows, recipe, overrides, until, force)
 
 
 @flow(name="collaborative", validate_parameters=False)
-def collaborative(rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]) -> StageRows:
+def collaborative(
+    rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
+) -> StageRows:
     """Graph, training, evaluation, export, and the release if the gate lets it pass."""
     return _run_stages([stage.name for stage in COLLABORATIVE], rows, recipe, overrides, until, force)
 
 
 @flow(name="darec")
 def darec(
-    recipe: str | None = None, overrides: list[str] | None = None, until: str = "publish", force: list[str] | None = None
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    until: str = "publish",
+    force: list[str] | None = None,
 ) -> StageRows:
     """The whole pipeline.
 
@@ -103,11 +115,14 @@ def darec(
     """
     overrides, force = overrides or [], force or []
     loaded = _load(recipe, overrides)
+    store = Store(loaded.runtime.store)
     task(prepare, name="prepare", cache_policy=NO_CACHE)(loaded)
-    steps = plan(loaded, Store(loaded.runtime.store), until)
-    create_table_artifact(plan_rows(steps), key="plan", description="What this run will do, and why")
-    rows = semantic([], recipe, overrides, until, force)
-    return collaborative(rows, recipe, overrides, until, force)
+    with store.in_use():
+        create_table_artifact(
+            plan_rows(plan(loaded, store, until)), key="plan", description="What this run will do, and why"
+        )
+        rows = semantic([], recipe, overrides, until, force)
+        return collaborative(rows, recipe, overrides, until, force)
 
 
 def without_heartbeats() -> AbstractContextManager[Any]:

