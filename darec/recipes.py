@@ -35,7 +35,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError("the recipe does not exist", where=str(path), mend="see configs/ for recipes") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe cannot be read ({error})", where=str(path), mend="give a UTF-8 YAML or TOML file") from error
+        raise UserError(
+            f"the recipe cannot be read ({error})", where=str(path), mend="give a UTF-8 YAML or TOML file"
+        ) from error
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
@@ -43,7 +45,9 @@ def _read(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError("the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(Recipe.model_fields)}")
+        raise UserError(
+            "the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(Recipe.model_fields)}"
+        )
     return values
 
 

@@ -35,5 +35,7 @@ def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
     except FileNotFoundError as error:
         raise DarecError("the table is missing", where=str(path), mend=mend) from error
     except Exception as error:
-        raise DarecError(f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), mend=mend) from error
+        raise DarecError(
+            f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), mend=mend
+        ) from error
     return conform(table, schema, str(path))

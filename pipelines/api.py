@@ -50,7 +50,12 @@ class TemporaryServer:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, "--factory", "prefect.server.api.server:create_app"]
             + ["--host", "127.0.0.1", "--port", port, "--log-level", "error"],
-            env={**os.environ, "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"},
+            env={
+                **os.environ,
+                "PREFECT_UI_ENABLED": "0",
+                "PREFECT__SERVER_EPHEMERAL": "1",
+                "PREFECT__SERVER_FINAL": "1",
+            },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=die_with_parent,

@@ -32,9 +32,13 @@ app.add_typer(data_app, name="data")
 
 RecipeOption = Annotated[
     Path | None,
-    typer.Option("--recipe", "-r", envvar="DAREC_RECIPE", help=f"Recipe file [default: {DEFAULT_RECIPE} if it is there]."),
+    typer.Option(
+        "--recipe", "-r", envvar="DAREC_RECIPE", help=f"Recipe file [default: {DEFAULT_RECIPE} if it is there]."
+    ),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.field=value, laid over the recipe; repeatable.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value, laid over the recipe; repeatable.")
+]
 UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON for machines.")]
 
@@ -62,7 +66,9 @@ def run(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     until: UntilOption = "publish",
-    force: Annotated[list[str] | None, typer.Option("--force", help="Run this stage though there is a hit; repeatable.")] = None,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", help="Run this stage though there is a hit; repeatable.")
+    ] = None,
 ) -> None:
     """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass."""
     from pipelines.api import prefect_api
@@ -97,7 +103,12 @@ def _next_steps(store: Store, until: str) -> None:
 
 
 @app.command()
-def status(recipe: RecipeOption = None, overrides: SetOption = None, until: UntilOption = "publish", as_json: JsonOption = False) -> None:
+def status(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    until: UntilOption = "publish",
+    as_json: JsonOption = False,
+) -> None:
     """Each stage: hit or stale, why, rows to do, seconds last time."""
     from stages.plan import plan
     from stages.registry import stage_named
@@ -135,7 +146,10 @@ def lineage(store: Store, stage: str, key: str, depth: int = 0) -> list[str]:
         return [f"{'  ' * depth}{stage} {key} (removed)"]
     manifest = artifact.manifest
     head = f"{'  ' * depth}{stage} {key}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
-    return [head, *(line for name, record in manifest.inputs.items() for line in lineage(store, name, record.key, depth + 1))]
+    return [
+        head,
+        *(line for name, record in manifest.inputs.items() for line in lineage(store, name, record.key, depth + 1)),
+    ]
 
 
 @config_app.command("show")
@@ -154,7 +168,11 @@ def config_schema() -> None:
 
 
 @data_app.command("fetch")
-def data_fetch(name: Annotated[str, typer.Argument(help="Known: ml-100k.")], recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="Known: ml-100k.")],
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
     """Fetch a public data set into the folder the recipe reads it from."""
     from darec.dataset.fetch import fetch
 

@@ -6,13 +6,28 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from stages.plan import Step
 
 console = Console()
-_STATE_STYLE = {"hit": "green", "stale": "yellow", "follows": "dim", "blocked": "red", "cached": "green", "done": "cyan"}
+_STATE_STYLE = {
+    "hit": "green",
+    "stale": "yellow",
+    "follows": "dim",
+    "blocked": "red",
+    "cached": "green",
+    "done": "cyan",
+}
 _UI_INTERVAL = 3.0  # seconds between two updates of a bar in the Prefect UI
 
 
@@ -41,7 +56,9 @@ class Bars:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:
             self._show_in_ui(100.0, finished=True)
         self._bars.stop()
@@ -70,7 +87,9 @@ class Bars:
             return
         self._shown = time.monotonic()
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, description=f"{self._stage}: {self._bars.tasks[-1].description}")
+            self._artifact = create_progress_artifact(
+                percent, description=f"{self._stage}: {self._bars.tasks[-1].description}"
+            )
         else:
             update_progress_artifact(self._artifact, percent)
 
@@ -79,10 +98,18 @@ def plan_table(steps: Iterable[Step]) -> Table:
     """The plan for the terminal."""
     table = Table(title="Plan", title_justify="left")
     for column in ("stage", "state", "why", "rows to do", "seconds last time"):
-        table.add_column(column, justify="right" if column in ("rows to do", "seconds last time") else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in ("rows to do", "seconds last time") else "left", overflow="fold"
+        )
     for step in steps:
         style = _STATE_STYLE[step.state]
-        table.add_row(step.stage.name, f"[{style}]{step.state}[/]", "\n".join(step.why), _cell(step.rows), _cell(step.seconds_last_time))
+        table.add_row(
+            step.stage.name,
+            f"[{style}]{step.state}[/]",
+            "\n".join(step.why),
+            _cell(step.rows),
+            _cell(step.seconds_last_time),
+        )
     return table
 
 

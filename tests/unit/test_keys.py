@@ -1,0 +1,136 @@
+"""Keys: every field that can change a result changes the key, no runtime field does, order never."""
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from darec.keys import artifact_key, canonical_json, content_hash, differences, digest, file_sha256
+from schemas.recipe import Recipe
+from schemas.section import hashed, is_runtime
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, min_size=2, max_size=6))
+def test_field_order_never_matters(value: dict[str, Any]) -> None:
+    assert digest(value) == digest(dict(reversed(list(value.items()))))
+
+
+@given(JSON, JSON)
+def test_different_values_have_different_keys(left: Any, right: Any) -> None:
+    assert (digest(left) == digest(right)) == (canonical_json(left) == canonical_json(right))
+
+
+def test_nan_is_refused() -> None:
+    with pytest.raises(ValueError):
+        digest({"x": float("nan")})
+
+
+def _leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """Every leaf field of a recipe as (path, whether it or a section above it is runtime)."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        here = (*path, name)
+        if isinstance(value, BaseModel) and not is_runtime(type(section), name):
+            yield from _leaves(value, here)
+        else:
+            yield here, is_runtime(type(section), name)
+
+
+def _alternatives(annotation: Any, value: Any) -> Iterator[Any]:
+    """Other values that a field of this annotation may take."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        yield from (option for option in get_args(annotation) if option != value)
+    elif origin in (Union, types.UnionType):
+        for option in get_args(annotation):
+            yield from (None,) if option is type(None) and value is not None else _alternatives(option, value)
+    elif annotation is bool:
+        yield not value
+    elif annotation in (int, float):
+        base = value if isinstance(value, int | float) else 1
+        yield from (base + 1, base / 2 if annotation is float else max(base - 1, 1), base + 0.01, 0.5, 7)
+    elif annotation in (str, Path):
+        yield from (f"{value}x", "prompts/user_profile.j2", "other")
+    elif isinstance(value, tuple | list):
+        yield from ((), (*value, *value), [5], ["x"], [{"name": "rlmrec-con"}], [0.6, 0.2, 0.2], [0.8, 0.1, 0.1])
+
+
+def _replaced(recipe: Recipe, path: tuple[str, ...], value: Any) -> Recipe:
+    data = recipe.model_dump()
+    inner = data
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    return Recipe.model_validate(data)
+
+
+def _annotation(recipe: BaseModel, path: tuple[str, ...]) -> Any:
+    for name in path[:-1]:
+        recipe = getattr(recipe, name)
+    return type(recipe).model_fields[path[-1]].annotation
+
+
+def _changed(recipe: Recipe, path: tuple[str, ...]) -> Recipe:
+    value: Any = recipe
+    for name in path:
+        value = getattr(value, name)
+    for other in _alternatives(_annotation(recipe, path), value):
+        try:
+            changed = _replaced(recipe, path, other)
+        except ValidationError:
+            continue
+        if changed != recipe:
+            return changed
+    pytest.skip(f"no other valid value known for {'.'.join(path)}")
+
+
+LEAVES = list(_leaves(Recipe()))
+
+
+@pytest.mark.parametrize(("path", "is_free"), LEAVES, ids=[".".join(path) for path, _ in LEAVES])
+def test_hashed_fields_change_the_key_and_runtime_fields_do_not(path: tuple[str, ...], is_free: bool) -> None:
+    recipe = Recipe()
+    changed = _changed(recipe, path)
+    section = path[0]
+    before, after = (artifact_key({"config": hashed(getattr(one, section))}) for one in (recipe, changed))
+    assert (before == after) == is_free
+
+
+def test_most_fields_were_really_tried() -> None:
+    def tried(path: tuple[str, ...]) -> bool:
+        try:
+            _changed(Recipe(), path)
+        except pytest.skip.Exception:
+            return False
+        return True
+
+    skipped = [".".join(path) for path, _ in LEAVES if not tried(path)]
+    assert len(skipped) <= len(LEAVES) * 0.1, skipped
+
+
+def test_content_hash_sees_only_the_named_files() -> None:
+    files = {"a": "1", "b": "2"}
+    assert content_hash(files, ["a"]) == content_hash({"a": "1", "b": "3"}, ["a"])
+    assert content_hash(files, ["a"]) != content_hash({"a": "4", "b": "2"}, ["a"])
+
+
+def test_file_hash_is_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"abc")
+    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_differences_name_the_leaf() -> None:
+    old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": "x"}
+    assert differences(old, new) == ["a.c: 2 -> 3", 'd: null -> "x"']

@@ -1,0 +1,111 @@
+"""The store: whole or absent, verified, leased."""
+
+import multiprocessing
+import os
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from darec.errors import DarecError
+from darec.store import Artifact, Store, file_records
+from schemas.manifest import Manifest
+
+
+def put(store: Store, stage: str = "s", key: str = "k", text: str = "hello") -> Artifact:
+    with store.draft(stage, key) as draft:
+        (draft / "table.txt").write_text(text)
+        return store.commit(draft, manifest(draft, stage, key))
+
+
+def manifest(draft: Path, stage: str, key: str) -> Manifest:
+    return Manifest(
+        stage=stage, key=key, why=("never run",), material={}, inputs={}, files=file_records(draft), rows=1, report={},
+        created=datetime.now(UTC), seconds=0.0, peak_memory_mb=0.0, code="", versions={},
+    )  # fmt: skip
+
+
+def test_what_was_put_is_found_and_verified(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    put(store)
+    found = store.find("s", "k", checksums=True)
+    assert found is not None and (found.path / "table.txt").read_text() == "hello"
+    assert store.find("s", "other") is None
+
+
+def test_a_failed_draft_leaves_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.draft("s", "k") as draft:
+        (draft / "half").write_text("x")
+        raise RuntimeError
+    assert store.find("s", "k") is None
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("harm", "word"),
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_text("hell"), "bytes"),
+        (lambda path: path.write_text("jello"), "checksum"),
+    ],
+)
+def test_a_damaged_artifact_is_set_aside(tmp_path: Path, harm, word: str) -> None:
+    store = Store(tmp_path)
+    artifact = put(store)
+    harm(artifact.path / "table.txt")
+    assert word in (Artifact(artifact.path).damage(checksums=True) or "")
+    assert store.find("s", "k", checksums=True) is None
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+    put(store)
+    assert store.find("s", "k", checksums=True) is not None
+
+
+def test_a_broken_manifest_is_damage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = put(store)
+    (artifact.path / "manifest.json").write_text("{")
+    with pytest.raises(DarecError, match="manifest"):
+        _ = Artifact(artifact.path).manifest
+    assert store.find("s", "k") is None
+
+
+def test_latest_is_the_newest_whole_one(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number, key in enumerate(["old", "new"]):
+        os.utime(put(store, key=key).path / "manifest.json", (number, number))
+    assert [artifact.key for artifact in store.artifacts("s")] == ["new", "old"]
+    (store.at("s", "new").path / "table.txt").unlink()
+    latest = store.latest("s")
+    assert latest is not None and latest.key == "old"
+
+
+def test_replacing_keeps_open_readers_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = put(store, text="one")
+    with (first.path / "table.txt").open() as reader:
+        put(store, text="two")
+        assert reader.read() == "one"
+    assert (first.path / "table.txt").read_text() == "two"
+
+
+def _hold(root: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with Store(root).lease("job"):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder.start()
+    assert ready.wait(30)
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    start = time.monotonic()
+    with Store(tmp_path).lease("job"):
+        assert time.monotonic() - start < 5
