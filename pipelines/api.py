@@ -20,6 +20,7 @@ from darec.errors import DarecError
 from darec.processes import die_with_parent
 
 _SERVE = "import gc; gc.disable(); from uvicorn.main import main; main()"  # without gc the imports take a fifth less
+_APPLICATION = ("--factory", "prefect.server.api.server:create_app")
 _START_SECONDS = 120
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -48,8 +49,7 @@ class TemporaryServer:
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
         port = self.url.rsplit(":", 1)[1].removesuffix("/api")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, "--factory", "prefect.server.api.server:create_app"]
-            + ["--host", "127.0.0.1", "--port", port, "--log-level", "error"],
+            [sys.executable, "-c", _SERVE, *_APPLICATION, "--host", "127.0.0.1", "--port", port, "--log-level", "error"],
             env={
                 **os.environ,
                 "PREFECT_UI_ENABLED": "0",
@@ -58,7 +58,7 @@ class TemporaryServer:
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - no threads yet
         )
 
     def wait(self) -> None:

@@ -10,13 +10,13 @@ from schemas.section import Section
 class DaRecWeights(Section):
     """The weight of each of DaRec's terms, all multiplied by the objective's `weight`."""
 
-    orthogonality: float = Field(1.0, ge=0)
+    orthogonality: float = Field(default=1.0, ge=0)
     """Specific and shared part of a row at right angles."""
-    uniformity: float = Field(1.0, ge=0)
+    uniformity: float = Field(default=1.0, ge=0)
     """Specific parts spread over the sphere."""
-    global_structure: float = Field(1.0, ge=0)
+    global_structure: float = Field(default=1.0, ge=0)
     """Similarity matrices of both shared parts alike."""
-    local_structure: float = Field(1.0, ge=0)
+    local_structure: float = Field(default=1.0, ge=0)
     """Matched preference centres of both shared parts alike."""
 
 
@@ -24,35 +24,35 @@ class DaRecConfig(Section):
     """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option here."""
 
     name: Literal["darec"] = "darec"
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(default=0.1, ge=0)
     """Lambda: the weight of all terms together."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
-    warmup_epochs: int = Field(0, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     """The weight grows in a line from 0 to its full value over so many epochs."""
-    depth: int = Field(2, ge=1)
+    depth: int = Field(default=2, ge=1)
     """Linear layers of each of the four projections."""
-    width: int = Field(64, ge=1)
+    width: int = Field(default=64, ge=1)
     """Width of the hidden layers and of the shared and specific parts."""
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"] = "leaky_relu"
     """Between the linear layers of a projection."""
     sides: Literal["joint", "separate"] = "joint"
     """joint: users and items are rows of one sample. separate: each side is aligned for itself and the two averaged."""
-    sample: int = Field(1024, ge=2)
+    sample: int = Field(default=1024, ge=2)
     """N^: how many rows a side are drawn in each step for all the terms."""
     sample_from: Literal["batch", "uniform"] = "uniform"
     """uniform: any user or item. batch: only users and positive items of the step's batch."""
     similarity: Literal["cosine", "inner"] = "cosine"
     """What the global term's similarity matrices hold."""
-    centres: int = Field(8, ge=2)
+    centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""
-    recluster_steps: int = Field(20, ge=1)
+    recluster_steps: int = Field(default=20, ge=1)
     """Steps between two runs of k-means over all rows; between them a row stays with its centre."""
-    kmeans_iterations: int = Field(10, ge=1)
+    kmeans_iterations: int = Field(default=10, ge=1)
     """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
     matching: Literal["greedy", "optimal"] = "optimal"
     """How centres of both sides are paired: nearest pair first, or the assignment of least total distance."""
     local_loss: Literal["matrix", "distance"] = "matrix"
-    """matrix: cosine matrix of matched centres against the identity. distance: mean squared distance of matched centres."""
+    """matrix: cosines of matched centres against the identity. distance: mean squared distance of matched centres."""
     gradient_to_backbone: bool = True
     """Whether the terms move the backbone; if not they only train the projections (an ablation)."""
 
@@ -61,17 +61,17 @@ class RLMRecConConfig(Section):
     """RLMRec-Con (arXiv 2310.15950): InfoNCE between representations and projected text vectors."""
 
     name: Literal["rlmrec-con"] = "rlmrec-con"
-    weight: float = Field(1e-2, ge=0)
-    temperature: float = Field(0.2, gt=0)
+    weight: float = Field(default=1e-2, ge=0)
+    temperature: float = Field(default=0.2, gt=0)
 
 
 class RLMRecGenConfig(Section):
     """RLMRec-Gen (arXiv 2310.15950): nodes are masked before propagation and their text vectors are reconstructed."""
 
     name: Literal["rlmrec-gen"] = "rlmrec-gen"
-    weight: float = Field(0.1, ge=0)
-    temperature: float = Field(0.5, gt=0)
-    mask: float = Field(0.15, gt=0, lt=1)
+    weight: float = Field(default=0.1, ge=0)
+    temperature: float = Field(default=0.5, gt=0)
+    mask: float = Field(default=0.15, gt=0, lt=1)
     """The share of nodes whose input is replaced by a learnt token in each training step."""
 
 
@@ -79,9 +79,9 @@ class KARConfig(Section):
     """KAR-style fusion (arXiv 2306.10933): a mixture of experts turns text vectors into additional node input."""
 
     name: Literal["kar"] = "kar"
-    experts: int = Field(2, ge=1)
+    experts: int = Field(default=2, ge=1)
     """How many experts users and items share; each side has as many again of its own."""
-    width: int = Field(64, ge=1)
+    width: int = Field(default=64, ge=1)
     """Width of an expert's hidden layer."""
 
 
@@ -89,14 +89,14 @@ class DistillConfig(Section):
     """Softmax-similarity distillation: text similarities over all items teach the ranking over all items."""
 
     name: Literal["distill"] = "distill"
-    weight: float = Field(0.1, ge=0)
-    whiten: int = Field(64, ge=0)
+    weight: float = Field(default=0.1, ge=0)
+    whiten: int = Field(default=64, ge=0)
     """Text vectors are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
-    teacher_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(default=0.1, gt=0)
     """Of the softmax of cosine text similarities."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Of the softmax of the representations' inner products."""
-    rows: int = Field(512, ge=1)
+    rows: int = Field(default=512, ge=1)
     """How many of a batch's users the loss looks at in each step."""
 
 

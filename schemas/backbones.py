@@ -17,11 +17,11 @@ class LightGCNConfig(Section):
     """LightGCN (He et al., SIGIR 2020)."""
 
     name: Literal["lightgcn"] = "lightgcn"
-    layers: int = Field(3, ge=0)
+    layers: int = Field(default=3, ge=0)
     """How many times the embeddings are propagated over the graph."""
     combine: Literal["mean", "sum"] = "sum"
     """How layers 0 to `layers` become one representation: mean as in the paper, sum as in RLMRec."""
-    edge_keep: float = Field(1.0, gt=0, le=1)
+    edge_keep: float = Field(default=1.0, gt=0, le=1)
     """The share of edges kept in each training step, not rescaled; RLMRec keeps 0.8."""
 
 

@@ -68,7 +68,7 @@ class DataConfig(Section):
     user_columns: UserColumns = Field(default_factory=UserColumns)
     min_rating: float | None = 4.0
     """Ratings below it are no sign of liking and are left out; null keeps all. Without ratings it does nothing."""
-    max_bad_share: float = Field(0.1, ge=0, le=1)
+    max_bad_share: float = Field(default=0.1, ge=0, le=1)
     """Ingest refuses interactions of which more than this share is malformed, rather than dropping them."""
 
     @model_validator(mode="after")
@@ -85,9 +85,9 @@ class SplitConfig(Section):
     """temporal: each user's latest interactions are test. random: drawn by `seed`. column: the source's own labels."""
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """The shares of train, val and test; not used by `column`."""
-    k_core: int = Field(5, ge=0)
+    k_core: int = Field(default=5, ge=0)
     """Users and items with fewer interactions are left out, until none are left; 0 keeps all. Not used by `column`."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Draws the random split, and the order of interactions of one user with equal timestamps."""
 
     @model_validator(mode="after")

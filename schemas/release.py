@@ -20,38 +20,38 @@ class ExportConfig(Section):
 
     index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"
     """flat is exact, ivf searches some lists, hnsw walks a graph; auto is flat up to `flat_up_to` items, then ivf."""
-    flat_up_to: int = Field(50_000, ge=0)
+    flat_up_to: int = Field(default=50_000, ge=0)
     """The largest catalogue that `auto` searches exhaustively."""
-    lists: int = Field(0, ge=0)
+    lists: int = Field(default=0, ge=0)
     """IVF: number of lists; 0 takes the power of two nearest to 4 sqrt(items)."""
-    links: int = Field(32, ge=2, le=512)
+    links: int = Field(default=32, ge=2, le=512)
     """HNSW: links of a node and level."""
-    build_effort: int = Field(200, ge=1)
+    build_effort: int = Field(default=200, ge=1)
     """HNSW: candidates kept while a node is inserted (efConstruction)."""
-    effort: int = Field(0, ge=0)
+    effort: int = Field(default=0, ge=0)
     """Lists (ivf) or candidates (hnsw) looked at a query; 0: the least power of two that reaches `target_recall`."""
-    target_recall: float = Field(0.98, gt=0, le=1)
+    target_recall: float = Field(default=0.98, gt=0, le=1)
     """The recall against exact search that `effort: 0` aims at."""
-    recall_k: int = Field(20, ge=1)
+    recall_k: int = Field(default=20, ge=1)
     """How many neighbours the measured recall looks at."""
-    recall_queries: int = Field(500, ge=1)
+    recall_queries: int = Field(default=500, ge=1)
     """How many users (and items, for item-to-item) the recall is measured on, evenly spaced over the vocabulary."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the IVF clustering."""
 
 
 class GateConfig(Section):
     """When a bundle may replace the current release."""
 
-    tolerances: dict[str, float] = Field({"recall@20": 0.05, "ndcg@20": 0.05})
+    tolerances: dict[str, float] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
     """Largest relative fall of a metric against the current release; 0.05 lets it lose a twentieth."""
     minimums: dict[str, float] = Field({"coverage@20": 0.01})
     """Smallest value of a metric, whatever the current release has; holds for the first release too."""
-    index_recall: float = Field(0.95, ge=0, le=1)
+    index_recall: float = Field(default=0.95, ge=0, le=1)
     """Smallest measured recall of both indexes against exact search."""
-    shrink: float = Field(0.2, ge=0, le=1)
+    shrink: float = Field(default=0.2, ge=0, le=1)
     """Largest share of users, items or interactions that may vanish against the current release."""
-    growth: float = Field(1.0, ge=0)
+    growth: float = Field(default=1.0, ge=0)
     """Largest share by which users, items or interactions may grow against the current release; 1 is twice the size."""
     sanity: bool = True
     """Whether NaN, norms, ids, and agreement of tables and indexes are checked. Leave it on."""

@@ -18,11 +18,11 @@ class LLMConfig(Section):
     """offline: vLLM in processes of its own; server: a running server that speaks the OpenAI protocol."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; auto: bfloat16 where the device has it in hardware, float32 elsewhere."""
-    max_model_len: int = Field(2048, ge=128)
+    max_model_len: int = Field(default=2048, ge=128)
     """Longest prompt and answer together, in tokens; a longer row gets its text from metadata."""
-    temperature: float = Field(0.0, ge=0, le=2)
+    temperature: float = Field(default=0.0, ge=0, le=2)
     """0 always takes the likeliest token."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of sampling; each row draws from its own stream."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
@@ -51,9 +51,9 @@ class ItemProfileConfig(Section):
 
     prompt: str = "prompts/item_profile.j2"
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(48, ge=8)
+    max_tokens: int = Field(default=48, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
-    max_chars: int = Field(100, ge=20, le=4000)
+    max_chars: int = Field(default=100, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
 
 
@@ -62,14 +62,14 @@ class UserProfileConfig(Section):
 
     prompt: str = "prompts/user_profile.j2"
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(48, ge=8)
+    max_tokens: int = Field(default=48, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
-    max_chars: int = Field(110, ge=20, le=4000)
+    max_chars: int = Field(default=110, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
-    items: int = Field(5, ge=1, le=100)
+    items: int = Field(default=5, ge=1, le=100)
     """Items shown of a user's history: those with the lowest hash of user and item, so that a new interaction
     changes the prompt of a user with n items with a chance of items / n only."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of that hash."""
 
 
@@ -86,7 +86,7 @@ class EmbedConfig(Section):
     """Template of an item's text."""
     user_prompt: str = "prompts/user_text.j2"
     """Template of a user's text."""
-    max_tokens: int = Field(128, ge=8)
+    max_tokens: int = Field(default=128, ge=8)
     """A longer text is cut here."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along."""

@@ -19,16 +19,16 @@ class SampledSoftmaxConfig(Section):
     """Cross-entropy of the positive against uniformly drawn items that the whole batch shares."""
 
     name: Literal["sampled-softmax"] = "sampled-softmax"
-    negatives: int = Field(1024, ge=1)
+    negatives: int = Field(default=1024, ge=1)
     """How many items are drawn a step; a user's own train items don't count against it."""
-    temperature: float = Field(0.2, gt=0)
+    temperature: float = Field(default=0.2, gt=0)
 
 
 class SoftmaxConfig(Section):
     """Cross-entropy of the positive against all items."""
 
     name: Literal["softmax"] = "softmax"
-    temperature: float = Field(0.2, gt=0)
+    temperature: float = Field(default=0.2, gt=0)
 
 
 LossConfig = Annotated[BPRConfig | SampledSoftmaxConfig | SoftmaxConfig, Field(discriminator="name")]
@@ -39,11 +39,11 @@ class TextConfig(Section):
 
     use: Literal["none", "add", "replace"] = "none"
     """none: id embeddings only. add: a learnt projection of the text is added to them. replace: it stands for them."""
-    depth: int = Field(2, ge=1)
+    depth: int = Field(default=2, ge=1)
     """Linear layers of the projection, one for users and one for items."""
-    width: int = Field(64, ge=1)
+    width: int = Field(default=64, ge=1)
     """Width of the projection's hidden layers."""
-    whiten: int = Field(0, ge=0)
+    whiten: int = Field(default=0, ge=0)
     """PCA-whiten the text vectors to so many dimensions, for all objectives too; 0 leaves them as they are."""
 
 
@@ -51,7 +51,7 @@ class TrainConfig(Section):
     """How the collaborative model is trained."""
 
     backbone: BackboneConfig = Field(default_factory=LightGCNConfig)
-    dim: int = Field(32, ge=1)
+    dim: int = Field(default=32, ge=1)
     """Width of the id embeddings."""
     alignment: tuple[AlignmentConfig, ...] = (DaRecConfig(),)
     """The objectives added to the backbone's loss; empty means none."""
@@ -59,31 +59,31 @@ class TrainConfig(Section):
     loss: LossConfig = Field(default_factory=BPRConfig)
     scoring: Literal["inner", "cosine"] = "inner"
     """cosine: final representations are brought to unit length, in training and in the release."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Of Adam."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: the learning rate falls to 0 over `epochs`."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """The learning rate grows in a line over so many first steps."""
-    l2: float = Field(1e-6, ge=0)
+    l2: float = Field(default=1e-6, ge=0)
     """Weight of the sum of squares of all parameters, added to the loss in each step (as in RLMRec)."""
-    clip_norm: float = Field(0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0)
     """Gradients are scaled down to this norm over all parameters; 0 leaves them."""
-    epochs: int = Field(200, ge=1)
+    epochs: int = Field(default=200, ge=1)
     """At most so many passes over the train interactions."""
-    min_epochs: int = Field(0, ge=0)
+    min_epochs: int = Field(default=0, ge=0)
     """Early stopping waits at least so long: some backbones dip in validation before they rise."""
-    patience: int = Field(5, ge=1)
+    patience: int = Field(default=5, ge=1)
     """Training stops after so many evaluations without a better validation Recall@20."""
-    eval_every: int = Field(3, ge=1)
+    eval_every: int = Field(default=3, ge=1)
     """Epochs between two evaluations on validation."""
-    batch_size: int = Field(4096, ge=1)
-    seed: int = Field(0, ge=0)
+    batch_size: int = Field(default=4096, ge=1)
+    seed: int = Field(default=0, ge=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: dense layers and losses run under autocast; embeddings and propagation stay float32."""
     compile: bool = False
     """Compile the ranking loss and the objectives with torch.compile; it pays on GPUs."""
-    log_steps: int = Field(0, ge=0)
+    log_steps: int = Field(default=0, ge=0)
     """Write the loss terms of each so-manieth step into the history; 0 writes only each epoch's means."""
     warm_start: bool = False
     """Begin with the id embeddings of the current release, matched by external id; new ids begin at random."""
@@ -101,7 +101,7 @@ class EvaluateConfig(Section):
     out; NDCG's ideal is cut at min(k, test items); metrics are means over users."""
     cutoffs: tuple[int, ...] = (5, 10, 20)
     """The k of every metric."""
-    slices: int = Field(3, ge=1)
+    slices: int = Field(default=3, ge=1)
     """Groups of users by train interactions, and of items by popularity, that are reported separately."""
     batch_users: int = runtime(1024, ge=1)
     """Users ranked at once: memory grows with it, not with the number of users."""
