@@ -29,7 +29,7 @@ def kmeans(rows: Tensor, centres: Tensor, iterations: int) -> Tensor:
 
 
 def spread(rows: Tensor, count: int) -> Tensor:
-    """`count` rows far from each other, as first centres: each next one is drawn by its squared distance (k-means++)."""
+    """`count` rows far from each other, as first centres: each is drawn by its squared distance (k-means++)."""
     chosen = torch.randint(len(rows), (1,), device=rows.device)
     for _ in range(count - 1):
         distance = torch.cdist(rows, rows[chosen]).amin(1).square()

@@ -5,12 +5,12 @@ Letters in shapes: B pairs in a batch, n rows in a sample, m candidates, K centr
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009)."""
-    return F.softplus((user * (negative - positive)).sum(-1)).mean()
+    return functional.softplus((user * (negative - positive)).sum(-1)).mean()
 
 
 def softmax_loss(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
@@ -24,19 +24,19 @@ def info_nce(anchor: Tensor, match: Tensor, candidates: Tensor, temperature: flo
 
     The match counts among the candidates only where it is one of them (van den Oord et al., 2018; RLMRec).
     """
-    anchor = F.normalize(anchor, dim=-1) / temperature
-    positive = (anchor * F.normalize(match, dim=-1)).sum(-1)
-    return (torch.logsumexp(anchor @ F.normalize(candidates, dim=-1).T, 1) - positive).mean()
+    anchor = functional.normalize(anchor, dim=-1) / temperature
+    positive = (anchor * functional.normalize(match, dim=-1)).sum(-1)
+    return (torch.logsumexp(anchor @ functional.normalize(candidates, dim=-1).T, 1) - positive).mean()
 
 
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     """mean_i cos(specific_i, shared_i)^2, both [n, d] (DaRec, L_or of one side)."""
-    return F.cosine_similarity(specific, shared, dim=-1).square().mean()
+    return functional.cosine_similarity(specific, shared, dim=-1).square().mean()
 
 
 def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
-    """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, ICML 2020; DaRec, L_uni of one side)."""
-    unit = F.normalize(rows, dim=-1)
+    """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
+    unit = functional.normalize(rows, dim=-1)
     n = len(rows)
     cosine = unit @ unit.T  # |x - y|^2 = 2 - 2 cos
     off_diagonal = (
@@ -51,14 +51,14 @@ def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Te
     DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made.
     """
     if similarity == "cosine":
-        left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
+        left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     squares = (left.T @ left).square().sum() + (right.T @ right).square().sum() - 2 * (left.T @ right).square().sum()
     return squares / len(left) ** 2
 
 
 def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:
     """mean_i (Z_ii - 1)^2 + mean_{i != j} Z_ij^2, Z the cosines of matched centres [K, d] (DaRec, L_loc)."""
-    cosine = F.normalize(left, dim=-1) @ F.normalize(right, dim=-1).T
+    cosine = functional.normalize(left, dim=-1) @ functional.normalize(right, dim=-1).T
     diagonal = cosine.diagonal()
     count = len(left)
     others = (cosine.square().sum() - diagonal.square().sum()) / (count * (count - 1))
@@ -72,4 +72,4 @@ def centre_distance(left: Tensor, right: Tensor) -> Tensor:
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """mean_b -sum_j softmax(teacher_b)_j log softmax(student_b)_j; logits [B, m], temperatures already applied."""
-    return F.cross_entropy(student, torch.softmax(teacher, -1))
+    return functional.cross_entropy(student, torch.softmax(teacher, -1))

@@ -1,13 +1,13 @@
 """Text vectors as the model sees them."""
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 from darec.interactions import Representations
 
 
 def whiten(text: Representations, dims: int) -> Representations:
-    """Principal components 1 to `dims` of unit variance, from each side's vectors less their mean: [N, d_L] -> [N, dims].
+    """Principal components 1 to `dims` of unit variance, from vectors less their side's mean: [N, d_L] -> [N, dims].
 
     Users' and items' texts differ in form, so each side loses its own mean; the components are common to both, so that
     a user and an item stay comparable. `dims` beyond d_L means d_L.
@@ -20,4 +20,4 @@ def whiten(text: Representations, dims: int) -> Representations:
 
 def unit(text: Representations) -> Representations:
     """Rows of length 1; an empty text (a zero row) stays zero."""
-    return Representations(F.normalize(text.nodes, dim=-1), text.n_users)
+    return Representations(functional.normalize(text.nodes, dim=-1), text.n_users)

@@ -1,7 +1,7 @@
 """What an alignment objective is: something that brings text vectors into training, whatever the backbone.
 
-It may change the input rows before propagation, and it may add terms to the loss. A new objective is one config class in
-`schemas.alignment`, one file here, and one line in `build`.
+It may change the input rows before propagation, and it may add terms to the loss. A new objective is one config class
+in `schemas.alignment`, one file here, and one line in `build`.
 """
 
 from itertools import pairwise

@@ -19,6 +19,9 @@ _CLUSTERED_ROWS = 16_384  # k-means looks at so many rows of a side at most
 class DaRec(Objective):
     """All four terms over a sample of nodes drawn in each step."""
 
+    cf_centres: Tensor
+    text_centres: Tensor
+
     def __init__(self, config: DaRecConfig, text: Representations, out_dim: int) -> None:
         super().__init__()
         self.config, self.text = config, text

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from darec import losses
 from darec.alignment.base import Objective
@@ -18,7 +18,7 @@ class Distill(Objective):
         super().__init__()
         self.config = config
         text = whiten(text, config.whiten) if config.whiten else text
-        self.text = Representations(F.normalize(text.nodes, dim=-1), text.n_users)
+        self.text = Representations(functional.normalize(text.nodes, dim=-1), text.n_users)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term over the batch's first `rows` users and all items."""

@@ -36,5 +36,5 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The backbone's own further terms, weighted, by name; `nodes` and `final` are input and output of `forward`."""
+        """The backbone's own further terms, weighted, by name; `nodes` and `final` are what `forward` got and gave."""
         return {}

@@ -46,7 +46,7 @@ def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_us
 def score(
     ranking: Ranking, held_out: Pairs, n_items: int, cutoffs: Sequence[int], metrics: Sequence[str] = ()
 ) -> Scores:
-    """Metrics of a ranking against `held_out` (all of `METRICS` unless named); users without a pair in it are left out."""
+    """Metrics (all unless named) of a ranking against `held_out`; users without a pair in it are left out."""
     keys = held_out.keys(n_items)
     relevant = torch.zeros(
         int(ranking.users.max()) + 1 if len(ranking.users) else 1, dtype=torch.float64, device=keys.device
@@ -69,7 +69,10 @@ def coverage(ranking: Ranking, n_items: int, k: int) -> float:
 
 
 def novelty(ranking: Ranking, train: Pairs, n_users: int, n_items: int, k: int) -> float:
-    """Mean of -log2(share of users who have the item in train) over all first k (Zhou et al., 2010); unseen as seen once."""
+    """Mean of -log2(share of users who have the item in train) over all first k (Zhou et al., 2010).
+
+    An item without train interactions counts as if it had one.
+    """
     popularity = torch.bincount(train.items, minlength=n_items).double().clamp_min(1) / n_users
     return float(-torch.log2(popularity)[ranking.top[:, :k].long()].mean())
 

@@ -1,4 +1,4 @@
-"""A training run's whole state in one safetensors file, replaced atomically: a killed run goes on from it bit by bit."""
+"""A training run's whole state in one safetensors file, replaced atomically: a killed run goes on bit by bit."""
 
 import json
 import os

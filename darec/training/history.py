@@ -18,5 +18,5 @@ class History:
         self.rows += [[epoch, step, name, value if math.isfinite(value) else None] for name, value in values.items()]
 
     def table(self) -> pl.DataFrame:
-        """Columns epoch, step, name, value: `loss/...`, `step/...` (if steps are logged), `val/...`, `learning_rate`."""
+        """Rows of `loss/...`, `step/...` (if steps are logged), `val/...` and `learning_rate`."""
         return pl.DataFrame(self.rows, schema=HISTORY, orient="row")

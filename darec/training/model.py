@@ -1,8 +1,10 @@
 """The whole model: input rows -> objectives' changes -> backbone -> final representations -> loss terms."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from darec import alignment, backbones, losses
 from darec.alignment.base import mlp
@@ -47,9 +49,14 @@ class Recommender(nn.Module):
         self.embedding = None if config.text.use == "replace" else nn.Parameter(_initial(n_users, n_items, config.dim))
         self.text_input = TextInput(config.text, text, config.dim) if config.text.use != "none" and text else None
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
-        self.objectives = nn.ModuleList(
+        self._objectives = nn.ModuleList(
             alignment.build(each, text, config.dim, self.backbone.out_dim) for each in config.alignment if text
         )
+
+    @property
+    def objectives(self) -> list[alignment.Objective]:
+        """In the order of the configuration."""
+        return cast("list[alignment.Objective]", list(self._objectives))
 
     def inputs(self) -> Tensor:
         """The rows that enter the backbone, [N, dim]."""
@@ -62,7 +69,7 @@ class Recommender(nn.Module):
     def finish(self, nodes: Tensor) -> Representations:
         """Final representations: what the scores are inner products of."""
         rows = self.backbone(nodes)
-        rows = F.normalize(rows, dim=-1) if self.config.scoring == "cosine" else rows
+        rows = functional.normalize(rows, dim=-1) if self.config.scoring == "cosine" else rows
         return Representations(rows, self.interactions.n_users)
 
     def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
@@ -84,7 +91,7 @@ class Recommender(nn.Module):
             drawn, seen = sampler.shared_negatives(batch.users, config.negatives)
             scores = (user @ final.item[drawn].T).masked_fill(seen, -torch.inf)
             return losses.softmax_loss((user * positive).sum(-1), scores, config.temperature)
-        return F.cross_entropy(user @ final.item.T / config.temperature, batch.items)
+        return functional.cross_entropy(user @ final.item.T / config.temperature, batch.items)
 
     @torch.no_grad()
     def represent(self) -> Representations:

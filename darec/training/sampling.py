@@ -1,6 +1,7 @@
 """Batches of train pairs with negatives, vectorised."""
 
 from collections.abc import Iterator
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Sampler:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.train) // self.batch_size)
+        return ceil(len(self.train) / self.batch_size)
 
     def epoch(self) -> Iterator[Batch]:
         """Every train pair once, in random order, each with one fresh negative."""

@@ -74,7 +74,8 @@ def train(
     keep_freed_memory()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        trainer = Trainer(config, interactions, text, adjacency, device, progress or Silent(), listener)
+        trainer = Trainer(config, interactions, text, adjacency, device)
+        trainer.progress, trainer.listener = progress or Silent(), listener
         trainer.warm_start(warm)
         return trainer.fit(resume)
 
@@ -89,10 +90,10 @@ class Trainer:
         text: Representations | None,
         adjacency: Adjacency | None,
         device: torch.device,
-        progress: Progress,
-        listener: Listener | None,
     ) -> None:
-        self.config, self.device, self.progress, self.listener = config, device, progress, listener
+        self.config, self.device = config, device
+        self.progress: Progress = Silent()
+        self.listener: Listener | None = None
         self.interactions = interactions.to(device)
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
