@@ -255,6 +255,51 @@ def diff(a: str, b: str, recipe: RecipeOption = None, overrides: SetOption = Non
 
 
 @app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Remove artifacts that no kept release refers to (runtime.keep_releases, runtime.keep_artifacts)."""
+    from darec.retention import collect
+
+    loaded, store = open_recipe(recipe, overrides)
+    done = collect(store, loaded.runtime.keep_releases, loaded.runtime.keep_artifacts, dry_run=dry_run)
+    for removal in done.removed:
+        console.print(f"{removal.kind:9} {removal.bytes / 2**20:10.2f} MB  {removal.path}", highlight=False)
+    verb = "would be freed" if dry_run else "freed"
+    console.print(f"{done.bytes / 2**20:.2f} MB {verb}; {done.kept} artifacts stay")
+
+
+@app.command()
+def deploy(recipe: RecipeOption = None) -> None:
+    """Register the deployments of prefect.yaml and the automations with the Prefect server in PREFECT_API_URL."""
+    from pipelines.api import configured_url
+
+    if configured_url() is None:
+        raise UserError("no Prefect server is set", where="PREFECT_API_URL", mend="set it, or use `darec ui`")
+    from pipelines import deployments
+
+    for line in deployments.deploy(recipe_path(recipe)):
+        console.print(line)
+
+
+@app.command()
+def ui(
+    recipe: RecipeOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
+) -> None:
+    """Prefect server with UI, a worker and the deployments on this machine, until Ctrl-C."""
+    from pipelines.service import serve
+
+    def announce(url: str, deployed: list[str]) -> None:
+        console.print("\n".join([*deployed, f"[bold]{url}[/]  (Ctrl-C stops everything)"]))
+
+    serve(host, port, recipe_path(recipe), announce)
+
+
+@app.command()
 def doctor(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """What is there, what is missing, and how to mend it: Python, libraries, GPU, disk, models, Prefect."""
     from pipelines.doctor import examine, findings_table

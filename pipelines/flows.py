@@ -26,7 +26,7 @@ from stages.registry import COLLABORATIVE, SEMANTIC, STAGES, needed
 StageRows = list[dict[str, Any]]
 
 
-def _is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     """Only what may pass by itself is worth another try; a user's fault is not."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
@@ -36,7 +36,7 @@ def _is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=10),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=is_transient,
 )
 def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Sequence[str], force: bool) -> Any:
     """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""

@@ -1,0 +1,123 @@
+"""Registering with a Prefect server: work pool, the deployments of prefect.yaml, and the automations for failures."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from prefect.automations import Automation, EventTrigger
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import Posture
+from prefect.exceptions import ObjectAlreadyExists
+
+from darec.errors import DarecError, UserError
+
+WORK_POOL = "darec"
+WEBHOOK_VARIABLE = "DAREC_WEBHOOK_URL"
+REFUSED_EVENT = "darec.release.refused"
+HEARTBEAT_SECONDS = 30  # the same as in prefect.yaml
+
+_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")}
+_PAYLOAD = """{"text": {{ ("darec: " ~ event.event ~ ", run " ~ (flow_run.name or "?") ~ ". "
+ ~ (event.payload.get("reason") or flow_run.state.message or "")) | tojson }},
+ "event": {{ event.event | tojson }}, "run": {{ (flow_run.name or "") | tojson }},
+ "run_id": {{ (flow_run.id | string) | tojson }}}"""
+
+
+def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
+    """Registers everything with the configured server; may be repeated. Returns what was registered.
+
+    Raises:
+        UserError: `folder` (default: the working directory) has no prefect.yaml.
+        DarecError: Prefect refused.
+    """
+    folder = folder or Path.cwd()
+    if not (folder / "prefect.yaml").is_file():
+        raise UserError("there is no prefect.yaml", where=str(folder), mend="run from the project's folder")
+    done = [_work_pool(), *_deployments(folder, recipe)]
+    _save(_crash_the_silent())
+    done.append("automation: a run without heartbeat becomes Crashed")
+    if url := os.environ.get(WEBHOOK_VARIABLE):
+        _save(_notify(url))
+        done.append("automation: failed and crashed runs and refused releases call the webhook")
+    return done
+
+
+def _work_pool() -> str:
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+        except ObjectAlreadyExists:
+            return f"work pool {WORK_POOL} (was there)"
+    return f"work pool {WORK_POOL}"
+
+
+def _deployments(folder: Path, recipe: Path | None) -> list[str]:
+    """Prefect's own command reads prefect.yaml; there is no other entry to it."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=folder,
+        env={**os.environ, "DAREC_RECIPE": str(recipe) if recipe else ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if answer.returncode:
+        raise DarecError(f"prefect deploy failed: {(answer.stderr or answer.stdout)[-1000:]}", where=str(folder))
+    with get_client(sync_client=True) as client:
+        found = client.read_deployments()
+    return sorted(f"deployment {deployment.name}" for deployment in found if "darec" in deployment.tags)
+
+
+def _crash_the_silent() -> Automation:
+    """A worker and its run killed together leave the run `Running` for ever, its concurrency slot taken."""
+    heartbeat = "prefect.flow-run.heartbeat"
+    gone = "No heartbeat: the run's process is gone."
+    crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=gone, force=False)
+    return Automation(
+        name="darec: crash the silent",
+        description="A run whose heartbeat stopped is dead: mark it Crashed.",
+        trigger=EventTrigger(
+            after={heartbeat},
+            expect={heartbeat, *_ENDS},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},  # pyright: ignore[reportArgumentType]
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
+        ),
+        actions=[crash],  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _notify(url: str) -> Automation:
+    """Only runs of deployments are told of, so that one failure is told once and not by every subflow."""
+    block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})  # pyright: ignore
+    identifier = block.save("darec-webhook", overwrite=True)
+    return Automation(
+        name="darec: notify",
+        description="Tell people of failed and crashed runs and of refused releases.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut", REFUSED_EVENT},
+            match_related={"prefect.resource.role": "deployment"},  # pyright: ignore[reportArgumentType]
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[CallWebhook(block_document_id=identifier, payload=_PAYLOAD)],  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _save(automation: Automation) -> None:
+    try:
+        automation.id = Automation.read(name=automation.name).id  # pyright: ignore[reportAttributeAccessIssue]
+    except ValueError:
+        automation.create()
+    else:
+        automation.update()

@@ -1,0 +1,155 @@
+"""What an operator starts by hand, as forms in the Prefect UI: one stage again, another release, tidying up."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from darec.errors import UserError
+from darec.recipes import load_recipe
+from darec.releases import Releases
+from darec.retention import Collection, collect
+from darec.store import Store
+from pipelines.flows import StageRows, darec, is_transient
+from schemas.recipe import Recipe
+from schemas.release import Release
+
+StageName = Literal[
+    "ingest",
+    "split",
+    "profile_items",
+    "profile_users",
+    "embed",
+    "graph",
+    "train_reference",
+    "train",
+    "evaluate",
+    "export",
+    "publish",
+]
+PROMPTED = ("profile_items", "profile_users")  # the stages whose recipe section has a `prompt`
+
+
+@flow(name="rerun-stage", flow_run_name="rerun-{stage}")
+def rerun_stage(
+    *,
+    stage: StageName = "profile_users",
+    extent: Literal["only", "from here on"] = "from here on",
+    force: bool = False,
+    prompt: str = "",
+    keep_prompt: bool = False,
+    overrides: list[str] | None = None,
+    recipe: str | None = None,
+) -> StageRows:
+    """Runs one stage again, and what it needs; unless something changed or force is set, it is a hit.
+
+    Args:
+        stage: the stage to run.
+        extent: only: stop after the stage; from here on: go on to publish.
+        force: run the stage though nothing changed.
+        prompt: for profile_items and profile_users: a new text of the prompt template; empty takes the one on file.
+        keep_prompt: also write the new text over the recipe's prompt file, so that the next nights use it.
+        overrides: `section.field=value` settings laid over the recipe, for this run only.
+        recipe: path of the recipe file; None for the built-in defaults.
+    """
+    settings = list(overrides or [])
+    if prompt.strip():
+        loaded = _load(recipe, settings)
+        settings.append(f"{stage}.prompt={json.dumps(str(edited_prompt(loaded, stage, prompt, keep_prompt)))}")
+    return darec(recipe, settings, stage if extent == "only" else "publish", [stage] if force else [])
+
+
+def edited_prompt(recipe: Recipe, stage: str, text: str, keep: bool = False) -> Path:
+    """Writes `text` where its own hash says, and returns the path.
+
+    A key holds a prompt's bytes and not its path: the same text gives the same artifact, from whichever file.
+
+    Raises:
+        UserError: the stage has no prompt.
+    """
+    if stage not in PROMPTED:
+        raise UserError(f"stage {stage!r} has no prompt", mend=f"leave the prompt empty, or choose of {PROMPTED}")
+    content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
+    folder = Store(recipe.runtime.store).root / "prompts"
+    path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
+    for target in (path, Path(getattr(recipe, stage).prompt)) if keep else (path,):
+        _write(target, content)
+    return path
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(path)
+
+
+@flow(name="promote", flow_run_name="promote-{release}")
+def promote(release: str, why: str = "by hand", recipe: str | None = None) -> str:
+    """Puts a release into production, whatever the gate said of it.
+
+    Args:
+        release: its id, or how the id begins or ends, as `darec releases` shows it.
+        why: kept in the release's record.
+        recipe: path of the recipe file whose store is meant; None for the built-in defaults.
+    """
+    releases = _releases(recipe)
+    left = releases.current()
+    return _announce(releases.promote(release, why=why), left, "promoted", why)
+
+
+@flow(name="rollback")
+def rollback(why: str = "by hand", recipe: str | None = None) -> str:
+    """Goes back to the release that was current before; the one left is not published again by itself.
+
+    Args:
+        why: kept in the release's record.
+        recipe: path of the recipe file whose store is meant; None for the built-in defaults.
+    """
+    releases = _releases(recipe)
+    left = releases.current()
+    return _announce(releases.rollback(why=why), left, "rolled back", why)
+
+
+@flow(name="gc")
+def gc(dry_run: bool = False, recipe: str | None = None) -> int:
+    """Removes artifacts that no kept release refers to; returns the bytes freed.
+
+    Args:
+        dry_run: only say what would go.
+        recipe: path of the recipe file whose store and retention settings are meant; None for the built-in defaults.
+    """
+    loaded = _load(recipe)
+    collection = _collect(loaded, dry_run)
+    rows = [{"what": r.kind, "path": str(r.path), "MB": round(r.bytes / 2**20, 2)} for r in collection.removed]
+    verb = "would go" if dry_run else "are gone"
+    summary = f"{len(rows)} folders, {collection.bytes / 2**20:.1f} MB, {verb}; {collection.kept} artifacts stay"
+    create_table_artifact(rows, key="gc", description=summary)
+    return collection.bytes
+
+
+@task(cache_policy=NO_CACHE, retries=12, retry_delay_seconds=600, retry_condition_fn=is_transient)
+def _collect(recipe: Recipe, dry_run: bool) -> Collection:
+    """Waits up to two hours for a run under way to end."""
+    runtime = recipe.runtime
+    return collect(Store(runtime.store), runtime.keep_releases, runtime.keep_artifacts, dry_run=dry_run)
+
+
+def _announce(release: Release, left: Release | None, verb: str, why: str) -> str:
+    metrics = "\n".join(f"| {name} | {value} |" for name, value in sorted(release.report.metrics.items()))
+    before = left.id if left else "none"
+    text = f"**{release.id}** is in production ({verb}: {why}); before: {before}\n\n| metric | value |\n|---|---|\n"
+    create_markdown_artifact(text + metrics, key="release", description=f"{release.id} {verb}")
+    return release.id
+
+
+def _releases(recipe: str | None) -> Releases:
+    return Releases(_load(recipe).runtime.store)
+
+
+def _load(recipe: str | None, overrides: list[str] | None = None) -> Recipe:
+    return load_recipe(Path(recipe) if recipe else None, overrides or ())
