@@ -27,7 +27,7 @@ VECTORS = {
     "item": np.array([[3, 0], [2, 1], [1, 2], [0, 3]], np.float32),
 }
 PAIRS = {"train": [(0, 0), (0, 2)], "val": [(0, 1)], "test": [(1, 1)]}
-METRICS = {"test": {"recall@20": 0.3, "ndcg@20": 0.2, "coverage@20": 0.5}, "val": {"recall@20": 0.9}}
+METRICS = {"test": {"recall@20": 0.3, "ndcg@20": 0.2, "coverage@20": 0.5}, "validation": {"recall@20": 0.9}}
 
 
 def commit(store: Store, stage: str, write) -> Artifact:
