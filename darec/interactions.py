@@ -5,8 +5,12 @@ Users and items are *nodes*: user u is node u, item i is node n_users + i. A mat
 
 from dataclasses import dataclass
 
+import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
+
+from schemas import columns as c
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,16 @@ class Pairs:
 
     users: Tensor
     items: Tensor
+
+    @classmethod
+    def of(cls, users: np.ndarray, items: np.ndarray) -> "Pairs":
+        """From any two integer arrays."""
+        return cls(*(torch.from_numpy(np.array(side, dtype=np.int64)) for side in (users, items)))
+
+    @classmethod
+    def of_table(cls, table: pl.DataFrame) -> "Pairs":
+        """From a table with the columns `user_index` and `item_index`."""
+        return cls.of(table[c.USER_INDEX].to_numpy(), table[c.ITEM_INDEX].to_numpy())
 
     def __len__(self) -> int:
         return len(self.users)
@@ -72,6 +86,11 @@ class Representations:
 
     nodes: Tensor
     n_users: int
+
+    @classmethod
+    def join(cls, user: Tensor, item: Tensor) -> "Representations":
+        """From both sides' rows, [n_users, d] and [n_items, d]."""
+        return cls(torch.cat([user, item]).float(), len(user))
 
     @property
     def user(self) -> Tensor:

@@ -92,6 +92,11 @@ class TrainConfig(Section):
     checkpoint_every: int = runtime(10, ge=1)
     """Epochs between two checkpoints, from which a killed run goes on exactly."""
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether text vectors take any part."""
+        return bool(self.alignment) or self.text.use != "none"
+
 
 class EvaluateConfig(Section):
     """How representations are judged."""

@@ -38,8 +38,7 @@ class Recommender(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.interactions = config, interactions
-        needs_text = bool(config.alignment) or config.text.use != "none"
-        if needs_text and text is None:
+        if config.needs_text and text is None:
             raise UserError(
                 "text vectors are needed", where="train", mend="set train.alignment to [] and train.text.use to none"
             )

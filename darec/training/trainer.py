@@ -140,6 +140,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         self.model.train()
+        self.model.backbone.start_epoch(self.epoch)
         for objective in self.model.objectives:
             objective.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}

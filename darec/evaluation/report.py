@@ -1,0 +1,80 @@
+"""All that is said about a model: `metrics.json` and `per_user.parquet`."""
+
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import polars as pl
+
+from darec.evaluation.protocol import Ranking, Scores, coverage, novelty, popularity, rank, score
+from darec.evaluation.significance import compare
+from darec.evaluation.slices import slices
+from darec.interactions import Interactions, Pairs, Representations
+from schemas import columns as c
+from schemas.training import EvaluateConfig
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model's ranking and scores on one part of the split."""
+
+    ranking: Ranking
+    scores: Scores
+    summary: dict[str, float]
+    """Means over users, coverage and novelty."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """`metrics` is JSON: `test`, `validation`, `popularity` and, given a reference, `reference` and `significance`
+    on test; `slices` of test. A value that is not a number is null. `per_user`: each user's test metrics.
+    """
+
+    metrics: dict[str, Any]
+    per_user: pl.DataFrame
+
+
+def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> Judged:
+    """Ranks and scores one model by the protocol."""
+    ranking = rank(final, data.train, held_out, max(config.cutoffs), config.batch_users)
+    scores = score(ranking, held_out, data.n_items, config.cutoffs)
+    summary = scores.means()
+    for k in config.cutoffs:
+        summary[f"coverage@{k}"] = coverage(ranking, data.n_items, k)
+        summary[f"novelty@{k}"] = novelty(ranking, data.train, data.n_users, data.n_items, k)
+    return Judged(ranking, scores, summary)
+
+
+def report(
+    final: Representations, reference: Representations | None, data: Interactions, config: EvaluateConfig
+) -> Report:
+    """Judges `final` beside popularity and, if there is one, the model trained without alignment."""
+    model = judge(final, data, data.test, config)
+    metrics: dict[str, Any] = {
+        "protocol": config.protocol,
+        "test": model.summary,
+        "validation": judge(final, data, data.val, config).summary,
+        "popularity": judge(popularity(data.train, data.n_users, data.n_items), data, data.test, config).summary,
+        "slices": [asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices)],
+    }
+    columns = _columns(model.scores, "")
+    if reference is not None:
+        other = judge(reference, data, data.test, config)
+        metrics["reference"] = other.summary
+        metrics["significance"] = {name: asdict(result) for name, result in compare(model.scores, other.scores).items()}
+        columns |= _columns(other.scores, "reference/")
+    users = pl.Series(c.USER_INDEX, model.scores.users.cpu().numpy()).cast(pl.Int32)
+    return Report(_plain(metrics), pl.DataFrame({c.USER_INDEX: users, **columns}))
+
+
+def _columns(scores: Scores, prefix: str) -> dict[str, Any]:
+    return {f"{prefix}{name}": value.float().cpu().numpy() for name, value in scores.values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

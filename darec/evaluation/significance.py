@@ -1,0 +1,33 @@
+"""Whether one model is better than another over the same users, beyond chance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from darec.evaluation.protocol import Scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two-sided paired tests of one metric over n users."""
+
+    difference: float
+    """Mean of the first model's value less the second's."""
+    t_test: float
+    """p of Student's paired t-test."""
+    wilcoxon: float
+    """p of Wilcoxon's signed-rank test."""
+
+
+def compare(first: Scores, second: Scores) -> dict[str, Comparison]:
+    """Every metric of both; the users must be the same, in the same order."""
+    return {name: _compare(first, second, name) for name in first.values}
+
+
+def _compare(first: Scores, second: Scores, name: str) -> Comparison:
+    gap = (first.values[name] - second.values[name]).cpu().numpy()
+    if not gap.any():  # equal, or no users: nothing speaks for a difference
+        return Comparison(0.0, 1.0, 1.0)
+    tests: tuple[Any, Any] = stats.ttest_1samp(gap, 0.0), stats.wilcoxon(gap, zero_method="pratt")
+    return Comparison(float(gap.mean()), *(float(test.pvalue) for test in tests))

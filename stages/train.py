@@ -1,0 +1,161 @@
+"""train and train_reference: graph, interactions and text vectors become user and item vectors.
+
+The reference is the same backbone, loss and schedule without any text: what the alignment is measured against.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from schemas.recipe import Recipe
+from schemas.training import TextConfig, TrainConfig
+from stages.contract import Input, Outcome, Stage, StageContext
+
+if TYPE_CHECKING:
+    from darec.interactions import Interactions, Representations
+    from darec.propagation import Adjacency
+    from darec.training import Trained
+
+Configured = Callable[[Recipe], TrainConfig]
+
+_SPLIT = ("train.parquet", "val.parquet", "users.parquet", "items.parquet")
+
+
+def _aligned(recipe: Recipe) -> TrainConfig:
+    return recipe.train
+
+
+def _plain(recipe: Recipe) -> TrainConfig:
+    return recipe.train.model_copy(update={"alignment": (), "text": TextConfig()})
+
+
+def _inputs(configured: Configured) -> Callable[[Recipe], tuple[Input, ...]]:
+    def inputs(recipe: Recipe) -> tuple[Input, ...]:
+        needed = (Input("split", _SPLIT), Input("graph", ("edges.parquet",)))
+        text = (Input("embed", ("vectors.safetensors",)),) if configured(recipe).needs_text else ()
+        return (*needed, *text)
+
+    return inputs
+
+
+def _config(configured: Configured) -> Callable[[Recipe], dict[str, Any]]:
+    return lambda recipe: {"train": configured(recipe)}
+
+
+def _material(recipe: Recipe) -> dict[str, Any]:
+    """The model that a warm start begins with."""
+    from darec.warmstart import current_model
+
+    source = current_model(recipe.runtime.store) if recipe.train.warm_start else None
+    return {"warm_start": source.fingerprint if source else None}
+
+
+def _run(configured: Configured) -> Callable[[StageContext], Outcome]:
+    def run(context: StageContext) -> Outcome:
+        from darec.training import train
+
+        config = configured(context.recipe)
+        interactions = _interactions(context)
+        began = time.perf_counter()
+        trained = train(
+            config,
+            interactions,
+            _text(context) if config.needs_text else None,
+            adjacency=_adjacency(context, interactions),
+            warm=_warm(context, interactions, config),
+            resume=context.work / "checkpoint.safetensors",
+            progress=context.progress,
+        )
+        _write(trained, context.out)
+        return Outcome(rows=interactions.n_nodes, report=_report(trained, time.perf_counter() - began))
+
+    return run
+
+
+def _interactions(context: StageContext) -> "Interactions":
+    import polars as pl
+
+    from darec.interactions import Interactions, Pairs
+    from darec.tables import read_table
+    from schemas.tables import SPLIT_PART
+
+    train, val = (
+        Pairs.of_table(read_table(context.input("split", f"{part}.parquet"), SPLIT_PART)) for part in ("train", "val")
+    )
+    users, items = (
+        pl.scan_parquet(context.input("split", f"{side}.parquet")).select(pl.len()).collect().item()
+        for side in ("users", "items")
+    )
+    nothing = Pairs(train.users[:0], train.items[:0])  # training does not see the test part
+    return Interactions(users, items, train, val, nothing)
+
+
+def _adjacency(context: StageContext, interactions: "Interactions") -> "Adjacency":
+    import torch
+
+    from darec.interactions import Pairs
+    from darec.propagation import Adjacency
+    from darec.tables import read_table
+    from schemas import columns as c
+    from schemas.tables import EDGES
+
+    edges = read_table(context.input("graph", "edges.parquet"), EDGES)
+    weights = torch.from_numpy(edges[c.WEIGHT].to_numpy().copy())
+    return Adjacency.build(Pairs.of_table(edges), weights, interactions.n_users, interactions.n_items)
+
+
+def _text(context: StageContext) -> "Representations":
+    from safetensors.torch import load_file
+
+    from darec.interactions import Representations
+
+    vectors = load_file(context.input("embed", "vectors.safetensors"))
+    return Representations.join(vectors["user"], vectors["item"])
+
+
+def _warm(context: StageContext, interactions: "Interactions", config: TrainConfig) -> Any:
+    from darec.warmstart import carry_over, current_model
+
+    source = current_model(context.store) if config.warm_start else None
+    if source is None:
+        return None
+    vocabularies = [context.input("split", f"{side}.parquet") for side in ("users", "items")]
+    return carry_over(source, vocabularies[0], vocabularies[1], config.dim)
+
+
+def _write(trained: "Trained", out: Path) -> None:
+    from safetensors.torch import save_file
+
+    from darec.tables import write_table
+    from schemas.tables import HISTORY
+
+    final = trained.final
+    save_file({"user": final.user.contiguous(), "item": final.item.contiguous()}, out / "embeddings.safetensors")
+    save_file({name: value.contiguous() for name, value in trained.state.items()}, out / "model.safetensors")
+    write_table(trained.history, out / "history.parquet", HISTORY)
+
+
+def _report(trained: "Trained", seconds: float) -> dict[str, Any]:
+    return {
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "validation": trained.validation,
+        "training_seconds": round(seconds, 2),
+    }
+
+
+def _stage(name: str, configured: Configured) -> Stage:
+    return Stage(
+        name=name,
+        version=1,
+        outputs=("embeddings.safetensors", "model.safetensors", "history.parquet"),
+        inputs=_inputs(configured),
+        config=_config(configured),
+        material=_material,
+        run=_run(configured),
+    )
+
+
+STAGE = _stage("train", _aligned)
+REFERENCE_STAGE = _stage("train_reference", _plain)
