@@ -53,9 +53,9 @@ def releases(store: Path, as_json: bool = False) -> None:
     if as_json:
         _print_json([_summary(release, current) for release in known])
         return
-    rows = [list(_summary(release, current).values()) for release in known]
-    names = ("release", "state", "recall@20", "ndcg@20", "last changed", "by", "why", "artifact")
-    _print_rows("releases, newest first", names, rows, empty="nothing has been published yet: `darec run` does")
+    shown = ("id", "state", "recall@20", "ndcg@20", "changed", "why")  # what fits on 80 columns
+    rows = [[summary[name] for name in shown] for summary in (_summary(release, current) for release in known)]
+    _print_rows("releases, newest first", shown, rows, empty="nothing has been published yet: `darec run` does")
 
 
 def promote(store: Path, release_id: str, why: str = "by hand") -> None:
@@ -109,7 +109,7 @@ def _summary(release: "Release", current: "Release | None") -> dict[str, Any]:
         "state": "current" if current and release.id == current.id else release.state.replace("_", " "),
         "recall@20": release.report.metrics.get("recall@20"),
         "ndcg@20": release.report.metrics.get("ndcg@20"),
-        "changed": last.at.isoformat(timespec="minutes"),
+        "changed": f"{last.at:%Y-%m-%d %H:%MZ}",
         "who": last.who,
         "why": last.why,
         "artifact": release.artifact,
@@ -138,7 +138,7 @@ def _print_rows(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]],
         return
     table = Table(title=Text(title), title_justify="left")
     for name in names:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(name), overflow="fold", no_wrap=name == "id")
     for row in rows:
         table.add_row(*(Text(_shown(value)) for value in row))
     Console().print(table)
