@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,8 +43,8 @@ def rerun_stage(
     force: bool = False,
     prompt: str = "",
     keep_prompt: bool = False,
-    overrides: list[str] | None = None,
-    recipe: str | None = None,
+    overrides: tuple[str, ...] = (),
+    recipe: str = "",
 ) -> StageRows:
     """Runs one stage again, and what it needs; unless something changed or force is set, it is a hit.
 
@@ -54,13 +55,13 @@ def rerun_stage(
         prompt: for profile_items and profile_users: a new text of the prompt template; empty takes the one on file.
         keep_prompt: also write the new text over the recipe's prompt file, so that the next nights use it.
         overrides: `section.field=value` settings laid over the recipe, for this run only.
-        recipe: path of the recipe file; None for the built-in defaults.
+        recipe: path of the recipe file; empty: the built-in defaults.
     """
-    settings = list(overrides or [])
+    settings = list(overrides)
     if prompt.strip():
         loaded = _load(recipe, settings)
         settings.append(f"{stage}.prompt={json.dumps(str(edited_prompt(loaded, stage, prompt, keep_prompt)))}")
-    return darec(recipe, settings, stage if extent == "only" else "publish", [stage] if force else [])
+    return darec(recipe or None, settings, stage if extent == "only" else "publish", [stage] if force else [])
 
 
 def edited_prompt(recipe: Recipe, stage: str, text: str, keep: bool = False) -> Path:
@@ -89,13 +90,13 @@ def _write(path: Path, content: str) -> None:
 
 
 @flow(name="promote", flow_run_name="promote-{release}")
-def promote(release: str, why: str = "by hand", recipe: str | None = None) -> str:
+def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
     """Puts a release into production, whatever the gate said of it.
 
     Args:
         release: its id, or how the id begins or ends, as `darec releases` shows it.
         why: kept in the release's record.
-        recipe: path of the recipe file whose store is meant; None for the built-in defaults.
+        recipe: path of the recipe file whose store is meant; empty: the built-in defaults.
     """
     releases = _releases(recipe)
     left = releases.current()
@@ -103,12 +104,12 @@ def promote(release: str, why: str = "by hand", recipe: str | None = None) -> st
 
 
 @flow(name="rollback")
-def rollback(why: str = "by hand", recipe: str | None = None) -> str:
+def rollback(why: str = "by hand", recipe: str = "") -> str:
     """Goes back to the release that was current before; the one left is not published again by itself.
 
     Args:
         why: kept in the release's record.
-        recipe: path of the recipe file whose store is meant; None for the built-in defaults.
+        recipe: path of the recipe file whose store is meant; empty: the built-in defaults.
     """
     releases = _releases(recipe)
     left = releases.current()
@@ -116,12 +117,12 @@ def rollback(why: str = "by hand", recipe: str | None = None) -> str:
 
 
 @flow(name="gc")
-def gc(dry_run: bool = False, recipe: str | None = None) -> int:
+def gc(dry_run: bool = False, recipe: str = "") -> int:
     """Removes artifacts that no kept release refers to; returns the bytes freed.
 
     Args:
         dry_run: only say what would go.
-        recipe: path of the recipe file whose store and retention settings are meant; None for the built-in defaults.
+        recipe: path of the recipe file whose store and retention settings are meant; empty: the built-in defaults.
     """
     loaded = _load(recipe)
     collection = _collect(loaded, dry_run)
@@ -147,9 +148,9 @@ def _announce(release: Release, left: Release | None, verb: str, why: str) -> st
     return release.id
 
 
-def _releases(recipe: str | None) -> Releases:
+def _releases(recipe: str) -> Releases:
     return Releases(_load(recipe).runtime.store)
 
 
-def _load(recipe: str | None, overrides: list[str] | None = None) -> Recipe:
-    return load_recipe(Path(recipe) if recipe else None, overrides or ())
+def _load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:
+    return load_recipe(Path(recipe) if recipe else None, overrides)

@@ -20,6 +20,7 @@ from darec.processes import die_with_parent
 
 _START_SECONDS = 180
 _STOP_SECONDS = 60  # a worker asked to stop ends its runs first
+_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT__SERVER_FINAL": "1"}
 _SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning")
 
 
@@ -50,7 +51,7 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A Python module as a process of its own; Ctrl-C in the terminal reaches only us, who then end it in order."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env={**os.environ, "PREFECT__SERVER_FINAL": "1"},
+        env={**os.environ, **_QUIET},
         preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread has been started here)
         process_group=0,
     )
