@@ -9,8 +9,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
 from darec.dataset import movielens
 from darec.errors import UserError
 from darec.keys import file_sha256
@@ -73,6 +71,8 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
 
 
 def _from_grouplens(scratch: Path) -> list[Path]:
+    import httpx  # costs a tenth of a second, which `darec status` need not pay
+
     archive = scratch / "ml-100k.zip"
     checksum = hashlib.md5(usedforsecurity=False)
     timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
