@@ -96,14 +96,9 @@ class Store:
         return Artifact(self.root / "artifacts" / stage / key)
 
     def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
-        """The artifact if it is there and whole; a damaged one is set aside, so that it is made anew."""
+        """The artifact if it is there and whole; a damaged one stays where it is until it is made anew."""
         artifact = self.at(stage, key)
-        if not artifact.path.is_dir():
-            return None
-        if artifact.damage(checksums) is None:
-            return artifact
-        self._set_aside(artifact, "damaged")
-        return None
+        return artifact if artifact.path.is_dir() and artifact.damage(checksums) is None else None
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
         """All artifacts (of one stage), newest first."""
@@ -151,12 +146,21 @@ class Store:
             _flush(draft / MANIFEST)
             _flush(draft)
             self._make(artifact.path.parent)
-            if artifact.path.exists():
-                self._set_aside(artifact, "replaced")
-            draft.rename(artifact.path)
+            self._replace(artifact, draft, manifest)
             _flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return artifact
+
+    def _replace(self, artifact: Artifact, draft: Path, manifest: Manifest) -> None:
+        """Puts `draft` in the artifact's place; one that is there with the same bytes stays, for its readers' sake."""
+        whole = artifact.path.is_dir() and artifact.damage(checksums=True) is None
+        if whole and artifact.manifest.files == manifest.files:
+            return
+        if whole:
+            self.remove(artifact)
+        elif artifact.path.is_dir():
+            self._set_aside(artifact, "damaged")
+        draft.rename(artifact.path)
 
     def remove(self, artifact: Artifact) -> None:
         """Deletes an artifact: renamed out of sight first, so that no reader finds half of it."""

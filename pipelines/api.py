@@ -49,7 +49,18 @@ class TemporaryServer:
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
         port = self.url.rsplit(":", 1)[1].removesuffix("/api")
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, *_APPLICATION, "--host", "127.0.0.1", "--port", port, "--log-level", "error"],
+            [
+                sys.executable,
+                "-c",
+                _SERVE,
+                *_APPLICATION,
+                "--host",
+                "127.0.0.1",
+                "--port",
+                port,
+                "--log-level",
+                "error",
+            ],
             env={
                 **os.environ,
                 "PREFECT_UI_ENABLED": "0",
@@ -92,5 +103,17 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
     try:
         yield server
     finally:
+        _send_queued()
         del os.environ["PREFECT_API_URL"]
         server.stop()
+
+
+def _send_queued() -> None:
+    """Logs and events are sent from the background: what still waits must go before the server does."""
+    if "prefect.flows" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=5)

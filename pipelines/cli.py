@@ -13,6 +13,7 @@ import typer
 from darec.errors import DarecError, UserError
 from darec.recipes import load_recipe
 from darec.store import Store
+from pipelines import bench_commands
 from pipelines.show import console, plan_rows, plan_table, results_table
 from schemas.recipe import Recipe
 
@@ -31,6 +32,7 @@ models_app = typer.Typer(help="Packaged models.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
+app.add_typer(bench_commands.app, name="bench")
 
 RecipeOption = Annotated[
     Path | None,
@@ -76,7 +78,7 @@ def run(
     """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass."""
     from pipelines.api import prefect_api
 
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "60")  # the terminal has its own display
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
     with prefect_api() as server:
         from stages.plan import plan
         from stages.registry import stage_named

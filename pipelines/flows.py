@@ -78,7 +78,9 @@ def _run_stages(
         done = {row["stage"]: row["key"] for row in rows}
         keys = {source.stage: done[source.stage] for source in stage.inputs(loaded)}
         step = run_stage.with_options(name=stage.name)
-        rows.append(step(stage.name, keys, recipe, overrides, stage.name in force))
+        # asked for its state and then its result: a call alone would answer a Cached state with the state itself
+        state = step(stage.name, keys, recipe, overrides, stage.name in force, return_state=True)
+        rows.append(state.result())
     return rows
 
 

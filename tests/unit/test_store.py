@@ -58,9 +58,9 @@ def test_a_damaged_artifact_is_set_aside(tmp_path: Path, harm, word: str) -> Non
     harm(artifact.path / "table.txt")
     assert word in (Artifact(artifact.path).damage(checksums=True) or "")
     assert store.find("s", "k", checksums=True) is None
-    assert len(list((tmp_path / "damaged").iterdir())) == 1
     put(store)
     assert store.find("s", "k", checksums=True) is not None
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
 
 
 def test_a_broken_manifest_is_damage(tmp_path: Path) -> None:
@@ -89,6 +89,12 @@ def test_replacing_keeps_open_readers_whole(tmp_path: Path) -> None:
         put(store, text="two")
         assert reader.read() == "one"
     assert (first.path / "table.txt").read_text() == "two"
+
+
+def test_the_same_bytes_again_leave_the_artifact_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    inode = (put(store).path / "table.txt").stat().st_ino
+    assert (put(store).path / "table.txt").stat().st_ino == inode
 
 
 def _hold(root: Path, ready: "multiprocessing.synchronize.Event") -> None:
