@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,23 +13,30 @@ from pydantic_core import ErrorDetails
 from darec.errors import UserError
 from schemas.recipe import Recipe
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path` (all defaults if None) with `overrides` laid over it.
+    """The recipe in `path` (all defaults if None) with `overrides` laid over it. Raises UserError as `load`."""
+    return load(Recipe, path, overrides)
+
+
+def load(kind: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
+    """A recipe of any kind from a YAML or TOML file.
 
     Raises:
         UserError: naming file, field, and the nearest known name or the reason.
     """
-    values = {} if path is None else _read(path)
+    values = {} if path is None else _read(path, kind)
     for override in overrides:
         _apply(values, override)
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error, path) from error
+        raise explain(error, str(path or "--set"), kind) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -46,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(
-            "the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(Recipe.model_fields)}"
+            "the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(kind.model_fields)}"
         )
     return values
 
@@ -68,26 +75,27 @@ def _apply(values: dict[str, Any], override: str) -> None:
     values[field] = value
 
 
-def _explain(error: ValidationError, path: Path | None) -> UserError:
+def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
+    """The error that names field and reason of each problem with a `kind`, and the nearest known key."""
     problems = error.errors(include_url=False)
-    lines = "; ".join(_describe(problem) for problem in problems[:5])
+    lines = "; ".join(_describe(problem, kind) for problem in problems[:5])
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return UserError(f"{lines}{more}", where=str(path or "--set"), mend="see `darec config schema`")
+    return UserError(f"{lines}{more}", where=where, mend="see `darec config schema`")
 
 
-def _describe(problem: ErrorDetails) -> str:
+def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{place}: {problem['msg']} (given: {str(problem['input'])[:60]!r})"
-    known = sorted(_known_fields(problem["loc"][:-1]))
+    known = sorted(_known_fields(problem["loc"][:-1], kind))
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
     return f"{place}: unknown key, {hint}"
 
 
-def _known_fields(location: tuple[int | str, ...]) -> set[str]:
+def _known_fields(location: tuple[int | str, ...], kind: type[BaseModel]) -> set[str]:
     """The field names that may stand at `location`; steps through unions and lists by their models."""
-    models: set[type[BaseModel]] = {Recipe}
+    models: set[type[BaseModel]] = {kind}
     for step in location:
         annotations = [model.model_fields[str(step)].annotation for model in models if str(step) in model.model_fields]
         if annotations:

@@ -1,0 +1,88 @@
+"""Benchmark data: interactions with a given split, and text vectors if there are any."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from darec.errors import UserError
+from darec.interactions import Interactions, Pairs, Representations
+from darec.keys import digest, file_sha256
+from darec.tables import read_table
+from schemas import columns as c
+from schemas.tables import ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
+
+_TEXT_FILES = ("user_text.npy", "item_text.npy")
+
+
+@dataclass(frozen=True)
+class BenchData:
+    """What every method of a benchmark sees."""
+
+    name: str
+    interactions: Interactions
+    text: Representations | None
+    content: str
+    """Hash of the interactions."""
+    text_content: str | None
+    """Hash of the text vectors."""
+
+
+def from_folder(name: str, folder: Path) -> BenchData:
+    """Reads `interactions.parquet` (user_id and item_id from 0, split), `user_text.npy` and `item_text.npy` [n, d].
+
+    Raises:
+        UserError: a file is missing or not of this layout.
+    """
+    path = folder / "interactions.parquet"
+    if not path.is_file():
+        mend = f"give the data set's folder: --data {name}=FOLDER"
+        raise UserError(f"data set {name!r} is not there", where=str(path), mend=mend)
+    table = pl.read_parquet(path)
+    missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
+    if missing:
+        raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), mend="see docs/results.md")
+    text_paths = [folder / file for file in _TEXT_FILES]
+    has_text = all(file.is_file() for file in text_paths)
+    text = _text(*text_paths) if has_text else None
+    n_users, n_items = (int(table[column].max()) + 1 for column in (c.USER, c.ITEM))  # type: ignore[arg-type]
+    if text is not None:
+        n_users, n_items = text.n_users, len(text.item)
+    parts = (_pairs(table.filter(pl.col(c.SPLIT) == part), c.USER, c.ITEM) for part in PARTS)
+    text_content = digest([file_sha256(file) for file in text_paths]) if has_text else None
+    return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
+
+
+def from_artifacts(name: str, split: Path, embed: Path) -> BenchData:
+    """Reads what the stages split and embed wrote."""
+    parts = (_pairs(read_table(split / f"{part}.parquet", SPLIT_PART), c.USER_INDEX, c.ITEM_INDEX) for part in PARTS)
+    n_users = read_table(split / "users.parquet", USER_VOCABULARY).height
+    n_items = read_table(split / "items.parquet", ITEM_VOCABULARY).height
+    vectors = load_file(embed / "vectors.safetensors")
+    text = Representations(torch.cat([vectors["user"], vectors["item"]]), n_users)
+    content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
+    text_content = file_sha256(embed / "vectors.safetensors")
+    return BenchData(name, Interactions(n_users, n_items, *parts), text, content, text_content)
+
+
+def _pairs(table: pl.DataFrame, user: str, item: str) -> Pairs:
+    users, items = (torch.from_numpy(table[column].cast(pl.Int64).to_numpy().copy()) for column in (user, item))
+    return Pairs(users, items)
+
+
+def _text(user: Path, item: Path) -> Representations:
+    users, items = (torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)) for path in (user, item))
+    return Representations(torch.cat([users, items]), len(users))
+
+
+def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:
+    """Train interactions of each user and of each item, int64."""
+    train = interactions.train
+    return (
+        torch.bincount(train.users, minlength=interactions.n_users),
+        torch.bincount(train.items, minlength=interactions.n_items),
+    )

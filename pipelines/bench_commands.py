@@ -1,0 +1,154 @@
+"""`darec bench run|table|plot|speed`: grids of training runs, their tables and plots, and speed beside the peers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from darec.errors import UserError
+from pipelines.show import Bars, console
+from schemas.bench import BenchRecipe, DataSources
+
+if TYPE_CHECKING:
+    from darec.bench.data import BenchData
+    from darec.bench.grid import Entry
+    from darec.bench.runs import Run
+
+app = typer.Typer(help="Grids of training runs, their tables and plots; speed beside the peers.", no_args_is_help=True)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A benchmark's recipe: see configs/bench/.")]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="NAME=FOLDER or NAME=RECIPE.yaml, instead of the recipe's; repeatable."),
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="field.path=value over the recipe; repeatable.")]
+OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Only these data sets, backbones or alignments.")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Only these seeds, as 0,1,2.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Where finished runs are kept.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for tables and plots [data/bench/NAME].")]
+
+STORE = Path("data/bench/store")
+
+
+class TerminalBars(Bars):
+    """Bars in the terminal only."""
+
+    def _show_in_ui(self, percent: float, *, finished: bool = False) -> None:
+        """No Prefect here."""
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = "",
+    store: StoreOption = STORE,
+    out: OutOption = None,
+) -> None:
+    """Do the runs that are missing; finished ones are hits, a killed one goes on from its checkpoint."""
+    from darec.bench.runs import run_grid
+    from darec.store import Store
+
+    loaded, runs = _open(recipe, data, overrides, only, seeds)
+    place = Store(store)
+    with TerminalBars(loaded.name) as bars:
+        for number, (done, artifact, cached) in enumerate(run_grid(runs, place, bars), 1):
+            console.print(f"[{number}/{len(runs)}] {done.entry.label}: {_line(artifact.path, cached)}", highlight=False)
+    _write_tables(loaded, runs, store, out, loaded.baseline)
+
+
+@app.command()
+def table(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = "",
+    against: Annotated[str | None, typer.Option(help="The alignment to compare with [the recipe's baseline].")] = None,
+    store: StoreOption = STORE,
+    out: OutOption = None,
+) -> None:
+    """Tables in Markdown of the runs that are finished, with spread and paired tests."""
+    loaded, runs = _open(recipe, data, overrides, only, seeds)
+    print(_write_tables(loaded, runs, store, out, against or loaded.baseline))
+
+
+def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
+    from darec.bench import results, tables
+    from darec.store import Store
+
+    found = results.collect(runs, Store(store))
+    folder = out or STORE.parent / recipe.name
+    results.write(found, folder)
+    parts = []
+    for name in found.runs["data"].unique(maintain_order=True):
+        parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
+    text = "\n".join(parts)
+    (folder / "table.md").write_text(text)
+    return text
+
+
+def _line(path: Path, cached: bool) -> str:
+    import polars as pl
+
+    metrics = pl.read_parquet(path / "metrics.parquet").filter(part="test", metric="recall@20")["value"]
+    value = f"test Recall@20 {metrics[0]:.4f}" if len(metrics) else "done"
+    return f"{value}{' (cached)' if cached else ''}  {path.name}"
+
+
+def _open(
+    path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
+) -> tuple[BenchRecipe, list["Run"]]:
+    """The recipe and its runs, each with its data."""
+    from darec.bench.grid import expand
+    from darec.bench.runs import Run
+    from darec.recipes import load
+
+    recipe = load(BenchRecipe, path, overrides or ())
+    recipe = recipe.model_copy(update={"data": sources(recipe.data, data or [])})
+    wanted = [*(only or []), *([seeds] if seeds else [])]
+    entries = [entry for entry in expand(recipe) if _wanted(entry, wanted)]
+    if not entries:
+        mend = "name data sets, backbones, alignments or seeds of the recipe"
+        raise UserError("nothing is left to run", where="--only, --seeds", mend=mend)
+    loaded = {name: load_data(name, recipe.data[name]) for name in dict.fromkeys(entry.data for entry in entries)}
+    return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
+
+
+def _wanted(entry: "Entry", only: list[str]) -> bool:
+    """Whether each group of names, as `yelp` or `sgl,gccf`, holds one of the entry's."""
+    names = {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
+    return all(names & set(group.split(",")) for group in only)
+
+
+def sources(known: DataSources, given: list[str]) -> DataSources:
+    """The recipe's data sets with `NAME=PATH` of the command line in place of theirs."""
+    found = dict(known)
+    for option in given:
+        name, equals, path = option.partition("=")
+        if not equals or not path:
+            raise UserError(f"{option!r} names no data set", where="--data", mend="write --data NAME=PATH")
+        found[name] = Path(path)
+    return found
+
+
+def load_data(name: str, path: Path) -> "BenchData":
+    """A folder in the benchmark layout, or the split and vectors that a whole-run recipe has made."""
+    from darec.bench import data
+
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        return data.from_folder(name, path)
+    from darec.recipes import load_recipe
+    from darec.store import Store
+    from stages.plan import plan
+
+    recipe = load_recipe(path)
+    steps = plan(recipe, Store(recipe.runtime.store), "embed")
+    found = {step.stage.name: step.artifact for step in steps}
+    split, embed = found.get("split"), found.get("embed")
+    if split is None or embed is None:
+        mend = f"`darec run --recipe {path} --until embed` first"
+        raise UserError(f"the split or the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
+    return data.from_artifacts(name, split.path, embed.path)

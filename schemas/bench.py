@@ -1,0 +1,107 @@
+"""Configuration of benchmarks (`darec bench`) and hyper-parameter searches (`darec tune`)."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.section import Section
+from schemas.training import EvaluateConfig
+
+Overrides = dict[str, Any]
+"""Values laid over a TrainConfig: nested, or by dotted path (`alignment.0.weight: 0.3`).
+
+A section whose `name` changes is replaced as a whole; so is a list.
+"""
+
+DataSources = dict[str, Path]
+"""Name of a data set -> a folder of benchmark data, or a recipe (.yaml, .toml) whose split and vectors are used."""
+
+
+class Special(Section):
+    """Overrides for some entries of the grid only; a field left out means all."""
+
+    data: str | None = None
+    backbone: str | None = None
+    alignment: str | None = None
+    set: Overrides
+
+
+class Sweep(Section):
+    """One alignment again and again, with one field at each of several values."""
+
+    label: str
+    """What plots call the field: K, lambda."""
+    of: str
+    """The alignment, by its name in `alignments`."""
+    field: str
+    """Dotted path in TrainConfig, as `alignment.0.centres`."""
+    values: tuple[bool | int | float | str, ...]
+
+
+class BenchRecipe(Section):
+    """Data sets x backbones x alignments x seeds; each entry is a TrainConfig with overrides laid over it in turn."""
+
+    name: str
+    data: DataSources
+    base: Overrides = Field(default={})
+    """Laid over the defaults of every entry."""
+    backbones: dict[str, Overrides] = Field(default={"lightgcn": {}})
+    alignments: dict[str, Overrides] = Field(default={"none": {"alignment": []}})
+    sweeps: tuple[Sweep, ...] = ()
+    """Further alignments, named `<of> <label>=<value>`."""
+    special: tuple[Special, ...] = ()
+    """Laid over last, in their order."""
+    seeds: tuple[int, ...] = (0,)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    baseline: str = "none"
+    """The alignment that the others of the same backbone are compared with."""
+
+
+class Choice(Section):
+    """One of some values."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...]
+
+
+class IntRange(Section):
+    """A whole number from `low` to `high`, both included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+
+
+class FloatRange(Section):
+    """A number from `low` to `high`, on a logarithmic scale if `log`."""
+
+    kind: Literal["float"] = "float"
+    low: float
+    high: float
+    log: bool = False
+
+
+SearchRange = Annotated[Choice | IntRange | FloatRange, Field(discriminator="kind")]
+
+
+class TuneRecipe(Section):
+    """A search for the TrainConfig with the best validation Recall@20."""
+
+    name: str
+    data: DataSources
+    """Exactly one data set."""
+    base: Overrides = Field(default={})
+    """Laid over the defaults in every trial."""
+    space: dict[str, SearchRange]
+    """Dotted path in TrainConfig -> where to search."""
+    trials: int = Field(default=20, ge=1)
+    """Trials in all, pruned ones included, however often the search is continued."""
+    seed: int = Field(default=0, ge=0)
+    """Of the sampler; the training seed is a field of TrainConfig."""
+    startup_trials: int = Field(default=5, ge=1)
+    """So many trials are random and never pruned."""
+    prune_after: int = Field(default=2, ge=0)
+    """A trial is not pruned before so many evaluations."""
