@@ -1,0 +1,146 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ranx import Qrels, Run
+from ranx import evaluate as ranx_evaluate
+
+from darec.evaluation import protocol
+from darec.evaluation.ranking import top_items
+from darec.evaluation.report import report
+from darec.evaluation.significance import compare
+from darec.evaluation.slices import slices
+from darec.interactions import Interactions, Pairs, Representations
+from schemas.training import EvaluateConfig
+
+USERS, ITEMS, CUTOFFS = 60, 90, (1, 5, 20)
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Distinct pairs, a tenth of users without a test item, random vectors."""
+    generator = np.random.default_rng(3)
+    label = generator.choice(4, size=(USERS, ITEMS), p=[0.8, 0.1, 0.04, 0.06])
+    label[::10][label[::10] == 3] = 0
+    train, val, test = (Pairs.of(*np.nonzero(label == part)) for part in (1, 2, 3))
+    final = Representations(torch.from_numpy(generator.standard_normal((USERS + ITEMS, 8))).float(), USERS)
+    return Interactions(USERS, ITEMS, train, val, test), final
+
+
+def reference(data, final, k):
+    """The protocol written out in loops, in float64."""
+    train, test = ({u: set() for u in range(USERS)} for _ in range(2))
+    for part, sets in ((data.train, train), (data.test, test)):
+        for user, item in zip(part.users.tolist(), part.items.tolist(), strict=True):
+            sets[user].add(item)
+    rows = {}
+    for user in range(USERS):
+        if not test[user]:
+            continue
+        scores = (final.item @ final.user[user]).numpy().astype(float)
+        scores[list(train[user])] = -np.inf
+        hits = [item in test[user] for item in np.argsort(-scores)[:k]]
+        gain = sum(1 / np.log2(rank + 2) for rank, hit in enumerate(hits) if hit)
+        ideal = sum(1 / np.log2(rank + 2) for rank in range(min(k, len(test[user]))))
+        first = next((1 / (rank + 1) for rank, hit in enumerate(hits) if hit), 0.0)
+        rows[user] = (sum(hits) / len(test[user]), gain / ideal, sum(hits) / k, first, float(any(hits)))
+    return rows
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_per_user_values_match_the_definition(case, k):
+    data, final = case
+    scores = protocol.score(protocol.rank(final, data.train, data.test, 20, batch_users=7), data.test, ITEMS, (k,))
+    expected = reference(data, final, k)
+    assert scores.users.tolist() == list(expected)
+    ours = np.stack([scores.values[f"{name}@{k}"].numpy() for name in ("recall", "ndcg", "precision", "mrr", "hit")], 1)
+    np.testing.assert_allclose(ours, np.array(list(expected.values())), atol=1e-9)
+
+
+def test_means_match_ranx(case):
+    data, final = case
+    ranking = protocol.rank(final, data.train, data.test, 20)
+    qrels, run = {}, {}
+    for user, item in zip(data.test.users.tolist(), data.test.items.tolist(), strict=True):
+        qrels.setdefault(str(user), {})[str(item)] = 1
+    for user, top in zip(ranking.users.tolist(), ranking.top.tolist(), strict=True):
+        run[str(user)] = {str(item): float(20 - rank) for rank, item in enumerate(top)}
+    names = [f"{name}@{k}" for name in ("recall", "ndcg", "precision", "mrr", "hit_rate") for k in CUTOFFS]
+    theirs = ranx_evaluate(Qrels(qrels), Run(run), names)
+    ours = protocol.score(ranking, data.test, ITEMS, CUTOFFS).means()
+    for name in names:
+        assert ours[name.replace("hit_rate", "hit")] == pytest.approx(theirs[name], abs=1e-6), name
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 25), st.integers(0, 10**6))
+def test_top_items_is_topk(items, k, seed):
+    scores = torch.rand(3, items, generator=torch.Generator().manual_seed(seed))
+    expected = scores.topk(min(k, items)).values
+    assert torch.equal(scores.gather(1, top_items(scores, k)), expected)
+
+
+def test_top_items_over_many_chunks():
+    scores = torch.rand(5, 32 * 60 + 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(top_items(scores, 10), scores.topk(10).indices)
+
+
+def test_train_items_are_never_recommended_and_blocks_do_not_matter(case):
+    data, final = case
+    one, many = (protocol.rank(final, data.train, data.test, 20, batch_users=size) for size in (1, 1000))
+    assert torch.equal(one.top, many.top)
+    seen = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    shown = {(user, item) for user, top in zip(one.users.tolist(), one.top.tolist(), strict=True) for item in top}
+    assert not seen & shown
+
+
+def test_coverage_and_novelty_by_hand():
+    ranking = protocol.Ranking(torch.tensor([0, 1]), torch.tensor([[0, 1], [0, 2]]))
+    train = Pairs.of(np.array([0, 1, 2, 3, 0]), np.array([0, 0, 0, 0, 1]))
+    assert protocol.coverage(ranking, 4, 1) == 0.25
+    assert protocol.coverage(ranking, 4, 2) == 0.75
+    assert protocol.novelty(ranking, train, 4, 4, 2) == pytest.approx((0 + 2 + 0 + 2) / 4)
+
+
+def test_slices_partition_the_held_out_pairs(case):
+    data, final = case
+    ranking = protocol.rank(final, data.train, data.test, 20)
+    parts = slices(ranking, data, data.test, (20,), 3)
+    for side in ("user", "item"):
+        assert sum(part.pairs for part in parts if part.side == side) == len(data.test)
+    users = [part for part in parts if part.side == "user"]
+    whole = protocol.score(ranking, data.test, ITEMS, (20,)).means()["recall@20"]
+    mean = sum(part.users * part.metrics["recall@20"] for part in users) / sum(part.users for part in users)
+    assert mean == pytest.approx(whole)
+
+
+def test_an_oracle_beats_chance_significantly(case):
+    data, final = case
+    right = torch.zeros(USERS, ITEMS)
+    right[data.test.users, data.test.items] = 1
+    oracle = Representations(torch.cat([right, torch.eye(ITEMS)]), USERS)
+    good, chance = (
+        protocol.score(protocol.rank(each, data.train, data.test, 20), data.test, ITEMS, (20,))
+        for each in (oracle, final)
+    )
+    assert good.means()["ndcg@20"] == pytest.approx(1)
+    result = compare(good, chance)["recall@20"]
+    assert result.difference > 0.5
+    assert max(result.t_test, result.wilcoxon) < 1e-6
+    assert compare(good, good)["recall@20"].t_test == 1.0
+
+
+def test_report_is_whole(case):
+    data, final = case
+    result = report(final, final, data, EvaluateConfig(cutoffs=(5, 20)))
+    assert result.metrics["test"] == result.metrics["reference"]
+    assert {"test", "validation", "popularity", "reference", "significance", "slices"} <= result.metrics.keys()
+    assert result.per_user["recall@20"].mean() == pytest.approx(result.metrics["test"]["recall@20"], abs=1e-6)
+
+
+def test_nobody_to_judge_gives_null(case):
+    data, final = case
+    nothing = Pairs(data.test.users[:0], data.test.items[:0])
+    empty = Interactions(USERS, ITEMS, data.train, nothing, nothing)
+    assert report(final, None, empty, EvaluateConfig()).metrics["test"]["recall@20"] is None

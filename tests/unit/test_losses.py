@@ -1,0 +1,74 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from darec import losses
+
+E1, E2 = [1.0, 0.0], [0.0, 1.0]
+
+
+def test_bpr_by_hand():
+    user, positive, negative = torch.tensor([E1, [1.0, 1.0]]), torch.tensor([[2.0, 0.0], E1]), torch.tensor([E2, E2])
+    expected = (math.log1p(math.exp(-2.0)) + math.log(2)) / 2  # margins 2 and 0
+    assert losses.bpr(user, positive, negative).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_softmax_leaves_out_infinite_scores():
+    positive, negatives = torch.tensor([1.0]), torch.tensor([[0.0, -torch.inf, 2.0]])
+    scores = np.exp(np.array([1.0, 0.0, 2.0]) / 0.5)
+    assert losses.softmax_loss(positive, negatives, 0.5).item() == pytest.approx(
+        -np.log(scores[0] / scores.sum()), rel=1e-6
+    )
+
+
+def test_info_nce_by_hand():
+    anchor, match = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]])
+    candidates = torch.tensor([[1.0, 1.0], [0.0, 5.0]])
+    cosine = 1 / math.sqrt(2)
+    expected = math.log(math.exp(cosine / 0.2) + 1) - cosine / 0.2
+    assert losses.info_nce(anchor, match, candidates, 0.2).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_orthogonality_by_hand():
+    specific, shared = torch.tensor([E1, E1, [1.0, 1.0]]), torch.tensor([E2, [-4.0, 0.0], E1])
+    assert losses.orthogonality(specific, shared).item() == pytest.approx((0 + 1 + 0.5) / 3, rel=1e-6)
+
+
+def test_uniformity_by_hand():
+    rows = torch.tensor([[2.0, 0.0], E2, [-1.0, 0.0]])  # squared distances 2, 4, 2 on the circle
+    expected = math.log((2 * math.exp(-4) + math.exp(-8)) / 3)
+    assert losses.uniformity(rows).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "inner"])
+def test_structure_gap_is_the_frobenius_distance_of_similarity_matrices(similarity):
+    left, right = torch.randn(50, 8, dtype=torch.float64), torch.randn(50, 5, dtype=torch.float64)
+    a, b = left.numpy(), right.numpy()
+    if similarity == "cosine":
+        a, b = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (a, b))
+    expected = ((a @ a.T - b @ b.T) ** 2).sum() / 50**2
+    assert losses.structure_gap(left, right, similarity).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_structure_gap_does_not_see_a_rotation():
+    rows = torch.randn(30, 4, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q
+    assert losses.structure_gap(rows, rows @ rotation).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_centre_gaps_by_hand():
+    left, right = torch.tensor([E1, E2]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])
+    half = 1 / math.sqrt(2)  # Z = [[half, 0], [half, 1]]
+    assert losses.centre_matrix_gap(left, right).item() == pytest.approx((half - 1) ** 2 / 2 + 0.5 / 2, rel=1e-5)
+    assert losses.centre_distance(left, right).item() == pytest.approx((1 + 4) / 2, rel=1e-6)
+
+
+def test_distillation_is_least_at_the_teacher():
+    teacher = torch.tensor([[0.0, 1.0, 2.0]])
+    shares = torch.softmax(teacher, -1)
+    assert losses.distillation(teacher, teacher).item() == pytest.approx(
+        -(shares * shares.log()).sum().item(), rel=1e-6
+    )
+    assert losses.distillation(teacher.flip(1), teacher) > losses.distillation(teacher, teacher)
