@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -318,16 +319,25 @@ def print_json(value: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: one clear line a failure; exit 2 for the user's fault, 1 for ours, a traceback only with --debug."""
+    """Entry point."""
+    sys.exit(guarded(app))
+
+
+def guarded(action: Callable[[], Any]) -> int:
+    """Runs `action`; a failure becomes one clear line and an exit code: 2 for the user's fault, 1 for ours.
+
+    A traceback is shown only with --debug.
+    """
     try:
-        app()
+        action()
     except KeyboardInterrupt:
-        console.print("interrupted: what was finished is kept", style="yellow")
-        sys.exit(130)
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        return 130
     except Exception as error:
         if os.environ.get("DAREC_DEBUG"):
             traceback.print_exc()
-        sys.exit(_report(error))
+        return _report(error)
+    return 0
 
 
 def _report(error: Exception) -> int:
