@@ -17,7 +17,8 @@ def hash_ids(ids: pl.Series) -> NDArray[np.uint64]:
     starts = np.cumsum(lengths) - lengths
     position = np.arange(len(data)) - np.repeat(starts, lengths)
     powers = np.multiply.accumulate(np.full(int(lengths.max(initial=0)) + 1, _MULTIPLIER))
-    sums = np.concatenate(([0], np.cumsum((data.astype(np.uint64) + 1) * powers[position]))).astype(np.uint64)
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.cumsum((data.astype(np.uint64) + 1) * powers[position], out=sums[1:])
     return mix(sums[starts + lengths] - sums[starts])
 
 

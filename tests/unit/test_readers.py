@@ -34,9 +34,7 @@ def write_as(folder: Path, source: str, suffix: str) -> None:
             case "parquet":
                 table.write_parquet(path)
             case "recbole":
-                kinds = {"rating": "float", "timestamp": "float"}
-                typed = table.rename(lambda name: f"{name}:{kinds.get(name, 'token')}")
-                typed.write_csv(path, separator="\t", quote_style="never")
+                table.rename(lambda name: f"{name}:token").write_csv(path, separator="\t", quote_style="never")
 
 
 @pytest.mark.parametrize(("source", "suffix"), [("tsv", "tsv"), ("parquet", "parquet"), ("recbole", "atomic")])
