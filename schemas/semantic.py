@@ -101,12 +101,12 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    profile: str = Field(min_length=8)
+    profile: str
 
 
 def profile_schema(max_chars: int) -> dict[str, Any]:
     """JSON schema of `Profile` with its text bounded to `max_chars` characters."""
     schema = Profile.model_json_schema()
-    schema["properties"]["profile"] = {"type": "string", "minLength": 8, "maxLength": max_chars}
+    schema["properties"]["profile"] = {"type": "string", "maxLength": max_chars}
     schema.pop("description", None)
     return schema

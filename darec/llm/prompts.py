@@ -1,0 +1,120 @@
+"""Prompt templates: loaded, checked before any row is rendered, and fed with text that is only ever data."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from darec.errors import UserError
+from darec.keys import file_sha256
+from darec.llm.protocol import Message
+from schemas import columns as c
+
+TITLE_CHARS = 120
+DESCRIPTION_CHARS = 400
+ATTRIBUTE_CHARS = 80
+ATTRIBUTES_SHOWN = 8
+
+# Chat templates mark turns with <...> or [INST]-like tags; in data such signs become look-alikes that no tokenizer
+# takes for a mark. Double quotes delimit data in the prompts, so data carries none.
+_LOOKALIKES = {"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'", "`": "'", "|": "/"}
+_TAG = r"\[(/?[A-Z_]{2,})\]"
+_CONTROL = r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]"
+
+
+def as_data(text: pl.Expr, limit: int) -> pl.Expr:
+    """External text as one line of at most `limit` characters, free of control characters and chat marks."""
+    short = text.str.slice(0, 8 * limit).str.replace_all(_CONTROL, " ")
+    marked = short.str.replace_many(_LOOKALIKES).str.replace_all(_TAG, "($1)")
+    line = marked.str.replace_all(r"\s+", " ").str.strip_chars()
+    cut = line.str.slice(0, limit - 1) + "…"
+    return pl.when(line.str.len_chars() > limit).then(cut).otherwise(line)
+
+
+def attributes_as_data(column: str = c.ATTRIBUTES) -> pl.Expr:
+    """The list of name / value attributes, cleaned; empty values are left out."""
+    element = pl.element()
+    clean = pl.struct(
+        name=as_data(element.struct.field("name"), ATTRIBUTE_CHARS),
+        value=as_data(element.struct.field("value"), ATTRIBUTE_CHARS),
+    )
+    return pl.col(column).list.head(ATTRIBUTES_SHOWN).list.eval(clean)
+
+
+class Prompt:
+    """A Jinja template in a sandbox, with the blocks it must define.
+
+    Raises:
+        UserError: it is missing, is no template, lacks a block, or names an unknown variable; says where.
+    """
+
+    def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
+        self.path, self.variables, self.blocks = Path(path), variables, blocks
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        source = _read(self.path)
+        try:
+            tree = environment.parse(source, filename=str(self.path))
+            self._check_names(tree)
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise UserError(f"the prompt is no Jinja template: {error.message}", where=f"{path}:{error.lineno}") from error
+        missing = [name for name in blocks if name not in self._template.blocks]
+        if missing:
+            mend = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
+            raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), mend=mend)
+
+    def _check_names(self, tree: nodes.Template) -> None:
+        for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
+            line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
+            raise UserError(
+                f"unknown variable {unknown!r}", where=f"{self.path}:{line}", mend=f"known are: {', '.join(self.variables)}"
+            )
+
+    def render(self, block: str, values: Mapping[str, Any]) -> str:
+        """The text of `block`.
+
+        Raises:
+            UserError: the template uses a part that the values lack, or does what the sandbox forbids.
+        """
+        try:
+            context = self._template.new_context(dict(values))
+            return "".join(self._template.blocks[block](context)).strip()
+        except (UndefinedError, SecurityError, TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            known = f"known are: {', '.join(self.variables)}"
+            raise UserError(f"the prompt fails: {error}", where=f"{self.path}:{_line(error)}", mend=known) from error
+
+    def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        """The blocks `system` and `user` as chat messages; an empty system block is left out."""
+        texts = [(role, self.render(role, values)) for role in self.blocks]
+        return tuple({"role": role, "content": text} for role, text in texts if text or role == "user")
+
+
+def chat_prompt(path: str | Path, variables: tuple[str, ...]) -> Prompt:
+    """A prompt of the blocks `system` and `user`."""
+    return Prompt(path, variables, ("system", "user"))
+
+
+def prompt_hash(path: str | Path) -> str:
+    """The SHA-256 of a prompt file's bytes, for a stage's key. Raises UserError if there is no such file."""
+    _read(Path(path))
+    return file_sha256(Path(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError("there is no such prompt", where=str(path), mend="correct the path in the recipe") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text") from error
+
+
+def _line(error: Exception) -> int:
+    """The line in the template at which rendering failed: Jinja puts its own lines into the traceback."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "template" in Path(frame.filename).name]
+    return frames[-1].lineno or 1 if frames else 1
