@@ -10,7 +10,9 @@ from darec.llm.prompts import DESCRIPTION_CHARS, TITLE_CHARS, as_data, attribute
 from schemas import columns as c
 
 ITEM_VARIABLES = ("title", "description", "attributes")
+ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
 USER_VARIABLES = ("attributes", "items")
+USER_TEXT_VARIABLES = ("attributes", "profile")
 SHOWN = "items"
 _PROFILE_CHARS = 400
 
@@ -37,9 +39,14 @@ def users_as_data(
     chosen = choose_items(known, k, seed).sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
     profile = as_data(pl.col(c.PROFILE), _PROFILE_CHARS).alias(c.PROFILE)
     shown = chosen.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
+    joined = described_users(vocabulary, users).join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
+    return joined.with_columns(pl.col(SHOWN).fill_null([]))
+
+
+def described_users(vocabulary: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
+    """One row a user of the vocabulary, in its order: attributes, cleaned and bounded."""
     joined = vocabulary.join(users, on=c.USER, how="left", maintain_order="left")
-    joined = joined.join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
-    return joined.select(c.USER_INDEX, c.USER, _attributes(), pl.col(SHOWN).fill_null([]))
+    return joined.select(c.USER_INDEX, c.USER, _attributes())
 
 
 def _attributes() -> pl.Expr:

@@ -1,0 +1,92 @@
+"""A running server that speaks the OpenAI protocol (vLLM's own, or any with JSON-schema output)."""
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
+
+from darec.errors import DarecError, TransientError, UserError
+from darec.llm.protocol import Answer, Request
+from schemas.semantic import LLMConfig
+
+_CHUNK = 256
+
+
+class ServerEngine:
+    """Keeps at most `concurrency` requests open; what failed for a passing reason is tried again, ever more slowly."""
+
+    def __init__(self, config: LLMConfig) -> None:
+        self.config = config
+        self._runner = asyncio.Runner()
+        self._client = AsyncOpenAI(
+            base_url=config.server_url,
+            api_key=os.environ.get(config.api_key_env) or "none",
+            timeout=config.timeout,
+            max_retries=config.retries,
+        )
+        self._open = asyncio.Semaphore(config.concurrency)
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """Answers chunk by chunk.
+
+        Raises:
+            UserError: the server refuses the request, the model's name or the key.
+            TransientError: the server cannot be reached, or is still failing after all retries.
+        """
+        size = self.config.chunk or max(_CHUNK, self.config.concurrency)
+        for start in range(0, len(requests), size):
+            yield self._runner.run(self._chunk(requests[start : start + size], schema, max_tokens))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+    async def _chunk(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._ask(request, schema, max_tokens)) for request in requests]
+        except* DarecError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _ask(self, request: Request, schema: dict[str, Any], max_tokens: int) -> Answer:
+        async with self._open:
+            try:
+                completion: Any = await self._client.chat.completions.create(
+                    model=self.config.model,
+                    messages=list(request.messages),  # type: ignore[arg-type]
+                    temperature=request.temperature,
+                    seed=request.seed,
+                    max_tokens=max_tokens,
+                    response_format={"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
+                )
+            except BadRequestError as error:
+                if "context length" in str(error) or "maximum" in str(error):
+                    return Answer(request.key, "", "too_long", 0, 0)
+                raise self._explained(error) from error
+            except (APIStatusError, APIConnectionError) as error:
+                raise self._explained(error) from error
+        choice, usage = completion.choices[0], completion.usage
+        reason = "stop" if choice.finish_reason == "stop" else "length"
+        return Answer(
+            request.key,
+            choice.message.content or "",
+            reason,
+            usage.prompt_tokens if usage else 0,
+            usage.completion_tokens if usage else 0,
+        )
+
+    def _explained(self, error: APIStatusError | APIConnectionError) -> DarecError:
+        where = self.config.server_url
+        if isinstance(error, APITimeoutError):
+            return TransientError(f"no answer within {self.config.timeout:g} s", where=where, mend="raise llm.timeout")
+        if isinstance(error, APIConnectionError):
+            return TransientError("the LLM server cannot be reached", where=where, mend="start it, or correct llm.server_url")
+        if error.status_code in (401, 403):
+            return UserError("the LLM server refuses the key", where=where, mend=f"set {self.config.api_key_env}")
+        if error.status_code >= 500 or error.status_code == 429:
+            return TransientError(f"the LLM server fails with status {error.status_code}", where=where, mend="look at its log")
+        return UserError(f"the LLM server refuses the request: {error.message}", where=where, mend="check llm.model")
