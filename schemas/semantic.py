@@ -49,7 +49,7 @@ class LLMConfig(Section):
 class ItemProfileConfig(Section):
     """Profiles of items: what it is like, who enjoys it."""
 
-    prompt: str = "prompts/item_profile.j2"
+    prompt: str = runtime("prompts/item_profile.j2")
     """Template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=48, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
@@ -60,7 +60,7 @@ class ItemProfileConfig(Section):
 class UserProfileConfig(Section):
     """Profiles of users, from a sample of their train items."""
 
-    prompt: str = "prompts/user_profile.j2"
+    prompt: str = runtime("prompts/user_profile.j2")
     """Template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=48, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
@@ -82,9 +82,9 @@ class EmbedConfig(Section):
     """Branch, tag or commit of a Hugging Face id."""
     engine: Literal["sentence-transformers", "vllm"] = "sentence-transformers"
     """vllm: its pooling runner, for large models and tables."""
-    item_prompt: str = "prompts/item_text.j2"
+    item_prompt: str = runtime("prompts/item_text.j2")
     """Template of an item's text."""
-    user_prompt: str = "prompts/user_text.j2"
+    user_prompt: str = runtime("prompts/user_text.j2")
     """Template of a user's text."""
     max_tokens: int = Field(default=128, ge=8)
     """A longer text is cut here."""
