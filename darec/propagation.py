@@ -44,6 +44,24 @@ class Adjacency:
         weights = (user_degree[pairs.users] * item_degree[pairs.items]).rsqrt()
         return cls.build(pairs, weights.float(), n_users, n_items)
 
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Row and column of each entry of the matrix in its order, int64 [E] each."""
+        counts = self.matrix.crow_indices().diff().long()
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        return rows, self.matrix.col_indices().long()
+
+    def with_self_loops(self) -> "Adjacency":
+        """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, all of weight 1 before; `drop` may drop a loop."""
+        nodes, loops = len(self.matrix), torch.arange(len(self.matrix), device=self.matrix.device)
+        rows, columns = (torch.cat([part, loops]) for part in self.entries())
+        order = torch.argsort(rows * nodes + columns)
+        rows, columns = rows[order], columns[order]
+        degrees = torch.bincount(rows, minlength=nodes)
+        starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+        values = (degrees[rows] * degrees[columns]).double().rsqrt().float()
+        edge = torch.cat([self._edge, self._edges + loops])[order]
+        return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes)
+
     def drop(self, keep: float) -> "Adjacency":
         """A random subgraph: each undirected edge stays with probability `keep`, with its weight as it was."""
         if keep >= 1:
@@ -70,16 +88,22 @@ def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
     return _PowerSum.apply(nodes, adjacency.matrix, layers)  # type: ignore[return-value]
 
 
+def multiply(matrix: Tensor, nodes: Tensor) -> Tensor:
+    """The product of a sparse matrix and node rows in the matrix's precision, under autocast too; no gradients."""
+    with torch.autocast(nodes.device.type, enabled=False):
+        return matrix @ nodes.to(matrix.dtype)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, nodes: Tensor, matrix: Tensor) -> Tensor:
         ctx.matrix = matrix
-        return matrix @ nodes
+        return multiply(matrix, nodes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return ctx.matrix @ gradient.contiguous(), None
+        return multiply(ctx.matrix, gradient.contiguous()), None
 
 
 class _PowerSum(torch.autograd.Function):

@@ -1,7 +1,8 @@
 """What a backbone is: a rule that turns the input rows of all nodes into their final representations.
 
 The input rows (id embeddings, text, masks) are not its business: `darec.training.model` makes them, the same for every
-backbone. A new backbone is one config class in `schemas.backbones`, one file here, and one line in `build`.
+backbone. A new backbone is one config class in `schemas.backbones`, one file here, and one line in the table of
+`darec.backbones`.
 """
 
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ class Backbone(nn.Module):
         """Width of the final representations."""
         return self.dim
 
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch (the first is 0), after a resume too."""
+
     def forward(self, nodes: Tensor) -> Tensor:
         """Final representations [N, out_dim] from input rows [N, dim].
 
@@ -36,5 +40,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The backbone's own further terms, weighted, by name; `nodes` and `final` are what `forward` got and gave."""
+        """The backbone's own further terms, weighted, by name; called once after each `forward` in training.
+
+        `nodes` is what `forward` was given, `final` what came out (at unit length where scores are cosines).
+        """
         return {}

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from darec.backbones.base import Backbone
 from darec.propagation import Adjacency, power_sum
-from schemas.backbones import LightGCNConfig
+from schemas.backbones import LayersConfig, LightGCNConfig
 
 
 class LightGCN(Backbone):
@@ -17,5 +17,10 @@ class LightGCN(Backbone):
     def forward(self, nodes: Tensor) -> Tensor:
         """[N, dim] -> [N, dim]."""
         adjacency = self.adjacency.drop(self.config.edge_keep) if self.training else self.adjacency
-        total = power_sum(adjacency, nodes, self.config.layers)
-        return total if self.config.combine == "sum" else total / (self.config.layers + 1)
+        return propagate(adjacency, nodes, self.config)
+
+
+def propagate(adjacency: Adjacency, nodes: Tensor, config: LayersConfig) -> Tensor:
+    """LightGCN's sum or mean of layers 0 to `config.layers`, [N, d] -> [N, d]."""
+    total = power_sum(adjacency, nodes, config.layers)
+    return total if config.combine == "sum" else total / (config.layers + 1)

@@ -3,10 +3,16 @@
 from torch import Tensor
 
 from darec.backbones.base import Backbone
+from darec.propagation import Adjacency
+from schemas.backbones import MFConfig
 
 
 class MF(Backbone):
     """The input rows are the representations."""
+
+    def __init__(self, config: MFConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
+        super().__init__(adjacency, n_users, dim)
+        self.config = config
 
     def forward(self, nodes: Tensor) -> Tensor:
         """[N, dim] -> the same."""

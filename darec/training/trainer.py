@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from darec import cold_start
 from darec.errors import DarecError
 from darec.evaluation.protocol import rank, score
 from darec.interactions import Batch, Interactions, Representations
@@ -97,7 +98,7 @@ class Trainer:
         self.interactions = interactions.to(device)
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
-        text = text.to(device) if text else None
+        self.text = text = text.to(device) if text else None
         self.sampler = Sampler(self.interactions, config.batch_size)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         self.terms = torch.compile(self.model) if config.compile else self.model
@@ -141,8 +142,7 @@ class Trainer:
     def _run_epoch(self) -> None:
         self.model.train()
         self.model.backbone.start_epoch(self.epoch)
-        for objective in self.model.objectives:
-            objective.start_epoch(self.epoch)
+        self.model.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}
         for batch in self.sampler.epoch():
             terms = self._step(batch)
@@ -222,9 +222,15 @@ class Trainer:
 
     def _result(self) -> Trained:
         self.model.load_state_dict(self.best)
-        final = self.model.represent().to(torch.device("cpu"))
+        final = self._warm_and_cold().to(torch.device("cpu"))
         state = {name: value.cpu() for name, value in self.best.items()}
         return Trained(final, state, self.history.table(), self.best_epoch, self.epoch, self.validation)
+
+    def _warm_and_cold(self) -> Representations:
+        final = self.model.represent()
+        if self.text is None or not self.config.needs_text or self.config.cold_start == "none":
+            return final
+        return cold_start.fill(final, self.text, self.interactions, unit=self.config.scoring == "cosine")
 
 
 def learning_rate(config: TrainConfig, step: int, steps_an_epoch: int) -> float:

@@ -1,0 +1,33 @@
+"""LR-GCCF (Chen et al., AAAI 2020): layers of linear propagation side by side, with a self-loop at every node.
+
+E = [E_0, S E_0, ..., S^L E_0], S = (D + 1)^-1/2 (A + 1) (D + 1)^-1/2. As in RLMRec's version, without the weight
+matrices of the paper's layers. Inner products of the rows add up the layers' scores (the paper's residual prediction).
+"""
+
+import torch
+from torch import Tensor
+
+from darec.backbones.base import Backbone
+from darec.propagation import Adjacency, product
+from schemas.backbones import GCCFConfig
+
+
+class GCCF(Backbone):
+    """Concatenated layers."""
+
+    def __init__(self, config: GCCFConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
+        super().__init__(adjacency.with_self_loops(), n_users, dim)
+        self.config = config
+
+    @property
+    def out_dim(self) -> int:
+        """dim (layers + 1)."""
+        return self.dim * (self.config.layers + 1)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """[N, dim] -> [N, dim (layers + 1)]."""
+        adjacency = self.adjacency.drop(self.config.edge_keep) if self.training else self.adjacency
+        layers = [nodes]
+        for _ in range(self.config.layers):
+            layers.append(product(adjacency, layers[-1]))
+        return torch.cat(layers, 1)

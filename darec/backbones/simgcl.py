@@ -1,0 +1,61 @@
+"""SimGCL (Yu et al., SIGIR 2022): LightGCN, and two views with noise in every layer that must agree."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from darec import losses
+from darec.backbones.base import Backbone
+from darec.backbones.lightgcn import propagate
+from darec.interactions import Batch, Representations
+from darec.propagation import Adjacency, multiply
+from schemas.backbones import SimGCLConfig
+
+
+class SimGCL(Backbone):
+    """The ranking loss sees the clean graph; InfoNCE sees the two noisy views."""
+
+    def __init__(self, config: SimGCLConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
+        super().__init__(adjacency, n_users, dim)
+        self.config = config
+        self._clean: Tensor | None = None
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """[N, dim] -> [N, dim]."""
+        clean = propagate(self.adjacency, nodes, self.config)
+        self._clean = clean if self.training else None
+        return clean
+
+    def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
+        """Users and positive items, each against the same nodes in the other view."""
+        config, clean = self.config, self._clean
+        assert clean is not None, "losses follows forward, in training"
+        self._clean = None
+        noise = self._views(nodes) - clean.detach().repeat(1, 2)
+        first, second = (Representations(clean + part, self.n_users) for part in noise.chunk(2, 1))
+        users = losses.contrast_views(first.user, second.user, batch.users, config.temperature, config.negatives)
+        items = losses.contrast_views(first.item, second.item, batch.items, config.temperature, config.negatives)
+        return {"contrast": config.weight * (users + items)}
+
+    @torch.no_grad()
+    def _views(self, nodes: Tensor) -> Tensor:
+        """Two noisy views side by side, [N, 2 dim].
+
+        Noise depends on the rows only through their signs, so a view's gradient is that of the clean representations:
+        they carry it, and the views are made without.
+        """
+        matrix = self.adjacency.matrix
+        layer = (
+            multiply(matrix, nodes) if self.config.layers else nodes
+        )  # the first layer, before noise, is common to both
+        layer, total = layer.repeat(1, 2), nodes.repeat(1, 2)
+        for depth in range(self.config.layers):
+            layer = multiply(matrix, layer) if depth else layer
+            layer = layer + self._noise(layer)
+            total = total + layer
+        return total if self.config.combine == "sum" else total / (self.config.layers + 1)
+
+    def _noise(self, rows: Tensor) -> Tensor:
+        """Random vectors of length `noise` in the orthant of each row's half (equation 6), [N, 2 dim]."""
+        drawn = torch.rand_like(rows).view(len(rows), 2, -1)
+        return functional.normalize(drawn, dim=-1).view_as(rows) * torch.sign(rows) * self.config.noise
