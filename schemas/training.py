@@ -87,6 +87,9 @@ class TrainConfig(Section):
     """Write the loss terms of each so-manieth step into the history; 0 writes only each epoch's means."""
     warm_start: bool = False
     """Begin with the id embeddings of the current release, matched by external id; new ids begin at random."""
+    cold_start: Literal["ridge", "none"] = "ridge"
+    """Vectors of users and items without train interactions. ridge: predicted from their text, where text takes part.
+    none: what the backbone makes of their untrained embeddings."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """auto takes a GPU if there is one."""
     checkpoint_every: int = runtime(10, ge=1)
@@ -104,7 +107,7 @@ class EvaluateConfig(Section):
     protocol: Literal["rlmrec"] = "rlmrec"
     """rlmrec: rank all items but the user's train items, in validation and in test; users without a test item are left
     out; NDCG's ideal is cut at min(k, test items); metrics are means over users."""
-    cutoffs: tuple[int, ...] = (5, 10, 20)
+    cutoffs: tuple[int, ...] = Field(default=(5, 10, 20), min_length=1)
     """The k of every metric."""
     slices: int = Field(default=3, ge=1)
     """Groups of users by train interactions, and of items by popularity, that are reported separately."""

@@ -48,35 +48,30 @@ def from_folder(name: str, folder: Path) -> BenchData:
         raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), mend="see docs/results.md")
     text_paths = [folder / file for file in _TEXT_FILES]
     has_text = all(file.is_file() for file in text_paths)
-    text = _text(*text_paths) if has_text else None
+    text = Representations.join(*map(_vectors, text_paths)) if has_text else None
     n_users, n_items = (int(table[column].max()) + 1 for column in (c.USER, c.ITEM))  # type: ignore[arg-type]
     if text is not None:
         n_users, n_items = text.n_users, len(text.item)
-    parts = (_pairs(table.filter(pl.col(c.SPLIT) == part), c.USER, c.ITEM) for part in PARTS)
+    table = table.rename({c.USER: c.USER_INDEX, c.ITEM: c.ITEM_INDEX})
+    parts = (Pairs.of_table(table.filter(pl.col(c.SPLIT) == part)) for part in PARTS)
     text_content = digest([file_sha256(file) for file in text_paths]) if has_text else None
     return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
 
 
 def from_artifacts(name: str, split: Path, embed: Path) -> BenchData:
     """Reads what the stages split and embed wrote."""
-    parts = (_pairs(read_table(split / f"{part}.parquet", SPLIT_PART), c.USER_INDEX, c.ITEM_INDEX) for part in PARTS)
+    parts = (Pairs.of_table(read_table(split / f"{part}.parquet", SPLIT_PART)) for part in PARTS)
     n_users = read_table(split / "users.parquet", USER_VOCABULARY).height
     n_items = read_table(split / "items.parquet", ITEM_VOCABULARY).height
     vectors = load_file(embed / "vectors.safetensors")
-    text = Representations(torch.cat([vectors["user"], vectors["item"]]), n_users)
+    text = Representations.join(vectors["user"], vectors["item"])
     content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
     text_content = file_sha256(embed / "vectors.safetensors")
     return BenchData(name, Interactions(n_users, n_items, *parts), text, content, text_content)
 
 
-def _pairs(table: pl.DataFrame, user: str, item: str) -> Pairs:
-    users, items = (torch.from_numpy(table[column].cast(pl.Int64).to_numpy().copy()) for column in (user, item))
-    return Pairs(users, items)
-
-
-def _text(user: Path, item: Path) -> Representations:
-    users, items = (torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32)) for path in (user, item))
-    return Representations(torch.cat([users, items]), len(users))
+def _vectors(path: Path) -> Tensor:
+    return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
 
 
 def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:

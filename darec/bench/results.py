@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from darec.bench.grid import Entry
-from darec.bench.runs import STAGE, Run
+from darec.bench.runs import Run, find
 from darec.errors import UserError
 from darec.evaluation.protocol import Scores
 from darec.store import Artifact, Store
@@ -49,7 +49,7 @@ class Results:
 
 def collect(runs: Iterable[Run], store: Store) -> Results:
     """The finished ones among `runs`. Raises UserError if there is none."""
-    found = [(run.entry, artifact) for run in runs if (artifact := store.find(STAGE, run.key)) is not None]
+    found = [(run.entry, artifact) for run in runs if (artifact := find(run, store)) is not None]
     if not found:
         raise UserError("no run of this benchmark is finished", where=str(store.root), mend="`darec bench run` first")
     return Results(

@@ -15,12 +15,13 @@ from typing import Any
 
 import polars as pl
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save_file
 
 from darec.bench.data import BenchData, train_counts
 from darec.bench.grid import Entry
-from darec.evaluation.protocol import Scores, rank, score
-from darec.interactions import Representations
+from darec.evaluation.protocol import Scores
+from darec.evaluation.report import judge
 from darec.keys import artifact_key
 from darec.measure import Measure
 from darec.progress import Progress
@@ -28,7 +29,7 @@ from darec.store import Artifact, Store, code_revision, file_records
 from darec.training import Trained, train
 from schemas import columns as c
 from schemas.manifest import Manifest
-from schemas.section import hashed
+from schemas.section import Section, hashed, is_runtime
 from schemas.training import EvaluateConfig
 
 STAGE = "bench_run"
@@ -45,22 +46,55 @@ class Run:
 
     @cached_property
     def material(self) -> dict[str, Any]:
-        """All that is hashed into the key; text vectors only where the model sees them."""
+        """All that is hashed into the key; text vectors only where the model sees them.
+
+        Of the configuration only what is not a default: a new option whose default changes nothing keeps old runs.
+        """
         config = self.entry.config
-        sees_text = bool(config.alignment) or config.text.use != "none"
         return {
             "stage": STAGE,
             "version": VERSION,
             "data": self.data.content,
-            "text": self.data.text_content if sees_text else None,
-            "train": hashed(config),
-            "evaluate": hashed(self.evaluate),
+            "text": self.data.text_content if config.needs_text else None,
+            **{name: chosen(section) for name, section in self.settings.items()},
         }
+
+    @property
+    def settings(self) -> dict[str, Section]:
+        """The whole configuration."""
+        return {"train": self.entry.config, "evaluate": self.evaluate}
 
     @cached_property
     def key(self) -> str:
         """The artifact's key."""
         return artifact_key(self.material)
+
+
+def chosen(value: Any) -> Any:
+    """A configuration's values that are not defaults, and every `name`; runtime fields left out."""
+    if isinstance(value, BaseModel):
+        kind = type(value)
+        kept = {name: getattr(value, name) for name in kind.model_fields if not is_runtime(kind, name)}
+        defaults = {name: kind.model_fields[name].get_default(call_default_factory=True) for name in kept}
+        return {name: chosen(each) for name, each in kept.items() if name == "name" or each != defaults[name]}
+    return [chosen(each) for each in value] if isinstance(value, tuple) else value
+
+
+def find(run: Run, store: Store) -> Artifact | None:
+    """The run's artifact; one made while a default had another value does not count."""
+    artifact = store.find(STAGE, run.key)
+    if artifact is None or not agrees(artifact.manifest.settings, hashed(run.settings)):
+        return None
+    return artifact
+
+
+def agrees(before: Any, now: Any) -> bool:
+    """Whether two configurations have the same value wherever both have one."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(agrees(before[name], now[name]) for name in before.keys() & now.keys())
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(agrees(*pair) for pair in zip(before, now, strict=True))
+    return before == now
 
 
 def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tuple[Run, Artifact, bool]]:
@@ -81,7 +115,7 @@ def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tupl
 def _take(run: Run, store: Store, progress: Progress, waiting: bool) -> tuple[Artifact, bool]:
     mode = fcntl.LOCK_EX if waiting else fcntl.LOCK_EX | fcntl.LOCK_NB
     with store.in_use(), store.lease(f"{STAGE}-{run.key}", mode):
-        found = store.find(STAGE, run.key)
+        found = find(run, store)
         if found is not None:
             return found, True
         return _perform(run, store, progress), False
@@ -90,8 +124,8 @@ def _take(run: Run, store: Store, progress: Progress, waiting: bool) -> tuple[Ar
 def _perform(run: Run, store: Store, progress: Progress) -> Artifact:
     with store.draft(STAGE, run.key) as draft, Measure() as cost:
         checkpoint = store.work(STAGE, run.key) / "checkpoint.safetensors"
-        data = run.data
-        trained = train(run.entry.config, data.interactions, data.text, resume=checkpoint, progress=progress)
+        data, text = run.data, run.data.text if run.entry.config.needs_text else None
+        trained = train(run.entry.config, data.interactions, text, resume=checkpoint, progress=progress)
         seconds = cost.seconds
         write_result(draft, trained, data, run.evaluate)
         report = {
@@ -105,20 +139,14 @@ def _perform(run: Run, store: Store, progress: Progress) -> Artifact:
 
 def write_result(folder: Path, trained: Trained, data: BenchData, evaluate: EvaluateConfig) -> None:
     """metrics.parquet (part, metric, value), per_user.parquet (test), history.parquet, model.safetensors."""
-    scores = {part: judge(trained.final, data, part, evaluate) for part in ("val", "test")}
-    rows = [(part, name, value) for part, each in scores.items() for name, value in each.means().items()]
+    parts = {"val": data.interactions.val, "test": data.interactions.test}
+    judged = {part: judge(trained.final, data.interactions, pairs, evaluate) for part, pairs in parts.items()}
+    rows = [(part, name, value) for part, each in judged.items() for name, value in each.summary.items()]
     pl.DataFrame(rows, schema=["part", "metric", "value"], orient="row").write_parquet(folder / "metrics.parquet")
-    per_user(scores["test"], data).write_parquet(folder / "per_user.parquet")
+    per_user(judged["test"].scores, data).write_parquet(folder / "per_user.parquet")
     trained.history.write_parquet(folder / "history.parquet")
     final = {"final.user": trained.final.user.contiguous(), "final.item": trained.final.item.contiguous()}
     save_file(trained.state | final, folder / "model.safetensors")
-
-
-def judge(final: Representations, data: BenchData, part: str, evaluate: EvaluateConfig) -> Scores:
-    """Metrics of each user on a part of the split."""
-    held_out = getattr(data.interactions, part)
-    ranking = rank(final, data.interactions.train, held_out, max(evaluate.cutoffs), evaluate.batch_users)
-    return score(ranking, held_out, data.interactions.n_items, evaluate.cutoffs)
 
 
 def per_user(scores: Scores, data: BenchData) -> pl.DataFrame:
@@ -138,7 +166,7 @@ def _manifest(run: Run, draft: Path, report: dict[str, Any], cost: Measure) -> M
         key=run.key,
         why=(run.entry.label,),
         material=run.material,
-        settings=run.entry.config.model_dump(mode="json"),
+        settings=hashed(run.settings),
         inputs={},
         files=file_records(draft),
         rows=1,
