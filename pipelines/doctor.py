@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 from darec.errors import DarecError
@@ -61,7 +62,7 @@ def findings_table(findings: list[Finding]) -> Table:
     for column in ("what", "state", "found", "how to mend"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", finding.detail, finding.mend)
+        table.add_row(finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.mend))
     return table
 
 

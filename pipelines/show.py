@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -106,7 +107,7 @@ def plan_table(steps: Iterable[Step]) -> Table:
         table.add_row(
             step.stage.name,
             f"[{style}]{step.state}[/]",
-            "\n".join(step.why),
+            escape("\n".join(step.why)),
             _cell(step.rows),
             _cell(step.seconds_last_time),
         )
@@ -136,7 +137,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> Table:
     for result in results:
         style = _STATE_STYLE[result["state"]]
         state = f"[{style}]{result['state']}[/]"
-        table.add_row(result["stage"], state, result["why"], _cell(result["rows"]), _cell(result["seconds"]))
+        table.add_row(result["stage"], state, escape(result["why"]), _cell(result["rows"]), _cell(result["seconds"]))
     return table
 
 

@@ -49,7 +49,7 @@ def _step(stage: Stage, recipe: Recipe, store: Store, done: dict[str, Artifact],
     seconds = latest.manifest.seconds if latest else None
     waiting = [source.stage for source in stage.inputs(recipe) if source.stage not in done]
     if waiting:
-        return Step(stage, "follows", tuple(f"follows {name}" for name in waiting), seconds_last_time=seconds)
+        return Step(stage, "follows", (f"follows {', '.join(waiting)}",), seconds_last_time=seconds)
     job = Job(stage, recipe, done)
     try:
         key = job.key

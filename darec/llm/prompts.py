@@ -24,7 +24,7 @@ ATTRIBUTES_SHOWN = 8
 # takes for a mark. Double quotes delimit data in the prompts, so data carries none.
 _LOOKALIKES = {"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'", "`": "'", "|": "/"}
 _TAG = r"\[(/?[A-Z_]{2,})\]"
-_CONTROL = r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]"
+_CONTROL = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]"
 
 
 def as_data(text: pl.Expr, limit: int) -> pl.Expr:
