@@ -18,9 +18,8 @@ def test_bpr_by_hand():
 def test_softmax_leaves_out_infinite_scores():
     positive, negatives = torch.tensor([1.0]), torch.tensor([[0.0, -torch.inf, 2.0]])
     scores = np.exp(np.array([1.0, 0.0, 2.0]) / 0.5)
-    assert losses.softmax_loss(positive, negatives, 0.5).item() == pytest.approx(
-        -np.log(scores[0] / scores.sum()), rel=1e-6
-    )
+    expected = -np.log(scores[0] / scores.sum())
+    assert losses.softmax_loss(positive, negatives, 0.5).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_info_nce_by_hand():
@@ -72,3 +71,27 @@ def test_distillation_is_least_at_the_teacher():
         -(shares * shares.log()).sum().item(), rel=1e-6
     )
     assert losses.distillation(teacher.flip(1), teacher) > losses.distillation(teacher, teacher)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 19])  # rows alone, a ragged last block, all at once
+def test_mean_logsumexp_and_its_gradients_are_those_of_the_plain_expression(block, monkeypatch):
+    monkeypatch.setitem(losses._BLOCK, "cpu", block * 11)
+    anchor, candidates = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (20, 11))
+    counts = torch.randint(1, 5, (20,))
+    plain = (torch.logsumexp(anchor @ candidates.T, 1) * counts).sum() / counts.sum()
+    torch.testing.assert_close(losses.mean_logsumexp(anchor, candidates, counts), plain)
+    assert torch.autograd.gradcheck(lambda a, c: 3 * losses.mean_logsumexp(a, c, counts), (anchor, candidates))
+
+
+def test_mean_logsumexp_does_not_overflow():
+    rows = torch.tensor([[200.0, 0.0]])
+    assert losses.mean_logsumexp(rows, rows).item() == pytest.approx(40_000)
+
+
+@pytest.mark.parametrize("negatives", ["all", "batch"])
+def test_repeated_rows_count_as_often_between_views(negatives):
+    first, second = torch.randn(6, 3), torch.randn(6, 3)
+    rows = torch.tensor([4, 1, 4, 4])
+    candidates = second if negatives == "all" else second[[1, 4]]
+    expected = losses.info_nce(first[rows], second[rows], candidates, 0.3)
+    torch.testing.assert_close(losses.contrast_views(first, second, rows, 0.3, negatives), expected)
