@@ -9,7 +9,7 @@ from darec.interactions import Interactions, Pairs, Representations
 from tests.data import write_checkerboard
 
 
-def checkerboard(folder: Path, users: int = 40, items: int = 24) -> Interactions:
+def checkerboard(folder: Path, users: int = 40, items: int = 60) -> Interactions:
     """Each user's missing item of the right parity is held out: users 0, 1 (mod 4) in test, 2, 3 in val."""
     write_checkerboard(folder, users, items)
     table = pl.read_csv(folder / "interactions.csv")

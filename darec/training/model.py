@@ -57,6 +57,12 @@ class Recommender(nn.Module):
         """In the order of the configuration."""
         return cast("list[alignment.Objective]", list(self._objectives))
 
+    def start_epoch(self, epoch: int) -> None:
+        """Tells every part that epoch `epoch` (the first is 0) begins."""
+        self.backbone.start_epoch(epoch)
+        for objective in self.objectives:
+            objective.start_epoch(epoch)
+
     def inputs(self) -> Tensor:
         """The rows that enter the backbone, [N, dim]."""
         parts = [part for part in (self.embedding, self.text_input and self.text_input()) if part is not None]

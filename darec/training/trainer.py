@@ -141,7 +141,6 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         self.model.train()
-        self.model.backbone.start_epoch(self.epoch)
         self.model.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}
         for batch in self.sampler.epoch():

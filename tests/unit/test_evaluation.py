@@ -120,10 +120,8 @@ def test_an_oracle_beats_chance_significantly(case):
     right = torch.zeros(USERS, ITEMS)
     right[data.test.users, data.test.items] = 1
     oracle = Representations(torch.cat([right, torch.eye(ITEMS)]), USERS)
-    good, chance = (
-        protocol.score(protocol.rank(each, data.train, data.test, 20), data.test, ITEMS, (20,))
-        for each in (oracle, final)
-    )
+    rankings = (protocol.rank(each, data.train, data.test, 20) for each in (oracle, final))
+    good, chance = (protocol.score(ranking, data.test, ITEMS, (20,)) for ranking in rankings)
     assert good.means()["ndcg@20"] == pytest.approx(1)
     result = compare(good, chance)["recall@20"]
     assert result.difference > 0.5

@@ -1,0 +1,148 @@
+"""One suite over every alignment objective."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from darec import alignment
+from darec.interactions import Batch, Representations
+from schemas.alignment import AlignmentConfig, DaRecConfig, DaRecWeights, RLMRecGenConfig
+from tests.checkerboard import checkerboard, parity_text
+
+OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+DAREC_CHOICES = [
+    {"sides": "separate"},
+    {"sample_from": "batch"},
+    {"similarity": "inner"},
+    {"matching": "greedy", "local_loss": "distance"},
+    {"depth": 1, "activation": "tanh"},
+    {"depth": 3, "activation": "gelu"},
+]
+CASES = OBJECTIVES + [DaRecConfig(**choice, sample=16, centres=3) for choice in DAREC_CHOICES]
+DIM, OUT = 8, 10
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return checkerboard(tmp_path_factory.mktemp("checkerboard"))
+
+
+@pytest.fixture
+def setting(data):
+    """(text, final representations that want gradients, a batch)."""
+    torch.manual_seed(0)
+    final = torch.randn(data.n_nodes, OUT, requires_grad=True)
+    batch = Batch(data.train.users[:30], data.train.items[:30], (data.train.items[:30] + 1) % data.n_items)
+    return parity_text(data), Representations(final, data.n_users), batch
+
+
+def terms_of(config, setting):
+    text, final, batch = setting
+    objective = alignment.build(config, text, DIM, OUT).train()
+    nodes = objective.inputs(torch.randn(len(final.nodes), DIM))
+    assert nodes.shape == (len(final.nodes), DIM)
+    return objective, objective(final, batch)
+
+
+@pytest.mark.parametrize("config", CASES, ids=lambda config: config.name)
+def test_terms_are_finite_scalars(config, setting):
+    _, terms = terms_of(config, setting)
+    assert terms or config.name == "kar"
+    for value in terms.values():
+        assert value.shape == ()
+        assert torch.isfinite(value)
+
+
+@pytest.mark.parametrize("config", CASES, ids=lambda config: config.name)
+def test_gradients_reach_the_backbone_and_every_parameter(config, setting):
+    text, final, batch = setting
+    torch.manual_seed(1)
+    objective = alignment.build(config, text, DIM, OUT).train()
+    changed = objective.inputs(torch.randn(len(final.nodes), DIM))
+    (sum(objective(final, batch).values()) + changed.square().sum()).backward()
+    if config.name != "kar":
+        assert final.nodes.grad.abs().sum() > 0
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("config", CASES, ids=lambda config: config.name)
+def test_equal_seeds_give_equal_terms(config, setting):
+    traces = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        _, terms = terms_of(config, setting)
+        traces.append({name: value.item() for name, value in terms.items()})
+    assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize("config", OBJECTIVES, ids=lambda config: config.name)
+def test_inputs_are_a_pure_function_in_use(config, setting):
+    text, final, _ = setting
+    objective = alignment.build(config, text, DIM, OUT).eval()
+    nodes = torch.randn(len(final.nodes), DIM)
+    assert torch.equal(objective.inputs(nodes), objective.inputs(nodes))
+    if config.name != "kar":
+        assert objective.inputs(nodes) is nodes
+
+
+def test_a_weight_of_zero_leaves_the_term_out(setting):
+    weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
+    _, terms = terms_of(DaRecConfig(weights=weights), setting)
+    assert list(terms) == ["darec/global"]
+
+
+def test_weights_multiply(setting):
+    values = []
+    for config in (DaRecConfig(weight=0.1), DaRecConfig(weight=0.3, weights=DaRecWeights(uniformity=2))):
+        torch.manual_seed(2)
+        values.append(terms_of(config, setting)[1])
+    assert values[1]["darec/global"].item() == pytest.approx(3 * values[0]["darec/global"].item(), rel=1e-5)
+    assert values[1]["darec/uniformity"].item() == pytest.approx(6 * values[0]["darec/uniformity"].item(), rel=1e-5)
+
+
+def test_warm_up_grows_to_the_full_weight(setting):
+    text, final, batch = setting
+    totals = []
+    for epoch in (0, 3, 10):
+        torch.manual_seed(3)
+        objective = alignment.build(DaRecConfig(warmup_epochs=4), text, DIM, OUT)
+        objective.start_epoch(epoch)
+        totals.append(objective(final, batch)["darec/global"].item())
+    assert totals[0] == pytest.approx(totals[1] / 4, rel=1e-5)
+    assert totals[1] == totals[2]
+
+
+def test_without_gradient_to_the_backbone_only_projections_learn(setting):
+    objective, terms = terms_of(DaRecConfig(gradient_to_backbone=False), setting)
+    sum(terms.values()).backward()
+    assert setting[1].nodes.grad is None
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+
+
+def test_rlmrec_gen_masks_its_share_with_the_token(setting):
+    text, final, _ = setting
+    objective = alignment.build(RLMRecGenConfig(mask=0.25), text, DIM, OUT).train()
+    masked = (objective.inputs(torch.zeros(len(final.nodes), DIM)) == objective.token).all(1)
+    assert masked.sum() == len(final.nodes) // 4
+
+
+def test_darec_aligns_structure(data):
+    """Its global term alone pulls the similarities of free vectors towards those of the text."""
+    torch.manual_seed(0)
+    text = parity_text(data)
+    rows = torch.nn.Parameter(0.1 * torch.randn(data.n_nodes, OUT))
+    weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
+    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64), text, DIM, OUT)
+    optimizer = torch.optim.Adam([rows, *objective.parameters()], lr=0.02)
+    batch = Batch(data.train.users, data.train.items, data.train.items)
+    trace = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = objective(Representations(rows, data.n_users), batch)["darec/global"]
+        loss.backward()
+        optimizer.step()
+        trace.append(loss.item())
+    assert trace[-1] < 0.2 * trace[0]

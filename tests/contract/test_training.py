@@ -1,0 +1,233 @@
+"""One suite over every backbone, and over the loop they share."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from darec.errors import DarecError, UserError
+from darec.evaluation.protocol import rank
+from darec.interactions import Interactions, Pairs
+from darec.training import train
+from darec.training.sampling import Sampler
+from schemas.alignment import AlignmentConfig, DaRecConfig, RLMRecGenConfig
+from schemas.backbones import BackboneConfig, LightGCNConfig, MFConfig
+from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
+from tests.checkerboard import checkerboard, parity_text
+
+BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0])]
+OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return checkerboard(tmp_path_factory.mktemp("checkerboard"))
+
+
+def losses_of(trained):
+    """Total loss of each epoch."""
+    rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
+    return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.name)
+def test_a_backbone_learns_the_checkerboard(backbone, data):
+    config = TrainConfig(backbone=backbone, alignment=(), epochs=30, patience=30, **QUICK)
+    trained = train(config, data)
+    trace = losses_of(trained)
+    assert trace[-1] < trace[0]
+    ranking = rank(trained.final, data.train, data.test, 1)
+    right = dict(zip(data.test.users.tolist(), data.test.items.tolist(), strict=True))
+    hits = [right[user] == top[0] for user, top in zip(ranking.users.tolist(), ranking.top.tolist(), strict=True)]
+    assert sum(hits) / len(hits) >= 0.9
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.name)
+def test_a_backbone_is_deterministic_and_of_the_right_shape(backbone, data):
+    config = TrainConfig(backbone=backbone, alignment=(DaRecConfig(sample=16, centres=3),), epochs=2, **QUICK)
+    first, second = (train(config, data, parity_text(data)) for _ in range(2))
+    assert torch.equal(first.final.nodes, second.final.nodes)
+    assert first.history.equals(second.history)
+    assert len(first.final.nodes) == data.n_nodes
+    assert torch.isfinite(first.final.nodes).all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda config: config.name)
+def test_an_objective_trains_with_lightgcn(objective, data):
+    config = TrainConfig(alignment=(objective,), epochs=20, patience=20, **QUICK)
+    trace = losses_of(train(config, data, parity_text(data)))
+    assert trace[-1] < trace[0]
+
+
+@pytest.mark.parametrize("loss", [SampledSoftmaxConfig(negatives=8), SoftmaxConfig()], ids=lambda config: config.name)
+@pytest.mark.parametrize("scoring", ["inner", "cosine"])
+def test_every_ranking_loss_learns(loss, scoring, data):
+    config = TrainConfig(loss=loss, scoring=scoring, alignment=(), epochs=60, patience=20, **QUICK)
+    trained = train(config, data)
+    assert trained.validation["recall@20"] == 1.0
+    if scoring == "cosine":
+        assert torch.allclose(trained.final.nodes.norm(dim=1), torch.ones(data.n_nodes), atol=1e-5)
+
+
+@pytest.mark.parametrize("use", ["add", "replace"])
+def test_text_as_input_reaches_nodes_without_interactions(use, data):
+    """With text instead of ids, an item nobody has touched still goes to the users of its parity."""
+    cold = 4
+    keep = data.train.items != cold
+    train_part = Pairs(data.train.users[keep], data.train.items[keep])
+    held = Pairs(data.val.users[data.val.items != cold], data.val.items[data.val.items != cold])
+    without = Interactions(data.n_users, data.n_items, train_part, held, data.test)
+    config = TrainConfig(alignment=(), text=TextConfig(use=use, width=8), epochs=40, patience=20, **QUICK)
+    trained = train(config, without, parity_text(data))
+    scores = trained.final.user @ trained.final.item[cold]
+    assert scores[0::2].mean() > scores[1::2].mean() + 0.1
+    assert ("embedding" in trained.state) == (use == "add")
+
+
+def test_seeds_matter_and_the_global_generator_is_left_alone(data):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    finals = [train(TrainConfig(alignment=(), epochs=1, seed=seed, **QUICK), data).final.nodes for seed in (0, 1)]
+    assert not torch.equal(*finals)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_dip_in_validation_is_survived_until_min_epochs(data):
+    quick = TrainConfig(alignment=(), epochs=60, patience=1, eval_every=1, **{**QUICK, "learning_rate": 1e-9})
+    assert train(quick, data).epochs == 2
+    patient = quick.model_copy(update={"min_epochs": 30})
+    assert train(patient, data).epochs == 30
+
+
+def test_the_best_epoch_is_what_is_returned(data):
+    config = TrainConfig(alignment=(), epochs=20, patience=20, eval_every=1, **QUICK)
+    trained = train(config, data)
+    values = trained.history.filter(pl.col("name") == "val/recall@20")
+    assert trained.validation["recall@20"] == values["value"].max()
+    assert trained.best_epoch == values.sort("value", "epoch", descending=[True, False])["epoch"][0]
+    again = train(config.model_copy(update={"epochs": trained.best_epoch}), data)
+    assert torch.equal(again.final.nodes, trained.final.nodes)
+
+
+def test_schedule_and_warm_up(data):
+    config = TrainConfig(alignment=(), epochs=4, schedule="cosine", warmup_steps=3, log_steps=1, **QUICK)
+    history = train(config, data).history
+    rates = history.filter(pl.col("name") == "learning_rate")["value"].to_list()
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.02
+    steps = history.filter(pl.col("name") == "step/ranking")
+    assert steps["step"].to_list() == list(range(1, 4 * len(Sampler(data, 128)) + 1))
+
+
+def test_clipping_and_bfloat16_run(data):
+    config = TrainConfig(clip_norm=0.1, precision="bfloat16", epochs=2, alignment=(DaRecConfig(sample=16),), **QUICK)
+    assert torch.isfinite(train(config, data, parity_text(data)).final.nodes).all()
+
+
+def test_warm_start_takes_rows_over_and_leaves_new_ones(data):
+    cold = TrainConfig(alignment=(), epochs=1, **{**QUICK, "learning_rate": 1e-12}, l2=0)
+    initial = train(cold, data).state["embedding"]
+    warm = torch.full_like(initial, torch.nan)
+    warm[3] = 7.0
+    begun = train(cold, data, warm=warm).state["embedding"]
+    assert torch.allclose(begun[3], torch.full((8,), 7.0))
+    assert torch.allclose(begun[4:], initial[4:], atol=1e-6)
+
+
+def test_divergence_is_an_error(data):
+    with pytest.raises(DarecError, match="diverged"):
+        train(TrainConfig(alignment=(), epochs=50, **{**QUICK, "learning_rate": 1e20}), data)
+
+
+def test_objectives_without_text_are_refused(data):
+    with pytest.raises(UserError, match="text vectors"):
+        train(TrainConfig(epochs=1, **QUICK), data)
+
+
+def test_a_user_with_every_item_is_refused():
+    every = Pairs.of([0, 0, 1], [0, 1, 0])
+    with pytest.raises(UserError, match="no negative"):
+        Sampler(Interactions(2, 2, every, every, every), 8)
+
+
+def test_negatives_are_never_train_items(data):
+    torch.manual_seed(0)
+    sampler = Sampler(data, 64)
+    batches = list(sampler.epoch())
+    users, items, negatives = (
+        torch.cat([getattr(b, name) for b in batches]) for name in ("users", "items", "negatives")
+    )
+    assert torch.equal(torch.sort(users * data.n_items + items).values, sampler.keys)
+    assert not sampler.seen(users, negatives).any()
+    drawn, seen = sampler.shared_negatives(users, 10)
+    expected = sampler.seen(users.repeat_interleave(10), drawn.repeat(len(users))).view(len(users), 10)
+    assert torch.equal(seen, expected)
+
+
+RESUMED = TrainConfig(
+    backbone=LightGCNConfig(edge_keep=0.8),
+    alignment=(DaRecConfig(sample=16, centres=3, recluster_steps=5), RLMRecGenConfig()),
+    schedule="cosine",
+    epochs=30,
+    eval_every=2,
+    patience=30,
+    checkpoint_every=3,
+    **QUICK,
+)
+
+
+def test_a_killed_run_goes_on_bit_by_bit(data, tmp_path):
+    """A process that trains is killed with SIGKILL in the middle; the next one ends as if nothing had happened."""
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, __file__, str(tmp_path)]
+    killed = subprocess.run([*command, "kill"], env=environment, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoint.exists()
+    resumed = tmp_path / "resumed"
+    subprocess.run([*command, str(resumed)], env=environment, timeout=300, check=True)
+    checkpoint.unlink()
+    straight = tmp_path / "straight"
+    subprocess.run([*command, str(straight)], env=environment, timeout=300, check=True)
+    states = [load_file(path / "state.safetensors") for path in (resumed, straight)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    histories = [pl.read_parquet(path / "history.parquet") for path in (resumed, straight)]
+    assert histories[0].equals(histories[1])
+    assert histories[0]["epoch"].max() == RESUMED.epochs
+
+
+def test_a_damaged_checkpoint_is_an_error(data, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(DarecError, match="checkpoint"):
+        train(TrainConfig(backbone=MFConfig(), alignment=(), epochs=1, **QUICK), data, resume=path)
+
+
+def _child(folder: Path, action: str) -> None:
+    """Trains with a checkpoint in `folder`; `kill` dies by SIGKILL at epoch 20, else writes the result to `action`."""
+
+    def die(epoch: int, _: dict[str, float]) -> None:
+        if action == "kill" and epoch == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    interactions = checkerboard(folder / "data")
+    checkpoint = folder / "checkpoint.safetensors"
+    trained = train(RESUMED, interactions, parity_text(interactions), resume=checkpoint, listener=die)
+    out = Path(action)
+    out.mkdir()
+    save_file(trained.state, out / "state.safetensors")
+    trained.history.write_parquet(out / "history.parquet")
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), sys.argv[2])
