@@ -16,10 +16,10 @@ from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectAlreadyExists
 
 from darec.errors import DarecError, UserError
+from pipelines.show_ui import REFUSED_EVENT
 
 WORK_POOL = "darec"
 WEBHOOK_VARIABLE = "DAREC_WEBHOOK_URL"
-REFUSED_EVENT = "darec.release.refused"
 HEARTBEAT_SECONDS = 30  # the same as in prefect.yaml
 
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")}

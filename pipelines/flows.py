@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -16,7 +15,8 @@ from prefect.tasks import Task, exponential_backoff
 from darec.errors import TransientError
 from darec.recipes import load_recipe
 from darec.store import Store
-from pipelines.show import Bars, plan_rows
+from pipelines.show import Bars
+from pipelines.show_ui import show_plan, show_result
 from schemas.recipe import Recipe
 from stages.execute import Job, Result, execute
 from stages.plan import plan
@@ -45,6 +45,7 @@ def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Se
     job = Job(STAGES[name], loaded, {source: store.at(source, key) for source, key in keys.items()})
     with Bars(name) as bars:
         result = execute(job, store, bars, force=force)
+    show_result(result, store)
     row = _row(result)
     get_run_logger().info("%s: %s (%s)", name, row["state"], row["why"])
     return Completed(name="Cached", message=row["why"], data=row) if result.cached else row
@@ -118,11 +119,9 @@ def darec(
     overrides, force = overrides or [], force or []
     loaded = _load(recipe, overrides)
     store = Store(loaded.runtime.store)
-    task(prepare, name="prepare", cache_policy=NO_CACHE)(loaded)
+    task(name="prepare", cache_policy=NO_CACHE)(prepare)(loaded)
     with store.in_use():
-        create_table_artifact(
-            plan_rows(plan(loaded, store, until)), key="plan", description="What this run will do, and why"
-        )
+        show_plan(plan(loaded, store, until), store)
         rows = semantic([], recipe, overrides, until, force)
         return collaborative(rows, recipe, overrides, until, force)
 

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from darec.errors import DarecError
 from darec.processes import die_with_parent
 
 _START_SECONDS = 180
+_WORKER_PAUSE = 3  # before a worker that died is started again
 _STOP_SECONDS = 60  # a worker asked to stop ends its runs first
 _QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT__SERVER_FINAL": "1"}
 _SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning")
@@ -30,7 +31,7 @@ def serve(host: str, port: int, recipe: Path | None, announce: Callable[[str, li
     At the end the worker is stopped first, so that it ends its runs while the server still listens.
 
     Raises:
-        DarecError: the server does not come up (a taken port, a database away), or a process ends by itself.
+        DarecError: the server does not come up (a taken port, a database away), or ends by itself.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     url = f"http://{host}:{port}/api"
@@ -41,9 +42,21 @@ def serve(host: str, port: int, recipe: Path | None, announce: Callable[[str, li
         from pipelines.deployments import WORK_POOL, deploy
 
         deployed = deploy(recipe)
-        with _child(["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"]) as worker:
-            announce(url.removesuffix("/api"), deployed)
-            _wait({"server": server, "worker": worker})
+        announce(url.removesuffix("/api"), deployed)
+        try:
+            _keep_working(server, ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"])
+        except KeyboardInterrupt:
+            return
+    raise DarecError(f"the server ended with {server.returncode}", mend="see its messages above")
+
+
+def _keep_working(server: subprocess.Popen[bytes], worker_command: list[str]) -> None:
+    """A worker at all times, as long as the server lives."""
+    while server.poll() is None:
+        with _child(worker_command) as worker:
+            while server.poll() is None and worker.poll() is None:
+                time.sleep(0.5)
+        time.sleep(_WORKER_PAUSE)
 
 
 @contextmanager
@@ -74,18 +87,6 @@ def _await_health(url: str, server: subprocess.Popen[bytes]) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise DarecError("Prefect's server did not start", where=url, mend="see its messages above; is the port free?")
-
-
-def _wait(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
-    """Returns on Ctrl-C. Raises DarecError when one of the processes ends by itself."""
-    try:
-        while True:
-            for name, process in processes.items():
-                if process.poll() is not None:
-                    raise DarecError(f"the {name} ended with {process.returncode}", mend="see its messages above")
-            time.sleep(0.5)
-    except KeyboardInterrupt:
-        return
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
