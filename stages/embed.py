@@ -30,7 +30,10 @@ def _material(recipe: Recipe) -> dict[str, Any]:
     from darec.llm.prompts import prompt_hash
     from darec.models import identity
 
-    prompts = {"item_prompt": prompt_hash(recipe.embed.item_prompt), "user_prompt": prompt_hash(recipe.embed.user_prompt)}
+    prompts = {
+        "item_prompt": prompt_hash(recipe.embed.item_prompt),
+        "user_prompt": prompt_hash(recipe.embed.user_prompt),
+    }
     return prompts | {"model": identity(recipe.embed.model, recipe.embed.revision)}
 
 

@@ -48,6 +48,7 @@ class EngineSettings:
     batch: int
     kv_cache_mib: int
     seed: int
+    frequency_penalty: float
     trust_remote_code: bool
     workers: int
     chunk: int
@@ -64,6 +65,7 @@ class EngineSettings:
             batch=config.batch if not on_gpu() else max(config.batch, 256),
             kv_cache_mib=config.kv_cache_mib,
             seed=config.seed,
+            frequency_penalty=config.frequency_penalty,
             trust_remote_code=config.trust_remote_code,
             workers=config.workers or (1 if on_gpu() else len(cores())),
             chunk=config.chunk or (2048 if on_gpu() else 64),
@@ -81,6 +83,7 @@ class EngineSettings:
             batch=config.batch,
             kv_cache_mib=256,
             seed=0,
+            frequency_penalty=0.0,
             trust_remote_code=config.trust_remote_code,
             workers=1 if on_gpu() else len(cores()),
             chunk=config.chunk,
@@ -236,7 +239,11 @@ def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: i
     prompts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
     room = _settings.max_model_len - max_tokens
     fitting = [(request, prompt) for request, prompt in zip(requests, prompts, strict=True) if len(prompt) <= room]
-    common = SamplingParams(max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema))
+    common = SamplingParams(
+        max_tokens=max_tokens,
+        frequency_penalty=_settings.frequency_penalty,
+        structured_outputs=StructuredOutputsParams(json=schema),
+    )
     sampling = [_sampling(common, request) for request, _ in fitting]
     outputs = engine.generate([{"prompt_token_ids": prompt} for _, prompt in fitting], sampling, use_tqdm=False)
     answers = {request.key: _answer(request, output) for (request, _), output in zip(fitting, outputs, strict=True)}

@@ -1,4 +1,4 @@
-"""Profiles for rows of prompts: from the ledger where they are known, from the LLM where not, from metadata where it fails."""
+"""Profiles for rows of prompts: from the ledger where known, from the LLM where not, from metadata where that fails."""
 
 import json
 import time
@@ -40,7 +40,7 @@ def model_identity(config: LLMConfig) -> str:
 def conversation_keys(conversations: Iterable[Conversation], llm: LLMConfig, config: ProfileConfig) -> pl.Series:
     """The ledger key of each conversation: the rendered prompt, the model, the sampling and the output schema."""
     sampling = {"temperature": llm.temperature, "seed": llm.seed, "dtype": llm.dtype, "max_tokens": config.max_tokens}
-    sampling |= {"max_model_len": llm.max_model_len}
+    sampling |= {"max_model_len": llm.max_model_len, "frequency_penalty": llm.frequency_penalty}
     common = json.dumps([model_identity(llm), sampling, profile_schema(config.max_chars)], sort_keys=True).encode()
     rendered = (json.dumps(conversation, ensure_ascii=False, sort_keys=True) for conversation in conversations)
     return pl.Series(KEY, [row_key(common, text.encode()) for text in rendered], dtype=pl.String)
@@ -67,7 +67,9 @@ class Generation:
     progress: Progress = field(default_factory=Silent)
     tally: Counter[str] = field(default_factory=Counter)
 
-    def run(self, conversations: Sequence[Conversation], keys: pl.Series, engine: Engine | None = None) -> dict[str, Any]:
+    def run(
+        self, conversations: Sequence[Conversation], keys: pl.Series, engine: Engine | None = None
+    ) -> dict[str, Any]:
         """Fills the ledger for `keys` and reports what that took. `engine` stands in for the configured one.
 
         Every chunk is in the ledger as soon as the engine has finished it. A bad answer is asked for once more, warmer;

@@ -1,7 +1,7 @@
 """Which items of a user's history its prompt shows.
 
-Policy: every (user, item) pair has a priority, a seeded hash of the two external ids; the k lowest are shown (a bottom-k
-sketch: a uniform sample without replacement). It does not depend on time, order or row numbers, so a new
+Policy: every (user, item) pair has a priority, a seeded hash of the two external ids; the k lowest are shown (a
+bottom-k sketch: a uniform sample without replacement). It depends on neither time nor order nor row numbers, so a new
 interaction of a user with n items enters the sample with a chance of k / n, and otherwise leaves the prompt as it was.
 """
 

@@ -43,7 +43,9 @@ class ProfileTask:
         """How many prompts the ledger does not know."""
         return len(self.ledger.missing(conversation_keys(self.conversations(), self.llm, self.config)))
 
-    def run(self, progress: Progress | None = None, engine: Engine | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
+    def run(
+        self, progress: Progress | None = None, engine: Engine | None = None
+    ) -> tuple[pl.DataFrame, dict[str, Any]]:
         """The rows with `profile` and `source` (llm or metadata), and the report; no row is ever dropped."""
         conversations = self.conversations()
         keys = conversation_keys(conversations, self.llm, self.config)

@@ -20,6 +20,8 @@ DESCRIPTION_CHARS = 400
 ATTRIBUTE_CHARS = 80
 ATTRIBUTES_SHOWN = 8
 
+_ROLES = ("system", "user", "assistant")
+
 # Chat templates mark turns with <...> or [INST]-like tags; in data such signs become look-alikes that no tokenizer
 # takes for a mark. Double quotes delimit data in the prompts, so data carries none.
 _LOOKALIKES = {"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'", "`": "'", "|": "/"}
@@ -54,7 +56,7 @@ class Prompt:
     """
 
     def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
-        self.path, self.variables, self.blocks = Path(path), variables, blocks
+        self.path, self.variables = Path(path), variables
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         source = _read(self.path)
         try:
@@ -62,7 +64,9 @@ class Prompt:
             self._check_names(tree)
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise UserError(f"the prompt is no Jinja template: {error.message}", where=f"{path}:{error.lineno}") from error
+            raise UserError(
+                f"the prompt is no Jinja template: {error.message}", where=f"{path}:{error.lineno}"
+            ) from error
         missing = [name for name in blocks if name not in self._template.blocks]
         if missing:
             mend = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
@@ -72,7 +76,9 @@ class Prompt:
         for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
             raise UserError(
-                f"unknown variable {unknown!r}", where=f"{self.path}:{line}", mend=f"known are: {', '.join(self.variables)}"
+                f"unknown variable {unknown!r}",
+                where=f"{self.path}:{line}",
+                mend=f"known are: {', '.join(self.variables)}",
             )
 
     def render(self, block: str, values: Mapping[str, Any]) -> str:
@@ -89,14 +95,24 @@ class Prompt:
             raise UserError(f"the prompt fails: {error}", where=f"{self.path}:{_line(error)}", mend=known) from error
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
-        """The blocks `system` and `user` as chat messages; an empty system block is left out."""
-        texts = [(role, self.render(role, values)) for role in self.blocks]
+        """All blocks as chat messages in the file's order; a block's role is its name up to the first underscore."""
+        texts = [(name.split("_")[0], self.render(name, values)) for name in self._template.blocks]
         return tuple({"role": role, "content": text} for role, text in texts if text or role == "user")
+
+    def check_roles(self) -> None:
+        """Raises UserError if a block is no chat turn, or the last one is not the user's."""
+        names = list(self._template.blocks)
+        strange = [name for name in names if name.split("_")[0] not in _ROLES]
+        if strange or names[-1] != "user":
+            what = f"block {strange[0]!r} is no chat turn" if strange else "the last block is not `user`"
+            raise UserError(what, where=str(self.path), mend=f"name blocks {', '.join(_ROLES)}, or {_ROLES[1]}_1, ...")
 
 
 def chat_prompt(path: str | Path, variables: tuple[str, ...]) -> Prompt:
-    """A prompt of the blocks `system` and `user`."""
-    return Prompt(path, variables, ("system", "user"))
+    """A prompt of chat turns: `system`, examples as `user_1`, `assistant_1`, ..., and last `user`."""
+    prompt = Prompt(path, variables, ("system", "user"))
+    prompt.check_roles()
+    return prompt
 
 
 def prompt_hash(path: str | Path) -> str:
@@ -111,7 +127,9 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise UserError("there is no such prompt", where=str(path), mend="correct the path in the recipe") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text") from error
+        raise UserError(
+            f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text"
+        ) from error
 
 
 def _line(error: Exception) -> int:

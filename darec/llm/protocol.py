@@ -32,8 +32,10 @@ class Answer:
 class Engine(Protocol):
     """Answers requests under one JSON schema, giving finished chunks as they finish, in any order."""
 
-    def generate(
-        self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int
-    ) -> Iterator[list[Answer]]: ...
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """Every request gets one answer, whether usable or not."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Gives back what the engine holds."""
+        ...

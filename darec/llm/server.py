@@ -60,6 +60,7 @@ class ServerEngine:
                     messages=list(request.messages),  # type: ignore[arg-type]
                     temperature=request.temperature,
                     seed=request.seed,
+                    frequency_penalty=self.config.frequency_penalty,
                     max_tokens=max_tokens,
                     response_format={"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
                 )
@@ -84,9 +85,13 @@ class ServerEngine:
         if isinstance(error, APITimeoutError):
             return TransientError(f"no answer within {self.config.timeout:g} s", where=where, mend="raise llm.timeout")
         if isinstance(error, APIConnectionError):
-            return TransientError("the LLM server cannot be reached", where=where, mend="start it, or correct llm.server_url")
+            return TransientError(
+                "the LLM server cannot be reached", where=where, mend="start it, or correct llm.server_url"
+            )
         if error.status_code in (401, 403):
             return UserError("the LLM server refuses the key", where=where, mend=f"set {self.config.api_key_env}")
         if error.status_code >= 500 or error.status_code == 429:
-            return TransientError(f"the LLM server fails with status {error.status_code}", where=where, mend="look at its log")
+            return TransientError(
+                f"the LLM server fails with status {error.status_code}", where=where, mend="look at its log"
+            )
         return UserError(f"the LLM server refuses the request: {error.message}", where=where, mend="check llm.model")
