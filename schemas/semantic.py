@@ -22,6 +22,8 @@ class LLMConfig(Section):
     """Longest prompt and answer together, in tokens; a longer row gets its text from metadata."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 always takes the likeliest token."""
+    frequency_penalty: float = Field(default=0.3, ge=-2, le=2)
+    """Keeps a small model from saying the same words over and over; 0 for a large one."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of sampling; each row draws from its own stream."""
     trust_remote_code: bool = False
@@ -51,9 +53,9 @@ class ItemProfileConfig(Section):
 
     prompt: str = runtime("prompts/item_profile.j2")
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(default=48, ge=8)
+    max_tokens: int = Field(default=40, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
-    max_chars: int = Field(default=100, ge=20, le=4000)
+    max_chars: int = Field(default=90, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
 
 
@@ -62,11 +64,11 @@ class UserProfileConfig(Section):
 
     prompt: str = runtime("prompts/user_profile.j2")
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(default=48, ge=8)
+    max_tokens: int = Field(default=40, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
-    max_chars: int = Field(default=110, ge=20, le=4000)
+    max_chars: int = Field(default=90, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
-    items: int = Field(default=5, ge=1, le=100)
+    items: int = Field(default=4, ge=1, le=100)
     """Items shown of a user's history: those with the lowest hash of user and item, so that a new interaction
     changes the prompt of a user with n items with a chance of items / n only."""
     seed: int = Field(default=0, ge=0, lt=2**31)
