@@ -92,7 +92,14 @@ class Prompt:
             return "".join(self._template.blocks[block](context)).strip()
         except (UndefinedError, SecurityError, TemplateError, TypeError, ValueError, ArithmeticError) as error:
             known = f"known are: {', '.join(self.variables)}"
-            raise UserError(f"the prompt fails: {error}", where=f"{self.path}:{_line(error)}", mend=known) from error
+            raise UserError(
+                f"the prompt fails: {error}", where=f"{self.path}:{self._line(error)}", mend=known
+            ) from error
+
+    def _line(self, error: Exception) -> int:
+        """The template's line at which rendering failed."""
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        return self._template.get_corresponding_lineno(frames[-1].lineno or 1) if frames else 1
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """All blocks as chat messages in the file's order; a block's role is its name up to the first underscore."""
@@ -130,9 +137,3 @@ def _read(path: Path) -> str:
         raise UserError(
             f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text"
         ) from error
-
-
-def _line(error: Exception) -> int:
-    """The line in the template at which rendering failed: Jinja puts its own lines into the traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "template" in Path(frame.filename).name]
-    return frames[-1].lineno or 1 if frames else 1
