@@ -67,7 +67,8 @@ def user_text_from_metadata() -> pl.Expr:
     """Attributes of a user and the titles shown, for one without a usable answer."""
     titles = pl.col(SHOWN).list.eval(pl.element().struct.field(c.TITLE)).list.join("; ")
     liked = pl.when(pl.col(SHOWN).list.len() > 0).then(pl.lit("enjoys ") + titles)
-    return pl.concat_str(_attribute_text(), liked, separator="; ", ignore_nulls=True)
+    known = pl.concat_str(_attribute_text(), liked, separator="; ", ignore_nulls=True)
+    return pl.when(known == "").then(pl.lit("nothing known")).otherwise(known)
 
 
 def _attribute_text() -> pl.Expr:
