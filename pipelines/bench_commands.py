@@ -7,9 +7,11 @@ import typer
 
 from darec.errors import UserError
 from pipelines.show import Bars, console
-from schemas.bench import BenchRecipe, DataSources
+from schemas.bench import BenchRecipe, DataSources, TuneRecipe
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
     from darec.bench.data import BenchData
     from darec.bench.grid import Entry
     from darec.bench.runs import Run
@@ -25,7 +27,9 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="field.path=v
 OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Only these data sets, backbones or alignments.")]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Only these seeds, as 0,1,2.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Where finished runs are kept.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for tables and plots [data/bench/NAME].")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for tables and plots, by default data/bench/NAME.")
+]
 
 STORE = Path("data/bench/store")
 
@@ -66,7 +70,9 @@ def table(
     overrides: SetOption = None,
     only: OnlyOption = None,
     seeds: SeedsOption = "",
-    against: Annotated[str | None, typer.Option(help="The alignment to compare with [the recipe's baseline].")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The alignment to compare with (default: the recipe's baseline).")
+    ] = None,
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
@@ -152,3 +158,36 @@ def load_data(name: str, path: Path) -> "BenchData":
         mend = f"`darec run --recipe {path} --until embed` first"
         raise UserError(f"the split or the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
     return data.from_artifacts(name, split.path, embed.path)
+
+
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="A search's recipe: see configs/tune/.")],
+    data: DataOption = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of studies, by default data/tune/NAME.")] = None,
+) -> None:
+    """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
+    import yaml
+
+    from darec.bench.tune import finished, search
+    from darec.recipes import load
+
+    loaded = load(TuneRecipe, recipe, overrides or ())
+    chosen = sources(loaded.data, data or [])
+    if len(chosen) != 1:
+        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), mend="a search has exactly one")
+    ((name, path),) = chosen.items()
+    folder = out or Path("data/tune") / loaded.name
+    with TerminalBars(loaded.name) as bars:
+        hunt = search(loaded, load_data(name, path), folder, bars)
+        study = hunt.run(_announce)
+    best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
+    text = yaml.safe_dump(best, sort_keys=False)
+    (folder / "best.yaml").write_text(text)
+    print(text)
+
+
+def _announce(trial: "FrozenTrial") -> None:
+    steps = trial.intermediate_values
+    value = trial.value if trial.value is not None else (max(steps.values()) if steps else 0.0)
+    console.print(f"trial {trial.number}: {trial.state.name.lower()} {value:.4f} {trial.params}", highlight=False)

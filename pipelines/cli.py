@@ -34,6 +34,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_commands.app, name="bench")
+app.command()(bench_commands.tune)
 
 RecipeOption = Annotated[
     Path | None,
@@ -255,6 +256,21 @@ def diff(a: str, b: str, recipe: RecipeOption = None, overrides: SetOption = Non
     from pipelines import release_commands
 
     release_commands.diff(open_recipe(recipe, overrides)[1].root, a, b, as_json)
+
+
+@app.command()
+def report(
+    release: Annotated[str | None, typer.Option("--release", help="A release's id [default: the newest].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write [default: reports/RELEASE.html in the store].")
+    ] = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Write the HTML report of a release: one file, nothing else needed to read it."""
+    from pipelines import report_command
+
+    print(report_command.report(open_recipe(recipe, overrides)[1], release, out))
 
 
 @app.command()

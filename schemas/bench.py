@@ -62,7 +62,7 @@ class Choice(Section):
     """One of some values."""
 
     kind: Literal["choice"] = "choice"
-    values: tuple[Any, ...]
+    values: tuple[bool | int | float | str, ...]
 
 
 class IntRange(Section):

@@ -1,0 +1,130 @@
+"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search goes on where it was.
+
+The study is a journal file under the search's folder, one for each key of data, base and space; Optuna writes it as
+lines of JSON.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from darec.bench.data import BenchData
+from darec.bench.grid import train_config
+from darec.errors import DarecError, UserError
+from darec.keys import artifact_key, digest
+from darec.progress import Progress, Silent
+from darec.store import Store
+from darec.training import train
+from schemas.bench import Choice, FloatRange, SearchRange, TuneRecipe
+from schemas.section import hashed
+
+Announce = Callable[[FrozenTrial], None]
+_METRIC = "recall@20"
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search on one data set, with its study under `folder`."""
+
+    recipe: TuneRecipe
+    data: BenchData
+    folder: Path
+    progress: Progress
+
+    @property
+    def key(self) -> str:
+        """Of everything but the number of trials: a search can be prolonged."""
+        settings = {name: value for name, value in hashed(self.recipe).items() if name not in ("trials", "data")}
+        return artifact_key({"search": settings, "data": self.data.content, "text": self.data.text_content})
+
+    def run(self, announce: Announce = lambda trial: None) -> optuna.Study:
+        """Does the trials that are missing and gives the whole study; one process at a time works on it.
+
+        Raises:
+            UserError: the space makes no valid configuration, or no trial came through.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with Store(self.folder).lease(self.key):
+            study = self._open()
+            _requeue_killed(study)
+            while len(finished(study)) < self.recipe.trials:
+                study.optimize(self._trial, n_trials=1)
+                self._drop_checkpoints()
+                announce(study.trials[-1])
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            raise UserError("no trial came through", where=self.recipe.name, mend="narrow the space or see the trials")
+        return study
+
+    def _open(self) -> optuna.Study:
+        recipe, path = self.recipe, self.folder / f"{self.key}.journal"
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=self.key,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(recipe.startup_trials, recipe.prune_after),
+        )
+        seed = recipe.seed + len(study.trials)  # the sampler's state is not kept: never draw the same trials again
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
+        return study
+
+    def _drop_checkpoints(self) -> None:
+        """Only a killed trial's is ever needed."""
+        for path in self.folder.glob(f"{self.key}-*.safetensors"):
+            path.unlink()
+
+    def _trial(self, trial: Trial) -> float:
+        chosen = {path: _suggest(trial, path, where) for path, where in self.recipe.space.items()}
+        config = train_config(self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
+
+        def listener(epoch: int, values: dict[str, float]) -> None:
+            trial.report(values[_METRIC], epoch // config.eval_every)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        checkpoint = self.folder / f"{self.key}-{digest(chosen)[:8]}.safetensors"
+        text = self.data.text if config.needs_text else None
+        try:
+            trained = train(
+                config, self.data.interactions, text, resume=checkpoint, progress=self.progress, listener=listener
+            )
+        except DarecError as error:
+            if isinstance(error, UserError):
+                raise
+            trial.set_user_attr("error", str(error))  # diverged: as bad as a pruned one
+            raise optuna.TrialPruned from error
+        trial.set_user_attr("best_epoch", trained.best_epoch)
+        return trained.validation[_METRIC]
+
+
+def search(recipe: TuneRecipe, data: BenchData, folder: Path, progress: Progress | None = None) -> Search:
+    """The search of `recipe`, new or begun before in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return Search(recipe, data, folder, progress or Silent())
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count: complete or pruned."""
+    return study.get_trials(states=_DONE)
+
+
+def _requeue_killed(study: optuna.Study) -> None:
+    """Trials that were under way when their process died are done again, first of all."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+
+
+def _suggest(trial: Trial, path: str, where: SearchRange) -> Any:
+    if isinstance(where, Choice):
+        return trial.suggest_categorical(path, where.values)
+    if isinstance(where, FloatRange):
+        return trial.suggest_float(path, where.low, where.high, log=where.log)
+    return trial.suggest_int(path, where.low, where.high, step=where.step, log=where.log)

@@ -1,0 +1,95 @@
+"""A benchmark that is killed goes on: finished runs are hits, the one under way goes on from its checkpoint."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from darec.bench.data import from_folder
+from darec.bench.grid import expand
+from darec.bench.results import collect
+from darec.bench.runs import STAGE, Run, run_grid
+from darec.progress import Silent
+from darec.recipes import load
+from darec.store import Store
+from pipelines.bench_commands import app
+from schemas.bench import BenchRecipe
+from tests.bench_samples import write_recipe
+
+
+def start(recipe: Path, store: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "bench", "run", str(recipe)]
+    return subprocess.Popen(
+        [*command, "--store", str(store), "--out", str(store.parent / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def runs_of(recipe: Path) -> list[Run]:
+    loaded = load(BenchRecipe, recipe)
+    data = from_folder("board", recipe.parent / "board")
+    return [Run(entry, data, loaded.evaluate) for entry in expand(loaded)]
+
+
+def test_a_killed_benchmark_goes_on(tmp_path):
+    recipe, store = write_recipe(tmp_path), Store(tmp_path / "store")
+    long = tmp_path / "long.yaml"
+    long.write_text(recipe.read_text().replace("epochs: 4", "epochs: 100000\n  patience: 100000"))
+    one, endless = runs_of(recipe)[0], runs_of(long)[0]
+    assert [cached for *_, cached in run_grid([one], store, Silent())] == [False]
+    process = start(long, store.root)
+    checkpoint = store.work(STAGE, endless.key) / "checkpoint.safetensors"
+    deadline = time.monotonic() + 90
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert [artifact.key for artifact in store.artifacts(STAGE)] == [one.key], "nothing half-made is visible"
+
+    made = store.at(STAGE, one.key).manifest.created
+    results = list(run_grid(runs_of(recipe), store, Silent()))
+    assert [cached for *_, cached in results] == [True, False, False, False]
+    assert store.at(STAGE, one.key).manifest.created == made
+    assert collect(runs_of(recipe), store).methods("board") == [("lightgcn", "none"), ("lightgcn", "darec")]
+
+
+def test_a_resumed_run_gives_the_same_numbers(tmp_path):
+    recipe = write_recipe(tmp_path)
+    run, whole, broken = runs_of(recipe)[1], Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    ((_, expected, _),) = run_grid([run], whole, Silent())
+
+    class KilledError(Exception):
+        pass
+
+    class KilledAtThree(Silent):
+        epochs = 0
+
+        def advance(self, count: int = 1, note: str = "") -> None:
+            self.epochs += count
+            if self.epochs == 3:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        list(run_grid([run], broken, KilledAtThree()))
+    ((_, artifact, cached),) = run_grid([run], broken, Silent())
+    assert not cached
+    assert artifact.hashes == expected.hashes
+
+
+def test_the_command_writes_tables_and_says_what_was_cached(tmp_path):
+    recipe, store = write_recipe(tmp_path), tmp_path / "store"
+    list(run_grid(runs_of(recipe)[:3], Store(store), Silent()))
+    options = ["--store", str(store), "--out", str(tmp_path / "out"), "--only", "none", "--seeds", "0,1"]
+    result = CliRunner().invoke(app, ["run", str(recipe)])
+    assert result.exit_code == 0
+    assert result.output.count("(cached)") == 2
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| lightgcn | none | 2 |" in table
+    assert (tmp_path / "out" / "results.parquet").is_file()

@@ -1,0 +1,103 @@
+"""Overrides, grids and keys of benchmarks."""
+
+import pytest
+
+from darec.bench.data import BenchData, from_folder
+from darec.bench.grid import expand, overlay, train_config
+from darec.bench.runs import Run, agrees, chosen
+from darec.errors import UserError
+from schemas.alignment import DaRecConfig, KARConfig
+from schemas.bench import BenchRecipe
+from schemas.training import EvaluateConfig, TrainConfig
+from tests.bench_samples import write_board
+
+
+def recipe(**values) -> BenchRecipe:
+    return BenchRecipe.model_validate({"name": "t", "data": {"a": "a", "b": "b"}, **values})
+
+
+def test_dotted_and_nested_overrides_merge_and_leave_their_input():
+    values = {"alignment": [{"name": "darec", "weight": 0.1}], "backbone": {"name": "lightgcn", "layers": 3}}
+    result = overlay(values, {"alignment.0.weight": 0.5, "backbone": {"layers": 2}, "text.use": "add"})
+    assert result == {
+        "alignment": [{"name": "darec", "weight": 0.5}],
+        "backbone": {"name": "lightgcn", "layers": 2},
+        "text": {"use": "add"},
+    }
+    assert values["alignment"][0]["weight"] == 0.1
+
+
+def test_a_section_of_another_kind_is_replaced():
+    result = overlay({"backbone": {"name": "lightgcn", "edge_keep": 0.8}}, {"backbone": {"name": "mf"}})
+    assert result == {"backbone": {"name": "mf"}}
+
+
+def test_grid_is_the_product_seed_by_seed():
+    entries = expand(recipe(backbones={"x": {}, "y": {}}, alignments={"none": {"alignment": []}}, seeds=[3, 4]))
+    assert [(entry.seed, entry.data, entry.backbone) for entry in entries] == [
+        (seed, data, backbone) for seed in (3, 4) for data in "ab" for backbone in "xy"
+    ]
+    assert all(entry.config.seed == entry.seed and entry.config.alignment == () for entry in entries)
+
+
+def test_special_overrides_reach_only_their_entries():
+    entries = expand(recipe(special=[{"data": "b", "set": {"l2": 0.5}}]))
+    assert {entry.data: entry.config.l2 for entry in entries} == {"a": TrainConfig().l2, "b": 0.5}
+
+
+def test_a_sweep_adds_an_alignment_for_each_value():
+    sweep = {"label": "K", "of": "darec", "field": "alignment.0.centres", "values": [2, 4]}
+    entries = expand(recipe(alignments={"darec": {"alignment": [{"name": "darec"}]}}, sweeps=[sweep]))
+    centres = {entry.alignment: entry.config.alignment[0].centres for entry in entries}
+    assert centres == {"darec": 8, "darec K=2": 2, "darec K=4": 4}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base": {"epohcs": 3}}, "did you mean 'epochs'"),
+        ({"alignments": {"x": {"alignment.0.weight": 1}}}, "alignment: Input should be"),
+        ({"alignments": {"none": {"alignment": []}}, "special": [{"set": {"alignment.0.weight": 1}}]}, "does not fit"),
+        ({"special": [{"data": "c", "set": {}}]}, "data 'c' is not in the recipe"),
+        ({"sweeps": [{"label": "K", "of": "x", "field": "l2", "values": [1]}]}, "'x' is not an alignment"),
+    ],
+)
+def test_bad_recipes_say_what_is_wrong(values, message):
+    with pytest.raises(UserError, match=message):
+        expand(recipe(**values))
+
+
+def run(data: BenchData, *layers: dict) -> Run:
+    config = train_config(*layers, where="test")
+    entry = expand(recipe())[0].__class__("a", "x", "none", 0, config)
+    return Run(entry, data, EvaluateConfig())
+
+
+def test_keys_follow_configuration_and_the_data_that_is_seen(tmp_path):
+    data = from_folder("board", write_board(tmp_path))
+    other_text = BenchData(data.name, data.interactions, data.text, data.content, "other")
+    other_data = BenchData(data.name, data.interactions, data.text, "other", data.text_content)
+    plain = {"alignment": []}
+    assert run(data, plain).key == run(data, plain, {"device": "cpu"}, {"epochs": TrainConfig().epochs}).key
+    assert run(data, plain).key != run(data, plain, {"epochs": 7}).key
+    assert run(data, plain).key != run(other_data, plain).key
+    assert run(data, plain).key == run(other_text, plain).key, "without alignment the text is not seen"
+    assert run(data).key != run(other_text).key
+
+
+def test_chosen_tells_kinds_apart_and_leaves_defaults_out():
+    assert chosen(TrainConfig(alignment=(KARConfig(),))) == {"alignment": [{"name": "kar"}]}
+    assert chosen(TrainConfig(alignment=(DaRecConfig(weight=0.5),))) == {
+        "alignment": [{"name": "darec", "weight": 0.5}]
+    }
+
+
+def test_settings_agree_unless_a_common_field_differs():
+    assert agrees({"a": 1, "b": {"c": [1]}}, {"b": {"c": [1], "new": 2}})
+    assert not agrees({"a": 1}, {"a": 2})
+    assert not agrees({"a": [1]}, {"a": [1, 2]})
+
+
+def test_a_folder_without_interactions_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--data board=FOLDER"):
+        from_folder("board", tmp_path)

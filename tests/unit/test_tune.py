@@ -1,0 +1,65 @@
+"""Hyper-parameter search: it goes on after a kill, prunes, and finds what is better."""
+
+import optuna
+import pytest
+
+from darec.bench.data import BenchData, from_folder
+from darec.bench.tune import finished, search
+from darec.errors import UserError
+from schemas.bench import TuneRecipe
+from tests.bench_samples import write_board
+
+
+@pytest.fixture
+def board(tmp_path) -> BenchData:
+    return from_folder("board", write_board(tmp_path / "board"))
+
+
+def recipe(**values) -> TuneRecipe:
+    base = {"dim": 8, "epochs": 20, "eval_every": 5, "alignment": [], "device": "cpu", "batch_size": 256}
+    base["backbone"] = {"name": "mf"}
+    space = {"learning_rate": {"kind": "float", "low": 1e-5, "high": 0.1, "log": True}}
+    return TuneRecipe.model_validate(
+        {"name": "t", "data": {"board": "x"}, "base": base, "space": space, "trials": 2, "startup_trials": 1, **values}
+    )
+
+
+def test_a_search_is_prolonged_not_repeated(board, tmp_path):
+    first = [trial.params for trial in search(recipe(), board, tmp_path / "study").run().trials]
+    study = search(recipe(trials=4), board, tmp_path / "study").run()
+    assert len(finished(study)) == 4
+    assert [trial.params for trial in study.trials[:2]] == first
+    rates = [trial.params["learning_rate"] for trial in study.trials]
+    assert len(set(rates)) == 4
+
+
+def test_a_killed_trial_is_done_again_first(board, tmp_path):
+    killed = search(recipe(), board, tmp_path / "study")
+    study = killed._open()
+    trial = study.ask()
+    trial.suggest_float("learning_rate", 1e-5, 0.1, log=True)
+    again = search(recipe(trials=1), board, tmp_path / "study").run()
+    states = [trial.state for trial in again.trials]
+    assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE]
+    assert again.trials[1].params == again.trials[0].params
+
+
+def test_a_bad_trial_is_pruned(board, tmp_path):
+    hunt = search(recipe(trials=2, prune_after=0), board, tmp_path / "study")
+    for rate in (0.05, 1e-5):
+        hunt._open().enqueue_trial({"learning_rate": rate})
+    good, bad = hunt.run().trials
+    assert (good.state, bad.state) == (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    assert len(bad.intermediate_values) < len(good.intermediate_values) == 4
+
+
+def test_another_space_is_another_study(board, tmp_path):
+    other = recipe(space={"l2": {"kind": "float", "low": 0, "high": 1}})
+    assert search(recipe(), board, tmp_path).key != search(other, board, tmp_path).key
+    assert search(recipe(), board, tmp_path).key == search(recipe(trials=99), board, tmp_path).key
+
+
+def test_a_field_that_does_not_exist_is_named(board, tmp_path):
+    bad = recipe(space={"learning_rte": {"kind": "float", "low": 0, "high": 1}})
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        search(bad, board, tmp_path / "study").run()
