@@ -3,7 +3,7 @@
 Letters in shapes: B pairs in a batch, n rows in a sample, m candidates, K centres, d width.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,12 +16,6 @@ _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # numbers in a block of scores: what
 def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009)."""
     return functional.softplus((user * (negative - positive)).sum(-1)).mean()
-
-
-def softmax_loss(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """mean_b -log( e^(p_b/t) / (e^(p_b/t) + sum_j e^(n_bj/t)) ); scores [B] and [B, m]; -inf leaves a negative out."""
-    logits = torch.cat([positive[:, None], negatives], 1) / temperature
-    return (torch.logsumexp(logits, 1) - logits[:, 0]).mean()
 
 
 def info_nce(
@@ -94,13 +88,27 @@ def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
 
 def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
     """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
-    unit = functional.normalize(rows, dim=-1)
     n = len(rows)
-    cosine = unit @ unit.T  # |x - y|^2 = 2 - 2 cos
-    off_diagonal = (
-        torch.exp(2 * sharpness * (cosine - 1)).sum() - torch.exp(2 * sharpness * (cosine.diagonal() - 1)).sum()
-    )
-    return torch.log(off_diagonal / (n * (n - 1)))
+    scaled = functional.normalize(rows, dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
+    powers = cast("Tensor", _PairPowers.apply(scaled, 2 * sharpness))
+    return torch.log(powers / (n * (n - 1)))
+
+
+class _PairPowers(torch.autograd.Function):
+    """sum_{i != j} e^(x_i . x_j - c), [n, d] -> scalar; the n x n matrix is made once and gives the gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, shift: float) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            powers = (rows @ rows.T).sub_(shift).exp_().fill_diagonal_(0)
+            ctx.save_for_backward(powers @ rows)
+        return powers.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weighted,) = ctx.saved_tensors
+        return weighted * (2 * gradient), None
 
 
 def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Tensor:

@@ -4,15 +4,26 @@ from darec.alignment.base import Objective
 from darec.alignment.darec import DaRec
 from darec.alignment.distill import Distill
 from darec.alignment.kar import KAR
+from darec.alignment.linear_teacher import LinearTeacher
 from darec.alignment.rlmrec_con import RLMRecCon
 from darec.alignment.rlmrec_gen import RLMRecGen
-from darec.interactions import Representations
-from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, KARConfig, RLMRecConConfig, RLMRecGenConfig
+from darec.interactions import Interactions, Representations
+from schemas.alignment import (
+    AlignmentConfig,
+    DaRecConfig,
+    DistillConfig,
+    KARConfig,
+    LinearTeacherConfig,
+    RLMRecConConfig,
+    RLMRecGenConfig,
+)
 
 __all__ = ["Objective", "build"]
 
 
-def build(config: AlignmentConfig, text: Representations, dim: int, out_dim: int) -> Objective:
+def build(
+    config: AlignmentConfig, text: Representations, interactions: Interactions, dim: int, out_dim: int
+) -> Objective:
     """The objective that `config` names, for input rows of width `dim` and final representations of width `out_dim`."""
     match config:
         case DaRecConfig():
@@ -25,3 +36,5 @@ def build(config: AlignmentConfig, text: Representations, dim: int, out_dim: int
             return KAR(config, text, dim)
         case DistillConfig():
             return Distill(config, text)
+        case LinearTeacherConfig():
+            return LinearTeacher(config, text, interactions)

@@ -37,9 +37,9 @@ class Scores:
 
 def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_users: int = 1024) -> Ranking:
     """Ranks all items for every user of `held_out`."""
-    ranker = Ranker(train, final.n_users, len(final.item))
+    ranker = Ranker(final, train)
     users = torch.unique(held_out.users)
-    blocks = [ranker.top(final, block, k).int() for block in users.split(batch_users)]
+    blocks = [ranker.top(block, k).int() for block in users.split(batch_users)]
     return Ranking(users, torch.cat(blocks) if blocks else torch.empty(0, k, dtype=torch.int32))
 
 

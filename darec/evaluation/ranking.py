@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from darec.interactions import ItemLists, Pairs, Representations
 
@@ -19,8 +20,9 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     chunks = -(-items // _CHUNK)
     if chunks <= 2 * k:
         return scores.topk(k).indices
-    padded = torch.nn.functional.pad(scores, (0, chunks * _CHUNK - items), value=-torch.inf)
-    chunked = padded.view(rows, chunks, _CHUNK)
+    rest = chunks * _CHUNK - items
+    whole = functional.pad(scores, (0, rest), value=-torch.inf) if rest else scores
+    chunked = whole.view(rows, chunks, _CHUNK)
     best = chunked.amax(2).topk(k).indices
     candidates = chunked.gather(1, best[:, :, None].expand(-1, -1, _CHUNK)).view(rows, -1)
     found = candidates.topk(k).indices
@@ -30,11 +32,15 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 class Ranker:
     """Ranks all items for users, leaving out each user's train items."""
 
-    def __init__(self, train: Pairs, n_users: int, n_items: int) -> None:
-        self.seen = ItemLists(train, n_users, n_items)
+    def __init__(self, final: Representations, train: Pairs) -> None:
+        self.n_items = len(final.item)
+        self.seen = ItemLists(train, final.n_users, self.n_items)
+        self.user = final.user
+        self.item = functional.pad(final.item, (0, 0, 0, -self.n_items % _CHUNK))  # whole chunks: no copy of scores
 
-    def top(self, final: Representations, users: Tensor, k: int) -> Tensor:
-        """Each user's k items of greatest inner product, best first: int64 [b] -> int64 [b, k]."""
-        scores = final.user[users] @ final.item.T
+    def top(self, users: Tensor, k: int) -> Tensor:
+        """Each user's k items of greatest inner product, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
+        scores = self.user[users] @ self.item.T
+        scores[:, self.n_items :] = -torch.inf
         scores[self.seen.of(users)] = -torch.inf
-        return top_items(scores, k)
+        return top_items(scores, min(k, self.n_items))

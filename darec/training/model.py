@@ -11,9 +11,10 @@ from darec.alignment.base import mlp
 from darec.errors import UserError
 from darec.interactions import Batch, Interactions, Representations
 from darec.propagation import Adjacency
+from darec.softmax import log_sum_exp
 from darec.text import whiten
 from darec.training.sampling import Sampler
-from schemas.training import BPRConfig, SampledSoftmaxConfig, TextConfig, TrainConfig
+from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
 
 
 class TextInput(nn.Module):
@@ -49,7 +50,9 @@ class Recommender(nn.Module):
         self.text_input = TextInput(config.text, text, config.dim) if config.text.use != "none" and text else None
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
-            alignment.build(each, text, config.dim, self.backbone.out_dim) for each in config.alignment if text
+            alignment.build(each, text, interactions, config.dim, self.backbone.out_dim)
+            for each in config.alignment
+            if text
         )
 
     @property
@@ -89,14 +92,15 @@ class Recommender(nn.Module):
 
     def _ranking(self, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
         config = self.config.loss
-        user, positive, negative = final.nodes[batch.nodes(final.n_users)].chunk(3)
+        user, positive, negative = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
         if isinstance(config, BPRConfig):
             return losses.bpr(user, positive, negative)
-        if isinstance(config, SampledSoftmaxConfig):
-            drawn, seen = sampler.shared_negatives(batch.users, config.negatives)
-            scores = (user @ final.item[drawn].T).masked_fill(seen, -torch.inf)
-            return losses.softmax_loss((user * positive).sum(-1), scores, config.temperature)
-        return functional.cross_entropy(user @ final.item.T / config.temperature, batch.items)
+        user = user / config.temperature
+        score = (user * positive).sum(-1)
+        if isinstance(config, SoftmaxConfig):
+            return losses.mean_logsumexp(user, final.item) - score.mean()
+        drawn, *seen = sampler.shared_negatives(batch.users, config.negatives)
+        return functional.softplus(log_sum_exp(user, final.item[drawn], tuple(seen)) - score).mean()
 
     @torch.no_grad()
     def represent(self) -> Representations:

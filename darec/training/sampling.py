@@ -45,16 +45,14 @@ class Sampler:
             again = again[self.seen(users[again], drawn[again])]
         return drawn
 
-    def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Distinct items for a whole batch, int64 [m], and which of them each user has in train, bool [b, m]."""
+    def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct items for a whole batch, int64 [m], and which a user has in train, as (row, column) numbers of [b, m]."""
         drawn = torch.randperm(self.n_items, device=users.device)[:count]
         slot = torch.full((self.n_items,), -1, device=users.device)
         slot[drawn] = torch.arange(len(drawn), device=users.device)
         rows, items = self.lists.of(users)
         slots = slot[items]
-        seen = torch.zeros(len(users), len(drawn), dtype=torch.bool, device=users.device)
-        seen[rows[slots >= 0], slots[slots >= 0]] = True
-        return drawn, seen
+        return drawn, rows[slots >= 0], slots[slots >= 0]
 
     def seen(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each pair is in train: int64 [n], int64 [n] -> bool [n]."""
