@@ -72,6 +72,11 @@ class Releases:
         known = ", ".join(release.id for release in (fits or releases)[:5])
         raise UserError(what, where=str(self._folder), mend=f"known, newest first: {known or 'none'}")
 
+    def of_bundle(self, bundle: Path) -> Release | None:
+        """The record of this bundle, or of another artifact with the same bytes."""
+        content = _content(bundle)
+        return next((release for release in self.all() if release.content == content), None)
+
     def folder(self, release: Release) -> Path:
         """Where the release's bundle is, or was before gc."""
         return self._store.root / release.artifact
@@ -82,7 +87,7 @@ class Releases:
         A bundle in production stays; one that was rolled back stays out until it is promoted by hand; a refused one
         stays refused while the current release and the gate's configuration are the same.
         """
-        known, current = self._known(bundle), self.current()
+        known, current = self.of_bundle(bundle), self.current()
         if known is None:
             return None
         if current and known.id == current.id and Artifact(self.folder(known)).damage() is None:
@@ -100,7 +105,7 @@ class Releases:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
         """
         with self._store.lease(LEASE):
-            known = self._known(bundle)
+            known = self.of_bundle(bundle)
             if known and self.settled(bundle, gate):
                 return known
             _verify(bundle)
@@ -165,11 +170,6 @@ class Releases:
             return None
         target = str(self._link.readlink())
         return next((release for release in self.all() if release.artifact == target), None)
-
-    def _known(self, bundle: Path) -> Release | None:
-        """The record of this bundle, or of another artifact with the same bytes."""
-        content = _content(bundle)
-        return next((release for release in self.all() if release.content == content), None)
 
     def _before(self, current: Release) -> Release:
         mend = "`darec releases` lists what `darec promote` can bring back"

@@ -15,7 +15,8 @@ from prefect.tasks import Task, exponential_backoff
 from darec.errors import TransientError
 from darec.recipes import load_recipe
 from darec.store import Store
-from pipelines.show import Bars
+from pipelines.report_command import report_run
+from pipelines.show import Bars, console
 from pipelines.show_ui import show_plan, show_result
 from schemas.recipe import Recipe
 from stages.execute import Job, Result, execute
@@ -123,7 +124,17 @@ def darec(
     with store.in_use():
         show_plan(plan(loaded, store, until), store)
         rows = semantic([], recipe, overrides, until, force)
-        return collaborative(rows, recipe, overrides, until, force)
+        rows = collaborative(rows, recipe, overrides, until, force)
+        _report(store, rows)
+        return rows
+
+
+def _report(store: Store, rows: StageRows) -> None:
+    """A report that cannot be written is red in the UI, and fails no run."""
+    state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, rows, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    label = "No report" if state.is_failed() else "Report"
+    console.print(f"{label}: {outcome}", markup=False, highlight=False)
 
 
 def without_heartbeats() -> AbstractContextManager[Any]:

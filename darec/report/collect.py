@@ -1,0 +1,39 @@
+"""All sections of a report; one that cannot be made says why and leaves the others alone."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from darec.errors import DarecError
+from darec.report.content import Absent, Report
+from darec.report.costs import costs, origin
+from darec.report.drift import drift
+from darec.report.quality import curves, headline, metrics, slices
+from darec.report.semantics import generation, item_map, neighbours
+from darec.report.source import Source
+from darec.report.viewers import viewers
+
+Section = TypeVar("Section")
+
+
+def collect(source: Source) -> Report:
+    """Reads everything a report shows."""
+    return Report(
+        headline=headline(source),
+        metrics=_section(metrics, source),
+        curves=_section(curves, source),
+        slices=_section(slices, source),
+        generation=_section(generation, source),
+        neighbours=_section(neighbours, source),
+        viewers=_section(viewers, source),
+        map=_section(item_map, source),
+        drift=_section(drift, source),
+        costs=_section(costs, source),
+        origin=_section(origin, source),
+    )
+
+
+def _section(build: Callable[[Source], Section], source: Source) -> Section | Absent:
+    try:
+        return build(source)
+    except DarecError as error:
+        return Absent(str(error))

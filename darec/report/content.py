@@ -1,0 +1,229 @@
+"""What a report says, as plain values: nothing here knows where it came from or what it will look like."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from schemas.release import Check
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A section that cannot be shown."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What was made and what became of it."""
+
+    name: str
+    """The release's id; for a run that did not come so far, its last stage and key."""
+    state: str
+    """published, refused, rolled back, or not judged."""
+    current: bool
+    """Whether it is in production."""
+    reason: str
+    checks: tuple[Check, ...]
+    """The gate's questions."""
+    judged_against: str | None
+    """The release that was in production at the gate."""
+    made: datetime
+    sizes: dict[str, int]
+    """users, items, interactions."""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of every model in the table; None where it is not a number or was not measured."""
+
+    name: str
+    values: tuple[float | None, ...]
+    p_value: float | None
+    """Wilcoxon's signed-rank test against the model without alignment; None without one."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Test metrics; the first column is the model at hand."""
+
+    models: tuple[str, ...]
+    main: tuple[MetricRow, ...]
+    """At the greatest cutoff."""
+    others: tuple[MetricRow, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over a common x."""
+
+    title: str
+    x_label: str
+    lines: tuple[Line, ...]
+    mark: float | None = None
+    """The x of the epoch that was kept."""
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """A group of users or items."""
+
+    group: str
+    users: int
+    pairs: int
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Metrics by group, at the greatest cutoff."""
+
+    metrics: tuple[str, ...]
+    users: tuple[SliceRow, ...]
+    items: tuple[SliceRow, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A text that was written or encoded."""
+
+    text: str
+    prompt: str | None
+    """What the LLM wrote it from; None where no LLM did."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one stage of the semantic subflow did."""
+
+    stage: str
+    facts: tuple[tuple[str, Any], ...]
+    """Label and value."""
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The items nearest to one item, by cosine: (title, cosine), best first."""
+
+    title: str
+    interactions: int
+    before: tuple[tuple[str, float], ...] | Absent
+    """By text vector."""
+    after: tuple[tuple[str, float], ...]
+    """By trained vector."""
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A user's history beside what is recommended."""
+
+    user: str
+    profile: str
+    interactions: int
+    """In train."""
+    history: tuple[tuple[str, datetime | None], ...]
+    """The latest train items and when, latest first."""
+    recommended: tuple[tuple[str, float], ...]
+    """Title and score, best first."""
+    source: str
+    """model or popularity."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Items projected to the plane of their first two principal components."""
+
+    title: str
+    explained: float
+    """Share of the variance in the plane."""
+    points: tuple[tuple[float, float, int, str], ...]
+    """x, y, number of the group, item title."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """One panel a vector space; the same items and groups in each."""
+
+    coloured_by: str
+    groups: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    shown: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SetChange:
+    """How a set of things changed."""
+
+    name: str
+    before: int
+    after: int
+    new: int
+    gone: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The cleaned data against that of the release before."""
+
+    previous: str
+    sets: tuple[SetChange, ...]
+    shift: float
+    """Total variation distance between the items' shares of all interactions: 0 the same, 1 disjoint."""
+    rising: tuple[tuple[str, float, float], ...]
+    """Title, share before, share after; greatest gain first."""
+    falling: tuple[tuple[str, float, float], ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage cost when its artifact was made."""
+
+    stage: str
+    key: str
+    made: datetime
+    why: str
+    rows: int
+    seconds: float
+    peak_memory_mb: float
+    tokens: int | None
+    """Prompt and output tokens of the LLM; None for a stage without one."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Enough to make it again."""
+
+    config: str
+    """The whole recipe as YAML."""
+    changes: tuple[str, ...] | Absent
+    """What differs from the release before."""
+    code: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything, in the order it is shown."""
+
+    headline: Headline
+    metrics: Metrics | Absent
+    curves: tuple[Chart, ...] | Absent
+    slices: Slices | Absent
+    generation: tuple[Generation, ...] | Absent
+    neighbours: tuple[Neighbours, ...] | Absent
+    viewers: tuple[Viewer, ...] | Absent
+    map: Map | Absent
+    drift: Drift | Absent
+    costs: tuple[Cost, ...] | Absent
+    origin: Origin | Absent

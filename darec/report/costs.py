@@ -1,0 +1,49 @@
+"""What the stages cost, and all that is needed to make the release again."""
+
+import yaml
+
+from darec.errors import DarecError
+from darec.releases import Releases
+from darec.report.content import Absent, Cost, Origin
+from darec.report.source import Source
+
+
+def costs(source: Source) -> tuple[Cost, ...]:
+    """One line a stage whose artifact is there, in the order of the pipeline."""
+    return tuple(_cost(source, stage) for stage in source.artifacts if source.has(stage))
+
+
+def _cost(source: Source, stage: str) -> Cost:
+    manifest = source.artifact(stage).manifest
+    counts = [manifest.report[name] for name in ("prompt_tokens", "output_tokens") if name in manifest.report]
+    return Cost(
+        stage=stage,
+        key=manifest.key,
+        made=manifest.created,
+        why="; ".join(manifest.why),
+        rows=manifest.rows,
+        seconds=manifest.seconds,
+        peak_memory_mb=manifest.peak_memory_mb,
+        tokens=sum(counts) if counts else None,
+    )
+
+
+def origin(source: Source) -> Origin:
+    """The recipe, what changed in it, the code and the libraries."""
+    manifest = list(source.artifacts.values())[-1].manifest
+    return Origin(
+        config=yaml.safe_dump(manifest.settings, sort_keys=False, allow_unicode=True),
+        changes=_changes(source),
+        code=manifest.code,
+        versions=manifest.versions,
+    )
+
+
+def _changes(source: Source) -> tuple[str, ...] | Absent:
+    previous = source.previous
+    if previous is None or previous.release is None or source.release is None:
+        return Absent("there was no release before this one")
+    try:
+        return tuple(Releases(source.store.root).diff(previous.release.id, source.release.id).config)
+    except DarecError as error:
+        return Absent(str(error))

@@ -1,0 +1,114 @@
+"""Headline, metrics, training curves and slices: how good the model is."""
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from darec.errors import DarecError
+from darec.releases import Releases
+from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, SliceRow, Slices
+from darec.report.source import Source
+from schemas.tables import HISTORY
+
+_ORDER = ("recall", "ndcg", "hit", "precision", "mrr", "coverage", "novelty")
+_POINTS = 300  # a chart shows no more of a line
+_NAMES = {"train": "this model", "train_reference": "without alignment"}
+
+
+def headline(source: Source) -> Headline:
+    """What was made and what became of it."""
+    last = list(source.artifacts.values())[-1]
+    release = source.release
+    if release is None:
+        reason = f"the run ended at {last.stage}, before the gate"
+        return Headline(source.name, "not judged", False, reason, (), None, last.manifest.created, {})
+    current = Releases(source.store.root).current()
+    report = release.report
+    return Headline(
+        name=release.id,
+        state=release.state.replace("_", " "),
+        current=current is not None and current.id == release.id,
+        reason=release.decision.reason,
+        checks=release.decision.checks,
+        judged_against=release.judged_against,
+        made=release.created,
+        sizes={"users": report.users.rows, "items": report.items.rows, "interactions": report.interactions},
+    )
+
+
+def metrics(source: Source) -> Metrics:
+    """Test metrics beside the release in production at the gate, the model without alignment, and popularity."""
+    found = source.metrics
+    previous = source.previous
+    columns = {"this model": found["test"]}
+    if previous and previous.release:
+        columns[f"release {previous.release.id}"] = previous.release.report.metrics
+    columns |= {"without alignment": found["reference"]} if "reference" in found else {}
+    columns["popularity"] = found["popularity"]
+    tests = found.get("significance", {})
+    rows = [
+        MetricRow(name, tuple(each.get(name) for each in columns.values()), tests.get(name, {}).get("wilcoxon"))
+        for name in sorted(found["test"], key=_rank)
+    ]
+    cutoff = _greatest_cutoff(found["test"])
+    main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
+    return Metrics(tuple(columns), main, tuple(row for row in rows if row not in main))
+
+
+def curves(source: Source) -> tuple[Chart, ...]:
+    """Validation metrics, then the loss terms, over the epochs; the model without alignment beside it."""
+    histories = {
+        stage: source.table(stage, "history.parquet", HISTORY).drop_nulls("value")
+        for stage in _NAMES
+        if source.has(stage)
+    }
+    if "train" not in histories:
+        source.artifact("train")  # says why it is not there
+    names = histories["train"]["name"].unique(maintain_order=True).to_list()
+    wanted = [name for kind in ("val/", "loss/") for name in names if name.startswith(kind)]
+    best = source.artifact("train").manifest.report.get("best_epoch")
+    return tuple(_chart(name, histories, best) for name in wanted)
+
+
+def slices(source: Source) -> Slices:
+    """Metrics by users' activity and by items' popularity."""
+    found = source.metrics["slices"]
+    if not found:
+        raise DarecError("no user had anything held out for test")
+    cutoff = _greatest_cutoff(found[0]["metrics"])
+    shown = tuple(name for name in sorted(found[0]["metrics"], key=_rank) if _cutoff(name) == cutoff)
+    sides = [tuple(_slice_row(part, shown) for part in found if part["side"] == side) for side in ("user", "item")]
+    return Slices(shown, *sides)
+
+
+def _chart(name: str, histories: dict[str, pl.DataFrame], best: int | None) -> Chart:
+    lines = [Line(_NAMES[stage], _points(table.filter(name=name))) for stage, table in histories.items()]
+    kind, _, term = name.partition("/")
+    title = f"validation {term}" if kind == "val" else f"loss: {term}"
+    return Chart(title, "epoch", tuple(line for line in lines if line.points), best)
+
+
+def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:
+    step = -(-rows.height // _POINTS) or 1
+    thinned = rows.gather_every(step)
+    return tuple(zip(thinned["epoch"].cast(pl.Float64).to_list(), thinned["value"].to_list(), strict=True))
+
+
+def _slice_row(part: dict, shown: tuple[str, ...]) -> SliceRow:
+    low, high = part["low"], part["high"]
+    group = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return SliceRow(group, part["users"], part["pairs"], {name: part["metrics"].get(name) for name in shown})
+
+
+def _rank(name: str) -> tuple[int, int, str]:
+    """Best known metrics first, small cutoffs before great ones."""
+    kind = name.partition("@")[0]
+    return _ORDER.index(kind) if kind in _ORDER else len(_ORDER), _cutoff(name), kind
+
+
+def _cutoff(name: str) -> int:
+    return int(name.rpartition("@")[2])
+
+
+def _greatest_cutoff(names: Iterable[str]) -> int:
+    return max(map(_cutoff, names))

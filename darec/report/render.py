@@ -1,0 +1,75 @@
+"""A report as one HTML file that fetches nothing and runs no script, whatever the data's texts hold."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from darec.report.collect import collect
+from darec.report.content import Absent, Report
+from darec.report.source import Source
+from darec.report.svg import line_chart, scatter
+
+_CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}  # not allowed in HTML
+
+
+def write(source: Source, path: Path) -> None:
+    """Collects and renders; `path` is replaced in one rename.
+
+    Raises:
+        DarecError: the headline cannot be read. Any other section that cannot be read says so in the report.
+    """
+    page = render(collect(source))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+
+
+def render(report: Report) -> str:
+    """The page."""
+    environment = Environment(
+        loader=PackageLoader("darec.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["absent"] = lambda part: isinstance(part, Absent)
+    environment.filters |= {"number": number, "change": change, "moment": moment, "share": share, "seconds": seconds}
+    page = environment.get_template("report.html.j2").render(report=report, line_chart=line_chart, scatter=scatter)
+    return page.translate(_CONTROL)
+
+
+def number(value: float | int | str | None) -> str:
+    """Four digits of a fraction, thousands apart in a count, a dash for nothing; text as it is."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def change(new: float | None, old: float | None) -> str:
+    """`new` against `old` in per cent; empty if there is nothing to compare."""
+    if new is None or old is None:
+        return ""
+    return f"{(new - old) / abs(old):+.1%}" if old else ("±0" if new == old else f"{new:+.4f}")
+
+
+def share(value: float, digits: int = 1) -> str:
+    """A fraction in per cent."""
+    return f"{value:.{digits}%}"
+
+
+def moment(value: datetime | None) -> str:
+    """Date and time of day, UTC."""
+    return "" if value is None else f"{value:%Y-%m-%d %H:%M}"
+
+
+def seconds(value: float) -> str:
+    """A duration: seconds, from two minutes on minutes too."""
+    return f"{value:.1f} s" if value < 120 else f"{int(value) // 60} min {int(value) % 60} s"

@@ -1,0 +1,124 @@
+"""Where a report reads from: the artifacts behind one release or run, and what several sections need of them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from darec.errors import DarecError
+from darec.releases import Releases
+from darec.store import Artifact, Store
+from darec.tables import read_table
+from schemas import columns as c
+from schemas.release import Release
+from schemas.tables import ITEM_VOCABULARY, ITEMS, SPLIT_PART, TableSchema
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The artifacts of one release or run, by stage; those that gc removed are still named."""
+
+    store: Store
+    artifacts: Mapping[str, Artifact]
+    release: Release | None
+
+    @classmethod
+    def of_release(cls, store: Store, release: Release) -> "Source":
+        """All artifacts behind a release, as far as the manifests that are left tell."""
+        return cls(store, _lineage(store, Artifact(store.root / release.artifact)), release)
+
+    @classmethod
+    def of_run(cls, store: Store, keys: Mapping[str, str]) -> "Source":
+        """The artifacts a run made or found (stage to key), and the release they became, if they met the gate."""
+        artifacts = {stage: store.at(stage, key) for stage, key in keys.items()}
+        bundle = artifacts.get("export")
+        return cls(store, artifacts, Releases(store.root).of_bundle(bundle.path) if bundle else None)
+
+    @property
+    def name(self) -> str:
+        """The release's id, else the last stage and its key. Safe as a file name."""
+        if self.release:
+            return self.release.id
+        stage, artifact = list(self.artifacts.items())[-1]
+        return f"{stage}-{artifact.key}"
+
+    @cached_property
+    def previous(self) -> "Source | None":
+        """The release that was in production when this one met the gate."""
+        against = self.release.judged_against if self.release else None
+        return self.of_release(self.store, Releases(self.store.root).get(against)) if against else None
+
+    def artifact(self, stage: str) -> Artifact:
+        """The stage's artifact. Raises DarecError if the run had no such stage, or gc removed it."""
+        if stage not in self.artifacts:
+            raise DarecError(f"this run had no stage {stage}")
+        if not self.artifacts[stage].path.is_dir():
+            raise DarecError(f"the artifact of {stage} was removed to free space")
+        return self.artifacts[stage]
+
+    def has(self, stage: str) -> bool:
+        """Whether the stage's artifact is there."""
+        return stage in self.artifacts and self.artifacts[stage].path.is_dir()
+
+    def file(self, stage: str, name: str) -> Path:
+        """A file of the stage's artifact."""
+        return self.artifact(stage).path / name
+
+    def table(self, stage: str, name: str, schema: TableSchema) -> pl.DataFrame:
+        """A table of the stage's artifact."""
+        return read_table(self.file(stage, name), schema)
+
+    def item_vectors(self, stage: str, name: str) -> Floats:
+        """The items' rows of a vector file, [items, width]."""
+        return load_file(self.file(stage, name))["item"]
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What `evaluate` found."""
+        return json.loads(self.file("evaluate", "metrics.json").read_text())
+
+    @cached_property
+    def train(self) -> pl.DataFrame:
+        """The train interactions."""
+        return self.table("split", "train.parquet", SPLIT_PART)
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """`title`, `attributes` and `train_count` of every item; row = item index."""
+        vocabulary = self.table("split", "items.parquet", ITEM_VOCABULARY).sort(c.ITEM_INDEX)
+        described = self.table("ingest", "items.parquet", ITEMS).select(c.ITEM, c.TITLE, c.ATTRIBUTES)
+        counts = np.bincount(self.train[c.ITEM_INDEX].to_numpy(), minlength=vocabulary.height)
+        return (
+            vocabulary.join(described, on=c.ITEM, how="left", maintain_order="left")
+            .with_columns(pl.coalesce(c.TITLE, c.ITEM).alias(c.TITLE), pl.Series(c.TRAIN_COUNT, counts))
+            .select(c.ITEM, c.TITLE, c.ATTRIBUTES, c.TRAIN_COUNT)
+        )
+
+
+def _lineage(store: Store, last: Artifact) -> dict[str, Artifact]:
+    """The artifact and everything it was made from, in the order it was made."""
+    found: dict[str, Artifact] = {}
+    todo = [last]
+    while todo:
+        artifact = todo.pop(0)
+        found.pop(artifact.stage, None)  # met again nearer to the sources: it belongs before what reads it
+        found[artifact.stage] = artifact
+        if artifact.damage() is None:
+            todo += [store.at(stage, record.key) for stage, record in artifact.manifest.inputs.items()]
+    return dict(reversed(found.items()))
+
+
+def spread(values: Floats | NDArray[np.int64], shares: tuple[float, ...]) -> list[int]:
+    """Distinct rows at the given ranks (0 the least value, 1 the greatest), in the order asked; ties by row."""
+    order = np.argsort(values, kind="stable")
+    rows = [int(order[round(share * (len(order) - 1))]) for share in shares] if len(order) else []
+    return list(dict.fromkeys(rows))

@@ -1,0 +1,57 @@
+"""Sample users: what they liked beside what they would be recommended."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import polars as pl
+
+from darec.bundle import Bundle
+from darec.recommend import recommend_many
+from darec.report.content import Viewer
+from darec.report.source import Source, spread
+from schemas import columns as c
+from schemas.tables import USER_PROFILES, USER_VOCABULARY
+
+_RANKS = (0.9, 0.6, 0.3, 0.05)  # of the users that are shown, by activity
+_SHOWN = 8  # items of a history, and recommendations
+
+
+def viewers(source: Source) -> tuple[Viewer, ...]:
+    """A few users, from a busy one to one with little history."""
+    names = source.table("split", "users.parquet", USER_VOCABULARY).sort(c.USER_INDEX)[c.USER]
+    activity = np.bincount(source.train[c.USER_INDEX].to_numpy(), minlength=len(names))
+    rows = spread(activity, _RANKS)
+    bundle = Bundle.open(source.artifact("export").path)
+    recommended = recommend_many(bundle, [names[row] for row in rows], _SHOWN)
+    profiles = _profiles(source, rows)
+    return tuple(
+        _viewer(
+            source, row, names[row], int(activity[row]), profiles.get(row, ""), recommended.filter(user_id=names[row])
+        )
+        for row in rows
+    )
+
+
+def _viewer(source: Source, row: int, user: str, interactions: int, profile: str, recommended: pl.DataFrame) -> Viewer:
+    latest = source.train.filter(user_index=row).sort(c.TIMESTAMP, c.ITEM_INDEX, descending=True, nulls_last=True)
+    titles = source.items[c.TITLE]
+    shown = latest.select(c.ITEM_INDEX, c.TIMESTAMP).head(_SHOWN).iter_rows()
+    return Viewer(
+        user=user,
+        profile=profile,
+        interactions=interactions,
+        history=tuple((titles[item], _when(seconds)) for item, seconds in shown),
+        recommended=tuple(recommended.select(c.TITLE, c.SCORE).iter_rows()),
+        source=recommended[c.SOURCE][0] if recommended.height else "model",
+    )
+
+
+def _when(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _profiles(source: Source, rows: list[int]) -> dict[int, str]:
+    if not source.has("profile_users"):
+        return {}
+    table = source.table("profile_users", "profiles.parquet", USER_PROFILES)
+    return dict(table.filter(pl.col(c.USER_INDEX).is_in(rows)).select(c.USER_INDEX, c.PROFILE).iter_rows())

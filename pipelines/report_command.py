@@ -1,0 +1,53 @@
+"""The HTML report: `darec report`, and the last task of a run. Imports wait: a run with nothing to do pays little."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from darec.errors import UserError
+from darec.releases import Releases
+from darec.store import Store
+
+
+def report(store: Store, release: str | None = None, out: Path | None = None) -> Path:
+    """Writes the report of a release, the newest unless named; its path.
+
+    Raises:
+        UserError: there is no such release, or none at all.
+    """
+    from darec.report.render import write
+    from darec.report.source import Source
+
+    releases = Releases(store.root)
+    newest = releases.all()[:1]
+    if not newest:
+        raise UserError("there is no release to report on", where=str(store.root), mend="run `darec run` first")
+    source = Source.of_release(store, releases.get(release) if release else newest[0])
+    path = out or _default_path(store, source.name)
+    write(source, path)
+    return path
+
+
+def report_run(store: Store, rows: Sequence[dict[str, Any]]) -> Path:
+    """Writes the report of a run, given what became of its stages, and names it in the Prefect UI; its path.
+
+    A report is left as it is if the run found everything done.
+    """
+    from prefect.artifacts import create_markdown_artifact
+
+    from darec.report.source import Source
+
+    source = Source.of_run(store, {row["stage"]: row["key"] for row in rows if row["key"]})
+    path = _default_path(store, source.name)
+    if not path.is_file() or any(row["state"] != "cached" for row in rows):
+        from darec.report.render import write
+
+        write(source, path)
+    # a browser opens no file:// link from a page that a server sent: the path is there to be copied
+    text = f"**{source.name}**\n\n`{path}`\n\n[open where the file is at hand]({path.as_uri()})"
+    create_markdown_artifact(text, key="report", description="The HTML report of this run")
+    return path
+
+
+def _default_path(store: Store, name: str) -> Path:
+    return store.root / "reports" / f"{name}.html"

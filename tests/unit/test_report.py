@@ -1,0 +1,275 @@
+import shutil
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from darec.errors import UserError
+from darec.keys import digest
+from darec.releases import Releases
+from darec.report.collect import collect
+from darec.report.content import Absent, Chart, Line, Panel
+from darec.report.render import change, number, render
+from darec.report.source import Source, spread
+from darec.report.svg import line_chart, scatter
+from darec.store import Store
+from pipelines.report_command import report, report_run
+from tests.report_samples import HOSTILE, grown, make_hostile, recipe, run
+
+NEW = [("u000", "i001"), ("u000", "i003"), ("u999", "i000"), ("u001", "i777")]
+TIMES = {"train": {"epochs": 4, "eval_every": 2, "dim": 8}}
+PLAIN = {"train": {**TIMES["train"], "alignment": []}}
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory):
+    """Two nights: a first release, then one with four new interactions, a new user and a new item."""
+    folder = tmp_path_factory.mktemp("nights")
+    chosen = recipe(folder)
+    make_hostile(folder)
+    first = run(chosen)
+    grown(folder, NEW)
+    return Store(chosen.runtime.store), first, run(chosen)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """One night without text."""
+    chosen = recipe(tmp_path_factory.mktemp("plain"), **PLAIN)
+    return Store(chosen.runtime.store), run(chosen)
+
+
+@pytest.fixture(scope="module")
+def content(nights):
+    store, _, second = nights
+    return collect(Source.of_run(store, second))
+
+
+class Tags(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.attributes = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+
+def test_markup_in_the_data_stays_text(content):
+    page = render(content)
+    tags = Tags(page)
+    assert page.count("&lt;script&gt;alert(") >= 5  # a neighbour, a history, an LLM sample, the encoder's, the map
+    assert not {"script", "img", "iframe", "link", "object"} & set(tags.tags)
+    assert not any(name.startswith("on") or name == "src" for name in tags.attributes)
+    assert "default-src 'none'" in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "").replace("http://127.0.0.1:8000/v1", "")
+
+
+def test_control_characters_do_not_reach_the_page(content):
+    line = Line("a\x00\x08b", ((0, 1.0), (1, 2.0)))
+    page = render(type(content)(**{**vars(content), "curves": (Chart("t\x1b", "epoch", (line, line)),)}))
+    assert not any(ord(character) < 32 and character not in "\n\t\r" for character in page)
+    assert "ab" in page
+
+
+def test_metrics_stand_beside_the_release_before_the_reference_and_popularity(content, nights):
+    store, _, _ = nights
+    old = Releases(store.root).all()[1]
+    metrics = content.metrics
+    assert metrics.models == ("this model", f"release {old.id}", "without alignment", "popularity")
+    row = next(row for row in metrics.main if row.name == "ndcg@20")
+    source = Source.of_release(store, Releases(store.root).all()[0])
+    found = source.metrics
+    assert row.values == (
+        found["test"]["ndcg@20"],
+        old.report.metrics["ndcg@20"],
+        found["reference"]["ndcg@20"],
+        found["popularity"]["ndcg@20"],
+    )
+    assert row.p_value == found["significance"]["ndcg@20"]["wilcoxon"]
+    assert [row.name for row in metrics.main][:2] == ["recall@20", "ndcg@20"]
+    assert {row.name.rpartition("@")[2] for row in metrics.others} == {"5", "10"}
+
+
+def test_drift_counts_what_came_and_how_popularity_moved(content):
+    before = 40 * 12
+    sets = {row.name: (row.before, row.after, row.new, row.gone) for row in content.drift.sets}
+    assert sets == {
+        "users": (40, 41, 1, 0),
+        "items": (24, 25, 1, 0),
+        "interactions": (before, before + 4, 4, 0),
+    }
+    # i001, i003, i000 and i777 rise by 1 / 484 less what the others' growth takes; the 21 others lose
+    gain = [21 / 484 - 20 / 480] * 3 + [1 / 484]
+    assert content.drift.shift == pytest.approx(sum(gain))
+    assert content.drift.rising[0] == ("i777", 0.0, pytest.approx(1 / 484))
+    assert len(content.drift.rising) == 4
+    assert all(after < before for _, before, after in content.drift.falling)
+
+
+def test_the_first_release_has_no_drift_and_its_gate_stood_alone(nights):
+    store, first, _ = nights
+    content = collect(Source.of_run(store, first))
+    assert content.drift == Absent("there was no release before this one")
+    assert "Left out: there was no release before this one." in render(content)
+    assert content.metrics.models == ("this model", "without alignment", "popularity")
+    assert content.headline.state == "published"
+    assert not content.headline.current  # the second night's is
+
+
+def test_neighbours_by_text_and_by_training(content, nights):
+    store, _, second = nights
+    source = Source.of_run(store, second)
+    text = source.item_vectors("embed", "vectors.safetensors").astype(np.float64)
+    item = content.neighbours[0]
+    row = int(np.argsort(source.items["train_count"].to_numpy(), kind="stable")[-1])
+    assert item.title == source.items["title"][row]
+    cosines = text @ text[row] / np.linalg.norm(text, axis=1) / np.linalg.norm(text[row])
+    best = [other for other in np.argsort(-cosines) if other != row][:5]
+    assert [title for title, _ in item.before] == [source.items["title"][int(other)] for other in best]
+    assert [cosine for _, cosine in item.before] == pytest.approx(cosines[best], abs=1e-5)
+    assert len(item.after) == 5
+
+
+def test_the_map_shows_every_item_once_a_space_in_the_colours_of_its_genre(content, nights):
+    store, _, second = nights
+    items = Source.of_run(store, second).items
+    assert (content.map.coloured_by, content.map.groups) == ("first of genres", ("Comedy", "Horror", "other"))
+    assert [panel.title for panel in content.map.panels] == ["by text vector", "by trained vector"]
+    for panel in content.map.panels:
+        groups = [group for _, _, group, _ in panel.points]
+        assert groups == [2 if item == "i777" else int(item[1:]) % 2 for item in items["item_id"]]
+        assert 0 < panel.explained <= 1
+    even, odd = ([x for x, _, group, _ in content.map.panels[0].points if group == side] for side in (0, 1))
+    assert max(min(even), min(odd)) > min(max(even), max(odd))  # text tells the genres apart: so does the first axis
+
+
+def test_users_histories_are_theirs_and_recommendations_are_unseen(content, nights):
+    store, _, second = nights
+    source = Source.of_run(store, second)
+    interactions = pl.read_parquet(source.file("ingest", "interactions.parquet"))
+    titles = dict(source.items.select("item_id", "title").iter_rows())
+    for viewer in content.viewers:
+        known = {titles[item] for item in interactions.filter(user_id=viewer.user)["item_id"]}
+        assert {title for title, _ in viewer.history} <= known
+        assert not {title for title, _ in viewer.recommended} & (known - {HOSTILE})  # two items have that title
+        assert viewer.profile == f"Profile of {viewer.user}"
+        whens = [when for _, when in viewer.history]
+        assert whens == sorted(whens, reverse=True)
+    assert content.viewers[0].interactions >= content.viewers[-1].interactions
+
+
+def test_llm_facts_samples_and_tokens(content):
+    items, _, embed = content.generation
+    assert ("causes", "length 2, not json 1") in items.facts
+    assert ("prompt tokens", 1000) in items.facts
+    assert items.samples[0].prompt == f"Item: {HOSTILE}"
+    assert embed.samples[0].prompt is None
+    tokens = {cost.stage: cost.tokens for cost in content.costs}
+    assert (tokens["profile_items"], tokens["train"]) == (1234, None)
+    assert list(tokens) == list(dict.fromkeys(tokens))
+    assert list(tokens)[:2] == ["ingest", "split"]
+
+
+def test_curves_carry_both_models_and_the_epoch_kept(content):
+    charts = {chart.title: chart for chart in content.curves}
+    validation = charts["validation recall@20"]
+    assert [line.name for line in validation.lines] == ["this model", "without alignment"]
+    assert [x for x, _ in validation.lines[0].points] == [2.0, 4.0]
+    assert validation.mark in (2, 4)
+    assert len(charts["loss: ranking"].lines[0].points) == 4
+
+
+def test_a_recipe_without_text_leaves_out_what_it_has_not(plain):
+    content = collect(Source.of_run(*plain))
+    assert content.generation == Absent("the recipe uses no text: no LLM ran")
+    assert content.metrics.models == ("this model", "popularity")
+    assert isinstance(content.neighbours[0].before, Absent)
+    assert [panel.title for panel in content.map.panels] == ["by trained vector"]
+    assert "no LLM ran" in render(content)
+
+
+def test_a_run_that_stopped_early_shows_what_there_is(plain):
+    store, keys = plain
+    early = {stage: keys[stage] for stage in ("ingest", "split", "graph", "train")}
+    content = collect(Source.of_run(store, early))
+    assert content.headline.name == f"train-{keys['train']}"
+    assert content.headline.state == "not judged"
+    assert content.metrics == Absent("this run had no stage evaluate")
+    assert not isinstance(content.curves, Absent)
+    assert "not judged" in render(content)
+
+
+def test_removed_artifacts_cost_their_section_only(plain, tmp_path):
+    shutil.copytree(plain[0].root, tmp_path / "store", symlinks=True)
+    store = Store(tmp_path / "store")
+    store.remove(store.latest("train"))
+    content = collect(Source.of_release(store, Releases(store.root).all()[0]))
+    assert content.curves == Absent("the artifact of train was removed to free space")
+    assert not isinstance(content.metrics, Absent)
+    assert "train" not in {cost.stage for cost in content.costs}
+    assert render(content)
+
+
+def test_the_command_writes_the_newest_or_the_named_release(nights, tmp_path):
+    store, _, _ = nights
+    newest, oldest = Releases(store.root).all()
+    assert report(store) == store.root / "reports" / f"{newest.id}.html"
+    assert oldest.id in report(store, oldest.id, tmp_path / "deep" / "r.html").read_text()
+    with pytest.raises(UserError, match="no release"):
+        report(Store(tmp_path))
+    with pytest.raises(UserError, match="names no release"):
+        report(store, "1999")
+
+
+def test_equal_artifacts_give_equal_pages(nights):
+    store, _, second = nights
+    pages = [render(collect(Source.of_run(store, second))) for _ in range(2)]
+    assert digest(pages[0]) == digest(pages[1])
+
+
+def test_a_run_with_nothing_to_do_leaves_its_report_alone(nights, monkeypatch):
+    store, _, second = nights
+    monkeypatch.setattr("prefect.artifacts.create_markdown_artifact", lambda *args, **kwargs: None)
+    rows = [{"stage": stage, "key": key, "state": "cached"} for stage, key in second.items()]
+    path = report_run(store, [*rows, {"stage": "publish", "key": None, "state": "done"}])
+    path.write_text("as it was")
+    assert report_run(store, rows).read_text() == "as it was"
+    rows[-1]["state"] = "done"
+    assert report_run(store, rows).read_text() != "as it was"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "–"), (0.12345, "0.1235"), (1234567, "1,234,567"), (25.04, "25.0"), ("x", "x")]
+)
+def test_numbers(value, shown):
+    assert number(value) == shown
+
+
+def test_changes():
+    assert change(0.11, 0.10) == "+10.0%"
+    assert change(-0.2, -0.1) == "-100.0%"
+    assert (change(None, 0.1), change(0.1, None), change(0.0, 0.0), change(0.5, 0)) == ("", "", "±0", "+0.5000")
+
+
+def test_spread_takes_distinct_rows_by_rank():
+    assert spread(np.array([5, 1, 9, 7]), (1.0, 0.5, 0.0)) == [2, 3, 1]
+    assert spread(np.array([3]), (1.0, 0.0)) == [0]
+    assert spread(np.array([], np.int64), (1.0,)) == []
+
+
+def test_charts_hold_odd_numbers():
+    flat = line_chart(Chart("<b>", "epoch", (Line("&", ((1, 0.5),)),), mark=1))
+    assert "<b>" not in flat and "nan" not in flat
+    assert line_chart(Chart("none", "epoch", ())) == ""
+    same = scatter(Panel("p", 1.0, ((0.0, 0.0, 0, "</title><script>"), (0.0, 0.0, 0, "b"))))
+    assert "<script>" not in same and "nan" not in same
+    tiny = line_chart(Chart("t", "epoch", (Line("a", ((1, 1e-12), (2, 3e-12))),)))
+    assert tiny.count("polyline") == 1
+
+
+def test_moments_are_utc(content):
+    assert content.headline.made.utcoffset() == datetime.now(UTC).utcoffset()
