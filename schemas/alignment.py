@@ -100,6 +100,25 @@ class DistillConfig(Section):
     """How many of a batch's users the loss looks at in each step."""
 
 
+class LinearTeacherConfig(Section):
+    """Distillation from a closed-form linear model over items and their texts; for up to 30,000 items."""
+
+    name: Literal["linear-teacher"] = "linear-teacher"
+    weight: float = Field(default=1.0, ge=0)
+    l2: float = Field(default=100.0, gt=0)
+    """The linear model's ridge penalty."""
+    text: float = Field(default=50.0, ge=0)
+    """Weight of the texts' similarities beside the counts of users whom two items share; 0 is plain EASE."""
+    whiten: int = Field(default=128, ge=0)
+    """Item texts are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
+    top: int = Field(default=50, ge=1)
+    """How many unseen items a user learns from."""
+    temperature: float = Field(default=0.1, gt=0)
+    negatives: int = Field(default=1024, ge=1)
+    """How many items are drawn a step to tell the teacher's from."""
+
+
 AlignmentConfig = Annotated[
-    DaRecConfig | RLMRecConConfig | RLMRecGenConfig | KARConfig | DistillConfig, Field(discriminator="name")
+    DaRecConfig | RLMRecConConfig | RLMRecGenConfig | KARConfig | DistillConfig | LinearTeacherConfig,
+    Field(discriminator="name"),
 ]

@@ -46,7 +46,7 @@ class Sampler:
         return drawn
 
     def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct items for a whole batch, int64 [m], and which a user has in train, as (row, column) numbers of [b, m]."""
+        """Distinct items for a whole batch, int64 [m], and (row, column) numbers of those that a user has in train."""
         drawn = torch.randperm(self.n_items, device=users.device)[:count]
         slot = torch.full((self.n_items,), -1, device=users.device)
         slot[drawn] = torch.arange(len(drawn), device=users.device)

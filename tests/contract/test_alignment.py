@@ -30,16 +30,16 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def setting(data):
-    """(text, final representations that want gradients, a batch)."""
+    """(text, final representations that want gradients, a batch, interactions)."""
     torch.manual_seed(0)
     final = torch.randn(data.n_nodes, OUT, requires_grad=True)
     batch = Batch(data.train.users[:30], data.train.items[:30], (data.train.items[:30] + 1) % data.n_items)
-    return parity_text(data), Representations(final, data.n_users), batch
+    return parity_text(data), Representations(final, data.n_users), batch, data
 
 
 def terms_of(config, setting):
-    text, final, batch = setting
-    objective = alignment.build(config, text, DIM, OUT).train()
+    text, final, batch, data = setting
+    objective = alignment.build(config, text, data, DIM, OUT).train()
     nodes = objective.inputs(torch.randn(len(final.nodes), DIM))
     assert nodes.shape == (len(final.nodes), DIM)
     return objective, objective(final, batch)
@@ -56,9 +56,9 @@ def test_terms_are_finite_scalars(config, setting):
 
 @pytest.mark.parametrize("config", CASES, ids=lambda config: config.name)
 def test_gradients_reach_the_backbone_and_every_parameter(config, setting):
-    text, final, batch = setting
+    text, final, batch, data = setting
     torch.manual_seed(1)
-    objective = alignment.build(config, text, DIM, OUT).train()
+    objective = alignment.build(config, text, data, DIM, OUT).train()
     changed = objective.inputs(torch.randn(len(final.nodes), DIM))
     (sum(objective(final, batch).values()) + changed.square().sum()).backward()
     if config.name != "kar":
@@ -80,8 +80,8 @@ def test_equal_seeds_give_equal_terms(config, setting):
 
 @pytest.mark.parametrize("config", OBJECTIVES, ids=lambda config: config.name)
 def test_inputs_are_a_pure_function_in_use(config, setting):
-    text, final, _ = setting
-    objective = alignment.build(config, text, DIM, OUT).eval()
+    text, final, _, data = setting
+    objective = alignment.build(config, text, data, DIM, OUT).eval()
     nodes = torch.randn(len(final.nodes), DIM)
     assert torch.equal(objective.inputs(nodes), objective.inputs(nodes))
     if config.name != "kar":
@@ -104,11 +104,11 @@ def test_weights_multiply(setting):
 
 
 def test_warm_up_grows_to_the_full_weight(setting):
-    text, final, batch = setting
+    text, final, batch, data = setting
     totals = []
     for epoch in (0, 3, 10):
         torch.manual_seed(3)
-        objective = alignment.build(DaRecConfig(warmup_epochs=4), text, DIM, OUT)
+        objective = alignment.build(DaRecConfig(warmup_epochs=4), text, data, DIM, OUT)
         objective.start_epoch(epoch)
         totals.append(objective(final, batch)["darec/global"].item())
     assert totals[0] == pytest.approx(totals[1] / 4, rel=1e-5)
@@ -123,8 +123,8 @@ def test_without_gradient_to_the_backbone_only_projections_learn(setting):
 
 
 def test_rlmrec_gen_masks_its_share_with_the_token(setting):
-    text, final, _ = setting
-    objective = alignment.build(RLMRecGenConfig(mask=0.25), text, DIM, OUT).train()
+    text, final, _, data = setting
+    objective = alignment.build(RLMRecGenConfig(mask=0.25), text, data, DIM, OUT).train()
     masked = (objective.inputs(torch.zeros(len(final.nodes), DIM)) == objective.token).all(1)
     assert masked.sum() == len(final.nodes) // 4
 
@@ -135,7 +135,7 @@ def test_darec_aligns_structure(data):
     text = parity_text(data)
     rows = torch.nn.Parameter(0.1 * torch.randn(data.n_nodes, OUT))
     weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
-    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64), text, DIM, OUT)
+    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64), text, data, DIM, OUT)
     optimizer = torch.optim.Adam([rows, *objective.parameters()], lr=0.02)
     batch = Batch(data.train.users, data.train.items, data.train.items)
     trace = []

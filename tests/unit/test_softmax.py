@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from darec import softmax
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 19])
+def test_it_is_the_plain_expression_with_the_same_gradients(block, monkeypatch):
+    monkeypatch.setattr(softmax, "_BLOCK", block * 11)
+    torch.manual_seed(0)
+    rows, columns = torch.randn(23, 4, requires_grad=True), torch.randn(11, 4, requires_grad=True)
+    skipped = torch.tensor([0, 0, 5, 22]), torch.tensor([3, 4, 0, 10])
+    weights = torch.randn(23)
+    scores = (rows @ columns.T).index_put(skipped, torch.tensor(-torch.inf))
+    expected = torch.autograd.grad((torch.logsumexp(scores, 1) * weights).sum(), [rows, columns])
+    value = softmax.log_sum_exp(rows, columns, skipped)
+    assert torch.allclose(value, torch.logsumexp(scores, 1), atol=1e-6)
+    for mine, theirs in zip(torch.autograd.grad((value * weights).sum(), [rows, columns]), expected, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_great_scores_do_not_overflow():
+    rows = torch.full((2, 3), 100.0, requires_grad=True)
+    value = softmax.log_sum_exp(rows, torch.ones(5, 3))
+    value.sum().backward()
+    assert torch.allclose(value, 300 + torch.log(torch.tensor(5.0)))
+    assert torch.isfinite(rows.grad).all()
