@@ -30,7 +30,7 @@ class LLMConfig(Section):
     """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
     workers: int = runtime(0, ge=0)
     """Engine processes; 0: one a core on CPU, one on GPU."""
-    kv_cache_mib: int = runtime(768, ge=64)
+    kv_cache_mib: int = runtime(512, ge=64)
     """Memory for attention keys and values, in MiB a CPU worker; on GPU vLLM sizes it."""
     batch: int = runtime(64, ge=1)
     """Rows in work at once in one engine."""
@@ -68,7 +68,7 @@ class UserProfileConfig(Section):
     """Most tokens of one answer, the JSON around the text included."""
     max_chars: int = Field(default=90, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
-    items: int = Field(default=4, ge=1, le=100)
+    items: int = Field(default=3, ge=1, le=100)
     """Items shown of a user's history: those with the lowest hash of user and item, so that a new interaction
     changes the prompt of a user with n items with a chance of items / n only."""
     seed: int = Field(default=0, ge=0, lt=2**31)
