@@ -16,7 +16,7 @@ def item_weights(train: Pairs, n_users: int, item_text: Tensor, l2: float, text:
 
     EASE (Steck, WWW 2019) with side information as further rows of the data (Jeunen et al., RecSys 2020): the matrix B
     that minimises |X - X B|^2 + text |T' - T' B|^2 + l2 |B|^2, diag(B) = 0, where X [n_users, n_items] is 1 at train
-    pairs and T [n_items, d_L] holds the items' texts as unit rows: B_ij = -P_ij / P_jj, P = (X'X + text T T' + l2 I)^-1.
+    pairs and T [n_items, d_L] holds the items' unit texts: B_ij = -P_ij / P_jj, P = (X'X + text T T' + l2 I)^-1.
 
     Raises:
         UserError: too many items for a matrix of items x items.

@@ -42,6 +42,7 @@ class _LogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows, columns, skipped_row, skipped_column, out = ctx.saved_tensors
+        out = out.clamp_min(torch.finfo(out.dtype).min)  # a row that skips everything: its shares are 0, not NaN
         to_rows, to_columns = torch.empty_like(rows), torch.zeros_like(columns)
         for block, scores in _blocks(rows, columns, skipped_row, skipped_column):
             shares = scores.sub_(out[block, None]).exp_().mul_(gradient[block, None])

@@ -25,3 +25,12 @@ def test_great_scores_do_not_overflow():
     value.sum().backward()
     assert torch.allclose(value, 300 + torch.log(torch.tensor(5.0)))
     assert torch.isfinite(rows.grad).all()
+
+
+def test_a_row_that_skips_everything_has_no_gradient():
+    rows, columns = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    value = softmax.log_sum_exp(rows, columns, (torch.tensor([1, 1]), torch.tensor([0, 1])))
+    torch.nn.functional.softplus(value).sum().backward()
+    assert value[1] == -torch.inf
+    assert torch.equal(rows.grad[1], torch.zeros(3))
+    assert torch.isfinite(columns.grad).all()
