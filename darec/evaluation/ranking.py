@@ -42,5 +42,5 @@ class Ranker:
         """Each user's k items of greatest inner product, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
         scores = self.user[users] @ self.item.T
         scores[:, self.n_items :] = -torch.inf
-        scores[self.seen.of(users)] = -torch.inf
+        scores[self.seen.of(users)] = torch.finfo(scores.dtype).min  # above the padding, which is no item at all
         return top_items(scores, min(k, self.n_items))

@@ -7,7 +7,7 @@ from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
 
 from darec.evaluation import protocol
-from darec.evaluation.ranking import top_items
+from darec.evaluation.ranking import Ranker, top_items
 from darec.evaluation.report import report
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
@@ -142,3 +142,11 @@ def test_nobody_to_judge_gives_null(case):
     nothing = Pairs(data.test.users[:0], data.test.items[:0])
     empty = Interactions(USERS, ITEMS, data.train, nothing, nothing)
     assert report(final, None, empty, EvaluateConfig()).metrics["test"]["recall@20"] is None
+
+
+def test_a_user_who_has_seen_nearly_everything_gets_items_and_no_padding():
+    seen = Pairs.of(np.zeros(10, np.int64), np.arange(10))
+    final = Representations(torch.ones(13, 4), n_users=1)
+    top = Ranker(final, seen).top(torch.tensor([0]), 12)
+    assert set(top[0, :2].tolist()) == {10, 11}
+    assert sorted(top[0].tolist()) == list(range(12))
