@@ -1,0 +1,115 @@
+"""The command line as a user meets it: real processes, Prefect's temporary API, no LLM."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from darec.models import models_root
+from tests.data import write_checkerboard
+
+DAREC = Path(sys.executable).with_name("darec")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_checkerboard(folder)
+    recipe = {
+        "data": {
+            "source": "csv",
+            "interactions": "interactions.csv",
+            "items": "items.csv",
+            "interaction_columns": {"timestamp": "timestamp", "split": "split"},
+        },
+        "split": {"strategy": "column"},
+        "train": {"alignment": [], "epochs": 60},
+        "runtime": {"store": "store", "min_free_gb": 0.1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def darec(folder: Path, *arguments: str, code: int = 0) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    environment |= {"PREFECT_HOME": str(folder / "prefect"), "DAREC_RECIPE": "recipe.yaml", "COLUMNS": "200"}
+    environment["DAREC_MODELS"] = str(models_root().resolve())
+    done = subprocess.run(
+        [DAREC, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> str:
+    return darec(folder, "run")
+
+
+def test_the_first_run_publishes(folder: Path, first: str) -> None:
+    assert (folder / "store" / "current" / "items.faiss").is_file()
+    assert "error" not in first.lower()
+
+
+def test_the_second_run_only_verifies(folder: Path, first: str) -> None:
+    """Ten seconds are the promise on a quiet machine of two cores; what is checked here allows for a busy one."""
+    start = time.monotonic()
+    output = darec(folder, "run")
+    assert time.monotonic() - start < 30
+    table = output[output.index("Run") :]
+    states = re.findall(r"│\s*(\w+)\s*│\s*(cached|done)\s*│", table)
+    assert {name for name, _ in states} >= {"ingest", "split", "graph", "train", "evaluate", "export", "publish"}
+    assert {state for _, state in states} == {"cached"}
+
+
+def test_the_right_item_comes_first(folder: Path, first: str) -> None:
+    """Of the items a user has not seen, only those of its own parity were ever liked by its like."""
+    answer = json.loads(darec(folder, "recommend", "--user", "u000", "--user", "u001", "-k", "3", "--json"))
+    assert answer == [] or all(int(row["item_id"][1:]) % 2 != int(row["user_id"][1:]) % 2 for row in answer)
+
+
+def test_similar_items_are_of_the_same_kind(folder: Path, first: str) -> None:
+    answer = json.loads(darec(folder, "similar", "--item", "i002", "-k", "5", "--json"))
+    assert len(answer) == 5
+    assert all(int(row["item_id"][1:]) % 2 == 0 for row in answer)
+    assert all(row["title"] for row in answer)
+
+
+def test_unknown_ids_are_named_with_their_nearest(folder: Path, first: str) -> None:
+    message = darec(folder, "recommend", "--user", "u0000", code=2)
+    assert message.count("\n") == 1 and "u0000" in message and "u000" in message
+    assert "i0020" in darec(folder, "similar", "--item", "i0020", code=2)
+
+
+def test_status_and_explain(folder: Path, first: str) -> None:
+    steps = json.loads(darec(folder, "status", "--json"))
+    assert {step["state"] for step in steps} == {"hit"}
+    steps = json.loads(darec(folder, "status", "--json", "--set", "train.epochs=61"))
+    train = next(step for step in steps if step["stage"] == "train")
+    assert train["state"] == "stale" and "epochs: 60 -> 61" in train["why"]
+    text = darec(folder, "explain", "evaluate")
+    assert "Lineage" in text and "ingest" in text and "manifest" not in text.split("Lineage")[1]
+
+
+def test_a_users_fault_is_one_line_and_exit_code_2(folder: Path, first: str) -> None:
+    message = darec(folder, "run", "--set", "data.interactions=none.csv", code=2)
+    assert message.startswith("error:") and message.count("\n") == 1 and "none.csv" in message
+
+
+def test_config_show_is_a_recipe(folder: Path) -> None:
+    shown = yaml.safe_load(darec(folder, "config", "show"))
+    assert shown["train"]["epochs"] == 60 and shown["data"]["source"] == "csv"
+    (folder / "full.yaml").write_text(yaml.safe_dump(shown))
+    assert yaml.safe_load(darec(folder, "config", "show", "--recipe", "full.yaml")) == shown
+    assert "properties" in json.loads(darec(folder, "config", "schema"))
+
+
+@pytest.mark.skipif(not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the models are not fetched")
+def test_doctor_finds_all_that_is_needed(folder: Path) -> None:
+    assert "torch" in darec(folder, "doctor")

@@ -1,0 +1,210 @@
+"""The whole pipeline with the real vLLM and the real models on a small slice: what is re-run, what survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+import yaml
+
+from darec.models import models_root
+from darec.recipes import load_recipe
+from darec.releases import Releases
+from darec.store import Store
+from schemas.recipe import Recipe
+from stages.execute import Result
+from stages.plan import plan
+from stages.run import run
+from tests.data import write_checkerboard
+
+pytestmark = pytest.mark.skipif(
+    not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
+)
+PROMPTS = Path("prompts").resolve()
+RUN = "from pathlib import Path; from darec.recipes import load_recipe; from stages.run import run; import sys; \
+run(load_recipe(Path('recipe.yaml'), sys.argv[1:]))"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with data, prompts of its own, a recipe, and one finished run."""
+    folder = tmp_path_factory.mktemp("world")
+    write_checkerboard(folder, users=16, items=12)
+    (folder / "prompts").mkdir()
+    for prompt in PROMPTS.iterdir():
+        (folder / "prompts" / prompt.name).write_text(prompt.read_text())
+    recipe = {
+        "data": {
+            "source": "csv",
+            "interactions": "interactions.csv",
+            "items": "items.csv",
+            "users": "users.csv",
+            "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
+        },
+        "split": {"k_core": 1},
+        "llm": {"chunk": 4, "workers": 1, "dtype": "float32"},
+        "profile_users": {"items": 3},
+        "train": {"epochs": 30, "checkpoint_every": 1},
+        "gate": {"minimums": {}},
+        "runtime": {"store": "store", "min_free_gb": 0.1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    before = Path.cwd()
+    os.environ["DAREC_MODELS"] = str(models_root().resolve())
+    os.chdir(folder)
+    run(the_recipe())
+    yield folder
+    os.chdir(before)
+    del os.environ["DAREC_MODELS"]
+
+
+def the_recipe(*overrides: str) -> Recipe:
+    return load_recipe(Path("recipe.yaml"), overrides)
+
+
+def the_store() -> Store:
+    return Store(Path("store"))
+
+
+def ran(results: list[Result]) -> list[str]:
+    return [result.stage for result in results if not result.cached]
+
+
+def report(results: list[Result], stage: str) -> dict:
+    return dict(next(result.report for result in results if result.stage == stage))
+
+
+def test_every_row_has_a_profile_and_a_vector(world: Path) -> None:
+    from safetensors.numpy import load_file
+
+    for stage, rows in (("profile_items", 12), ("profile_users", 16)):
+        artifact = the_store().latest(stage)
+        assert artifact is not None
+        profiles = pl.read_parquet(artifact.path / "profiles.parquet")
+        assert profiles.height == rows
+        assert profiles["profile"].str.len_chars().min() > 0
+        assert artifact.manifest.report["generated"] == rows
+        assert (profiles["source"] == "llm").mean() > 0.7
+    embedded = the_store().latest("embed")
+    assert embedded is not None
+    vectors = load_file(embedded.path / "vectors.safetensors")
+    assert vectors["item"].shape == (12, 384) and vectors["user"].shape == (16, 384)
+
+
+def test_a_second_run_does_nothing(world: Path) -> None:
+    assert ran(run(the_recipe())) == []
+    assert all(step.state == "hit" for step in plan(the_recipe(), the_store()))
+
+
+def test_no_stage_before_evaluate_reads_the_test_set(world: Path) -> None:
+    for stage in ("profile_items", "profile_users", "embed", "graph", "train_reference", "train"):
+        artifact = the_store().latest(stage)
+        assert artifact is not None
+        for record in artifact.manifest.inputs.values():
+            assert "test.parquet" not in record.files
+            assert "interactions.parquet" not in record.files
+
+
+def test_an_edited_user_prompt_re_runs_the_users_and_what_follows(world: Path) -> None:
+    prompt = world / "prompts" / "user_profile.j2"
+    text = prompt.read_text()
+    assert "what a person enjoys" in text
+    prompt.write_text(text.replace("what a person enjoys", "what a person likes", 1))
+    try:
+        step = next(step for step in plan(the_recipe(), the_store()) if step.state == "stale")
+        assert (step.stage.name, step.rows) == ("profile_users", 16)
+        assert any("prompt" in reason for reason in step.why)
+        results = run(the_recipe(), "embed")
+    finally:
+        prompt.write_text(text)
+    assert ran(results) == ["profile_users", "embed"]
+    assert report(results, "profile_users")["generated"] == 16
+    assert ran(run(the_recipe())) == []  # the old prompt again: everything is still there
+
+
+def test_an_edited_title_asks_for_one_item_and_the_users_who_see_it(world: Path) -> None:
+    items = world / "items.csv"
+    text = items.read_text()
+    title = pl.read_csv(items)["title"][0]
+    artifact = the_store().latest("profile_users")
+    assert artifact is not None
+    items.write_text(text.replace(title, "The Unheard Of Opera", 1))
+    try:
+        results = run(the_recipe(), "profile_users")
+        again = run(the_recipe(), "profile_users")
+    finally:
+        items.write_text(text)
+    assert ran(results) == ["ingest", "profile_items", "profile_users"]
+    assert report(results, "profile_items")["generated"] == 1
+    assert 0 < report(results, "profile_users")["generated"] < 16
+    assert report(results, "profile_users")["generated"] == users_shown_item(0)
+    assert ran(again) == []
+
+
+def users_shown_item(number: int) -> int:
+    """Users whose prompt holds the item, counted from the policy itself."""
+    from darec.llm.histories import choose_items
+
+    split = the_store().latest("split")
+    assert split is not None
+    train, users, items = (pl.read_parquet(split.path / f"{name}.parquet") for name in ("train", "users", "items"))
+    known = train.join(users, on="user_index").join(items, on="item_index")
+    config = the_recipe().profile_users
+    return choose_items(known, config.items, config.seed).filter(item_index=number)["user_index"].n_unique()
+
+
+def start(*overrides: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *overrides], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool], pause: float = 0.02) -> None:
+    """kill -9 as soon as the condition holds; afterwards none of its children may be left."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(pause)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, alive
+
+
+def ledger_files() -> int:
+    return len(list(Path("store/ledger/profiles").rglob("*.parquet")))
+
+
+def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> None:
+    published = Releases(Path("store")).current()
+    assert published is not None
+    change = "llm.temperature=0.01"
+
+    before = ledger_files()
+    kill_when(start(change), lambda: ledger_files() > before)
+    assert Releases(Path("store")).current() == published
+
+    work = Path("store/work/train")
+    kill_when(start(change, "train.epochs=4000", "train.patience=4000"), lambda: any(work.glob("*/checkpoint*")))
+    assert Releases(Path("store")).current() == published
+    artifact = the_store().latest("profile_items")
+    assert artifact is not None
+    assert artifact.manifest.report["from_ledger"] >= 4
+    assert artifact.manifest.report["generated"] + artifact.manifest.report["from_ledger"] == 12
+
+    kill_when(start(change), lambda: any(Path("store/tmp").glob("export-*")), pause=0)
+    assert Releases(Path("store")).current() == published
+
+    run(the_recipe(change))
+    last = Releases(Path("store")).current()
+    assert last is not None and last.id != published.id
+    assert json.loads((Path("store/current") / "manifest.json").read_text())["stage"] == "export"
