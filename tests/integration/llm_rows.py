@@ -1,0 +1,53 @@
+"""A small profile task on the real model, run by tests in this process or as a script that is killed."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+
+from darec.llm.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
+from darec.llm.profiling import ProfileTask
+from schemas import columns as c
+from schemas import tables
+from schemas.semantic import ItemProfileConfig, LLMConfig
+
+TITLES = (
+    "The Godfather (1972)", "Toy Story (1995)", "Fargo (1996)", "Braveheart (1995)", "Babe (1995)", "Casablanca (1942)",
+    "Psycho (1960)", "Star Wars (1977)", "Clueless (1995)", "The Shining (1980)", "Amadeus (1984)", "Speed (1994)",
+)  # fmt: skip
+GENRES = (
+    "Crime",
+    "Animation",
+    "Crime",
+    "War",
+    "Children's",
+    "Romance",
+    "Horror",
+    "Sci-Fi",
+    "Comedy",
+    "Horror",
+    "Music",
+    "Action",
+)
+
+
+def profile_task(ledger: Path, count: int = len(TITLES), **llm: object) -> ProfileTask:
+    """`count` items; beyond the twelve real ones they are numbered sequels."""
+    rows = range(count)
+    ids = [f"item-{row}" for row in rows]
+    titles = [TITLES[row % 12] + (f" part {row // 12 + 1}" if row >= 12 else "") for row in rows]
+    attributes = [[{"name": "genres", "value": GENRES[row % 12]}] for row in rows]
+    columns = {c.ITEM: ids, c.TITLE: titles, c.DESCRIPTION: [None] * count, c.ATTRIBUTES: attributes}
+    vocabulary = pl.DataFrame({c.ITEM_INDEX: rows, c.ITEM: ids}, schema=tables.ITEM_VOCABULARY)
+    return ProfileTask(
+        rows=items_as_data(vocabulary, pl.DataFrame(columns, schema=tables.ITEMS)),
+        variables=ITEM_VARIABLES,
+        from_metadata=item_text_from_metadata(),
+        llm=LLMConfig.model_validate({"workers": 1, "chunk": 4, "max_model_len": 512, "kv_cache_mib": 256, **llm}),
+        config=ItemProfileConfig(),
+        ledger_root=ledger,
+    )
+
+
+if __name__ == "__main__":
+    profile_task(Path(sys.argv[1]), int(sys.argv[2])).run()

