@@ -37,6 +37,7 @@ def serve(host: str, port: int, recipe: Path | None, announce: Callable[[str, li
     url = f"http://{host}:{port}/api"
     os.environ["PREFECT_API_URL"] = url
     os.environ.setdefault("PREFECT_UI_API_URL", url)
+    os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # how long SQLite waits for another writer
     with _child([*_SERVER, "--host", host, "--port", str(port)]) as server:
         _await_health(url, server)
         from pipelines.deployments import WORK_POOL, deploy

@@ -1,0 +1,242 @@
+"""`darec ui` as an operator sees it: a real server, worker, deployments and browser, on a data set of a few rows."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.data import write_checkerboard
+
+pytestmark = pytest.mark.timeout(1200)
+PROJECT = Path(__file__).parents[2]
+PATIENCE = 300  # seconds; a loaded machine is slow, a hung run is for ever
+RECIPE = """
+data:
+  source: csv
+  interactions: {data}/interactions.csv
+  items: {data}/items.csv
+  users: {data}/users.csv
+  interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
+split: {{strategy: column}}
+train: {{alignment: [], epochs: 5}}
+runtime: {{store: {store}, min_free_gb: 0.01}}
+"""
+
+
+@dataclass
+class Service:
+    """A running `darec ui`."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    folder: Path
+    calls: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, **content: Any) -> Any:
+        answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **content)
+        answer.raise_for_status()
+        return answer.json()
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        found = self.ask("GET", f"deployments/name/{deployment}")
+        run = self.ask("POST", f"deployments/{found['id']}/create_flow_run", json={"parameters": parameters})
+        return run["id"]
+
+    def state(self, run: str) -> dict[str, Any]:
+        return self.ask("GET", f"flow_runs/{run}")["state"]
+
+    def wait(self, run: str, *types: str) -> dict[str, Any]:
+        deadline = time.monotonic() + PATIENCE
+        while (state := self.state(run))["type"] not in types:
+            assert time.monotonic() < deadline, f"still {state}"
+            time.sleep(1)
+        return state
+
+    def finish(self, deployment: str, **parameters: Any) -> str:
+        run = self.start(deployment, **parameters)
+        state = self.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        assert state["type"] == "COMPLETED", state
+        return run
+
+    def tasks(self, run: str) -> dict[str, tuple[str, str]]:
+        """State name and message of each stage under `run`, its subflows included."""
+        found, flows = {}, [run]
+        while flows:
+            tasks = self.ask("POST", "task_runs/filter", json={"flow_runs": {"id": {"any_": [flows.pop()]}}})
+            for task in tasks:
+                found[task["name"].rsplit("-", 1)[0]] = (task["state"]["name"], task["state"]["message"])
+                if child := task["state"]["state_details"].get("child_flow_run_id"):
+                    flows.append(child)
+        return found
+
+    def artifact(self, key: str) -> dict[str, Any]:
+        return self.ask("GET", f"artifacts/{key}/latest")
+
+    def process_of(self, run: str) -> psutil.Process:
+        """The process that a worker started for `run`."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                try:
+                    if child.environ().get("PREFECT__FLOW_RUN_ID") == run:
+                        return child
+                except psutil.Error:
+                    continue
+            time.sleep(0.5)
+        raise AssertionError(f"no process for run {run}")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    write_checkerboard(folder / "data")
+    (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    calls: list[dict[str, Any]] = []
+    hook = _webhook(calls)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    environment |= {"DAREC_WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/"}
+    command = [str(Path(sys.executable).parent / "darec"), "ui", "--port", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--recipe", str(folder / "recipe.yaml")], cwd=PROJECT, env=environment, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while b"Ctrl-C stops everything" not in (folder / "log").read_bytes():
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.5)
+        yield Service(process, f"http://127.0.0.1:{port}", folder, calls)
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(90) == 0
+        hook.shutdown()
+        assert not psutil.wait_procs(children, timeout=10)[1], "Ctrl-C left processes behind"
+
+
+def _webhook(calls: list[dict[str, Any]]) -> HTTPServer:
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            calls.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def orphan(service: Service) -> str:
+    """A run whose process and worker were killed in one blow, as when a machine loses power; made first of all."""
+    run = service.start("rerun-stage/rerun-stage", stage="train", extent="only", overrides=["train.epochs=1000000"])
+    service.wait(run, "RUNNING")
+    process = service.process_of(run)
+    doomed = [process.parent(), process, *process.children(recursive=True)]
+    for victim in doomed:
+        if victim is not None:
+            victim.kill()
+    assert service.state(run)["type"] == "RUNNING"
+    return run
+
+
+@pytest.fixture(scope="module")
+def nightly(service: Service, orphan: str) -> str:
+    return service.finish("darec/nightly")
+
+
+def test_the_nightly_deployment_is_scheduled_one_at_a_time(service: Service):
+    deployment = service.ask("GET", "deployments/name/darec/nightly")
+    [schedule] = deployment["schedules"]
+    assert schedule["active"] and schedule["schedule"]["timezone"] != "UTC"
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+def test_a_nightly_run_publishes_and_shows_what_it_did(service: Service, nightly: str):
+    assert service.tasks(nightly)["publish"][0] == "Completed"
+    assert (service.folder / "store" / "current").is_dir()
+    plan = {row["stage"]: row for row in json.loads(service.artifact("plan")["data"])}
+    assert plan["ingest"]["state"] in ("stale", "hit") and plan["publish"]["why"]
+    assert service.artifact("train-loss")["data"].startswith("data:image/svg+xml;base64,")
+    metrics = {row["metric"]: row for row in json.loads(service.artifact("evaluate-metrics")["data"])}
+    assert metrics["recall@20"]["this run"] is not None and metrics["recall@20"]["popularity"] is not None
+    assert "published" in service.artifact("publish-gate")["data"]
+
+
+def test_the_next_night_takes_every_hit_and_says_why(service: Service, nightly: str):
+    tasks = service.tasks(service.finish("darec/nightly"))
+    stages = {name: state for name, state in tasks.items() if name in ("ingest", "split", "graph", "train", "export")}
+    assert {state for state, _ in stages.values()} == {"Cached"}
+    assert all("same inputs" in message for _, message in stages.values())
+
+
+def test_one_stage_is_run_again_by_force_and_no_other(service: Service, nightly: str):
+    tasks = service.tasks(service.finish("rerun-stage/rerun-stage", stage="graph", extent="only", force=True))
+    assert tasks["graph"][0] == "Completed" and tasks["split"][0] == "Cached"
+    assert "train" not in tasks
+
+
+def test_a_failed_run_calls_the_webhook_once_and_says_how_to_mend_it(service: Service, nightly: str):
+    run = service.start("promote/promote", release="no-such-release")
+    assert "no-such-release" in service.wait(run, "FAILED", "COMPLETED", "CRASHED")["message"]
+    deadline = time.monotonic() + 30
+    while not (mine := [call for call in service.calls if call["run_id"] == run]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert len(mine) == 1 and "names no release" in mine[0]["text"]
+
+
+def test_a_killed_run_is_crashed_within_seconds_while_its_worker_lives(service: Service, nightly: str):
+    run = service.start("gc/gc", dry_run=True)
+    service.process_of(run).kill()
+    assert service.wait(run, "CRASHED", "COMPLETED", "FAILED")["type"] == "CRASHED"
+
+
+def test_the_browser_shows_the_run_and_the_form(service: Service, nightly: str, tmp_path: Path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("NO CHROMIUM: nobody has looked at the UI; apt-get install chromium")
+    deployment = service.ask("GET", "deployments/name/rerun-stage/rerun-stage")["id"]
+    form = _page(browser, f"{service.url}/deployments/deployment/{deployment}/run", tmp_path / "form.png")
+    assert all(word in form for word in ("profile_users", "from here on", "keep_prompt", "overrides"))
+    page = _page(browser, f"{service.url}/runs/flow-run/{nightly}?tab=Artifacts", tmp_path / "run.png")
+    assert "Completed" in page and "nightly" in page
+    for picture in ("form.png", "run.png"):
+        assert (tmp_path / picture).stat().st_size > 20_000
+        if os.environ.get("DAREC_KEEP_PICTURES"):
+            shutil.copy(tmp_path / picture, PROJECT / "docs" / "img" / f"ui-{picture}")
+
+
+def _page(browser: str, address: str, picture: Path) -> str:
+    """The text of a page once its scripts have run, and a picture of it."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    options += ["--force-prefers-reduced-motion", "--window-size=1280,1400", "--virtual-time-budget=30000"]
+    profile = f"--user-data-dir={picture.with_suffix('.profile')}"
+    command = [browser, *options, profile, f"--screenshot={picture}", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_a_run_that_died_with_its_worker_is_crashed_and_not_running_for_ever(service: Service, orphan: str):
+    assert service.wait(orphan, "CRASHED", "COMPLETED", "FAILED")["type"] == "CRASHED"
+    assert "heartbeat" in service.state(orphan)["message"].lower()
