@@ -17,14 +17,18 @@ def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
     Gradients reach the rows; the labels are constants.
     """
     member = torch.nn.functional.one_hot(labels, len(fallback)).to(rows.dtype)
-    count = member.sum(0)[:, None]
-    return torch.where(count > 0, member.T @ rows / count.clamp_min(1), fallback)
+    count = member.sum(0)
+    return (member / count.clamp_min(1)).T @ rows + fallback * (count == 0)[:, None]
 
 
 def kmeans(rows: Tensor, centres: Tensor, iterations: int) -> Tensor:
-    """Lloyd's algorithm from `centres` on: [n, d], [K, d] -> [K, d]."""
+    """Lloyd's algorithm from `centres` on, at most `iterations` times: [n, d], [K, d] -> [K, d]."""
+    labels = nearest(rows, centres)
     for _ in range(iterations):
-        centres = means(rows, nearest(rows, centres), centres)
+        centres, before = means(rows, labels, centres), labels
+        labels = nearest(rows, centres)
+        if torch.equal(labels, before):
+            break
     return centres
 
 

@@ -37,7 +37,7 @@ class DaRecConfig(Section):
     """Between the linear layers of a projection."""
     sides: Literal["joint", "separate"] = "joint"
     """joint: users and items are rows of one sample. separate: each side is aligned for itself and the two averaged."""
-    sample: int = Field(default=1024, ge=2)
+    sample: int = Field(default=512, ge=2)
     """N^: how many rows a side are drawn in each step for all the terms."""
     sample_from: Literal["batch", "uniform"] = "uniform"
     """uniform: any user or item. batch: only users and positive items of the step's batch."""

@@ -13,7 +13,7 @@ from darec.interactions import Batch, Representations
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
-_CLUSTERED_ROWS = 4_096  # k-means looks at so many rows of a side at most
+_CLUSTERED_ROWS = 2_048  # k-means looks at so many rows of a side at most
 
 
 class DaRec(Objective):
@@ -54,7 +54,7 @@ class DaRec(Objective):
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> dict[str, Tensor]:
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
-        cf, text = nodes.index_select(0, rows), self.text.nodes[rows]
+        cf, text = nodes.index_select(0, rows), self.text.nodes.index_select(0, rows)
         cf_shared, text_shared = self.cf_shared(cf), self.text_shared(text)
         terms: dict[str, Tensor] = {}
         if weights.orthogonality or weights.uniformity:
