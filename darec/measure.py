@@ -8,9 +8,9 @@ import psutil
 
 
 class Measure:
-    """Context manager; samples the process tree's resident memory twice a second.
+    """Context manager; samples the memory of the whole process tree twice a second.
 
-    Children share pages with each other only for read-only libraries, so the sum is an upper bound.
+    A page shared by several processes (libraries) counts once: the sum is of proportional set sizes.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -45,10 +45,11 @@ class Measure:
 
 
 def _tree_memory(process: psutil.Process) -> int:
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        try:
-            total += member.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
+    return sum(_memory(member) for member in [process, *process.children(recursive=True)])
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
