@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -123,8 +124,9 @@ class OfflineEngine:
         available = cores()
         for worker in range(settings.workers):
             places.put(available[worker % len(available)])
+        self._log = NamedTemporaryFile(prefix="darec-llm-", suffix=".log")  # noqa: SIM115 - closed with the pool
         self._pool = ProcessPoolExecutor(
-            settings.workers, mp_context=context, initializer=_start, initargs=(settings, places)
+            settings.workers, mp_context=context, initializer=_start, initargs=(settings, places, self._log.name)
         )
 
     def __enter__(self) -> "OfflineEngine":
@@ -150,6 +152,11 @@ class OfflineEngine:
     def close(self) -> None:
         """Ends the workers and gives their memory back."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._log.close()
+
+    def _last_words(self) -> str:
+        lines = Path(self._log.name).read_text(errors="replace").split("\n")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
 
     def _spread(self, function: Callable[..., Done], work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Done]]:
         size = self._chunk_size(len(work))
@@ -160,7 +167,7 @@ class OfflineEngine:
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise DarecError(
-                "an LLM engine process died; finished rows are kept",
+                f"an LLM engine process died ({self._last_words()}); finished rows are kept",
                 where=self.settings.folder,
                 mend="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
             ) from error
@@ -170,13 +177,16 @@ class OfflineEngine:
         return max(1, min(self.settings.chunk, -(-rows // self.settings.workers)))
 
 
-def _start(settings: EngineSettings, places: "SimpleQueue[int]") -> None:
-    """First thing in a worker: tie it to its parent and its core.
+def _start(settings: EngineSettings, places: "SimpleQueue[int]", log: str) -> None:
+    """First thing in a worker: tie it to its parent and its core, and keep its chatter off the user's terminal.
 
     The engine is loaded at the first chunk, where a failure reaches the caller as it is.
     """
     global _settings  # noqa: PLW0603
     die_with_parent()
+    chatter = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(chatter, 1)
+    os.dup2(chatter, 2)
     _settings = settings
     core = places.get()
     os.environ.update(_ENVIRONMENT)
