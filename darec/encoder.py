@@ -91,7 +91,9 @@ def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, n
 def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # of loading the weights: the stage has its own
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model = SentenceTransformer(
