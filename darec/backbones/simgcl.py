@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from darec import losses
 from darec.backbones.base import Backbone
@@ -58,4 +57,5 @@ class SimGCL(Backbone):
     def _noise(self, rows: Tensor) -> Tensor:
         """Random vectors of length `noise` in the orthant of each row's half (equation 6), [N, 2 dim]."""
         drawn = torch.rand_like(rows).view(len(rows), 2, -1)
-        return functional.normalize(drawn, dim=-1).view_as(rows) * torch.sign(rows) * self.config.noise
+        length = torch.linalg.vector_norm(drawn, dim=-1, keepdim=True)
+        return torch.copysign(drawn, rows.view_as(drawn)).mul_(self.config.noise / length).view_as(rows)
