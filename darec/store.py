@@ -211,13 +211,22 @@ def _explained(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into errors that say how to mend them."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except DarecError:
+        raise
+    except Exception as error:
+        if _means(error, errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 "the disk is full", where=str(path), mend="free space (`darec gc`) and run again: nothing is lost"
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if _means(error, errno.EROFS) or isinstance(error, PermissionError):
             raise UserError(
                 "the store cannot be written", where=str(path), mend="mount it writable, or set runtime.store"
             ) from error
         raise
+
+
+def _means(error: Exception, *numbers: int) -> bool:
+    """Whether the operating system said one of `numbers`; libraries in Rust and C++ pass on its words only."""
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(os.strerror(number) in str(error) for number in numbers)

@@ -1,0 +1,211 @@
+"""Faults at the worst moments, on real stages and processes: kill -9, a full disk, a read-only store, a flipped bit."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from darec.bundle import Bundle
+from darec.errors import DarecError, UserError
+from darec.recipes import load_recipe
+from darec.recommend import recommend
+from darec.releases import Releases
+from darec.store import Store
+from schemas.recipe import Recipe
+from stages.plan import plan
+from stages.prepare import prepare
+from stages.run import run
+from tests.data import write_checkerboard
+
+PROJECT = Path(__file__).parents[2]
+RECIPE = """
+data:
+  source: csv
+  interactions: {data}/interactions.csv
+  items: {data}/items.csv
+  users: {data}/users.csv
+  interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
+split: {{strategy: column}}
+train: {{alignment: [], epochs: 40, eval_every: 5}}
+runtime: {{store: {store}, min_free_gb: 0.001}}
+"""
+
+
+def recipe_for(folder: Path, store: Path) -> Path:
+    if not (folder / "data").is_dir():
+        write_checkerboard(folder / "data")
+    path = folder / f"{store.name}.yaml"
+    path.write_text(RECIPE.format(data=folder / "data", store=store))
+    return path
+
+
+def contents(store: Path) -> dict[str, str]:
+    """SHA-256 of every file of every artifact, by stage and file: what two equal runs must agree in."""
+    return {
+        f"{artifact.stage}/{artifact.key}/{name}": digest
+        for artifact in Store(store).artifacts()
+        for name, digest in artifact.hashes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+    folder = tmp_path_factory.mktemp("faults")
+    recipe = load_recipe(recipe_for(folder, folder / "calm"))
+    run(recipe)
+    return folder, recipe
+
+
+# A process that has imported everything and forks a child for every line it reads: the kills hit work, not imports.
+NURSERY = """
+import os, sys
+from pathlib import Path
+import darec.bundle, darec.evaluation.report, darec.training, stages.registry
+from darec.recipes import load_recipe
+from stages.plan import plan
+from stages.prepare import prepare
+from stages.run import run
+print("ready", flush=True)
+for line in iter(sys.stdin.readline, ''):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        run(load_recipe(Path(line.strip())))
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()  # until then the child's number is nobody else's, dead or alive
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+
+
+def run_and_kill(nursery: subprocess.Popen[str], recipe: Path, seconds: float) -> bool:
+    """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
+    assert nursery.stdin is not None and nursery.stdout is not None
+    nursery.stdin.write(f"{recipe}\n")
+    nursery.stdin.flush()
+    child = int(nursery.stdout.readline())
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    nursery.stdin.write("reap\n")
+    nursery.stdin.flush()
+    return os.waitstatus_to_exitcode(int(nursery.stdout.readline())) == -signal.SIGKILL
+
+
+def test_twenty_kills_and_one_resume_end_with_the_same_bytes(
+    undisturbed: tuple[Path, Recipe], nursery: subprocess.Popen[str]
+):
+    folder, calm = undisturbed
+    chance, kills, number = random.Random(20), 0, 0
+    while kills < 20:
+        number += 1
+        store = folder / f"stormy-{number}"
+        path = recipe_for(folder, store)
+        while kills < 20 and run_and_kill(nursery, path, chance.uniform(0.01, 0.6)):
+            kills += 1
+            assert all(artifact.damage(checksums=True) is None for artifact in Store(store).artifacts())
+        run(load_recipe(path))
+        assert contents(store) == contents(calm.runtime.store)
+        assert (store / "current" / "items.faiss").is_file()
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_mended(undisturbed: tuple[Path, Recipe], tmp_path: Path):
+    folder, calm = undisturbed
+    shutil.copytree(calm.runtime.store, tmp_path / "store", symlinks=True)
+    recipe = load_recipe(recipe_for(folder, tmp_path / "store"))
+    store, before = Store(recipe.runtime.store), contents(recipe.runtime.store)
+    files = [(artifact.stage, artifact.path / name) for artifact in store.artifacts() for name in artifact.hashes]
+    for stage, path in files:
+        flip_a_bit(path)
+        if stage == "export":
+            with pytest.raises(DarecError, match="damaged|checksum"):
+                Releases(store.root).promote(Releases(store.root).all()[0].id)
+        made_anew = [result.stage for result in run(recipe) if not result.cached and result.artifact]
+        assert made_anew == [stage], path
+        assert contents(store.root) == before
+    assert len(list((store.root / "damaged").iterdir())) == len(files)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_manifest_counts_as_no_artifact(undisturbed: tuple[Path, Recipe], tmp_path: Path):
+    folder, calm = undisturbed
+    shutil.copytree(calm.runtime.store, tmp_path / "store", symlinks=True)
+    recipe = load_recipe(recipe_for(folder, tmp_path / "store"))
+    before = contents(recipe.runtime.store)
+    [graph] = Store(recipe.runtime.store).artifacts("graph")
+    (graph.path / "manifest.json").write_bytes(b'{"stage": "graph"')
+    assert [result.stage for result in run(recipe) if not result.cached and result.artifact] == ["graph"]
+    assert contents(recipe.runtime.store) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_is_named_loses_nothing_and_is_survived(undisturbed: tuple[Path, Recipe], small_disk: Path):
+    folder, calm = undisturbed
+    recipe = load_recipe(recipe_for(folder, small_disk / "store"))
+    ballast = small_disk / "ballast"
+    room = os.statvfs(small_disk)
+    ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - 60 * 1024))
+    with pytest.raises(UserError, match="disk is full"):
+        run(recipe)
+    assert all(artifact.damage(checksums=True) is None for artifact in Store(small_disk / "store").artifacts())
+    ballast.unlink()
+    run(recipe)
+    assert contents(small_disk / "store") == contents(calm.runtime.store)
+
+
+def test_too_little_free_disk_is_refused_before_any_work(undisturbed: tuple[Path, Recipe], small_disk: Path):
+    folder, _ = undisturbed
+    with pytest.raises(UserError, match="GiB free, 1 GiB wanted"):
+        prepare(load_recipe(recipe_for(folder, small_disk / "store"), ["runtime.min_free_gb=1"]))
+
+
+def test_a_read_only_store_still_answers_and_says_why_it_takes_nothing_new(
+    undisturbed: tuple[Path, Recipe], small_disk: Path
+):
+    folder, _ = undisturbed
+    recipe = load_recipe(recipe_for(folder, small_disk / "store"))
+    run(recipe)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert [step.state for step in plan(recipe, Store(recipe.runtime.store))] == ["hit"] * 7
+    assert recommend(Bundle.open(small_disk / "store" / "current"), "u000", 3).height > 0
+    with pytest.raises(UserError, match="cannot be written"):
+        run(recipe, force=["graph"])
