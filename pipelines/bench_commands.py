@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from darec.bench.data import BenchData
     from darec.bench.grid import Entry
     from darec.bench.runs import Run
+    from darec.store import Store
 
 app = typer.Typer(help="Grids of training runs, their tables and plots; speed beside the peers.", no_args_is_help=True)
 
@@ -32,6 +33,8 @@ OutOption = Annotated[
 ]
 
 STORE = Path("data/bench/store")
+DEFAULT_DATA = Path("data/benchmarks/beauty")
+WHOLE_RUN = Path("configs/movielens-100k.yaml")
 
 
 class TerminalBars(Bars):
@@ -79,6 +82,60 @@ def table(
     """Tables in Markdown of the runs that are finished, with spread and paired tests."""
     loaded, runs = _open(recipe, data, overrides, only, seeds)
     print(_write_tables(loaded, runs, store, out, against or loaded.baseline))
+
+
+@app.command()
+def plot(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = "",
+    store: StoreOption = STORE,
+    out: OutOption = None,
+) -> None:
+    """Plots of the runs that are finished: accuracy, sparsity slices, sweeps, DaRec's parts before and after."""
+    from darec.bench import plots, results
+    from darec.store import Store
+
+    loaded, runs = _open(recipe, data, overrides, only, seeds)
+    place, folder = Store(store), out or STORE.parent / loaded.name
+    written = plots.plot_all(loaded, results.collect(runs, place), folder)
+    for path in [*written, *_plot_parts(runs, place, folder)]:
+        console.print(path)
+
+
+def _plot_parts(runs: list["Run"], store: "Store", folder: Path) -> list[Path]:
+    """DaRec's parts, for each data set's first finished run that has them and does not stem from a sweep."""
+    from darec.bench import plots
+    from darec.bench.parts import before_and_after
+    from darec.bench.runs import find
+
+    written = {}
+    for run in runs:
+        kinds = {objective.name for objective in run.entry.config.alignment}
+        if run.data.name in written or "darec" not in kinds or (artifact := find(run, store)) is None:
+            continue
+        figure = plots.parts(*before_and_after(run, artifact), f"{run.entry.label}: shared and specific parts")
+        written[run.data.name] = plots.save(figure, folder / f"{run.data.name}-parts.png")
+    return list(written.values())
+
+
+@app.command()
+def speed(
+    data: Annotated[Path, typer.Option("--data", help="A data set's folder, or a whole-run recipe.")] = DEFAULT_DATA,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 3,
+    recbole: Annotated[bool, typer.Option(help="Install RecBole into its own environment and time it.")] = True,
+    peers: Annotated[Path, typer.Option("--peers", help="Where RecBole's environment is kept.")] = Path("data/peers"),
+) -> None:
+    """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
+    from darec.bench import speed as timing
+
+    source = data if data.exists() else WHOLE_RUN
+    loaded = load_data(source.stem, source, text=False)
+    with TerminalBars("speed") as bars:
+        measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None)
+    print(timing.table(measured, growth, loaded.interactions))
 
 
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
@@ -140,8 +197,11 @@ def sources(known: DataSources, given: list[str]) -> DataSources:
     return found
 
 
-def load_data(name: str, path: Path) -> "BenchData":
-    """A folder in the benchmark layout, or the split and vectors that a whole-run recipe has made."""
+def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
+    """A folder in the benchmark layout, or the split and vectors of a whole-run recipe.
+
+    A split that is not made yet is made; text vectors cost an LLM's time, so without them it is the user's turn.
+    """
     from darec.bench import data
 
     if path.suffix not in (".yaml", ".yml", ".toml"):
@@ -149,15 +209,15 @@ def load_data(name: str, path: Path) -> "BenchData":
     from darec.recipes import load_recipe
     from darec.store import Store
     from stages.plan import plan
+    from stages.run import run
 
     recipe = load_recipe(path)
-    steps = plan(recipe, Store(recipe.runtime.store), "embed")
-    found = {step.stage.name: step.artifact for step in steps}
-    split, embed = found.get("split"), found.get("embed")
-    if split is None or embed is None:
+    split = run(recipe, "split")[-1].artifact
+    embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
+    if split is None or (text and embed is None):
         mend = f"`darec run --recipe {path} --until embed` first"
-        raise UserError(f"the split or the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
-    return data.from_artifacts(name, split.path, embed.path)
+        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
+    return data.from_artifacts(name, split.path, embed.path if embed else None)
 
 
 def tune(

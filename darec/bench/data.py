@@ -58,16 +58,18 @@ def from_folder(name: str, folder: Path) -> BenchData:
     return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
 
 
-def from_artifacts(name: str, split: Path, embed: Path) -> BenchData:
-    """Reads what the stages split and embed wrote."""
+def from_artifacts(name: str, split: Path, embed: Path | None) -> BenchData:
+    """Reads what the stages split and embed wrote; without `embed` there is no text."""
     parts = (Pairs.of_table(read_table(split / f"{part}.parquet", SPLIT_PART)) for part in PARTS)
     n_users = read_table(split / "users.parquet", USER_VOCABULARY).height
     n_items = read_table(split / "items.parquet", ITEM_VOCABULARY).height
+    interactions = Interactions(n_users, n_items, *parts)
+    content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
+    if embed is None:
+        return BenchData(name, interactions, None, content, None)
     vectors = load_file(embed / "vectors.safetensors")
     text = Representations.join(vectors["user"], vectors["item"])
-    content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
-    text_content = file_sha256(embed / "vectors.safetensors")
-    return BenchData(name, Interactions(n_users, n_items, *parts), text, content, text_content)
+    return BenchData(name, interactions, text, content, file_sha256(embed / "vectors.safetensors"))
 
 
 def _vectors(path: Path) -> Tensor:

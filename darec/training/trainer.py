@@ -101,7 +101,8 @@ class Trainer:
         self.text = text = text.to(device) if text else None
         self.sampler = Sampler(self.interactions, config.batch_size)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
-        self.terms = torch.compile(self.model) if config.compile else self.model
+        if config.compile:
+            _compile_projections(self.model)
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
             self.model.parameters(), lr=config.learning_rate, weight_decay=2 * config.l2, fused=True
         )
@@ -124,7 +125,7 @@ class Trainer:
         self.progress.start("train", self.config.epochs, "epochs")
         self.progress.advance(self.epoch)
         while not self.finished:
-            self._run_epoch()
+            self.run_epoch()
             if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
                 self._evaluate()
             self.progress.advance(1, " ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
@@ -139,7 +140,8 @@ class Trainer:
         patient = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
         return self.epoch >= config.epochs or not patient
 
-    def _run_epoch(self) -> None:
+    def run_epoch(self) -> None:
+        """Every train pair once."""
         self.model.train()
         self.model.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}
@@ -157,7 +159,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._autocast():
-            terms = self.terms(batch, self.sampler)
+            terms = self.model(batch, self.sampler)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         if self.config.clip_norm:
@@ -230,6 +232,13 @@ class Trainer:
         if self.text is None or not self.config.needs_text or self.config.cold_start == "none":
             return final
         return cold_start.fill(final, self.text, self.interactions, unit=self.config.scoring == "cosine")
+
+
+def _compile_projections(model: torch.nn.Module) -> None:
+    """Compiles all multi-layer projections in place; sparse products and sampling would only break the graph."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.Sequential):
+            part.compile(dynamic=True)
 
 
 def learning_rate(config: TrainConfig, step: int, steps_an_epoch: int) -> float:

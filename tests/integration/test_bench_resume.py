@@ -87,7 +87,7 @@ def test_the_command_writes_tables_and_says_what_was_cached(tmp_path):
     recipe, store = write_recipe(tmp_path), tmp_path / "store"
     list(run_grid(runs_of(recipe)[:3], Store(store), Silent()))
     options = ["--store", str(store), "--out", str(tmp_path / "out"), "--only", "none", "--seeds", "0,1"]
-    result = CliRunner().invoke(app, ["run", str(recipe)])
+    result = CliRunner().invoke(app, ["run", str(recipe), *options])
     assert result.exit_code == 0
     assert result.output.count("(cached)") == 2
     table = (tmp_path / "out" / "table.md").read_text()

@@ -1,0 +1,49 @@
+"""DaRec's shared and specific parts of a sample of nodes, before training and after."""
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from darec.alignment.darec import DaRec
+from darec.bench.runs import Run
+from darec.errors import UserError
+from darec.store import Artifact
+from darec.training.trainer import Trainer
+from schemas.alignment import DaRecConfig
+
+_SAMPLE = 1500  # nodes that are drawn
+
+Parts = dict[str, np.ndarray]
+"""`cf shared`, `cf specific`, `text shared`, `text specific` -> rows of unit length [n, width]."""
+
+
+def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
+    """The parts at the run's first step and in its result.
+
+    Raises:
+        UserError: the run's configuration has no DaRec objective.
+    """
+    if not any(isinstance(each, DaRecConfig) for each in run.entry.config.alignment):
+        raise UserError(f"{run.entry.label} has no DaRec parts", where="plot", mend="name an alignment with darec")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(run.entry.config.seed)
+        trainer = Trainer(run.entry.config, run.data.interactions, run.data.text, None, torch.device("cpu"))
+        nodes = torch.randperm(run.data.interactions.n_nodes)[:_SAMPLE]
+    before = _parts(trainer, nodes)
+    state = load_file(artifact.path / "model.safetensors")
+    trainer.model.load_state_dict({name: value for name, value in state.items() if not name.startswith("final.")})
+    return before, _parts(trainer, nodes)
+
+
+@torch.no_grad()
+def _parts(trainer: Trainer, nodes: torch.Tensor) -> Parts:
+    objective = next(each for each in trainer.model.objectives if isinstance(each, DaRec))
+    cf, text = trainer.model.represent().nodes[nodes], objective.text.nodes[nodes]
+    rows = {
+        "cf shared": objective.cf_shared(cf),
+        "cf specific": objective.cf_specific(cf),
+        "text shared": objective.text_shared(text),
+        "text specific": objective.text_specific(text),
+    }
+    return {name: functional.normalize(value, dim=-1).numpy() for name, value in rows.items()}

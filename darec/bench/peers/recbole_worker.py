@@ -1,0 +1,42 @@
+"""Runs inside RecBole's own environment: trains and evaluates its LightGCN on demand and says how long it took.
+
+It imports nothing of darec. First line on stdin: the configuration as JSON; then `epoch`, `evaluate` or `quit`.
+Answers: `ready` once, then the seconds of each request.
+"""
+
+import json
+import sys
+import time
+import warnings
+
+warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    """Answers requests until `quit` or the end of input."""
+    from recbole.config import Config  # type: ignore[import-not-found]
+    from recbole.data import create_dataset, data_preparation  # type: ignore[import-not-found]
+    from recbole.model.general_recommender import LightGCN  # type: ignore[import-not-found]
+    from recbole.trainer import Trainer  # type: ignore[import-not-found]
+
+    settings = json.loads(sys.stdin.readline())
+    config = Config(model="LightGCN", dataset=settings["dataset"], config_dict=settings)
+    train, _, test = data_preparation(config, create_dataset(config))
+    model = LightGCN(config, train.dataset).to(config["device"])
+    trainer = Trainer(config, model)
+    print("ready", flush=True)
+    epochs = 0
+    for line in sys.stdin:
+        began = time.perf_counter()
+        if line.strip() == "epoch":
+            trainer._train_epoch(train, epochs, show_progress=False)
+            epochs += 1
+        elif line.strip() == "evaluate":
+            trainer.evaluate(test, load_best_model=False, show_progress=False)
+        else:
+            return
+        print(time.perf_counter() - began, flush=True)
+
+
+if __name__ == "__main__":
+    main()

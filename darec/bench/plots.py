@@ -1,0 +1,163 @@
+"""Plots of a benchmark's results, as PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from darec.bench.grid import sweep_name
+from darec.bench.results import Results
+from schemas import columns as c
+from schemas.bench import BenchRecipe, Sweep
+
+mpl.use("Agg")
+METRIC_NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
+_SLICES = 4
+
+
+def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
+    """Everything that the results allow: accuracy, sparsity slices, and a plot for each data set with sweeps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    swept = {sweep_name(sweep.of, sweep.label, value) for sweep in recipe.sweeps for value in sweep.values}
+    written = []
+    for data in results.runs["data"].unique(maintain_order=True):
+        methods = [method for method in results.methods(data) if method[1] not in swept]
+        if methods:
+            written.append(save(accuracy(results, data, methods), folder / f"{data}-accuracy.png"))
+            written.append(save(by_sparsity(results, data, methods), folder / f"{data}-sparsity.png"))
+        if recipe.sweeps and swept & {alignment for _, alignment in results.methods(data)}:
+            written.append(save(sensitivity(recipe, results, data), folder / f"{data}-sensitivity.png"))
+    return written
+
+
+def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]]) -> Figure:
+    """A bar a method, with the standard deviation over seeds; the axis starts where the differences can be seen."""
+    figure = Figure(figsize=(11, 1.2 + 0.36 * len(methods)), layout="constrained")
+    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRIC_NAMES.items(), strict=True):
+        values = [results.values(data, *method, metric) for method in methods]
+        means, spreads = [mean(each) for each in values], [_spread(each) for each in values]
+        axes.barh(_labels(methods), means, xerr=spreads, color=_colours(methods), capsize=3)
+        low = min(means) - 0.6 * (max(means) - min(means) or max(means))
+        axes.set_xlim(max(0, low), max(means) * 1.02 + max(spreads))
+        axes.set_xlabel(f"{title} (test)")
+        for row, value in enumerate(means):
+            axes.text(value + spreads[row], row, f" {value:.4f}", va="center", fontsize=8)
+        axes.margins(x=0.12)
+    figure.axes[0].invert_yaxis()
+    figure.suptitle(f"{data}: accuracy by method")
+    return figure
+
+
+def by_sparsity(results: Results, data: str, methods: Sequence[tuple[str, str]]) -> Figure:
+    """Recall@20 and NDCG@20 of users grouped by their train interactions into about equally large groups."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    groups = bounds(results.users.filter(data=data))
+    names = [f"{low} to {high}" if low < high else str(low) for low, high in groups]
+    for axes, (metric, title) in zip(figure.subplots(1, 2), METRIC_NAMES.items(), strict=True):
+        width = 0.8 / len(methods)
+        for number, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
+            values = [group_mean(results, data, method, metric, each) for each in groups]
+            place = np.arange(len(groups)) + (number - (len(methods) - 1) / 2) * width
+            axes.bar(place, values, width, color=colour, label=" + ".join(method))
+        axes.set_xticks(range(len(groups)), names)
+        axes.set_xlabel("train interactions of the user")
+        axes.set_ylabel(f"{title} (test)")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)  # type: ignore[arg-type]
+    figure.suptitle(f"{data}: accuracy by sparsity")
+    return figure
+
+
+def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
+    """A panel for each sweep: the metric over the field's values, beside the baseline's level."""
+    figure = Figure(figsize=(3.8 * len(recipe.sweeps), 3.8), layout="constrained")
+    done = set(results.methods(data))
+    for axes, sweep in zip(
+        figure.subplots(1, len(recipe.sweeps), sharey=True, squeeze=False)[0], recipe.sweeps, strict=True
+    ):
+        for backbone in recipe.backbones:
+            _sweep_lines(axes, results, data, backbone, sweep)
+            if (backbone, recipe.baseline) in done:
+                level = mean(results.values(data, backbone, recipe.baseline, "recall@20"))
+                axes.axhline(level, color="grey", linestyle="--", label=f"{backbone} + {recipe.baseline}")
+        axes.set_xlabel(sweep.label)
+    figure.axes[0].set_ylabel("Recall@20 (test)")
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle(f"{data}: sensitivity")
+    return figure
+
+
+def _sweep_lines(axes: Axes, results: Results, data: str, backbone: str, sweep: Sweep) -> None:
+    names = {value: sweep_name(sweep.of, sweep.label, value) for value in sweep.values}
+    points = {value: results.values(data, backbone, name, "recall@20") for value, name in names.items()}
+    points = {value: seeds for value, seeds in points.items() if seeds}
+    places = range(len(points))
+    means, spreads = [mean(seeds) for seeds in points.values()], [_spread(seeds) for seeds in points.values()]
+    axes.errorbar(places, means, yerr=spreads, marker="o", capsize=3, label=f"{backbone} + {sweep.of}")
+    axes.set_xticks(places, [str(value) for value in points])
+
+
+def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: str) -> Figure:
+    """First two principal components of DaRec's shared and specific parts, both sides, before and after training.
+
+    Each argument: part (`cf shared`, `text shared`, `cf specific`, `text specific`) -> rows of unit length [n, d].
+    Both sides of a kind of part are projected together: where they overlap, they are aligned.
+    """
+    figure = Figure(figsize=(9, 8.4), layout="constrained")
+    panels = figure.subplots(2, 2)
+    for row, (when, rows) in enumerate({"before training": before, "after training": after}.items()):
+        for column, kind in enumerate(("shared", "specific")):
+            axes = panels[row][column]
+            sides = {side: rows[f"{side} {kind}"] for side in ("cf", "text")}
+            for (side, points), colour in zip(_project(sides).items(), ("tab:blue", "tab:orange"), strict=True):
+                axes.scatter(*points.T, s=4, alpha=0.4, color=colour, label=side, linewidths=0)
+            axes.set_title(f"{kind}, {when}")
+            axes.set_xticks([])
+            axes.set_yticks([])
+    panels[0][0].legend(markerscale=4)
+    figure.suptitle(title)
+    return figure
+
+
+def _project(sides: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    together = np.concatenate(list(sides.values()))
+    _, _, axes = np.linalg.svd(together - together.mean(0), full_matrices=False)
+    return {side: (rows - together.mean(0)) @ axes[:2].T for side, rows in sides.items()}
+
+
+def bounds(users: pl.DataFrame) -> list[tuple[int, int]]:
+    """(least, greatest) train interactions of each group."""
+    counts = users.unique(c.USER_INDEX)[c.TRAIN_COUNT].to_numpy()
+    cuts = sorted({int(cut) for cut in np.quantile(counts, np.linspace(0, 1, _SLICES + 1)[1:], method="lower")})
+    return list(zip([int(counts.min()), *(cut + 1 for cut in cuts[:-1])], cuts, strict=True))
+
+
+def group_mean(results: Results, data: str, method: tuple[str, str], metric: str, bounds: tuple[int, int]) -> float:
+    """A metric's mean over the users with so many train interactions, and over seeds."""
+    rows = results.users.filter(data=data, backbone=method[0], alignment=method[1])
+    inside = rows.filter(pl.col(c.TRAIN_COUNT).is_between(*bounds))[metric]
+    return float(inside.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
+
+
+def _labels(methods: Sequence[tuple[str, str]]) -> list[str]:
+    return [" + ".join(method) for method in methods]
+
+
+def _colours(methods: Sequence[tuple[str, str]]) -> list[Any]:
+    return [mpl.colormaps["tab20"](number % 20) for number in range(len(methods))]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes `figure` and gives its path."""
+    figure.savefig(path, dpi=130)
+    return path

@@ -1,0 +1,160 @@
+"""Speed beside the peers: one run, the same data, interleaved repeats, medians."""
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from darec.bench.data import BenchData
+from darec.bench.grid import train_config
+from darec.bench.peers.plain_loop import PlainLightGCN
+from darec.bench.peers.recbole import RecBoleLightGCN, ensure_environment
+from darec.bench.tables import markdown
+from darec.evaluation.protocol import rank, score
+from darec.interactions import Interactions, Pairs, Representations
+from darec.progress import Progress
+from darec.training.trainer import Trainer
+
+DIM, BATCH = 32, 4096
+RLMREC_EPOCH = 5.6 / 3.9
+"""RLMRec's LightGCN epoch over RecBole's, measured back to back on Beauty with these settings; RLMRec is no package."""
+RLMREC_EVALUATION = 10.6 / 14
+"""The same for a full evaluation, from the fastest of RLMRec's (10.6 to 16.7 s) and the slowest of RecBole's."""
+_CUTOFFS = (5, 10, 20)
+_LIGHTGCN = {"name": "lightgcn", "layers": 3}
+_OURS = {
+    "darec LightGCN": {"backbone": _LIGHTGCN, "alignment": []},
+    "darec LightGCN, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}, "alignment": []},
+    "darec LightGCN + DaRec, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}},
+}
+FULL, DROPPED, ALIGNED = _OURS
+RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
+
+
+@dataclass
+class Contestant:
+    """Does an epoch, or an evaluation, and says how many seconds it took."""
+
+    epoch: Callable[[], float]
+    evaluate: Callable[[], float] | None = None
+    epochs: list[float] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+
+
+def measure(
+    data: BenchData, repeats: int, progress: Progress, peers: Path | None
+) -> tuple[dict[str, Contestant], float]:
+    """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
+
+    Args:
+        data: what all train on; without text, random vectors stand in for it.
+        repeats: rounds; in each, every contestant takes its turn. One round before them is not counted.
+        progress: told of turns.
+        peers: the folder for RecBole's environment; None leaves RecBole out.
+    """
+    growth = evaluation_growth(data.interactions)
+    with ExitStack() as stack:
+        contestants = _contestants(data, stack, peers)
+        turns = (repeats + 1) * sum(1 + (each.evaluate is not None) for each in contestants.values())
+        progress.start("speed", turns, "turns")
+        for number in range(repeats + 1):
+            for name, each in contestants.items():
+                _turn(each.epoch, each.epochs, number, progress, name)
+                if each.evaluate is not None:
+                    _turn(each.evaluate, each.evaluations, number, progress, name)
+    return contestants, growth
+
+
+def _turn(act: Callable[[], float], times: list[float], number: int, progress: Progress, name: str) -> None:
+    seconds = act()
+    if number:
+        times.append(seconds)
+    progress.advance(1, f"{name} {seconds:.2f} s")
+
+
+def _contestants(data: BenchData, stack: ExitStack, peers: Path | None) -> dict[str, Contestant]:
+    found = {name: _ours(data, name) for name in _OURS}
+    plain = PlainLightGCN(data.interactions, DIM, BATCH)
+    found[PLAIN] = Contestant(_timed(plain.epoch), _timed(plain.evaluate))
+    if peers is not None:
+        python = ensure_environment(peers / "venv")
+        worker = RecBoleLightGCN(data.interactions, peers / "data", python, DIM, BATCH, torch.get_num_threads())
+        recbole = stack.enter_context(worker)
+        found[RECBOLE] = Contestant(recbole.epoch, recbole.evaluate)
+    return found
+
+
+def _ours(data: BenchData, name: str) -> Contestant:
+    config = train_config(_OURS[name], {"dim": DIM, "batch_size": BATCH, "device": "cpu"}, where="bench speed")
+    text = data.text or _random_text(data.interactions)
+    trainer = Trainer(config, data.interactions, text, None, torch.device("cpu"))
+    return Contestant(_timed(trainer.run_epoch), _timed(lambda: _evaluate(trainer)) if name == FULL else None)
+
+
+def _timed(act: Callable[[], object]) -> Callable[[], float]:
+    def timed() -> float:
+        began = time.perf_counter()
+        act()
+        return time.perf_counter() - began
+
+    return timed
+
+
+def _evaluate(trainer: Trainer) -> None:
+    data = trainer.interactions
+    ranking = rank(trainer.model.represent(), data.train, data.test, max(_CUTOFFS))
+    score(ranking, data.test, data.n_items, _CUTOFFS, ("recall", "ndcg"))
+
+
+def _random_text(data: Interactions) -> Representations:
+    return Representations(torch.nn.functional.normalize(torch.randn(data.n_nodes, 384), dim=-1), data.n_users)
+
+
+def evaluation_growth(data: Interactions) -> float:
+    """MB that the peak memory of this process grows by when four times as many users are ranked and scored."""
+    many = Interactions(
+        4 * data.n_users, data.n_items, *(_copies(data, part) for part in (data.train, data.val, data.test))
+    )
+    nodes = torch.randn(many.n_nodes, DIM)
+    once = Representations(nodes[3 * data.n_users :], data.n_users)
+    peaks = []
+    for final, each in ((once, data), (Representations(nodes, many.n_users), many)):
+        ranking = rank(final, each.train, each.test, max(_CUTOFFS))
+        score(ranking, each.test, each.n_items, _CUTOFFS, ("recall", "ndcg"))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return peaks[1] - peaks[0]
+
+
+def _copies(data: Interactions, pairs: Pairs) -> Pairs:
+    shifts = torch.arange(4).repeat_interleave(len(pairs)) * data.n_users
+    return Pairs(pairs.users.repeat(4) + shifts, pairs.items.repeat(4))
+
+
+def table(contestants: dict[str, Contestant], growth: float, data: Interactions) -> str:
+    """Medians and ratios in Markdown."""
+    epochs = {name: median(each.epochs) for name, each in contestants.items()}
+    evaluations = {name: median(each.evaluations) for name, each in contestants.items() if each.evaluations}
+    if RECBOLE in epochs:
+        derived = f"RLMRec LightGCN (RecBole x {RLMREC_EPOCH:.2f}, x {RLMREC_EVALUATION:.2f})"
+        epochs[derived] = epochs[RECBOLE] * RLMREC_EPOCH
+        evaluations[derived] = evaluations[RECBOLE] * RLMREC_EVALUATION
+    rows = []
+    for name, seconds in epochs.items():
+        reference = epochs[FULL] if name in (FULL, RECBOLE) else epochs[DROPPED]
+        evaluation = evaluations.get(name)
+        cells = ["", ""] if evaluation is None else [f"{evaluation:.2f}", f"{evaluation / evaluations[FULL]:.1f} x"]
+        rows.append([name, f"{seconds:.2f}", f"{seconds / reference:.2f} x", *cells])
+    head = ["", "s an epoch", "over darec's same model", "s a full evaluation", "over darec's"]
+    rounds, threads = len(contestants[FULL].epochs), torch.get_num_threads()
+    size = f"{len(data.train):,} train pairs, {data.n_users:,} users x {data.n_items:,} items, dim {DIM}"
+    notes = (
+        f"{size}, batch {BATCH:,}, {threads} threads; medians of {rounds} interleaved rounds.",
+        "RecBole keeps all edges in an epoch, RLMRec 0.8 of them: each beside darec's LightGCN of the same kind.",
+        f"Peak memory of evaluating four times as many users: {growth:+.0f} MB.",
+    )
+    return markdown(head, rows) + "\n" + "\n".join(notes) + "\n"

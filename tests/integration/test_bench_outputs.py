@@ -1,0 +1,88 @@
+"""Plots and speed tables come out of real, tiny runs."""
+
+import matplotlib.image as image
+import numpy as np
+import polars as pl
+
+from darec.bench import plots, speed
+from darec.bench.data import from_folder
+from darec.bench.grid import expand
+from darec.bench.parts import before_and_after
+from darec.bench.results import Results, collect
+from darec.bench.runs import Run, run_grid
+from darec.progress import Silent
+from darec.recipes import load
+from darec.store import Store
+from schemas.bench import BenchRecipe
+from tests.bench_samples import RECIPE, write_board, write_recipe
+
+SWEEP = "sweeps: [{{ label: K, of: darec, field: alignment.0.centres, values: [2, 3] }}]\n"
+
+
+def is_picture(path) -> bool:
+    pixels = image.imread(path)
+    return path.suffix == ".png" and min(pixels.shape[:2]) > 200 and pixels.std() > 0.01
+
+
+def test_every_plot_is_produced(tmp_path):
+    recipe = load(BenchRecipe, write_recipe(tmp_path, RECIPE.replace("seeds: [0, 1]", "seeds: [0]") + SWEEP))
+    data = from_folder("board", tmp_path / "board")
+    runs = [Run(entry, data, recipe.evaluate) for entry in expand(recipe)]
+    store = Store(tmp_path / "store")
+    artifacts = [artifact for _, artifact, _ in run_grid(list(runs), store, Silent())]
+    written = plots.plot_all(recipe, collect(runs, store), tmp_path / "out")
+    before, after = before_and_after(runs[1], artifacts[1])
+    written.append(plots.save(plots.parts(before, after, "parts"), tmp_path / "out" / "parts.png"))
+    assert [path.stem for path in written] == ["board-accuracy", "board-sparsity", "board-sensitivity", "parts"]
+    assert all(is_picture(path) for path in written)
+    assert set(before) == {"cf shared", "cf specific", "text shared", "text specific"}
+    np.testing.assert_allclose(np.linalg.norm(after["cf shared"], axis=1), 1, atol=1e-5)
+    assert not np.array_equal(before["cf shared"], after["cf shared"])
+
+
+def test_sparsity_groups_cover_all_users_once():
+    counts = [1, 1, 1, 2, 2, 3, 5, 9]
+    users = pl.DataFrame({"user_index": range(8), "train_count": counts})
+    bounds = plots.bounds(users)
+    assert [sum(low <= count <= high for low, high in bounds) for count in counts] == [1] * 8
+    values = {"data": "d", "backbone": "b", "alignment": "a", "recall@20": [float(count) for count in counts]}
+    results = Results(
+        pl.DataFrame(),
+        users.with_columns(**{k: pl.lit(v) if isinstance(v, str) else pl.Series(v) for k, v in values.items()}),
+    )
+    assert plots.group_mean(results, "d", ("b", "a"), "recall@20", (2, 3)) == (2 + 2 + 3) / 3
+
+
+def test_the_speed_table_divides_medians(tmp_path):
+    data = from_folder("board", write_board(tmp_path))
+    measured, growth = speed.measure(data, 1, Silent(), None)
+    assert growth < 200
+    assert all(len(each.epochs) == 1 for each in measured.values())
+    for name, seconds in {speed.FULL: 2.0, speed.DROPPED: 3.0, speed.ALIGNED: 4.5, speed.PLAIN: 12.0}.items():
+        measured[name].epochs, measured[name].evaluations = [seconds], []
+    measured[speed.FULL].evaluations, measured[speed.PLAIN].evaluations = [0.5], [10.0]
+    measured[speed.RECBOLE] = speed.Contestant(lambda: 0.0, epochs=[7.0, 8.0, 90.0], evaluations=[5.0])
+    lines = {
+        line.split(" | ")[0].strip("| "): line for line in speed.table(measured, 0.0, data.interactions).splitlines()
+    }
+    assert lines[speed.ALIGNED].count("1.50 x") == 1
+    assert "4.00 x" in lines[speed.PLAIN] and "20.0 x" in lines[speed.PLAIN]
+    assert "4.00 x" in lines[speed.RECBOLE] and "10.0 x" in lines[speed.RECBOLE]
+    (derived,) = [line for name, line in lines.items() if name.startswith("RLMRec")]
+    assert f"{8 * speed.RLMREC_EPOCH / 3:.2f} x" in derived
+
+
+def test_the_plain_loop_ranks_as_the_protocol_does(tmp_path):
+    import torch
+
+    from darec.bench.peers.plain_loop import PlainLightGCN
+    from darec.evaluation.protocol import rank, score
+    from darec.interactions import Representations
+
+    data = from_folder("board", write_board(tmp_path)).interactions
+    plain = PlainLightGCN(data, 8, 256)
+    plain.epoch()
+    with torch.no_grad():
+        final = Representations(torch.cat(plain.propagate(1.0)), data.n_users)
+    ours = score(rank(final, data.train, data.test, 20), data.test, data.n_items, (20,), ("recall",)).means()
+    assert abs(plain.evaluate() - ours["recall@20"]) < 1e-9
