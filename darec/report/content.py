@@ -155,7 +155,8 @@ class Map:
     """One panel a vector space; the same items and groups in each."""
 
     coloured_by: str
-    groups: tuple[str, ...]
+    groups: tuple[tuple[int, str], ...]
+    """Number and name of each group that is not empty."""
     panels: tuple[Panel, ...]
     shown: int
     total: int

@@ -37,7 +37,14 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.tests["absent"] = lambda part: isinstance(part, Absent)
-    environment.filters |= {"number": number, "change": change, "moment": moment, "share": share, "seconds": seconds}
+    environment.filters |= {
+        "number": number,
+        "change": change,
+        "moment": moment,
+        "day": day,
+        "share": share,
+        "seconds": seconds,
+    }
     page = environment.get_template("report.html.j2").render(report=report, line_chart=line_chart, scatter=scatter)
     return page.translate(_CONTROL)
 
@@ -65,9 +72,14 @@ def share(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}%}"
 
 
-def moment(value: datetime | None) -> str:
+def moment(value: datetime) -> str:
     """Date and time of day, UTC."""
-    return "" if value is None else f"{value:%Y-%m-%d %H:%M}"
+    return f"{value:%Y-%m-%d %H:%M}"
+
+
+def day(value: datetime) -> str:
+    """The date, UTC."""
+    return f"{value:%Y-%m-%d}"
 
 
 def seconds(value: float) -> str:

@@ -14,7 +14,7 @@ _STAGES = ("profile_items", "profile_users", "embed")
 _RANKS = (1.0, 0.9, 0.6, 0.3)  # of the items whose neighbours are shown, by popularity
 _NEAREST = 5
 _POINTS = 1200  # dots on a map
-_GROUPS = 7  # colours, besides the one of all other groups
+_OTHER = 7  # the group of all values beyond the first 7: the page has so many colours, and grey
 _MOST_VALUES, _LONGEST_VALUE = 60, 30  # an attribute with more or longer values than that does not colour a map
 
 
@@ -40,7 +40,7 @@ def _sample(each: Any) -> Sample:
 def _fact(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in value.items()) or "none"
-    return value
+    return f"{value:,.2f}" if isinstance(value, float) else value
 
 
 def neighbours(source: Source) -> tuple[Neighbours, ...]:
@@ -96,19 +96,19 @@ def _panel(name: str, vectors: Floats, numbers: list[int], titles: list[str]) ->
     return Panel(name, explained, tuple(zip(*plane.T.tolist(), numbers, titles, strict=True)))
 
 
-def _groups(items: pl.DataFrame) -> tuple[str, tuple[str, ...], list[int]]:
+def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list[int]]:
     """What colours the items, the groups' names, and each item's group."""
     first = _first_values(items)
     if first.is_empty():
         return _popularity_groups(items)
     name = first["name"][0]
     values = first.filter(pl.col("name") == name)
-    top = values["value"].value_counts(sort=True).sort("count", "value", descending=[True, False])["value"][:_GROUPS]
+    top = values["value"].value_counts(sort=True).sort("count", "value", descending=[True, False])["value"][:_OTHER]
     known = dict(values.select("row", "value").iter_rows())
     numbers = {value: number for number, value in enumerate(top)}
-    other = len(numbers)
-    found = [numbers.get(known.get(row, ""), other) for row in range(items.height)]
-    return f"first of {name}", (*top, "other"), found
+    found = [numbers.get(known.get(row, ""), _OTHER) for row in range(items.height)]
+    other = ((_OTHER, "other"),) if _OTHER in found else ()
+    return f"first of {name}", (*enumerate(top), *other), found
 
 
 def _first_values(items: pl.DataFrame) -> pl.DataFrame:
@@ -128,8 +128,8 @@ def _first_values(items: pl.DataFrame) -> pl.DataFrame:
     return split.join(usable, on="name", maintain_order="right")
 
 
-def _popularity_groups(items: pl.DataFrame) -> tuple[str, tuple[str, ...], list[int]]:
+def _popularity_groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list[int]]:
     counts = items[c.TRAIN_COUNT].to_numpy()
     bounds = np.unique(np.quantile(counts, [0.2, 0.4, 0.6, 0.8], method="lower"))
     names = [f"up to {bound:,}" for bound in bounds] + [f"more than {bounds[-1]:,}"]
-    return "train interactions", tuple(names), np.searchsorted(bounds, counts).tolist()
+    return "train interactions", tuple(enumerate(names)), np.searchsorted(bounds, counts).tolist()

@@ -9,8 +9,6 @@ import pytest
 
 from darec.report.render import write
 from darec.report.source import Source
-from darec.store import Store
-from tests.report_samples import grown, make_hostile, recipe, run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
@@ -42,13 +40,10 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="NO CHROMIUM: the rep
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def page(nights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    chosen = recipe(folder)
-    make_hostile(folder)
-    run(chosen)
-    grown(folder, [("u000", "i001")])
-    write(Source.of_run(Store(chosen.runtime.store), run(chosen)), folder / "report.html")
+    store, _, second = nights
+    write(Source.of_run(store, second), folder / "report.html")
     (folder / "frames.html").write_text(FRAMES)
     return folder
 

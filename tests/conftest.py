@@ -1,0 +1,19 @@
+"""What several test files share."""
+
+import pytest
+
+NEW = [("u000", "i001"), ("u000", "i003"), ("u999", "i000"), ("u001", "i777")]
+
+
+@pytest.fixture(scope="session")
+def nights(tmp_path_factory):
+    """Two nights, as store and keys of each: a first release, then one with `NEW`: a new user, a new item."""
+    from darec.store import Store
+    from tests.report_samples import grown, make_hostile, recipe, run
+
+    folder = tmp_path_factory.mktemp("nights")
+    chosen = recipe(folder)
+    make_hostile(folder)
+    first = run(chosen)
+    grown(folder, NEW)
+    return Store(chosen.runtime.store), first, run(chosen)
