@@ -34,6 +34,7 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_CPU_STEP = 1024  # tokens of one forward pass; more only takes memory
 _llm: Any = None  # the engine of this worker process
 _settings: "EngineSettings"
 
@@ -192,7 +193,8 @@ def _start(settings: EngineSettings, places: "SimpleQueue[int]", log: str) -> No
     os.environ.update(_ENVIRONMENT)
     if not settings.gpu:
         # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
-        os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_KVCACHE_SPACE="1")
+        os.environ.update(OMP_NUM_THREADS="1")
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
         os.sched_setaffinity(0, {core})
         import torch
 
@@ -216,6 +218,7 @@ def _load(settings: EngineSettings) -> Any:
     if not settings.gpu:
         # Compiling takes minutes at every start and gains little on CPU.
         options |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_mib * 2**20}
+        options["max_num_batched_tokens"] = max(_CPU_STEP, settings.max_model_len)
         if settings.runner == "generate":
             options["block_size"] = _CPU_BLOCK
     try:
