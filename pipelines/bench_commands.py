@@ -122,6 +122,34 @@ def _plot_parts(runs: list["Run"], store: "Store", folder: Path) -> list[Path]:
 
 
 @app.command()
+def cold_start(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    share: Annotated[float, typer.Option(min=0.0, max=0.9, help="Of all items, taken out of train.")] = 0.1,
+    store: StoreOption = STORE,
+    out: OutOption = None,
+) -> None:
+    """Take items out of train and see how well their vectors, made from text, let them be found."""
+    from dataclasses import replace
+
+    from darec.bench import cold
+    from darec.bench.runs import run_grid
+    from darec.store import Store
+
+    loaded, runs = _open(recipe, data, overrides, only, "")
+    held = {run.data.name: cold.hold_out(run.data, share, seed=0) for run in runs}
+    with TerminalBars(loaded.name) as bars:
+        held_runs = [replace(run, data=held[run.data.name]) for run in runs]
+        done = [(run, artifact) for run, artifact, _ in run_grid(held_runs, Store(store), bars)]
+    folder = out or STORE.parent / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text := cold.table(done))
+    print(text)
+
+
+@app.command()
 def speed(
     data: Annotated[Path, typer.Option("--data", help="A data set's folder, or a whole-run recipe.")] = DEFAULT_DATA,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 3,

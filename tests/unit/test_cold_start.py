@@ -3,10 +3,13 @@
 import numpy as np
 import torch
 
+from darec.bench import cold
+from darec.bench.data import from_folder
 from darec.cold_start import fill, ridge
 from darec.interactions import Interactions, Pairs, Representations
 from darec.training import train
 from schemas.training import TrainConfig
+from tests.bench_samples import write_board
 from tests.checkerboard import checkerboard, parity_text
 
 
@@ -70,3 +73,21 @@ def test_cold_items_of_the_checkerboard_go_to_the_right_users(tmp_path):
     assert (scores[same].min() > scores[~same].max()).item()
     untouched = train(config.model_copy(update={"cold_start": "none"}), data, text).final
     assert torch.equal(final.item[4:], untouched.item[4:])
+
+
+def test_the_bench_hides_items_and_finds_them_again_by_text(tmp_path):
+    data = from_folder("board", write_board(tmp_path))
+    held = cold.hold_out(data, 0.3, seed=1)
+    inter = held.interactions
+    hidden = torch.ones(60, dtype=torch.bool)
+    hidden[inter.train.items] = False
+    assert 5 < hidden.sum() < 35
+    assert hidden[inter.test.items].all()
+    assert not hidden[inter.val.items].any()
+    assert held.content != data.content
+    assert held.content != cold.hold_out(data, 0.3, seed=2).content
+    perfect = torch.zeros(100, 2)
+    perfect[torch.arange(100), torch.arange(100) % 2] = 1
+    everything = cold.among_cold(Representations(perfect, 40), held)
+    opposite = cold.among_cold(Representations(torch.cat([perfect[:40], -perfect[40:]]), 40), held)
+    assert everything[0] == 1.0 or everything[0] > opposite[0]
