@@ -133,7 +133,7 @@ def _report(store: Store, rows: StageRows) -> None:
     """A report that cannot be written is red in the UI, and fails no run."""
     state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, rows, return_state=True)
     outcome = state.result(raise_on_failure=False)
-    label = "No report" if state.is_failed() else "Report"
+    label = "Report" if state.is_completed() else "No report"
     console.print(f"{label}: {outcome}", markup=False, highlight=False)
 
 
