@@ -45,8 +45,8 @@ class DaRecConfig(Section):
     """What the global term's similarity matrices hold."""
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""
-    recluster_steps: int = Field(default=20, ge=1)
-    """Steps between two runs of k-means over all rows; between them a row stays with its centre."""
+    recluster_steps: int = Field(default=35, ge=1)
+    """Steps between two runs of k-means; between them a row belongs to the nearest of the last run's centres."""
     kmeans_iterations: int = Field(default=10, ge=1)
     """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
     matching: Literal["greedy", "optimal"] = "optimal"
