@@ -1,8 +1,10 @@
 """Text vectors as the model sees them."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
+from darec.errors import UserError
 from darec.interactions import Representations
 
 
@@ -21,3 +23,15 @@ def whiten(text: Representations, dims: int) -> Representations:
 def unit(text: Representations) -> Representations:
     """Rows of length 1; an empty text (a zero row) stays zero."""
     return Representations(functional.normalize(text.nodes, dim=-1), text.n_users)
+
+
+def start(text: Representations, dim: int, length: float = 0.1) -> Tensor:
+    """Id embeddings to begin with: the first `dim` principal components, whitened, in rows of `length`: [N, dim].
+
+    Raises:
+        UserError: the text has fewer than `dim` dimensions.
+    """
+    if text.dim < dim:
+        mend = f"set train.dim to at most {text.dim}, or train.text.use to add"
+        raise UserError(f"text vectors of width {text.dim} cannot start embeddings of {dim}", where="train", mend=mend)
+    return length * functional.normalize(whiten(text, dim).nodes, dim=-1)

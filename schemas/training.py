@@ -37,8 +37,9 @@ LossConfig = Annotated[BPRConfig | SampledSoftmaxConfig | SoftmaxConfig, Field(d
 class TextConfig(Section):
     """Text vectors as an input of the backbone, whatever backbone it is."""
 
-    use: Literal["none", "add", "replace"] = "none"
-    """none: id embeddings only. add: a learnt projection of the text is added to them. replace: it stands for them."""
+    use: Literal["none", "start", "add", "replace"] = "none"
+    """none: id embeddings only. start: they begin as the text's principal components, not at random. add: a learnt
+    projection of the text is added to them. replace: it stands for them."""
     depth: int = Field(default=2, ge=1)
     """Linear layers of the projection, one for users and one for items."""
     width: int = Field(default=64, ge=1)
@@ -59,6 +60,8 @@ class TrainConfig(Section):
     loss: LossConfig = Field(default_factory=BPRConfig)
     scoring: Literal["inner", "cosine"] = "inner"
     """cosine: final representations are brought to unit length, in training and in the release."""
+    ranking_weight: float = Field(default=1.0, ge=0)
+    """Weight of the ranking loss; with 0 the objectives alone train the model."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Of Adam."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -82,8 +85,8 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: dense layers and losses run under autocast; embeddings and propagation stay float32."""
     compile: bool = False
-    """Compile the ranking loss and the objectives with torch.compile; it pays on GPUs."""
-    log_steps: int = Field(default=0, ge=0)
+    """Compile the projections with torch.compile, which needs a C++ compiler; on two CPU cores it does not pay."""
+    log_steps: int = Field(default=1, ge=0)
     """Write the loss terms of each so-manieth step into the history; 0 writes only each epoch's means."""
     warm_start: bool = False
     """Begin with the id embeddings of the current release, matched by external id; new ids begin at random."""

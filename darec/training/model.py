@@ -12,7 +12,7 @@ from darec.errors import UserError
 from darec.interactions import Batch, Interactions, Representations
 from darec.propagation import Adjacency
 from darec.softmax import log_sum_exp
-from darec.text import whiten
+from darec.text import start, whiten
 from darec.training.sampling import Sampler
 from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
 
@@ -43,11 +43,11 @@ class Recommender(nn.Module):
             raise UserError(
                 "text vectors are needed", where="train", mend="set train.alignment to [] and train.text.use to none"
             )
+        n_users, use = interactions.n_users, config.text.use
+        self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text))
         if text is not None and config.text.whiten:
             text = whiten(text, config.text.whiten)
-        n_users, n_items = interactions.n_users, interactions.n_items
-        self.embedding = None if config.text.use == "replace" else nn.Parameter(_initial(n_users, n_items, config.dim))
-        self.text_input = TextInput(config.text, text, config.dim) if config.text.use != "none" and text else None
+        self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
             alignment.build(each, text, interactions, config.dim, self.backbone.out_dim)
@@ -84,7 +84,9 @@ class Recommender(nn.Module):
         """All loss terms of a step by name, weighted: their sum is the loss (the L2 term is the optimiser's)."""
         nodes = self.inputs()
         final = self.finish(nodes)
-        terms = {} if self.backbone.own_ranking_loss else {"ranking": self._ranking(final, batch, sampler)}
+        weight, terms = self.config.ranking_weight, {}
+        if weight and not self.backbone.own_ranking_loss:
+            terms = {"ranking": weight * self._ranking(final, batch, sampler)}
         terms |= self.backbone.losses(nodes, final, batch)
         for objective in self.objectives:
             terms |= objective(final, batch)
@@ -112,7 +114,9 @@ class Recommender(nn.Module):
         return final
 
 
-def _initial(n_users: int, n_items: int, dim: int) -> Tensor:
-    """Xavier-uniform id embeddings, users and items each by their own number."""
-    tables = (nn.init.xavier_uniform_(torch.empty(rows, dim)) for rows in (n_users, n_items))
-    return torch.cat(list(tables))
+def _initial(config: TrainConfig, interactions: Interactions, text: Representations | None) -> Tensor:
+    """Id embeddings [N, dim]: Xavier-uniform, users and items each by their own number, or the text's components."""
+    if config.text.use == "start" and text:
+        return start(text, config.dim)
+    sides = (interactions.n_users, interactions.n_items)
+    return torch.cat([nn.init.xavier_uniform_(torch.empty(rows, config.dim)) for rows in sides])

@@ -1,6 +1,7 @@
 """One suite over every backbone, and over the loop they share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from darec.evaluation.protocol import rank
 from darec.interactions import Interactions, Pairs
 from darec.training import train
 from darec.training.sampling import Sampler
-from schemas.alignment import AlignmentConfig, DaRecConfig, RLMRecGenConfig
+from schemas.alignment import AlignmentConfig, DaRecConfig, LinearTeacherConfig, RLMRecGenConfig
 from schemas.backbones import BackboneConfig, LightGCNConfig, MFConfig
 from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
 from tests.checkerboard import checkerboard, parity_text
@@ -77,6 +78,25 @@ def test_every_ranking_loss_learns(loss, scoring, data):
         assert torch.allclose(trained.final.nodes.norm(dim=1), torch.ones(data.n_nodes), atol=1e-5)
 
 
+def test_ids_that_start_from_text_rank_before_they_have_learnt(data):
+    config = TrainConfig(text=TextConfig(use="start"), alignment=(), epochs=1, **(QUICK | {"learning_rate": 1e-9}))
+    assert train(config, data, parity_text(data, width=16)).validation["recall@20"] == 1.0
+
+
+def test_ids_wider_than_the_text_cannot_start_from_it(data):
+    config = TrainConfig(text=TextConfig(use="start"), alignment=(), **(QUICK | {"dim": 64}))
+    with pytest.raises(UserError, match="width 12"):
+        train(config, data, parity_text(data))
+
+
+def test_without_ranking_loss_only_the_objectives_train(data):
+    config = TrainConfig(ranking_weight=0, alignment=(LinearTeacherConfig(text=1, whiten=0),), epochs=60, **QUICK)
+    trained = train(config, data, parity_text(data))
+    assert set(trained.history["name"]) >= {"loss/linear-teacher"}
+    assert "loss/ranking" not in set(trained.history["name"])
+    assert trained.validation["recall@20"] == 1.0
+
+
 @pytest.mark.parametrize("use", ["add", "replace"])
 def test_text_as_input_reaches_nodes_without_interactions(use, data):
     """With text instead of ids, an item nobody has touched still goes to the users of its parity."""
@@ -131,6 +151,16 @@ def test_schedule_and_warm_up(data):
 def test_clipping_and_bfloat16_run(data):
     config = TrainConfig(clip_norm=0.1, precision="bfloat16", epochs=2, alignment=(DaRecConfig(sample=16),), **QUICK)
     assert torch.isfinite(train(config, data, parity_text(data)).final.nodes).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_projections_give_the_same_losses(data):
+    config = TrainConfig(alignment=(DaRecConfig(sample=32, centres=3),), epochs=1, **QUICK)
+    plain, compiled = (
+        losses_of(train(config.model_copy(update={"compile": each}), data, parity_text(data))) for each in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
 
 
 def test_warm_start_takes_rows_over_and_leaves_new_ones(data):
