@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,21 @@ def content_hash(files: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The leaves at which two key materials differ, as `path: old -> new` lines."""
+    """The leaves at which two key materials differ, as lines `path: old -> new`, or `path: changed` of a hash."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for name in sorted(set(old) | set(new))
             for line in differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
         ]
-    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
+    if old == new:
+        return []
+    return [f"{path}: changed" if _is_hash(old) and _is_hash(new) else f"{path}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _is_hash(value: Any) -> bool:
+    """Whether it is a SHA-256 in hex, which tells nobody anything but that it is another."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _brief(value: Any, width: int = 40) -> str:

@@ -42,7 +42,7 @@ def metrics(source: Source) -> Metrics:
     previous = source.previous
     columns = {"this model": found["test"]}
     if previous and previous.release:
-        columns[f"release {previous.release.id}"] = previous.release.report.metrics
+        columns["release before"] = previous.release.report.metrics
     columns |= {"without alignment": found["reference"]} if "reference" in found else {}
     columns["popularity"] = found["popularity"]
     tests = found.get("significance", {})

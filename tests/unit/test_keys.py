@@ -134,3 +134,9 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
 def test_differences_name_the_leaf() -> None:
     old, new = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": "x"}
     assert differences(old, new) == ["a.c: 2 -> 3", 'd: null -> "x"']
+
+
+def test_another_hash_is_only_said_to_have_changed() -> None:
+    old, new = {"file": digest(1), "seed": 1}, {"file": digest(2), "seed": 2}
+    assert differences(old, new) == ["file: changed", "seed: 1 -> 2"]
+    assert differences({"file": None}, {"file": digest(1)}) == [f'file: null -> "{digest(1)[:38]}…']

@@ -66,7 +66,7 @@ def test_metrics_stand_beside_the_release_before_the_reference_and_popularity(co
     store, _, _ = nights
     old = Releases(store.root).all()[1]
     metrics = content.metrics
-    assert metrics.models == ("this model", f"release {old.id}", "without alignment", "popularity")
+    assert metrics.models == ("this model", "release before", "without alignment", "popularity")
     row = next(row for row in metrics.main if row.name == "ndcg@20")
     source = Source.of_release(store, Releases(store.root).all()[0])
     found = source.metrics
