@@ -1,6 +1,9 @@
 """train and train_reference: graph, interactions and text vectors become user and item vectors.
 
 The reference is the same backbone, loss and schedule without any text: what the alignment is measured against.
+
+The model that a warm start begins with is not in the key: otherwise each release would make the model it was made from
+stale, and a second run on the same data would train again. It is in the report, and so in the manifest.
 """
 
 import time
@@ -13,9 +16,12 @@ from schemas.training import TextConfig, TrainConfig
 from stages.contract import Input, Outcome, Stage, StageContext
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from darec.interactions import Interactions, Representations
     from darec.propagation import Adjacency
     from darec.training import Trained
+    from darec.warmstart import Source
 
 Configured = Callable[[Recipe], TrainConfig]
 
@@ -27,7 +33,7 @@ def _aligned(recipe: Recipe) -> TrainConfig:
 
 
 def _plain(recipe: Recipe) -> TrainConfig:
-    return recipe.train.model_copy(update={"alignment": (), "text": TextConfig()})
+    return recipe.train.model_copy(update={"alignment": (), "text": TextConfig(), "warm_start": False})
 
 
 def _inputs(configured: Configured) -> Callable[[Recipe], tuple[Input, ...]]:
@@ -43,32 +49,29 @@ def _config(configured: Configured) -> Callable[[Recipe], dict[str, Any]]:
     return lambda recipe: {"train": configured(recipe)}
 
 
-def _material(recipe: Recipe) -> dict[str, Any]:
-    """The model that a warm start begins with."""
-    from darec.warmstart import current_model
-
-    source = current_model(recipe.runtime.store) if recipe.train.warm_start else None
-    return {"warm_start": source.fingerprint if source else None}
-
-
 def _run(configured: Configured) -> Callable[[StageContext], Outcome]:
     def run(context: StageContext) -> Outcome:
         from darec.training import train
+        from darec.warmstart import current_model
 
         config = configured(context.recipe)
         interactions = _interactions(context)
+        source = current_model(context.store) if config.warm_start else None
         began = time.perf_counter()
         trained = train(
             config,
             interactions,
             _text(context) if config.needs_text else None,
             adjacency=_adjacency(context, interactions),
-            warm=_warm(context, interactions, config),
+            warm=_warm(context, source, config.dim),
             resume=context.work / "checkpoint.safetensors",
             progress=context.progress,
         )
         _write(trained, context.out)
-        return Outcome(rows=interactions.n_nodes, report=_report(trained, time.perf_counter() - began))
+        report = _report(trained, time.perf_counter() - began)
+        return Outcome(
+            rows=interactions.n_nodes, report=report | {"warm_start": source.fingerprint if source else None}
+        )
 
     return run
 
@@ -114,14 +117,14 @@ def _text(context: StageContext) -> "Representations":
     return Representations.join(vectors["user"], vectors["item"])
 
 
-def _warm(context: StageContext, interactions: "Interactions", config: TrainConfig) -> Any:
-    from darec.warmstart import carry_over, current_model
+def _warm(context: StageContext, source: "Source | None", dim: int) -> "Tensor | None":
+    """The id embeddings of the model that is in production, in the order of this run's vocabularies."""
+    from darec.warmstart import carry_over
 
-    source = current_model(context.store) if config.warm_start else None
     if source is None:
         return None
-    vocabularies = [context.input("split", f"{side}.parquet") for side in ("users", "items")]
-    return carry_over(source, vocabularies[0], vocabularies[1], config.dim)
+    users, items = (context.input("split", f"{side}.parquet") for side in ("users", "items"))
+    return carry_over(source, users, items, dim)
 
 
 def _write(trained: "Trained", out: Path) -> None:
@@ -152,7 +155,6 @@ def _stage(name: str, configured: Configured) -> Stage:
         outputs=("embeddings.safetensors", "model.safetensors", "history.parquet"),
         inputs=_inputs(configured),
         config=_config(configured),
-        material=_material,
         run=_run(configured),
     )
 

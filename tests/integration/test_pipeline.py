@@ -169,13 +169,15 @@ def start(*overrides: str) -> subprocess.Popen[bytes]:
 def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool], pause: float = 0.02) -> None:
     """kill -9 as soon as the condition holds; afterwards none of its children may be left."""
     deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(pause)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while not condition():
+            assert process.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(pause)
+        children = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive, alive
 
@@ -193,8 +195,8 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> Non
     kill_when(start(change), lambda: ledger_files() > before)
     assert Releases(Path("store")).current() == published
 
-    work = Path("store/work/train")
-    kill_when(start(change, "train.epochs=4000", "train.patience=4000"), lambda: any(work.glob("*/checkpoint*")))
+    work = Path("store/work")
+    kill_when(start(change, "train.epochs=4000", "train.patience=4000"), lambda: any(work.glob("train*/*/checkpoint*")))
     assert Releases(Path("store")).current() == published
     artifact = the_store().latest("profile_items")
     assert artifact is not None
