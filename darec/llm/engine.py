@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Literal, TypeVar
@@ -69,7 +68,7 @@ class EngineSettings:
             seed=config.seed,
             frequency_penalty=config.frequency_penalty,
             trust_remote_code=config.trust_remote_code,
-            workers=config.workers or (1 if on_gpu() else len(cores())),
+            workers=config.workers or (1 if on_gpu() else cores()),
             chunk=config.chunk or (2048 if on_gpu() else 64),
             gpu=on_gpu(),
         )
@@ -87,7 +86,7 @@ class EngineSettings:
             seed=0,
             frequency_penalty=0.0,
             trust_remote_code=config.trust_remote_code,
-            workers=1 if on_gpu() else len(cores()),
+            workers=1 if on_gpu() else cores(),
             chunk=config.chunk,
             gpu=on_gpu(),
         )
@@ -100,9 +99,9 @@ def on_gpu() -> bool:
     return torch.version.cuda is not None and torch.cuda.device_count() > 0
 
 
-def cores() -> list[int]:
-    """The CPU cores this process may use."""
-    return sorted(os.sched_getaffinity(0))
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def arithmetic(dtype: str) -> str:
@@ -121,13 +120,9 @@ class OfflineEngine:
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         context = get_context("spawn")
-        places: SimpleQueue[int] = context.SimpleQueue()
-        available = cores()
-        for worker in range(settings.workers):
-            places.put(available[worker % len(available)])
         self._log = NamedTemporaryFile(prefix="darec-llm-", suffix=".log")  # noqa: SIM115 - closed with the pool
         self._pool = ProcessPoolExecutor(
-            settings.workers, mp_context=context, initializer=_start, initargs=(settings, places, self._log.name)
+            settings.workers, mp_context=context, initializer=_start, initargs=(settings, self._log.name)
         )
 
     def __enter__(self) -> "OfflineEngine":
@@ -178,8 +173,8 @@ class OfflineEngine:
         return max(1, min(self.settings.chunk, -(-rows // self.settings.workers)))
 
 
-def _start(settings: EngineSettings, places: "SimpleQueue[int]", log: str) -> None:
-    """First thing in a worker: tie it to its parent and its core, and keep its chatter off the user's terminal.
+def _start(settings: EngineSettings, log: str) -> None:
+    """First thing in a worker: tie it to its parent, and keep its chatter off the user's terminal.
 
     The engine is loaded at the first chunk, where a failure reaches the caller as it is.
     """
@@ -189,13 +184,11 @@ def _start(settings: EngineSettings, places: "SimpleQueue[int]", log: str) -> No
     os.dup2(chatter, 1)
     os.dup2(chatter, 2)
     _settings = settings
-    core = places.get()
     os.environ.update(_ENVIRONMENT)
     if not settings.gpu:
         # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
-        os.environ.update(OMP_NUM_THREADS="1")
+        os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
-        os.sched_setaffinity(0, {core})
         import torch
 
         torch.set_num_threads(1)
