@@ -1,18 +1,19 @@
-"""Beginning a training run with the id embeddings of the release in production, matched by external id."""
+"""Beginning a training run with the id embeddings of the release in production, matched by external id.
+
+Imports of torch and Polars wait: a training's key asks for `current_model`, and `darec status` for that key.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import polars as pl
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from darec.releases import Releases
 from darec.store import Artifact, Store
-from darec.tables import read_table
 from schemas import columns as c
-from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
+
+if TYPE_CHECKING:
+    import polars as pl
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,17 @@ def current_model(store: Path) -> Source | None:
     return Source(*artifacts) if all(artifact.path.is_dir() for artifact in artifacts) else None
 
 
-def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | None:
+def carry_over(source: Source, users: Path, items: Path, dim: int) -> "Tensor | None":
     """The old id embeddings in the order of new vocabularies, [N, dim]; rows of new ids are NaN.
 
     None if the old model has no id embeddings of that width.
     """
+    import torch
+    from safetensors.torch import load_file
+
+    from darec.tables import read_table
+    from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
+
     embedding = load_file(source.train.path / "model.safetensors").get("embedding")
     if embedding is None or embedding.shape[1] != dim:
         return None
@@ -53,8 +60,10 @@ def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | N
     return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
 
 
-def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:
+def _places(before: "pl.DataFrame", now: "pl.DataFrame", number: str) -> "Tensor":
     """For each id of the vocabulary `now`, in its order, its number in `before`, -1 for a new one: int64 [n]."""
+    import torch
+
     known = before.rename({number: "before"})
     joined = now.sort(number).join(
         known, on=[name for name in now.columns if name != number], how="left", maintain_order="left"
@@ -62,6 +71,8 @@ def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:
     return torch.from_numpy(joined["before"].fill_null(-1).to_numpy().astype("int64"))
 
 
-def _rows(embedding: Tensor, places: Tensor) -> Tensor:
+def _rows(embedding: "Tensor", places: "Tensor") -> "Tensor":
+    import torch
+
     nothing = torch.full((1, embedding.shape[1]), torch.nan)
     return torch.cat([embedding, nothing])[places]

@@ -21,7 +21,13 @@ from darec.processes import die_with_parent
 _START_SECONDS = 180
 _WORKER_PAUSE = 3  # before a worker that died is started again
 _STOP_SECONDS = 60  # a worker asked to stop ends its runs first
-_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT__SERVER_FINAL": "1"}
+_ENVIRONMENT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT__SERVER_FINAL": "1",
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is away
+    "PREFECT_CLIENT_MAX_RETRIES": "7",  # with growing pauses: about four minutes
+}
 _SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning")
 
 
@@ -65,7 +71,7 @@ def _child(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A Python module as a process of its own; Ctrl-C in the terminal reaches only us, who then end it in order."""
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env={**os.environ, **_QUIET},
+        env={**os.environ, **_ENVIRONMENT},
         preexec_fn=die_with_parent,  # noqa: PLW1509  (no thread has been started here)
         process_group=0,
     )
