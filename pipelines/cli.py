@@ -45,6 +45,7 @@ RecipeOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value, laid over the recipe; repeatable.")
 ]
+WhyOption = Annotated[str, typer.Option("--why", help="Kept in the release's record.")]
 UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
 CountOption = Annotated[int, typer.Option("-k", min=1, help="How many.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Plain JSON for machines.")]
@@ -235,19 +236,19 @@ def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: 
 
 
 @app.command()
-def promote(release: str, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+def promote(release: str, why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Make a release the current one, whatever the gate said."""
     from pipelines import release_commands
 
-    release_commands.promote(open_recipe(recipe, overrides)[1].root, release)
+    release_commands.promote(open_recipe(recipe, overrides)[1].root, release, why)
 
 
 @app.command()
-def rollback(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Go back to the release before; the one left is not published again by itself."""
     from pipelines import release_commands
 
-    release_commands.rollback(open_recipe(recipe, overrides)[1].root)
+    release_commands.rollback(open_recipe(recipe, overrides)[1].root, why)
 
 
 @app.command()

@@ -1,0 +1,83 @@
+"""The operator's forms and what the UI is told, without a server."""
+
+import base64
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+import yaml
+
+from darec.errors import UserError
+from darec.recipes import load_recipe
+from darec.store import Store
+from pipelines import operate, show_ui
+from pipelines.curves import data_uri, line_chart
+from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL
+from stages.plan import Step
+from stages.registry import STAGES
+from tests.unit.test_retention import add
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_drop_down_lists_every_stage():
+    assert get_args(operate.StageName) == tuple(STAGES)
+
+
+def test_every_deployment_of_prefect_yaml_names_a_flow_and_its_parameters():
+    content = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
+    for deployment in content["deployments"]:
+        path, name = deployment["entrypoint"].split(":")
+        assert f"def {name}(" in (PROJECT / path).read_text()
+        assert deployment["work_pool"]["name"] == WORK_POOL
+        heartbeat = deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]
+        assert int(heartbeat) == HEARTBEAT_SECONDS
+
+
+def test_an_edited_prompt_is_found_by_its_bytes_whoever_wrote_it(tmp_path: Path):
+    prompt = tmp_path / "prompts" / "user.j2"
+    settings = [f"runtime.store={tmp_path / 'store'}", f"profile_users.prompt={prompt}"]
+    recipe = load_recipe(None, settings)
+    path = operate.edited_prompt(recipe, "profile_users", "Hello\r\n{{ items }}")
+    assert path.read_bytes() == b"Hello\n{{ items }}\n" and path.parent == tmp_path / "store" / "prompts"
+    assert operate.edited_prompt(recipe, "profile_users", "Hello\n{{ items }}\n") == path
+    assert operate.edited_prompt(recipe, "profile_users", "Other") != path
+    assert not prompt.exists()
+    operate.edited_prompt(recipe, "profile_users", "Kept", keep=True)
+    assert prompt.read_text() == "Kept\n"
+    with pytest.raises(UserError, match="has no prompt"):
+        operate.edited_prompt(recipe, "train", "text")
+
+
+def test_the_plan_scales_the_last_generation_to_the_rows_to_do(tmp_path: Path):
+    store = Store(tmp_path)
+    artifact = add(store, "profile_users", "k", {})
+    report = {"generated": 100, "prompt_tokens": 900, "output_tokens": 100, "seconds": 60.0}
+    manifest = artifact.manifest.model_copy(update={"report": report})
+    (artifact.path / "manifest.json").write_text(manifest.model_dump_json())
+    step = Step(STAGES["profile_users"], "stale", ("edited",), rows=50, seconds_last_time=60.0)
+    assert show_ui.estimate(step, store) == {"tokens": 500, "minutes": 0.5}
+    assert show_ui.estimate(replace(step, state="hit"), store) == {"tokens": 0, "minutes": 0.0}
+    unknown = Step(STAGES["graph"], "stale", ("never run",))
+    assert show_ui.estimate(unknown, store) == {"tokens": None, "minutes": None}
+
+
+def test_metrics_stand_beside_the_current_release():
+    report = {"test": {"recall@20": 0.22}, "popularity": {"recall@20": 0.1}}
+    [row] = show_ui.metric_rows(report, {"recall@20": 0.20})
+    assert row["change"] == "+10.0%" and row["popularity"] == 0.1 and row["reference"] is None
+    assert show_ui.metric_rows(report, {})[0]["change"] is None
+
+
+def test_curves_are_means_by_epoch_and_valid_svg(tmp_path: Path):
+    rows = {"epoch": [1, 1, 2], "step": [1, 2, 3], "name": ["loss/a<b"] * 3, "value": [1.0, 3.0, 1.0]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "history.parquet")
+    curves = show_ui.history_curves(tmp_path / "history.parquet")
+    assert curves == {"loss/a<b": [(1, 2.0), (2, 1.0)]}
+    picture = base64.b64decode(data_uri(line_chart("a & b", curves)).split(",")[1])
+    points = ElementTree.fromstring(picture).find("{*}polyline")
+    assert points is not None and points.get("points") == "40.0,40.0 600.0,200.0"
+    ElementTree.fromstring(line_chart("empty", {}))
