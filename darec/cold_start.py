@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from darec.interactions import Interactions, Representations
 
+_MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
 _PENALTIES = torch.logspace(-6, 3, 19, dtype=torch.float64)  # of the mean squared error of rows
 
 
@@ -27,7 +28,9 @@ def fill(final: Representations, text: Representations, interactions: Interactio
 def _filled(final: Tensor, text: Tensor, warm: Tensor, unit: bool) -> Tensor:
     if warm.all() or warm.sum() < 2:
         return final
-    weights, bias = ridge(text[warm], final[warm])
+    known = warm.nonzero().squeeze(1)
+    known = known[:: -(-len(known) // _MOST_ROWS)]
+    weights, bias = ridge(text[known], final[known])
     predicted = text[~warm] @ weights + bias
     result = final.clone()
     result[~warm] = functional.normalize(predicted, dim=-1) if unit else predicted

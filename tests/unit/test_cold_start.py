@@ -65,7 +65,7 @@ def test_only_cold_rows_change_and_unit_rows_stay_unit():
 def test_cold_items_of_the_checkerboard_go_to_the_right_users(tmp_path):
     data, cold = checkerboard(tmp_path), torch.tensor([0, 1, 2, 3])
     data = without_items(data, cold)
-    config = TrainConfig(dim=8, epochs=30, eval_every=30, batch_size=256, learning_rate=0.02, device="cpu")
+    config = TrainConfig(dim=8, epochs=8, eval_every=8, batch_size=128, learning_rate=0.05, device="cpu")
     text = parity_text(data)
     final = train(config, data, text).final
     scores = final.user @ final.item[cold].T

@@ -67,7 +67,7 @@ class RecBoleLightGCN:
     def __enter__(self) -> "RecBoleLightGCN":
         threads = {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
         self._process = subprocess.Popen(
-            [self._python, str(_WORKER)],
+            [self._python, "-P", str(_WORKER)],  # -P: this folder must not hide the package recbole
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(self._folder / "recbole.log").open("w"),
