@@ -6,6 +6,7 @@ at a time while running. vLLM reads it on CPU and on GPU.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,7 +36,7 @@ def gguf_to_int8(source: Path, target: Path) -> None:
     """Writes the model in GGUF file `source` to folder `target`: config, tokenizer and 8-bit weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     # The weights are dequantised by now; transformers refuses to save while the GGUF marks are on.
     del model.hf_quantizer, model.config.quantization_config

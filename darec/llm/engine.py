@@ -24,6 +24,8 @@ from schemas.semantic import EmbedConfig, LLMConfig
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+
 _CPU_BLOCK = 32  # tokens of a prefix-cache block; vLLM's default of 128 on CPU misses most short prefixes
 _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
@@ -44,7 +46,7 @@ class EngineSettings:
 
     folder: str
     runner: Literal["generate", "pooling"]
-    dtype: str
+    dtype: Arithmetic
     max_model_len: int
     batch: int
     kv_cache_mib: int
@@ -104,7 +106,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def arithmetic(dtype: str) -> str:
+def arithmetic(dtype: Literal["auto"] | Arithmetic) -> Arithmetic:
     """`auto` resolved: bfloat16 on GPU and on CPUs that multiply it in hardware, float32 on others."""
     import torch
 

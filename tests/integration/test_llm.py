@@ -30,14 +30,14 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 @contextmanager
-def process(*command: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as stream:
         running = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
         try:
             yield running
@@ -84,8 +84,9 @@ def test_a_running_server_answers_the_same_way(tmp_path: Path) -> None:
     structured = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
     log, url = tmp_path / "log", f"http://127.0.0.1:{port}"
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-    os.environ.update(environment)
-    with process("-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured, log=log) as server:
+    with process(
+        "-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured, log=log, **environment
+    ) as server:
         assert wait_for(lambda: healthy(url) or server.poll() is not None, 300)
         assert server.poll() is None, log.read_text()[-3000:]
         task = profile_task(tmp_path / "ledger", engine="server", server_url=f"{url}/v1")
