@@ -113,6 +113,9 @@ class LinearTeacherConfig(Section):
     """Item texts are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
     top: int = Field(default=50, ge=1)
     """How many unseen items a user learns from."""
+    users: Literal["uniform", "batch"] = "uniform"
+    """uniform: every user with a history is drawn equally often, as metrics count them. batch: the users of the batch's
+    pairs, the busy ones more often."""
     temperature: float = Field(default=0.1, gt=0)
     negatives: int = Field(default=1024, ge=1)
     """How many items are drawn a step to tell the teacher's from."""

@@ -28,10 +28,13 @@ class LinearTeacher(Objective):
         count = min(config.top, interactions.n_items)
         self.top, scores = top_unseen(train, n_users, weights, count)
         self.shares = _cumulative(scores)
+        self.users = torch.unique(train.users)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """One term: for each user of the batch, cross-entropy of one drawn item against items the batch shares."""
+        """One term: for as many users as the batch has pairs, cross-entropy of a drawn item against shared ones."""
         config, users = self.config, batch.users
+        if config.users == "uniform":
+            users = self.users[torch.randint(len(self.users), users.shape, device=users.device)]
         positives = self._draw(users)
         drawn = torch.randperm(len(final.item), device=users.device)[: config.negatives]
         anchors = final.user[users] / config.temperature
