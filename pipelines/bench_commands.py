@@ -154,11 +154,16 @@ def speed(
     data: Annotated[Path, typer.Option("--data", help="A data set's folder, or a whole-run recipe.")] = DEFAULT_DATA,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 3,
     recbole: Annotated[bool, typer.Option(help="Install RecBole into its own environment and time it.")] = True,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of each contestant; by default all cores.")] = None,
     peers: Annotated[Path, typer.Option("--peers", help="Where RecBole's environment is kept.")] = Path("data/peers"),
 ) -> None:
     """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
+    import torch
+
     from darec.bench import speed as timing
 
+    if threads:
+        torch.set_num_threads(threads)
     source = data if data.exists() else WHOLE_RUN
     loaded = load_data(source.stem, source, text=False)
     with TerminalBars("speed") as bars:

@@ -59,15 +59,16 @@ def test_the_speed_table_divides_medians(tmp_path):
     assert growth < 200
     assert all(len(each.epochs) == 1 for each in measured.values())
     for name, seconds in {speed.FULL: 2.0, speed.DROPPED: 3.0, speed.ALIGNED: 4.5, speed.PLAIN: 12.0}.items():
-        measured[name].epochs, measured[name].evaluations = [seconds], []
-    measured[speed.FULL].evaluations, measured[speed.PLAIN].evaluations = [0.5], [10.0]
-    measured[speed.RECBOLE] = speed.Contestant(lambda: 0.0, epochs=[7.0, 8.0, 90.0], evaluations=[5.0])
+        measured[name].epochs, measured[name].evaluations = [(seconds, 2 * seconds)], []
+    measured[speed.FULL].evaluations, measured[speed.PLAIN].evaluations = [(0.5, 0.5)], [(10.0, 1.0)]
+    rounds = [(7.0, 8.0), (8.0, 8.0), (90.0, 8.0)]
+    measured[speed.RECBOLE] = speed.Contestant(lambda: (0.0, 0.0), epochs=rounds, evaluations=[(5.0, 5.0)])
     lines = {
         line.split(" | ")[0].strip("| "): line for line in speed.table(measured, 0.0, data.interactions).splitlines()
     }
-    assert lines[speed.ALIGNED].count("1.50 x") == 1
-    assert "4.00 x" in lines[speed.PLAIN] and "20.0 x" in lines[speed.PLAIN]
-    assert "4.00 x" in lines[speed.RECBOLE] and "10.0 x" in lines[speed.RECBOLE]
+    assert "1.50 x (1.50 x)" in lines[speed.ALIGNED]
+    assert "| 4.00 x (4.00 x) | 10.00 (1.00) | 20.00 x (2.00 x) |" in lines[speed.PLAIN]
+    assert "| 4.00 x (2.00 x) | 5.00 (5.00) | 10.00 x (10.00 x) |" in lines[speed.RECBOLE]
     (derived,) = [line for name, line in lines.items() if name.startswith("RLMRec")]
     assert f"{8 * speed.RLMREC_EPOCH / 3:.2f} x" in derived
 

@@ -1,7 +1,7 @@
 """Runs inside RecBole's own environment: trains and evaluates its LightGCN on demand and says how long it took.
 
 It imports nothing of darec. First line on stdin: the configuration as JSON; then `epoch`, `evaluate` or `quit`.
-Answers: `ready` once, then the seconds of each request.
+Answers: `ready` once, then the wall and CPU seconds of each request.
 """
 
 import json
@@ -27,7 +27,7 @@ def main() -> None:
     print("ready", flush=True)
     epochs = 0
     for line in sys.stdin:
-        began = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         if line.strip() == "epoch":
             trainer._train_epoch(train, epochs, show_progress=False)
             epochs += 1
@@ -35,7 +35,7 @@ def main() -> None:
             trainer.evaluate(test, load_best_model=False, show_progress=False)
         else:
             return
-        print(time.perf_counter() - began, flush=True)
+        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
 
 
 if __name__ == "__main__":
