@@ -153,7 +153,8 @@ def lineage(store: Store, stage: str, key: str, depth: int = 0) -> list[str]:
     if not artifact.path.is_dir():
         return [f"{'  ' * depth}{stage} {key} (removed)"]
     manifest = artifact.manifest
-    head = f"{'  ' * depth}{stage} {key}  {manifest.created:%Y-%m-%d %H:%M}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
+    when = f"{manifest.created:%Y-%m-%d %H:%M}"
+    head = f"{'  ' * depth}{stage} {key}  {when}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
     return [
         head,
         *(line for name, record in manifest.inputs.items() for line in lineage(store, name, record.key, depth + 1)),

@@ -62,7 +62,9 @@ def findings_table(findings: list[Finding]) -> Table:
     for column in ("what", "state", "found", "how to mend"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.mend))
+        table.add_row(
+            finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.mend)
+        )
     return table
 
 

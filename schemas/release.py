@@ -45,7 +45,7 @@ class GateConfig(Section):
 
     tolerances: dict[str, float] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
     """Largest relative fall of a metric against the current release; 0.05 lets it lose a twentieth."""
-    minimums: dict[str, float] = Field({"coverage@20": 0.01})
+    minimums: dict[str, float] = Field(default={"coverage@20": 0.01})
     """Smallest value of a metric, whatever the current release has; holds for the first release too."""
     index_recall: float = Field(default=0.95, ge=0, le=1)
     """Smallest measured recall of both indexes against exact search."""

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from darec.dataset.fetch import fetch
-
 from darec.errors import UserError
 from darec.models import ensure
 from schemas.recipe import Recipe

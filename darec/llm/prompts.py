@@ -65,7 +65,9 @@ class Prompt:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
             raise UserError(
-                f"the prompt is no Jinja template: {error.message}", where=f"{path}:{error.lineno}"
+                f"the prompt is no Jinja template: {error.message}",
+                where=f"{path}:{error.lineno}",
+                mend="mend that line",
             ) from error
         missing = [name for name in blocks if name not in self._template.blocks]
         if missing:

@@ -101,8 +101,8 @@ class Recommender(nn.Module):
         score = (user * positive).sum(-1)
         if isinstance(config, SoftmaxConfig):
             return losses.mean_logsumexp(user, final.item) - score.mean()
-        drawn, *seen = sampler.shared_negatives(batch.users, config.negatives)
-        return functional.softplus(log_sum_exp(user, final.item[drawn], tuple(seen)) - score).mean()
+        drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
+        return functional.softplus(log_sum_exp(user, final.item[drawn], (rows, columns)) - score).mean()
 
     @torch.no_grad()
     def represent(self) -> Representations:

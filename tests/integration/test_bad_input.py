@@ -15,6 +15,7 @@ from stages.run import run
 from tests.data import write_checkerboard
 
 LOG = "interactions.csv"
+RATED = "data.interaction_columns.rating=rating"
 Edit = Callable[[Path], object]
 
 
@@ -71,21 +72,26 @@ CASES = [
     Case("wrong column", replace(LOG, "user_id", "uid"), ("no column 'user_id'",)),
     Case("nearest column", replace(LOG, "user_id", "user_ids"), ("user_id", "user_ids")),
     Case("text for timestamps", replace(LOG, "17", "xx"), ("timestamp",)),
-    Case("text for ratings", replace(LOG, ",4,", ",good,"), ("rating",), overrides=("data.interaction_columns.rating=rating",)),
+    Case("text for ratings", replace(LOG, ",4,", ",good,"), ("rating",), overrides=(RATED,)),
     # the rows
     Case("one user", rows("u1,i001,5,1,", "u1,i002,5,2,", "u1,i003,5,3,"), ("user",)),
     Case("one item", rows("u1,i1,5,1,", "u2,i1,5,2,", "u3,i1,5,3,"), ("item",)),
     Case("single interactions", rows(*(f"u{n},i{n},5,{n}," for n in range(9))), ("interaction",)),
     Case("all ids empty", rows(",,5,1,", ",,5,2,"), ("empty",)),
-    Case("all ratings NaN", rows("u1,i1,NaN,1,", "u2,i2,NaN,2,"), ("rating",), overrides=("data.interaction_columns.rating=rating",)),
-    Case("infinite ratings", rows("u1,i1,inf,1,", "u2,i2,inf,2,"), ("rating",), overrides=("data.interaction_columns.rating=rating",)),
+    Case("all ratings NaN", rows("u1,i1,NaN,1,", "u2,i2,NaN,2,"), ("rating",), overrides=(RATED,)),
+    Case("infinite ratings", rows("u1,i1,inf,1,", "u2,i2,inf,2,"), ("rating",), overrides=(RATED,)),
     Case("negative timestamps", rows("u1,i1,5,-1,", "u2,i2,5,-2,"), ("timestamp",)),
     Case("duplicate item ids", lambda f: _append(f / "items.csv", "i000,Again,x,1999,Drama\n"), ("i000", "items")),
     Case("items unknown to the items file", write("items.csv", "item_id,title\nzzz,Other\n"), ("item",)),
     # the configuration
     Case("k-core removes all", leave, ("k_core",), overrides=("split.k_core=1000",)),
-    Case("threshold removes all", leave, ("min_rating",), overrides=("data.interaction_columns.rating=rating", "data.min_rating=9")),
-    Case("unknown split label", replace(LOG, ",test", ",exam"), ("exam",), overrides=("split.strategy=column", "data.interaction_columns.split=split")),
+    Case("threshold removes all", leave, ("min_rating",), overrides=(RATED, "data.min_rating=9")),
+    Case(
+        "unknown split label",
+        replace(LOG, ",test", ",exam"),
+        ("exam",),
+        overrides=("split.strategy=column", "data.interaction_columns.split=split"),
+    ),
     Case("ratios", leave, ("ratios", "sum to 1"), overrides=("split.ratios=[0.5,0.2,0.1]",)),
     Case("no path", leave, ("interactions",), overrides=("data.interactions=null",)),
     Case("unknown section", leave, ("did you mean 'split'",), overrides=("splits.k_core=1",)),
@@ -96,18 +102,41 @@ CASES = [
     Case("not a number", leave, ("train.l2",), overrides=("train.l2=.nan",)),
     Case("no cutoffs", leave, ("evaluate.cutoffs",), until="publish", overrides=("evaluate.cutoffs=[]",)),
     # prompts and models
-    Case("unknown variable", write("p.j2", "{% block system %}x{% endblock %}{% block user %}{{ titel }}{% endblock %}"),
-         ("titel", "p.j2", "title"), "profile_items", (*TEXT, "profile_items.prompt=p.j2")),
-    Case("broken template", write("p.j2", "{% block system %}"), ("p.j2",), "profile_items", (*TEXT, "profile_items.prompt=p.j2")),
+    Case(
+        "unknown variable",
+        write("p.j2", "{% block system %}x{% endblock %}{% block user %}{{ titel }}{% endblock %}"),
+        ("titel", "p.j2", "title"),
+        "profile_items",
+        (*TEXT, "profile_items.prompt=p.j2"),
+    ),
+    Case(
+        "broken template",
+        write("p.j2", "{% block system %}"),
+        ("p.j2",),
+        "profile_items",
+        (*TEXT, "profile_items.prompt=p.j2"),
+    ),
     Case("missing template", leave, ("nowhere.j2",), "profile_items", (*TEXT, "profile_items.prompt=nowhere.j2")),
     Case("missing model folder", leave, ("models/none",), "profile_items", (*TEXT, "llm.model=models/none")),
-    Case("incomplete model folder", lambda f: (f / "half").mkdir(), ("half",), "profile_items", (*TEXT, "llm.model=./half")),
+    Case(
+        "incomplete model folder",
+        lambda f: (f / "half").mkdir(),
+        ("half",),
+        "profile_items",
+        (*TEXT, "llm.model=./half"),
+    ),
     Case("missing encoder", leave, ("models/none",), "embed", (*TEXT, "embed.model=models/none")),
-    Case("no server", leave, ("127.0.0.1:9",), "profile_items",
-         (*TEXT, "llm.engine=server", "llm.server_url=http://127.0.0.1:9/v1", "llm.retries=0"), 1),
+    Case(
+        "no server",
+        leave,
+        ("127.0.0.1:9",),
+        "profile_items",
+        (*TEXT, "llm.engine=server", "llm.server_url=http://127.0.0.1:9/v1", "llm.retries=0"),
+        1,
+    ),
     # the store
     Case("store is a file", lambda f: (f / "s").write_text(""), ("s",), overrides=("runtime.store=s",), code=1),
-]  # fmt: skip
+]
 
 
 def _append(path: Path, line: str) -> None:
@@ -118,11 +147,12 @@ def _append(path: Path, line: str) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_checkerboard(tmp_path)
     recipe = {
-        "data": {"source": "csv", "interactions": LOG, "items": "items.csv", "interaction_columns": {"timestamp": "timestamp"}},
+        "data": {"source": "csv", "interactions": LOG, "items": "items.csv"},
         "split": {"k_core": 1},
         "train": {"alignment": [], "epochs": 2},
         "runtime": {"store": "store"},
     }  # fmt: skip
+    recipe["data"]["interaction_columns"] = {"timestamp": "timestamp"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "prompts").symlink_to(Path("prompts").resolve())
     monkeypatch.setenv("DAREC_MODELS", str(Path("data/models").resolve()))
