@@ -17,7 +17,7 @@ run: setup ## set up, then the whole pipeline on MovieLens-100K
 
 test: setup ## set up, then linters, type checks, import contracts and all tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 setup: $(VENV)/.ready
 

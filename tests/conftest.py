@@ -1,6 +1,11 @@
 """What several test files share."""
 
+import os
+
 import pytest
+
+# Before torch is loaded: on the tiny models of tests a second OpenMP thread costs many times what it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEW = [("u000", "i001"), ("u000", "i003"), ("u999", "i000"), ("u001", "i777")]
 
