@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -42,8 +42,12 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
         try:
             yield running
         finally:
+            left = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
             running.kill()
             running.wait()
+            for child in left:  # vLLM's own server leaves its engine behind
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
 
 
 def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_path: Path) -> None:
