@@ -10,6 +10,7 @@ import hashlib
 import numpy as np
 import polars as pl
 
+from darec.dataset.stable_hash import mix
 from schemas import columns as c
 
 PRIORITY = "priority"
@@ -24,7 +25,7 @@ def choose_items(interactions: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:
 def pair_priority(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray:
     """One uint64 a pair [n]; the same on every machine and in every version."""
     user, item = _hash_ids(users, f"user{seed}"), _hash_ids(items, f"item{seed}")
-    return _mix(user ^ _mix(item))
+    return mix(user ^ mix(item))
 
 
 def _hash_ids(ids: pl.Series, salt: str) -> np.ndarray:
@@ -34,10 +35,3 @@ def _hash_ids(ids: pl.Series, salt: str) -> np.ndarray:
     hashes = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, key=key).digest()) for name in distinct]
     table = pl.DataFrame({"id": distinct, "hash": pl.Series(hashes, dtype=pl.UInt64)})
     return ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["hash"].to_numpy()
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: each input bit changes every output bit with a chance of one half."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
