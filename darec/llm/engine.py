@@ -215,7 +215,8 @@ def _load(settings: EngineSettings) -> Any:
         options |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_mib * 2**20}
         options["max_num_batched_tokens"] = max(_CPU_STEP, settings.max_model_len)
         if settings.runner == "generate":
-            options["block_size"] = _CPU_BLOCK
+            # vLLM rewinds the generator of a request whose prompt was cut in two, which torch cannot do on CPU.
+            options |= {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
     try:
         return LLM(
             settings.folder,

@@ -47,9 +47,13 @@ class Service:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(self, method: str, path: str, **content: Any) -> Any:
-        answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **content)
-        answer.raise_for_status()
-        return answer.json()
+        """The answer, asked for again as long as it is "not now": what Prefect says while SQLite has another writer."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **content)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                return answer.raise_for_status().json()
+            time.sleep(1)
 
     def start(self, deployment: str, **parameters: Any) -> str:
         found = self.ask("GET", f"deployments/name/{deployment}")
