@@ -6,11 +6,14 @@ from types import TracebackType
 
 import psutil
 
+_SPARING = 50  # pause after a sample, in times what the sample took
+
 
 class Measure:
-    """Context manager; samples the memory of the whole process tree twice a second.
+    """Context manager; samples the memory of the whole process tree twice a second, or less often where that is slow.
 
-    A page shared by several processes (libraries) counts once: the sum is of proportional set sizes.
+    A page shared by several processes (libraries) counts once: the sum is of proportional set sizes. The kernel walks
+    every page for it, a tenth of a second and more for an LLM engine, so sampling takes at most a fiftieth of the time.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -39,8 +42,9 @@ class Measure:
     def _watch(self) -> None:
         process = psutil.Process()
         while True:
+            began = time.perf_counter()
             self.peak_memory_mb = max(self.peak_memory_mb, _tree_memory(process) / 2**20)
-            if self._stop.wait(self._interval):
+            if self._stop.wait(max(self._interval, _SPARING * (time.perf_counter() - began))):
                 return
 
 

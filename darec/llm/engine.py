@@ -1,4 +1,4 @@
-"""vLLM's offline engine in worker processes; the only file that imports vllm.
+"""vLLM's offline engine in worker processes; beside `penalty` the only file that imports vllm.
 
 On CPU one single-threaded engine a core beats one engine on all cores, and an engine without processes of its own
 leaves nothing behind: each worker dies with its parent, and its memory goes back when the pool is closed.
@@ -217,6 +217,7 @@ def _load(settings: EngineSettings) -> Any:
         if settings.runner == "generate":
             # vLLM rewinds the generator of a request whose prompt was cut in two, which torch cannot do on CPU.
             options |= {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
+            options["logits_processors"] = ["darec.llm.penalty:FrequencyPenalty"]
     try:
         return LLM(
             settings.folder,
@@ -249,9 +250,7 @@ def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: i
     room = _settings.max_model_len - max_tokens
     fitting = [(request, prompt) for request, prompt in zip(requests, prompts, strict=True) if len(prompt) <= room]
     common = SamplingParams(
-        max_tokens=max_tokens,
-        frequency_penalty=_settings.frequency_penalty,
-        structured_outputs=StructuredOutputsParams(json=schema),
+        max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema), **_frequency_penalty()
     )
     sampling = [_sampling(common, request) for request, _ in fitting]
     outputs = engine.generate([{"prompt_token_ids": prompt} for _, prompt in fitting], sampling, use_tqdm=False)
@@ -262,6 +261,14 @@ def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: i
         if request.key not in answers
     ]
     return [*answers.values(), *missing]
+
+
+def _frequency_penalty() -> dict[str, Any]:
+    if _settings.gpu:
+        return {"frequency_penalty": _settings.frequency_penalty}
+    from darec.llm.penalty import ARGUMENT
+
+    return {"extra_args": {ARGUMENT: _settings.frequency_penalty}}
 
 
 def _sampling(common: Any, request: Request) -> Any:

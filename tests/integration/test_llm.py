@@ -9,11 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import psutil
 import pytest
+import torch
 
+from darec.llm.generate import open_engine
+from darec.llm.protocol import Request
 from darec.models import models_root, resolve
 from schemas import columns as c
 from schemas.semantic import LLMConfig
@@ -73,6 +77,45 @@ def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_pa
     assert [
         child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())
     ] == []
+
+
+def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(tmp_path: Path) -> None:
+    """A prompt cut in two by the scheduler once ended the run where a generator was seeded: torch cannot rewind it."""
+    text = "A long tale of a dog and a cat who travel far. " * 40
+    requests = [Request(str(number), ({"role": "user", "content": text},), number, 0.7) for number in range(4)]
+    config = LLMConfig(workers=1, frequency_penalty=2.0)
+    schema = {"type": "object", "properties": {"profile": {"type": "string", "maxLength": 60}}}
+    with open_engine(config) as engine:
+        answers = [answer for chunk in engine.generate(requests, schema, 24) for answer in chunk]
+    assert {answer.key for answer in answers} == {"0", "1", "2", "3"}
+    assert all(answer.output_tokens > 0 for answer in answers)
+    assert len({answer.text for answer in answers}) > 1  # each has a seed of its own
+
+
+def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
+
+    from darec.llm.penalty import ARGUMENT, FrequencyPenalty
+
+    def params(penalty: float) -> SamplingParams:
+        return SamplingParams(extra_args={ARGUMENT: penalty})
+
+    logits, first, third = torch.randn(3, 7), [2, 5, 2], [0]
+    penalty = FrequencyPenalty(cast("Any", None), torch.device("cpu"), is_pin_memory=False)
+    added = [(0, params(0.5), None, first), (1, params(0.0), None, [6]), (2, params(2.0), None, third)]
+    penalty.update_state(BatchUpdate(3, removed=[], added=added, moved=[]))
+    third.append(4)  # the engine appends to the list that it gave
+    expected = logits.clone()
+    expected[0, 2] -= 1.0
+    expected[0, 5] -= 0.5
+    expected[2, [0, 4]] -= 2.0
+    assert torch.allclose(penalty.apply(logits.clone()), expected)
+    moved = [(2, 0, MoveDirectionality.UNIDIRECTIONAL)]
+    penalty.update_state(BatchUpdate(2, removed=[0], added=[], moved=moved))
+    expected = logits.clone()
+    expected[0, [0, 4]] -= 2.0
+    assert torch.allclose(penalty.apply(logits.clone()), expected)
 
 
 @pytest.mark.slow
