@@ -79,7 +79,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass."""
-    from pipelines.api import prefect_api
+    from pipelines.api import prefect_api, quick_imports
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
     with prefect_api() as server:
@@ -91,7 +91,8 @@ def run(
         loaded, store = open_recipe(recipe, overrides)
         steps = plan(loaded, store, until)
         console.print(plan_table(steps))
-        from pipelines import flows
+        with quick_imports():
+            from pipelines import flows
 
         if server is not None:
             server.wait()

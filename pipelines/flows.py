@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,7 @@ def darec(
         force: stages to run though there is a hit.
     """
     overrides, force = overrides or [], force or []
+    _read.cache_clear()
     loaded = _load(recipe, overrides)
     store = Store(loaded.runtime.store)
     task(name="prepare", cache_policy=NO_CACHE)(prepare)(loaded)
@@ -143,4 +145,10 @@ def without_heartbeats() -> AbstractContextManager[Any]:
 
 
 def _load(recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    return _read(recipe, tuple(overrides))
+
+
+@cache
+def _read(recipe: str | None, overrides: tuple[str, ...]) -> Recipe:
+    """One run goes by one recipe: what is edited meanwhile counts from the next run on."""
     return load_recipe(Path(recipe) if recipe else None, overrides)

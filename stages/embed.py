@@ -27,7 +27,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _material(recipe: Recipe) -> dict[str, Any]:
-    from darec.llm.prompts import prompt_hash
+    from darec.llm.identity import prompt_hash
     from darec.models import identity
 
     prompts = {

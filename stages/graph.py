@@ -2,10 +2,7 @@
 
 from typing import Any
 
-from darec.dataset.graph import edge_list
-from darec.tables import read_table, write_table
 from schemas.recipe import Recipe
-from schemas.tables import EDGES, SPLIT_PART
 from stages.contract import Input, Outcome, Stage, StageContext
 
 
@@ -18,6 +15,10 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.dataset.graph import edge_list
+    from darec.tables import read_table, write_table
+    from schemas.tables import EDGES, SPLIT_PART
+
     train = read_table(context.input("split", "train.parquet"), SPLIT_PART)
     edges = edge_list(train.lazy(), context.recipe.graph).collect()
     write_table(edges, context.out / "edges.parquet", EDGES)

@@ -2,12 +2,9 @@
 
 from typing import Any
 
-from darec.dataset.clean import clean
-from darec.dataset.readers import read_source, source_files
+from darec.dataset.sources import source_files
 from darec.keys import file_sha256
-from darec.tables import write_table
 from schemas.recipe import Recipe
-from schemas.tables import INTERACTIONS, ITEMS, USERS
 from stages.contract import Input, Outcome, Stage, StageContext
 
 
@@ -24,6 +21,11 @@ def _material(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.dataset.clean import clean
+    from darec.dataset.readers import read_source
+    from darec.tables import write_table
+    from schemas.tables import INTERACTIONS, ITEMS, USERS
+
     config = context.recipe.data
     data = clean(read_source(config), config)
     write_table(data.interactions, context.out / "interactions.parquet", INTERACTIONS)

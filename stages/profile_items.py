@@ -18,8 +18,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _material(recipe: Recipe) -> dict[str, Any]:
-    from darec.llm.generate import model_identity
-    from darec.llm.prompts import prompt_hash
+    from darec.llm.identity import model_identity, prompt_hash
 
     return {"prompt": prompt_hash(recipe.profile_items.prompt), "model": model_identity(recipe.llm)}
 

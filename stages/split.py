@@ -5,10 +5,7 @@ It reads nothing but the interactions: an edited title makes no new split.
 
 from typing import Any
 
-from darec.dataset.split import split_interactions
-from darec.tables import read_table, write_table
 from schemas.recipe import Recipe
-from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, SPLIT_PART, USER_VOCABULARY
 from stages.contract import Input, Outcome, Stage, StageContext
 
 
@@ -21,6 +18,10 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.dataset.split import split_interactions
+    from darec.tables import read_table, write_table
+    from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, SPLIT_PART, USER_VOCABULARY
+
     interactions = read_table(context.input("ingest", "interactions.parquet"), INTERACTIONS)
     result = split_interactions(interactions, context.recipe.split)
     for part, table in result.parts.items():

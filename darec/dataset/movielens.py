@@ -9,11 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from darec.dataset.raw import RawTable, attribute_list, scan_atomic, scan_delimited
+from darec.dataset.sources import ORIGINAL
 from darec.errors import UserError
 from schemas import columns as c
-
-ORIGINAL = {"interactions": "u.data", "items": "u.item", "users": "u.user"}
-ATOMIC = {"interactions": "ml-100k.inter", "items": "ml-100k.item", "users": "ml-100k.user"}
 
 _GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -23,16 +21,6 @@ _ITEM_FIELDS = ("item_id", "title", "released", "video_released", "url", *_GENRE
 _UNKNOWN = ("unknown", "unkonwn")  # the one film without a name; RecBole's copy misspells it
 _FETCH_AGAIN = "remove the folder and run `darec data fetch ml-100k`"
 _TRAILING_ARTICLE = r"([^()]+), (The|An?|L[aeo]|Les|L'|Il|El|Los|Las|De[rn]|Die|Das|Une?|O)( ?[()]|$)"
-
-
-def files(folder: Path) -> dict[str, Path]:
-    """The files by role, of the layout that `folder` holds. Raises UserError if it holds neither as a whole."""
-    for layout in (ORIGINAL, ATOMIC):
-        paths = {role: folder / name for role, name in layout.items()}
-        if all(path.is_file() for path in paths.values()):
-            return paths
-    wanted = " or ".join(", ".join(layout.values()) for layout in (ORIGINAL, ATOMIC))
-    raise UserError(f"MovieLens-100K ({wanted}) is not there", where=str(folder), mend="run `darec data fetch ml-100k`")
 
 
 def read(paths: dict[str, Path]) -> tuple[RawTable, RawTable, RawTable]:

@@ -33,23 +33,6 @@ class RawTable:
             return rows.collect(engine="streaming")
 
 
-def check_file(path: Path, role: str) -> Path:
-    """`path`, if it is a readable file. Raises UserError otherwise."""
-    if path.is_dir():
-        raise UserError("this is a folder, not a file", where=str(path), mend=f"name the {role} file itself")
-    try:
-        path.open("rb").close()
-    except FileNotFoundError as error:
-        raise UserError(f"the {role} file does not exist", where=str(path), mend=f"correct data.{role}") from error
-    except OSError as error:
-        raise UserError(
-            f"the {role} file cannot be opened ({error.strerror})",
-            where=str(path),
-            mend="make it readable for this user",
-        ) from error
-    return path
-
-
 def scan_delimited(
     path: Path, separator: str, encoding: str = "utf-8", quote: str | None = '"', header: bool = True
 ) -> pl.LazyFrame:

@@ -10,12 +10,12 @@ from darec.dataset.raw import (
     RawTable,
     as_text,
     attribute_list,
-    check_file,
     require_columns,
     scan_atomic,
     scan_delimited,
     scan_parquet,
 )
+from darec.dataset.sources import source_files
 from schemas import columns as c
 from schemas.data import DataConfig, ItemColumns, UserColumns
 
@@ -27,20 +27,6 @@ class RawData:
     interactions: RawTable
     items: RawTable | None
     users: RawTable | None
-
-
-def source_files(config: DataConfig) -> dict[str, Path]:
-    """The source's files by role (interactions, items, users); roles that are not given are left out.
-
-    Raises:
-        UserError: a file is missing, is a folder, or cannot be opened.
-    """
-    if config.source == "movielens-100k":
-        paths = movielens.files(config.folder)
-    else:
-        given = {"interactions": config.interactions, "items": config.items, "users": config.users}
-        paths = {role: path for role, path in given.items() if path is not None}
-    return {role: check_file(path, role) for role, path in paths.items()}
 
 
 def read_source(config: DataConfig) -> RawData:

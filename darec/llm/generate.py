@@ -12,8 +12,9 @@ import polars as pl
 
 from darec.ledger import KEY, Ledger, row_key
 from darec.llm.answers import read_profile
+from darec.llm.identity import model_identity
 from darec.llm.protocol import Answer, Engine, Message, Request
-from darec.models import identity, resolve
+from darec.models import resolve
 from darec.progress import Progress, Silent
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, profile_schema
 
@@ -28,13 +29,6 @@ _RETRY_TEMPERATURE = 0.7  # asking again the same way would give the same answer
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
 Conversation = tuple[Message, ...]
-
-
-def model_identity(config: LLMConfig) -> str:
-    """What tells this LLM from any other, for keys. Of a server only the names are known."""
-    if config.engine == "server":
-        return f"server:{config.model}@{config.revision}"
-    return identity(config.model, config.revision)
 
 
 def conversation_keys(conversations: Iterable[Conversation], llm: LLMConfig, config: ProfileConfig) -> pl.Series:

@@ -11,7 +11,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from darec.errors import UserError
-from darec.keys import file_sha256
+from darec.llm.identity import read_prompt
 from darec.llm.protocol import Message
 from schemas import columns as c
 
@@ -58,7 +58,7 @@ class Prompt:
     def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
         self.path, self.variables = Path(path), variables
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        source = _read(self.path)
+        source = read_prompt(self.path)
         try:
             tree = environment.parse(source, filename=str(self.path))
             self._check_names(tree)
@@ -122,20 +122,3 @@ def chat_prompt(path: str | Path, variables: tuple[str, ...]) -> Prompt:
     prompt = Prompt(path, variables, ("system", "user"))
     prompt.check_roles()
     return prompt
-
-
-def prompt_hash(path: str | Path) -> str:
-    """The SHA-256 of a prompt file's bytes, for a stage's key. Raises UserError if there is no such file."""
-    _read(Path(path))
-    return file_sha256(Path(path))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError("there is no such prompt", where=str(path), mend="correct the path in the recipe") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text"
-        ) from error

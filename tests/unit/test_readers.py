@@ -7,7 +7,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from darec.dataset.clean import CleanData, clean
-from darec.dataset.readers import read_source, source_files
+from darec.dataset.readers import read_source
+from darec.dataset.sources import source_files
 from schemas.data import DataConfig, InteractionColumns, ItemColumns, UserColumns
 from schemas.tables import INTERACTIONS, ITEMS, USERS
 from tests.data import write_checkerboard
