@@ -41,20 +41,25 @@ def spread(rows: Tensor, count: int) -> Tensor:
     return rows[chosen]
 
 
-def match(left: Tensor, right: Tensor, how: str) -> Tensor:
-    """For each row of `left` the number of its partner in `right`; [K, d], [K, d] -> int64 [K], a permutation.
+def shared_members(left: Tensor, right: Tensor, count: int) -> Tensor:
+    """How many rows have label a in `left` and b in `right`: int64 [n], int64 [n] -> float32 [count, count]."""
+    return torch.bincount(left * count + right, minlength=count**2).view(count, count).float()
 
-    greedy: the nearest free pair first. optimal: least total distance (Hungarian algorithm).
+
+def match(cost: Tensor, how: str) -> Tensor:
+    """For each row of `cost` [K, K] its column: int64 [K], a permutation.
+
+    greedy: the cheapest free pair first. optimal: least total cost (Hungarian algorithm).
     """
-    distance = torch.cdist(left, right).cpu().double().numpy()
-    partner = linear_sum_assignment(distance)[1] if how == "optimal" else _greedy(distance)
-    return torch.from_numpy(np.asarray(partner, dtype=np.int64)).to(left.device)
+    matrix = cost.cpu().double().numpy()
+    partner = linear_sum_assignment(matrix)[1] if how == "optimal" else _greedy(matrix)
+    return torch.from_numpy(np.asarray(partner, dtype=np.int64)).to(cost.device)
 
 
-def _greedy(distance: np.ndarray) -> np.ndarray:
-    distance, partner = distance.copy(), np.zeros(len(distance), dtype=np.int64)
-    for _ in range(len(distance)):
-        row, column = np.unravel_index(np.argmin(distance), distance.shape)
+def _greedy(cost: np.ndarray) -> np.ndarray:
+    cost, partner = cost.copy(), np.zeros(len(cost), dtype=np.int64)
+    for _ in range(len(cost)):
+        row, column = np.unravel_index(np.argmin(cost), cost.shape)
         partner[row] = column
-        distance[row, :] = distance[:, column] = np.inf
+        cost[row, :] = cost[:, column] = np.inf
     return partner

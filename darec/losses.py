@@ -122,6 +122,48 @@ def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Te
     return squares / len(left) ** 2
 
 
+def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_temperature: float) -> Tensor:
+    """mean_i KL(p_i || q_i), q_i = softmax_{j != i}(cos(x_i, x_j) / t) over rows of `left`, p_i likewise of `right`.
+
+    Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `right` [n, d'] teaches and gets no
+    gradient, `left` is [n, d].
+    """
+    return cast(
+        "Tensor", _StructureDivergence.apply(_sharpened(left, temperature), _sharpened(right, right_temperature))
+    )
+
+
+def _sharpened(rows: Tensor, temperature: float) -> Tensor:
+    """Rows [n, d] whose inner products are cosines over the temperature."""
+    return functional.normalize(rows, dim=-1) / temperature**0.5
+
+
+class _StructureDivergence(torch.autograd.Function):
+    """The n x n matrices are made once and give the gradient too: d/dS of row i is (q_i - p_i) / n."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        with torch.autocast(left.device.type, enabled=False):
+            q, p = (_log_shares(rows.to(torch.promote_types(rows.dtype, torch.float32))) for rows in (left, right))
+            shares = p.exp()
+            divergence = torch.einsum("ij,ij->", shares, p.sub_(q)) / len(left)
+            slope = q.exp_().sub_(shares).div_(len(left))
+            ctx.save_for_backward(slope @ left + slope.T @ left)
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * gradient, None
+
+
+def _log_shares(rows: Tensor) -> Tensor:
+    """log softmax of each row's inner products with the others; with itself it is the lowest number: a share of 0."""
+    scores = rows @ rows.T
+    return torch.log_softmax(scores.fill_diagonal_(-1e9), 1)
+
+
 def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:
     """mean_i (Z_ii - 1)^2 + mean_{i != j} Z_ij^2, Z the cosines of matched centres [K, d] (DaRec, L_loc)."""
     cosine = functional.normalize(left, dim=-1) @ functional.normalize(right, dim=-1).T
@@ -134,6 +176,16 @@ def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:
 def centre_distance(left: Tensor, right: Tensor) -> Tensor:
     """mean_i |left_i - right_i|^2 over matched centres [K, d] (DaRec, L_loc read as a distance)."""
     return (left - right).square().sum(-1).mean()
+
+
+def centre_relations(left: Tensor, right: Tensor) -> Tensor:
+    """mean_{i != j} (cos(left_i, left_j) - cos(right_i, right_j))^2 over matched centres [K, d], [K, d'].
+
+    DaRec's L_loc for sides that share no space: not where centres lie, but how they lie to each other.
+    """
+    left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
+    count = len(left)
+    return (left @ left.T - right @ right.T).square().sum() / (count * (count - 1))
 
 
 def distillation(student: Tensor, teacher: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.section import Section
 
@@ -29,20 +29,35 @@ class DaRecConfig(Section):
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
     warmup_epochs: int = Field(default=0, ge=0)
     """The weight grows in a line from 0 to its full value over so many epochs."""
+    cf_parts: Literal["network", "columns"] = "columns"
+    """How the backbone's rows come apart. network: a learnt projection for each part. columns: the first are shared,
+    the others specific, so that the terms move the representations themselves."""
+    shared: float = Field(default=1.0, gt=0, le=1)
+    """The share of columns that is shared, where `cf_parts` is columns."""
+    text_parts: Literal["network", "components"] = "components"
+    """How text vectors come apart. network: a learnt projection for each part. components: principal components,
+    whitened, are the shared part; fixed, so that the text teaches the backbone and is not taught by it."""
+    components: int = Field(default=64, ge=1)
+    """How many of them, where `text_parts` is components."""
     depth: int = Field(default=2, ge=1)
-    """Linear layers of each of the four projections."""
+    """Linear layers of each learnt projection."""
     width: int = Field(default=64, ge=1)
-    """Width of the hidden layers and of the shared and specific parts."""
+    """Width of their hidden layers and of the parts that they make."""
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"] = "leaky_relu"
     """Between the linear layers of a projection."""
     sides: Literal["joint", "separate"] = "joint"
     """joint: users and items are rows of one sample. separate: each side is aligned for itself and the two averaged."""
-    sample: int = Field(default=512, ge=2)
+    sample: int = Field(default=1024, ge=2)
     """N^: how many rows a side are drawn in each step for all the terms."""
     sample_from: Literal["batch", "uniform"] = "uniform"
     """uniform: any user or item. batch: only users and positive items of the step's batch."""
-    similarity: Literal["cosine", "inner"] = "cosine"
-    """What the global term's similarity matrices hold."""
+    similarity: Literal["cosine", "inner", "softmax"] = "softmax"
+    """What the global term compares. cosine, inner: the similarity matrices, squared differences. softmax: each row of
+    cosines as a distribution over the other rows; the backbone's is drawn to the text's (KL divergence)."""
+    temperature: float = Field(default=0.2, gt=0)
+    """Of the softmax of the backbone's similarities."""
+    text_temperature: float = Field(default=0.1, gt=0)
+    """Of the softmax of the text's similarities."""
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""
     recluster_steps: int = Field(default=35, ge=1)
@@ -50,11 +65,20 @@ class DaRecConfig(Section):
     kmeans_iterations: int = Field(default=10, ge=1)
     """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
     matching: Literal["greedy", "optimal"] = "optimal"
-    """How centres of both sides are paired: nearest pair first, or the assignment of least total distance."""
-    local_loss: Literal["matrix", "distance"] = "matrix"
-    """matrix: cosines of matched centres against the identity. distance: mean squared distance of matched centres."""
+    """How centres of both sides are paired: best pair first, or the best assignment as a whole."""
+    local_loss: Literal["matrix", "distance", "relations"] = "relations"
+    """matrix: cosines of matched centres against the identity. distance: mean squared distance of matched centres. Both
+    match the nearest and need two networks, which put both sides into one space. relations: cosines among one side's
+    centres against those among the other's; centres are matched by the rows they have in common."""
     gradient_to_backbone: bool = True
     """Whether the terms move the backbone; if not they only train the projections (an ablation)."""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "DaRecConfig":
+        one_space = self.cf_parts == self.text_parts == "network"
+        if self.weights.local_structure and self.local_loss != "relations" and not one_space:
+            raise ValueError(f"local_loss: {self.local_loss} compares parts of one space: set both *_parts to network")
+        return self
 
 
 class RLMRecConConfig(Section):
@@ -63,6 +87,10 @@ class RLMRecConConfig(Section):
     name: Literal["rlmrec-con"] = "rlmrec-con"
     weight: float = Field(default=1e-2, ge=0)
     temperature: float = Field(default=0.2, gt=0)
+    rows: int = Field(default=0, ge=0)
+    """At most so many of a batch's pairs are contrasted in a step; 0 is all of them, as published."""
+    candidates: int = Field(default=0, ge=0)
+    """So many users, drawn in each step, stand for all users that a user is contrasted with; 0 is all, as published."""
 
 
 class RLMRecGenConfig(Section):
@@ -73,6 +101,8 @@ class RLMRecGenConfig(Section):
     temperature: float = Field(default=0.5, gt=0)
     mask: float = Field(default=0.15, gt=0, lt=1)
     """The share of nodes whose input is replaced by a learnt token in each training step."""
+    rows: int = Field(default=0, ge=0)
+    """At most so many of the masked nodes are reconstructed in a step; 0 is all of them, as published."""
 
 
 class KARConfig(Section):

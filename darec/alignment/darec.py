@@ -1,8 +1,10 @@
 """DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): the structure of a shared part is aligned, a specific part is not.
 
-Both representations of a node, the backbone's (C) and the text's (L), are projected to a shared and a specific part.
+Both representations of a node, the backbone's (C) and the text's (L), have a shared and a specific part.
 Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); equations in `darec.losses`.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,37 @@ from torch import Tensor, nn
 from darec import clustering, losses
 from darec.alignment.base import Objective, mlp
 from darec.interactions import Batch, Representations
+from darec.text import unit, whiten
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 _CLUSTERED_ROWS = 2_048  # k-means looks at so many rows of a side at most
+
+
+class Networks(nn.Module):
+    """Both parts are learnt, each by a network of its own (the paper)."""
+
+    def __init__(self, config: DaRecConfig, width: int) -> None:
+        super().__init__()
+        widths = [width, *[config.width] * config.depth]
+        self.shared, self.specific = (mlp(widths, _ACTIVATIONS[config.activation]) for _ in range(2))
+        self.width = config.width
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, d] -> shared [n, width], specific [n, width]."""
+        return self.shared(rows), self.specific(rows)
+
+
+class Columns(nn.Module):
+    """The first `width` columns are shared, the others specific: nothing is learnt, and the parts are orthogonal."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, d] -> shared [n, width], specific [n, d - width], which may have no column at all."""
+        return rows[:, : self.width], rows[:, self.width :]
 
 
 class DaRec(Objective):
@@ -24,15 +53,16 @@ class DaRec(Objective):
 
     def __init__(self, config: DaRecConfig, text: Representations, out_dim: int) -> None:
         super().__init__()
-        self.config, self.text = config, text
-        widths = [config.width] * config.depth
-        activation = _ACTIVATIONS[config.activation]
-        self.cf_shared, self.cf_specific = (mlp([out_dim, *widths], activation) for _ in range(2))
-        self.text_shared, self.text_specific = (mlp([text.dim, *widths], activation) for _ in range(2))
+        self.config = config
+        fixed = config.text_parts == "components"
+        self.text = unit(whiten(text, config.components)) if fixed else text
+        self.text_parts = Columns(self.text.dim) if fixed else Networks(config, text.dim)
+        columns = max(1, round(config.shared * out_dim))
+        self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
         nodes, users = len(text.nodes), text.n_users
         self.sides = [(0, nodes)] if config.sides == "joint" else [(0, users), (users, nodes)]
-        self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, config.width))
-        self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, config.width))
+        self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
+        self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.scale = 1.0
 
@@ -48,29 +78,27 @@ class DaRec(Objective):
         self.step += 1
         weighted: dict[str, Tensor] = {}
         for side in range(len(self.sides)):
-            for name, value in self._side(side, nodes, batch, final.n_users).items():
-                weighted[name] = weighted.get(name, 0) + value / len(self.sides)
+            scale = self.config.weight * self.scale / len(self.sides)
+            for name, value in self._side(side, nodes, batch, final.n_users):
+                weighted[name] = weighted.get(name, 0) + scale * value
         return weighted
 
-    def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> dict[str, Tensor]:
+    def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
-        cf, text = nodes.index_select(0, rows), self.text.nodes.index_select(0, rows)
-        cf_shared, text_shared = self.cf_shared(cf), self.text_shared(text)
-        terms: dict[str, Tensor] = {}
-        if weights.orthogonality or weights.uniformity:
-            cf_specific, text_specific = self.cf_specific(cf), self.text_specific(text)
-        if weights.orthogonality:
-            gap = losses.orthogonality(cf_specific, cf_shared) + losses.orthogonality(text_specific, text_shared)
-            terms["darec/orthogonality"] = weights.orthogonality * gap
-        if weights.uniformity:
-            gap = losses.uniformity(cf_specific) + losses.uniformity(text_specific)
-            terms["darec/uniformity"] = weights.uniformity * gap
+        cf_shared, cf_specific = self.cf_parts(nodes.index_select(0, rows))
+        text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
+        learnt = isinstance(self.cf_parts, Networks), isinstance(self.text_parts, Networks)
+        if weights.orthogonality and any(learnt):
+            parts = (cf_specific, cf_shared), (text_specific, text_shared)
+            gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
+            yield "darec/orthogonality", weights.orthogonality * torch.stack(gaps).sum()
+        spread = [losses.uniformity(part) for part in (cf_specific, text_specific) if part.shape[1]]
+        if weights.uniformity and spread:
+            yield "darec/uniformity", weights.uniformity * torch.stack(spread).sum()
         if weights.global_structure:
-            gap = losses.structure_gap(cf_shared, text_shared, self.config.similarity)
-            terms["darec/global"] = weights.global_structure * gap
+            yield "darec/global", weights.global_structure * self._global(cf_shared, text_shared)
         if weights.local_structure:
-            terms["darec/local"] = weights.local_structure * self._local(side, cf_shared, text_shared)
-        return {name: self.config.weight * self.scale * value for name, value in terms.items()}
+            yield "darec/local", weights.local_structure * self._local(side, cf_shared, text_shared)
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
@@ -81,28 +109,48 @@ class DaRec(Objective):
         nodes = nodes[(nodes >= first) & (nodes < end)]
         return nodes[torch.randperm(len(nodes), device=nodes.device)[: self.config.sample]]
 
+    def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
+        """L_glo over the sample."""
+        config = self.config
+        if config.similarity == "softmax":
+            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
+        return losses.structure_gap(cf_shared, text_shared, config.similarity)
+
     def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
         """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres."""
-        cf = clustering.means(cf_shared, *self._labels(cf_shared, self.cf_centres[side]))
-        text = clustering.means(text_shared, *self._labels(text_shared, self.text_centres[side]))
-        gap = losses.centre_matrix_gap if self.config.local_loss == "matrix" else losses.centre_distance
-        return gap(cf, text)
-
-    @staticmethod
-    def _labels(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-        return clustering.nearest(rows.detach(), centres), centres
+        cf = _means(cf_shared, self.cf_centres[side])
+        text = _means(text_shared, self.text_centres[side])
+        if self.config.local_loss == "relations":
+            return losses.centre_relations(cf, text)
+        return (
+            losses.centre_matrix_gap(cf, text)
+            if self.config.local_loss == "matrix"
+            else losses.centre_distance(cf, text)
+        )
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:
         """k-means on both shared parts, then the text's centres are put in the order of their partners."""
-        config = self.config
         for side, (first, end) in enumerate(self.sides):
             rows = torch.randperm(end - first, device=nodes.device)[:_CLUSTERED_ROWS] + first
-            cf, text = self.cf_shared(nodes[rows]), self.text_shared(self.text.nodes[rows])
-            if int(self.step) == 0:
-                self.cf_centres[side] = clustering.spread(cf, config.centres)
-                self.text_centres[side] = clustering.spread(text, config.centres)
-            cf_centres = clustering.kmeans(cf, self.cf_centres[side], config.kmeans_iterations)
-            text_centres = clustering.kmeans(text, self.text_centres[side], config.kmeans_iterations)
-            self.cf_centres[side] = cf_centres
-            self.text_centres[side] = text_centres[clustering.match(cf_centres, text_centres, config.matching)]
+            cf, text = self.cf_parts(nodes[rows])[0], self.text_parts(self.text.nodes[rows])[0]
+            self.cf_centres[side] = self._centres(cf, self.cf_centres[side])
+            centres = self._centres(text, self.text_centres[side])
+            self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
+
+    def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
+        start = last if int(self.step) else clustering.spread(rows, self.config.centres)
+        return clustering.kmeans(rows, start, self.config.kmeans_iterations)
+
+    def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:
+        """The text's new centre that goes with each of C's: the near one, or the one with most rows in common."""
+        cf_centres = self.cf_centres[side]
+        if self.config.local_loss != "relations":
+            return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching)
+        labels = clustering.nearest(cf, cf_centres), clustering.nearest(text, text_centres)
+        return clustering.match(-clustering.shared_members(*labels, self.config.centres), self.config.matching)
+
+
+def _means(rows: Tensor, centres: Tensor) -> Tensor:
+    """The mean of the rows nearest to each centre, [n, d], [K, d] -> [K, d]."""
+    return clustering.means(rows, clustering.nearest(rows.detach(), centres), centres)

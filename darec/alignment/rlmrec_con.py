@@ -1,5 +1,6 @@
 """RLMRec-Con (Ren et al., WWW 2024, section 3.4.1): contrastive alignment with projected text vectors."""
 
+import torch
 from torch import Tensor
 
 from darec import losses
@@ -18,12 +19,20 @@ class RLMRecCon(Objective):
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term, summed over users, positives and negatives."""
-        text_users = self.project(self.text.user)
-        users = self._nce(final.user[batch.users], text_users[batch.users], text_users)
-        positive, negative = (self.project(self.text.item[rows]) for rows in (batch.items, batch.negatives))
-        items = self._nce(final.item[batch.items], positive, positive)
-        negatives = self._nce(final.item[batch.negatives], negative, negative)
+        pairs = slice(self.config.rows or None)  # a batch is in random order
+        chosen = batch.users[pairs]
+        users = self._nce(final.user[chosen], self.project(self.text.user[chosen]), self.project(self._candidates()))
+        items, negatives = (self._items(final, rows[pairs]) for rows in (batch.items, batch.negatives))
         return {"rlmrec-con": self.config.weight * (users + items + negatives)}
+
+    def _candidates(self) -> Tensor:
+        """Text vectors of the users to tell a user from: of all, or of a few that are drawn."""
+        text, count = self.text.user, self.config.candidates
+        return text[torch.randperm(len(text), device=text.device)[:count]] if count else text
+
+    def _items(self, final: Representations, items: Tensor) -> Tensor:
+        text = self.project(self.text.item[items])
+        return self._nce(final.item[items], text, text)
 
     def _nce(self, anchor: Tensor, match: Tensor, candidates: Tensor) -> Tensor:
         return losses.info_nce(anchor, match, candidates, self.config.temperature)

@@ -28,7 +28,7 @@ class RLMRecGen(Objective):
         return nodes.index_copy(0, self._masked, self.token.expand(count, -1))
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """One term: InfoNCE of decoded masked nodes against the text vectors of all masked nodes."""
-        target = self.text.nodes[self._masked]
-        decoded = self.decode(final.nodes[self._masked])
+        """One term: InfoNCE of decoded masked nodes against each other's text vectors."""
+        rows = self._masked[: self.config.rows or None]
+        target, decoded = self.text.nodes[rows], self.decode(final.nodes[rows])
         return {"rlmrec-gen": self.config.weight * losses.info_nce(decoded, target, target, self.config.temperature)}

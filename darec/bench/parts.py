@@ -14,8 +14,13 @@ from schemas.alignment import DaRecConfig
 
 _SAMPLE = 1500  # nodes that are drawn
 
+_NAMES = ("cf shared", "cf specific", "text shared", "text specific")
+
 Parts = dict[str, np.ndarray]
-"""`cf shared`, `cf specific`, `text shared`, `text specific` -> rows of unit length [n, width]."""
+"""`cf shared`, `cf specific`, `text shared`, `text specific` -> rows of unit length [n, width].
+
+A part without a column is left out.
+"""
 
 
 def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
@@ -40,10 +45,5 @@ def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
 def _parts(trainer: Trainer, nodes: torch.Tensor) -> Parts:
     objective = next(each for each in trainer.model.objectives if isinstance(each, DaRec))
     cf, text = trainer.model.represent().nodes[nodes], objective.text.nodes[nodes]
-    rows = {
-        "cf shared": objective.cf_shared(cf),
-        "cf specific": objective.cf_specific(cf),
-        "text shared": objective.text_shared(text),
-        "text specific": objective.text_specific(text),
-    }
-    return {name: functional.normalize(value, dim=-1).numpy() for name, value in rows.items()}
+    rows = zip(_NAMES, (*objective.cf_parts(cf), *objective.text_parts(text)), strict=True)
+    return {name: functional.normalize(value, dim=-1).numpy() for name, value in rows if value.shape[1]}

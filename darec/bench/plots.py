@@ -19,6 +19,7 @@ from schemas.bench import BenchRecipe, Sweep
 mpl.use("Agg")
 METRIC_NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
 _SLICES = 4
+_SIDES = {"cf": "tab:blue", "text": "tab:orange"}
 
 
 def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
@@ -107,16 +108,17 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
     """First two principal components of DaRec's shared and specific parts, both sides, before and after training.
 
     Each argument: part (`cf shared`, `text shared`, `cf specific`, `text specific`) -> rows of unit length [n, d].
-    Both sides of a kind of part are projected together: where they overlap, they are aligned.
+    Both sides of a kind of part are projected together if they share a space: where they overlap, they are aligned. A
+    part that is not there is left out.
     """
     figure = Figure(figsize=(9, 8.4), layout="constrained")
     panels = figure.subplots(2, 2)
     for row, (when, rows) in enumerate({"before training": before, "after training": after}.items()):
         for column, kind in enumerate(("shared", "specific")):
             axes = panels[row][column]
-            sides = {side: rows[f"{side} {kind}"] for side in ("cf", "text")}
-            for (side, points), colour in zip(_project(sides).items(), ("tab:blue", "tab:orange"), strict=True):
-                axes.scatter(*points.T, s=4, alpha=0.4, color=colour, label=side, linewidths=0)
+            sides = {side: rows[f"{side} {kind}"] for side in _SIDES if f"{side} {kind}" in rows}
+            for side, points in _project(sides).items():
+                axes.scatter(*points.T, s=4, alpha=0.4, color=_SIDES[side], label=side, linewidths=0)
             axes.set_title(f"{kind}, {when}")
             axes.set_xticks([])
             axes.set_yticks([])
@@ -126,6 +128,10 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
 
 
 def _project(sides: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    if len({rows.shape[1] for rows in sides.values()}) > 1:
+        return {side: points for name, rows in sides.items() for side, points in _project({name: rows}).items()}
+    if not sides:
+        return {}
     together = np.concatenate(list(sides.values()))
     _, _, axes = np.linalg.svd(together - together.mean(0), full_matrices=False)
     return {side: (rows - together.mean(0)) @ axes[:2].T for side, rows in sides.items()}

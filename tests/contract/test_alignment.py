@@ -7,17 +7,24 @@ import torch
 
 from darec import alignment
 from darec.interactions import Batch, Representations
-from schemas.alignment import AlignmentConfig, DaRecConfig, DaRecWeights, RLMRecGenConfig
+from schemas.alignment import AlignmentConfig, DaRecConfig, DaRecWeights, RLMRecConConfig, RLMRecGenConfig
 from tests.checkerboard import checkerboard, parity_text
 
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+NETWORKS = {"cf_parts": "network", "text_parts": "network"}
 DAREC_CHOICES = [
+    NETWORKS,
+    {"text_parts": "network"},
+    {"cf_parts": "network"},
+    {"shared": 0.7, "components": 2},
     {"sides": "separate"},
     {"sample_from": "batch"},
     {"similarity": "inner"},
-    {"matching": "greedy", "local_loss": "distance"},
-    {"depth": 1, "activation": "tanh"},
-    {"depth": 3, "activation": "gelu"},
+    {"similarity": "cosine"},
+    {"matching": "greedy"},
+    NETWORKS | {"matching": "greedy", "local_loss": "distance"},
+    NETWORKS | {"depth": 1, "activation": "tanh", "local_loss": "matrix"},
+    NETWORKS | {"depth": 3, "activation": "gelu"},
 ]
 CASES = OBJECTIVES + [DaRecConfig(**choice, sample=16, centres=3) for choice in DAREC_CHOICES]
 DIM, OUT = 8, 10
@@ -96,7 +103,10 @@ def test_a_weight_of_zero_leaves_the_term_out(setting):
 
 def test_weights_multiply(setting):
     values = []
-    for config in (DaRecConfig(weight=0.1), DaRecConfig(weight=0.3, weights=DaRecWeights(uniformity=2))):
+    for config in (
+        DaRecConfig(weight=0.1, shared=0.5),
+        DaRecConfig(weight=0.3, shared=0.5, weights=DaRecWeights(uniformity=2)),
+    ):
         torch.manual_seed(2)
         values.append(terms_of(config, setting)[1])
     assert values[1]["darec/global"].item() == pytest.approx(3 * values[0]["darec/global"].item(), rel=1e-5)
@@ -116,7 +126,7 @@ def test_warm_up_grows_to_the_full_weight(setting):
 
 
 def test_without_gradient_to_the_backbone_only_projections_learn(setting):
-    objective, terms = terms_of(DaRecConfig(gradient_to_backbone=False), setting)
+    objective, terms = terms_of(DaRecConfig(gradient_to_backbone=False, **NETWORKS), setting)
     sum(terms.values()).backward()
     assert setting[1].nodes.grad is None
     assert all(parameter.grad is not None for parameter in objective.parameters())
@@ -129,13 +139,14 @@ def test_rlmrec_gen_masks_its_share_with_the_token(setting):
     assert masked.sum() == len(final.nodes) // 4
 
 
-def test_darec_aligns_structure(data):
+@pytest.mark.parametrize("parts", [{}, NETWORKS | {"similarity": "cosine"}], ids=["fixed", "learnt"])
+def test_darec_aligns_structure(data, parts):
     """Its global term alone pulls the similarities of free vectors towards those of the text."""
     torch.manual_seed(0)
     text = parity_text(data)
     rows = torch.nn.Parameter(0.1 * torch.randn(data.n_nodes, OUT))
     weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
-    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64), text, data, DIM, OUT)
+    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64, **parts), text, data, DIM, OUT)
     optimizer = torch.optim.Adam([rows, *objective.parameters()], lr=0.02)
     batch = Batch(data.train.users, data.train.items, data.train.items)
     trace = []
@@ -146,3 +157,52 @@ def test_darec_aligns_structure(data):
         optimizer.step()
         trace.append(loss.item())
     assert trace[-1] < 0.2 * trace[0]
+
+
+def test_columns_are_apart_and_whole(setting):
+    text, final, _, data = setting
+    objective = alignment.build(DaRecConfig(shared=0.7, components=2), text, data, DIM, OUT)
+    shared, specific = objective.cf_parts(final.nodes)
+    assert torch.equal(torch.cat([shared, specific], 1), final.nodes)
+    assert shared.shape[1] == 7
+    assert not list(objective.parameters())
+
+
+def test_text_of_fixed_parts_is_not_taught(setting):
+    """Nothing on the text's side follows the backbone, so both sides cannot agree on saying nothing."""
+    objective, _ = terms_of(DaRecConfig(cf_parts="network", text_parts="components"), setting)
+    assert all(name.startswith("cf_parts.") for name, _ in objective.named_parameters())
+    assert not objective.text.nodes.requires_grad
+
+
+@pytest.mark.parametrize("parts", [{}, {"cf_parts": "network"}])
+def test_centres_of_two_spaces_are_not_compared_place_by_place(parts):
+    with pytest.raises(ValueError, match="one space"):
+        DaRecConfig(local_loss="matrix", **parts)
+
+
+@pytest.mark.parametrize("rows", [0, 10])
+def test_rlmrec_con_contrasts_at_most_so_many_pairs(setting, rows):
+    text, final, batch, data = setting
+    torch.manual_seed(0)
+    objective = alignment.build(RLMRecConConfig(rows=rows), text, data, DIM, OUT)
+    first = Batch(*(part[: rows or None] for part in (batch.users, batch.items, batch.negatives)))
+    whole = alignment.build(RLMRecConConfig(), text, data, DIM, OUT)
+    whole.load_state_dict(objective.state_dict())
+    assert objective(final, batch)["rlmrec-con"].item() == whole(final, first)["rlmrec-con"].item()
+
+
+def test_rlmrec_con_with_as_many_candidates_as_users_is_as_published(setting):
+    text, final, batch, data = setting
+    objective = alignment.build(RLMRecConConfig(candidates=data.n_users), text, data, DIM, OUT)
+    whole = alignment.build(RLMRecConConfig(), text, data, DIM, OUT)
+    whole.load_state_dict(objective.state_dict())
+    torch.testing.assert_close(objective(final, batch)["rlmrec-con"], whole(final, batch)["rlmrec-con"])
+
+
+def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
+    text, final, batch, data = setting
+    objective = alignment.build(RLMRecGenConfig(rows=3), text, data, DIM, OUT).train()
+    objective.inputs(torch.zeros(len(final.nodes), DIM))
+    objective(final, batch)["rlmrec-gen"].backward()
+    assert (final.nodes.grad.abs().sum(1) > 0).sum() == 3

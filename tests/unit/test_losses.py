@@ -50,6 +50,39 @@ def test_structure_gap_does_not_see_a_rotation():
     assert losses.structure_gap(rows, rows @ rotation).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_structure_divergence_by_hand():
+    left, right = torch.tensor([E1, [1.0, 1.0], E2]), torch.tensor([[4.0, 0.0], E1, E2])
+    near, far = math.exp(1 / math.sqrt(2) / 0.5), 1.0  # of 45 and of 90 degrees, temperature 0.5
+    wide, flat = [near / (near + far), far / (near + far)], [0.5, 0.5]
+    sharp = [math.exp(1 / 0.25) / (math.exp(1 / 0.25) + 1), 1 / (math.exp(1 / 0.25) + 1)]
+
+    def divergence(p, q):
+        return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+    expected = (divergence(sharp, wide) + divergence(sharp, flat) + divergence(flat, wide[::-1])) / 3
+    assert losses.structure_divergence(left, right, 0.5, 0.25).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_structure_divergence_and_its_gradient_are_those_of_the_plain_expression():
+    left, right = (torch.randn(12, width, dtype=torch.float64, requires_grad=True) for width in (3, 5))
+
+    def shares(rows, temperature):
+        rows = torch.nn.functional.normalize(rows, dim=-1)
+        others = ~torch.eye(12, dtype=torch.bool)
+        return torch.log_softmax((rows @ rows.T / temperature)[others].view(12, 11), 1)
+
+    plain = torch.nn.functional.kl_div(shares(left, 0.2), shares(right, 0.1).detach(), log_target=True, reduction="sum")
+    torch.testing.assert_close(losses.structure_divergence(left, right, 0.2, 0.1), plain / 12)
+    assert torch.autograd.gradcheck(lambda rows: 3 * losses.structure_divergence(rows, right, 0.2, 0.1), left)
+    assert losses.structure_divergence(left, left, 0.2, 0.2).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_centre_relations_by_hand():
+    left, right = torch.tensor([E1, E2, [-2.0, 0.0]]), torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    expected = 2 * (1 + 1 + 0) / 6  # cosines 0, -1, 0 of the pairs against 1, 0, 0
+    assert losses.centre_relations(left, right).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_centre_gaps_by_hand():
     left, right = torch.tensor([E1, E2]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])
     half = 1 / math.sqrt(2)  # Z = [[half, 0], [half, 1]]
