@@ -23,8 +23,13 @@ ATTRIBUTES_SHOWN = 8
 _ROLES = ("system", "user", "assistant")
 
 # Chat templates mark turns with <...> or [INST]-like tags; in data such signs become look-alikes that no tokenizer
-# takes for a mark. Double quotes delimit data in the prompts, so data carries none.
-_LOOKALIKES = {"<": "‹", ">": "›", '"': "'", "“": "'", "”": "'", "`": "'", "|": "/"}
+# takes for a mark, nor makes one by normalising wide and small forms. Double quotes delimit data, so data has none.
+_LOOKALIKES = {
+    **dict.fromkeys("<＜﹤", "‹"),
+    **dict.fromkeys(">＞﹥", "›"),
+    **dict.fromkeys("|｜", "/"),
+    **dict.fromkeys('"＂“”`', "'"),
+}
 _TAG = r"\[(/?[A-Z_]{2,})\]"
 _CONTROL = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]"
 
