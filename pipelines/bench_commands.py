@@ -1,4 +1,4 @@
-"""`darec bench run|table|plot|speed`: grids of training runs, their tables and plots, and speed beside the peers."""
+"""`darec bench`: grids of training runs, their tables and plots, simulated nights, and speed beside the peers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -146,6 +146,32 @@ def cold_start(
     folder = out or STORE.parent / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text := cold.table(done))
+    print(text)
+
+
+@app.command()
+def nights(
+    recipe: Annotated[Path, typer.Argument(help="A whole-run recipe on MovieLens-100K.")] = WHOLE_RUN,
+    nights: Annotated[int, typer.Option(min=0, help="Nights after the first.")] = 30,
+    growth: Annotated[
+        float, typer.Option(min=0.0001, help="New interactions a night, as a share of the known.")
+    ] = 0.01,
+    scratch_every: Annotated[int, typer.Option(min=1, help="Nights that also train from scratch.")] = 1,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of store, log, table and plot.")] = STORE.parent / "nights",
+) -> None:
+    """The pipeline night after night on growing data: rows profiled, tokens, minutes and Recall@20 of each."""
+    from darec.bench.nights import plot, table
+    from darec.recipes import load_recipe
+    from pipelines.nights import simulate
+
+    done = []
+    with TerminalBars("nights") as bars:
+        for night in simulate(load_recipe(recipe, overrides or ()), out, nights, growth, scratch_every, bars):
+            done.append(night)
+            console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
+    (out / "table.md").write_text(text := table(done))
+    plot(done, out / "nights.png")
     print(text)
 
 

@@ -43,7 +43,7 @@ def run(chosen: Recipe, until: str = "publish") -> dict[str, str]:
     store = Store(chosen.runtime.store)
     done: dict[str, Artifact] = {}
     for stage in needed(chosen, until):
-        result = execute(Job(_FAKES.get(stage.name, stage), chosen, done), store)
+        result = execute(Job(FAKES.get(stage.name, stage), chosen, done), store)
         if result.artifact:
             done[stage.name] = result.artifact
     return {name: artifact.key for name, artifact in done.items()}
@@ -85,7 +85,7 @@ def _fake(name: str, run_function):
     return replace(STAGES[name], run=run_function, material=lambda recipe: {}, pending=None)
 
 
-_FAKES = {
+FAKES = {
     "profile_items": _fake("profile_items", _profile_items),
     "profile_users": _fake("profile_users", _profile_users),
     "embed": _fake("embed", _embed),
