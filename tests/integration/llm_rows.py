@@ -1,6 +1,7 @@
 """A small profile task on the real model, run by tests in this process or as a script that is killed."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -33,17 +34,22 @@ GENRES = (
 
 def profile_task(ledger: Path, count: int = len(TITLES), **llm: object) -> ProfileTask:
     """`count` items; beyond the twelve real ones they are numbered sequels."""
-    rows = range(count)
-    ids = [f"item-{row}" for row in rows]
-    titles = [TITLES[row % 12] + (f" part {row // 12 + 1}" if row >= 12 else "") for row in rows]
-    attributes = [[{"name": "genres", "value": GENRES[row % 12]}] for row in rows]
-    columns = {c.ITEM: ids, c.TITLE: titles, c.DESCRIPTION: [None] * count, c.ATTRIBUTES: attributes}
-    vocabulary = pl.DataFrame({c.ITEM_INDEX: rows, c.ITEM: ids}, schema=tables.ITEM_VOCABULARY)
+    titles = [TITLES[row % 12] + (f" part {row // 12 + 1}" if row >= 12 else "") for row in range(count)]
+    config = LLMConfig.model_validate({"workers": 1, "chunk": 4, "max_model_len": 512, "kv_cache_mib": 256, **llm})
+    return task_of(ledger, titles, [GENRES[row % 12] for row in range(count)], config)
+
+
+def task_of(ledger: Path, titles: Sequence[str], genres: Sequence[str], llm: LLMConfig) -> ProfileTask:
+    """Items of these titles and genres, numbered in their order."""
+    ids = [f"item-{row}" for row in range(len(titles))]
+    attributes = [[{"name": "genres", "value": genre}] for genre in genres]
+    columns = {c.ITEM: ids, c.TITLE: titles, c.DESCRIPTION: [None] * len(ids), c.ATTRIBUTES: attributes}
+    vocabulary = pl.DataFrame({c.ITEM_INDEX: range(len(ids)), c.ITEM: ids}, schema=tables.ITEM_VOCABULARY)
     return ProfileTask(
         rows=items_as_data(vocabulary, pl.DataFrame(columns, schema=tables.ITEMS)),
         variables=ITEM_VARIABLES,
         from_metadata=item_text_from_metadata(),
-        llm=LLMConfig.model_validate({"workers": 1, "chunk": 4, "max_model_len": 512, "kv_cache_mib": 256, **llm}),
+        llm=llm,
         config=ItemProfileConfig(),
         ledger_root=ledger,
     )
