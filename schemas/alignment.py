@@ -24,7 +24,7 @@ class DaRecConfig(Section):
     """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option here."""
 
     name: Literal["darec"] = "darec"
-    weight: float = Field(default=0.1, ge=0)
+    weight: float = Field(default=0.2, ge=0)
     """Lambda: the weight of all terms together."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
     warmup_epochs: int = Field(default=0, ge=0)
@@ -37,8 +37,11 @@ class DaRecConfig(Section):
     text_parts: Literal["network", "components"] = "components"
     """How text vectors come apart. network: a learnt projection for each part. components: principal components,
     whitened, are the shared part; fixed, so that the text teaches the backbone and is not taught by it."""
-    components: int = Field(default=64, ge=1)
+    components: int = Field(default=256, ge=1)
     """How many of them, where `text_parts` is components."""
+    propagate: int = Field(default=2, ge=0)
+    """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then both
+    sides tell of a node's neighbours."""
     depth: int = Field(default=2, ge=1)
     """Linear layers of each learnt projection."""
     width: int = Field(default=64, ge=1)
@@ -56,7 +59,7 @@ class DaRecConfig(Section):
     cosines as a distribution over the other rows; the backbone's is drawn to the text's (KL divergence)."""
     temperature: float = Field(default=0.2, gt=0)
     """Of the softmax of the backbone's similarities."""
-    text_temperature: float = Field(default=0.1, gt=0)
+    text_temperature: float = Field(default=0.05, gt=0)
     """Of the softmax of the text's similarities."""
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""

@@ -27,7 +27,7 @@ def build(
     """The objective that `config` names, for input rows of width `dim` and final representations of width `out_dim`."""
     match config:
         case DaRecConfig():
-            return DaRec(config, text, out_dim)
+            return DaRec(config, text, interactions, out_dim)
         case RLMRecConConfig():
             return RLMRecCon(config, text, out_dim)
         case RLMRecGenConfig():

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from darec import clustering, losses
 from darec.alignment.base import Objective, mlp
-from darec.interactions import Batch, Representations
+from darec.interactions import Batch, Interactions, Representations
+from darec.propagation import Adjacency, power_sum
 from darec.text import unit, whiten
 from schemas.alignment import DaRecConfig
 
@@ -51,11 +52,11 @@ class DaRec(Objective):
     cf_centres: Tensor
     text_centres: Tensor
 
-    def __init__(self, config: DaRecConfig, text: Representations, out_dim: int) -> None:
+    def __init__(self, config: DaRecConfig, text: Representations, interactions: Interactions, out_dim: int) -> None:
         super().__init__()
         self.config = config
         fixed = config.text_parts == "components"
-        self.text = unit(whiten(text, config.components)) if fixed else text
+        self.text = _components(config, text, interactions) if fixed else text
         self.text_parts = Columns(self.text.dim) if fixed else Networks(config, text.dim)
         columns = max(1, round(config.shared * out_dim))
         self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
@@ -149,6 +150,16 @@ class DaRec(Objective):
             return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching)
         labels = clustering.nearest(cf, cf_centres), clustering.nearest(text, text_centres)
         return clustering.match(-clustering.shared_members(*labels, self.config.centres), self.config.matching)
+
+
+def _components(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
+    """Unit rows of whitened principal components, which have been spread over the train graph."""
+    rows = unit(whiten(text, config.components))
+    if config.propagate:
+        graph = Adjacency.normalised(interactions.train, interactions.n_users, interactions.n_items)
+        spread = power_sum(graph, rows.nodes, config.propagate)
+        rows = unit(whiten(Representations(spread, text.n_users), config.components))
+    return rows
 
 
 def _means(rows: Tensor, centres: Tensor) -> Tensor:

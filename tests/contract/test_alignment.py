@@ -7,6 +7,8 @@ import torch
 
 from darec import alignment
 from darec.interactions import Batch, Representations
+from darec.propagation import Adjacency, power_sum
+from darec.text import unit, whiten
 from schemas.alignment import AlignmentConfig, DaRecConfig, DaRecWeights, RLMRecConConfig, RLMRecGenConfig
 from tests.checkerboard import checkerboard, parity_text
 
@@ -206,3 +208,12 @@ def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
     objective.inputs(torch.zeros(len(final.nodes), DIM))
     objective(final, batch)["rlmrec-gen"].backward()
     assert (final.nodes.grad.abs().sum(1) > 0).sum() == 3
+
+
+def test_the_components_spread_over_the_train_graph(setting):
+    text, _, _, data = setting
+    alone, spread = (alignment.build(DaRecConfig(propagate=steps), text, data, DIM, OUT).text for steps in (0, 2))
+    torch.testing.assert_close(alone.nodes, unit(whiten(text, 256)).nodes)
+    graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    expected = unit(whiten(Representations(power_sum(graph, alone.nodes, 2), data.n_users), 256))
+    torch.testing.assert_close(spread.nodes, expected.nodes)
