@@ -149,9 +149,11 @@ class LinearTeacherConfig(Section):
     users: Literal["uniform", "batch"] = "uniform"
     """uniform: every user with a history is drawn equally often, as metrics count them. batch: the users of the batch's
     pairs, the busy ones more often."""
-    temperature: float = Field(default=0.1, gt=0)
-    negatives: int = Field(default=1024, ge=1)
-    """How many items are drawn a step to tell the teacher's from."""
+    sharpness: float = Field(default=2.0, gt=0)
+    """The power of the teacher's scores that a user's items are wanted in proportion to: the higher, the more the first
+    places count."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the softmax over all unseen items."""
 
 
 AlignmentConfig = Annotated[

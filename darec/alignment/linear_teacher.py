@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from darec.alignment.base import Objective
-from darec.interactions import Batch, Interactions, Representations
+from darec.interactions import Batch, Interactions, ItemLists, Representations
 from darec.linear import item_weights, top_unseen
 from darec.softmax import log_sum_exp
 from darec.text import whiten
@@ -13,7 +12,7 @@ from schemas.alignment import LinearTeacherConfig
 
 
 class LinearTeacher(Objective):
-    """Each user's best unseen items by `darec.linear` are drawn as further positives, in proportion to their scores.
+    """Each user's best unseen items by `darec.linear` share the softmax over all unseen items, by their scores.
 
     The linear model needs items x items numbers and sees no user twice the same way; what it knows about items that a
     user has not touched is all that full ranking asks for, and a softmax brings it into the representations.
@@ -23,34 +22,26 @@ class LinearTeacher(Objective):
         super().__init__()
         self.config = config
         item_text = whiten(text, config.whiten).item if config.whiten else text.item
-        train, n_users = interactions.train, interactions.n_users
+        train, n_users, n_items = interactions.train, interactions.n_users, interactions.n_items
         weights = item_weights(train, n_users, item_text, config.l2, config.text)
-        count = min(config.top, interactions.n_items)
-        self.top, scores = top_unseen(train, n_users, weights, count)
-        self.shares = _cumulative(scores)
+        self.top, scores = top_unseen(train, n_users, weights, min(config.top, n_items))
+        self.shares = _shares(scores, config.sharpness)
         self.users = torch.unique(train.users)
+        self.seen = ItemLists(train, n_users, n_items)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """One term: for as many users as the batch has pairs, cross-entropy of a drawn item against shared ones."""
+        """One term: for as many users as the batch has pairs, cross-entropy of the teacher's shares."""
         config, users = self.config, batch.users
         if config.users == "uniform":
             users = self.users[torch.randint(len(self.users), users.shape, device=users.device)]
-        positives = self._draw(users)
-        drawn = torch.randperm(len(final.item), device=users.device)[: config.negatives]
         anchors = final.user[users] / config.temperature
-        scores = (anchors * final.item[positives]).sum(-1)
-        loss = functional.softplus(log_sum_exp(anchors, final.item[drawn]) - scores).mean()
-        return {"linear-teacher": config.weight * loss}
-
-    def _draw(self, users: Tensor) -> Tensor:
-        """One of each user's best unseen items, int64 [b]."""
-        chance = torch.rand(len(users), 1, device=users.device)
-        rank = torch.searchsorted(self.shares[users], chance).clamp_max(self.top.shape[1] - 1)
-        return self.top[users].gather(1, rank).squeeze(1)
+        wanted = (self.shares[users].unsqueeze(1) @ final.item[self.top[users]]).squeeze(1)
+        normalisers = log_sum_exp(anchors, final.item, self.seen.of(users))
+        return {"linear-teacher": config.weight * (normalisers - (anchors * wanted).sum(-1)).mean()}
 
 
-def _cumulative(scores: Tensor) -> Tensor:
-    """Cumulative shares of the positive scores of each row; a row without one gives all items the same."""
-    positive = scores.clamp(min=0)
+def _shares(scores: Tensor, sharpness: float) -> Tensor:
+    """Positive scores to the power of `sharpness`, each row of sum 1; a row without one gives all items the same."""
+    positive = scores.clamp(min=0).pow(sharpness)
     positive = torch.where(positive.sum(1, keepdim=True) > 0, positive, torch.ones_like(positive))
-    return (positive / positive.sum(1, keepdim=True)).cumsum(1)
+    return positive / positive.sum(1, keepdim=True)

@@ -90,7 +90,9 @@ def test_ids_wider_than_the_text_cannot_start_from_it(data):
 
 
 def test_without_ranking_loss_only_the_objectives_train(data):
-    config = TrainConfig(ranking_weight=0, alignment=(LinearTeacherConfig(text=1, whiten=0),), epochs=60, **QUICK)
+    config = TrainConfig(
+        ranking_weight=0, alignment=(LinearTeacherConfig(text=1, whiten=0, temperature=0.1),), epochs=60, **QUICK
+    )
     trained = train(config, data, parity_text(data))
     assert set(trained.history["name"]) >= {"loss/linear-teacher"}
     assert "loss/ranking" not in set(trained.history["name"])
