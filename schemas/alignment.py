@@ -40,8 +40,8 @@ class DaRecConfig(Section):
     components: int = Field(default=256, ge=1)
     """How many of them, where `text_parts` is components."""
     propagate: int = Field(default=2, ge=0)
-    """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then both
-    sides tell of a node's neighbours."""
+    """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then
+    both sides tell of a node's neighbours."""
     depth: int = Field(default=2, ge=1)
     """Linear layers of each learnt projection."""
     width: int = Field(default=64, ge=1)

@@ -141,7 +141,7 @@ def test_rlmrec_gen_masks_its_share_with_the_token(setting):
     assert masked.sum() == len(final.nodes) // 4
 
 
-@pytest.mark.parametrize("parts", [{}, NETWORKS | {"similarity": "cosine"}], ids=["fixed", "learnt"])
+@pytest.mark.parametrize("parts", [{"temperature": 0.05}, NETWORKS | {"similarity": "cosine"}], ids=["fixed", "learnt"])
 def test_darec_aligns_structure(data, parts):
     """Its global term alone pulls the similarities of free vectors towards those of the text."""
     torch.manual_seed(0)
