@@ -68,14 +68,18 @@ def _at_least(name: str, value: float | None, limit: float) -> Check:
     if value is None:
         return Check(name=name, passed=False, value=None, limit=limit, message=f"{name} was not measured")
     passed = value >= limit
-    message = f"{name}: {value:.4g} {'>=' if passed else '<'} {limit:.4g}"
+    message = f"{name}: {_shown(value)} {'>=' if passed else '<'} {_shown(limit)}"
     return Check(name=name, passed=passed, value=value, limit=limit, message=message)
 
 
 def _at_most(name: str, value: float, limit: float) -> Check:
     passed = value <= limit
-    message = f"{name}: {value:.4g} {'<=' if passed else '>'} {limit:.4g}"
+    message = f"{name}: {_shown(value)} {'<=' if passed else '>'} {_shown(limit)}"
     return Check(name=name, passed=passed, value=value, limit=limit, message=message)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def _none(name: str, count: int, trouble: str) -> Check:

@@ -39,6 +39,7 @@ def render(report: Report) -> str:
     environment.tests["absent"] = lambda part: isinstance(part, Absent)
     environment.filters |= {
         "number": number,
+        "amount": amount,
         "change": change,
         "moment": moment,
         "day": day,
@@ -58,6 +59,11 @@ def number(value: float | int | str | None) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def amount(value: float | None) -> str:
+    """A number that may be a count: whole ones without a fraction."""
+    return number(int(value) if value is not None and value == int(value) else value)
 
 
 def change(new: float | None, old: float | None) -> str:
