@@ -15,7 +15,7 @@ from darec.errors import DarecError, UserError
 from darec.recipes import load_recipe
 from darec.store import Store
 from pipelines import bench_commands
-from pipelines.show import console, plan_rows, plan_table, results_table
+from pipelines.show import console, plan_rows, plan_table, result_row, results_table
 from schemas.recipe import Recipe
 
 DEFAULT_RECIPE = Path("configs/movielens-100k.yaml")
@@ -78,30 +78,51 @@ def run(
         list[str] | None, typer.Option("--force", help="Run this stage though there is a hit; repeatable.")
     ] = None,
 ) -> None:
-    """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass."""
+    """Run the pipeline: take every hit, do what is missing, publish if the gate lets it pass.
+
+    A run with nothing to do is recorded only by a Prefect server that is there anyway: it starts none of its own.
+    """
+    from pipelines.api import configured_url
+    from stages.plan import plan
+    from stages.registry import stage_named
+
+    force = force or []
+    for name in [until, *force]:
+        stage_named(name)
+    loaded, store = open_recipe(recipe, overrides)
+    steps = plan(loaded, store, until)
+    console.print(plan_table(steps))
+    idle = not force and all(step.state == "hit" for step in steps)
+    if idle and configured_url() is None:
+        rows = _verify(loaded, store, until)
+    else:
+        rows = _orchestrate(recipe, overrides or [], until, force, idle)
+    console.print(results_table(rows))
+    _next_steps(store, until)
+
+
+def _verify(recipe: Recipe, store: Store, until: str) -> list[dict[str, Any]]:
+    from stages.run import run
+
+    with store.in_use():
+        return [result_row(result) for result in run(recipe, until)]
+
+
+def _orchestrate(
+    recipe: Path | None, overrides: list[str], until: str, force: list[str], idle: bool
+) -> list[dict[str, Any]]:
     from pipelines.api import prefect_api, quick_imports
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
+    path = recipe_path(recipe)
     with prefect_api() as server:
-        from stages.plan import plan
-        from stages.registry import stage_named
-
-        for name in [until, *(force or [])]:
-            stage_named(name)
-        loaded, store = open_recipe(recipe, overrides)
-        steps = plan(loaded, store, until)
-        console.print(plan_table(steps))
         with quick_imports():
             from pipelines import flows
 
         if server is not None:
             server.wait()
-        idle = not force and all(step.state == "hit" for step in steps)
-        path = recipe_path(recipe)
         with flows.without_heartbeats() if idle else nullcontext():
-            rows = flows.darec(str(path) if path else None, overrides or [], until, force or [])
-    console.print(results_table(rows))
-    _next_steps(store, until)
+            return flows.darec(str(path) if path else None, overrides, until, force)
 
 
 def _next_steps(store: Store, until: str) -> None:

@@ -17,10 +17,10 @@ from darec.errors import TransientError
 from darec.recipes import load_recipe
 from darec.store import Store
 from pipelines.report_command import report_run
-from pipelines.show import Bars, console
+from pipelines.show import Bars, console, result_row
 from pipelines.show_ui import show_plan, show_result
 from schemas.recipe import Recipe
-from stages.execute import Job, Result, execute
+from stages.execute import Job, execute
 from stages.plan import plan
 from stages.prepare import prepare
 from stages.registry import COLLABORATIVE, SEMANTIC, STAGES, needed
@@ -48,21 +48,9 @@ def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Se
     with Bars(name) as bars:
         result = execute(job, store, bars, force=force)
     show_result(result, store)
-    row = _row(result)
+    row = result_row(result)
     get_run_logger().info("%s: %s (%s)", name, row["state"], row["why"])
     return Completed(name="Cached", message=row["why"], data=row) if result.cached else row
-
-
-def _row(result: Result) -> dict[str, Any]:
-    manifest = result.artifact.manifest if result.artifact else None
-    return {
-        "stage": result.stage,
-        "state": "cached" if result.cached else "done",
-        "why": "; ".join(result.why),
-        "key": result.artifact.key if result.artifact else None,
-        "rows": manifest.rows if manifest else None,
-        "seconds": manifest.seconds if manifest and not result.cached else None,
-    }
 
 
 def _run_stages(

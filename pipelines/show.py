@@ -18,6 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from stages.execute import Result
 from stages.plan import Step
 
 console = Console()
@@ -127,6 +128,19 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
         }
         for step in steps
     ]
+
+
+def result_row(result: Result) -> dict[str, Any]:
+    """What became of a stage, as a flow hands it on."""
+    manifest = result.artifact.manifest if result.artifact else None
+    return {
+        "stage": result.stage,
+        "state": "cached" if result.cached else "done",
+        "why": "; ".join(result.why),
+        "key": result.artifact.key if result.artifact else None,
+        "rows": manifest.rows if manifest else None,
+        "seconds": manifest.seconds if manifest and not result.cached else None,
+    }
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> Table:
