@@ -35,16 +35,18 @@ def report_run(store: Store, rows: Sequence[dict[str, Any]]) -> Path:
     """
     from prefect.artifacts import create_markdown_artifact
 
-    from darec.report.source import Source
+    from darec.report.naming import origin, report_name
 
-    source = Source.of_run(store, {row["stage"]: row["key"] for row in rows if row["key"]})
-    path = _default_path(store, source.name)
+    artifacts, release = origin(store, {row["stage"]: row["key"] for row in rows if row["key"]})
+    name = report_name(artifacts, release)
+    path = _default_path(store, name)
     if not path.is_file() or any(row["state"] != "cached" for row in rows):
         from darec.report.render import write
+        from darec.report.source import Source
 
-        write(source, path)
+        write(Source(store, artifacts, release), path)
     # a browser opens no file:// link from a page that a server sent: the path is there to be copied
-    text = f"**{source.name}**\n\n`{path}`\n\n[open where the file is at hand]({path.as_uri()})"
+    text = f"**{name}**\n\n`{path}`\n\n[open where the file is at hand]({path.as_uri()})"
     create_markdown_artifact(text, key="report", description="The HTML report of this run")
     return path
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from darec.errors import DarecError
 from darec.releases import Releases
+from darec.report.naming import origin, report_name
 from darec.store import Artifact, Store
 from darec.tables import read_table
 from schemas import columns as c
@@ -39,17 +40,12 @@ class Source:
     @classmethod
     def of_run(cls, store: Store, keys: Mapping[str, str]) -> "Source":
         """The artifacts a run made or found (stage to key), and the release they became, if they met the gate."""
-        artifacts = {stage: store.at(stage, key) for stage, key in keys.items()}
-        bundle = artifacts.get("export")
-        return cls(store, artifacts, Releases(store.root).of_bundle(bundle.path) if bundle else None)
+        return cls(store, *origin(store, keys))
 
     @property
     def name(self) -> str:
         """The release's id, else the last stage and its key. Safe as a file name."""
-        if self.release:
-            return self.release.id
-        stage, artifact = list(self.artifacts.items())[-1]
-        return f"{stage}-{artifact.key}"
+        return report_name(self.artifacts, self.release)
 
     @cached_property
     def previous(self) -> "Source | None":

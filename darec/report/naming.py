@@ -1,0 +1,22 @@
+"""What a report is about and what it is called: all that a run with nothing to report needs to know."""
+
+from collections.abc import Mapping
+
+from darec.releases import Releases
+from darec.store import Artifact, Store
+from schemas.release import Release
+
+
+def origin(store: Store, keys: Mapping[str, str]) -> tuple[dict[str, Artifact], Release | None]:
+    """The artifacts a run made or found (stage to key), and the release they became, if they met the gate."""
+    artifacts = {stage: store.at(stage, key) for stage, key in keys.items()}
+    bundle = artifacts.get("export")
+    return artifacts, Releases(store.root).of_bundle(bundle.path) if bundle else None
+
+
+def report_name(artifacts: Mapping[str, Artifact], release: Release | None) -> str:
+    """The release's id, else the last stage and its key. Safe as a file name."""
+    if release:
+        return release.id
+    stage, artifact = list(artifacts.items())[-1]
+    return f"{stage}-{artifact.key}"
