@@ -29,7 +29,7 @@ class ServerEngine:
         self._open = asyncio.Semaphore(config.concurrency)
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Answers chunk by chunk.
+        """Answers chunk by chunk; those that came before a failure are given before it is raised.
 
         Raises:
             UserError: the server refuses the request, the model's name or the key.
@@ -37,20 +37,28 @@ class ServerEngine:
         """
         size = self.config.chunk or max(_CHUNK, self.config.concurrency)
         for start in range(0, len(requests), size):
-            yield self._runner.run(self._chunk(requests[start : start + size], schema, max_tokens))
+            answers, failure = self._runner.run(self._chunk(requests[start : start + size], schema, max_tokens))
+            yield answers
+            if failure is not None:
+                raise failure
 
     def close(self) -> None:
         """Closes the connections."""
         self._runner.run(self._client.close())
         self._runner.close()
 
-    async def _chunk(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(request, schema, max_tokens)) for request in requests]
-        except* DarecError as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+    async def _chunk(
+        self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int
+    ) -> tuple[list[Answer], BaseException | None]:
+        """The answers, and what kept the others from coming."""
+        tasks = [asyncio.create_task(self._ask(request, schema, max_tokens)) for request in requests]
+        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        failures = [failure for task in done if (failure := task.exception()) is not None]
+        answers = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
+        return answers, failures[0] if failures else None
 
     async def _ask(self, request: Request, schema: dict[str, Any], max_tokens: int) -> Answer:
         async with self._open:

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import polars as pl
 import psutil
 import pytest
 import torch
 
+from darec.errors import TransientError
 from darec.llm.generate import open_engine
 from darec.llm.protocol import Request
 from darec.models import models_root, resolve
@@ -118,29 +121,49 @@ def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
     assert torch.allclose(penalty.apply(logits.clone()), expected)
 
 
-@pytest.mark.slow
-def test_a_running_server_answers_the_same_way(tmp_path: Path) -> None:
+@contextmanager
+def llm_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """vLLM's own server with the small model, ready to answer."""
     model = LLMConfig().model
+    options = f"--model {resolve(model, root=models_root())} --served-model-name {model} --port {port}"
+    options += " --max-model-len 512 --enforce-eager --dtype float32 --block-size 32"
+    structured = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+    command = ("-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured)
+    with process(*command, log=log, **environment) as server:
+        assert wait_for(lambda: healthy(f"http://127.0.0.1:{port}") or server.poll() is not None, 300)
+        assert server.poll() is None, log.read_text()[-3000:]
+        yield server
+
+
+@pytest.mark.slow
+def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(tmp_path: Path) -> None:
+    rows, ledger = 24, tmp_path / "ledger"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = (
-        f"--model {resolve(model, root=models_root())} --served-model-name {model} --port {port} --max-model-len 512"
-    )
-    options += " --enforce-eager --dtype float32 --block-size 32"
-    structured = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
-    log, url = tmp_path / "log", f"http://127.0.0.1:{port}"
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-    with process(
-        "-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured, log=log, **environment
-    ) as server:
-        assert wait_for(lambda: healthy(url) or server.poll() is not None, 300)
-        assert server.poll() is None, log.read_text()[-3000:]
-        task = profile_task(tmp_path / "ledger", engine="server", server_url=f"{url}/v1")
+    url = f"http://127.0.0.1:{port}/v1"
+    task = profile_task(ledger, rows, engine="server", server_url=url, chunk=8, concurrency=4, retries=1)
+    with llm_server(port, tmp_path / "first.log") as server, ThreadPoolExecutor(1) as background:
+        run = background.submit(task.run)
+        assert wait_for(lambda: run.done() or any((ledger / "profiles").glob("*.parquet")), 240)
+        server.kill()
+        with pytest.raises(TransientError, match="LLM server cannot be reached"):
+            run.result(timeout=120)
+    kept = ledger_keys(ledger)
+    left = task.pending()
+    assert 0 < left < rows and len(kept) == rows - left
+    with llm_server(port, tmp_path / "second.log"):
         profiles, report = task.run()
-    assert profiles.height == 12
-    assert report["from_metadata"] <= 3, report["causes"]
-    assert report["output_tokens"] > 0
+    assert (report["generated"], report["from_ledger"]) == (left, rows - left)
+    assert len(set(ledger_keys(ledger))) == len(ledger_keys(ledger)) == rows, "a row was generated twice"
+    assert profiles.height == rows
+    assert report["from_metadata"] <= rows // 4, report["causes"]
+
+
+def ledger_keys(ledger: Path) -> list[str]:
+    """The key of every row that was ever written."""
+    return [key for path in (ledger / "profiles").glob("*.parquet") for key in pl.read_parquet(path)["key"]]
 
 
 def healthy(url: str) -> bool:
