@@ -19,6 +19,9 @@ import httpx
 import psutil
 import pytest
 
+from darec.recipes import load_recipe
+from darec.releases import Releases
+from stages.run import run
 from tests.data import write_checkerboard
 
 pytestmark = pytest.mark.timeout(1200)
@@ -200,6 +203,21 @@ def test_one_stage_is_run_again_by_force_and_no_other(service: Service, nightly:
     tasks = service.tasks(service.finish("rerun-stage/rerun-stage", stage="graph", extent="only", force=True))
     assert tasks["graph"][0] == "Completed" and tasks["split"][0] == "Cached"
     assert "train" not in tasks
+
+
+def test_another_release_is_made_rolled_back_and_promoted_again(service: Service, nightly: str):
+    """A release of other vectors, by hand as an operator might; going back and forth is what the API is asked for."""
+    releases = Releases(service.folder / "store")
+    first = releases.current()
+    run(load_recipe(service.folder / "recipe.yaml", ["train.seed=1", "gate.tolerances={}"]))
+    second = releases.current()
+    assert first is not None and second is not None and first.id != second.id
+    service.finish("rollback/rollback", why="it looked odd")
+    assert releases.current() == releases.get(first.id)
+    service.finish("promote/promote", release=second.id, why="it was not")
+    current = releases.current()
+    assert current is not None and (current.id, current.events[-1].why) == (second.id, "it was not")
+    assert second.id in service.artifact("release")["data"]
 
 
 def test_a_failed_run_calls_the_webhook_once_and_says_how_to_mend_it(service: Service, nightly: str):
