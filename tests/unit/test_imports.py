@@ -4,7 +4,11 @@ import subprocess
 import sys
 
 HEAVY = {"faiss", "jinja2", "matplotlib", "numpy", "polars", "prefect", "torch", "transformers", "vllm"}
-LOADED = "import sys, pipelines.cli, pipelines.report_command, darec.llm.identity, darec.report.naming, stages.plan; print(*sys.modules)"
+LOADED = """
+import sys
+import darec.llm.identity, darec.report.naming, pipelines.cli, pipelines.report_command, stages.plan
+print(*sys.modules)
+"""
 RUN = """
 import sys
 from pipelines.api import quick_imports
