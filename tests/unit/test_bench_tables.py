@@ -1,9 +1,11 @@
 """Numbers in result tables, against hand calculation."""
 
+import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
 
+from darec.bench import plots
 from darec.bench.results import Results
 from darec.bench.tables import costs, table
 
@@ -52,3 +54,9 @@ def test_costs():
 @pytest.mark.parametrize("missing", ["other"])
 def test_without_the_reference_nothing_is_compared(missing):
     assert cells(table(results(), "board", missing), "darec")[-2:] == ["", ""]
+
+
+def test_parts_of_two_spaces_are_drawn_each_by_itself():
+    rows = {"cf shared": np.eye(4)[:, :3], "text shared": np.eye(4)}
+    panels = plots.parts(rows, rows, "parts").axes
+    assert [len(panel.collections) for panel in panels] == [2, 0, 2, 0]
