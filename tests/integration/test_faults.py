@@ -1,12 +1,8 @@
-"""Faults at the worst moments, on real stages and processes: kill -9, a full disk, a read-only store, a flipped bit."""
+"""Faults at the worst moments, on real stages: a full disk, a read-only store, a flipped bit. Kills: test_pipeline."""
 
 import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +20,6 @@ from stages.prepare import prepare
 from stages.run import run
 from tests.data import write_checkerboard
 
-PROJECT = Path(__file__).parents[2]
 RECIPE = """
 data:
   source: csv
@@ -61,73 +56,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]
     recipe = load_recipe(recipe_for(folder, folder / "calm"))
     run(recipe)
     return folder, recipe
-
-
-# A process that has imported everything and forks a child for every line it reads: the kills hit work, not imports.
-NURSERY = """
-import os, sys
-from pathlib import Path
-import darec.bundle, darec.evaluation.report, darec.training, stages.registry
-from darec.recipes import load_recipe
-from stages.plan import plan
-from stages.prepare import prepare
-from stages.run import run
-print("ready", flush=True)
-for line in iter(sys.stdin.readline, ''):
-    child = os.fork()
-    if child == 0:
-        os.close(1)
-        run(load_recipe(Path(line.strip())))
-        os._exit(0)
-    print(child, flush=True)
-    sys.stdin.readline()  # until then the child's number is nobody else's, dead or alive
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", NURSERY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    yield process
-    process.kill()
-
-
-def run_and_kill(nursery: subprocess.Popen[str], recipe: Path, seconds: float) -> bool:
-    """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
-    assert nursery.stdin is not None and nursery.stdout is not None
-    nursery.stdin.write(f"{recipe}\n")
-    nursery.stdin.flush()
-    child = int(nursery.stdout.readline())
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    nursery.stdin.write("reap\n")
-    nursery.stdin.flush()
-    return os.waitstatus_to_exitcode(int(nursery.stdout.readline())) == -signal.SIGKILL
-
-
-def test_twenty_kills_and_one_resume_end_with_the_same_bytes(
-    undisturbed: tuple[Path, Recipe], nursery: subprocess.Popen[str]
-):
-    folder, calm = undisturbed
-    chance, kills, number = random.Random(20), 0, 0
-    while kills < 20:
-        number += 1
-        store = folder / f"stormy-{number}"
-        path = recipe_for(folder, store)
-        while kills < 20 and run_and_kill(nursery, path, chance.uniform(0.01, 0.6)):
-            kills += 1
-            assert all(artifact.damage(checksums=True) is None for artifact in Store(store).artifacts())
-        run(load_recipe(path))
-        assert contents(store) == contents(calm.runtime.store)
-        assert (store / "current" / "items.faiss").is_file()
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_mended(undisturbed: tuple[Path, Recipe], tmp_path: Path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.run import run
 from tests.data import write_checkerboard
+from tests.integration.test_faults import flip_a_bit
 
 pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
@@ -210,3 +213,101 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> Non
     last = Releases(Path("store")).current()
     assert last is not None and last.id != published.id
     assert json.loads((Path("store/current") / "manifest.json").read_text())["stage"] == "export"
+
+
+# A process that has imported everything and forks a child for every line it reads: the kills hit work, not imports.
+NURSERY = """
+import os, sys
+from pathlib import Path
+import darec.bundle, darec.encoder, darec.evaluation.report, darec.llm.profiling, darec.training, stages.registry
+from darec.recipes import load_recipe
+from stages.run import run
+print("ready", flush=True)
+for line in iter(sys.stdin.readline, ''):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        run(load_recipe(Path("recipe.yaml"), [line.strip()]))
+        os._exit(0)
+    print(child, flush=True)
+    sys.stdin.readline()  # until then the child's number is nobody else's, dead or alive
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery(world: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+
+
+def run_and_kill(nursery: subprocess.Popen[str], setting: str, seconds: float) -> bool:
+    """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
+    assert nursery.stdin is not None and nursery.stdout is not None
+    nursery.stdin.write(f"{setting}\n")
+    nursery.stdin.flush()
+    child = int(nursery.stdout.readline())
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    nursery.stdin.write("reap\n")
+    nursery.stdin.flush()
+    return os.waitstatus_to_exitcode(int(nursery.stdout.readline())) == -signal.SIGKILL
+
+
+def contents(store: Path) -> dict[str, str]:
+    """SHA-256 of every file of every artifact, by stage, key and file: what two equal runs must agree in."""
+    return {
+        f"{artifact.stage}/{artifact.key}/{name}": digest
+        for artifact in Store(store).artifacts()
+        for name, digest in artifact.hashes.items()
+    }
+
+
+def fresh_store(name: str) -> Path:
+    """A store that holds nothing but the rows the LLM and the encoder have made: no run shall make one again."""
+    shutil.copytree("store/ledger", f"{name}/ledger")
+    return Path(name)
+
+
+def test_twenty_kills_over_a_whole_run_and_one_resume_end_with_the_same_bytes(
+    world: Path, nursery: subprocess.Popen[str]
+) -> None:
+    began = time.monotonic()
+    run(the_recipe(f"runtime.store={fresh_store('calm')}"))
+    seconds = time.monotonic() - began
+    chance, kills, number = random.Random(20), 0, 0
+    while kills < 20:
+        number += 1
+        store = fresh_store(f"stormy-{number}")
+        setting = f"runtime.store={store}"
+        while kills < 20 and run_and_kill(nursery, setting, chance.uniform(0.01, seconds / 2)):
+            kills += 1
+            assert all(artifact.damage(checksums=True) is None for artifact in Store(store).artifacts())
+        run(the_recipe(setting))
+        assert contents(store) == contents(Path("calm"))
+        assert (store / "current" / "items.faiss").is_file()
+        for stage in ("profile_items", "profile_users", "embed"):
+            [artifact] = Store(store).artifacts(stage)
+            assert artifact.manifest.report["generated"] == 0
+
+
+def test_a_flipped_bit_in_profiles_or_text_vectors_is_mended_from_the_ledger(world: Path) -> None:
+    setting = f"runtime.store={fresh_store('flipped')}"
+    run(the_recipe(setting))
+    store = Store(Path("flipped"))
+    before = contents(store.root)
+    for stage in ("profile_items", "profile_users", "embed"):
+        [artifact] = store.artifacts(stage)
+        for name in artifact.hashes:
+            flip_a_bit(artifact.path / name)
+            results = run(the_recipe(setting))
+            assert ran(results) == [stage] and report(results, stage)["generated"] == 0
+            assert contents(store.root) == before
