@@ -9,13 +9,16 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 import yaml
+from prefect.states import exception_to_failed_state
+from prefect.utilities.asyncutils import run_coro_as_sync
 
-from darec.errors import UserError
+from darec.errors import DarecError, TransientError, UserError
 from darec.recipes import load_recipe
 from darec.store import Store
 from pipelines import operate, show_ui
 from pipelines.curves import data_uri, line_chart
 from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL
+from pipelines.flows import is_transient, run_stage
 from stages.plan import Step
 from stages.registry import STAGES
 from tests.unit.test_retention import add
@@ -81,3 +84,14 @@ def test_curves_are_means_by_epoch_and_valid_svg(tmp_path: Path):
     points = ElementTree.fromstring(picture).find("{*}polyline")
     assert points is not None and points.get("points") == "40.0,40.0 600.0,200.0"
     ElementTree.fromstring(line_chart("empty", {}))
+
+
+def test_only_what_may_pass_by_itself_is_tried_again():
+    def retried(error: Exception) -> bool:
+        state = run_coro_as_sync(exception_to_failed_state(error))
+        return is_transient(run_stage, None, state)  # type: ignore[arg-type]
+
+    assert retried(TransientError("the LLM server cannot be reached"))
+    assert not any(map(retried, (UserError("a wrong column"), DarecError("a damaged bundle"), ValueError("a bug"))))
+    assert (run_stage.retries, run_stage.retry_delay_seconds) == (3, [10, 20, 40])
+    assert run_stage.retry_condition_fn is is_transient
