@@ -45,16 +45,14 @@ def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess
             stdout=stream,
             stderr=stream,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            process_group=0,
         )
         try:
             yield running
         finally:
-            left = psutil.Process(running.pid).children(recursive=True) if running.poll() is None else []
-            running.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # vLLM's own server, if killed alone, leaves its engine behind
             running.wait()
-            for child in left:  # vLLM's own server leaves its engine behind
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
 
 
 def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_path: Path) -> None:
