@@ -109,5 +109,6 @@ def plot(nights: Sequence[Night], path: Path) -> Path:
     recall.set_title("test Recall@20")
     for axes in (rows, seconds, recall):
         axes.set_xlabel("night")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8)
     return save(figure, path)
