@@ -1,20 +1,22 @@
-"""Before a run: enough disk, and the named public data and packaged models on it."""
+"""Before a run: enough disk, the named public data and packaged models on it, and every model in its place."""
 
 import shutil
 from pathlib import Path
 
 from darec.dataset.fetch import fetch
 from darec.errors import UserError
-from darec.models import ensure
+from darec.models import ensure, resolve
 from schemas.recipe import Recipe
 from stages.registry import needed
 
 
 def prepare(recipe: Recipe) -> None:
-    """Fetches what the recipe names and is not there yet; does nothing on later runs.
+    """Fetches what the recipe names and is not there yet; on later runs only looks.
+
+    A text encoder that is missing is found here, not after the LLM's minutes.
 
     Raises:
-        UserError: too little free disk, or a download that does not come through.
+        UserError: too little free disk, a download that does not come through, or a model that is not there.
     """
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     if recipe.data.source == "movielens-100k":
@@ -22,8 +24,10 @@ def prepare(recipe: Recipe) -> None:
     stages = {stage.name for stage in needed(recipe)}
     if "profile_items" in stages and recipe.llm.engine == "offline":
         ensure(recipe.llm.model)
+        resolve(recipe.llm.model, recipe.llm.revision)
     if "embed" in stages:
         ensure(recipe.embed.model)
+        resolve(recipe.embed.model, recipe.embed.revision)
 
 
 def check_free_disk(folder: Path, wanted_gb: float) -> None:

@@ -20,7 +20,7 @@ base:
   device: cpu
 alignments:
   none: {{ alignment: [] }}
-  darec: {{ alignment: [{{ name: darec, sample: 32, centres: 2, width: 8 }}] }}
+  darec: {{ alignment: [{{ name: darec, sample: 32, centres: 2, width: 8, shared: 0.5, text_parts: network }}] }}
 seeds: [0, 1]
 """
 

@@ -11,6 +11,7 @@ import yaml
 
 from darec.recipes import load_recipe
 from pipelines.cli import app, guarded
+from stages.prepare import prepare
 from stages.run import run
 from tests.data import write_checkerboard
 
@@ -161,7 +162,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outcome(until: str, overrides: tuple[str, ...]) -> int:
-    return guarded(lambda: run(load_recipe(Path("recipe.yaml"), overrides), until))
+    def prepared_run() -> None:
+        recipe = load_recipe(Path("recipe.yaml"), overrides)
+        prepare(recipe)
+        run(recipe, until)
+
+    return guarded(prepared_run)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
