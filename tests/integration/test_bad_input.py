@@ -222,7 +222,7 @@ def test_a_store_that_cannot_be_written(
     if mounted.returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
-        assert outcome("split", ()) == 2
+        assert outcome("split", ("runtime.min_free_gb=0",)) == 2
     finally:
         subprocess.run(["umount", "-l", folder / "store"], check=True)
     assert word in capsys.readouterr().err
