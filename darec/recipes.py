@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from darec.errors import UserError
+from darec.files import read_text
 from schemas.recipe import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -37,14 +38,13 @@ def load(kind: type[Model], path: Path | None, overrides: Sequence[str] = ()) ->
 
 
 def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError("the recipe does not exist", where=str(path), mend="see configs/ for recipes") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"the recipe cannot be read ({error})", where=str(path), mend="give a UTF-8 YAML or TOML file"
-        ) from error
+    text = read_text(
+        path,
+        "the recipe",
+        absent="the recipe does not exist",
+        if_absent="see configs/ for recipes",
+        if_unreadable="give a UTF-8 YAML or TOML file",
+    )
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:

@@ -1,12 +1,14 @@
 """Before a run: enough disk, the named public data and packaged models on it, and every model in its place."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from darec.dataset.fetch import fetch
 from darec.errors import UserError
 from darec.models import ensure, resolve
 from schemas.recipe import Recipe
+from schemas.semantic import EmbedConfig, LLMConfig
 from stages.registry import needed
 
 
@@ -21,13 +23,18 @@ def prepare(recipe: Recipe) -> None:
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
+    for config in _models_here(recipe):
+        ensure(config.model)
+        resolve(config.model, config.revision)
+
+
+def _models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
+    """The models that run on this machine."""
     stages = {stage.name for stage in needed(recipe)}
     if "profile_items" in stages and recipe.llm.engine == "offline":
-        ensure(recipe.llm.model)
-        resolve(recipe.llm.model, recipe.llm.revision)
+        yield recipe.llm
     if "embed" in stages:
-        ensure(recipe.embed.model)
-        resolve(recipe.embed.model, recipe.embed.revision)
+        yield recipe.embed
 
 
 def check_free_disk(folder: Path, wanted_gb: float) -> None:

@@ -17,6 +17,11 @@ from darec.text import unit, whiten
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+_CENTRE_GAPS = {
+    "matrix": losses.centre_matrix_gap,
+    "distance": losses.centre_distance,
+    "relations": losses.centre_relations,
+}
 _CLUSTERED_ROWS = 2_048  # k-means looks at so many rows of a side at most
 
 
@@ -93,9 +98,10 @@ class DaRec(Objective):
             parts = (cf_specific, cf_shared), (text_specific, text_shared)
             gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
             yield "darec/orthogonality", weights.orthogonality * torch.stack(gaps).sum()
-        spread = [losses.uniformity(part) for part in (cf_specific, text_specific) if part.shape[1]]
-        if weights.uniformity and spread:
-            yield "darec/uniformity", weights.uniformity * torch.stack(spread).sum()
+        specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
+        if weights.uniformity and specific:
+            spread = torch.stack([losses.uniformity(part) for part in specific])
+            yield "darec/uniformity", weights.uniformity * spread.sum()
         if weights.global_structure:
             yield "darec/global", weights.global_structure * self._global(cf_shared, text_shared)
         if weights.local_structure:
@@ -121,13 +127,7 @@ class DaRec(Objective):
         """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres."""
         cf = _means(cf_shared, self.cf_centres[side])
         text = _means(text_shared, self.text_centres[side])
-        if self.config.local_loss == "relations":
-            return losses.centre_relations(cf, text)
-        return (
-            losses.centre_matrix_gap(cf, text)
-            if self.config.local_loss == "matrix"
-            else losses.centre_distance(cf, text)
-        )
+        return _CENTRE_GAPS[self.config.local_loss](cf, text)
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:

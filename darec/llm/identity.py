@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from darec.errors import UserError
+from darec.files import read_text
 from darec.keys import file_sha256
 from darec.models import identity
 from schemas.semantic import LLMConfig
@@ -23,11 +23,10 @@ def prompt_hash(path: str | Path) -> str:
 
 def read_prompt(path: Path) -> str:
     """The template's text. Raises UserError if it cannot be had."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError("there is no such prompt", where=str(path), mend="correct the path in the recipe") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"the prompt cannot be read ({error})", where=str(path), mend="save it as UTF-8 text"
-        ) from error
+    return read_text(
+        path,
+        "the prompt",
+        absent="there is no such prompt",
+        if_absent="correct the path in the recipe",
+        if_unreadable="save it as UTF-8 text",
+    )

@@ -2,18 +2,18 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.data import write_checkerboard
+from tests.processes import free_port, healthy, wait_for
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 pytestmark = [
@@ -32,19 +32,6 @@ split: {{strategy: column}}
 train: {{alignment: [], epochs: 1500, patience: 1500, eval_every: 10}}
 runtime: {{store: {store}, min_free_gb: 0.01}}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 class Database:
@@ -96,7 +83,7 @@ def api(database: Database, tmp_path: Path) -> Iterator[str]:
             [*command, "--port", str(port)], env=environment(tmp_path) | settings, stdout=log, stderr=log
         )
     try:
-        wait_for(lambda: healthy(f"http://127.0.0.1:{port}/api"))
+        assert wait_for(lambda: healthy(f"http://127.0.0.1:{port}/api"))
         yield f"http://127.0.0.1:{port}/api"
     finally:
         server.terminate()
@@ -110,20 +97,13 @@ def environment(folder: Path) -> dict[str, str]:
     return clean | patience | {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1"}
 
 
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health").status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
 def test_a_run_rides_out_a_database_that_is_stopped_and_started(api: str, database: Database, tmp_path: Path) -> None:
     write_checkerboard(tmp_path / "data")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(data=tmp_path / "data", store=tmp_path / "store"))
     command = [str(Path(sys.executable).with_name("darec")), "run", "--recipe", str(tmp_path / "recipe.yaml")]
     with (tmp_path / "run.log").open("wb") as log:
         run = subprocess.Popen(command, env=environment(tmp_path) | {"PREFECT_API_URL": api}, stdout=log, stderr=log)
-    wait_for(lambda: any((tmp_path / "store" / "work" / "train").glob("*")) or run.poll() is not None)
+    assert wait_for(lambda: any((tmp_path / "store" / "work" / "train").glob("*")) or run.poll() is not None)
     database.stop()
     time.sleep(5)
     assert run.poll() is None, (tmp_path / "run.log").read_text()

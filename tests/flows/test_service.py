@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from darec.recipes import load_recipe
 from darec.releases import Releases
 from stages.run import run
 from tests.data import write_checkerboard
+from tests.processes import free_port
 
 pytestmark = pytest.mark.timeout(1200)
 PROJECT = Path(__file__).parents[2]
@@ -112,9 +112,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     write_checkerboard(folder / "data")
     (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     calls: list[dict[str, Any]] = []
     hook = _webhook(calls)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

@@ -14,6 +14,7 @@ from pipelines.cli import app, guarded
 from stages.prepare import prepare
 from stages.run import run
 from tests.data import write_checkerboard
+from tests.stores import flip_a_bit
 
 LOG = "interactions.csv"
 RATED = "data.interaction_columns.rating=rating"
@@ -205,9 +206,7 @@ def test_a_corrupted_artifact_is_made_anew(folder: Path) -> None:
     artifact = run(recipe, "ingest")[0].artifact
     assert artifact is not None
     for name in artifact.manifest.files:
-        data = bytearray((artifact.path / name).read_bytes())
-        data[len(data) // 2] ^= 1
-        (artifact.path / name).write_bytes(bytes(data))
+        flip_a_bit(artifact.path / name)
         again = run(recipe, "ingest")[0]
         assert again.why == ("its artifact was damaged",)
 

@@ -19,7 +19,7 @@ from darec.retention import collect
 from darec.store import Store
 from stages.execute import Result
 from stages.run import run
-from tests.integration.test_faults import recipe_for
+from tests.stores import recipe_for
 
 YEAR = timedelta(days=365)
 WITHOUT_WAITING = fcntl.LOCK_EX | fcntl.LOCK_NB

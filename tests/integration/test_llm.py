@@ -2,17 +2,14 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
 import polars as pl
 import psutil
 import pytest
@@ -25,15 +22,9 @@ from darec.models import models_root, resolve
 from schemas import columns as c
 from schemas.semantic import LLMConfig
 from tests.integration.llm_rows import profile_task
+from tests.processes import free_port, healthy, wait_for
 
 ROOT = Path(__file__).parents[2]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
 
 
 @contextmanager
@@ -137,9 +128,7 @@ def llm_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.slow
 def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(tmp_path: Path) -> None:
     rows, ledger = 24, tmp_path / "ledger"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
     task = profile_task(ledger, rows, engine="server", server_url=url, chunk=8, concurrency=4, retries=1)
     with llm_server(port, tmp_path / "first.log") as server, ThreadPoolExecutor(1) as background:
@@ -162,10 +151,3 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
 def ledger_keys(ledger: Path) -> list[str]:
     """The key of every row that was ever written."""
     return [key for path in (ledger / "profiles").glob("*.parquet") for key in pl.read_parquet(path)["key"]]
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False

@@ -12,7 +12,7 @@ from darec.recommend import recommend
 from darec.releases import Releases
 from stages.registry import stage_named
 from stages.run import run
-from tests.integration.test_faults import recipe_for
+from tests.stores import recipe_for
 
 SOURCES = [path for room in ("schemas", "darec", "stages", "pipelines") for path in Path(room).rglob("*.py")]
 FORMATS = {".parquet", ".safetensors", ".json", ".faiss", ".lock"}

@@ -25,7 +25,7 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.run import run
 from tests.data import write_checkerboard
-from tests.integration.test_faults import flip_a_bit
+from tests.stores import contents, flip_a_bit
 
 pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
@@ -260,15 +260,6 @@ def run_and_kill(nursery: subprocess.Popen[str], setting: str, seconds: float) -
     nursery.stdin.write("reap\n")
     nursery.stdin.flush()
     return os.waitstatus_to_exitcode(int(nursery.stdout.readline())) == -signal.SIGKILL
-
-
-def contents(store: Path) -> dict[str, str]:
-    """SHA-256 of every file of every artifact, by stage, key and file: what two equal runs must agree in."""
-    return {
-        f"{artifact.stage}/{artifact.key}/{name}": digest
-        for artifact in Store(store).artifacts()
-        for name, digest in artifact.hashes.items()
-    }
 
 
 def fresh_store(name: str) -> Path:

@@ -1,0 +1,41 @@
+"""Stores of small whole runs without an LLM, what is in them, and a fault for any file."""
+
+from pathlib import Path
+
+from darec.store import Store
+from tests.data import write_checkerboard
+
+RECIPE = """
+data:
+  source: csv
+  interactions: {data}/interactions.csv
+  items: {data}/items.csv
+  users: {data}/users.csv
+  interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
+split: {{strategy: column}}
+train: {{alignment: [], epochs: 40, eval_every: 5}}
+runtime: {{store: {store}, min_free_gb: 0.001}}
+"""
+
+
+def recipe_for(folder: Path, store: Path) -> Path:
+    if not (folder / "data").is_dir():
+        write_checkerboard(folder / "data")
+    path = folder / f"{store.name}.yaml"
+    path.write_text(RECIPE.format(data=folder / "data", store=store))
+    return path
+
+
+def contents(store: Path) -> dict[str, str]:
+    """SHA-256 of every file of every artifact, by stage and file: what two equal runs must agree in."""
+    return {
+        f"{artifact.stage}/{artifact.key}/{name}": digest
+        for artifact in Store(store).artifacts()
+        for name, digest in artifact.hashes.items()
+    }
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
