@@ -16,7 +16,7 @@ def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
 
     Gradients reach the rows; the labels are constants.
     """
-    member = torch.nn.functional.one_hot(labels, len(fallback)).to(rows.dtype)
+    member = (labels[:, None] == torch.arange(len(fallback), device=labels.device)).to(rows.dtype)
     count = member.sum(0)
     return (member / count.clamp_min(1)).T @ rows + fallback * (count == 0)[:, None]
 

@@ -144,12 +144,14 @@ class _StructureDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
         with torch.autocast(left.device.type, enabled=False):
-            q, p = (_log_shares(rows.to(torch.promote_types(rows.dtype, torch.float32))) for rows in (left, right))
-            shares = p.exp()
-            divergence = torch.einsum("ij,ij->", shares, p.sub_(q)) / len(left)
-            slope = q.exp_().sub_(shares).div_(len(left))
-            ctx.save_for_backward(slope @ left + slope.T @ left)
-        return divergence
+            q, p = (_relative_scores(rows.to(torch.promote_types(rows.dtype, torch.float32))) for rows in (left, right))
+            gap = p - q
+            p_sums, q_sums = p.exp_().sum(1, keepdim=True), q.exp_().sum(1, keepdim=True)
+            p.div_(p_sums)
+            divergence = torch.dot(p.view(-1), gap.view(-1)) + (q_sums / p_sums).log().sum()
+            slope = q.div_(q_sums).sub_(p)
+            ctx.save_for_backward((slope @ left + slope.T @ left) / len(left))
+        return divergence / len(left)
 
     @staticmethod
     @once_differentiable
@@ -158,10 +160,10 @@ class _StructureDivergence(torch.autograd.Function):
         return slope * gradient, None
 
 
-def _log_shares(rows: Tensor) -> Tensor:
-    """log softmax of each row's inner products with the others; with itself it is the lowest number: a share of 0."""
-    scores = rows @ rows.T
-    return torch.log_softmax(scores.fill_diagonal_(-1e9), 1)
+def _relative_scores(rows: Tensor) -> Tensor:
+    """Inner products of all rows less each row's greatest; with itself it is the lowest number: a share of 0."""
+    scores = (rows @ rows.T).fill_diagonal_(-1e9)
+    return scores.sub_(scores.amax(1, keepdim=True))
 
 
 def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:

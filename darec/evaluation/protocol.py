@@ -35,7 +35,7 @@ class Scores:
         return {name: float(value.mean()) for name, value in self.values.items()}
 
 
-def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_users: int = 1024) -> Ranking:
+def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_users: int = 512) -> Ranking:
     """Ranks all items for every user of `held_out`."""
     ranker = Ranker(final, train)
     users = torch.unique(held_out.users)

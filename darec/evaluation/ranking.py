@@ -23,7 +23,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     rest = chunks * _CHUNK - items
     whole = functional.pad(scores, (0, rest), value=-torch.inf) if rest else scores
     chunked = whole.view(rows, chunks, _CHUNK)
-    best = chunked.amax(2).topk(k).indices
+    best = chunked.amax(2).topk(k, sorted=False).indices
     candidates = chunked.gather(1, best[:, :, None].expand(-1, -1, _CHUNK)).view(rows, -1)
     found = candidates.topk(k).indices
     return best.gather(1, found // _CHUNK) * _CHUNK + found % _CHUNK
@@ -37,10 +37,18 @@ class Ranker:
         self.seen = ItemLists(train, final.n_users, self.n_items)
         self.user = final.user
         self.item = functional.pad(final.item, (0, 0, 0, -self.n_items % _CHUNK))  # whole chunks: no copy of scores
+        self.scores = self.item.new_empty(0, len(self.item))
 
+    @torch.no_grad()
     def top(self, users: Tensor, k: int) -> Tensor:
         """Each user's k items of greatest inner product, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
-        scores = self.user[users] @ self.item.T
+        scores = torch.mm(self.user[users], self.item.T, out=self._room(len(users)))
         scores[:, self.n_items :] = -torch.inf
         scores[self.seen.of(users)] = torch.finfo(scores.dtype).min  # above the padding, which is no item at all
         return top_items(scores, min(k, self.n_items))
+
+    def _room(self, rows: int) -> Tensor:
+        """The same memory for every block: to be given new memory takes longer than to fill it."""
+        if len(self.scores) < rows:
+            self.scores = self.scores.new_empty(rows, len(self.item))
+        return self.scores[:rows]

@@ -72,7 +72,6 @@ def train(
         DarecError: the loss is no longer a number.
     """
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
-    keep_freed_memory()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         trainer = Trainer(config, interactions, text, adjacency, device)
@@ -92,6 +91,7 @@ class Trainer:
         adjacency: Adjacency | None,
         device: torch.device,
     ) -> None:
+        keep_freed_memory()
         self.config, self.device = config, device
         self.progress: Progress = Silent()
         self.listener: Listener | None = None
