@@ -10,7 +10,7 @@ export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test setup lint check ui bench clean
+.PHONY: run test setup lint audit ui bench clean
 
 run: setup ## set up, then the whole pipeline on MovieLens-100K
 	$(BIN)/darec run
@@ -38,6 +38,13 @@ lint:
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# In an environment of its own: what the auditor needs is none of the project's dependencies.
+audit: setup ## known vulnerabilities of every package in the environment
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install -qq --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --path $(wildcard $(VENV)/lib/python*/site-packages) --progress-spinner off \
+	  --output .venv-audit/audit.txt; code=$$?; cat .venv-audit/audit.txt; exit $$code
+
 ui: setup ## Prefect server with UI, a worker and the deployments on this machine
 	$(BIN)/darec ui
 
@@ -45,4 +52,4 @@ bench: setup ## speed beside the peers, side by side
 	$(BIN)/darec bench speed
 
 clean: ## remove the environment, keep data and artifacts
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-audit
