@@ -50,6 +50,8 @@ class Contents:
     """Of schema `released_items`."""
     seen: pl.DataFrame
     """Of schema `SEEN`."""
+    misplaced: int = 0
+    """Users and items whose vector is not the trained one of their external id."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
@@ -67,6 +69,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
         width=items.shape[1],
         interactions=contents.seen.height,
         seen_out_of_range=_out_of_range(contents),
+        misplaced=contents.misplaced,
         users=_facts(contents.users, c.USER, users),
         items=_facts(contents.items, c.ITEM, items),
         item_index=item_report,

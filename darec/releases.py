@@ -149,9 +149,14 @@ class Releases:
             return target
 
     def referenced(self, keep: int) -> set[Artifact]:
-        """The bundles that gc must leave: the current one, the one `rollback` goes to, and the newest `keep`."""
+        """The bundles that gc must leave: the current one, the one `rollback` goes to, and the newest `keep`.
+
+        Those `keep` are neither current nor refused: nights of refused bundles drive no good one out.
+        """
         releases, current = self.all(), self.current()
-        ids = {release.id for release in releases[:keep]} | ({current.id, current.previous} if current else set())
+        needed = {current.id, current.previous} if current else set()
+        good = [r.id for r in releases if r.state != "refused" and r != current]
+        ids = needed | set(good[:keep])
         return {Artifact(self.folder(release)) for release in releases if release.id in ids}
 
     def diff(self, a: str, b: str) -> Diff:
@@ -247,7 +252,7 @@ class Releases:
                 continue
             material = artifact.manifest.material
             found[artifact.stage] = {name: material[name] for name in ("version", "config", "extra")}
-            todo += [self._store.at(stage, record.key) for stage, record in artifact.manifest.inputs.items()]
+            todo += [self._store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
         return found
 
 

@@ -1,8 +1,9 @@
 """Which parts of a store may go, and removing them: what `darec gc` does.
 
-Kept, always: the current release, the one `rollback` goes to, the newest `releases` others, the newest `artifacts` of
-every stage, and whatever any of these was made from, however far back. Row ledgers are never touched: a profile is
-data of record. Nothing is removed while a run is under way.
+Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
+newest `artifacts` of every stage, and whatever any of these was made from, however far back. Row ledgers are never
+touched: a profile is data of record. Nothing is removed while a run is under way, nor while the manifest of anything
+behind a kept release cannot be read.
 """
 
 import fcntl
@@ -17,6 +18,7 @@ from typing import Literal
 from darec.errors import DarecError, TransientError
 from darec.releases import LEASE, Releases
 from darec.store import IN_USE, Artifact, Store
+from schemas.manifest import MANIFEST
 
 _WORK_DAYS = 7  # checkpoints of a killed run, and folders set aside, are of use that long
 _DAY = 86_400
@@ -52,10 +54,12 @@ def collect(
 
     Raises:
         TransientError: a run is under way.
-        DarecError: `current` has no record, so that nobody can say what must stay.
+        DarecError: `current` has no record, or a manifest behind a kept release cannot be read, so that nobody can say
+            what must stay.
     """
     with store.in_use() if dry_run else _alone(store), store.lease(LEASE):
-        kept = closure(store, [*Releases(store.root).referenced(releases), *newest(store, artifacts)])
+        released = closure(store, Releases(store.root).referenced(releases), tolerant=False)
+        kept = released | closure(store, newest(store, artifacts))
         removed = tuple(_removable(store, kept, time.time() if now is None else now))
         if not dry_run:
             for removal in removed:
@@ -82,8 +86,12 @@ def newest(store: Store, count: int) -> Iterator[Artifact]:
             yield artifact
 
 
-def closure(store: Store, roots: Iterable[Artifact]) -> set[Artifact]:
-    """`roots` and everything that they were made from, as far as it is there."""
+def closure(store: Store, roots: Iterable[Artifact], *, tolerant: bool = True) -> set[Artifact]:
+    """`roots` and everything that they were made from, as far as it is there.
+
+    Raises:
+        DarecError: a manifest cannot be read; unless `tolerant`, which takes it for an artifact made from nothing.
+    """
     kept: set[Artifact] = set()
     todo = list(roots)
     while todo:
@@ -91,16 +99,20 @@ def closure(store: Store, roots: Iterable[Artifact]) -> set[Artifact]:
         if artifact in kept or not artifact.path.is_dir():
             continue
         kept.add(artifact)
-        todo += _inputs(store, artifact)
+        todo += _inputs(store, artifact, tolerant)
     return kept
 
 
-def _inputs(store: Store, artifact: Artifact) -> list[Artifact]:
+def _inputs(store: Store, artifact: Artifact, tolerant: bool) -> list[Artifact]:
     try:
         inputs = artifact.manifest.inputs
-    except DarecError:  # damaged: it is made anew when it is next asked for, and has no lineage to tell
-        return []
-    return [store.at(stage, record.key) for stage, record in inputs.items()]
+    except DarecError as error:
+        if tolerant:  # damaged: it is made anew when it is next asked for, and has no lineage to tell
+            return []
+        what = "a release needs this artifact, but its manifest cannot be read, nor what else the release needs"
+        mend = "restore the manifest, or delete the artifact's folder to do without it and what it was made from"
+        raise DarecError(what, where=str(artifact.path / MANIFEST), mend=mend) from error
+    return [store.input(stage, record) for stage, record in inputs.items()]
 
 
 def _removable(store: Store, kept: set[Artifact], now: float) -> Iterator[Removal]:
@@ -113,8 +125,10 @@ def _removable(store: Store, kept: set[Artifact], now: float) -> Iterator[Remova
         yield Removal("work", path, _size(path))
     for path in _old((store.root / "damaged").glob("*"), now):
         yield Removal("damaged", path, _size(path))
+    needed = {artifact.path.parents[1] for artifact in kept}
     for path in _old((store.root / "replaced").glob("*"), now):
-        yield Removal("replaced", path, _size(path))
+        if path not in needed:
+            yield Removal("replaced", path, _size(path))
 
 
 def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:

@@ -1,10 +1,11 @@
 """The artifact store: immutable folders, found by key, whole or not there at all.
 
-<root>/artifacts/<stage>/<key>/   files and, written last, manifest.json
-<root>/work/<stage>/<key>/        checkpoints of a step under way; kept when it is killed
-<root>/ledger/                    finished rows, shared by all keys
-<root>/damaged/                   artifacts that failed verification, set aside
-<root>/leases/                    lock files; the kernel drops a dead holder's lock
+<root>/artifacts/<stage>/<key>/      files and, written last, manifest.json
+<root>/work/<stage>/<key>/           checkpoints of a step under way; kept when it is killed
+<root>/ledger/                       finished rows, shared by all keys
+<root>/damaged/                      artifacts that failed verification, set aside
+<root>/replaced/<id>/<stage>/<key>/  whole ones whose stage, made again, gave other bytes: a release may need them
+<root>/leases/                       lock files; the kernel drops a dead holder's lock
 """
 
 import errno
@@ -22,8 +23,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from darec.errors import DarecError, UserError
-from darec.keys import file_sha256
-from schemas.manifest import MANIFEST, FileRecord, Manifest
+from darec.keys import content_hash, file_sha256
+from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
 
@@ -58,6 +59,14 @@ class Artifact:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each file."""
         return {name: record.sha256 for name, record in self.manifest.files.items()}
+
+    def gave(self, record: InputRecord) -> bool:
+        """Whether its files are those that the record of an input lists; False if it is not there or cannot be read."""
+        try:
+            hashes = self.hashes
+        except DarecError:
+            return False
+        return hashes.keys() >= set(record.files) and content_hash(hashes, record.files) == record.content
 
     def damage(self, checksums: bool = False) -> str | None:
         """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None."""
@@ -95,6 +104,17 @@ class Store:
         """The artifact of that stage and key, there or not."""
         return Artifact(self.root / "artifacts" / stage / key)
 
+    def input(self, stage: str, record: InputRecord) -> Artifact:
+        """The artifact that a manifest's record of an input means: at its key, or set aside since it was replaced.
+
+        The one at the key, there or not, if none has the recorded content any more.
+        """
+        at_key = self.at(stage, record.key)
+        if not record.files or at_key.gave(record):
+            return at_key
+        aside = (Artifact(path) for path in sorted((self.root / "replaced").glob(f"*/{stage}/{record.key}")))
+        return next((artifact for artifact in aside if artifact.gave(record)), at_key)
+
     def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
         """The artifact if it is there and whole; a damaged one stays where it is until it is made anew."""
         artifact = self.at(stage, key)
@@ -129,7 +149,7 @@ class Store:
     def draft(self, stage: str, key: str) -> Iterator[Path]:
         """A temporary folder to fill; removed when the block ends, unless `commit` moved it."""
         self._make(self.work(stage, key))
-        path = self.root / "tmp" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
+        path = self.root / "tmp" / f"{stage}-{key}-{_unique()}"
         with _explained(path):
             try:
                 yield self._make(path)
@@ -149,7 +169,7 @@ class Store:
             self._replace(artifact, draft, manifest)
             _flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
-        return artifact
+        return self.at(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
 
     def _replace(self, artifact: Artifact, draft: Path, manifest: Manifest) -> None:
         """Puts `draft` in the artifact's place; one that is there with the same bytes stays, for its readers' sake."""
@@ -157,7 +177,7 @@ class Store:
         if whole and artifact.manifest.files == manifest.files:
             return
         if whole:
-            self.remove(artifact)
+            self._move(artifact, self.root / "replaced" / _unique() / artifact.stage / artifact.key)
         elif artifact.path.is_dir():
             self._set_aside(artifact, "damaged")
         draft.rename(artifact.path)
@@ -167,7 +187,10 @@ class Store:
         shutil.rmtree(self._set_aside(artifact, "tmp"))
 
     def _set_aside(self, artifact: Artifact, room: str) -> Path:
-        target = self._make(self.root / room) / f"{artifact.stage}-{artifact.key}-{uuid.uuid4().hex[:8]}"
+        return self._move(artifact, self.root / room / f"{artifact.stage}-{artifact.key}-{_unique()}")
+
+    def _move(self, artifact: Artifact, target: Path) -> Path:
+        self._make(target.parent)
         artifact.path.rename(target)
         return target
 
@@ -196,6 +219,10 @@ def code_revision() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return answer.stdout.strip() or "unknown"
+
+
+def _unique() -> str:
+    return uuid.uuid4().hex[:8]
 
 
 def _flush(path: Path) -> None:

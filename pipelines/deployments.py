@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,10 +24,12 @@ WEBHOOK_VARIABLE = "DAREC_WEBHOOK_URL"
 HEARTBEAT_SECONDS = 30  # the same as in prefect.yaml
 
 _ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "TimedOut")}
-_PAYLOAD = """{"text": {{ ("darec: " ~ event.event ~ ", run " ~ (flow_run.name or "?") ~ ". "
- ~ (event.payload.get("reason") or flow_run.state.message or "")) | tojson }},
- "event": {{ event.event | tojson }}, "run": {{ (flow_run.name or "") | tojson }},
+_FAILED = """{"text": {{ ("darec: " ~ event.event ~ ", run " ~ flow_run.name ~ ". " ~ (flow_run.state.message or ""))
+ | tojson }}, "event": {{ event.event | tojson }}, "run": {{ flow_run.name | tojson }},
  "run_id": {{ (flow_run.id | string) | tojson }}}"""
+_REFUSED = """{"text": {{ ("darec: refused, " ~ event.payload.get("release") ~ ". " ~ event.payload.get("reason"))
+ | tojson }}, "event": {{ event.event | tojson }}, "release": {{ event.payload.get("release") | tojson }},
+ "run_id": {{ event.payload.get("run_id") | tojson }}}"""
 
 
 def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
@@ -43,7 +46,8 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     _save(_crash_the_silent())
     done.append("automation: a run without heartbeat becomes Crashed")
     if url := os.environ.get(WEBHOOK_VARIABLE):
-        _save(_notify(url))
+        for automation in _notify(url):
+            _save(automation)
         done.append("automation: failed and crashed runs and refused releases call the webhook")
     return done
 
@@ -96,22 +100,28 @@ def _crash_the_silent() -> Automation:
     )
 
 
-def _notify(url: str) -> Automation:
-    """Only runs of deployments are told of, so that one failure is told once and not by every subflow."""
+def _notify(url: str) -> Iterator[Automation]:
+    """Two automations that call the webhook: one for dead and failed runs, one for refused releases.
+
+    Only runs of deployments are told of, so that one failure is told once and not by every subflow. A refusal is an
+    event of a subflow's task, which Prefect relates to no deployment.
+    """
     block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})  # pyright: ignore
     identifier = block.save("darec-webhook", overwrite=True)
-    return Automation(
-        name="darec: notify",
-        description="Tell people of failed and crashed runs and of refused releases.",
-        trigger=EventTrigger(
-            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut", REFUSED_EVENT},
-            match_related={"prefect.resource.role": "deployment"},  # pyright: ignore[reportArgumentType]
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=[CallWebhook(block_document_id=identifier, payload=_PAYLOAD)],  # pyright: ignore[reportArgumentType]
+    failures = EventTrigger(
+        expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
+        match_related={"prefect.resource.role": "deployment"},  # pyright: ignore[reportArgumentType]
+        for_each={"prefect.resource.id"},
+        posture=Posture.Reactive,
+        threshold=1,
     )
+    refusals = EventTrigger(expect={REFUSED_EVENT}, posture=Posture.Reactive, threshold=1)
+    for name, description, trigger, payload in (
+        ("darec: notify", "Tell people of failed and crashed runs.", failures, _FAILED),
+        ("darec: notify of refusals", "Tell people of refused releases.", refusals, _REFUSED),
+    ):
+        call = CallWebhook(block_document_id=identifier, payload=payload)
+        yield Automation(name=name, description=description, trigger=trigger, actions=[call])  # pyright: ignore
 
 
 def _save(automation: Automation) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from prefect.tasks import Task, exponential_backoff
 
 from darec.errors import TransientError
@@ -26,6 +28,8 @@ from stages.prepare import prepare
 from stages.registry import COLLABORATIVE, SEMANTIC, STAGES, needed
 
 StageRows = list[dict[str, Any]]
+_COUNTED_AFTER = ("split", "profile_items")  # then the plan can count the rows of the LLM stage that reads these
+_STILL_TONIGHT = timedelta(hours=3)  # a worker that is back later than that leaves the night out
 
 
 def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -72,6 +76,9 @@ def _run_stages(
         # asked for its state and then its result: a call alone would answer a Cached state with the state itself
         state = step(stage.name, keys, recipe, overrides, stage.name in force, return_state=True)
         rows.append(state.result())
+        if stage.name in _COUNTED_AFTER and rows[-1]["state"] != "cached":
+            store = Store(loaded.runtime.store)
+            show_plan(plan(loaded, store, until), store)
     return rows
 
 
@@ -98,7 +105,7 @@ def darec(
     until: str = "publish",
     force: list[str] | None = None,
 ) -> StageRows:
-    """The whole pipeline.
+    """The whole pipeline; a night that was scheduled hours ago is cancelled, and not caught up.
 
     Args:
         recipe: path of a recipe file; None for the built-in defaults.
@@ -106,6 +113,8 @@ def darec(
         until: the last stage to run.
         force: stages to run though there is a hit.
     """
+    if late := _missed_night():
+        return Cancelled(message=late)  # pyright: ignore[reportReturnType]  (Prefect makes it the run's own state)
     overrides, force = overrides or [], force or []
     _read.cache_clear()
     loaded = _load(recipe, overrides)
@@ -117,6 +126,16 @@ def darec(
         rows = collaborative(rows, recipe, overrides, until, force)
         _report(store, rows)
         return rows
+
+
+def _missed_night() -> str | None:
+    """Why this run shall not be: the schedule wanted it while no worker was there. Runs by hand are always wanted."""
+    if "auto-scheduled" not in flow_run.tags:
+        return None
+    late = datetime.now(UTC) - flow_run.scheduled_start_time
+    if late < _STILL_TONIGHT:
+        return None
+    return f"{late.total_seconds() / 3600:.0f} hours late: nights are not caught up, the next one reads the same data"
 
 
 def _report(store: Store, rows: StageRows) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from prefect import flow, task
@@ -53,33 +54,50 @@ def rerun_stage(
         extent: only: stop after the stage; from here on: go on to publish.
         force: run the stage though nothing changed.
         prompt: for profile_items and profile_users: a new text of the prompt template; empty takes the one on file.
-        keep_prompt: also write the new text over the recipe's prompt file, so that the next nights use it.
+        keep_prompt: also write the new text over the prompt file that the recipe itself names, whatever the overrides
+            say, so that the next nights use it.
         overrides: `section.field=value` settings laid over the recipe, for this run only.
         recipe: path of the recipe file; empty: the built-in defaults.
     """
     settings = list(overrides)
     if prompt.strip():
-        loaded = _load(recipe, settings)
-        settings.append(f"{stage}.prompt={json.dumps(str(edited_prompt(loaded, stage, prompt, keep_prompt)))}")
+        path = edited_prompt(_load(recipe, settings), stage, prompt, _load(recipe) if keep_prompt else None)
+        settings.append(f"{stage}.prompt={json.dumps(str(path))}")
     return darec(recipe or None, settings, stage if extent == "only" else "publish", [stage] if force else [])
 
 
-def edited_prompt(recipe: Recipe, stage: str, text: str, keep: bool = False) -> Path:
-    """Writes `text` where its own hash says, and returns the path.
+def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None = None) -> Path:
+    """Writes `text` where its own hash says, and over the prompt file of the recipe `nightly`; returns the former path.
 
     A key holds a prompt's bytes and not its path: the same text gives the same artifact, from whichever file.
 
     Raises:
-        UserError: the stage has no prompt.
+        UserError: the stage has no prompt, or could not use this one; nothing was written.
     """
     if stage not in PROMPTED:
         raise UserError(f"stage {stage!r} has no prompt", mend=f"leave the prompt empty, or choose of {PROMPTED}")
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
+    _check_prompt(stage, content)
     folder = Store(recipe.runtime.store).root / "prompts"
     path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
-    for target in (path, Path(getattr(recipe, stage).prompt)) if keep else (path,):
+    for target in (path, Path(getattr(nightly, stage).prompt)) if nightly else (path,):
         _write(target, content)
     return path
+
+
+def _check_prompt(stage: str, content: str) -> None:
+    """Raises UserError for a template that the stage would refuse."""
+    from darec.llm.entities import ITEM_VARIABLES, USER_VARIABLES
+    from darec.llm.prompts import chat_prompt
+
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "prompt.j2"
+        draft.write_text(content, encoding="utf-8")
+        try:
+            chat_prompt(draft, {"profile_items": ITEM_VARIABLES, "profile_users": USER_VARIABLES}[stage])
+        except UserError as error:
+            where = error.where.replace(str(draft), "the form's prompt")
+            raise UserError(error.what, where=where, mend=error.mend) from error
 
 
 def _write(path: Path, content: str) -> None:

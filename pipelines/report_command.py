@@ -1,12 +1,17 @@
 """The HTML report: `darec report`, and the last task of a run. Imports wait: a run with nothing to do pays little."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from darec.errors import UserError
 from darec.releases import Releases
 from darec.store import Store
+
+REPORTS_URL = "DAREC_REPORTS_URL"
+"""The environment variable that says where `<store>/reports` is served."""
 
 
 def report(store: Store, release: str | None = None, out: Path | None = None) -> Path:
@@ -45,11 +50,18 @@ def report_run(store: Store, rows: Sequence[dict[str, Any]]) -> Path:
         from darec.report.source import Source
 
         write(Source(store, artifacts, release), path)
-    # a browser opens no file:// link from a page that a server sent: the path is there to be copied
-    text = f"**{name}**\n\n`{path}`\n\n[open where the file is at hand]({path.as_uri()})"
+    # a browser opens no file:// link from a page that a server sent: then the path is there to be copied
+    address = os.environ.get(REPORTS_URL)
+    link = f"{address}/{quote(path.name)}" if address else path.as_uri()
+    text = f"**{name}**\n\n[open the report]({link})\n\n`{path}`"
     create_markdown_artifact(text, key="report", description="The HTML report of this run")
     return path
 
 
 def _default_path(store: Store, name: str) -> Path:
-    return store.root / "reports" / f"{name}.html"
+    return folder(store) / f"{name}.html"
+
+
+def folder(store: Store) -> Path:
+    """Where reports are written."""
+    return store.root / "reports"

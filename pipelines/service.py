@@ -1,4 +1,4 @@
-"""`darec ui`: server with UI, worker and deployments on one machine, until Ctrl-C.
+"""`darec ui`: server with UI, worker, deployments and HTML reports on one machine, until Ctrl-C.
 
 The database is SQLite under PREFECT_HOME; PREFECT_SERVER_DATABASE_CONNECTION_URL names a PostgreSQL instead.
 """
@@ -11,13 +11,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from darec.errors import DarecError
+from darec.errors import DarecError, UserError
 from darec.processes import die_with_parent
+from pipelines.report_command import REPORTS_URL
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _START_SECONDS = 180
 _WORKER_PAUSE = 3  # before a worker that died is started again
 _STOP_SECONDS = 60  # a worker asked to stop ends its runs first
@@ -31,20 +34,25 @@ _ENVIRONMENT = {
 _SERVER = ("uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning")
 
 
-def serve(host: str, port: int, recipe: Path | None, announce: Callable[[str, list[str]], None]) -> None:
+def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Callable[[str, list[str]], None]) -> None:
     """Starts everything, tells `announce` the address and what was deployed, and stays until Ctrl-C or SIGTERM.
 
-    At the end the worker is stopped first, so that it ends its runs while the server still listens.
+    The files in `reports` are served on the loopback, one port further, so that links to them open in a browser. At the
+    end the worker is stopped first, so that it ends its runs while the server still listens.
 
     Raises:
+        UserError: others than this machine could reach a server without a login.
         DarecError: the server does not come up (a taken port, a database away), or ends by itself.
     """
+    if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        mend = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
+        raise UserError("whoever reaches this address could start runs: there is no login", where=host, mend=mend)
     signal.signal(signal.SIGTERM, _interrupt)
     url = f"http://{host}:{port}/api"
     os.environ["PREFECT_API_URL"] = url
     os.environ.setdefault("PREFECT_UI_API_URL", url)
     os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # how long SQLite waits for another writer
-    with _child([*_SERVER, "--host", host, "--port", str(port)]) as server:
+    with _reports(reports, port + 1), _child([*_SERVER, "--host", host, "--port", str(port)]) as server:
         _await_health(url, server)
         from pipelines.deployments import WORK_POOL, deploy
 
@@ -55,6 +63,15 @@ def serve(host: str, port: int, recipe: Path | None, announce: Callable[[str, li
         except KeyboardInterrupt:
             return
     raise DarecError(f"the server ended with {server.returncode}", mend="see its messages above")
+
+
+def _reports(folder: Path, port: int) -> AbstractContextManager[Any]:
+    """A web server of HTML reports, unless REPORTS_URL says that there is one already."""
+    if os.environ.get(REPORTS_URL):
+        return nullcontext()
+    os.environ[REPORTS_URL] = f"http://127.0.0.1:{port}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return _child(["http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)])
 
 
 def _keep_working(server: subprocess.Popen[bytes], worker_command: list[str]) -> None:

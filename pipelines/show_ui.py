@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
+from prefect.runtime import flow_run
 
 from darec.releases import Releases
 from darec.store import Store
@@ -112,7 +113,8 @@ def _show_gate(result: Result, store: Store) -> None:
     )
     if report["state"] == "refused":
         resource = {"prefect.resource.id": f"darec.release.{report['release']}"}
-        emit_event(REFUSED_EVENT, resource=resource, payload={"reason": report["reason"]})
+        payload = {"release": report["release"], "reason": report["reason"], "run_id": flow_run.root_flow_run_id}
+        emit_event(REFUSED_EVENT, resource=resource, payload=payload)
 
 
 _SHOWN: dict[str, Callable[[Result, Store], None]] = {

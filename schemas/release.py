@@ -98,6 +98,8 @@ class BundleReport(Shape):
     """Known user-item pairs of all splits."""
     seen_out_of_range: int
     """Known pairs that name a user or an item outside the vocabulary."""
+    misplaced: int = 0
+    """Users and items whose vector is not the trained one of their external id; older bundles were not asked."""
     users: VectorReport
     items: VectorReport
     item_index: IndexReport

@@ -12,6 +12,8 @@ from stages.contract import Input, Outcome, Stage, StageContext
 if TYPE_CHECKING:
     import polars as pl
 
+    from schemas.tables import TableSchema
+
 _SPLITS = ("train.parquet", "val.parquet", "test.parquet")
 
 
@@ -31,7 +33,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 def _run(context: StageContext) -> Outcome:
     from darec.bundle import Contents, write_bundle
 
-    contents = Contents(users=_users(context), items=_items(context), seen=_seen(context))
+    users, items = _users(context), _items(context)
+    contents = Contents(users, items, _seen(context), _misplaced(context, users, items))
     context.progress.start("index", 1, "bundles")
     report = write_bundle(
         context.out, contents, _metrics(context.input("evaluate", "metrics.json")), context.recipe.export
@@ -92,6 +95,31 @@ def _vectors(path: Path, side: str, rows: int) -> Any:
     return vectors.astype("float32", copy=False)
 
 
+def _misplaced(context: StageContext, users: "pl.DataFrame", items: "pl.DataFrame") -> int:
+    """Rows whose vector is not, bit for bit, the trained one of their external id.
+
+    Asked of the finished tables and the inputs alone, so that a row moved anywhere in between is found.
+    """
+    from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
+
+    return _strangers(context, users, "user", USER_VOCABULARY) + _strangers(context, items, "item", ITEM_VOCABULARY)
+
+
+def _strangers(context: StageContext, table: "pl.DataFrame", side: str, schema: "TableSchema") -> int:
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    from darec.bundle import vectors_of
+    from darec.tables import read_table
+
+    number, name = schema
+    vocabulary = read_table(context.input("split", f"{side}s.parquet"), schema).unique(name, keep="first")
+    numbers = table.select(name).join(vocabulary, on=name, how="left", maintain_order="left")[number]
+    trained = load_file(context.input("train", "embeddings.safetensors"))[side].astype("float32", copy=False)
+    same = vectors_of(table).view(np.uint32) == trained[numbers.fill_null(0).to_numpy()].view(np.uint32)
+    return int((~same.all(1) | numbers.is_null().to_numpy()).sum())
+
+
 def _seen(context: StageContext) -> "pl.DataFrame":
     import polars as pl
 
@@ -109,7 +137,7 @@ def _metrics(path: Path) -> Metrics:
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     outputs=BUNDLE_FILES,
     inputs=_inputs,
     config=_config,

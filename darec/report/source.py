@@ -109,7 +109,7 @@ def _lineage(store: Store, last: Artifact) -> dict[str, Artifact]:
         found.pop(artifact.stage, None)  # met again nearer to the sources: it belongs before what reads it
         found[artifact.stage] = artifact
         if artifact.damage() is None:
-            todo += [store.at(stage, record.key) for stage, record in artifact.manifest.inputs.items()]
+            todo += [store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
     return dict(reversed(found.items()))
 
 

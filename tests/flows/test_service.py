@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,40 @@ def test_a_failed_run_calls_the_webhook_once_and_says_how_to_mend_it(service: Se
     while not (mine := [call for call in service.calls if call["run_id"] == run]) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert len(mine) == 1 and "names no release" in mine[0]["text"]
+
+
+def test_the_plan_is_made_again_once_the_split_is_known(service: Service, nightly: str):
+    service.finish("darec/nightly", overrides=["split.k_core=1"])
+    plans = service.ask("POST", "artifacts/filter", json={"artifacts": {"key": {"any_": ["plan"]}}})
+    newest = sorted(plans, key=lambda artifact: artifact["created"])[-2:]
+    before, after = ({row["stage"]: row["state"] for row in json.loads(plan["data"])} for plan in newest)
+    assert (before["split"], before["graph"]) == ("stale", "follows")
+    assert after["split"] == "hit" and after["graph"] in ("hit", "stale")
+
+
+def test_a_refused_release_calls_the_webhook_and_leaves_production_as_it_is(service: Service, nightly: str):
+    before = Releases(service.folder / "store").current()
+    run = service.finish("darec/nightly", overrides=["train.seed=2", 'gate.minimums={"recall@20": 2}'])
+    assert Releases(service.folder / "store").current() == before
+    assert "refused" in service.artifact("publish-gate")["data"]
+    deadline = time.monotonic() + 30
+    while not (mine := [call for call in service.calls if call["run_id"] == run]) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert len(mine) == 1 and mine[0]["event"] == "darec.release.refused" and "recall@20" in mine[0]["text"]
+
+
+def test_a_night_that_a_worker_finds_hours_later_is_not_caught_up(service: Service, nightly: str):
+    deployment = service.ask("GET", "deployments/name/darec/nightly")["id"]
+    late = {"type": "SCHEDULED", "state_details": {"scheduled_time": f"{datetime.now(UTC) - timedelta(hours=5)}"}}
+    content = {"state": late, "tags": ["auto-scheduled"]}
+    run = service.ask("POST", f"deployments/{deployment}/create_flow_run", json=content)["id"]
+    state = service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    assert state["type"] == "CANCELLED" and "5 hours late" in state["message"]
+
+
+def test_the_report_of_a_run_is_one_click_away(service: Service, nightly: str):
+    link = re.search(r"\[open the report\]\((http[^)]+)\)", service.artifact("report")["data"])
+    assert link is not None and "<html" in httpx.get(link[1]).raise_for_status().text
 
 
 def test_a_killed_run_is_crashed_within_seconds_while_its_worker_lives(service: Service, nightly: str):

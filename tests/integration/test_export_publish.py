@@ -134,6 +134,37 @@ def test_a_diverged_model_is_refused_and_production_stays(store):
     assert "was refused" in run_publish(store, exported).why[0]
 
 
+@pytest.mark.parametrize(
+    ("side", "order", "moved"), [("item", [1, 0, 2, 3], 2), ("user", [1, 0], 2), ("item", [3, 0, 1, 2], 4)]
+)
+def test_vectors_under_the_ids_of_others_are_refused(store, monkeypatch, side, order, moved):
+    trained = export._vectors
+
+    def permuted(path, wanted, rows):
+        vectors = trained(path, wanted, rows)
+        return vectors[order] if wanted == side else vectors
+
+    monkeypatch.setattr(export, "_vectors", permuted)
+    exported = run_export(store)
+    assert exported.report["misplaced"] == moved
+    refused = run_publish(store, exported)
+    assert refused.report["state"] == "refused"
+    assert f"{moved} users and items whose vector is not that of their id" in refused.report["reason"]
+
+
+def test_an_id_that_was_never_trained_has_no_vector_of_its_own(store, monkeypatch):
+    users = export._users
+    renamed = pl.col("user_id").replace("bob", "eve")
+    monkeypatch.setattr(export, "_users", lambda context: users(context).with_columns(renamed))
+    assert run_export(store).report["misplaced"] == 1
+
+
+def test_a_diverged_vector_is_still_that_of_its_id(store):
+    broken = {"user": VECTORS["user"] * np.float32(np.nan), "item": VECTORS["item"]}
+    report = run_export(store, vectors=broken).report
+    assert (report["misplaced"], report["users"]["not_finite"]) == (0, 2)
+
+
 def test_a_changed_gate_is_asked_again(store):
     run_publish(store, run_export(store))
     worse = run_export(store, metrics={"test": {**METRICS["test"], "recall@20": 0.1}})

@@ -12,9 +12,11 @@ import pytest
 
 from darec.bundle import Bundle
 from darec.errors import DarecError, UserError
+from darec.keys import content_hash
 from darec.recommend import recommend
 from darec.releases import Releases
-from darec.store import Store
+from darec.store import Artifact, Store, file_records
+from schemas.manifest import InputRecord
 from tests.release_samples import GATE, contents, export, flip_byte
 
 FORK = multiprocessing.get_context("fork")
@@ -178,6 +180,36 @@ def test_gc_is_told_of_the_current_one_the_one_before_and_the_newest(store, rele
     releases.promote(made[1].id)
     kept = {artifact.path for artifact in releases.referenced(keep=2)}
     assert kept == {releases.folder(made[i]) for i in (0, 1, 3, 4)}
+
+
+def test_refused_nights_drive_no_good_bundle_out_of_gcs_list(store, releases):
+    good = [publish(store, seed=seed) for seed in range(4)]
+    refused = [publish(store, seed=seed, metrics=WORSE) for seed in range(4, 10)]
+    assert {release.state for release in refused} == {"refused"}
+    assert good[3] == releases.current()
+    assert {artifact.path for artifact in releases.referenced(keep=2)} == {releases.folder(r) for r in good[1:]}
+    releases.promote(refused[0].id)
+    kept = {artifact.path for artifact in releases.referenced(keep=2)}
+    assert kept == {releases.folder(r) for r in (refused[0], good[3], good[2])}
+
+
+def test_diff_tells_of_what_a_release_was_made_from_and_not_of_what_took_its_key(store, releases):
+    first, second = publish(store), publish(store, seed=1)
+    manifest = Artifact(releases.folder(first)).manifest
+
+    def train(rate):
+        with store.draft("train", "k") as draft:
+            (draft / "model").write_text(f"trained at {rate}")
+            facts = {"stage": "train", "key": "k", "files": file_records(draft)}
+            material = {"version": 1, "config": {"rate": rate}, "extra": {}}
+            return store.commit(draft, manifest.model_copy(update=facts | {"material": material}))
+
+    record = InputRecord(key="k", content=content_hash(train(1).hashes, ["model"]), files=("model",))
+    made_from = manifest.model_copy(update={"inputs": {"train": record}})
+    (releases.folder(first) / "manifest.json").write_text(made_from.model_dump_json())
+    train(2)
+    [line] = releases.diff(first.id, second.id).config
+    assert '"rate":1' in line
 
 
 def test_a_consumer_of_the_old_release_reads_on_while_a_new_one_is_published(store):

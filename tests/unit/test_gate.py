@@ -49,6 +49,7 @@ REFUSED = {
     "the index misses": (report(item_index=index(recall=0.9)), "index recall: items"),
     "the similar index misses": (report(similar_index=index(recall=math.nan)), "index recall: similar"),
     "interactions name unknown items": (report(seen_out_of_range=1), "interactions in range"),
+    "a vector under another's id": (report(misplaced=1), "vectors belong to their ids"),
     "no user left": (report(users=vectors(0)), "users: present"),
     "a third of the users vanished": (report(users=vectors(67)), "size: users kept"),
     "half of the interactions vanished": (report(interactions=500), "size: interactions kept"),
@@ -83,6 +84,12 @@ def test_the_first_release_is_held_to_minimums_but_compared_with_nothing():
     assert decide(report({"recall@20": 0.001}), None, GATE).passed
     assert not decide(report({"coverage@20": 0.0}), None, GATE).passed
     assert not decide(without("coverage@20"), None, GATE).passed
+
+
+def test_a_report_from_before_vectors_were_compared_with_their_ids_can_still_be_read():
+    old = report().model_dump(mode="json")
+    del old["misplaced"]
+    assert BundleReport.model_validate(old) == report()
 
 
 def test_a_metric_the_current_release_never_had_cannot_have_fallen():

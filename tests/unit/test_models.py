@@ -9,7 +9,7 @@ import torch
 
 from darec import models
 from darec.errors import DarecError, UserError
-from darec.models import Packaged, fetch, fingerprint, identity, resolve
+from darec.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
 from darec.quantize import symmetric_int8
 
 
@@ -38,8 +38,19 @@ def test_an_alias_that_was_not_fetched_says_how_to(tmp_path: Path) -> None:
 
 def test_an_unknown_hub_id_is_refused_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="not on this machine"):
+    with pytest.raises(
+        UserError, match="not on this machine.*HF_HUB_OFFLINE=0 darec models fetch nobody/no-such-model"
+    ):
         resolve("nobody/no-such-model")
+    with pytest.raises(UserError, match="not on this machine"):
+        fetch_from_hub("nobody/no-such-model")
+
+
+def test_a_hub_id_is_no_alias_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert is_hub_id("owner/name")
+    assert not any(map(is_hub_id, ("all-minilm-l6-v2", "models/mine", "./owner/name", "~/name", "/abs/name", "a/b/c")))
 
 
 def test_a_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ from tests.unit.test_retention import add
 PROJECT = Path(__file__).parents[2]
 
 
+def template(user: str) -> str:
+    return f"{{% block system %}}Say.{{% endblock %}}\n{{% block user %}}{user}{{% endblock %}}"
+
+
 def test_the_drop_down_lists_every_stage():
     assert get_args(operate.StageName) == tuple(STAGES)
 
@@ -44,15 +48,50 @@ def test_an_edited_prompt_is_found_by_its_bytes_whoever_wrote_it(tmp_path: Path)
     prompt = tmp_path / "prompts" / "user.j2"
     settings = [f"runtime.store={tmp_path / 'store'}", f"profile_users.prompt={prompt}"]
     recipe = load_recipe(None, settings)
-    path = operate.edited_prompt(recipe, "profile_users", "Hello\r\n{{ items }}")
-    assert path.read_bytes() == b"Hello\n{{ items }}\n" and path.parent == tmp_path / "store" / "prompts"
-    assert operate.edited_prompt(recipe, "profile_users", "Hello\n{{ items }}\n") == path
-    assert operate.edited_prompt(recipe, "profile_users", "Other") != path
+    path = operate.edited_prompt(recipe, "profile_users", template("Hello\r\n{{ items }}"))
+    assert path.read_text() == template("Hello\n{{ items }}") + "\n" and path.parent == tmp_path / "store" / "prompts"
+    assert operate.edited_prompt(recipe, "profile_users", template("Hello\n{{ items }}") + "\n") == path
+    assert operate.edited_prompt(recipe, "profile_users", template("Other")) != path
     assert not prompt.exists()
-    operate.edited_prompt(recipe, "profile_users", "Kept", keep=True)
-    assert prompt.read_text() == "Kept\n"
+    operate.edited_prompt(recipe, "profile_users", template("Kept"), nightly=recipe)
+    assert prompt.read_text() == template("Kept") + "\n"
     with pytest.raises(UserError, match="has no prompt"):
         operate.edited_prompt(recipe, "train", "text")
+
+
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        (template("{{ title }}"), "unknown variable 'title'"),  # known to profile_items alone
+        (template("{% if items %}"), "no Jinja template"),
+        (template("{{ items | nonsense }}"), "no Jinja template"),
+        ("{{ items }}", "no block system"),
+        (template("x") + "{% block assistant %}{% endblock %}", "last block is not `user`"),
+    ],
+)
+def test_a_faulty_prompt_is_refused_before_anything_is_written(tmp_path: Path, text: str, trouble: str):
+    prompt = tmp_path / "user.j2"
+    prompt.write_text("the nights' own")
+    recipe = load_recipe(None, [f"runtime.store={tmp_path / 'store'}", f"profile_users.prompt={prompt}"])
+    with pytest.raises(UserError, match=trouble) as caught:
+        operate.edited_prompt(recipe, "profile_users", text, nightly=recipe)
+    assert caught.value.where.startswith("the form's prompt")
+    assert [path.name for path in tmp_path.rglob("*")] == ["user.j2"]
+    assert prompt.read_text() == "the nights' own"
+
+
+def test_a_prompt_is_kept_where_the_recipe_says_and_not_where_an_override_does(tmp_path: Path, monkeypatch):
+    nightly, other = tmp_path / "nightly.j2", tmp_path / "other.j2"
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"profile_users": {"prompt": str(nightly)}}))
+    asked: list[list[str]] = []
+    monkeypatch.setattr(operate, "darec", lambda recipe, settings, until, force: asked.append(settings))
+    overrides = (f"runtime.store={tmp_path / 'store'}", f"profile_users.prompt={other}")
+    operate.rerun_stage.fn(prompt=template("New"), keep_prompt=True, overrides=overrides, recipe=str(file))
+    assert nightly.read_text() == template("New") + "\n"
+    assert not other.exists()
+    used = Path(load_recipe(file, asked[0]).profile_users.prompt)
+    assert used.parent == tmp_path / "store" / "prompts" and used.read_text() == nightly.read_text()
 
 
 def test_the_plan_scales_the_last_generation_to_the_rows_to_do(tmp_path: Path):

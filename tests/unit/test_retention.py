@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec.errors import TransientError
+from darec.errors import DarecError, TransientError
+from darec.keys import content_hash
 from darec.releases import Releases
 from darec.retention import closure, collect, newest
 from darec.store import Artifact, Store, file_records
@@ -21,10 +22,10 @@ STAGES = ("ingest", "split", "train", "export")
 WEEKS_LATER = 30 * 86_400
 
 
-def add(store: Store, stage: str, key: str, inputs: dict[str, str], age: int = 0) -> Artifact:
+def add(store: Store, stage: str, key: str, inputs: dict[str, str], age: int = 0, text: str = "") -> Artifact:
     """An artifact with one file, made `age` seconds ago from the artifacts `inputs` (stage to key)."""
     with store.draft(stage, key) as draft:
-        (draft / "data.bin").write_bytes(key.encode() * 10)
+        (draft / "data.bin").write_text(text or key * 10)
         manifest = Manifest(
             stage=stage,
             key=key,
@@ -119,6 +120,68 @@ def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
         worker.kill()
         worker.wait()
     assert len(collect(store, 1, 1).removed) == 2  # kill -9 leaves no lease behind
+
+
+def rewrite_inputs(artifact: Artifact, inputs: dict[str, Artifact]) -> None:
+    """The manifest says that it was made from what these artifacts hold now."""
+    records = {
+        stage: InputRecord(key=used.key, content=content_hash(used.hashes, ["data.bin"]), files=("data.bin",))
+        for stage, used in inputs.items()
+    }
+    manifest = artifact.manifest.model_copy(update={"inputs": records})
+    (artifact.path / "manifest.json").write_text(manifest.model_dump_json())
+
+
+def test_a_replaced_artifact_stays_as_long_as_a_release_was_made_from_it(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    released = add(store, "train", "k", {"split": "old"}, text="released")
+    add(store, "split", "old", {})
+    bundle = add(store, "export", "b", {})
+    rewrite_inputs(bundle, {"train": released})
+    add(store, "train", "k", {}, text="never released")
+    add(store, "train", "k", {}, text="forced once more")
+    add(store, "split", "new", {})
+    add(store, "export", "newer", {})
+    referencing(monkeypatch, {Artifact(bundle.path)})
+    fresh = collect(store, 1, 1)
+    assert fresh.removed == ()
+    done = collect(store, 1, 1, now=time.time() + WEEKS_LATER)
+    assert [removal.kind for removal in done.removed] == ["replaced"]
+    [kept] = (tmp_path / "replaced").glob("*/*/*/data.bin")
+    assert kept.read_text() == "released"
+    assert {artifact.key for artifact in store.artifacts("split")} == {"old", "new"}, "what it was made from stays too"
+    referencing(monkeypatch, set())
+    collect(store, 1, 1, now=time.time() + WEEKS_LATER)
+    assert not list((tmp_path / "replaced").iterdir())
+
+
+@pytest.mark.parametrize(("stage", "key"), [("export", "b"), ("train", "k")])
+def test_nothing_is_removed_while_a_manifest_behind_a_release_cannot_be_read(tmp_path, monkeypatch, stage, key):
+    store = Store(tmp_path)
+    for number in range(2):
+        add(store, "split", f"s{number}", {})
+    add(store, "train", "k", {"split": "s0"})
+    bundle = add(store, "export", "b", {"train": "k"})
+    referencing(monkeypatch, {bundle})
+    manifest = store.at(stage, key).path / "manifest.json"
+    manifest.write_text("{")
+    before = sorted(tmp_path.rglob("*"))
+    for dry_run in (True, False):
+        with pytest.raises(DarecError, match="a release needs") as caught:
+            collect(store, 1, 1, dry_run=dry_run)
+        assert caught.value.where == str(manifest)
+        assert "restore" in caught.value.mend
+    assert set(before) <= set(tmp_path.rglob("*"))
+
+
+def test_an_unreadable_manifest_that_no_release_needs_is_no_trouble(tmp_path):
+    store = Store(tmp_path)
+    for number in range(2):
+        add(store, "split", f"s{number}", {})
+    broken = add(store, "train", "k", {"split": "s0"})
+    (broken.path / "manifest.json").write_text("{")
+    assert {removal.path.name for removal in collect(store, 1, 1).removed} == {"s0"}
+    assert broken.path.is_dir()
 
 
 def test_leftovers_of_dead_runs_go_but_fresh_checkpoints_stay(tmp_path):

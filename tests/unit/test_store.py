@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from datetime import UTC, datetime
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from darec.errors import DarecError
+from darec.keys import content_hash
 from darec.store import Artifact, Store, file_records
-from schemas.manifest import Manifest
+from schemas.manifest import InputRecord, Manifest
 
 
 def put(store: Store, stage: str = "s", key: str = "k", text: str = "hello") -> Artifact:
@@ -89,6 +91,49 @@ def test_replacing_keeps_open_readers_whole(tmp_path: Path) -> None:
         put(store, text="two")
         assert reader.read() == "one"
     assert (first.path / "table.txt").read_text() == "two"
+
+
+def record_of(artifact: Artifact) -> InputRecord:
+    files = ("table.txt",)
+    return InputRecord(key=artifact.key, content=content_hash(artifact.hashes, files), files=files)
+
+
+def test_a_replaced_artifact_is_kept_and_found_by_what_was_read_of_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    records = {text: record_of(put(store, text=text)) for text in ("one", "two", "three")}
+    assert store.input("s", records["three"]) == store.at("s", "k")
+    for text in ("one", "two"):
+        found = store.input("s", records[text])
+        assert (found.path / "table.txt").read_text() == text
+        assert (found.stage, found.key, found.damage(checksums=True)) == ("s", "k", None)
+    assert [artifact.path for artifact in store.artifacts()] == [store.at("s", "k").path]
+
+
+def test_what_is_committed_tells_its_own_hashes_and_not_those_of_the_one_before(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    before = dict(put(store, text="one").hashes)
+    after = put(store, text="two")
+    assert after.hashes == Artifact(after.path).hashes != before
+
+
+def test_an_input_that_nobody_kept_is_the_one_at_its_key(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = record_of(put(store, text="one"))
+    second = put(store, text="two")
+    shutil.rmtree(tmp_path / "replaced")
+    assert store.input("s", record) == second and not second.gave(record)
+    assert store.input("s", record.model_copy(update={"key": "never"})) == store.at("s", "never")
+    assert store.input("s", InputRecord(key="k", content="", files=())) == second
+
+
+def test_an_input_is_found_past_an_artifact_that_cannot_be_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = record_of(put(store, text="one"))
+    broken = put(store, text="two")
+    (broken.path / "manifest.json").write_text("{")
+    assert (store.input("s", record).path / "table.txt").read_text() == "one"
+    (store.input("s", record).path / "manifest.json").unlink()
+    assert store.input("s", record) == broken
 
 
 def test_the_same_bytes_again_leave_the_artifact_alone(tmp_path: Path) -> None:

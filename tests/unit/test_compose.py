@@ -1,0 +1,40 @@
+"""docker-compose.yml: what it promises to whoever puts it on a machine. No engine is needed to read it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+TEXT = Path("docker-compose.yml").read_text()
+SERVICES = yaml.safe_load(TEXT)["services"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_watched_restarted_and_cannot_gain_rights(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"] and service["restart"] == "unless-stopped"
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert service.get("user") == "postgres" or service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_port_is_bound_to_the_loopback(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
+
+
+def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
+    example = Path(".env.example").read_text()
+    for secret in ("POSTGRES_PASSWORD", "DAREC_LOGIN", "DAREC_LLM_API_KEY"):
+        assert "${" + secret + ":?" in TEXT and "${" + secret + ":-" not in TEXT
+        assert re.search(rf"^{secret}=$", example, re.MULTILINE)
+    used = set(re.findall(r"\$\{(\w+)", TEXT))
+    assert used <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
+
+
+def test_images_are_pinned_and_run_without_root() -> None:
+    images = [service["image"] for service in SERVICES.values()]
+    assert all(":" in image and not image.endswith(":latest") for image in images)
+    stages = Path("docker/Dockerfile").read_text().split("\nFROM ")[1:]
+    assert all("@" in stage or re.match(r"\S+:\d|base", stage) for stage in stages)
+    assert all("USER 10001" in stage for stage in stages if " AS base" not in stage.splitlines()[0])
