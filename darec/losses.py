@@ -50,8 +50,14 @@ def mean_logsumexp(anchor: Tensor, candidates: Tensor, counts: Tensor | None = N
     """
     weights = torch.ones(len(anchor), device=anchor.device) if counts is None else counts
     with torch.autocast(anchor.device.type, enabled=False):
-        weights = (weights / weights.sum()).to(torch.promote_types(anchor.dtype, torch.float32))
-        return _MeanLogSumExp.apply(anchor.to(weights.dtype), candidates.to(weights.dtype), weights)  # type: ignore[return-value]
+        anchor = _full(anchor)
+        weights = (weights / weights.sum()).to(anchor.dtype)
+        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights)  # type: ignore[return-value]
+
+
+def _full(rows: Tensor) -> Tensor:
+    """The rows in float32 at least, whatever autocast made of them."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 class _MeanLogSumExp(torch.autograd.Function):
@@ -89,7 +95,7 @@ def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
 def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
     """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
     n = len(rows)
-    scaled = functional.normalize(rows, dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
+    scaled = functional.normalize(_full(rows), dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
     powers = cast("Tensor", _PairPowers.apply(scaled, 2 * sharpness))
     return torch.log(powers / (n * (n - 1)))
 
@@ -114,19 +120,22 @@ class _PairPowers(torch.autograd.Function):
 def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Tensor:
     """|S_left - S_right|_F^2 / n^2, S = X X^T of unit rows (cosine) or of rows as they are (inner); [n, d], [n, d'].
 
-    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made.
+    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made;
+    they nearly cancel out, so bfloat16 would leave nothing.
     """
+    left, right = _full(left), _full(right)
     if similarity == "cosine":
         left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
-    squares = (left.T @ left).square().sum() + (right.T @ right).square().sum() - 2 * (left.T @ right).square().sum()
-    return squares / len(left) ** 2
+    with torch.autocast(left.device.type, enabled=False):
+        squares = [(a.T @ b).square().sum() for a, b in ((left, left), (right, right), (left, right))]
+    return (squares[0] + squares[1] - 2 * squares[2]) / len(left) ** 2
 
 
 def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_temperature: float) -> Tensor:
     """mean_i KL(p_i || q_i), q_i = softmax_{j != i}(cos(x_i, x_j) / t) over rows of `left`, p_i likewise of `right`.
 
-    Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `right` [n, d'] teaches and gets no
-    gradient, `left` is [n, d].
+    Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `left` is [n, d]; `right` [n, d'] teaches,
+    and is taught where it wants a gradient.
     """
     return cast(
         "Tensor", _StructureDivergence.apply(_sharpened(left, temperature), _sharpened(right, right_temperature))
@@ -135,29 +144,40 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 
 def _sharpened(rows: Tensor, temperature: float) -> Tensor:
     """Rows [n, d] whose inner products are cosines over the temperature."""
-    return functional.normalize(rows, dim=-1) / temperature**0.5
+    return functional.normalize(_full(rows), dim=-1) / temperature**0.5
 
 
 class _StructureDivergence(torch.autograd.Function):
-    """The n x n matrices are made once and give the gradient too: d/dS of row i is (q_i - p_i) / n."""
+    """The n x n matrices are made once and give the gradients too, with S and T the scores of `left` and `right`.
+
+    d/dS_ij is (q_ij - p_ij) / n, and d/dT_ij is p_ij (log p_ij - log q_ij - KL_i) / n.
+    """
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
         with torch.autocast(left.device.type, enabled=False):
-            q, p = (_relative_scores(rows.to(torch.promote_types(rows.dtype, torch.float32))) for rows in (left, right))
+            q, p = _relative_scores(left), _relative_scores(right)
             gap = p - q
             p_sums, q_sums = p.exp_().sum(1, keepdim=True), q.exp_().sum(1, keepdim=True)
             p.div_(p_sums)
             divergence = torch.dot(p.view(-1), gap.view(-1)) + (q_sums / p_sums).log().sum()
-            slope = q.div_(q_sums).sub_(p)
-            ctx.save_for_backward((slope @ left + slope.T @ left) / len(left))
+            to_left = _to_rows(q.div_(q_sums).sub_(p), left)
+            to_right = None
+            if ctx.needs_input_grad[1]:  # what p and q are divided by is the same for a whole row, and falls out
+                to_right = _to_rows(gap.sub_((p * gap).sum(1, keepdim=True)).mul_(p), right)
+            ctx.save_for_backward(to_left, to_right)
         return divergence / len(left)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * gradient, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        to_left, to_right = ctx.saved_tensors
+        return to_left * gradient, None if to_right is None else to_right * gradient
+
+
+def _to_rows(slope: Tensor, rows: Tensor) -> Tensor:
+    """The gradient of mean_i f_i(S_i) to the rows [n, d], S = X X' and `slope` [n, n] that of each f_i to its S_i."""
+    return (slope @ rows + slope.T @ rows) / len(rows)
 
 
 def _relative_scores(rows: Tensor) -> Tensor:

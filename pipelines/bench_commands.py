@@ -215,8 +215,8 @@ def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path
 def _line(path: Path, cached: bool) -> str:
     import polars as pl
 
-    metrics = pl.read_parquet(path / "metrics.parquet").filter(part="test", metric="recall@20")["value"]
-    value = f"test Recall@20 {metrics[0]:.4f}" if len(metrics) else "done"
+    metrics = pl.read_parquet(path / "metrics.parquet").filter(part="val", metric="recall@20")["value"]
+    value = f"validation Recall@20 {metrics[0]:.4f}" if len(metrics) else "done"
     return f"{value}{' (cached)' if cached else ''}  {path.name}"
 
 

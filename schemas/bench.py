@@ -56,6 +56,8 @@ class BenchRecipe(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     baseline: str = "none"
     """The alignment that the others of the same backbone are compared with."""
+    shown: Literal["test", "val"] = "test"
+    """The part that the accuracy plot shows: val where the methods are choices that are still to be made."""
 
 
 class Choice(Section):

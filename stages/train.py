@@ -56,22 +56,22 @@ def _run(configured: Configured) -> Callable[[StageContext], Outcome]:
 
         config = configured(context.recipe)
         interactions = _interactions(context)
-        source = current_model(context.store) if config.warm_start else None
+        source = current_model(context.store) if config.warm_start and config.text.use != "replace" else None
+        warm = _warm(context, source, config.dim)
         began = time.perf_counter()
         trained = train(
             config,
             interactions,
             _text(context) if config.needs_text else None,
             adjacency=_adjacency(context, interactions),
-            warm=_warm(context, source, config.dim),
+            warm=warm,
             resume=context.work / "checkpoint.safetensors",
             progress=context.progress,
         )
         _write(trained, context.out)
         report = _report(trained, time.perf_counter() - began)
-        return Outcome(
-            rows=interactions.n_nodes, report=report | {"warm_start": source.fingerprint if source else None}
-        )
+        begun_with = source.fingerprint if source and warm is not None else None
+        return Outcome(rows=interactions.n_nodes, report=report | {"warm_start": begun_with})
 
     return run
 

@@ -18,6 +18,7 @@ from schemas.bench import BenchRecipe, Sweep
 
 mpl.use("Agg")
 METRIC_NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
+_PARTS = {"val": "validation", "test": "test"}
 _SLICES = 4
 _SIDES = {"cf": "tab:blue", "text": "tab:orange"}
 
@@ -30,23 +31,24 @@ def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
     for data in results.runs["data"].unique(maintain_order=True):
         methods = [method for method in results.methods(data) if method[1] not in swept]
         if methods:
-            written.append(save(accuracy(results, data, methods), folder / f"{data}-accuracy.png"))
+            written.append(save(accuracy(results, data, methods, recipe.shown), folder / f"{data}-accuracy.png"))
+        if methods and recipe.shown == "test":
             written.append(save(by_sparsity(results, data, methods), folder / f"{data}-sparsity.png"))
         if recipe.sweeps and swept & {alignment for _, alignment in results.methods(data)}:
             written.append(save(sensitivity(recipe, results, data), folder / f"{data}-sensitivity.png"))
     return written
 
 
-def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]]) -> Figure:
+def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], part: str = "test") -> Figure:
     """A bar a method, with the standard deviation over seeds; the axis starts where the differences can be seen."""
     figure = Figure(figsize=(11, 1.2 + 0.36 * len(methods)), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRIC_NAMES.items(), strict=True):
-        values = [results.values(data, *method, metric) for method in methods]
+        values = [results.values(data, *method, metric, part) for method in methods]
         means, spreads = [mean(each) for each in values], [_spread(each) for each in values]
         axes.barh(_labels(methods), means, xerr=spreads, color=_colours(methods), capsize=3)
         low = min(means) - 0.6 * (max(means) - min(means) or max(means))
         axes.set_xlim(max(0, low), max(means) * 1.02 + max(spreads))
-        axes.set_xlabel(f"{title} (test)")
+        axes.set_xlabel(f"{title} ({_PARTS[part]})")
         for row, value in enumerate(means):
             axes.text(value + spreads[row], row, f" {value:.4f}", va="center", fontsize=8)
         axes.margins(x=0.12)
@@ -76,7 +78,7 @@ def by_sparsity(results: Results, data: str, methods: Sequence[tuple[str, str]])
 
 
 def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
-    """A panel for each sweep: the metric over the field's values, beside the baseline's level."""
+    """A panel for each sweep: validation over the field's values, for they are chosen by it, beside the baseline's."""
     figure = Figure(figsize=(3.8 * len(recipe.sweeps), 3.8), layout="constrained")
     done = set(results.methods(data))
     for axes, sweep in zip(
@@ -85,10 +87,10 @@ def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
         for backbone in recipe.backbones:
             _sweep_lines(axes, results, data, backbone, sweep)
             if (backbone, recipe.baseline) in done:
-                level = mean(results.values(data, backbone, recipe.baseline, "recall@20"))
+                level = mean(results.values(data, backbone, recipe.baseline, "recall@20", "val"))
                 axes.axhline(level, color="grey", linestyle="--", label=f"{backbone} + {recipe.baseline}")
         axes.set_xlabel(sweep.label)
-    figure.axes[0].set_ylabel("Recall@20 (test)")
+    figure.axes[0].set_ylabel(f"Recall@20 ({_PARTS['val']})")
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(f"{data}: sensitivity")
     return figure
@@ -96,7 +98,7 @@ def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
 
 def _sweep_lines(axes: Axes, results: Results, data: str, backbone: str, sweep: Sweep) -> None:
     names = {value: sweep_name(sweep.of, sweep.label, value) for value in sweep.values}
-    points = {value: results.values(data, backbone, name, "recall@20") for value, name in names.items()}
+    points = {value: results.values(data, backbone, name, "recall@20", "val") for value, name in names.items()}
     points = {value: seeds for value, seeds in points.items() if seeds}
     places = range(len(points))
     means, spreads = [mean(seeds) for seeds in points.values()], [_spread(seeds) for seeds in points.values()]

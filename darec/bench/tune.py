@@ -1,6 +1,6 @@
 """Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search goes on where it was.
 
-The study is a journal file under the search's folder, one for each key of data, base and space; Optuna writes it as
+The study is a journal file under the search's folder, one for each key of data, settings and space; Optuna writes it as
 lines of JSON.
 """
 
@@ -21,11 +21,14 @@ from darec.keys import artifact_key, digest
 from darec.progress import Progress, Silent
 from darec.store import Store
 from darec.training import train
-from schemas.bench import Choice, FloatRange, SearchRange, TuneRecipe
+from schemas.bench import Choice, FloatRange, Overrides, SearchRange, TuneRecipe
 from schemas.section import hashed
+from schemas.training import TrainConfig
 
 Announce = Callable[[FrozenTrial], None]
 _METRIC = "recall@20"
+_ERROR, _AGAIN = "error", "again"
+"""What a trial remembers: why it came to nothing, and the number of the trial that it does again."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -40,9 +43,17 @@ class Search:
 
     @property
     def key(self) -> str:
-        """Of everything but the number of trials: a search can be prolonged."""
+        """Of everything but the number of trials: a search can be prolonged, under the defaults that it began with."""
         settings = {name: value for name, value in hashed(self.recipe).items() if name not in ("trials", "data")}
-        return artifact_key({"search": settings, "data": self.data.content, "text": self.data.text_content})
+        corner = {path: _first(where) for path, where in self.recipe.space.items()}
+        return artifact_key(
+            {
+                "search": settings,
+                "train": hashed(self._config(corner)),
+                "data": self.data.content,
+                "text": self.data.text_content,
+            }
+        )
 
     def run(self, announce: Announce = lambda trial: None) -> optuna.Study:
         """Does the trials that are missing and gives the whole study; one process at a time works on it.
@@ -75,6 +86,9 @@ class Search:
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
         return study
 
+    def _config(self, chosen: Overrides) -> TrainConfig:
+        return train_config(self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
+
     def _drop_checkpoints(self) -> None:
         """Only a killed trial's is ever needed."""
         for path in self.folder.glob(f"{self.key}-*.safetensors"):
@@ -82,7 +96,7 @@ class Search:
 
     def _trial(self, trial: Trial) -> float:
         chosen = {path: _suggest(trial, path, where) for path, where in self.recipe.space.items()}
-        config = train_config(self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
+        config = self._config(chosen)
 
         def listener(epoch: int, values: dict[str, float]) -> None:
             trial.report(values[_METRIC], epoch // config.eval_every)
@@ -96,10 +110,10 @@ class Search:
                 config, self.data.interactions, text, resume=checkpoint, progress=self.progress, listener=listener
             )
         except DarecError as error:
+            trial.set_user_attr(_ERROR, str(error))
             if isinstance(error, UserError):
                 raise
-            trial.set_user_attr("error", str(error))  # diverged: as bad as a pruned one
-            raise optuna.TrialPruned from error
+            raise optuna.TrialPruned from error  # diverged: as bad as a pruned one
         trial.set_user_attr("best_epoch", trained.best_epoch)
         return trained.validation[_METRIC]
 
@@ -116,10 +130,20 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _requeue_killed(study: optuna.Study) -> None:
-    """Trials that were under way when their process died are done again, first of all."""
+    """Trials that were under way when their process died or was interrupted are done again, first of all.
+
+    One that failed by the user's fault is not: it would do so again.
+    """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
+    again = {trial.user_attrs.get(_AGAIN) for trial in study.trials}
+    for trial in study.get_trials(states=(TrialState.FAIL,)):
+        if trial.number not in again and _ERROR not in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
+
+
+def _first(where: SearchRange) -> Any:
+    return where.values[0] if isinstance(where, Choice) else where.low
 
 
 def _suggest(trial: Trial, path: str, where: SearchRange) -> Any:

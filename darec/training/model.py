@@ -27,8 +27,8 @@ class TextInput(nn.Module):
         self.project_user, self.project_item = mlp(widths), mlp(widths)
 
     def forward(self) -> Tensor:
-        """[N, dim]."""
-        return torch.cat([self.project_user(self.text.user), self.project_item(self.text.item)])
+        """[N, dim], float32 under autocast too, as id embeddings are."""
+        return torch.cat([self.project_user(self.text.user), self.project_item(self.text.item)]).float()
 
 
 class Recommender(nn.Module):
@@ -81,15 +81,21 @@ class Recommender(nn.Module):
         return Representations(rows, self.interactions.n_users)
 
     def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
-        """All loss terms of a step by name, weighted: their sum is the loss (the L2 term is the optimiser's)."""
+        """All loss terms of a step by name, weighted: their sum is the loss (the L2 term is the optimiser's).
+
+        Objectives of one kind share their terms, which are sums then.
+        """
         nodes = self.inputs()
         final = self.finish(nodes)
-        weight, terms = self.config.ranking_weight, {}
+        weight, terms = self.config.ranking_weight, dict[str, Tensor]()
         if weight and not self.backbone.own_ranking_loss:
-            terms = {"ranking": weight * self._ranking(final, batch, sampler)}
+            terms["ranking"] = self._ranking(final, batch, sampler)
         terms |= self.backbone.losses(nodes, final, batch)
+        if "ranking" in terms:
+            terms["ranking"] = weight * terms["ranking"]
         for objective in self.objectives:
-            terms |= objective(final, batch)
+            for name, term in objective(final, batch).items():
+                terms[name] = terms[name] + term if name in terms else term
         return terms
 
     def _ranking(self, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:

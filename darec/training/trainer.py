@@ -21,6 +21,7 @@ from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
+from schemas.section import hashed
 from schemas.training import TrainConfig
 
 Listener = Callable[[int, dict[str, float]], None]
@@ -63,7 +64,7 @@ def train(
         text: text vectors of all nodes; needed if `config` has objectives or a text input.
         adjacency: the train graph; by default the normalised one of the train pairs.
         warm: id embeddings to begin with, [N, dim]; rows of NaN begin at random.
-        resume: the checkpoint file: written as training goes, and gone on from if it is there.
+        resume: the checkpoint file: written as training goes, and gone on from if it is there and of equal settings.
         progress: told of epochs.
         listener: told of validation metrics.
 
@@ -203,6 +204,7 @@ class Trainer:
     def _state(self) -> checkpoint.State:
         counters = ("epoch", "step", "best_epoch", "bad_evaluations", "validation", "best")
         return {name: getattr(self, name) for name in counters} | {
+            "settings": hashed(self.config),
             "history": self.history.rows,
             "model": self.model.state_dict(),
             "optimizer": checkpoint.optimizer_state(self.optimizer),
@@ -211,7 +213,7 @@ class Trainer:
 
     def _restore(self, path: Path | None) -> None:
         state = checkpoint.load(path) if path else None
-        if state is None:
+        if state is None or state.get("settings") != hashed(self.config):  # a default may have changed since
             return
         for name in ("epoch", "step", "best_epoch", "bad_evaluations", "validation"):
             setattr(self, name, state[name])

@@ -1,15 +1,25 @@
 """One suite over every alignment objective."""
 
+from itertools import permutations
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
-from darec import alignment
+from darec import alignment, clustering
 from darec.interactions import Batch, Representations
 from darec.propagation import Adjacency, power_sum
 from darec.text import unit, whiten
-from schemas.alignment import AlignmentConfig, DaRecConfig, DaRecWeights, RLMRecConConfig, RLMRecGenConfig
+from schemas.alignment import (
+    AlignmentConfig,
+    DaRecConfig,
+    DaRecWeights,
+    DistillConfig,
+    KARConfig,
+    RLMRecConConfig,
+    RLMRecGenConfig,
+)
 from tests.checkerboard import checkerboard, parity_text
 
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
@@ -85,6 +95,18 @@ def test_equal_seeds_give_equal_terms(config, setting):
         _, terms = terms_of(config, setting)
         traces.append({name: value.item() for name, value in terms.items()})
     assert traces[0] == traces[1]
+
+
+@pytest.mark.parametrize("config", CASES, ids=lambda config: config.name)
+def test_bfloat16_gives_about_the_same_terms(config, setting):
+    values = []
+    for half in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            _, terms = terms_of(config, setting)
+        assert all(torch.isfinite(value) for value in terms.values())
+        values.append({name: value.item() for name, value in terms.items() if name != "darec/local"})
+    assert values[1] == pytest.approx(values[0], rel=0.03, abs=0.003)  # a row between two centres may go to the other
 
 
 @pytest.mark.parametrize("config", OBJECTIVES, ids=lambda config: config.name)
@@ -200,6 +222,94 @@ def test_rlmrec_con_with_as_many_candidates_as_users_is_as_published(setting):
     whole = alignment.build(RLMRecConConfig(), text, data, DIM, OUT)
     whole.load_state_dict(objective.state_dict())
     torch.testing.assert_close(objective(final, batch)["rlmrec-con"], whole(final, batch)["rlmrec-con"])
+
+
+def unit_rows(rows):
+    rows = rows.detach().double().numpy()
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_rlmrec_con_sums_users_positives_and_negatives(setting):
+    text, final, batch, data = setting
+    objective = alignment.build(RLMRecConConfig(weight=0.5, temperature=0.3), text, data, DIM, OUT)
+
+    def contrast(anchor, match, candidates):
+        a, m, c = unit_rows(anchor), unit_rows(objective.project(match)), unit_rows(objective.project(candidates))
+        return np.mean(np.log(np.exp(a @ c.T / 0.3).sum(1)) - (a * m).sum(1) / 0.3)
+
+    expected = contrast(final.user[batch.users], text.user[batch.users], text.user)
+    for items in (batch.items, batch.negatives):
+        expected += contrast(final.item[items], text.item[items], text.item[items])
+    assert objective(final, batch)["rlmrec-con"].item() == pytest.approx(0.5 * expected, rel=1e-5)
+
+
+def test_distill_is_cross_entropy_from_text_shares_to_ranking_shares(setting):
+    text, final, batch, data = setting
+    config = DistillConfig(weight=0.5, whiten=0, teacher_temperature=0.2, temperature=2.0, rows=7)
+    objective = alignment.build(config, text, data, DIM, OUT)
+    users = batch.users[:7]
+    teacher = np.exp(unit_rows(text.user[users]) @ unit_rows(text.item).T / 0.2)
+    teacher /= teacher.sum(1, keepdims=True)
+    student = (final.user[users] @ final.item.T).detach().double().numpy() / 2
+    student -= np.log(np.exp(student).sum(1, keepdims=True))
+    expected = -0.5 * (teacher * student).sum(1).mean()
+    assert objective(final, batch)["distill"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_kar_adds_each_sides_own_mixture_of_experts(setting):
+    text, _, _, data = setting
+    objective = alignment.build(KARConfig(experts=2, width=5), text, data, DIM, OUT)
+    nodes = torch.randn(data.n_nodes, DIM)
+    added = (objective.inputs(nodes) - nodes).detach().numpy()
+
+    def mixture(row, own, gate):
+        shares = np.exp((gate.weight @ row + gate.bias).detach().numpy())
+        answers = [expert(row).detach().numpy() for expert in [*objective.shared, *own]]
+        return sum(share * answer for share, answer in zip(shares / shares.sum(), answers, strict=True))
+
+    user, item = (
+        mixture(text.user[3], objective.for_users, objective.user_gate),
+        mixture(text.item[4], objective.for_items, objective.item_gate),
+    )
+    np.testing.assert_allclose(added[3], user, atol=1e-5)
+    np.testing.assert_allclose(added[data.n_users + 4], item, atol=1e-5)
+
+
+def test_darec_clusters_anew_every_so_many_steps(setting):
+    text, _, batch, data = setting
+    objective = alignment.build(DaRecConfig(sample=16, centres=3, recluster_steps=3), text, data, DIM, OUT)
+    changed = []
+    for _ in range(7):
+        before = objective.cf_centres.clone()
+        objective(Representations(torch.randn(data.n_nodes, OUT), data.n_users), batch)
+        changed.append(not torch.equal(before, objective.cf_centres))
+    assert changed == [True, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("matching", ["greedy", "optimal"])
+@pytest.mark.parametrize("seed", range(4))
+def test_partners_of_two_spaces_have_their_rows_in_common(seed, matching, setting):
+    text, _, batch, data = setting
+    torch.manual_seed(seed)
+    config = DaRecConfig(components=1, propagate=0, centres=2, matching=matching)  # one component: +-1 by parity
+    objective = alignment.build(config, text, data, DIM, OUT)
+    text_rows = objective.text.nodes
+    final = 3 * torch.randn(2, OUT)[(text_rows[:, 0] > 0).long()] + 0.01 * torch.randn(data.n_nodes, OUT)
+    objective(Representations(final, data.n_users), batch)
+    labels = clustering.nearest(final, objective.cf_centres[0])
+    assert set(labels.tolist()) == {0, 1}
+    assert torch.equal(labels, clustering.nearest(text_rows, objective.text_centres[0]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_partners_in_one_space_are_near(seed, setting):
+    text, final, batch, data = setting
+    torch.manual_seed(seed)
+    objective = alignment.build(DaRecConfig(centres=3, local_loss="distance", **NETWORKS), text, data, DIM, OUT)
+    objective(final, batch)
+    distances = torch.cdist(objective.cf_centres[0], objective.text_centres[0]).numpy()
+    best = min(distances[range(3), order].sum() for order in map(list, permutations(range(3))))
+    assert distances.trace() == pytest.approx(best, rel=1e-5)
 
 
 def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):

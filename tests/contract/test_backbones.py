@@ -139,6 +139,34 @@ def test_equal_seeds_give_equal_bits_and_others_do_not(config, checkerboard):
     assert not torch.equal(first.final.nodes, third.final.nodes)
 
 
+def dense(data: Interactions) -> Tensor:
+    """D^-1/2 A D^-1/2, [N, N]."""
+    matrix = torch.zeros(data.n_nodes, data.n_nodes)
+    matrix[data.train.users, data.train.items + data.n_users] = 1.0
+    matrix = matrix + matrix.T
+    return matrix / (matrix.sum(1)[:, None] * matrix.sum(1)[None, :]).sqrt()
+
+
+def test_lightgcn_gives_the_sum_or_the_mean_of_layers(checkerboard):
+    matrix = dense(checkerboard)
+    for combine, scale in (("sum", 1), ("mean", 1 / 3)):
+        backbone, nodes, _ = made(LightGCNConfig(layers=2, combine=combine), checkerboard)
+        expected = scale * (nodes + matrix @ nodes + matrix @ matrix @ nodes)
+        torch.testing.assert_close(backbone(nodes), expected)
+
+
+def test_lightgcn_keeps_its_share_of_edges_in_training_only(checkerboard):
+    backbone, _, _ = made(LightGCNConfig(layers=1, edge_keep=0.8), checkerboard)
+    everything, one_hot = dense(checkerboard), torch.eye(checkerboard.n_nodes)
+    torch.testing.assert_close(backbone.eval()(one_hot), one_hot + everything)
+    left = backbone.train()(one_hot) - one_hot
+    assert torch.equal(left, left.T), "an edge goes in both directions or stays"
+    kept = left > 0
+    torch.testing.assert_close(left[kept], everything[kept])
+    assert (everything[kept] > 0).all()
+    assert kept.sum().item() / (everything > 0).sum().item() == pytest.approx(0.8, abs=0.06)  # 4 deviations of 840
+
+
 class Killed(Exception):  # noqa: N818
     pass
 

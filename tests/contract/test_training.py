@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,11 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from darec.errors import DarecError, UserError
 from darec.evaluation.protocol import rank
-from darec.interactions import Interactions, Pairs
-from darec.training import train
+from darec.interactions import Batch, Interactions, Pairs
+from darec.propagation import Adjacency
+from darec.training import train, trainer
+from darec.training.model import Recommender
 from darec.training.sampling import Sampler
-from schemas.alignment import AlignmentConfig, DaRecConfig, LinearTeacherConfig, RLMRecGenConfig
-from schemas.backbones import BackboneConfig, LightGCNConfig, MFConfig
+from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
+from schemas.backbones import AutoCFConfig, BackboneConfig, LightGCNConfig, MFConfig
 from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
 from tests.checkerboard import checkerboard, parity_text
 
@@ -78,6 +81,57 @@ def test_every_ranking_loss_learns(loss, scoring, data):
         assert torch.allclose(trained.final.nodes.norm(dim=1), torch.ones(data.n_nodes), atol=1e-5)
 
 
+def made(config, data):
+    """A model, a batch of train pairs and a sampler."""
+    torch.manual_seed(3)
+    adjacency = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    model = Recommender(config, data, adjacency, parity_text(data)).train()
+    batch = Batch(data.train.users[:40], data.train.items[:40], (data.train.items[:40] + 1) % data.n_items)
+    return model, batch, Sampler(data, 64)
+
+
+def terms_of(config, data):
+    model, batch, sampler = made(config, data)
+    return model(batch, sampler)
+
+
+def test_sampled_softmax_is_that_of_the_drawn_items_the_user_has_not(data):
+    loss = SampledSoftmaxConfig(negatives=9, temperature=0.3)
+    model, batch, sampler = made(TrainConfig(backbone=MFConfig(), loss=loss, alignment=(), **QUICK), data)
+    torch.manual_seed(5)
+    value = model(batch, sampler)["ranking"].item()
+    torch.manual_seed(5)
+    drawn = sampler.shared_negatives(batch.users, 9)[0].tolist()
+    final = model.represent()
+    user, item = (side.detach().double().numpy() for side in (final.user, final.item))
+    owned = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    expected = []
+    for u, positive in zip(batch.users.tolist(), batch.items.tolist(), strict=True):
+        scores = np.array([user[u] @ item[j] for j in [positive, *(j for j in drawn if (u, j) not in owned)]]) / 0.3
+        expected.append(np.log(np.exp(scores).sum()) - scores[0])
+    assert value == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_objectives_of_one_kind_both_train(data):
+    def terms(*weights):
+        objectives = tuple(DistillConfig(weight=weight, rows=10 * weight) for weight in weights)
+        return terms_of(TrainConfig(backbone=MFConfig(), alignment=objectives, **QUICK), data)
+
+    both = terms(1, 3)
+    assert set(both) == {"ranking", "distill"}
+    torch.testing.assert_close(both["distill"], terms(1)["distill"] + terms(3)["distill"])
+
+
+@pytest.mark.parametrize("backbone", [LightGCNConfig(), AutoCFConfig()], ids=lambda config: config.name)
+def test_the_ranking_loss_has_its_weight(backbone, data):
+    whole, half = (
+        terms_of(TrainConfig(backbone=backbone, ranking_weight=weight, alignment=(), **QUICK), data)
+        for weight in (1, 0.5)
+    )
+    assert whole["ranking"].item() > 0
+    torch.testing.assert_close(half, whole | {"ranking": whole["ranking"] / 2})
+
+
 def test_ids_that_start_from_text_rank_before_they_have_learnt(data):
     config = TrainConfig(text=TextConfig(use="start"), alignment=(), epochs=1, **(QUICK | {"learning_rate": 1e-9}))
     assert train(config, data, parity_text(data, width=16)).validation["recall@20"] == 1.0
@@ -130,6 +184,19 @@ def test_a_dip_in_validation_is_survived_until_min_epochs(data):
     assert train(patient, data).epochs == 30
 
 
+@pytest.mark.parametrize(("patience", "epochs", "best"), [(3, 7, 4), (2, 3, 1)])
+def test_a_dip_in_validation_is_survived_by_patience(patience, epochs, best, data, monkeypatch):
+    script = iter([0.3, 0.2, 0.25, 0.5, 0.5, 0.4, 0.4, 0.9])
+
+    class Scripted:
+        def means(self):
+            return {"recall@20": next(script), "ndcg@20": 0.0}
+
+    monkeypatch.setattr(trainer, "score", lambda *_: Scripted())
+    trained = train(TrainConfig(alignment=(), epochs=50, patience=patience, eval_every=1, **QUICK), data)
+    assert (trained.epochs, trained.best_epoch) == (epochs, best)
+
+
 def test_the_best_epoch_is_what_is_returned(data):
     config = TrainConfig(alignment=(), epochs=20, patience=20, eval_every=1, **QUICK)
     trained = train(config, data)
@@ -140,10 +207,42 @@ def test_the_best_epoch_is_what_is_returned(data):
     assert torch.equal(again.final.nodes, trained.final.nodes)
 
 
+ONE_STEP = QUICK | {"batch_size": 1 << 20}
+"""One step an epoch."""
+
+
+def rates_of(history):
+    return history.filter(pl.col("name") == "learning_rate")["value"].to_list()
+
+
+def test_the_learning_rate_warms_up(data):
+    config = TrainConfig(backbone=MFConfig(), alignment=(), epochs=6, warmup_steps=4, l2=0, **ONE_STEP)
+    assert rates_of(train(config, data).history) == pytest.approx([0.005, 0.01, 0.015, 0.02, 0.02, 0.02])
+    before, after = (
+        train(config.model_copy(update={"epochs": 1, "learning_rate": rate}), data).state["embedding"]
+        for rate in (1e-12, 0.02)
+    )
+    assert (after - before).abs().max().item() == pytest.approx(0.02 / 4, rel=1e-3)  # Adam's first step is the rate
+
+
+def test_l2_adds_the_gradient_of_the_sum_of_squares(data):
+    """Where no term has a gradient Adam's first step is rate g / (|g| + 1e-8), with g = 2 l2 w alone."""
+    idle = {"backbone": MFConfig(), "ranking_weight": 0, "alignment": (DistillConfig(weight=0),), "epochs": 1}
+    rate, l2 = 0.02, 3e-8  # so that g is of the size of 1e-8 and the step tells it
+
+    def weights(**changes):
+        return train(TrainConfig(**(ONE_STEP | idle | changes)), data, parity_text(data)).state["embedding"].double()
+
+    before = weights(l2=0)
+    slope = 2 * l2 * before
+    expected = before - rate * slope / (slope.abs() + 1e-8)
+    torch.testing.assert_close(weights(l2=l2), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_schedule_and_warm_up(data):
     config = TrainConfig(alignment=(), epochs=4, schedule="cosine", warmup_steps=3, log_steps=1, **QUICK)
     history = train(config, data).history
-    rates = history.filter(pl.col("name") == "learning_rate")["value"].to_list()
+    rates = rates_of(history)
     assert rates == sorted(rates, reverse=True)
     assert 0 < rates[-1] < 0.02
     steps = history.filter(pl.col("name") == "step/ranking")
@@ -155,10 +254,22 @@ def test_clipping_and_bfloat16_run(data):
     assert torch.isfinite(train(config, data, parity_text(data)).final.nodes).all()
 
 
+def test_text_in_place_of_ids_stays_float32_under_autocast(data):
+    model, *_ = made(TrainConfig(text=TextConfig(use="replace"), alignment=(), **QUICK), data)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.inputs().dtype == torch.float32  # a GPU's index_copy takes no other beside RLMRec-Gen's token
+
+
+def test_text_in_place_of_ids_is_masked_in_bfloat16_too(data):
+    config = TrainConfig(text=TextConfig(use="replace"), precision="bfloat16", alignment=(RLMRecGenConfig(),), epochs=2)
+    assert torch.isfinite(train(config, data, parity_text(data)).final.nodes).all()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
 def test_compiled_projections_give_the_same_losses(data):
-    config = TrainConfig(alignment=(DaRecConfig(sample=32, centres=3),), epochs=1, **QUICK)
+    networks = DaRecConfig(cf_parts="network", text_parts="network", sample=32, centres=3)
+    config = TrainConfig(alignment=(networks,), text=TextConfig(use="add"), epochs=1, **QUICK)
     plain, compiled = (
         losses_of(train(config.model_copy(update={"compile": each}), data, parity_text(data))) for each in (False, True)
     )

@@ -40,6 +40,31 @@ def test_every_plot_is_produced(tmp_path):
     assert not np.array_equal(before["cf shared"], after["cf shared"])
 
 
+def shown_values(part: str, value: float) -> list[dict]:
+    names = {"data": "d", "backbone": "b", "seed": 0, "part": part}
+    return [
+        names | {"alignment": alignment, "metric": metric, "value": value + number}
+        for number, alignment in enumerate(("none", "darec", "darec K=2"))
+        for metric in ("recall@20", "ndcg@20")
+    ]
+
+
+def test_what_choices_are_made_by_is_validation():
+    runs = pl.DataFrame(shown_values("val", 0.25) + shown_values("test", 0.5))
+    results = Results(runs, pl.DataFrame())
+    sweep = {"label": "K", "of": "darec", "field": "alignment.0.centres", "values": [2]}
+    recipe = BenchRecipe.model_validate(
+        {"name": "t", "data": {"d": "x"}, "backbones": {"b": {}}, "alignments": {"none": {}, "darec": {}}}
+        | {"sweeps": [sweep]}
+    )
+    (panel,) = plots.sensitivity(recipe, results, "d").axes
+    assert {float(height) for line in panel.lines for height in line.get_ydata()} >= {0.25, 2.25}
+    assert not {0.5, 2.5} & {float(height) for line in panel.lines for height in line.get_ydata()}
+    for part, lowest in (("val", 0.25), ("test", 0.5)):
+        bars = plots.accuracy(results, "d", results.methods("d"), part).axes[0].patches
+        assert [bar.get_width() for bar in bars] == [lowest, lowest + 1, lowest + 2]
+
+
 def test_sparsity_groups_cover_all_users_once():
     counts = [1, 1, 1, 2, 2, 3, 5, 9]
     users = pl.DataFrame({"user_index": range(8), "train_count": counts})

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +18,7 @@ from darec.bench.runs import STAGE, Run, run_grid
 from darec.progress import Silent
 from darec.recipes import load
 from darec.store import Store
+from darec.training import train
 from pipelines.bench_commands import app
 from schemas.bench import BenchRecipe
 from tests.bench_samples import write_recipe
@@ -60,26 +62,43 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     assert collect(runs_of(recipe), store).methods("board") == [("lightgcn", "none"), ("lightgcn", "darec")]
 
 
+class KilledError(Exception):
+    pass
+
+
+class KilledAtThree(Silent):
+    epochs = 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.epochs += count
+        if self.epochs == 3:
+            raise KilledError
+
+
 def test_a_resumed_run_gives_the_same_numbers(tmp_path):
     recipe = write_recipe(tmp_path)
     run, whole, broken = runs_of(recipe)[1], Store(tmp_path / "whole"), Store(tmp_path / "broken")
     ((_, expected, _),) = run_grid([run], whole, Silent())
 
-    class KilledError(Exception):
-        pass
-
-    class KilledAtThree(Silent):
-        epochs = 0
-
-        def advance(self, count: int = 1, note: str = "") -> None:
-            self.epochs += count
-            if self.epochs == 3:
-                raise KilledError
-
     with pytest.raises(KilledError):
         list(run_grid([run], broken, KilledAtThree()))
     ((_, artifact, cached),) = run_grid([run], broken, Silent())
     assert not cached
+    assert artifact.hashes == expected.hashes
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
+    """The key leaves defaults out, so a run that was killed under other defaults left its checkpoint in its place."""
+    recipe = write_recipe(tmp_path)
+    run, whole, broken = runs_of(recipe)[1], Store(tmp_path / "whole"), Store(tmp_path / "broken")
+    ((_, expected, _),) = run_grid([run], whole, Silent())
+    checkpoint = broken.work(STAGE, run.key) / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    before = run.entry.config.model_copy(update={"l2": 0.5})
+    with pytest.raises(KilledError):
+        train(before, run.data.interactions, run.data.text, resume=checkpoint, progress=KilledAtThree())
+    assert checkpoint.exists()
+    ((_, artifact, _),) = run_grid([run], broken, Silent())
     assert artifact.hashes == expected.hashes
 
 
@@ -90,6 +109,9 @@ def test_the_command_writes_tables_and_says_what_was_cached(tmp_path):
     result = CliRunner().invoke(app, ["run", str(recipe), *options])
     assert result.exit_code == 0
     assert result.output.count("(cached)") == 2
+    metrics = pl.read_parquet(Store(store).find(STAGE, runs_of(recipe)[0].key).path / "metrics.parquet")
+    value = metrics.filter(part="val", metric="recall@20")["value"].item()
+    assert f"validation Recall@20 {value:.4f}" in result.output, "choices are made by validation"
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| lightgcn | none | 2 |" in table
     assert (tmp_path / "out" / "results.parquet").is_file()

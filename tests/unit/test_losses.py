@@ -71,10 +71,43 @@ def test_structure_divergence_and_its_gradient_are_those_of_the_plain_expression
         others = ~torch.eye(12, dtype=torch.bool)
         return torch.log_softmax((rows @ rows.T / temperature)[others].view(12, 11), 1)
 
-    plain = torch.nn.functional.kl_div(shares(left, 0.2), shares(right, 0.1).detach(), log_target=True, reduction="sum")
-    torch.testing.assert_close(losses.structure_divergence(left, right, 0.2, 0.1), plain / 12)
-    assert torch.autograd.gradcheck(lambda rows: 3 * losses.structure_divergence(rows, right, 0.2, 0.1), left)
+    plain = torch.nn.functional.kl_div(shares(left, 0.2), shares(right, 0.1), log_target=True, reduction="sum") / 12
+    value = losses.structure_divergence(left, right, 0.2, 0.1)
+    torch.testing.assert_close(value, plain)
+    gradients, expected = (torch.autograd.grad(each, (left, right)) for each in (value, plain))
+    torch.testing.assert_close(gradients, expected)
+    assert torch.autograd.gradcheck(lambda *rows: 3 * losses.structure_divergence(*rows, 0.2, 0.1), (left, right))
     assert losses.structure_divergence(left, left, 0.2, 0.2).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_a_teacher_that_wants_no_gradient_gets_none():
+    left, right = torch.randn(5, 3, requires_grad=True), torch.randn(5, 4)
+    losses.structure_divergence(left, right, 0.2, 0.1).backward()
+    assert left.grad is not None
+    assert right.grad is None
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.structure_gap,
+        lambda left, right: losses.structure_gap(left, right, "inner"),
+        lambda left, right: losses.structure_divergence(left, right, 0.2, 0.1),
+        lambda left, right: losses.uniformity(left) + losses.uniformity(right),
+    ],
+)
+def test_losses_of_bfloat16_rows_are_computed_in_float32(loss):
+    torch.manual_seed(0)
+    left = torch.randn(200, 16)
+    right = (left + 0.05 * torch.randn(200, 16)).bfloat16()  # alike: squares of Gram matrices cancel out
+    left = left.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(left, right)
+        expected = loss(left.detach().double(), right.double())
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-3)
+    value.backward()
+    assert torch.isfinite(left.grad).all()
 
 
 def test_centre_relations_by_hand():

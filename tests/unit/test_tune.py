@@ -3,9 +3,12 @@
 import optuna
 import pytest
 
+from darec.bench import tune
 from darec.bench.data import BenchData, from_folder
+from darec.bench.grid import train_config
 from darec.bench.tune import finished, search
 from darec.errors import UserError
+from darec.progress import Silent
 from schemas.bench import TuneRecipe
 from tests.bench_samples import write_board
 
@@ -42,6 +45,49 @@ def test_a_killed_trial_is_done_again_first(board, tmp_path):
     states = [trial.state for trial in again.trials]
     assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE]
     assert again.trials[1].params == again.trials[0].params
+
+
+class InterruptedAt(Silent):
+    """Ctrl-C after so many epochs; without it, counts them."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last, self.steps = last, list[int]()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.steps.append(count)
+        if self.last and sum(self.steps) >= self.last:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_trial_goes_on_first(board, tmp_path):
+    chosen = recipe(trials=2, base=recipe().base | {"checkpoint_every": 1})
+    for last in (7, 9):  # interrupted again when it is done again
+        with pytest.raises(KeyboardInterrupt):
+            search(chosen, board, tmp_path / "study", InterruptedAt(last)).run()
+    counted = InterruptedAt()
+    study = search(chosen, board, tmp_path / "study", counted).run()
+    fail, complete = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE
+    assert [trial.state for trial in study.trials[:3]] == [fail, fail, complete]
+    assert study.trials[0].params == study.trials[1].params == study.trials[2].params != study.trials[3].params
+    assert counted.steps[0] == 8, "its checkpoint is gone on from: an interrupted epoch is not in it"
+    assert search(chosen, board, tmp_path / "study").run().trials == study.trials
+
+
+def test_a_trial_that_is_the_users_fault_is_not_done_again(board, tmp_path):
+    base = recipe().base | {"text": {"use": "start"}}
+    bad = recipe(base=base, space={"dim": {"kind": "choice", "values": [64]}})  # wider than the text
+    for _ in range(2):
+        with pytest.raises(UserError, match="width"):
+            search(bad, board, tmp_path / "study").run()
+    trials = search(bad, board, tmp_path / "study")._open().trials
+    assert [trial.state for trial in trials] == [optuna.trial.TrialState.FAIL] * 2
+    assert all("again" not in trial.user_attrs for trial in trials)
+
+
+def test_another_default_is_another_study(board, tmp_path, monkeypatch):
+    before = search(recipe(), board, tmp_path).key
+    monkeypatch.setattr(tune, "train_config", lambda *layers, where: train_config({"l2": 0.5}, *layers, where=where))
+    assert search(recipe(), board, tmp_path).key != before
 
 
 def test_a_bad_trial_is_pruned(board, tmp_path):

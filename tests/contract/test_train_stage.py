@@ -1,0 +1,29 @@
+"""What the train stage says about its work."""
+
+import pytest
+
+from darec.store import Store
+from tests.report_samples import recipe, run
+
+TRAIN = {"epochs": 1, "eval_every": 1, "dim": 8}
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory):
+    """The folder of a store with a release, and the hash of its model."""
+    folder = tmp_path_factory.mktemp("released")
+    chosen = recipe(folder, train=TRAIN)
+    keys = run(chosen)
+    return folder, Store(chosen.runtime.store).at("train", keys["train"]).hashes["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "taken"),
+    [({}, True), ({"dim": 4}, False), ({"text": {"use": "replace"}}, False), ({"warm_start": False}, False)],
+    ids=["same width", "other width", "text for ids", "cold"],
+)
+def test_the_manifest_names_the_model_that_a_warm_start_took_rows_from(released, changes, taken):
+    folder, model = released
+    chosen = recipe(folder, train=TRAIN | {"warm_start": True} | changes)
+    made = Store(chosen.runtime.store).at("train", run(chosen, until="train")["train"])
+    assert made.manifest.report["warm_start"] == (model if taken else None)
