@@ -120,7 +120,7 @@ def _notify(url: str) -> Iterator[Automation]:
         ("darec: notify", "Tell people of failed and crashed runs.", failures, _FAILED),
         ("darec: notify of refusals", "Tell people of refused releases.", refusals, _REFUSED),
     ):
-        call = CallWebhook(block_document_id=identifier, payload=payload)
+        call = CallWebhook(block_document_id=identifier, payload=payload)  # pyright: ignore[reportArgumentType]
         yield Automation(name=name, description=description, trigger=trigger, actions=[call])  # pyright: ignore
 
 

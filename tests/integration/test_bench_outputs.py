@@ -87,7 +87,8 @@ def test_the_speed_table_divides_medians(tmp_path):
         measured[name].epochs, measured[name].evaluations = [(seconds, 2 * seconds)], []
     measured[speed.FULL].evaluations, measured[speed.PLAIN].evaluations = [(0.5, 0.5)], [(10.0, 1.0)]
     rounds = [(7.0, 8.0), (8.0, 8.0), (90.0, 8.0)]
-    measured[speed.RECBOLE] = speed.Contestant(lambda: (0.0, 0.0), epochs=rounds, evaluations=[(5.0, 5.0)])
+    measured[speed.RECBOLE] = speed.Contestant(epochs=rounds, evaluations=[(5.0, 5.0)])
+    measured[speed.RECBOLE_SINGLY] = speed.Contestant(evaluations=[(25.0, 50.0)])
     lines = {
         line.split(" | ")[0].strip("| "): line for line in speed.table(measured, 0.0, data.interactions).splitlines()
     }
@@ -96,6 +97,8 @@ def test_the_speed_table_divides_medians(tmp_path):
     assert "| 4.00 x (2.00 x) | 5.00 (5.00) | 10.00 x (10.00 x) |" in lines[speed.RECBOLE]
     (derived,) = [line for name, line in lines.items() if name.startswith("RLMRec")]
     assert f"{8 * speed.RLMREC_EPOCH / 3:.2f} x" in derived
+    assert f"{25 * speed.RLMREC_EVALUATION / 0.5:.2f} x" in derived
+    assert "| RecBole, one user at a time (its default) |  |  | 25.00 (50.00) | 50.00 x (100.00 x) |" in lines.values()
 
 
 def test_the_plain_loop_ranks_as_the_protocol_does(tmp_path):

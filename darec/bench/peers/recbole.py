@@ -17,7 +17,6 @@ from darec.interactions import Interactions, Pairs
 
 _PACKAGES = ("recbole==1.2.1", "numpy<2", "scipy<1.12", "pandas<2.3", "colorlog==4.7.2", "colorama==0.4.4")
 _FURTHER = ("thop", "tabulate", "plotly", "texttable", "tensorboard", "absl-py")
-_BLOCK_USERS = 1024
 _WORKER = Path(__file__).with_name("recbole_worker.py")
 
 
@@ -43,9 +42,21 @@ def ensure_environment(folder: Path) -> Path:
 
 
 class RecBoleLightGCN:
-    """RecBole's LightGCN in another process; a context manager."""
+    """RecBole's LightGCN in another process; a context manager.
 
-    def __init__(self, data: Interactions, folder: Path, python: Path, dim: int, batch_size: int, threads: int) -> None:
+    It ranks `block_users` users at a time; RecBole's own default comes to one at a time here.
+    """
+
+    def __init__(
+        self,
+        data: Interactions,
+        folder: Path,
+        python: Path,
+        dim: int,
+        batch_size: int,
+        block_users: int,
+        threads: int,
+    ) -> None:
         self._python, self._threads = python, threads
         self._folder = folder
         _write_atomic(data, folder / "peer")
@@ -58,7 +69,7 @@ class RecBoleLightGCN:
             "embedding_size": dim,
             "n_layers": 3,
             "train_batch_size": batch_size,
-            "eval_batch_size": _BLOCK_USERS * data.n_items,  # its default ranks one user at a time here
+            "eval_batch_size": block_users * data.n_items,
             "metrics": ["Recall", "NDCG"],
             "topk": [5, 10, 20],
             "eval_args": {"order": "RO", "group_by": "user", "mode": "full", "split": {"RS": [0.8, 0.1, 0.1]}},
