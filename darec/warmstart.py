@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -26,6 +27,11 @@ class Source:
     def fingerprint(self) -> str:
         """Changes with the model."""
         return self.train.hashes["model.safetensors"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with: TrainConfig, as far as it is hashed."""
+        return self.train.manifest.material["config"]["train"]
 
 
 def current_model(store: Path) -> Source | None:

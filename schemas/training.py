@@ -89,7 +89,8 @@ class TrainConfig(Section):
     log_steps: int = Field(default=1, ge=0)
     """Write the loss terms of each so-manieth step into the history; 0 writes only each epoch's means."""
     warm_start: bool = False
-    """Begin with the id embeddings of the current release, matched by external id; new ids begin at random."""
+    """Begin with the id embeddings of the current release, matched by external id, if it was trained with the same
+    settings; new ids begin at random."""
     cold_start: Literal["ridge", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text, where text takes part.
     none: what the backbone makes of their untrained embeddings."""

@@ -7,11 +7,12 @@ stale, and a second run on the same data would train again. It is in the report,
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from schemas.recipe import Recipe
+from schemas.section import hashed
 from schemas.training import TextConfig, TrainConfig
 from stages.contract import Input, Outcome, Stage, StageContext
 
@@ -52,11 +53,10 @@ def _config(configured: Configured) -> Callable[[Recipe], dict[str, Any]]:
 def _run(configured: Configured) -> Callable[[StageContext], Outcome]:
     def run(context: StageContext) -> Outcome:
         from darec.training import train
-        from darec.warmstart import current_model
 
         config = configured(context.recipe)
         interactions = _interactions(context)
-        source = current_model(context.store) if config.warm_start and config.text.use != "replace" else None
+        source = _source(context, config)
         warm = _warm(context, source, config.dim)
         began = time.perf_counter()
         trained = train(
@@ -115,6 +115,20 @@ def _text(context: StageContext) -> "Representations":
 
     vectors = load_file(context.input("embed", "vectors.safetensors"))
     return Representations.join(vectors["user"], vectors["item"])
+
+
+def _source(context: StageContext, config: TrainConfig) -> "Source | None":
+    """The model in production, if its embeddings may be begun with: one of other settings would colour these."""
+    from darec.warmstart import current_model
+
+    if not config.warm_start or config.text.use == "replace":
+        return None
+    source = current_model(context.store)
+    return source if source and _settings(source.settings) == _settings(hashed(config)) else None
+
+
+def _settings(train: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in train.items() if name not in ("warm_start", "seed")}
 
 
 def _warm(context: StageContext, source: "Source | None", dim: int) -> "Tensor | None":

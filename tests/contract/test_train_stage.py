@@ -19,8 +19,14 @@ def released(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("changes", "taken"),
-    [({}, True), ({"dim": 4}, False), ({"text": {"use": "replace"}}, False), ({"warm_start": False}, False)],
-    ids=["same width", "other width", "text for ids", "cold"],
+    [
+        ({}, True),
+        ({"seed": 1}, True),
+        ({"learning_rate": 0.1}, False),
+        ({"text": {"use": "replace"}}, False),
+        ({"warm_start": False}, False),
+    ],
+    ids=["same settings", "other seed", "other settings", "text for ids", "cold"],
 )
 def test_the_manifest_names_the_model_that_a_warm_start_took_rows_from(released, changes, taken):
     folder, model = released
