@@ -8,9 +8,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from darec import clustering
 from darec.bench.grid import sweep_name
 from darec.bench.results import Results
 from schemas import columns as c
@@ -47,11 +49,10 @@ def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], pa
         means, spreads = [mean(each) for each in values], [_spread(each) for each in values]
         axes.barh(_labels(methods), means, xerr=spreads, color=_colours(methods), capsize=3)
         low = min(means) - 0.6 * (max(means) - min(means) or max(means))
-        axes.set_xlim(max(0, low), max(means) * 1.02 + max(spreads))
+        axes.set_xlim(max(0, low), max(means) + max(spreads) + 0.3 * (max(means) - max(0, low)))
         axes.set_xlabel(f"{title} ({_PARTS[part]})")
         for row, value in enumerate(means):
             axes.text(value + spreads[row], row, f" {value:.4f}", va="center", fontsize=8)
-        axes.margins(x=0.12)
     figure.axes[0].invert_yaxis()
     figure.suptitle(f"{data}: accuracy by method")
     return figure
@@ -110,33 +111,49 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
     """First two principal components of DaRec's shared and specific parts, both sides, before and after training.
 
     Each argument: part (`cf shared`, `text shared`, `cf specific`, `text specific`) -> rows of unit length [n, d].
-    Both sides of a kind of part are projected together if they share a space: where they overlap, they are aligned. A
-    part that is not there is left out.
+    Sides that share a space are projected together: where they overlap, they are aligned. Sides of other widths have a
+    panel each, and a node has the colour of its group among the texts in both: where the backbone took the texts'
+    structure over, colours lie together. A part that is not there is left out.
     """
-    figure = Figure(figsize=(9, 8.4), layout="constrained")
-    panels = figure.subplots(2, 2)
+    groups = _groups(before["text shared"])
+    columns = [panel for kind in ("shared", "specific") for panel in _panels(before, kind)]
+    figure = Figure(figsize=(4.5 * len(columns), 8.4), layout="constrained")
+    panels = figure.subplots(2, len(columns), squeeze=False)
     for row, (when, rows) in enumerate({"before training": before, "after training": after}.items()):
-        for column, kind in enumerate(("shared", "specific")):
-            axes = panels[row][column]
-            sides = {side: rows[f"{side} {kind}"] for side in _SIDES if f"{side} {kind}" in rows}
-            for side, points in _project(sides).items():
-                axes.scatter(*points.T, s=4, alpha=0.4, color=_SIDES[side], label=side, linewidths=0)
-            axes.set_title(f"{kind}, {when}")
+        for axes, names in zip(panels[row], columns, strict=True):
+            for name, points in _project({name: rows[name] for name in names}).items():
+                colour = [_SIDES[name.split()[0]]] if len(names) > 1 else mpl.colormaps["tab10"](groups)
+                axes.scatter(*points.T, s=6, alpha=0.6, linewidths=0, c=colour, label=name)
+            axes.set_title(f"{' and '.join(names)}, {when}")
             axes.set_xticks([])
             axes.set_yticks([])
-    panels[0][0].legend(markerscale=4)
+            if row == 0 and len(names) > 1:
+                axes.legend(markerscale=4)
     figure.suptitle(title)
     return figure
 
 
-def _project(sides: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if len({rows.shape[1] for rows in sides.values()}) > 1:
-        return {side: points for name, rows in sides.items() for side, points in _project({name: rows}).items()}
-    if not sides:
-        return {}
-    together = np.concatenate(list(sides.values()))
+def _panels(rows: dict[str, np.ndarray], kind: str) -> list[tuple[str, ...]]:
+    """The parts of a kind that are drawn together: both sides if they are of one width, else each for itself."""
+    names = tuple(f"{side} {kind}" for side in _SIDES if f"{side} {kind}" in rows)
+    together = len({rows[name].shape[1] for name in names}) == 1
+    return [names] if together else [(name,) for name in names]
+
+
+def _groups(rows: np.ndarray, count: int = 8) -> np.ndarray:
+    """The number of each row's centre after k-means, int64 [n]."""
+    points = torch.from_numpy(rows)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        centres = clustering.kmeans(points, clustering.spread(points, count), 20)
+    return clustering.nearest(points, centres).numpy()
+
+
+def _project(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The first two principal components of all rows together."""
+    together = np.concatenate(list(parts.values()))
     _, _, axes = np.linalg.svd(together - together.mean(0), full_matrices=False)
-    return {side: (rows - together.mean(0)) @ axes[:2].T for side, rows in sides.items()}
+    return {name: (rows - together.mean(0)) @ axes[:2].T for name, rows in parts.items()}
 
 
 def bounds(users: pl.DataFrame) -> list[tuple[int, int]]:
