@@ -249,6 +249,17 @@ def test_a_refused_release_calls_the_webhook_and_leaves_production_as_it_is(serv
     assert len(mine) == 1 and mine[0]["event"] == "darec.release.refused" and "recall@20" in mine[0]["text"]
 
 
+def test_a_night_that_finds_the_last_one_at_work_is_cancelled(service: Service, nightly: str):
+    endless = ["train.seed=3", "train.epochs=1000000", "train.patience=1000000"]
+    first = service.start("darec/nightly", overrides=endless)
+    service.wait(first, "RUNNING")
+    second = service.start("darec/nightly")
+    assert service.wait(second, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")["type"] == "CANCELLED"
+    assert service.state(first)["type"] == "RUNNING"
+    service.process_of(first).kill()
+    assert service.wait(first, "CRASHED", "COMPLETED", "FAILED")["type"] == "CRASHED"
+
+
 def test_a_night_that_a_worker_finds_hours_later_is_not_caught_up(service: Service, nightly: str):
     deployment = service.ask("GET", "deployments/name/darec/nightly")["id"]
     late = {"type": "SCHEDULED", "state_details": {"scheduled_time": f"{datetime.now(UTC) - timedelta(hours=5)}"}}
