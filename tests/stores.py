@@ -13,7 +13,7 @@ data:
   users: {data}/users.csv
   interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
 split: {{strategy: column}}
-train: {{alignment: [], epochs: 40, eval_every: 5}}
+train: {{alignment: [], {train}}}
 runtime: {{store: {store}, min_free_gb: 0.001}}
 """
 
@@ -22,7 +22,7 @@ def recipe_for(folder: Path, store: Path) -> Path:
     if not (folder / "data").is_dir():
         write_checkerboard(folder / "data")
     path = folder / f"{store.name}.yaml"
-    path.write_text(RECIPE.format(data=folder / "data", store=store))
+    path.write_text(RECIPE.format(data=folder / "data", store=store, train="epochs: 40, eval_every: 5"))
     return path
 
 

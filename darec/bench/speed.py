@@ -37,7 +37,7 @@ _OURS = {
         "alignment": [{"name": "darec", "sample": 768}],
     },
 }
-FULL, DROPPED, ALIGNED, SMALLER = _OURS
+FULL, DROPPED, ALIGNED, *_ = _OURS
 RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
 RECBOLE_SINGLY = "RecBole, one user at a time (its default)"
 _BLOCK_USERS = 1024

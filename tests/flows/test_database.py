@@ -14,6 +14,7 @@ import pytest
 
 from tests.data import write_checkerboard
 from tests.processes import free_port, healthy, wait_for
+from tests.stores import RECIPE
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
 pytestmark = [
@@ -22,16 +23,7 @@ pytestmark = [
     ),
     pytest.mark.slow,
 ]
-RECIPE = """
-data:
-  source: csv
-  interactions: {data}/interactions.csv
-  items: {data}/items.csv
-  interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
-split: {{strategy: column}}
-train: {{alignment: [], epochs: 1500, patience: 1500, eval_every: 10}}
-runtime: {{store: {store}, min_free_gb: 0.01}}
-"""
+TRAIN = "epochs: 1500, patience: 1500, eval_every: 10"
 
 
 class Database:
@@ -99,7 +91,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def test_a_run_rides_out_a_database_that_is_stopped_and_started(api: str, database: Database, tmp_path: Path) -> None:
     write_checkerboard(tmp_path / "data")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(data=tmp_path / "data", store=tmp_path / "store"))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(data=tmp_path / "data", store=tmp_path / "store", train=TRAIN))
     command = [str(Path(sys.executable).with_name("darec")), "run", "--recipe", str(tmp_path / "recipe.yaml")]
     with (tmp_path / "run.log").open("wb") as log:
         run = subprocess.Popen(command, env=environment(tmp_path) | {"PREFECT_API_URL": api}, stdout=log, stderr=log)

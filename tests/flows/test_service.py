@@ -25,21 +25,11 @@ from darec.releases import Releases
 from stages.run import run
 from tests.data import write_checkerboard
 from tests.processes import free_port
+from tests.stores import RECIPE
 
 pytestmark = pytest.mark.timeout(1200)
 PROJECT = Path(__file__).parents[2]
 PATIENCE = 300  # seconds; a loaded machine is slow, a hung run is for ever
-RECIPE = """
-data:
-  source: csv
-  interactions: {data}/interactions.csv
-  items: {data}/items.csv
-  users: {data}/users.csv
-  interaction_columns: {{rating: rating, timestamp: timestamp, split: split}}
-split: {{strategy: column}}
-train: {{alignment: [], epochs: 5}}
-runtime: {{store: {store}, min_free_gb: 0.01}}
-"""
 
 
 @dataclass
@@ -113,7 +103,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     write_checkerboard(folder / "data")
-    (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store"))
+    (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store", train="epochs: 5"))
     port = free_port()
     calls: list[dict[str, Any]] = []
     hook = _webhook(calls)
