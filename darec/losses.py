@@ -135,11 +135,22 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
     """mean_i KL(p_i || q_i), q_i = softmax_{j != i}(cos(x_i, x_j) / t) over rows of `left`, p_i likewise of `right`.
 
     Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `left` is [n, d]; `right` [n, d'] teaches,
-    and is taught where it wants a gradient.
+    and is taught.
     """
-    return cast(
-        "Tensor", _StructureDivergence.apply(_sharpened(left, temperature), _sharpened(right, right_temperature))
-    )
+    sharp = _sharpened(left, temperature), _sharpened(right, right_temperature)
+    scores = ((rows @ rows.T).fill_diagonal_(-1e9) for rows in sharp)
+    q, p = (torch.log_softmax(each, 1) for each in scores)
+    return functional.kl_div(q, p, log_target=True, reduction="sum") / len(left)
+
+
+def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
+    """`structure_divergence` plus the entropy of a `teacher` [n, d'] that learns nothing: mean_i -sum_j p_ij log q_ij.
+
+    Half the time of that: no n x n matrix is touched but to be made and multiplied, and the gradient comes with it.
+    Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.
+    """
+    sharp = _sharpened(left, temperature), _sharpened(teacher.detach(), teacher_temperature)
+    return cast("Tensor", _StructureCrossEntropy.apply(*sharp))
 
 
 def _sharpened(rows: Tensor, temperature: float) -> Tensor:
@@ -147,43 +158,34 @@ def _sharpened(rows: Tensor, temperature: float) -> Tensor:
     return functional.normalize(_full(rows), dim=-1) / temperature**0.5
 
 
-class _StructureDivergence(torch.autograd.Function):
-    """The n x n matrices are made once and give the gradients too, with S and T the scores of `left` and `right`.
-
-    d/dS_ij is (q_ij - p_ij) / n, and d/dT_ij is p_ij (log p_ij - log q_ij - KL_i) / n.
-    """
+class _StructureCrossEntropy(torch.autograd.Function):
+    """d/dS_ij is (q_ij - p_ij) / n, and S = X X': the gradient to X is (Q + Q' - P - P') X / n."""
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+    def forward(ctx: Any, left: Tensor, teacher: Tensor) -> Tensor:
         with torch.autocast(left.device.type, enabled=False):
-            q, p = _relative_scores(left), _relative_scores(right)
-            gap = p - q
-            p_sums, q_sums = p.exp_().sum(1, keepdim=True), q.exp_().sum(1, keepdim=True)
-            p.div_(p_sums)
-            divergence = torch.dot(p.view(-1), gap.view(-1)) + (q_sums / p_sums).log().sum()
-            to_left = _to_rows(q.div_(q_sums).sub_(p), left)
-            to_right = None
-            if ctx.needs_input_grad[1]:  # what p and q are divided by is the same for a whole row, and falls out
-                to_right = _to_rows(gap.sub_((p * gap).sum(1, keepdim=True)).mul_(p), right)
-            ctx.save_for_backward(to_left, to_right)
-        return divergence / len(left)
+            sums, _, slope = _softmax_products(left, left)
+            _, taught, teacher_slope = _softmax_products(teacher, left)
+            ctx.save_for_backward(slope.sub_(teacher_slope).div_(len(left)))
+            return (sums.log().sum() - (taught * left).sum()) / len(left)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-        to_left, to_right = ctx.saved_tensors
-        return to_left * gradient, None if to_right is None else to_right * gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (to_left,) = ctx.saved_tensors
+        return to_left * gradient, None
 
 
-def _to_rows(slope: Tensor, rows: Tensor) -> Tensor:
-    """The gradient of mean_i f_i(S_i) to the rows [n, d], S = X X' and `slope` [n, n] that of each f_i to its S_i."""
-    return (slope @ rows + slope.T @ rows) / len(rows)
+def _softmax_products(rows: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums [n, 1] of each row of E = exp(S) off the diagonal, Q X and (Q + Q') X [n, d], Q = E / sums, X = `left`.
 
-
-def _relative_scores(rows: Tensor) -> Tensor:
-    """Inner products of all rows less each row's greatest; with itself it is the lowest number: a share of 0."""
-    scores = (rows @ rows.T).fill_diagonal_(-1e9)
-    return scores.sub_(scores.amax(1, keepdim=True))
+    E is symmetric, so Q' is E over the sums of its columns, and one product of E gives both.
+    """
+    powers = (rows @ rows.T).exp_().fill_diagonal_(0)
+    sums = powers.sum(1, keepdim=True)
+    unscaled, columns = (powers @ torch.cat([left, left / sums], 1)).chunk(2, 1)
+    scaled = unscaled / sums
+    return sums, scaled, scaled + columns
 
 
 def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ class DaRecConfig(Section):
     similarity: Literal["cosine", "inner", "softmax"] = "softmax"
     """What the global term compares. cosine, inner: the similarity matrices, squared differences. softmax: each row of
     cosines as a distribution over the other rows; the backbone's is drawn to the text's (KL divergence)."""
-    temperature: float = Field(default=0.2, gt=0)
+    temperature: float = Field(default=0.2, ge=0.02)
     """Of the softmax of the backbone's similarities."""
-    text_temperature: float = Field(default=0.05, gt=0)
+    text_temperature: float = Field(default=0.05, ge=0.02)
     """Of the softmax of the text's similarities."""
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""

@@ -165,7 +165,7 @@ def _report(trained: "Trained", seconds: float) -> dict[str, Any]:
 def _stage(name: str, configured: Configured) -> Stage:
     return Stage(
         name=name,
-        version=1,
+        version=2,
         outputs=("embeddings.safetensors", "model.safetensors", "history.parquet"),
         inputs=_inputs(configured),
         config=_config(configured),

@@ -120,7 +120,9 @@ class DaRec(Objective):
         """L_glo over the sample."""
         config = self.config
         if config.similarity == "softmax":
-            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
+            learnt = isinstance(self.text_parts, Networks)
+            compare = losses.structure_divergence if learnt else losses.structure_cross_entropy
+            return compare(cf_shared, text_shared, config.temperature, config.text_temperature)
         return losses.structure_gap(cf_shared, text_shared, config.similarity)
 
     def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
