@@ -6,12 +6,14 @@ The matrix never takes part in autograd. As it is symmetric, the backward of a p
 import warnings
 from typing import Any
 
+import polars as pl
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from darec.interactions import Pairs
+from schemas import columns as c
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 
@@ -36,6 +38,12 @@ class Adjacency:
         edge = order % edges
         matrix = _csr(starts.int(), columns[order].int(), weights.float()[edge], nodes)
         return cls(matrix, edge, edges)
+
+    @classmethod
+    def of_table(cls, edges: pl.DataFrame, n_users: int, n_items: int) -> "Adjacency":
+        """From a table with the columns `user_index`, `item_index` and `weight`."""
+        weights = torch.from_numpy(edges[c.WEIGHT].to_numpy().copy())
+        return cls.build(Pairs.of_table(edges), weights, n_users, n_items)
 
     @classmethod
     def normalised(cls, pairs: Pairs, n_users: int, n_items: int) -> "Adjacency":

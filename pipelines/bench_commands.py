@@ -7,11 +7,9 @@ import typer
 
 from darec.errors import UserError
 from pipelines.show import Bars, console
-from schemas.bench import BenchRecipe, DataSources, TuneRecipe
+from schemas.bench import BenchRecipe, DataSources
 
 if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
-
     from darec.bench.data import BenchData
     from darec.bench.grid import Entry
     from darec.bench.runs import Run
@@ -256,6 +254,11 @@ def sources(known: DataSources, given: list[str]) -> DataSources:
     return found
 
 
+def is_recipe(path: Path) -> bool:
+    """Whether a data set is named by a whole-run recipe, and not by a folder."""
+    return path.suffix in (".yaml", ".yml", ".toml")
+
+
 def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
     """A folder in the benchmark layout, or the split and vectors of a whole-run recipe.
 
@@ -263,7 +266,7 @@ def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
     """
     from darec.bench import data
 
-    if path.suffix not in (".yaml", ".yml", ".toml"):
+    if not is_recipe(path):
         return data.from_folder(name, path)
     from darec.recipes import load_recipe
     from darec.store import Store
@@ -277,36 +280,3 @@ def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
         mend = f"`darec run --recipe {path} --until embed` first"
         raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
     return data.from_artifacts(name, split.path, embed.path if embed else None)
-
-
-def tune(
-    recipe: Annotated[Path, typer.Argument(help="A search's recipe: see configs/tune/.")],
-    data: DataOption = None,
-    overrides: SetOption = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of studies, by default data/tune/NAME.")] = None,
-) -> None:
-    """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
-    import yaml
-
-    from darec.bench.tune import finished, search
-    from darec.recipes import load
-
-    loaded = load(TuneRecipe, recipe, overrides or ())
-    chosen = sources(loaded.data, data or [])
-    if len(chosen) != 1:
-        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), mend="a search has exactly one")
-    ((name, path),) = chosen.items()
-    folder = out or Path("data/tune") / loaded.name
-    with TerminalBars(loaded.name) as bars:
-        hunt = search(loaded, load_data(name, path), folder, bars)
-        study = hunt.run(_announce)
-    best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
-    text = yaml.safe_dump(best, sort_keys=False)
-    (folder / "best.yaml").write_text(text)
-    print(text)
-
-
-def _announce(trial: "FrozenTrial") -> None:
-    steps = trial.intermediate_values
-    value = trial.value if trial.value is not None else (max(steps.values()) if steps else 0.0)
-    console.print(f"trial {trial.number}: {trial.state.name.lower()} {value:.4f} {trial.params}", highlight=False)

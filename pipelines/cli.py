@@ -14,7 +14,7 @@ import typer
 from darec.errors import DarecError, UserError
 from darec.recipes import load_recipe
 from darec.store import Artifact, Store
-from pipelines import bench_commands
+from pipelines import bench_commands, tune_command
 from pipelines.show import console, plan_rows, plan_table, result_row, results_table
 from schemas.recipe import Recipe
 
@@ -34,7 +34,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(models_app, name="models")
 app.add_typer(bench_commands.app, name="bench")
-app.command()(bench_commands.tune)
+app.command()(tune_command.tune)
 
 RecipeOption = Annotated[
     Path | None,

@@ -9,7 +9,7 @@ from schemas.section import Section
 from schemas.training import EvaluateConfig
 
 Overrides = dict[str, Any]
-"""Values laid over a TrainConfig: nested, or by dotted path (`alignment.0.weight: 0.3`).
+"""Values laid over a TrainConfig, or in a search over a Recipe: nested, or by dotted path (`alignment.0.weight: 0.3`).
 
 A section whose `name` changes is replaced as a whole; so is a list.
 """
@@ -89,20 +89,34 @@ class FloatRange(Section):
 SearchRange = Annotated[Choice | IntRange | FloatRange, Field(discriminator="kind")]
 
 
+class Method(Section):
+    """What the search for one method has besides what all have."""
+
+    base: Overrides = Field(default={})
+    space: dict[str, SearchRange] = Field(default={})
+
+
 class TuneRecipe(Section):
-    """A search for the TrainConfig with the best validation Recall@20."""
+    """A search for the recipe with the best validation Recall@20, for each of some methods.
+
+    Its paths are those of a whole-run recipe: `train.learning_rate`, `train.alignment.0.weight`, `profile_users.items`.
+    """
 
     name: str
     data: DataSources
-    """Exactly one data set."""
+    """Exactly one data set. A folder: only `train` is searched, over a recipe's defaults. A whole-run recipe: it is
+    searched as it is, with every section that training depends on but `data` and `split`, for trials are compared on
+    the same held-out pairs."""
     base: Overrides = Field(default={})
-    """Laid over the defaults in every trial."""
-    space: dict[str, SearchRange]
-    """Dotted path in TrainConfig -> where to search."""
+    """Laid over that recipe in every trial."""
+    space: dict[str, SearchRange] = Field(default={})
+    """Dotted path -> where to search."""
+    methods: dict[str, Method] = Field(default={})
+    """Each has a search and a study of its own, NAME-METHOD. Without any there is one, NAME."""
     trials: int = Field(default=20, ge=1)
-    """Trials in all, pruned ones included, however often the search is continued."""
+    """Trials of each search in all, pruned ones included, however often it is continued."""
     seed: int = Field(default=0, ge=0)
-    """Of the sampler; the training seed is a field of TrainConfig."""
+    """Of the sampler; the training seed is `train.seed`."""
     startup_trials: int = Field(default=5, ge=1)
     """So many trials are random and never pruned."""
     prune_after: int = Field(default=2, ge=0)

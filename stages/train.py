@@ -95,17 +95,12 @@ def _interactions(context: StageContext) -> "Interactions":
 
 
 def _adjacency(context: StageContext, interactions: "Interactions") -> "Adjacency":
-    import torch
-
-    from darec.interactions import Pairs
     from darec.propagation import Adjacency
     from darec.tables import read_table
-    from schemas import columns as c
     from schemas.tables import EDGES
 
     edges = read_table(context.input("graph", "edges.parquet"), EDGES)
-    weights = torch.from_numpy(edges[c.WEIGHT].to_numpy().copy())
-    return Adjacency.build(Pairs.of_table(edges), weights, interactions.n_users, interactions.n_items)
+    return Adjacency.of_table(edges, interactions.n_users, interactions.n_items)
 
 
 def _text(context: StageContext) -> "Representations":

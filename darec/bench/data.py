@@ -12,9 +12,10 @@ from torch import Tensor
 from darec.errors import UserError
 from darec.interactions import Interactions, Pairs, Representations
 from darec.keys import digest, file_sha256
+from darec.propagation import Adjacency
 from darec.tables import read_table
 from schemas import columns as c
-from schemas.tables import ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
+from schemas.tables import EDGES, ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
 
 _TEXT_FILES = ("user_text.npy", "item_text.npy")
 
@@ -30,6 +31,8 @@ class BenchData:
     """Hash of the interactions."""
     text_content: str | None
     """Hash of the text vectors."""
+    adjacency: Adjacency | None = None
+    """The train graph, where it is not the normalised one of the train pairs."""
 
 
 def from_folder(name: str, folder: Path) -> BenchData:
@@ -58,18 +61,20 @@ def from_folder(name: str, folder: Path) -> BenchData:
     return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
 
 
-def from_artifacts(name: str, split: Path, embed: Path | None) -> BenchData:
-    """Reads what the stages split and embed wrote; without `embed` there is no text."""
+def from_artifacts(name: str, split: Path, embed: Path | None, graph: Path | None = None) -> BenchData:
+    """Reads what the stages wrote; without `embed` there is no text, without `graph` its edges have default weights."""
     parts = (Pairs.of_table(read_table(split / f"{part}.parquet", SPLIT_PART)) for part in PARTS)
     n_users = read_table(split / "users.parquet", USER_VOCABULARY).height
     n_items = read_table(split / "items.parquet", ITEM_VOCABULARY).height
     interactions = Interactions(n_users, n_items, *parts)
     content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
+    edges = read_table(graph / "edges.parquet", EDGES) if graph else None
+    adjacency = None if edges is None else Adjacency.of_table(edges, n_users, n_items)
     if embed is None:
-        return BenchData(name, interactions, None, content, None)
+        return BenchData(name, interactions, None, content, None, adjacency)
     vectors = load_file(embed / "vectors.safetensors")
     text = Representations.join(vectors["user"], vectors["item"])
-    return BenchData(name, interactions, text, content, file_sha256(embed / "vectors.safetensors"))
+    return BenchData(name, interactions, text, content, file_sha256(embed / "vectors.safetensors"), adjacency)
 
 
 def _vectors(path: Path) -> Tensor:

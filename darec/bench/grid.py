@@ -1,14 +1,11 @@
 """From a benchmark's recipe to its grid of training configurations."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
+from darec.bench.overrides import configure, overlay
 from darec.errors import UserError
-from darec.recipes import explain
 from schemas.bench import BenchRecipe, Overrides, Special
 from schemas.training import TrainConfig
 
@@ -78,48 +75,9 @@ def _config(
     _, backbone, alignment = names
     layers = [recipe.base, recipe.backbones[backbone], alignments[alignment]]
     layers += [special.set for special in recipe.special if _applies(special, names)]
-    return train_config(*layers, {"seed": seed}, where=f"{recipe.name}: {' '.join(names)}")
+    return configure(TrainConfig, *layers, {"seed": seed}, where=f"{recipe.name}: {' '.join(names)}")
 
 
 def _applies(special: Special, names: tuple[str, str, str]) -> bool:
     wanted = (special.data, special.backbone, special.alignment)
     return all(want is None or want == name for want, name in zip(wanted, names, strict=True))
-
-
-def train_config(*layers: Overrides, where: str) -> TrainConfig:
-    """The default TrainConfig with `layers` laid over it in turn. Raises UserError if that is not valid."""
-    values: Any = {}
-    try:
-        for layer in layers:
-            values = overlay(values, layer)
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, where, TrainConfig) from error
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        mend = "a dotted path steps into what an override before it has set, as alignment.0.weight"
-        raise UserError(f"an override does not fit ({error!r})", where=where, mend=mend) from error
-
-
-def overlay(values: Any, overrides: Overrides) -> Any:
-    """`values` with `overrides` laid over it; neither is changed."""
-    result = copy.deepcopy(values)
-    for path, value in overrides.items():
-        *steps, last = path.split(".")
-        place = result
-        for step in steps:
-            place = place[_field(place, step)] if isinstance(place, list) else place.setdefault(step, {})
-        field = _field(place, last)
-        there = place[field] if isinstance(place, list) else place.get(field)
-        place[field] = overlay(there, value) if _merges(there, value) else copy.deepcopy(value)
-    return result
-
-
-def _field(place: Any, step: str) -> Any:
-    return int(step) if isinstance(place, list) else step
-
-
-def _merges(there: Any, value: Any) -> bool:
-    """Both are tables, and not of two different kinds."""
-    if not isinstance(there, dict) or not isinstance(value, dict):
-        return False
-    return value.get("name", there.get("name")) == there.get("name")

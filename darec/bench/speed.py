@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from darec.bench.data import BenchData
-from darec.bench.grid import train_config
+from darec.bench.overrides import configure
 from darec.bench.peers.plain_loop import PlainLightGCN
 from darec.bench.peers.recbole import RecBoleLightGCN, ensure_environment
 from darec.bench.tables import markdown
@@ -19,6 +19,7 @@ from darec.evaluation.protocol import rank, score
 from darec.interactions import Interactions, Pairs, Representations
 from darec.progress import Progress
 from darec.training.trainer import Trainer
+from schemas.training import TrainConfig
 
 DIM, BATCH = 32, 4096
 RLMREC_EPOCH = 5.6 / 3.9
@@ -107,7 +108,8 @@ def _contestants(data: BenchData, stack: ExitStack, peers: Path | None) -> dict[
 
 
 def _ours(data: BenchData, name: str) -> Contestant:
-    config = train_config(_OURS[name], {"dim": DIM, "batch_size": BATCH, "device": "cpu"}, where="bench speed")
+    common = {"dim": DIM, "batch_size": BATCH, "device": "cpu"}
+    config = configure(TrainConfig, _OURS[name], common, where="bench speed")
     text = data.text or _random_text(data.interactions)
     trainer = Trainer(config, data.interactions, text, None, torch.device("cpu"))
     return Contestant(_timed(trainer.run_epoch), _timed(lambda: _evaluate(trainer)) if name == FULL else None)

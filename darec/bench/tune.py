@@ -4,8 +4,9 @@ The study is a journal file under the search's folder, one for each key of data,
 lines of JSON.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from darec.bench.data import BenchData
-from darec.bench.grid import train_config
+from darec.bench.overrides import configure, merge
 from darec.errors import DarecError, UserError
 from darec.keys import artifact_key, digest
 from darec.progress import Progress, Silent
 from darec.store import Store
-from darec.training import train
-from schemas.bench import Choice, FloatRange, Overrides, SearchRange, TuneRecipe
+from darec.training import Trained, train
+from schemas.bench import Choice, FloatRange, Method, Overrides, SearchRange, TuneRecipe
+from schemas.recipe import Recipe
 from schemas.section import hashed
 from schemas.training import TrainConfig
 
@@ -30,38 +32,60 @@ _METRIC = "recall@20"
 _ERROR, _AGAIN = "error", "again"
 """What a trial remembers: why it came to nothing, and the number of the trial that it does again."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_NOT_IN_THE_KEY = ("trials", "data", "base", "methods")
+"""Fields of a search's recipe that are in its key by the settings and data that come of them, or not at all."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials stand on."""
+
+    recipe: Recipe
+    """What they change."""
+    sections: tuple[str, ...]
+    """Where they may change it."""
+    data: Callable[[Recipe], BenchData]
+    """Makes what a recipe's model is trained and validated on."""
+
+
+def given(data: BenchData) -> Ground:
+    """Data that is there, whatever the recipe: only training is searched."""
+    return Ground(Recipe(), ("train",), lambda recipe: data)
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search on one data set, with its study under `folder`."""
+    """The search for one method, with its study under `folder`."""
 
     recipe: TuneRecipe
-    data: BenchData
+    """The method's alone: its `base` is a whole Recipe."""
+    ground: Ground
     folder: Path
     progress: Progress
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Of everything but the number of trials: a search can be prolonged, under the defaults that it began with."""
-        settings = {name: value for name, value in hashed(self.recipe).items() if name not in ("trials", "data")}
-        corner = {path: _first(where) for path, where in self.recipe.space.items()}
-        return artifact_key(
-            {
-                "search": settings,
-                "train": hashed(self._config(corner)),
-                "data": self.data.content,
-                "text": self.data.text_content,
-            }
-        )
+        """Of everything but the number of trials: a search can be prolonged, under the defaults that it began with.
+
+        Prompts, models and raw data are in it by what the stages make of them without anything chosen.
+        """
+        search = {name: value for name, value in hashed(self.recipe).items() if name not in _NOT_IN_THE_KEY}
+        corner, data = self.configured(_corner(self.recipe.space)), self.ground.data(self.configured({}))
+        settings = {section: hashed(getattr(corner, section)) for section in self.ground.sections}
+        return artifact_key({"search": search, "data": data.content, "text": data.text_content, **settings})
+
+    def configured(self, chosen: Overrides) -> Recipe:
+        """The recipe of a trial. Raises UserError for a field or value that there is not."""
+        return configure(Recipe, self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
 
     def run(self, announce: Announce = lambda trial: None) -> optuna.Study:
         """Does the trials that are missing and gives the whole study; one process at a time works on it.
 
         Raises:
-            UserError: the space makes no valid configuration, or no trial came through.
+            UserError: a trial makes no valid configuration, or none came through.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder.mkdir(parents=True, exist_ok=True)
         with Store(self.folder).lease(self.key):
             study = self._open()
             _requeue_killed(study)
@@ -86,9 +110,6 @@ class Search:
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
         return study
 
-    def _config(self, chosen: Overrides) -> TrainConfig:
-        return train_config(self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
-
     def _drop_checkpoints(self) -> None:
         """Only a killed trial's is ever needed."""
         for path in self.folder.glob(f"{self.key}-*.safetensors"):
@@ -96,37 +117,71 @@ class Search:
 
     def _trial(self, trial: Trial) -> float:
         chosen = {path: _suggest(trial, path, where) for path, where in self.recipe.space.items()}
-        config = self._config(chosen)
+        try:
+            recipe = self.configured(chosen)
+            trained = self._train(trial, recipe.train, self.ground.data(recipe))
+        except UserError as error:
+            trial.set_user_attr(_ERROR, str(error))
+            raise
+        trial.set_user_attr("best_epoch", trained.best_epoch)
+        return trained.validation[_METRIC]
 
+    def _train(self, trial: Trial, config: TrainConfig, data: BenchData) -> Trained:
         def listener(epoch: int, values: dict[str, float]) -> None:
             trial.report(values[_METRIC], epoch // config.eval_every)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        checkpoint = self.folder / f"{self.key}-{digest(chosen)[:8]}.safetensors"
-        text = self.data.text if config.needs_text else None
         try:
-            trained = train(
-                config, self.data.interactions, text, resume=checkpoint, progress=self.progress, listener=listener
+            return train(
+                config,
+                data.interactions,
+                data.text if config.needs_text else None,
+                adjacency=data.adjacency,
+                resume=self.folder / f"{self.key}-{digest(trial.params)[:8]}.safetensors",
+                progress=self.progress,
+                listener=listener,
             )
-        except DarecError as error:
+        except UserError:
+            raise
+        except DarecError as error:  # diverged: as bad as a pruned one
             trial.set_user_attr(_ERROR, str(error))
-            if isinstance(error, UserError):
-                raise
-            raise optuna.TrialPruned from error  # diverged: as bad as a pruned one
-        trial.set_user_attr("best_epoch", trained.best_epoch)
-        return trained.validation[_METRIC]
+            raise optuna.TrialPruned from error
 
 
-def search(recipe: TuneRecipe, data: BenchData, folder: Path, progress: Progress | None = None) -> Search:
-    """The search of `recipe`, new or begun before in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return Search(recipe, data, folder, progress or Silent())
+def searches(
+    recipe: TuneRecipe, ground: Ground, out: Path, progress: Progress | None = None, only: Collection[str] = ()
+) -> list[Search]:
+    """The search of each method, or of those in `only`, new or begun before in its folder under `out`.
+
+    Raises:
+        UserError: a method that is not in the recipe, or a field that does not exist or may not be changed.
+    """
+    for name in only:
+        if name not in recipe.methods:
+            mend = f"known: {', '.join(recipe.methods)}"
+            raise UserError(f"method {name!r} is not in the recipe", where=recipe.name, mend=mend)
+    methods = {f"{recipe.name}-{name}": method for name, method in recipe.methods.items() if not only or name in only}
+    alone = [_alone(recipe, name, method, ground) for name, method in (methods or {recipe.name: Method()}).items()]
+    return [Search(each, ground, out / each.name, progress or Silent()) for each in alone]
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that count: complete or pruned."""
     return study.get_trials(states=_DONE)
+
+
+def _alone(recipe: TuneRecipe, name: str, method: Method, ground: Ground) -> TuneRecipe:
+    """One method's recipe, laid over the ground's; its paths are tried before any trial costs time."""
+    space = recipe.space | method.space
+    for path in [*recipe.base, *method.base, *space]:
+        section = path.partition(".")[0]
+        if section in Recipe.model_fields and section not in ground.sections:
+            mend = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
+            raise UserError(f"a search cannot change {path!r}", where=recipe.name, mend=mend)
+    base = merge(ground.recipe.model_dump(mode="json"), recipe.base, method.base, where=name)
+    configure(Recipe, base, _corner(space), where=name)
+    return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})
 
 
 def _requeue_killed(study: optuna.Study) -> None:
@@ -142,8 +197,9 @@ def _requeue_killed(study: optuna.Study) -> None:
             study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
 
 
-def _first(where: SearchRange) -> Any:
-    return where.values[0] if isinstance(where, Choice) else where.low
+def _corner(space: Mapping[str, SearchRange]) -> Overrides:
+    """The first of every field's values."""
+    return {path: where.values[0] if isinstance(where, Choice) else where.low for path, where in space.items()}
 
 
 def _suggest(trial: Trial, path: str, where: SearchRange) -> Any:

@@ -15,11 +15,13 @@ import polars as pl
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from darec.models import models_root
 from darec.recipes import load_recipe
 from darec.releases import Releases
 from darec.store import Store
+from pipelines.cli import app
 from schemas.recipe import Recipe
 from stages.execute import Result
 from stages.plan import plan
@@ -161,6 +163,24 @@ def users_shown_item(number: int) -> int:
     known = train.join(users, on="user_index").join(items, on="item_index")
     config = the_recipe().profile_users
     return choose_items(known, config.items, config.seed).filter(item_index=number)["user_index"].n_unique()
+
+
+def test_a_search_asks_the_llm_only_for_what_a_trial_changes(world: Path) -> None:
+    space = {
+        "profile_users.items": {"kind": "choice", "values": [2, 3]},
+        "train.learning_rate": {"kind": "float", "low": 1e-3, "high": 1e-1, "log": True},
+    }
+    search = {"name": "t", "data": {"board": "recipe.yaml"}, "base": {"train.epochs": 6}, "space": space, "trials": 3}
+    Path("tune.yaml").write_text(yaml.safe_dump(search))
+    stages = ("split", "profile_items", "profile_users", "embed")
+    before = [len(the_store().artifacts(stage)) for stage in stages]
+    result = CliRunner().invoke(app, ["tune", "tune.yaml", "--out", "studies"])
+    assert result.exit_code == 0, result.output
+    assert {f"'profile_users.items': {items}" in result.output for items in (2, 3)} == {True}
+    made = [len(the_store().artifacts(stage)) - were for stage, were in zip(stages, before, strict=True)]
+    assert made == [0, 0, 1, 1]
+    best = yaml.safe_load(Path("studies/t/best.yaml").read_text())["t"]
+    assert best["trials"] == 3 and set(best["set"]) == set(space)
 
 
 def start(*overrides: str) -> subprocess.Popen[bytes]:

@@ -3,7 +3,8 @@
 import pytest
 
 from darec.bench.data import BenchData, from_folder
-from darec.bench.grid import expand, overlay, train_config
+from darec.bench.grid import expand
+from darec.bench.overrides import configure, overlay
 from darec.bench.runs import Run, agrees, chosen
 from darec.errors import UserError
 from schemas.alignment import DaRecConfig, KARConfig
@@ -68,7 +69,7 @@ def test_bad_recipes_say_what_is_wrong(values, message):
 
 
 def run(data: BenchData, *layers: dict) -> Run:
-    config = train_config(*layers, where="test")
+    config = configure(TrainConfig, *layers, where="test")
     entry = expand(recipe())[0].__class__("a", "x", "none", 0, config)
     return Run(entry, data, EvaluateConfig())
 

@@ -3,13 +3,12 @@
 import optuna
 import pytest
 
-from darec.bench import tune
 from darec.bench.data import BenchData, from_folder
-from darec.bench.grid import train_config
-from darec.bench.tune import finished, search
+from darec.bench.tune import Ground, Search, finished, given, searches
 from darec.errors import UserError
 from darec.progress import Silent
 from schemas.bench import TuneRecipe
+from schemas.recipe import Recipe
 from tests.bench_samples import write_board
 
 
@@ -18,13 +17,18 @@ def board(tmp_path) -> BenchData:
     return from_folder("board", write_board(tmp_path / "board"))
 
 
-def recipe(**values) -> TuneRecipe:
+def recipe(train=None, **values) -> TuneRecipe:
     base = {"dim": 8, "epochs": 20, "eval_every": 5, "alignment": [], "device": "cpu", "batch_size": 256}
     base["backbone"] = {"name": "mf"}
-    space = {"learning_rate": {"kind": "float", "low": 1e-5, "high": 0.1, "log": True}}
-    return TuneRecipe.model_validate(
-        {"name": "t", "data": {"board": "x"}, "base": base, "space": space, "trials": 2, "startup_trials": 1, **values}
-    )
+    space = {"train.learning_rate": {"kind": "float", "low": 1e-5, "high": 0.1, "log": True}}
+    defaults = {"name": "t", "data": {"board": "x"}, "base": {"train": base | (train or {})}, "space": space}
+    return TuneRecipe.model_validate(defaults | {"trials": 2, "startup_trials": 1} | values)
+
+
+def search(recipe: TuneRecipe, ground: BenchData | Ground, folder, progress=None) -> Search:
+    ground = given(ground) if isinstance(ground, BenchData) else ground
+    (only,) = searches(recipe, ground, folder, progress)
+    return only
 
 
 def test_a_search_is_prolonged_not_repeated(board, tmp_path):
@@ -32,15 +36,16 @@ def test_a_search_is_prolonged_not_repeated(board, tmp_path):
     study = search(recipe(trials=4), board, tmp_path / "study").run()
     assert len(finished(study)) == 4
     assert [trial.params for trial in study.trials[:2]] == first
-    rates = [trial.params["learning_rate"] for trial in study.trials]
+    rates = [trial.params["train.learning_rate"] for trial in study.trials]
     assert len(set(rates)) == 4
 
 
 def test_a_killed_trial_is_done_again_first(board, tmp_path):
     killed = search(recipe(), board, tmp_path / "study")
+    killed.folder.mkdir(parents=True)
     study = killed._open()
     trial = study.ask()
-    trial.suggest_float("learning_rate", 1e-5, 0.1, log=True)
+    trial.suggest_float("train.learning_rate", 1e-5, 0.1, log=True)
     again = search(recipe(trials=1), board, tmp_path / "study").run()
     states = [trial.state for trial in again.trials]
     assert states == [optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE]
@@ -60,7 +65,7 @@ class InterruptedAt(Silent):
 
 
 def test_an_interrupted_trial_goes_on_first(board, tmp_path):
-    chosen = recipe(trials=2, base=recipe().base | {"checkpoint_every": 1})
+    chosen = recipe({"checkpoint_every": 1}, trials=2)
     for last in (7, 9):  # interrupted again when it is done again
         with pytest.raises(KeyboardInterrupt):
             search(chosen, board, tmp_path / "study", InterruptedAt(last)).run()
@@ -74,8 +79,8 @@ def test_an_interrupted_trial_goes_on_first(board, tmp_path):
 
 
 def test_a_trial_that_is_the_users_fault_is_not_done_again(board, tmp_path):
-    base = recipe().base | {"text": {"use": "start"}}
-    bad = recipe(base=base, space={"dim": {"kind": "choice", "values": [64]}})  # wider than the text
+    space = {"train.dim": {"kind": "choice", "values": [64]}}  # wider than the text
+    bad = recipe({"text": {"use": "start"}}, space=space)
     for _ in range(2):
         with pytest.raises(UserError, match="width"):
             search(bad, board, tmp_path / "study").run()
@@ -84,28 +89,61 @@ def test_a_trial_that_is_the_users_fault_is_not_done_again(board, tmp_path):
     assert all("again" not in trial.user_attrs for trial in trials)
 
 
-def test_another_default_is_another_study(board, tmp_path, monkeypatch):
-    before = search(recipe(), board, tmp_path).key
-    monkeypatch.setattr(tune, "train_config", lambda *layers, where: train_config({"l2": 0.5}, *layers, where=where))
-    assert search(recipe(), board, tmp_path).key != before
+def test_another_default_is_another_study(board, tmp_path):
+    keys = set()
+    for changed in ({}, {"train": {"l2": 0.5}}, {"graph": {"weighting": "none"}}):
+        ground = Ground(Recipe.model_validate(changed), ("graph", "train"), lambda recipe: board)
+        keys.add(search(recipe(), ground, tmp_path).key)
+    assert len(keys) == 3
 
 
 def test_a_bad_trial_is_pruned(board, tmp_path):
     hunt = search(recipe(trials=2, prune_after=0), board, tmp_path / "study")
+    hunt.folder.mkdir(parents=True)
     for rate in (0.05, 1e-5):
-        hunt._open().enqueue_trial({"learning_rate": rate})
+        hunt._open().enqueue_trial({"train.learning_rate": rate})
     good, bad = hunt.run().trials
     assert (good.state, bad.state) == (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     assert len(bad.intermediate_values) < len(good.intermediate_values) == 4
 
 
 def test_another_space_is_another_study(board, tmp_path):
-    other = recipe(space={"l2": {"kind": "float", "low": 0, "high": 1}})
+    other = recipe(space={"train.l2": {"kind": "float", "low": 0, "high": 1}})
     assert search(recipe(), board, tmp_path).key != search(other, board, tmp_path).key
     assert search(recipe(), board, tmp_path).key == search(recipe(trials=99), board, tmp_path).key
 
 
-def test_a_field_that_does_not_exist_is_named(board, tmp_path):
-    bad = recipe(space={"learning_rte": {"kind": "float", "low": 0, "high": 1}})
-    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
-        search(bad, board, tmp_path / "study").run()
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("train.learning_rte", "did you mean 'learning_rate'"),
+        ("trian.learning_rate", "did you mean 'train'"),
+        ("train.alignment.0.weight", "does not fit"),
+        ("embed.max_tokens", "cannot change 'embed.max_tokens'.*fields of train"),
+    ],
+)
+def test_a_field_that_cannot_be_searched_is_named_before_any_trial(board, tmp_path, path, message):
+    methods = {"good": {}, "bad": {"space": {path: {"kind": "float", "low": 0, "high": 1}}}}
+    with pytest.raises(UserError, match=message):
+        searches(recipe(methods=methods), given(board), tmp_path)
+    assert not list(tmp_path.glob("t-*"))
+
+
+def test_each_method_adds_to_what_all_have(board, tmp_path):
+    weight = {"train.alignment.0.weight": {"kind": "choice", "values": [0.25]}}
+    methods = {"none": {}, "con": {"base": {"train.alignment": [{"name": "rlmrec-con"}]}, "space": weight}}
+    none, con = searches(recipe(methods=methods, trials=1), given(board), tmp_path)
+    assert (none.recipe.name, con.recipe.name, none.folder) == ("t-none", "t-con", tmp_path / "t-none")
+    assert none.key != con.key
+    assert none.configured({}).train.alignment == () and none.configured({}).train.dim == 8
+    (trial,) = con.run().trials
+    assert set(trial.params) == {"train.learning_rate", *weight}
+    (objective,) = con.configured(trial.params).train.alignment
+    assert (objective.name, objective.weight) == ("rlmrec-con", 0.25)
+
+
+def test_only_some_methods_are_searched(board, tmp_path):
+    chosen = recipe(methods={"a": {}, "b": {}, "c": {}})
+    assert [each.recipe.name for each in searches(chosen, given(board), tmp_path, only=("c", "a"))] == ["t-a", "t-c"]
+    with pytest.raises(UserError, match=r"method 'd' is not in the recipe \[t\] -> known: a, b, c"):
+        searches(chosen, given(board), tmp_path, only=("a", "d"))

@@ -1,0 +1,83 @@
+"""`darec tune`: hyper-parameter search over the fields of a whole-run recipe, or of training on benchmark data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from darec.errors import UserError
+from darec.progress import Progress
+from pipelines.bench_commands import DataOption, SetOption, TerminalBars, is_recipe, load_data, sources
+from pipelines.show import console
+from schemas.bench import TuneRecipe
+from schemas.data import GraphConfig
+from schemas.recipe import Recipe
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from darec.bench.data import BenchData
+    from darec.bench.tune import Ground, Search
+
+
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="A search's recipe: see configs/tune/.")],
+    only: Annotated[str, typer.Option("--only", help="Only these methods, as none,darec.")] = "",
+    data: DataOption = None,
+    overrides: SetOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Where each search has its folder.")] = Path("data/tune"),
+) -> None:
+    """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
+    from darec.bench.tune import searches
+    from darec.recipes import load
+
+    loaded = load(TuneRecipe, recipe, overrides or ())
+    chosen = sources(loaded.data, data or [])
+    if len(chosen) != 1:
+        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), mend="a search has exactly one")
+    with TerminalBars(loaded.name) as bars:
+        ground = _ground(*next(iter(chosen.items())), bars)
+        for search in searches(loaded, ground, out, bars, only.split(",") if only else ()):
+            console.print(_write_best(search, search.run(_announce)), markup=False, highlight=False)
+
+
+def _ground(name: str, path: Path, progress: Progress) -> "Ground":
+    from darec.bench.tune import Ground, given
+    from darec.recipes import load_recipe
+
+    if not is_recipe(path):
+        return given(load_data(name, path))
+    sections = ("llm", "profile_items", "profile_users", "embed", "graph", "train")
+    return Ground(load_recipe(path), sections, lambda recipe: _made(name, recipe, progress))
+
+
+def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
+    """What stage train reads under `recipe`: only what no trial before had is made anew."""
+    from darec.bench.data import from_artifacts
+    from stages.prepare import prepare
+    from stages.registry import STAGES
+    from stages.run import run
+
+    prepare(recipe)
+    made = {source.stage: run(recipe, source.stage, progress=progress) for source in STAGES["train"].inputs(recipe)}
+    folder = {stage: results[-1].artifact.path for stage, results in made.items() if results[-1].artifact}
+    weighted = recipe.graph != GraphConfig()  # benchmarks leave the default graph to training, so its draws stay theirs
+    return from_artifacts(name, folder["split"], folder.get("embed"), folder["graph"] if weighted else None)
+
+
+def _write_best(search: "Search", study: "optuna.Study") -> str:
+    import yaml
+
+    from darec.bench.tune import finished
+
+    best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
+    text = yaml.safe_dump({search.recipe.name: best}, sort_keys=False)
+    (search.folder / "best.yaml").write_text(text)
+    return text
+
+
+def _announce(trial: "FrozenTrial") -> None:
+    steps = trial.intermediate_values
+    value = trial.value if trial.value is not None else (max(steps.values()) if steps else 0.0)
+    console.print(f"trial {trial.number}: {trial.state.name.lower()} {value:.4f} {trial.params}", highlight=False)
