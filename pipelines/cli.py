@@ -340,7 +340,7 @@ def deploy(recipe: RecipeOption = None) -> None:
 def ui(
     recipe: RecipeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65534, help="Port to listen on; reports take the next.")] = 4200,
 ) -> None:
     """Prefect server with UI, a worker, the deployments and the reports on this machine, until Ctrl-C."""
     from pipelines.report_command import folder
