@@ -135,6 +135,14 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
     return folder
 
 
+def find(model: str, revision: str = "main") -> Path | None:
+    """As `resolve`, but None if the model is not there or not whole."""
+    try:
+        return resolve(model, revision)
+    except UserError:
+        return None
+
+
 def is_hub_id(model: str) -> bool:
     """Whether `model` reads as owner/name, and not as an alias or the path of a folder."""
     return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not Path(model).is_dir()

@@ -49,7 +49,7 @@ class Releases:
     def all(self) -> list[Release]:
         """Every bundle that met the gate, newest first."""
         releases = [_read(path) for path in self._folder.glob("*.json")]
-        return sorted(releases, key=lambda release: (release.created, release.id), reverse=True)
+        return sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
 
     def current(self) -> Release | None:
         """The release in production, None before the first. Raises DarecError if the link has no record."""
@@ -196,7 +196,7 @@ class Releases:
         report = read_report(bundle)
         decision = decide(report, current.report if current else None, gate)
         event = _event("published" if decision.passed else "refused", who, decision.reason)
-        past = dict(known) if known else {"id": _id(bundle, event), "previous": None, "events": ()}
+        past = dict(known) if known else self._new(bundle, event)
         present = {
             "artifact": self._relative(bundle),
             "content": _content(bundle),
@@ -208,6 +208,10 @@ class Releases:
             "events": (*past["events"], event),
         }
         return Release.model_validate(past | present)
+
+    def _new(self, bundle: Path, event: Event) -> dict[str, Any]:
+        number = max((release.number for release in self.all()), default=0) + 1
+        return {"id": _id(bundle, event), "number": number, "previous": None, "events": ()}
 
     def _enter(self, release: Release, current: Release | None) -> Release:
         """Record first, then the link: a kill in between leaves the old release in production."""

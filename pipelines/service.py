@@ -5,6 +5,7 @@ The database is SQLite under PREFECT_HOME; PREFECT_SERVER_DATABASE_CONNECTION_UR
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from darec.errors import DarecError, UserError
 from darec.processes import die_with_parent
 from pipelines.report_command import REPORTS_URL
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _START_SECONDS = 180
 _WORKER_PAUSE = 3  # before a worker that died is started again
 _STOP_SECONDS = 60  # a worker asked to stop ends its runs first
@@ -41,12 +42,13 @@ def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Ca
     end the worker is stopped first, so that it ends its runs while the server still listens.
 
     Raises:
-        UserError: others than this machine could reach a server without a login.
-        DarecError: the server does not come up (a taken port, a database away), or ends by itself.
+        UserError: others than this machine could reach a server without a login, or a port is taken.
+        DarecError: the server does not come up (a database away), or ends by itself.
     """
     if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         mend = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
         raise UserError("whoever reaches this address could start runs: there is no login", where=host, mend=mend)
+    _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
     signal.signal(signal.SIGTERM, _interrupt)
     url = f"http://{host}:{port}/api"
     os.environ["PREFECT_API_URL"] = url
@@ -69,9 +71,20 @@ def _reports(folder: Path, port: int) -> AbstractContextManager[Any]:
     """A web server of HTML reports, unless REPORTS_URL says that there is one already."""
     if os.environ.get(REPORTS_URL):
         return nullcontext()
+    mend = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve {folder}"
+    _require_free("127.0.0.1", port, mend)
     os.environ[REPORTS_URL] = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
     return _child(["http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)])
+
+
+def _require_free(host: str, port: int, mend: str) -> None:
+    """Asked before anything starts: a server that finds its port taken ends beside one that answers in its place."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # without the address, which follows
+        raise UserError(f"cannot listen: {reason}", where=f"{host}:{port}", mend=mend) from error
 
 
 def _keep_working(server: subprocess.Popen[bytes], worker_command: list[str]) -> None:
@@ -110,7 +123,7 @@ def _await_health(url: str, server: subprocess.Popen[bytes]) -> None:
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise DarecError("Prefect's server did not start", where=url, mend="see its messages above; is the port free?")
+    raise DarecError("Prefect's server did not start", where=url, mend="see its messages above")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

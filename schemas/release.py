@@ -148,6 +148,8 @@ class Release(Shape):
     """`releases/<id>.json`: a bundle that met the gate, and what became of it."""
 
     id: str
+    number: int = 0
+    """Counts the store's releases: their order, whatever the clock said. Older records have none."""
     artifact: str
     """The bundle's folder, relative to the store's root."""
     content: str

@@ -23,12 +23,12 @@ def prepare(recipe: Recipe) -> None:
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
-    for config in _models_here(recipe):
+    for config in models_here(recipe):
         ensure(config.model)
         resolve(config.model, config.revision)
 
 
-def _models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
+def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
     """The models that run on this machine."""
     stages = {stage.name for stage in needed(recipe)}
     if "profile_items" in stages and recipe.llm.engine == "offline":

