@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,20 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-@task(
+patient = partial(
+    task,
     cache_policy=NO_CACHE,  # the store is the cache: Prefect's own knows neither prompts nor models
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=10),
     retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
 )
+
+
+prepared = patient(name="prepare")(prepare)
+
+
+@patient()
 def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Sequence[str], force: bool) -> Any:
     """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""
     loaded = _load(recipe, overrides)
@@ -119,7 +126,7 @@ def darec(
     _read.cache_clear()
     loaded = _load(recipe, overrides)
     store = Store(loaded.runtime.store)
-    task(name="prepare", cache_policy=NO_CACHE)(prepare)(loaded)
+    prepared(loaded)
     with store.in_use():
         show_plan(plan(loaded, store, until), store)
         rows = semantic([], recipe, overrides, until, force)

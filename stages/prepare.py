@@ -18,7 +18,8 @@ def prepare(recipe: Recipe) -> None:
     A text encoder that is missing is found here, not after the LLM's minutes.
 
     Raises:
-        UserError: too little free disk, a download that does not come through, or a model that is not there.
+        UserError: too little free disk, or a model that is not there.
+        TransientError: a download that does not come through.
     """
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     if recipe.data.source == "movielens-100k":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from darec.dataset.sources import ORIGINAL, movielens_files
-from darec.errors import UserError
+from darec.errors import TransientError, UserError
 from darec.keys import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -35,7 +35,8 @@ def fetch(name: str, folder: Path) -> Path:
     checked by their checksums before they are moved into place, the interactions last.
 
     Raises:
-        UserError: the name is unknown, the folder cannot be written, or no way of fetching works.
+        UserError: the name is unknown, or the folder cannot be written.
+        TransientError: no way of fetching works.
     """
     if name != "ml-100k":
         raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", mend="known: ml-100k")
@@ -67,7 +68,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
         return
     files = ", ".join(ORIGINAL.values())
     mend = f"check the network, or put {files} of ml-100k.zip there yourself"
-    raise UserError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), mend=mend)
+    raise TransientError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), mend=mend)
 
 
 def _from_grouplens(scratch: Path) -> list[Path]:

@@ -32,6 +32,25 @@ def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
     assert used <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
 
 
+def test_what_a_profile_serves_runs_on_what_it_is_called() -> None:
+    for device in ("cpu", "gpu"):
+        service = SERVICES[f"llm-{device}"]
+        assert service["profiles"] == [device] == [service["build"]["args"]["DEVICE"]]
+        assert service["image"].endswith(f"-{device}")
+
+
+def test_the_links_of_the_runs_lead_to_the_service_of_the_reports() -> None:
+    [port] = SERVICES["reports"]["ports"]
+    assert SERVICES["worker"]["environment"]["DAREC_REPORTS_URL"].endswith(f"http://{port.rpartition(':')[0]}}}")
+    assert "data:/app/data:ro" in SERVICES["reports"]["volumes"] and "data:/app/data" in SERVICES["worker"]["volumes"]
+
+
+def test_a_server_without_root_has_a_place_for_its_ui() -> None:
+    [server] = [stage for stage in Path("docker/Dockerfile").read_text().split("\nFROM ") if "base AS server" in stage]
+    [place] = re.findall(r"^ENV PREFECT_UI_STATIC_DIRECTORY=(\S+)", server, re.MULTILINE)
+    assert place.startswith("/home/darec/")
+
+
 def test_images_are_pinned_and_run_without_root() -> None:
     images = [service["image"] for service in SERVICES.values()]
     assert all(":" in image and not image.endswith(":latest") for image in images)

