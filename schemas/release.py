@@ -147,11 +147,11 @@ class Event(Shape):
 class Release(Shape):
     """`releases/<id>.json`: a bundle that met the gate, and what became of it."""
 
-    id: str
+    id: str = Field(pattern=r"^[\w-]+$")
     number: int = 0
     """Counts the store's releases: their order, whatever the clock said. Older records have none."""
-    artifact: str
-    """The bundle's folder, relative to the store's root."""
+    artifact: str = Field(pattern=r"^artifacts/\w+/\w+$")
+    """The bundle's folder, relative to the store's root, and never outside it."""
     content: str
     """SHA-256 over the hashes of the bundle's files: two artifacts with the same bytes are one release."""
     state: Literal["published", "refused", "rolled_back"]

@@ -239,6 +239,15 @@ def test_an_unreadable_record_is_one_clear_error(store, releases):
         releases.all()
 
 
+@pytest.mark.parametrize("field", ["artifact", "id"])
+def test_a_record_that_leads_outside_the_store_is_refused(store, releases, field):
+    path = store.root / "releases" / f"{publish(store).id}.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {field: f"../{store.root.name}-other/{record[field]}"}))
+    with pytest.raises(DarecError, match="record cannot be read"):
+        releases.promote(record["id"])
+
+
 def test_a_link_without_record_says_so_and_promote_mends_it(store, releases):
     first, second = publish(store), publish(store, seed=1)
     (store.root / "releases" / f"{second.id}.json").unlink()
