@@ -146,7 +146,7 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float, teacher_temperature: float) -> Tensor:
     """`structure_divergence` plus the entropy of a `teacher` [n, d'] that learns nothing: mean_i -sum_j p_ij log q_ij.
 
-    Half the time of that: no n x n matrix is touched but to be made and multiplied, and the gradient comes with it.
+    Cheaper than that: no n x n matrix is touched but to be made and multiplied, and the gradient comes with it.
     Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.
     """
     sharp = _sharpened(left, temperature), _sharpened(teacher.detach(), teacher_temperature)

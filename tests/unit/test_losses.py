@@ -80,6 +80,13 @@ def test_structure_divergence_and_its_gradient_are_those_of_the_plain_expression
     assert losses.structure_divergence(left, left, 0.2, 0.2).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_a_teacher_that_wants_no_gradient_gets_none():
+    left, right = torch.randn(5, 3, requires_grad=True), torch.randn(5, 4)
+    losses.structure_divergence(left, right, 0.2, 0.1).backward()
+    assert left.grad is not None
+    assert right.grad is None
+
+
 def test_structure_cross_entropy_is_the_divergence_and_the_teachers_entropy():
     left, teacher = torch.randn(12, 3, dtype=torch.float64, requires_grad=True), torch.randn(12, 5, dtype=torch.float64)
     unit = torch.nn.functional.normalize(teacher, dim=-1)
