@@ -24,7 +24,7 @@ class DaRecConfig(Section):
     """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option here."""
 
     name: Literal["darec"] = "darec"
-    weight: float = Field(default=0.2, ge=0)
+    weight: float = Field(default=0.4, ge=0)
     """Lambda: the weight of all terms together."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
     warmup_epochs: int = Field(default=0, ge=0)
@@ -39,7 +39,7 @@ class DaRecConfig(Section):
     whitened, are the shared part; fixed, so that the text teaches the backbone and is not taught by it."""
     components: int = Field(default=256, ge=1)
     """How many of them, where `text_parts` is components."""
-    propagate: int = Field(default=2, ge=0)
+    propagate: int = Field(default=8, ge=0)
     """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then
     both sides tell of a node's neighbours."""
     depth: int = Field(default=2, ge=1)
@@ -48,18 +48,20 @@ class DaRecConfig(Section):
     """Width of their hidden layers and of the parts that they make."""
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"] = "leaky_relu"
     """Between the linear layers of a projection."""
-    sides: Literal["joint", "separate"] = "joint"
-    """joint: users and items are rows of one sample. separate: each side is aligned for itself and the two averaged."""
-    sample: int = Field(default=1024, ge=2)
-    """N^: how many rows a side are drawn in each step for all the terms."""
-    sample_from: Literal["batch", "uniform"] = "uniform"
-    """uniform: any user or item. batch: only users and positive items of the step's batch."""
+    sides: Literal["items", "users", "separate", "joint"] = "items"
+    """Whose rows are aligned. items, users: those of one side. separate: each side's for itself, and the two averaged.
+    joint: users and items are rows of one sample."""
+    sample: int = Field(default=512, ge=2)
+    """N^: how many rows a side are drawn in each step for all the terms; one that is drawn twice is there once."""
+    sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
+    """interactions: users and items as often as they are in train. uniform: all alike. batch: only users and positive
+    items of the step's batch."""
     similarity: Literal["cosine", "inner", "softmax"] = "softmax"
     """What the global term compares. cosine, inner: the similarity matrices, squared differences. softmax: each row of
     cosines as a distribution over the other rows; the backbone's is drawn to the text's (KL divergence)."""
     temperature: float = Field(default=0.2, ge=0.02)
     """Of the softmax of the backbone's similarities."""
-    text_temperature: float = Field(default=0.05, ge=0.02)
+    text_temperature: float = Field(default=0.07, ge=0.02)
     """Of the softmax of the text's similarities."""
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""

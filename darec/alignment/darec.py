@@ -65,8 +65,12 @@ class DaRec(Objective):
         self.text_parts = Columns(self.text.dim) if fixed else Networks(config, text.dim)
         columns = max(1, round(config.shared * out_dim))
         self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
-        nodes, users = len(text.nodes), text.n_users
-        self.sides = [(0, nodes)] if config.sides == "joint" else [(0, users), (users, nodes)]
+        users, items = (0, text.n_users), (text.n_users, len(text.nodes))
+        ranges = {"users": [users], "items": [items], "separate": [users, items], "joint": [(0, len(text.nodes))]}
+        self.sides = ranges[config.sides]
+        train = interactions.train
+        ends = torch.cat([train.users, train.items + text.n_users])
+        self._ends = [ends[(first <= ends) & (ends < end)] for first, end in self.sides]
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -91,6 +95,8 @@ class DaRec(Objective):
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
+        if len(rows) < 2:  # one row has no structure
+            return
         cf_shared, cf_specific = self.cf_parts(nodes.index_select(0, rows))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
         learnt = isinstance(self.cf_parts, Networks), isinstance(self.text_parts, Networks)
@@ -109,12 +115,15 @@ class DaRec(Objective):
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
-        first, end = self.sides[side]
+        (first, end), count, device = self.sides[side], self.config.sample, batch.users.device
+        if self.config.sample_from == "interactions":
+            ends = self._ends[side]
+            return torch.unique(ends[torch.randint(len(ends), (count,), device=device)])
         if self.config.sample_from == "uniform":
-            return torch.unique(torch.randint(first, end, (self.config.sample,), device=batch.users.device))
+            return torch.unique(torch.randint(first, end, (count,), device=device))
         nodes = torch.unique(torch.cat([batch.users, batch.items + n_users]))
         nodes = nodes[(nodes >= first) & (nodes < end)]
-        return nodes[torch.randperm(len(nodes), device=nodes.device)[: self.config.sample]]
+        return nodes[torch.randperm(len(nodes), device=device)[:count]]
 
     def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
         """L_glo over the sample."""

@@ -33,12 +33,8 @@ _OURS = {
     "darec LightGCN": {"backbone": _LIGHTGCN, "alignment": []},
     "darec LightGCN, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}, "alignment": []},
     "darec LightGCN + DaRec, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}},
-    "the same, 768 rows a step": {
-        "backbone": {**_LIGHTGCN, "edge_keep": 0.8},
-        "alignment": [{"name": "darec", "sample": 768}],
-    },
 }
-FULL, DROPPED, ALIGNED, *_ = _OURS
+FULL, DROPPED, ALIGNED = _OURS
 RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
 RECBOLE_SINGLY = "RecBole, one user at a time (its default)"
 _BLOCK_USERS = 1024

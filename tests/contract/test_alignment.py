@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from darec import alignment, clustering
-from darec.interactions import Batch, Representations
+from darec.interactions import Batch, Interactions, Pairs, Representations
 from darec.propagation import Adjacency, power_sum
 from darec.text import unit, whiten
 from schemas.alignment import (
@@ -29,7 +29,10 @@ DAREC_CHOICES = [
     {"text_parts": "network"},
     {"cf_parts": "network"},
     {"shared": 0.7, "components": 2},
+    {"sides": "users"},
     {"sides": "separate"},
+    {"sides": "joint"},
+    {"sample_from": "uniform"},
     {"sample_from": "batch"},
     {"similarity": "inner"},
     {"similarity": "cosine"},
@@ -197,6 +200,40 @@ def test_text_of_fixed_parts_is_not_taught(setting):
     objective, _ = terms_of(DaRecConfig(cf_parts="network", text_parts="components"), setting)
     assert all(name.startswith("cf_parts.") for name, _ in objective.named_parameters())
     assert not objective.text.nodes.requires_grad
+
+
+@pytest.mark.parametrize("sides", ["items", "users", "separate", "joint"])
+@pytest.mark.parametrize("source", ["interactions", "uniform", "batch"])
+def test_only_rows_of_the_sides_that_are_aligned_get_a_gradient(sides, source, setting):
+    text, final, batch, data = setting
+    torch.manual_seed(0)
+    config = DaRecConfig(sides=sides, sample_from=source, sample=500, centres=3)
+    sum(alignment.build(config, text, data, DIM, OUT)(final, batch).values()).backward()
+    moved = final.nodes.grad.abs().sum(1) > 0
+    wanted = {"user": sides != "items", "item": sides != "users"}
+    assert {"user": bool(moved[: data.n_users].any()), "item": bool(moved[data.n_users :].any())} == wanted
+
+
+def test_rows_are_drawn_as_often_as_they_are_in_train():
+    """Item 0 has half of the interactions, item 3 none."""
+    train = Pairs(torch.arange(12), torch.tensor([0] * 6 + [1, 1, 1, 2, 2, 2]))
+    none = Pairs(train.users[:0], train.items[:0])
+    data = Interactions(12, 4, train, none, none)
+    text, batch = Representations(torch.randn(16, 5), 12), Batch(train.users, train.items, train.items)
+    objective = alignment.build(DaRecConfig(sample=2, centres=2), text, data, DIM, OUT)
+    torch.manual_seed(0)
+    samples = [objective._sample(0, batch, 12) - 12 for _ in range(4000)]
+    drawn = torch.bincount(torch.cat(samples), minlength=4) / len(samples)
+    expected = torch.tensor([1 - 0.5**2, 1 - 0.75**2, 1 - 0.75**2, 0])  # at least once in two draws
+    torch.testing.assert_close(drawn, expected, atol=0.03, rtol=0)
+
+
+def test_a_sample_of_one_row_has_no_terms():
+    train = Pairs(torch.arange(5), torch.zeros(5, dtype=torch.int64))
+    none = Pairs(train.users[:0], train.items[:0])
+    text, batch = Representations(torch.randn(8, 5), 5), Batch(train.users, train.items, train.items + 1)
+    objective = alignment.build(DaRecConfig(centres=2), text, Interactions(5, 3, train, none, none), DIM, OUT)
+    assert objective(Representations(torch.randn(8, OUT), 5), batch) == {}
 
 
 @pytest.mark.parametrize("parts", [{}, {"cf_parts": "network"}])
