@@ -117,3 +117,5 @@ class EvaluateConfig(Section):
     """Groups of users by train interactions, and of items by popularity, that are reported separately."""
     batch_users: int = runtime(1024, ge=1)
     """Users ranked at once: memory grows with it, not with the number of users."""
+    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    """Where users are ranked; auto takes a GPU if there is one."""

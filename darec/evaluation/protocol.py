@@ -22,6 +22,10 @@ class Ranking:
     users: Tensor
     top: Tensor
 
+    def to(self, device: torch.device) -> "Ranking":
+        """The same ranking on `device`."""
+        return Ranking(self.users.to(device), self.top.to(device))
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -5,7 +5,9 @@ from math import isfinite
 from typing import Any
 
 import polars as pl
+import torch
 
+from darec.device import pick
 from darec.evaluation.protocol import Ranking, Scores, coverage, novelty, popularity, rank, score
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
@@ -35,8 +37,10 @@ class Report:
 
 
 def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> Judged:
-    """Ranks and scores one model by the protocol."""
-    ranking = rank(final, data.train, held_out, max(config.cutoffs), config.batch_users)
+    """Ranks, on the device that `config` names, and scores one model by the protocol."""
+    device = pick(config.device)
+    train, wanted = data.train.to(device), held_out.to(device)
+    ranking = rank(final.to(device), train, wanted, max(config.cutoffs), config.batch_users).to(torch.device("cpu"))
     scores = score(ranking, held_out, data.n_items, config.cutoffs)
     summary = scores.means()
     for k in config.cutoffs:

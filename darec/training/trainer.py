@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from darec import cold_start
+from darec.device import pick
 from darec.errors import DarecError
 from darec.evaluation.protocol import rank, score
 from darec.interactions import Batch, Interactions, Representations
@@ -72,7 +73,7 @@ def train(
         UserError: the data or configuration allow no training.
         DarecError: the loss is no longer a number.
     """
-    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = pick(config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         trainer = Trainer(config, interactions, text, adjacency, device)
