@@ -61,7 +61,7 @@ class DaRec(Objective):
         super().__init__()
         self.config = config
         fixed = config.text_parts == "components"
-        self.text = _components(config, text, interactions) if fixed else text
+        self.text = shared_text(config, text, interactions) if fixed else text
         self.text_parts = Columns(self.text.dim) if fixed else Networks(config, text.dim)
         columns = max(1, round(config.shared * out_dim))
         self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
@@ -163,7 +163,7 @@ class DaRec(Objective):
         return clustering.match(-clustering.shared_members(*labels, self.config.centres), self.config.matching)
 
 
-def _components(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
+def shared_text(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
     """Unit rows of whitened principal components, which have been spread over the train graph."""
     rows = unit(whiten(text, config.components))
     if config.propagate:

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
 
 from darec import clustering
 from darec.bench.grid import sweep_name
@@ -108,7 +109,7 @@ def _sweep_lines(axes: Axes, results: Results, data: str, backbone: str, sweep: 
 
 
 def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: str) -> Figure:
-    """First two principal components of DaRec's shared and specific parts, both sides, before and after training.
+    """DaRec's shared and specific parts in two dimensions (t-SNE of cosines), both sides, before and after training.
 
     Each argument: part (`cf shared`, `text shared`, `cf specific`, `text specific`) -> rows of unit length [n, d].
     Sides that share a space are projected together: where they overlap, they are aligned. Sides of other widths have a
@@ -150,10 +151,12 @@ def _groups(rows: np.ndarray, count: int = 8) -> np.ndarray:
 
 
 def _project(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The first two principal components of all rows together."""
+    """t-SNE of all rows together, by cosines (van der Maaten and Hinton, 2008): near rows stay near."""
     together = np.concatenate(list(parts.values()))
-    _, _, axes = np.linalg.svd(together - together.mean(0), full_matrices=False)
-    return {name: (rows - together.mean(0)) @ axes[:2].T for name, rows in parts.items()}
+    perplexity = min(30.0, (len(together) - 1) / 3)
+    points = TSNE(metric="cosine", perplexity=perplexity, init="pca", random_state=0).fit_transform(together)
+    ends = np.cumsum([len(rows) for rows in parts.values()])[:-1]
+    return dict(zip(parts, np.split(points, ends), strict=True))
 
 
 def bounds(users: pl.DataFrame) -> list[tuple[int, int]]:
