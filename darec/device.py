@@ -5,13 +5,13 @@ import torch
 from darec.errors import UserError
 
 
-def pick(wanted: str) -> torch.device:
-    """The device that a configuration's `device` means: auto takes a GPU if there is one.
+def pick(wanted: str, where: str) -> torch.device:
+    """The device that the value `wanted` of the field `where` means: auto takes a GPU if there is one.
 
     Raises:
         UserError: cuda is wanted and there is none.
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
-        raise UserError("no CUDA device is there", where="device: cuda", mend="set device to auto or cpu; darec doctor")
+        raise UserError("no CUDA device can be used", where=where, mend="set it to auto or cpu, or see `darec doctor`")
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")

@@ -93,8 +93,10 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[st
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
+    from darec.device import pick
+
     disable_progress_bar()  # of loading the weights: the stage has its own
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick("auto", "embed").type
     try:
         model = SentenceTransformer(
             str(folder), device=device, trust_remote_code=config.trust_remote_code, local_files_only=True

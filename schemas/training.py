@@ -118,4 +118,4 @@ class EvaluateConfig(Section):
     batch_users: int = runtime(1024, ge=1)
     """Users ranked at once: memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where users are ranked; auto takes a GPU if there is one."""
+    """Where users are ranked; auto takes a GPU if there is one, which may put items of equal score in another order."""

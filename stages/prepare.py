@@ -15,13 +15,14 @@ from stages.registry import needed
 def prepare(recipe: Recipe) -> None:
     """Fetches what the recipe names and is not there yet; on later runs only looks.
 
-    A text encoder that is missing is found here, not after the LLM's minutes.
+    A text encoder or a GPU that is missing is found here, not after the LLM's minutes.
 
     Raises:
-        UserError: too little free disk, or a model that is not there.
+        UserError: too little free disk, or a model or a GPU that is not there.
         TransientError: a download that does not come through.
     """
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
+    check_device(recipe)
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
     for config in models_here(recipe):
@@ -36,6 +37,15 @@ def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
         yield recipe.llm
     if "embed" in stages:
         yield recipe.embed
+
+
+def check_device(recipe: Recipe) -> None:
+    """Raises UserError if training or evaluation shall be on a GPU and there is none."""
+    for section in ("train", "evaluate"):
+        if (wanted := getattr(recipe, section).device) == "cuda":
+            from darec.device import pick
+
+            pick(wanted, f"{section}.device")
 
 
 def check_free_disk(folder: Path, wanted_gb: float) -> None:

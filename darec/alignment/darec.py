@@ -69,8 +69,8 @@ class DaRec(Objective):
         ranges = {"users": [users], "items": [items], "separate": [users, items], "joint": [(0, len(text.nodes))]}
         self.sides = ranges[config.sides]
         train = interactions.train
-        ends = torch.cat([train.users, train.items + text.n_users])
-        self._ends = [ends[(first <= ends) & (ends < end)] for first, end in self.sides]
+        occurrences = torch.cat([train.users, train.items + text.n_users])
+        self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -117,8 +117,8 @@ class DaRec(Objective):
         """At most `sample` distinct node numbers of a side."""
         (first, end), count, device = self.sides[side], self.config.sample, batch.users.device
         if self.config.sample_from == "interactions":
-            ends = self._ends[side]
-            return torch.unique(ends[torch.randint(len(ends), (count,), device=device)])
+            nodes = self._occurrences[side]
+            return torch.unique(nodes[torch.randint(len(nodes), (count,), device=device)])
         if self.config.sample_from == "uniform":
             return torch.unique(torch.randint(first, end, (count,), device=device))
         nodes = torch.unique(torch.cat([batch.users, batch.items + n_users]))

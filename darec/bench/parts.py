@@ -1,4 +1,4 @@
-"""DaRec's shared and specific parts of a sample of nodes, before training and after."""
+"""DaRec's shared and specific parts of a sample of the nodes that it aligns, before training and after."""
 
 import numpy as np
 import torch
@@ -34,16 +34,21 @@ def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
     with torch.random.fork_rng([]):
         torch.manual_seed(run.entry.config.seed)
         trainer = Trainer(run.entry.config, run.data.interactions, run.data.text, None, torch.device("cpu"))
-        nodes = torch.randperm(run.data.interactions.n_nodes)[:_SAMPLE]
+        aligned = torch.cat([torch.arange(first, end) for first, end in _objective(trainer).sides])
+        nodes = aligned[torch.randperm(len(aligned))[:_SAMPLE]]
     before = _parts(trainer, nodes)
     state = load_file(artifact.path / "model.safetensors")
     trainer.model.load_state_dict({name: value for name, value in state.items() if not name.startswith("final.")})
     return before, _parts(trainer, nodes)
 
 
+def _objective(trainer: Trainer) -> DaRec:
+    return next(each for each in trainer.model.objectives if isinstance(each, DaRec))
+
+
 @torch.no_grad()
 def _parts(trainer: Trainer, nodes: torch.Tensor) -> Parts:
-    objective = next(each for each in trainer.model.objectives if isinstance(each, DaRec))
+    objective = _objective(trainer)
     cf, text = trainer.model.represent().nodes[nodes], objective.text.nodes[nodes]
     rows = zip(_NAMES, (*objective.cf_parts(cf), *objective.text_parts(text)), strict=True)
     return {name: functional.normalize(value, dim=-1).numpy() for name, value in rows if value.shape[1]}

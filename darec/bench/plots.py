@@ -153,8 +153,8 @@ def _groups(rows: np.ndarray, count: int = 8) -> np.ndarray:
 def _project(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """t-SNE of all rows together, by cosines (van der Maaten and Hinton, 2008): near rows stay near."""
     together = np.concatenate(list(parts.values()))
-    perplexity = min(30.0, (len(together) - 1) / 3)
-    points = TSNE(metric="cosine", perplexity=perplexity, init="pca", random_state=0).fit_transform(together)
+    perplexity, init = min(30.0, (len(together) - 1) / 3), "pca" if together.shape[1] > 1 else "random"
+    points = TSNE(metric="cosine", perplexity=perplexity, init=init, random_state=0).fit_transform(together)
     ends = np.cumsum([len(rows) for rows in parts.values()])[:-1]
     return dict(zip(parts, np.split(points, ends), strict=True))
 

@@ -38,7 +38,7 @@ class Report:
 
 def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> Judged:
     """Ranks, on the device that `config` names, and scores one model by the protocol."""
-    device = pick(config.device)
+    device = pick(config.device, "evaluate.device")
     train, wanted = data.train.to(device), held_out.to(device)
     ranking = rank(final.to(device), train, wanted, max(config.cutoffs), config.batch_users).to(torch.device("cpu"))
     scores = score(ranking, held_out, data.n_items, config.cutoffs)

@@ -73,7 +73,7 @@ def train(
         UserError: the data or configuration allow no training.
         DarecError: the loss is no longer a number.
     """
-    device = pick(config.device)
+    device = pick(config.device, "train.device")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
         trainer = Trainer(config, interactions, text, adjacency, device)
@@ -162,13 +162,17 @@ class Trainer:
             group["lr"] = rate
         with self._autocast():
             terms = self.model(batch, self.sampler)
+        if terms:  # there may be none without a ranking loss, where a sample has nothing to compare
+            self._descend(torch.stack(list(terms.values())).sum())
+        self.step += 1
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        loss.backward()
         if self.config.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        self.step += 1
-        return {name: value.detach() for name, value in terms.items()}
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         half = self.config.precision == "bfloat16"

@@ -1,9 +1,11 @@
-"""What a CUDA device does must be what the CPU does; skipped without one."""
+"""Training and ranking on a CUDA device; skipped without one."""
 
 from typing import get_args
 
+import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from darec.evaluation.protocol import rank
 from darec.evaluation.report import report
@@ -15,7 +17,14 @@ from tests.checkerboard import checkerboard, parity_text
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0])]
+QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cuda"}
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+
+
+def losses_of(trained):
+    """Total loss of each epoch."""
+    rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
+    return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +34,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.name)
 def test_a_backbone_learns_the_checkerboard(backbone, data):
-    config = TrainConfig(backbone=backbone, alignment=(), epochs=30, patience=30, dim=8, batch_size=128)
-    config = config.model_copy(update={"learning_rate": 0.02, "device": "cuda"})
+    config = TrainConfig(backbone=backbone, alignment=(), epochs=30, patience=30, **QUICK)
     ranking = rank(train(config, data).final, data.train, data.test, 1)
     right = dict(zip(data.test.users.tolist(), data.test.items.tolist(), strict=True))
     hits = [right[user] == top[0] for user, top in zip(ranking.users.tolist(), ranking.top.tolist(), strict=True)]
@@ -34,15 +42,35 @@ def test_a_backbone_learns_the_checkerboard(backbone, data):
 
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, DaRecConfig(sides="joint")], ids=lambda config: config.name)
-def test_an_objective_trains(objective, data):
-    config = TrainConfig(alignment=(objective,), epochs=3, dim=8, batch_size=128, device="cuda")
-    final = train(config, data, parity_text(data)).final
-    assert final.nodes.device.type == "cpu"
-    assert torch.isfinite(final.nodes).all()
+def test_an_objective_learns(objective, data):
+    config = TrainConfig(alignment=(objective,), epochs=12, patience=12, **QUICK)
+    trained = train(config, data, parity_text(data))
+    trace = losses_of(trained)
+    assert trace[-1] < trace[0]
+    assert trained.final.nodes.device.type == "cpu"
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(data, tmp_path):
+    config = TrainConfig(epochs=6, patience=6, eval_every=1, checkpoint_every=1, **QUICK)
+
+    def die(epoch, values):
+        if epoch == 4:
+            raise KilledError
+
+    text, path = parity_text(data), tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KilledError):
+        train(config, data, text, resume=path, listener=die)
+    resumed, whole = train(config, data, text, resume=path), train(config, data, text)
+    assert losses_of(resumed) == pytest.approx(losses_of(whole), rel=1e-4)
 
 
 def test_a_report_is_that_of_the_cpu(data):
     final, other = (train(TrainConfig(alignment=(), epochs=3, seed=seed, dim=8), data).final for seed in (0, 1))
     on_cpu, on_gpu = (report(final, other, data, EvaluateConfig(device=device)) for device in ("cpu", "cuda"))
-    assert on_gpu.metrics["test"] == pytest.approx(on_cpu.metrics["test"], abs=1e-6)
-    assert on_gpu.per_user.columns == on_cpu.per_user.columns
+    for name in ("test", "validation", "reference"):
+        assert on_gpu.metrics[name] == pytest.approx(on_cpu.metrics[name], abs=1e-6)
+    assert_frame_equal(on_gpu.per_user, on_cpu.per_user)

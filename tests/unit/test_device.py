@@ -3,6 +3,8 @@ import torch
 
 from darec.device import pick
 from darec.errors import UserError
+from schemas.recipe import Recipe
+from stages.prepare import check_device
 
 
 @pytest.mark.parametrize(
@@ -11,10 +13,18 @@ from darec.errors import UserError
 )
 def test_a_gpu_is_taken_if_there_is_one_and_it_is_wanted(wanted, there, found, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert pick(wanted) == torch.device(found)
+    assert pick(wanted, "train.device") == torch.device(found)
 
 
 def test_a_gpu_that_is_wanted_and_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="CUDA"):
-        pick("cuda")
+    with pytest.raises(UserError, match="train.device"):
+        pick("cuda", "train.device")
+
+
+@pytest.mark.parametrize("section", ["train", "evaluate"])
+def test_a_run_that_wants_a_gpu_is_refused_before_its_first_stage(section, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=f"{section}.device"):
+        check_device(Recipe.model_validate({section: {"device": "cuda"}}))
+    check_device(Recipe())
