@@ -6,6 +6,7 @@ import polars as pl
 import torch
 
 from darec.interactions import Interactions, Pairs, Representations
+from darec.training import Trained
 from tests.data import write_checkerboard
 
 
@@ -25,3 +26,9 @@ def parity_text(interactions: Interactions, width: int = 12, noise: float = 0.1,
     parity = torch.cat([torch.arange(interactions.n_users) % 2, torch.arange(interactions.n_items) % 2])
     rows = directions[parity] + noise * torch.randn(interactions.n_nodes, width, generator=generator)
     return Representations(rows, interactions.n_users)
+
+
+def losses_of(trained: Trained) -> list[float]:
+    """Total loss of each epoch."""
+    rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
+    return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()

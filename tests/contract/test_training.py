@@ -24,7 +24,7 @@ from darec.training.sampling import Sampler
 from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
 from schemas.backbones import AutoCFConfig, BackboneConfig, LightGCNConfig, MFConfig
 from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
-from tests.checkerboard import checkerboard, parity_text
+from tests.checkerboard import checkerboard, losses_of, parity_text
 
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0])]
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
@@ -34,12 +34,6 @@ QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cpu"}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return checkerboard(tmp_path_factory.mktemp("checkerboard"))
-
-
-def losses_of(trained):
-    """Total loss of each epoch."""
-    rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
-    return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.name)

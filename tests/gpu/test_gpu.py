@@ -2,7 +2,6 @@
 
 from typing import get_args
 
-import polars as pl
 import pytest
 import torch
 from polars.testing import assert_frame_equal
@@ -13,18 +12,12 @@ from darec.training import train
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import BackboneConfig
 from schemas.training import EvaluateConfig, TrainConfig
-from tests.checkerboard import checkerboard, parity_text
+from tests.checkerboard import checkerboard, losses_of, parity_text
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0])]
 QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cuda"}
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
-
-
-def losses_of(trained):
-    """Total loss of each epoch."""
-    rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
-    return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()
 
 
 @pytest.fixture(scope="module")
