@@ -93,13 +93,13 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[st
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 
-    from darec.device import pick
+    from darec.device import bfloat16_helps, pick
 
     disable_progress_bar()  # of loading the weights: the stage has its own
-    device = pick("auto", "embed").type
+    device = pick("auto", "embed")
     try:
         model = SentenceTransformer(
-            str(folder), device=device, trust_remote_code=config.trust_remote_code, local_files_only=True
+            str(folder), device=device.type, trust_remote_code=config.trust_remote_code, local_files_only=True
         )
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -107,14 +107,7 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[st
         raise UserError(f"the text model cannot be loaded ({reason})", where=str(folder), mend=mend) from error
     model.max_seq_length = min(model.max_seq_length or config.max_tokens, config.max_tokens)
     for start in range(0, len(texts), config.chunk):
-        with torch.autocast(device, torch.bfloat16, enabled=_bfloat16_helps(device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_helps(device)):
             batch = list(texts[start : start + config.chunk])
             vectors = model.encode(batch, batch_size=config.batch, convert_to_tensor=True, show_progress_bar=False)
         yield start, torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
-
-
-def _bfloat16_helps(device: str) -> bool:
-    """Hardware bfloat16 is twice as fast and within 1e-4 in cosine; without the hardware it is several times slower."""
-    import torch
-
-    return device == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

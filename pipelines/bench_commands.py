@@ -180,19 +180,22 @@ def speed(
     recbole: Annotated[bool, typer.Option(help="Install RecBole into its own environment and time it.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each contestant; by default all cores.")] = None,
     peers: Annotated[Path, typer.Option("--peers", help="Where RecBole's environment is kept.")] = Path("data/peers"),
+    device: Annotated[str, typer.Option(help="cpu or cuda: where darec trains and ranks.")] = "cpu",
 ) -> None:
     """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
     import torch
 
     from darec.bench import speed as timing
+    from darec.device import pick
 
+    place = pick(device, "--device")
     if threads:
         torch.set_num_threads(threads)
     source = data if data.exists() else WHOLE_RUN
     loaded = load_data(source.stem, source, text=False)
     with TerminalBars("speed") as bars:
-        measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None)
-    print(timing.table(measured, growth, loaded.interactions))
+        measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None, place)
+    print(timing.table(measured, growth, loaded.interactions, place))
 
 
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:

@@ -160,7 +160,7 @@ def _report(trained: "Trained", seconds: float) -> dict[str, Any]:
 def _stage(name: str, configured: Configured) -> Stage:
     return Stage(
         name=name,
-        version=2,
+        version=3,
         outputs=("embeddings.safetensors", "model.safetensors", "history.parquet"),
         inputs=_inputs(configured),
         config=_config(configured),

@@ -60,9 +60,9 @@ class DaRec(Objective):
     def __init__(self, config: DaRecConfig, text: Representations, interactions: Interactions, out_dim: int) -> None:
         super().__init__()
         self.config = config
-        fixed = config.text_parts == "components"
-        self.text = shared_text(config, text, interactions) if fixed else text
-        self.text_parts = Columns(self.text.dim) if fixed else Networks(config, text.dim)
+        self.text_learns = config.text_parts == "network"
+        self.text = text if self.text_learns else _teacher(config, text, interactions)
+        self.text_parts = Networks(config, text.dim) if self.text_learns else Columns(self.text.dim)
         columns = max(1, round(config.shared * out_dim))
         self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
         users, items = (0, text.n_users), (text.n_users, len(text.nodes))
@@ -86,32 +86,32 @@ class DaRec(Objective):
         if self.config.weights.local_structure and int(self.step) % self.config.recluster_steps == 0:
             self._recluster(nodes)
         self.step += 1
-        weighted: dict[str, Tensor] = {}
+        scale, terms = self.config.weight * self.scale / len(self.sides), dict[str, Tensor]()
         for side in range(len(self.sides)):
-            scale = self.config.weight * self.scale / len(self.sides)
             for name, value in self._side(side, nodes, batch, final.n_users):
-                weighted[name] = weighted.get(name, 0) + scale * value
-        return weighted
+                term = scale * getattr(self.config.weights, name) * value
+                terms[f"darec/{name}"] = terms[f"darec/{name}"] + term if f"darec/{name}" in terms else term
+        return terms
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
+        """Each term that has a weight, by its weight's name."""
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
         if len(rows) < 2:  # one row has no structure
             return
         cf_shared, cf_specific = self.cf_parts(nodes.index_select(0, rows))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
-        learnt = isinstance(self.cf_parts, Networks), isinstance(self.text_parts, Networks)
+        learnt = isinstance(self.cf_parts, Networks), self.text_learns
         if weights.orthogonality and any(learnt):
             parts = (cf_specific, cf_shared), (text_specific, text_shared)
             gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
-            yield "darec/orthogonality", weights.orthogonality * torch.stack(gaps).sum()
+            yield "orthogonality", torch.stack(gaps).sum()
         specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
         if weights.uniformity and specific:
-            spread = torch.stack([losses.uniformity(part) for part in specific])
-            yield "darec/uniformity", weights.uniformity * spread.sum()
+            yield "uniformity", torch.stack([losses.uniformity(part) for part in specific]).sum()
         if weights.global_structure:
-            yield "darec/global", weights.global_structure * self._global(cf_shared, text_shared)
+            yield "global_structure", self._global(cf_shared, text_shared)
         if weights.local_structure:
-            yield "darec/local", weights.local_structure * self._local(side, cf_shared, text_shared)
+            yield "local_structure", self._local(side, cf_shared, text_shared)
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
@@ -128,26 +128,35 @@ class DaRec(Objective):
     def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
         """L_glo over the sample."""
         config = self.config
-        if config.similarity == "softmax":
-            learnt = isinstance(self.text_parts, Networks)
-            compare = losses.structure_divergence if learnt else losses.structure_cross_entropy
-            return compare(cf_shared, text_shared, config.temperature, config.text_temperature)
-        return losses.structure_gap(cf_shared, text_shared, config.similarity)
+        if config.similarity != "softmax":
+            return losses.structure_gap(cf_shared, text_shared, config.similarity)
+        if self.text_learns:
+            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
+        return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature)
 
     def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
-        """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres."""
-        cf = _means(cf_shared, self.cf_centres[side])
-        text = _means(text_shared, self.text_centres[side])
+        """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres.
+
+        A text that learns nothing has those centres themselves.
+        """
+        cf, text = _means(cf_shared, self.cf_centres[side]), self.text_centres[side]
+        if self.text_learns:
+            text = _means(text_shared, text)
         return _CENTRE_GAPS[self.config.local_loss](cf, text)
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:
-        """k-means on both shared parts, then the text's centres are put in the order of their partners."""
+        """k-means on both shared parts, then the text's centres are put in the order of their partners.
+
+        A text that learns nothing is clustered once.
+        """
         for side, (first, end) in enumerate(self.sides):
             rows = torch.randperm(end - first, device=nodes.device)[:_CLUSTERED_ROWS] + first
             cf, text = self.cf_parts(nodes[rows])[0], self.text_parts(self.text.nodes[rows])[0]
             self.cf_centres[side] = self._centres(cf, self.cf_centres[side])
-            centres = self._centres(text, self.text_centres[side])
+            centres = self.text_centres[side]
+            if self.text_learns or not int(self.step):
+                centres = self._centres(text, centres)
             self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
@@ -161,6 +170,14 @@ class DaRec(Objective):
             return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching)
         labels = clustering.nearest(cf, cf_centres), clustering.nearest(text, text_centres)
         return clustering.match(-clustering.shared_members(*labels, self.config.centres), self.config.matching)
+
+
+def _teacher(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
+    """`shared_text`, made ready for what the global term compares."""
+    rows = shared_text(config, text, interactions)
+    if config.similarity != "softmax":
+        return rows
+    return Representations(losses.sharpened(rows.nodes, config.text_temperature), rows.n_users)
 
 
 def shared_text(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:

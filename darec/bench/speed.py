@@ -21,6 +21,7 @@ from darec.progress import Progress
 from darec.training.trainer import Trainer
 from schemas.training import TrainConfig
 
+CPU = torch.device("cpu")
 DIM, BATCH = 32, 4096
 RLMREC_EPOCH = 5.6 / 3.9
 """RLMRec's LightGCN epoch over RecBole's, measured back to back on Beauty with these settings; RLMRec is no package."""
@@ -38,6 +39,7 @@ FULL, DROPPED, ALIGNED = _OURS
 RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
 RECBOLE_SINGLY = "RecBole, one user at a time (its default)"
 _BLOCK_USERS = 1024
+_EPOCHS_A_TURN = 5  # of darec's, which are short: a median of few would be that of the machine's moods
 
 
 Cost = tuple[float, float]
@@ -50,12 +52,19 @@ class Contestant:
 
     epoch: Callable[[], Cost] | None = None
     evaluate: Callable[[], Cost] | None = None
+    epochs_a_turn: int = 1
     epochs: list[Cost] = field(default_factory=list)
     evaluations: list[Cost] = field(default_factory=list)
 
+    @property
+    def turn(self) -> list[tuple[Callable[[], Cost], list[Cost]]]:
+        """What it does in a round, each with where the cost is noted."""
+        epochs = [(self.epoch, self.epochs)] * self.epochs_a_turn if self.epoch else []
+        return epochs + ([(self.evaluate, self.evaluations)] if self.evaluate else [])
+
 
 def measure(
-    data: BenchData, repeats: int, progress: Progress, peers: Path | None
+    data: BenchData, repeats: int, progress: Progress, peers: Path | None, device: torch.device = CPU
 ) -> tuple[dict[str, Contestant], float]:
     """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
 
@@ -64,32 +73,24 @@ def measure(
         repeats: rounds; in each, every contestant takes its turn. One round before them is not counted.
         progress: told of turns.
         peers: the folder for RecBole's environment; None leaves RecBole out.
+        device: where darec trains; the peers stay on the CPU.
     """
     growth = evaluation_growth(data.interactions)
     with ExitStack() as stack:
-        contestants = _contestants(data, stack, peers)
-        turns = (repeats + 1) * sum(
-            act is not None for each in contestants.values() for act in (each.epoch, each.evaluate)
-        )
-        progress.start("speed", turns, "turns")
+        contestants = _contestants(data, stack, peers, device)
+        acts = [(name, *act) for name, each in contestants.items() for act in each.turn]
+        progress.start("speed", (repeats + 1) * len(acts), "turns")
         for number in range(repeats + 1):
-            for name, each in contestants.items():
-                if each.epoch is not None:
-                    _turn(each.epoch, each.epochs, number, progress, name)
-                if each.evaluate is not None:
-                    _turn(each.evaluate, each.evaluations, number, progress, name)
+            for name, act, costs in acts:
+                cost = act()
+                if number:
+                    costs.append(cost)
+                progress.advance(1, f"{name} {cost[0]:.2f} s")
     return contestants, growth
 
 
-def _turn(act: Callable[[], Cost], costs: list[Cost], number: int, progress: Progress, name: str) -> None:
-    cost = act()
-    if number:
-        costs.append(cost)
-    progress.advance(1, f"{name} {cost[0]:.2f} s")
-
-
-def _contestants(data: BenchData, stack: ExitStack, peers: Path | None) -> dict[str, Contestant]:
-    found = {name: _ours(data, name) for name in _OURS}
+def _contestants(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Contestant]:
+    found = {name: _ours(data, name, device) for name in _OURS}
     plain = PlainLightGCN(data.interactions, DIM, BATCH)
     found[PLAIN] = Contestant(_timed(plain.epoch), _timed(plain.evaluate))
     if peers is not None:
@@ -103,12 +104,13 @@ def _contestants(data: BenchData, stack: ExitStack, peers: Path | None) -> dict[
     return found
 
 
-def _ours(data: BenchData, name: str) -> Contestant:
-    common = {"dim": DIM, "batch_size": BATCH, "device": "cpu"}
+def _ours(data: BenchData, name: str, device: torch.device) -> Contestant:
+    common = {"dim": DIM, "batch_size": BATCH, "device": device.type}
     config = configure(TrainConfig, _OURS[name], common, where="bench speed")
     text = data.text or _random_text(data.interactions)
-    trainer = Trainer(config, data.interactions, text, None, torch.device("cpu"))
-    return Contestant(_timed(trainer.run_epoch), _timed(lambda: _evaluate(trainer)) if name == FULL else None)
+    trainer = Trainer(config, data.interactions, text, None, device)
+    evaluate = _timed(lambda: _evaluate(trainer)) if name == FULL else None
+    return Contestant(_timed(trainer.run_epoch), evaluate, epochs_a_turn=_EPOCHS_A_TURN)
 
 
 def _timed(act: Callable[[], object]) -> Callable[[], Cost]:
@@ -123,7 +125,7 @@ def _timed(act: Callable[[], object]) -> Callable[[], Cost]:
 def _evaluate(trainer: Trainer) -> None:
     data = trainer.interactions
     ranking = rank(trainer.model.represent(), data.train, data.test, max(_CUTOFFS))
-    score(ranking, data.test, data.n_items, _CUTOFFS, ("recall", "ndcg"))
+    score(ranking, data.test, data.n_items, _CUTOFFS, ("recall", "ndcg")).means()
 
 
 def _random_text(data: Interactions) -> Representations:
@@ -150,7 +152,7 @@ def _copies(data: Interactions, pairs: Pairs) -> Pairs:
     return Pairs(pairs.users.repeat(4) + shifts, pairs.items.repeat(4))
 
 
-def table(contestants: dict[str, Contestant], growth: float, data: Interactions) -> str:
+def table(contestants: dict[str, Contestant], growth: float, data: Interactions, device: torch.device = CPU) -> str:
     """Medians, and how many times darec's, in Markdown."""
     epochs = {name: _median(each.epochs) for name, each in contestants.items() if each.epochs}
     evaluations = {name: _median(each.evaluations) for name, each in contestants.items() if each.evaluations}
@@ -165,10 +167,13 @@ def table(contestants: dict[str, Contestant], growth: float, data: Interactions)
         evaluation = _cells(evaluations[name], evaluations[FULL]) if name in evaluations else ["", ""]
         rows.append([name, *epoch, *evaluation])
     head = ["", "an epoch, s (CPU)", "over darec's (CPU)", "a full evaluation, s (CPU)", "over darec's (CPU)"]
-    rounds, threads = len(contestants[FULL].epochs), torch.get_num_threads()
+    rounds, where = len(contestants[FULL].evaluations), f"{torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = f"darec on {torch.cuda.get_device_name(device)}, peers on {where}"
     size = f"{len(data.train):,} train pairs, {data.n_users:,} users x {data.n_items:,} items, dim {DIM}"
     notes = (
-        f"{size}, batch {BATCH:,}, {threads} threads; medians of {rounds} interleaved rounds.",
+        f"{size}, batch {BATCH:,}, {where}.",
+        f"Medians of {rounds} interleaved rounds, {_EPOCHS_A_TURN} epochs of darec's in each.",
         "RecBole keeps all edges in an epoch, RLMRec 0.8 of them: each beside darec's LightGCN of the same kind.",
         f"Peak memory of evaluating four times as many users: {growth:+.0f} MB.",
     )

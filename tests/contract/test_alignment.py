@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from darec import alignment, clustering
+from darec.alignment.darec import shared_text
 from darec.interactions import Batch, Interactions, Pairs, Representations
 from darec.propagation import Adjacency, power_sum
 from darec.text import unit, whiten
@@ -108,7 +109,7 @@ def test_bfloat16_gives_about_the_same_terms(config, setting):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             _, terms = terms_of(config, setting)
         assert all(torch.isfinite(value) for value in terms.values())
-        values.append({name: value.item() for name, value in terms.items() if name != "darec/local"})
+        values.append({name: value.item() for name, value in terms.items() if name != "darec/local_structure"})
     assert values[1] == pytest.approx(values[0], rel=0.03, abs=0.003)  # a row between two centres may go to the other
 
 
@@ -125,7 +126,7 @@ def test_inputs_are_a_pure_function_in_use(config, setting):
 def test_a_weight_of_zero_leaves_the_term_out(setting):
     weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
     _, terms = terms_of(DaRecConfig(weights=weights), setting)
-    assert list(terms) == ["darec/global"]
+    assert list(terms) == ["darec/global_structure"]
 
 
 def test_weights_multiply(setting):
@@ -136,7 +137,9 @@ def test_weights_multiply(setting):
     ):
         torch.manual_seed(2)
         values.append(terms_of(config, setting)[1])
-    assert values[1]["darec/global"].item() == pytest.approx(3 * values[0]["darec/global"].item(), rel=1e-5)
+    assert values[1]["darec/global_structure"].item() == pytest.approx(
+        3 * values[0]["darec/global_structure"].item(), rel=1e-5
+    )
     assert values[1]["darec/uniformity"].item() == pytest.approx(6 * values[0]["darec/uniformity"].item(), rel=1e-5)
 
 
@@ -147,7 +150,7 @@ def test_warm_up_grows_to_the_full_weight(setting):
         torch.manual_seed(3)
         objective = alignment.build(DaRecConfig(warmup_epochs=4), text, data, DIM, OUT)
         objective.start_epoch(epoch)
-        totals.append(objective(final, batch)["darec/global"].item())
+        totals.append(objective(final, batch)["darec/global_structure"].item())
     assert totals[0] == pytest.approx(totals[1] / 4, rel=1e-5)
     assert totals[1] == totals[2]
 
@@ -179,7 +182,7 @@ def test_darec_aligns_structure(data, parts):
     trace = []
     for _ in range(60):
         optimizer.zero_grad()
-        loss = objective(Representations(rows, data.n_users), batch)["darec/global"]
+        loss = objective(Representations(rows, data.n_users), batch)["darec/global_structure"]
         loss.backward()
         optimizer.step()
         trace.append(loss.item())
@@ -323,6 +326,19 @@ def test_darec_clusters_anew_every_so_many_steps(setting):
     assert changed == [True, False, False, True, False, False, True]
 
 
+def test_a_text_that_learns_nothing_is_clustered_once(setting):
+    """Later runs of k-means on the backbone's side only put its centres into another order."""
+    text, _, batch, data = setting
+    objective = alignment.build(DaRecConfig(sample=16, centres=3, recluster_steps=1), text, data, DIM, OUT)
+    seen = []
+    for _ in range(6):
+        objective(Representations(torch.randn(data.n_nodes, OUT), data.n_users), batch)
+        seen.append(objective.text_centres[0].clone())
+    for centres in seen:
+        assert sorted(centres.tolist()) == sorted(seen[0].tolist())
+    assert any(not torch.equal(centres, seen[0]) for centres in seen)
+
+
 @pytest.mark.parametrize("matching", ["greedy", "optimal"])
 @pytest.mark.parametrize("seed", range(4))
 def test_partners_of_two_spaces_have_their_rows_in_common(seed, matching, setting):
@@ -359,8 +375,10 @@ def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
 
 def test_the_components_spread_over_the_train_graph(setting):
     text, _, _, data = setting
-    alone, spread = (alignment.build(DaRecConfig(propagate=steps), text, data, DIM, OUT).text for steps in (0, 2))
+    alone, spread = (shared_text(DaRecConfig(propagate=steps), text, data) for steps in (0, 2))
     torch.testing.assert_close(alone.nodes, unit(whiten(text, 256)).nodes)
     graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
     expected = unit(whiten(Representations(power_sum(graph, alone.nodes, 2), data.n_users), 256))
     torch.testing.assert_close(spread.nodes, expected.nodes)
+    taught = alignment.build(DaRecConfig(propagate=2, text_temperature=0.25), text, data, DIM, OUT).text
+    torch.testing.assert_close(taught.nodes, 2 * spread.nodes)

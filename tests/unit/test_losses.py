@@ -92,15 +92,25 @@ def test_structure_cross_entropy_is_the_divergence_and_the_teachers_entropy():
     unit = torch.nn.functional.normalize(teacher, dim=-1)
     scores = (unit @ unit.T / 0.1)[~torch.eye(12, dtype=torch.bool)].view(12, 11)
     entropy = torch.distributions.Categorical(logits=scores).entropy().mean()
-    value = losses.structure_cross_entropy(left, teacher, 0.2, 0.1)
+    value = losses.structure_cross_entropy(left, losses.sharpened(teacher, 0.1), 0.2)
     plain = losses.structure_divergence(left, teacher, 0.2, 0.1) + entropy
     torch.testing.assert_close(value, plain)
     torch.testing.assert_close(*(torch.autograd.grad(3 * each, left) for each in (value, plain)))
 
 
+def test_structure_cross_entropy_in_single_precision_is_about_that_in_double():
+    """The teacher's scores may have gone through bfloat16."""
+    left, teacher = torch.randn(300, 32, requires_grad=True), losses.sharpened(torch.randn(300, 256), 0.07)
+    value = losses.structure_cross_entropy(left, teacher, 0.2)
+    exact = losses.structure_cross_entropy(left.double(), teacher.double(), 0.2)
+    assert value.item() == pytest.approx(exact.item(), rel=1e-4)
+    (gradient,), (expected,) = (torch.autograd.grad(each, left) for each in (value, exact))
+    assert (gradient - expected).norm() < 0.02 * expected.norm()
+
+
 def test_structure_cross_entropy_does_not_overflow_at_the_lowest_temperature():
     left, teacher = torch.randn(300, 3, requires_grad=True), torch.randn(300, 4)
-    value = losses.structure_cross_entropy(left, teacher, 0.02, 0.02)
+    value = losses.structure_cross_entropy(left, losses.sharpened(teacher, 0.02), 0.02)
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(left.grad).all()
@@ -112,7 +122,7 @@ def test_structure_cross_entropy_does_not_overflow_at_the_lowest_temperature():
         losses.structure_gap,
         lambda left, right: losses.structure_gap(left, right, "inner"),
         lambda left, right: losses.structure_divergence(left, right, 0.2, 0.1),
-        lambda left, right: losses.structure_cross_entropy(left, right, 0.2, 0.1),
+        lambda left, right: losses.structure_cross_entropy(left, losses.sharpened(right, 0.1), 0.2),
         lambda left, right: losses.uniformity(left) + losses.uniformity(right),
     ],
 )
