@@ -43,17 +43,18 @@ def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
 
 
 def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], part: str = "test") -> Figure:
-    """A bar a method, with the standard deviation over seeds; the axis starts where the differences can be seen."""
+    """A point a method, with the standard deviation over seeds."""
     figure = Figure(figsize=(11, 1.2 + 0.36 * len(methods)), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRIC_NAMES.items(), strict=True):
         values = [results.values(data, *method, metric, part) for method in methods]
         means, spreads = [mean(each) for each in values], [_spread(each) for each in values]
-        axes.barh(_labels(methods), means, xerr=spreads, color=_colours(methods), capsize=3)
-        low = min(means) - 0.6 * (max(means) - min(means) or max(means))
-        axes.set_xlim(max(0, low), max(means) + max(spreads) + 0.3 * (max(means) - max(0, low)))
+        for row, (value, spread, colour) in enumerate(zip(means, spreads, _colours(methods), strict=True)):
+            axes.errorbar(value, row, xerr=spread, fmt="o", color=colour, capsize=3)
+            axes.text(value + spread, row, f"  {value:.4f}", va="center", fontsize=8)
+        axes.set_yticks(range(len(methods)), _labels(methods))
         axes.set_xlabel(f"{title} ({_PARTS[part]})")
-        for row, value in enumerate(means):
-            axes.text(value + spreads[row], row, f" {value:.4f}", va="center", fontsize=8)
+        axes.grid(axis="x", alpha=0.3)
+        axes.margins(x=0.25, y=0.15)
     figure.axes[0].invert_yaxis()
     figure.suptitle(f"{data}: accuracy by method")
     return figure
