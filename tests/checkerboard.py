@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from darec.evaluation.protocol import rank
 from darec.interactions import Interactions, Pairs, Representations
 from darec.training import Trained
 from tests.data import write_checkerboard
@@ -32,3 +33,12 @@ def losses_of(trained: Trained) -> list[float]:
     """Total loss of each epoch."""
     rows = trained.history.filter(pl.col("name").str.starts_with("loss/"))
     return rows.group_by("epoch", maintain_order=True).agg(pl.col("value").sum())["value"].to_list()
+
+
+def found_first(trained: Trained, interactions: Interactions) -> float:
+    """The share of test users whose held-out item has the first place."""
+    held_out = interactions.test
+    ranking = rank(trained.final, interactions.train, held_out, 1)
+    right = dict(zip(held_out.users.tolist(), held_out.items.tolist(), strict=True))
+    firsts = zip(ranking.users.tolist(), ranking.top[:, 0].tolist(), strict=True)
+    return sum(right[user] == item for user, item in firsts) / len(right)
