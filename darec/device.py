@@ -19,4 +19,6 @@ def pick(wanted: str, where: str) -> torch.device:
 
 def bfloat16_helps(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 itself: twice as fast then, several times slower without."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

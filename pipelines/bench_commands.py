@@ -1,7 +1,7 @@
 """`darec bench`: grids of training runs, their tables and plots, simulated nights, and speed beside the peers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -180,7 +180,7 @@ def speed(
     recbole: Annotated[bool, typer.Option(help="Install RecBole into its own environment and time it.")] = True,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each contestant; by default all cores.")] = None,
     peers: Annotated[Path, typer.Option("--peers", help="Where RecBole's environment is kept.")] = Path("data/peers"),
-    device: Annotated[str, typer.Option(help="cpu or cuda: where darec trains and ranks.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where darec trains and ranks.")] = "cpu",
 ) -> None:
     """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
     import torch

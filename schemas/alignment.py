@@ -66,7 +66,8 @@ class DaRecConfig(Section):
     centres: int = Field(default=8, ge=2)
     """K: preference centres a side."""
     recluster_steps: int = Field(default=35, ge=1)
-    """Steps between two runs of k-means; between them a row belongs to the nearest of the last run's centres."""
+    """Steps between two runs of k-means; between them a row belongs to the nearest of the last run's centres. A text
+    that learns nothing (`text_parts: components`) is clustered in the first step only and keeps those centres."""
     kmeans_iterations: int = Field(default=10, ge=1)
     """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
     matching: Literal["greedy", "optimal"] = "optimal"

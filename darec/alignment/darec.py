@@ -86,11 +86,12 @@ class DaRec(Objective):
         if self.config.weights.local_structure and int(self.step) % self.config.recluster_steps == 0:
             self._recluster(nodes)
         self.step += 1
-        scale, terms = self.config.weight * self.scale / len(self.sides), dict[str, Tensor]()
+        scale = self.config.weight * self.scale / len(self.sides)
+        terms: dict[str, Tensor] = {}
         for side in range(len(self.sides)):
             for name, value in self._side(side, nodes, batch, final.n_users):
-                term = scale * getattr(self.config.weights, name) * value
-                terms[f"darec/{name}"] = terms[f"darec/{name}"] + term if f"darec/{name}" in terms else term
+                key, term = f"darec/{name}", scale * getattr(self.config.weights, name) * value
+                terms[key] = terms[key] + term if key in terms else term
         return terms
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from darec.bench.data import BenchData
 from darec.bench.overrides import configure, merge
+from darec.bench.runs import VERSION
 from darec.errors import DarecError, UserError
 from darec.keys import artifact_key, digest
 from darec.progress import Progress, Silent
@@ -72,7 +73,9 @@ class Search:
         search = {name: value for name, value in hashed(self.recipe).items() if name not in _NOT_IN_THE_KEY}
         corner, data = self.configured(_corner(self.recipe.space)), self.ground.data(self.configured({}))
         settings = {section: hashed(getattr(corner, section)) for section in self.ground.sections}
-        return artifact_key({"search": search, "data": data.content, "text": data.text_content, **settings})
+        return artifact_key(
+            {"version": VERSION, "search": search, "data": data.content, "text": data.text_content, **settings}
+        )
 
     def configured(self, chosen: Overrides) -> Recipe:
         """The recipe of a trial. Raises UserError for a field or value that there is not."""

@@ -61,8 +61,8 @@ def test_what_choices_are_made_by_is_validation():
     assert {float(height) for line in panel.lines for height in line.get_ydata()} >= {0.25, 2.25}
     assert not {0.5, 2.5} & {float(height) for line in panel.lines for height in line.get_ydata()}
     for part, lowest in (("val", 0.25), ("test", 0.5)):
-        bars = plots.accuracy(results, "d", results.methods("d"), part).axes[0].patches
-        assert [bar.get_width() for bar in bars] == [lowest, lowest + 1, lowest + 2]
+        points = [each.lines[0] for each in plots.accuracy(results, "d", results.methods("d"), part).axes[0].containers]
+        assert [float(point.get_xdata()[0]) for point in points] == [lowest, lowest + 1, lowest + 2]
 
 
 def test_sparsity_groups_cover_all_users_once():
