@@ -54,8 +54,8 @@ def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], pa
         axes.set_yticks(range(len(methods)), _labels(methods))
         axes.set_xlabel(f"{title} ({_PARTS[part]})")
         axes.grid(axis="x", alpha=0.3)
-        axes.margins(x=0.25, y=0.15)
-    figure.axes[0].invert_yaxis()
+        axes.margins(x=0.25)
+    figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
     figure.suptitle(f"{data}: accuracy by method")
     return figure
 
