@@ -4,6 +4,6 @@
 set -eu
 # HF_HUB_OFFLINE=0 in .env lets a Hugging Face id be downloaded, once, into the volume of models.
 [ -d "$LLM_MODEL" ] || darec models fetch "$LLM_MODEL"
-folder=$(python -c 'import sys; from darec.models import resolve; print(resolve(sys.argv[1]))' "$LLM_MODEL")
+folder=$(python -c 'import sys; from darec.text.models import resolve; print(resolve(sys.argv[1]))' "$LLM_MODEL")
 exec python -m vllm.entrypoints.openai.api_server --model "$folder" --served-model-name "$LLM_MODEL" \
     --host 0.0.0.0 --port 8000 --max-model-len "$LLM_MAX_MODEL_LEN" "$@"

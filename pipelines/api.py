@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from darec.errors import DarecError
-from darec.processes import die_with_parent
+from darec.common.errors import DarecError
+from darec.common.processes import die_with_parent
 
 _SERVE = "import gc; gc.disable(); from uvicorn.main import main; main()"  # without gc the imports take a fifth less
 _APPLICATION = ("--factory", "prefect.server.api.server:create_app")

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from darec.errors import UserError
+from darec.common.errors import UserError
 from pipelines.show import Bars, console
 from schemas.bench import BenchRecipe, DataSources
 
 if TYPE_CHECKING:
-    from darec.bench.data import BenchData
-    from darec.bench.grid import Entry
-    from darec.bench.runs import Run
-    from darec.store import Store
+    from benchmarks.data import BenchData
+    from benchmarks.grid import Entry
+    from benchmarks.runs import Run
+    from darec.artifacts.store import Store
 
 app = typer.Typer(help="Grids of training runs, their tables and plots; speed beside the peers.", no_args_is_help=True)
 
@@ -53,8 +53,8 @@ def run(
     out: OutOption = None,
 ) -> None:
     """Do the runs that are missing; finished ones are hits, a killed one goes on from its checkpoint."""
-    from darec.bench.runs import run_grid
-    from darec.store import Store
+    from benchmarks.runs import run_grid
+    from darec.artifacts.store import Store
 
     loaded, runs = _open(recipe, data, overrides, only, seeds)
     place = Store(store)
@@ -93,8 +93,8 @@ def plot(
     out: OutOption = None,
 ) -> None:
     """Plots of the runs that are finished: accuracy, sparsity slices, sweeps, DaRec's parts before and after."""
-    from darec.bench import plots, results
-    from darec.store import Store
+    from benchmarks import plots, results
+    from darec.artifacts.store import Store
 
     loaded, runs = _open(recipe, data, overrides, only, seeds)
     place, folder = Store(store), out or STORE.parent / loaded.name
@@ -105,9 +105,9 @@ def plot(
 
 def _plot_parts(runs: list["Run"], store: "Store", folder: Path) -> list[Path]:
     """DaRec's parts, for each data set's first finished run that has them and does not stem from a sweep."""
-    from darec.bench import plots
-    from darec.bench.parts import before_and_after
-    from darec.bench.runs import find
+    from benchmarks import plots
+    from benchmarks.parts import before_and_after
+    from benchmarks.runs import find
 
     written = {}
     for run in runs:
@@ -132,9 +132,9 @@ def cold_start(
     """Take items out of train and see how well their vectors, made from text, let them be found."""
     from dataclasses import replace
 
-    from darec.bench import cold
-    from darec.bench.runs import run_grid
-    from darec.store import Store
+    from benchmarks import cold
+    from benchmarks.runs import run_grid
+    from darec.artifacts.store import Store
 
     loaded, runs = _open(recipe, data, overrides, only, "")
     held = {run.data.name: cold.hold_out(run.data, share, seed=0) for run in runs}
@@ -159,9 +159,9 @@ def nights(
     out: Annotated[Path, typer.Option("--out", help="Folder of store, log, table and plot.")] = STORE.parent / "nights",
 ) -> None:
     """The pipeline night after night on growing data: rows profiled, tokens, minutes and Recall@20 of each."""
-    from darec.bench.nights import plot, table
-    from darec.recipes import load_recipe
-    from pipelines.nights import simulate
+    from benchmarks.nightly_simulation import simulate
+    from benchmarks.nights import plot, table
+    from darec.common.recipes import load_recipe
 
     done = []
     with TerminalBars("nights") as bars:
@@ -185,8 +185,8 @@ def speed(
     """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
     import torch
 
-    from darec.bench import speed as timing
-    from darec.device import pick
+    from benchmarks import speed as timing
+    from darec.common.device import pick
 
     place = pick(device, "--device")
     if threads:
@@ -199,8 +199,8 @@ def speed(
 
 
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
-    from darec.bench import results, tables
-    from darec.store import Store
+    from benchmarks import results, tables
+    from darec.artifacts.store import Store
 
     found = results.collect(runs, Store(store))
     folder = out or STORE.parent / recipe.name
@@ -225,9 +225,9 @@ def _open(
     path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
 ) -> tuple[BenchRecipe, list["Run"]]:
     """The recipe and its runs, each with its data."""
-    from darec.bench.grid import expand
-    from darec.bench.runs import Run
-    from darec.recipes import load
+    from benchmarks.grid import expand
+    from benchmarks.runs import Run
+    from darec.common.recipes import load
 
     recipe = load(BenchRecipe, path, overrides or ())
     recipe = recipe.model_copy(update={"data": sources(recipe.data, data or [])})
@@ -267,12 +267,12 @@ def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
 
     A split that is not made yet is made; text vectors cost an LLM's time, so without them it is the user's turn.
     """
-    from darec.bench import data
+    from benchmarks import data
 
     if not is_recipe(path):
         return data.from_folder(name, path)
-    from darec.recipes import load_recipe
-    from darec.store import Store
+    from darec.artifacts.store import Store
+    from darec.common.recipes import load_recipe
     from stages.plan import plan
     from stages.run import run
 

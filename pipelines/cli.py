@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from darec.errors import DarecError, UserError
-from darec.recipes import load_recipe
-from darec.store import Artifact, Store
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import DarecError, UserError
+from darec.common.recipes import load_recipe
 from pipelines import bench_commands, tune_command
 from pipelines.show import console, plan_rows, plan_table, result_row, results_table
 from schemas.recipe import Recipe
@@ -238,7 +238,7 @@ def models_fetch(
 
 
 def _fetched(model: str, revision: str, *, named: bool) -> str:
-    from darec.models import ensure, fetch, fetch_from_hub, find, is_hub_id, resolve
+    from darec.text.models import ensure, fetch, fetch_from_hub, find, is_hub_id, resolve
 
     before = find(model, revision)
     if named and is_hub_id(model):
@@ -333,7 +333,7 @@ def gc(
     overrides: SetOption = None,
 ) -> None:
     """Remove artifacts that no kept release refers to (runtime.keep_releases, runtime.keep_artifacts)."""
-    from darec.retention import collect
+    from darec.serving.retention import collect
 
     loaded, store = open_recipe(recipe, overrides)
     done = collect(store, loaded.runtime.keep_releases, loaded.runtime.keep_artifacts, dry_run=dry_run)

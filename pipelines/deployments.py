@@ -16,7 +16,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectAlreadyExists
 
-from darec.errors import DarecError, UserError
+from darec.common.errors import DarecError, UserError
 from pipelines.show_ui import REFUSED_EVENT
 
 WORK_POOL = "darec"

@@ -15,9 +15,9 @@ from typing import Literal
 from rich.markup import escape
 from rich.table import Table
 
-from darec.errors import DarecError
-from darec.models import resolve
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError
+from darec.text.models import resolve
 from pipelines.api import configured_url
 from schemas.recipe import Recipe
 

@@ -15,9 +15,9 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed
 from prefect.tasks import Task, exponential_backoff
 
-from darec.errors import TransientError
-from darec.recipes import load_recipe
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import TransientError
+from darec.common.recipes import load_recipe
 from pipelines.report_command import report_run
 from pipelines.show import Bars, console, result_row
 from pipelines.show_ui import show_plan, show_result

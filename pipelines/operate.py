@@ -11,11 +11,11 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from darec.errors import UserError
-from darec.recipes import load_recipe
-from darec.releases import Releases
-from darec.retention import Collection, collect
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
+from darec.serving.releases import Releases
+from darec.serving.retention import Collection, collect
 from pipelines.flows import StageRows, darec, is_transient
 from schemas.recipe import Recipe
 from schemas.release import Release
@@ -87,8 +87,8 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
 
 def _check_prompt(stage: str, content: str) -> None:
     """Raises UserError for a template that the stage would refuse."""
-    from darec.llm.entities import ITEM_VARIABLES, USER_VARIABLES
-    from darec.llm.prompts import chat_prompt
+    from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES
+    from darec.text.prompts import chat_prompt
 
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "prompt.j2"

@@ -15,13 +15,13 @@ from rich.text import Text
 if TYPE_CHECKING:
     import polars as pl
 
-    from darec.bundle import Bundle
+    from darec.serving.bundle import Bundle
     from schemas.release import Release
 
 
 def recommend(store: Path, users: Sequence[str], k: int = 10, as_json: bool = False) -> None:
     """Prints the `k` best unseen items of each user, from the current release."""
-    from darec.recommend import recommend_many
+    from darec.serving.recommend import recommend_many
 
     answer = recommend_many(_current_bundle(store), users, k)
     if as_json:
@@ -33,7 +33,7 @@ def recommend(store: Path, users: Sequence[str], k: int = 10, as_json: bool = Fa
 
 def similar(store: Path, item: str, k: int = 10, as_json: bool = False) -> None:
     """Prints the `k` items most like an item, from the current release."""
-    from darec.recommend import similar as similar_items
+    from darec.serving.recommend import similar as similar_items
 
     bundle = _current_bundle(store)
     answer = similar_items(bundle, item, k)
@@ -46,7 +46,7 @@ def similar(store: Path, item: str, k: int = 10, as_json: bool = False) -> None:
 
 def releases(store: Path, as_json: bool = False) -> None:
     """Prints every bundle that met the gate, newest first."""
-    from darec.releases import Releases
+    from darec.serving.releases import Releases
 
     book = Releases(store)
     known, current = book.all(), book.current()
@@ -60,7 +60,7 @@ def releases(store: Path, as_json: bool = False) -> None:
 
 def promote(store: Path, release_id: str, why: str = "by hand") -> None:
     """Puts a release into production, whatever the gate said of it, and prints its id."""
-    from darec.releases import Releases
+    from darec.serving.releases import Releases
 
     release = Releases(store).promote(release_id, why=why)
     Console().print(f"current: {release.id} (before: {release.previous})", highlight=False)
@@ -68,7 +68,7 @@ def promote(store: Path, release_id: str, why: str = "by hand") -> None:
 
 def rollback(store: Path, why: str = "by hand") -> None:
     """Goes back to the release before the current one, and prints its id."""
-    from darec.releases import Releases
+    from darec.serving.releases import Releases
 
     book = Releases(store)
     left = book.current()
@@ -78,7 +78,7 @@ def rollback(store: Path, why: str = "by hand") -> None:
 
 def diff(store: Path, a: str, b: str, as_json: bool = False) -> None:
     """Prints metrics, sizes and configuration of release `b` beside release `a`."""
-    from darec.releases import Releases
+    from darec.serving.releases import Releases
 
     found = Releases(store).diff(a, b)
     if as_json:
@@ -93,8 +93,8 @@ def diff(store: Path, a: str, b: str, as_json: bool = False) -> None:
 
 
 def _current_bundle(store: Path) -> "Bundle":
-    from darec.bundle import Bundle
-    from darec.errors import UserError
+    from darec.common.errors import UserError
+    from darec.serving.bundle import Bundle
 
     link = store / "current"
     if not link.is_symlink():

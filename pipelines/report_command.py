@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from darec.errors import UserError
-from darec.releases import Releases
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.serving.releases import Releases
 
 REPORTS_URL = "DAREC_REPORTS_URL"
 """The environment variable that says where `<store>/reports` is served."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from darec.errors import DarecError, UserError
-from darec.processes import die_with_parent
+from darec.common.errors import DarecError, UserError
+from darec.common.processes import die_with_parent
 from pipelines.report_command import REPORTS_URL
 
 _LOOPBACK = ("127.0.0.1", "localhost")

@@ -8,8 +8,8 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from darec.releases import Releases
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.serving.releases import Releases
 from pipelines.curves import Points, data_uri, line_chart
 from pipelines.show import plan_rows
 from stages.execute import Result

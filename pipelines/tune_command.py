@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darec.errors import UserError
-from darec.progress import Progress
+from darec.common.errors import UserError
+from darec.common.progress import Progress
 from pipelines.bench_commands import DataOption, SetOption, TerminalBars, is_recipe, load_data, sources
 from pipelines.show import console
 from schemas.bench import TuneRecipe
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-    from darec.bench.data import BenchData
-    from darec.bench.tune import Ground, Search
+    from benchmarks.data import BenchData
+    from benchmarks.tune import Ground, Search
 
 
 def tune(
@@ -29,8 +29,8 @@ def tune(
     out: Annotated[Path, typer.Option("--out", help="Where each search has its folder.")] = Path("data/tune"),
 ) -> None:
     """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
-    from darec.bench.tune import searches
-    from darec.recipes import load
+    from benchmarks.tune import searches
+    from darec.common.recipes import load
 
     loaded = load(TuneRecipe, recipe, overrides or ())
     chosen = sources(loaded.data, data or [])
@@ -43,8 +43,8 @@ def tune(
 
 
 def _ground(name: str, path: Path, progress: Progress) -> "Ground":
-    from darec.bench.tune import Ground, given
-    from darec.recipes import load_recipe
+    from benchmarks.tune import Ground, given
+    from darec.common.recipes import load_recipe
 
     if not is_recipe(path):
         return given(load_data(name, path))
@@ -54,7 +54,7 @@ def _ground(name: str, path: Path, progress: Progress) -> "Ground":
 
 def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
     """What stage train reads under `recipe`: only what no trial before had is made anew."""
-    from darec.bench.data import from_artifacts
+    from benchmarks.data import from_artifacts
     from stages.prepare import prepare
     from stages.registry import STAGES
     from stages.run import run
@@ -69,7 +69,7 @@ def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
 def _write_best(search: "Search", study: "optuna.Study") -> str:
     import yaml
 
-    from darec.bench.tune import finished
+    from benchmarks.tune import finished
 
     best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
     text = yaml.safe_dump({search.recipe.name: best}, sort_keys=False)

@@ -1,6 +1,6 @@
 """The schema of every table darec writes: column name to Polars type, in file order.
 
-A table is checked against its schema when it is written and when it is read (`darec.tables`).
+A table is checked against its schema when it is written and when it is read (`darec.artifacts.tables`).
 """
 
 import polars as pl

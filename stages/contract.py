@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from darec.errors import DarecError
-from darec.progress import Progress, Silent
+from darec.common.errors import DarecError
+from darec.common.progress import Progress, Silent
 from schemas.recipe import Recipe
 
 

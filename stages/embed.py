@@ -9,7 +9,7 @@ from stages.contract import Input, Outcome, Stage, StageContext
 if TYPE_CHECKING:
     import polars as pl
 
-    from darec.encoder import Embedding
+    from darec.text.encoder import Embedding
 
 _PROFILES = ("profiles.parquet",)
 
@@ -27,8 +27,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _material(recipe: Recipe) -> dict[str, Any]:
-    from darec.llm.identity import prompt_hash
-    from darec.models import identity
+    from darec.text.identity import prompt_hash
+    from darec.text.models import identity
 
     prompts = {
         "item_prompt": prompt_hash(recipe.embed.item_prompt),
@@ -38,8 +38,8 @@ def _material(recipe: Recipe) -> dict[str, Any]:
 
 
 def _item_texts(context: StageContext) -> "pl.Series":
-    from darec.llm.entities import ITEM_TEXT_VARIABLES, items_as_data
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.text.entities import ITEM_TEXT_VARIABLES, items_as_data
     from schemas.tables import ITEM_PROFILES, ITEMS
 
     profiles = read_table(context.input("profile_items", "profiles.parquet"), ITEM_PROFILES)
@@ -49,8 +49,8 @@ def _item_texts(context: StageContext) -> "pl.Series":
 
 
 def _user_texts(context: StageContext) -> "pl.Series":
-    from darec.llm.entities import USER_TEXT_VARIABLES, described_users
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.text.entities import USER_TEXT_VARIABLES, described_users
     from schemas.tables import USER_PROFILES, USERS
 
     profiles = read_table(context.input("profile_users", "profiles.parquet"), USER_PROFILES)
@@ -62,15 +62,15 @@ def _user_texts(context: StageContext) -> "pl.Series":
 def _texts(rows: "pl.DataFrame", path: str, variables: tuple[str, ...]) -> "pl.Series":
     import polars as pl
 
-    from darec.llm.entities import values
-    from darec.llm.prompts import Prompt
+    from darec.text.entities import values
+    from darec.text.prompts import Prompt
 
     prompt = Prompt(path, variables, ("text",))
     return pl.Series("text", [prompt.render("text", row) for row in values(rows, variables)], dtype=pl.String)
 
 
 def _embedding(context: StageContext) -> "Embedding":
-    from darec.encoder import Embedding
+    from darec.text.encoder import Embedding
 
     return Embedding(context.recipe.embed, context.ledger, context.progress)
 

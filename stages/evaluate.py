@@ -7,7 +7,7 @@ from schemas.recipe import Recipe
 from stages.contract import Input, Outcome, Stage, StageContext
 
 if TYPE_CHECKING:
-    from darec.interactions import Interactions, Representations
+    from darec.model.interactions import Interactions, Representations
 
 _PARTS = ("train.parquet", "val.parquet", "test.parquet")
 
@@ -35,15 +35,15 @@ def _run(context: StageContext) -> Outcome:
 def _vectors(context: StageContext, stage: str) -> "Representations":
     from safetensors.torch import load_file
 
-    from darec.interactions import Representations
+    from darec.model.interactions import Representations
 
     vectors = load_file(context.input(stage, "embeddings.safetensors"))
     return Representations.join(vectors["user"], vectors["item"])
 
 
 def _interactions(context: StageContext, final: "Representations") -> "Interactions":
-    from darec.interactions import Interactions, Pairs
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.model.interactions import Interactions, Pairs
     from schemas.tables import SPLIT_PART
 
     parts = (Pairs.of_table(read_table(context.input("split", part), SPLIT_PART)) for part in _PARTS)

@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from darec.errors import DarecError
-from darec.keys import artifact_key, content_hash, differences
-from darec.measure import Measure
-from darec.progress import Progress, Silent
-from darec.store import Artifact, Store, code_revision, file_records
+from darec.artifacts.keys import artifact_key, content_hash, differences
+from darec.artifacts.store import Artifact, Store, code_revision, file_records
+from darec.common.errors import DarecError
+from darec.common.measure import Measure
+from darec.common.progress import Progress, Silent
 from schemas.manifest import InputRecord, Manifest
 from schemas.recipe import Recipe
 from schemas.section import hashed

@@ -31,7 +31,7 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
-    from darec.bundle import Contents, write_bundle
+    from darec.serving.bundle import Contents, write_bundle
 
     users, items = _users(context), _items(context)
     contents = Contents(users, items, _seen(context), _misplaced(context, users, items))
@@ -55,7 +55,7 @@ def _items(context: StageContext) -> "pl.DataFrame":
     """The item vocabulary with its titles; an item that has none is shown by its id."""
     import polars as pl
 
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
     from schemas.tables import ITEM_VOCABULARY, ITEMS
 
     titles = read_table(context.input("ingest", "items.parquet"), ITEMS).select(c.ITEM, c.TITLE)
@@ -68,7 +68,7 @@ def _with_vectors(context: StageContext, side: str, file: str, schema: Any, numb
     """A vocabulary in index order, with each row's train interactions and vector."""
     import polars as pl
 
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
     from schemas.tables import SPLIT_PART
 
     vocabulary = read_table(context.input("split", file), schema).sort(number)
@@ -86,7 +86,7 @@ def _vectors(path: Path, side: str, rows: int) -> Any:
     """One side's final representations [rows, width], float32. Raises DarecError if they don't fit the vocabulary."""
     from safetensors.numpy import load_file
 
-    from darec.errors import DarecError
+    from darec.common.errors import DarecError
 
     vectors = load_file(path)[side]
     if vectors.ndim != 2 or len(vectors) != rows:
@@ -109,8 +109,8 @@ def _strangers(context: StageContext, table: "pl.DataFrame", side: str, schema: 
     import numpy as np
     from safetensors.numpy import load_file
 
-    from darec.bundle import vectors_of
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.serving.bundle import vectors_of
 
     number, name = schema
     vocabulary = read_table(context.input("split", f"{side}s.parquet"), schema).unique(name, keep="first")
@@ -123,7 +123,7 @@ def _strangers(context: StageContext, table: "pl.DataFrame", side: str, schema: 
 def _seen(context: StageContext) -> "pl.DataFrame":
     import polars as pl
 
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
     from schemas.tables import SPLIT_PART
 
     parts = [read_table(context.input("split", part), SPLIT_PART) for part in _SPLITS]

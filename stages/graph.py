@@ -15,8 +15,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.artifacts.tables import read_table, write_table
     from darec.dataset.graph import edge_list
-    from darec.tables import read_table, write_table
     from schemas.tables import EDGES, SPLIT_PART
 
     train = read_table(context.input("split", "train.parquet"), SPLIT_PART)

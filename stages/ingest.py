@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from darec.artifacts.keys import file_sha256
 from darec.dataset.sources import source_files
-from darec.keys import file_sha256
 from schemas.recipe import Recipe
 from stages.contract import Input, Outcome, Stage, StageContext
 
@@ -21,9 +21,9 @@ def _material(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.artifacts.tables import write_table
     from darec.dataset.clean import clean
     from darec.dataset.readers import read_source
-    from darec.tables import write_table
     from schemas.tables import INTERACTIONS, ITEMS, USERS
 
     config = context.recipe.data

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from darec.errors import UserError
-from darec.progress import Silent
-from darec.store import Artifact, Store
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import UserError
+from darec.common.progress import Silent
 from schemas.recipe import Recipe
 from stages.contract import Stage
 from stages.execute import UNCHANGED, Job, reasons

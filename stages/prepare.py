@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from darec.common.errors import UserError
 from darec.dataset.fetch import fetch
-from darec.errors import UserError
-from darec.models import ensure, resolve
+from darec.text.models import ensure, resolve
 from schemas.recipe import Recipe
 from schemas.semantic import EmbedConfig, LLMConfig
 from stages.registry import needed
@@ -43,7 +43,7 @@ def check_device(recipe: Recipe) -> None:
     """Raises UserError if training or evaluation shall be on a GPU and there is none."""
     for section in ("train", "evaluate"):
         if (wanted := getattr(recipe, section).device) == "cuda":
-            from darec.device import pick
+            from darec.common.device import pick
 
             pick(wanted, f"{section}.device")
 

@@ -6,7 +6,7 @@ from schemas.recipe import Recipe
 from stages.contract import Input, Outcome, Stage, StageContext
 
 if TYPE_CHECKING:
-    from darec.llm.profiling import ProfileTask
+    from darec.text.profiling import ProfileTask
 
 
 def _inputs(recipe: Recipe) -> tuple[Input, ...]:
@@ -18,15 +18,15 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _material(recipe: Recipe) -> dict[str, Any]:
-    from darec.llm.identity import model_identity, prompt_hash
+    from darec.text.identity import model_identity, prompt_hash
 
     return {"prompt": prompt_hash(recipe.profile_items.prompt), "model": model_identity(recipe.llm)}
 
 
 def _task(context: StageContext) -> "ProfileTask":
-    from darec.llm.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
-    from darec.llm.profiling import ProfileTask
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.text.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
+    from darec.text.profiling import ProfileTask
     from schemas.tables import ITEM_VOCABULARY, ITEMS
 
     vocabulary = read_table(context.input("split", "items.parquet"), ITEM_VOCABULARY)
@@ -42,7 +42,7 @@ def _task(context: StageContext) -> "ProfileTask":
 
 
 def _run(context: StageContext) -> Outcome:
-    from darec.tables import write_table
+    from darec.artifacts.tables import write_table
     from schemas.tables import ITEM_PROFILES
 
     profiles, report = _task(context).run(context.progress)

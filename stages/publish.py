@@ -1,11 +1,11 @@
 """publish: the bundle meets the gate and, if it passes, becomes the current release.
 
-An effect, not an artifact: what is current and what was decided is kept by `darec.releases`.
+An effect, not an artifact: what is current and what was decided is kept by `darec.serving.releases`.
 """
 
 from typing import Any
 
-from darec.releases import Releases
+from darec.serving.releases import Releases
 from schemas.recipe import Recipe
 from schemas.release import BUNDLE_FILES, REPORT_FILE
 from stages.contract import Input, Outcome, Stage, StageContext

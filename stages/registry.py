@@ -5,7 +5,7 @@ Importing this must stay cheap (no torch, vllm, faiss): `darec status` pays for 
 
 import difflib
 
-from darec.errors import UserError
+from darec.common.errors import UserError
 from schemas.recipe import Recipe
 from stages import (
     embed,

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from darec.progress import Progress
-from darec.store import Artifact, Store
+from darec.artifacts.store import Artifact, Store
+from darec.common.progress import Progress
 from schemas.recipe import Recipe
 from stages.execute import Job, Result, execute
 from stages.registry import needed

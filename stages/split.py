@@ -18,8 +18,8 @@ def _config(recipe: Recipe) -> dict[str, Any]:
 
 
 def _run(context: StageContext) -> Outcome:
+    from darec.artifacts.tables import read_table, write_table
     from darec.dataset.split import split_interactions
-    from darec.tables import read_table, write_table
     from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, SPLIT_PART, USER_VOCABULARY
 
     interactions = read_table(context.input("ingest", "interactions.parquet"), INTERACTIONS)

@@ -19,10 +19,10 @@ from stages.contract import Input, Outcome, Stage, StageContext
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from darec.interactions import Interactions, Representations
-    from darec.propagation import Adjacency
+    from darec.model.interactions import Interactions, Representations
+    from darec.model.propagation import Adjacency
+    from darec.serving.warmstart import Source
     from darec.training import Trained
-    from darec.warmstart import Source
 
 Configured = Callable[[Recipe], TrainConfig]
 
@@ -79,8 +79,8 @@ def _run(configured: Configured) -> Callable[[StageContext], Outcome]:
 def _interactions(context: StageContext) -> "Interactions":
     import polars as pl
 
-    from darec.interactions import Interactions, Pairs
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.model.interactions import Interactions, Pairs
     from schemas.tables import SPLIT_PART
 
     train, val = (
@@ -95,8 +95,8 @@ def _interactions(context: StageContext) -> "Interactions":
 
 
 def _adjacency(context: StageContext, interactions: "Interactions") -> "Adjacency":
-    from darec.propagation import Adjacency
-    from darec.tables import read_table
+    from darec.artifacts.tables import read_table
+    from darec.model.propagation import Adjacency
     from schemas.tables import EDGES
 
     edges = read_table(context.input("graph", "edges.parquet"), EDGES)
@@ -106,7 +106,7 @@ def _adjacency(context: StageContext, interactions: "Interactions") -> "Adjacenc
 def _text(context: StageContext) -> "Representations":
     from safetensors.torch import load_file
 
-    from darec.interactions import Representations
+    from darec.model.interactions import Representations
 
     vectors = load_file(context.input("embed", "vectors.safetensors"))
     return Representations.join(vectors["user"], vectors["item"])
@@ -114,7 +114,7 @@ def _text(context: StageContext) -> "Representations":
 
 def _source(context: StageContext, config: TrainConfig) -> "Source | None":
     """The model in production, if its embeddings may be begun with: one of other settings would colour these."""
-    from darec.warmstart import current_model
+    from darec.serving.warmstart import current_model
 
     if not config.warm_start:
         return None
@@ -128,7 +128,7 @@ def _settings(train: Mapping[str, Any]) -> dict[str, Any]:
 
 def _warm(context: StageContext, source: "Source | None", dim: int) -> "Tensor | None":
     """The id embeddings of the model that is in production, in the order of this run's vocabularies."""
-    from darec.warmstart import carry_over
+    from darec.serving.warmstart import carry_over
 
     if source is None:
         return None
@@ -139,7 +139,7 @@ def _warm(context: StageContext, source: "Source | None", dim: int) -> "Tensor |
 def _write(trained: "Trained", out: Path) -> None:
     from safetensors.torch import save_file
 
-    from darec.tables import write_table
+    from darec.artifacts.tables import write_table
     from schemas.tables import HISTORY
 
     final = trained.final

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 
 from darec.evaluation.protocol import rank
-from darec.interactions import Interactions, Pairs, Representations
+from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import Trained
 from tests.data import write_checkerboard
 

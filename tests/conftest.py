@@ -13,7 +13,7 @@ NEW = [("u000", "i001"), ("u000", "i003"), ("u999", "i000"), ("u001", "i777")]
 @pytest.fixture(scope="session")
 def nights(tmp_path_factory):
     """Two nights, as store and keys of each: a first release, then one with `NEW`: a new user, a new item."""
-    from darec.store import Store
+    from darec.artifacts.store import Store
     from tests.report_samples import grown, make_hostile, recipe, run
 
     folder = tmp_path_factory.mktemp("nights")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from darec.bundle import Contents, write_bundle
-from darec.keys import artifact_key
-from darec.store import Artifact, Store, file_records
+from darec.artifacts.keys import artifact_key
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.serving.bundle import Contents, write_bundle
 from schemas.manifest import Manifest
 from schemas.release import ExportConfig, GateConfig
 

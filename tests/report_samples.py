@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save_file
 
-from darec.store import Artifact, Store
-from darec.tables import read_table, write_table
+from darec.artifacts.store import Artifact, Store
+from darec.artifacts.tables import read_table, write_table
 from schemas.recipe import Recipe
 from schemas.tables import ITEM_PROFILES, ITEM_VOCABULARY, USER_PROFILES, USER_VOCABULARY
 from stages.contract import Outcome, StageContext

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from darec.store import Store
+from darec.artifacts.store import Store
 from tests.data import write_checkerboard
 
 RECIPE = """

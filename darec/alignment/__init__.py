@@ -7,7 +7,7 @@ from darec.alignment.kar import KAR
 from darec.alignment.linear_teacher import LinearTeacher
 from darec.alignment.rlmrec_con import RLMRecCon
 from darec.alignment.rlmrec_gen import RLMRecGen
-from darec.interactions import Interactions, Representations
+from darec.model.interactions import Interactions, Representations
 from schemas.alignment import (
     AlignmentConfig,
     DaRecConfig,

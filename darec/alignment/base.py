@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from darec.interactions import Batch, Representations
+from darec.model.interactions import Batch, Representations
 
 
 class Objective(nn.Module):

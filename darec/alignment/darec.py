@@ -1,7 +1,8 @@
 """DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): the structure of a shared part is aligned, a specific part is not.
 
 Both representations of a node, the backbone's (C) and the text's (L), have a shared and a specific part.
-Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); equations in `darec.losses`.
+Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); their equations are in
+`darec.model.losses`.
 """
 
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from darec import clustering, losses
 from darec.alignment.base import Objective, mlp
-from darec.interactions import Batch, Interactions, Representations
-from darec.propagation import Adjacency, power_sum
-from darec.text import unit, whiten
+from darec.model import clustering, losses
+from darec.model.interactions import Batch, Interactions, Representations
+from darec.model.propagation import Adjacency, power_sum
+from darec.model.whitening import unit, whiten
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}

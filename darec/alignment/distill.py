@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec import losses
 from darec.alignment.base import Objective
-from darec.interactions import Batch, Representations
-from darec.text import whiten
+from darec.model import losses
+from darec.model.interactions import Batch, Representations
+from darec.model.whitening import whiten
 from schemas.alignment import DistillConfig
 
 

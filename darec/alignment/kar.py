@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from darec.alignment.base import Objective, mlp
-from darec.interactions import Representations
+from darec.model.interactions import Representations
 from schemas.alignment import KARConfig
 
 

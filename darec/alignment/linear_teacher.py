@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from darec.alignment.base import Objective
-from darec.interactions import Batch, Interactions, ItemLists, Representations
-from darec.linear import item_weights, top_unseen
-from darec.softmax import log_sum_exp
-from darec.text import whiten
+from darec.model.interactions import Batch, Interactions, ItemLists, Representations
+from darec.model.linear import item_weights, top_unseen
+from darec.model.softmax import log_sum_exp
+from darec.model.whitening import whiten
 from schemas.alignment import LinearTeacherConfig
 
 
 class LinearTeacher(Objective):
-    """Each user's best unseen items by `darec.linear` share the softmax over all unseen items, by their scores.
+    """Each user's best unseen items by `darec.model.linear` share the softmax over all unseen items, by their scores.
 
     The linear model needs items x items numbers and sees no user twice the same way; what it knows about items that a
     user has not touched is all that full ranking asks for, and a softmax brings it into the representations.

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from darec import losses
 from darec.alignment.base import Objective, mlp
-from darec.interactions import Batch, Representations
+from darec.model import losses
+from darec.model.interactions import Batch, Representations
 from schemas.alignment import RLMRecGenConfig
 
 

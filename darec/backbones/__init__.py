@@ -11,7 +11,7 @@ from darec.backbones.mf import MF
 from darec.backbones.ngcf import NGCF
 from darec.backbones.sgl import SGL
 from darec.backbones.simgcl import SimGCL
-from darec.propagation import Adjacency
+from darec.model.propagation import Adjacency
 from schemas.backbones import (
     AutoCFConfig,
     BackboneConfig,

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec import losses
 from darec.backbones.base import Backbone
-from darec.edges import Pattern, edge_scores, weighted_sum
-from darec.errors import UserError
-from darec.interactions import Batch, Representations
-from darec.propagation import Adjacency
+from darec.common.errors import UserError
+from darec.model import losses
+from darec.model.edges import Pattern, edge_scores, weighted_sum
+from darec.model.interactions import Batch, Representations
+from darec.model.propagation import Adjacency
 from schemas.backbones import AutoCFConfig
 
 _GREATEST = 10.0  # attention scores are cut at +- this before exp

@@ -7,8 +7,8 @@ backbone. A new backbone is one config class in `schemas.backbones`, one file he
 
 from torch import Tensor, nn
 
-from darec.interactions import Batch, Representations
-from darec.propagation import Adjacency
+from darec.model.interactions import Batch, Representations
+from darec.model.propagation import Adjacency
 
 
 class Backbone(nn.Module):

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec import losses
 from darec.backbones.base import Backbone
-from darec.edges import Pattern, edge_scores, weighted_sum
-from darec.interactions import Batch, Representations
-from darec.propagation import Adjacency, product
+from darec.model import losses
+from darec.model.edges import Pattern, edge_scores, weighted_sum
+from darec.model.interactions import Batch, Representations
+from darec.model.propagation import Adjacency, product
 from schemas.backbones import DCCFConfig
 
 _Views = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darec.backbones.base import Backbone
-from darec.propagation import Adjacency, product
+from darec.model.propagation import Adjacency, product
 from schemas.backbones import GCCFConfig
 
 

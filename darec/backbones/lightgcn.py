@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from darec.backbones.base import Backbone
-from darec.propagation import Adjacency, power_sum
+from darec.model.propagation import Adjacency, power_sum
 from schemas.backbones import LayersConfig, LightGCNConfig
 
 

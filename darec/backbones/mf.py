@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from darec.backbones.base import Backbone
-from darec.propagation import Adjacency
+from darec.model.propagation import Adjacency
 from schemas.backbones import MFConfig
 
 

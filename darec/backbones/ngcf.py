@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from darec.backbones.base import Backbone
-from darec.propagation import Adjacency, product
+from darec.model.propagation import Adjacency, product
 from schemas.backbones import NGCFConfig
 
 

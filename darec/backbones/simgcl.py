@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from darec import losses
 from darec.backbones.base import Backbone
 from darec.backbones.lightgcn import propagate
-from darec.interactions import Batch, Representations
-from darec.propagation import Adjacency, multiply
+from darec.model import losses
+from darec.model.interactions import Batch, Representations
+from darec.model.propagation import Adjacency, multiply
 from schemas.backbones import SimGCLConfig
 
 

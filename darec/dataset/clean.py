@@ -5,10 +5,10 @@ from typing import Any
 
 import polars as pl
 
+from darec.common.errors import UserError
 from darec.dataset.raw import RawTable, reading
 from darec.dataset.readers import RawData
 from darec.dataset.typed import as_id, as_rating, as_seconds
-from darec.errors import UserError
 from schemas import columns as c
 from schemas.data import DataConfig
 from schemas.tables import INTERACTIONS, ITEMS, PARTS, USERS, TableSchema

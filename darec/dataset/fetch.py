@@ -9,9 +9,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from darec.artifacts.keys import file_sha256
+from darec.common.errors import TransientError, UserError
 from darec.dataset.sources import ORIGINAL, movielens_files
-from darec.errors import TransientError, UserError
-from darec.keys import file_sha256
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 GROUPLENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as GroupLens publishes it

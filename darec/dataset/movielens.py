@@ -8,9 +8,9 @@ from pathlib import Path
 
 import polars as pl
 
+from darec.common.errors import UserError
 from darec.dataset.raw import RawTable, attribute_list, scan_atomic, scan_delimited
 from darec.dataset.sources import ORIGINAL
-from darec.errors import UserError
 from schemas import columns as c
 
 _GENRES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from darec.errors import UserError
+from darec.common.errors import UserError
 from schemas import columns as c
 from schemas.tables import ITEMS
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from darec.errors import UserError
+from darec.common.errors import UserError
 from schemas.data import DataConfig
 
 ORIGINAL = {"interactions": "u.data", "items": "u.item", "users": "u.user"}

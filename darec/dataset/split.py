@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from darec.dataset.stable_hash import hash_ids, mix
-from darec.errors import UserError
+from darec.common.errors import UserError
+from darec.common.hashing import hash_ids, mix
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_PART

@@ -2,8 +2,8 @@
 
 import polars as pl
 
+from darec.common.errors import UserError
 from darec.dataset.raw import RawTable
-from darec.errors import UserError
 
 _DATE_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f%:z")
 

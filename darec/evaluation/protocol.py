@@ -12,7 +12,7 @@ from torch import Tensor
 
 from darec.evaluation.metrics import METRICS
 from darec.evaluation.ranking import Ranker
-from darec.interactions import Pairs, Representations
+from darec.model.interactions import Pairs, Representations
 
 
 @dataclass(frozen=True)

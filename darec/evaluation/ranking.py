@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.interactions import ItemLists, Pairs, Representations
+from darec.model.interactions import ItemLists, Pairs, Representations
 
 _CHUNK = 32  # items whose greatest score stands for them in the first round
 

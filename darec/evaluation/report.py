@@ -7,11 +7,11 @@ from typing import Any
 import polars as pl
 import torch
 
-from darec.device import pick
+from darec.common.device import pick
 from darec.evaluation.protocol import Ranking, Scores, coverage, novelty, popularity, rank, score
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
-from darec.interactions import Interactions, Pairs, Representations
+from darec.model.interactions import Interactions, Pairs, Representations
 from schemas import columns as c
 from schemas.training import EvaluateConfig
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from darec.evaluation.protocol import Ranking, score
-from darec.interactions import Interactions, Pairs
+from darec.model.interactions import Interactions, Pairs
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from darec.errors import DarecError
+from darec.common.errors import DarecError
 from darec.report.content import Absent, Report
 from darec.report.costs import costs, origin
 from darec.report.drift import drift

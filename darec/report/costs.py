@@ -2,10 +2,10 @@
 
 import yaml
 
-from darec.errors import DarecError
-from darec.releases import Releases
+from darec.common.errors import DarecError
 from darec.report.content import Absent, Cost, Origin
 from darec.report.source import Source
+from darec.serving.releases import Releases
 
 
 def costs(source: Source) -> tuple[Cost, ...]:

@@ -2,10 +2,10 @@
 
 import polars as pl
 
-from darec.errors import DarecError
+from darec.artifacts.tables import read_table
+from darec.common.errors import DarecError
 from darec.report.content import Drift, SetChange
 from darec.report.source import Source
-from darec.tables import read_table
 from schemas import columns as c
 from schemas.tables import INTERACTIONS, ITEMS
 

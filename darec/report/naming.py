@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from darec.releases import Releases
-from darec.store import Artifact, Store
+from darec.artifacts.store import Artifact, Store
+from darec.serving.releases import Releases
 from schemas.release import Release
 
 

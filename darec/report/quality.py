@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from darec.errors import DarecError
-from darec.releases import Releases
+from darec.common.errors import DarecError
 from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, SliceRow, Slices
 from darec.report.source import Source
+from darec.serving.releases import Releases
 from schemas.tables import HISTORY
 
 _ORDER = ("recall", "ndcg", "hit", "precision", "mrr", "coverage", "novelty")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from darec.errors import DarecError
+from darec.common.errors import DarecError
 from darec.report.content import Absent, Generation, Map, Neighbours, Panel, Sample
 from darec.report.source import Floats, Source, spread
 from schemas import columns as c

@@ -12,11 +12,11 @@ import polars as pl
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from darec.errors import DarecError
-from darec.releases import Releases
+from darec.artifacts.store import Artifact, Store
+from darec.artifacts.tables import read_table
+from darec.common.errors import DarecError
 from darec.report.naming import origin, report_name
-from darec.store import Artifact, Store
-from darec.tables import read_table
+from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.release import Release
 from schemas.tables import ITEM_VOCABULARY, ITEMS, SPLIT_PART, TableSchema

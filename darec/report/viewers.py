@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
-from darec.bundle import Bundle
-from darec.recommend import recommend_many
 from darec.report.content import Viewer
 from darec.report.source import Source, spread
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend_many
 from schemas import columns as c
 from schemas.tables import USER_PROFILES, USER_VOCABULARY
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from darec.errors import DarecError
+from darec.common.errors import DarecError
 
 State = dict[str, Any]
 """Nested dicts with string keys whose leaves are tensors or JSON values."""

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec import alignment, backbones, losses
+from darec import alignment, backbones
 from darec.alignment.base import mlp
-from darec.errors import UserError
-from darec.interactions import Batch, Interactions, Representations
-from darec.propagation import Adjacency
-from darec.softmax import log_sum_exp
-from darec.text import start, whiten
+from darec.common.errors import UserError
+from darec.model import losses
+from darec.model.interactions import Batch, Interactions, Representations
+from darec.model.propagation import Adjacency
+from darec.model.softmax import log_sum_exp
+from darec.model.whitening import start, whiten
 from darec.training.sampling import Sampler
 from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
 

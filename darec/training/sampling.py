@@ -6,8 +6,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from darec.errors import UserError
-from darec.interactions import Batch, Interactions, ItemLists
+from darec.common.errors import UserError
+from darec.model.interactions import Batch, Interactions, ItemLists
 
 
 class Sampler:

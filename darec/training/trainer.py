@@ -10,13 +10,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from darec import cold_start
-from darec.device import pick
-from darec.errors import DarecError
+from darec.common.device import pick
+from darec.common.errors import DarecError
+from darec.common.progress import Progress, Silent
 from darec.evaluation.protocol import rank, score
-from darec.interactions import Batch, Interactions, Representations
-from darec.progress import Progress, Silent
-from darec.propagation import Adjacency
+from darec.model import cold_start
+from darec.model.interactions import Batch, Interactions, Representations
+from darec.model.propagation import Adjacency
 from darec.training import checkpoint
 from darec.training.history import History
 from darec.training.memory import keep_freed_memory

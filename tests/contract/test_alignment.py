@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from darec import alignment, clustering
+from darec import alignment
 from darec.alignment.darec import shared_text
-from darec.interactions import Batch, Interactions, Pairs, Representations
-from darec.propagation import Adjacency, power_sum
-from darec.text import unit, whiten
+from darec.model import clustering
+from darec.model.interactions import Batch, Interactions, Pairs, Representations
+from darec.model.propagation import Adjacency, power_sum
+from darec.model.whitening import unit, whiten
 from schemas.alignment import (
     AlignmentConfig,
     DaRecConfig,

@@ -10,8 +10,8 @@ from torch import Tensor
 from darec import backbones
 from darec.backbones.base import Backbone
 from darec.evaluation.protocol import rank, score
-from darec.interactions import Batch, Interactions, Pairs, Representations
-from darec.propagation import Adjacency
+from darec.model.interactions import Batch, Interactions, Pairs, Representations
+from darec.model.propagation import Adjacency
 from darec.training import train
 from schemas.backbones import (
     AutoCFConfig,

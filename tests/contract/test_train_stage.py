@@ -2,7 +2,7 @@
 
 import pytest
 
-from darec.store import Store
+from darec.artifacts.store import Store
 from tests.report_samples import recipe, run
 
 TRAIN = {"epochs": 1, "eval_every": 1, "dim": 8}

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from darec.errors import DarecError, UserError
-from darec.interactions import Batch, Interactions, Pairs
-from darec.propagation import Adjacency
+from darec.common.errors import DarecError, UserError
+from darec.model.interactions import Batch, Interactions, Pairs
+from darec.model.propagation import Adjacency
 from darec.training import train, trainer
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from darec.models import models_root
+from darec.text.models import models_root
 from tests.data import write_checkerboard
 
 DAREC = Path(sys.executable).with_name("darec")

@@ -20,8 +20,8 @@ import httpx
 import psutil
 import pytest
 
-from darec.recipes import load_recipe
-from darec.releases import Releases
+from darec.common.recipes import load_recipe
+from darec.serving.releases import Releases
 from stages.run import run
 from tests.data import write_checkerboard
 from tests.processes import free_port

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from darec.llm.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
-from darec.llm.profiling import ProfileTask
+from darec.text.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
+from darec.text.profiling import ProfileTask
 from schemas import columns as c
 from schemas import tables
 from schemas.semantic import ItemProfileConfig, LLMConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from darec.recipes import load_recipe
+from darec.common.recipes import load_recipe
 from pipelines.cli import app, guarded
 from stages.prepare import prepare
 from stages.run import run

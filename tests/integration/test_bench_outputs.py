@@ -4,15 +4,15 @@ import matplotlib.image as image
 import numpy as np
 import polars as pl
 
-from darec.bench import plots, speed
-from darec.bench.data import from_folder
-from darec.bench.grid import expand
-from darec.bench.parts import before_and_after
-from darec.bench.results import Results, collect
-from darec.bench.runs import Run, run_grid
-from darec.progress import Silent
-from darec.recipes import load
-from darec.store import Store
+from benchmarks import plots, speed
+from benchmarks.data import from_folder
+from benchmarks.grid import expand
+from benchmarks.parts import before_and_after
+from benchmarks.results import Results, collect
+from benchmarks.runs import Run, run_grid
+from darec.artifacts.store import Store
+from darec.common.progress import Silent
+from darec.common.recipes import load
 from schemas.bench import BenchRecipe
 from tests.bench_samples import RECIPE, write_board, write_recipe
 
@@ -109,9 +109,9 @@ def test_the_speed_table_divides_medians(tmp_path):
 def test_the_plain_loop_ranks_as_the_protocol_does(tmp_path):
     import torch
 
-    from darec.bench.peers.plain_loop import PlainLightGCN
+    from benchmarks.peer_plain_loop import PlainLightGCN
     from darec.evaluation.protocol import rank, score
-    from darec.interactions import Representations
+    from darec.model.interactions import Representations
 
     data = from_folder("board", write_board(tmp_path)).interactions
     plain = PlainLightGCN(data, 8, 256)

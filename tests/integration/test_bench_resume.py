@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from darec.bench.data import from_folder
-from darec.bench.grid import expand
-from darec.bench.results import collect
-from darec.bench.runs import STAGE, Run, run_grid
-from darec.progress import Silent
-from darec.recipes import load
-from darec.store import Store
+from benchmarks.data import from_folder
+from benchmarks.grid import expand
+from benchmarks.results import collect
+from benchmarks.runs import STAGE, Run, run_grid
+from darec.artifacts.store import Store
+from darec.common.progress import Silent
+from darec.common.recipes import load
 from darec.training import train
 from pipelines.bench_commands import app
 from schemas.bench import BenchRecipe

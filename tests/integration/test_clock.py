@@ -14,11 +14,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from darec.ledger import Ledger
-from darec.recipes import load_recipe
-from darec.releases import Releases
-from darec.retention import collect
-from darec.store import Store
+from darec.artifacts.ledger import Ledger
+from darec.artifacts.store import Store
+from darec.common.recipes import load_recipe
+from darec.serving.releases import Releases
+from darec.serving.retention import collect
 from stages.run import run
 from tests.stores import recipe_for
 
@@ -111,7 +111,7 @@ def test_a_month_ahead_then_a_month_back_then_right(tmp_path: Path, shim: Path) 
 @pytest.mark.parametrize("by", [MONTH, -MONTH], ids=["ahead", "back"])
 def test_a_lease_ends_with_its_holder_whatever_the_clocks_say(tmp_path: Path, shim: Path, by: timedelta) -> None:
     store = Store(tmp_path)
-    code = "import sys, time; from darec.store import Store; from pathlib import Path\n"
+    code = "import sys, time; from darec.artifacts.store import Store; from pathlib import Path\n"
     code += f"with Store(Path({str(tmp_path)!r})).lease('train-k'): print(time.time(), flush=True); time.sleep(600)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=clock(shim, by))
     assert holder.stdout is not None

@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from darec.bundle import Bundle, vectors_of
-from darec.errors import DarecError
-from darec.keys import artifact_key
-from darec.recommend import recommend
-from darec.releases import Releases
-from darec.store import Artifact, Store, file_records
-from darec.tables import write_table
+from darec.artifacts.keys import artifact_key
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.artifacts.tables import write_table
+from darec.common.errors import DarecError
+from darec.serving.bundle import Bundle, vectors_of
+from darec.serving.recommend import recommend
+from darec.serving.releases import Releases
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.tables import ITEM_VOCABULARY, ITEMS, SPLIT_PART, USER_VOCABULARY

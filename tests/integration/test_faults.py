@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from darec.bundle import Bundle
-from darec.errors import DarecError, UserError
-from darec.recipes import load_recipe
-from darec.recommend import recommend
-from darec.releases import Releases
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, UserError
+from darec.common.recipes import load_recipe
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend
+from darec.serving.releases import Releases
 from schemas.recipe import Recipe
 from stages.plan import plan
 from stages.prepare import prepare

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from darec.llm.engine import EngineSettings, OfflineEngine
-from darec.models import models_root, resolve
+from darec.text.engine import EngineSettings, OfflineEngine
+from darec.text.models import models_root, resolve
 from schemas import columns as c
 from schemas.semantic import ItemProfileConfig, LLMConfig
 from tests.injections import INJECTIONS

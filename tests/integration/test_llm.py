@@ -15,10 +15,10 @@ import psutil
 import pytest
 import torch
 
-from darec.errors import TransientError
-from darec.llm.generate import open_engine
-from darec.llm.protocol import Request
-from darec.models import models_root, resolve
+from darec.common.errors import TransientError
+from darec.text.generate import open_engine
+from darec.text.models import models_root, resolve
+from darec.text.protocol import Request
 from schemas import columns as c
 from schemas.semantic import LLMConfig
 from tests.integration.llm_rows import profile_task
@@ -94,7 +94,7 @@ def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
-    from darec.llm.penalty import ARGUMENT, FrequencyPenalty
+    from darec.text.penalty import ARGUMENT, FrequencyPenalty
 
     def params(penalty: float) -> SamplingParams:
         return SamplingParams(extra_args={ARGUMENT: penalty})

@@ -7,10 +7,10 @@ from random import Random
 import polars as pl
 import pytest
 
-from darec.bench.nights import History, finished, plot, table
+from benchmarks.nights import History, finished, plot, table
+from darec.common.recipes import load_recipe
 from darec.dataset.sources import movielens_files
-from darec.llm.histories import choose_items
-from darec.recipes import load_recipe
+from darec.text.histories import choose_items
 from pipelines import nights
 from schemas import columns as c
 from schemas.recipe import Recipe

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from darec.bundle import Bundle
-from darec.errors import UserError
-from darec.recipes import load_recipe
-from darec.recommend import recommend
-from darec.releases import Releases
+from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend
+from darec.serving.releases import Releases
 from stages.registry import stage_named
 from stages.run import run
 from tests.stores import recipe_for

@@ -17,10 +17,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from darec.models import models_root
-from darec.recipes import load_recipe
-from darec.releases import Releases
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.recipes import load_recipe
+from darec.serving.releases import Releases
+from darec.text.models import models_root
 from pipelines.cli import app
 from schemas.recipe import Recipe
 from stages.execute import Result
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
 )
 PROMPTS = Path("prompts").resolve()
-RUN = "from pathlib import Path; from darec.recipes import load_recipe; from stages.run import run; import sys; \
+RUN = "from pathlib import Path; from darec.common.recipes import load_recipe; from stages.run import run; import sys; \
 run(load_recipe(Path('recipe.yaml'), sys.argv[1:]))"
 
 
@@ -155,7 +155,7 @@ def test_an_edited_title_asks_for_one_item_and_the_users_who_see_it(world: Path)
 
 def users_shown_item(number: int) -> int:
     """Users whose prompt holds the item, counted from the policy itself."""
-    from darec.llm.histories import choose_items
+    from darec.text.histories import choose_items
 
     split = the_store().latest("split")
     assert split is not None
@@ -239,8 +239,9 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> Non
 NURSERY = """
 import os, sys
 from pathlib import Path
-import darec.bundle, darec.encoder, darec.evaluation.report, darec.llm.profiling, darec.training, stages.registry
-from darec.recipes import load_recipe
+import darec.evaluation.report, darec.serving.bundle, darec.text.encoder, darec.text.profiling
+import darec.training, stages.registry
+from darec.common.recipes import load_recipe
 from stages.run import run
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ''):

@@ -6,10 +6,10 @@ import sys
 import polars as pl
 import pytest
 
-from darec.bundle import Contents
-from darec.errors import UserError
-from darec.releases import Releases
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.serving.bundle import Contents
+from darec.serving.releases import Releases
 from pipelines import release_commands as commands
 from tests.release_samples import GATE, contents, export
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from darec.bundle import Bundle
-from darec.errors import DarecError, UserError
-from darec.keys import content_hash
-from darec.recommend import recommend
-from darec.releases import Releases
-from darec.store import Artifact, Store, file_records
+from darec.artifacts.keys import content_hash
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.common.errors import DarecError, UserError
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend
+from darec.serving.releases import Releases
 from schemas.manifest import InputRecord
 from tests.release_samples import GATE, contents, export, flip_byte
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from darec.errors import TransientError, UserError
-from darec.recipes import load_recipe
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import TransientError, UserError
+from darec.common.recipes import load_recipe
 from pipelines.cli import app
 from schemas.recipe import Recipe
 from stages import registry

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from darec import losses
 from darec.backbones import build
-from darec.errors import UserError
-from darec.interactions import Batch, Pairs, Representations
-from darec.propagation import Adjacency
+from darec.common.errors import UserError
+from darec.model import losses
+from darec.model.interactions import Batch, Pairs, Representations
+from darec.model.propagation import Adjacency
 from schemas.backbones import AutoCFConfig, DCCFConfig, GCCFConfig, NGCFConfig, SGLConfig, SimGCLConfig
 
 ONE_EDGE = Pairs(torch.tensor([0]), torch.tensor([0]))  # one user, one item: A swaps the two rows

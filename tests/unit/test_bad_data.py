@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
 from darec.dataset.split import Split, split_interactions
-from darec.errors import UserError
-from darec.recipes import load_recipe
 from schemas.data import DataConfig, InteractionColumns, ItemColumns, SplitConfig
 
 HEAD = "user_id,item_id,rating,timestamp\n"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from darec.bench.data import BenchData, from_folder
-from darec.bench.grid import expand
-from darec.bench.overrides import configure, overlay
-from darec.bench.runs import Run, agrees, chosen
-from darec.errors import UserError
+from benchmarks.data import BenchData, from_folder
+from benchmarks.grid import expand
+from benchmarks.overrides import configure, overlay
+from benchmarks.runs import Run, agrees, chosen
+from darec.common.errors import UserError
 from schemas.alignment import DaRecConfig, KARConfig
 from schemas.bench import BenchRecipe
 from schemas.training import EvaluateConfig, TrainConfig

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from darec.bench import plots
-from darec.bench.results import Results
-from darec.bench.tables import costs, table
+from benchmarks import plots
+from benchmarks.results import Results
+from benchmarks.tables import costs, table
 
 METRICS = ("recall@20", "ndcg@20")
 USERS = {"none": [[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.0]], "darec": [[0.3, 0.2, 0.5, 0.6], [0.5, 0.4, 0.3, 0.0]]}

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from darec.common.errors import UserError
 from darec.dataset.clean import CleanData, clean
 from darec.dataset.readers import read_source
-from darec.errors import UserError
 from schemas.data import DataConfig, InteractionColumns
 
 ALL = InteractionColumns(rating="rating", timestamp="timestamp")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec import clustering
+from darec.model import clustering
 
 
 def blobs():

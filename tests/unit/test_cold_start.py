@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from darec.bench import cold
-from darec.bench.data import from_folder
-from darec.cold_start import fill, ridge
-from darec.interactions import Interactions, Pairs, Representations
+from benchmarks import cold
+from benchmarks.data import from_folder
+from darec.model.cold_start import fill, ridge
+from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import train
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board

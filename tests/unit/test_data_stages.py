@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from darec.keys import file_sha256
+from darec.artifacts.keys import file_sha256
 from schemas.recipe import Recipe
 from stages import graph, ingest, split
 from stages.contract import Outcome, StageContext

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from darec.device import pick
-from darec.errors import UserError
+from darec.common.device import pick
+from darec.common.errors import UserError
 from schemas.recipe import Recipe
 from stages.prepare import check_device
 

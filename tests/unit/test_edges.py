@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from darec.edges import Pattern, edge_scores, weighted_sum
-from darec.interactions import Pairs
-from darec.propagation import Adjacency
+from darec.model.edges import Pattern, edge_scores, weighted_sum
+from darec.model.interactions import Pairs
+from darec.model.propagation import Adjacency
 
 
 @pytest.fixture

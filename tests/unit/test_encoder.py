@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from darec import encoder
-from darec.encoder import Embedding
-from darec.errors import DarecError, UserError
+from darec.common.errors import DarecError, UserError
+from darec.model.whitening import encoder
+from darec.text.encoder import Embedding
 from schemas.semantic import EmbedConfig
 
 TEXTS = pl.Series(

@@ -11,7 +11,7 @@ from darec.evaluation.ranking import Ranker, top_items
 from darec.evaluation.report import report
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
-from darec.interactions import Interactions, Pairs, Representations
+from darec.model.interactions import Interactions, Pairs, Representations
 from schemas.training import EvaluateConfig
 
 USERS, ITEMS, CUTOFFS = 60, 90, (1, 5, 20)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from darec.errors import DarecError, UserError
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, UserError
 from schemas.recipe import Recipe
 from stages.contract import Input, Outcome, Stage, StageContext
 from stages.execute import Job, Result, execute

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from darec.common.errors import TransientError, UserError
 from darec.dataset import fetch as module
 from darec.dataset.fetch import fetch
-from darec.errors import TransientError, UserError
 
 ORIGINAL = {"u.data": b"1\t1\t5\t1\n", "u.item": b"1|A\n", "u.user": b"1|20|M|x|1\n"}
 ATOMIC = {"ml-100k.inter": b"user_id:token\n", "ml-100k.item": b"item_id:token\n", "ml-100k.user": b"user_id:token\n"}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from darec.gate import decide
+from darec.serving.gate import decide
 from schemas.release import BundleReport, ExportConfig, GateConfig, IndexReport, VectorReport
 
 GATE = GateConfig()

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from darec.llm.answers import loops, read_profile, whole_words
-from darec.llm.entities import (
+from darec.text.answers import loops, read_profile, whole_words
+from darec.text.entities import (
     ITEM_VARIABLES,
     USER_VARIABLES,
     item_text_from_metadata,
@@ -17,8 +17,8 @@ from darec.llm.entities import (
     user_text_from_metadata,
     users_as_data,
 )
-from darec.llm.profiling import ProfileTask
-from darec.llm.protocol import Answer, Request
+from darec.text.profiling import ProfileTask
+from darec.text.protocol import Answer, Request
 from schemas import columns as c
 from schemas import tables
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from darec.llm.histories import choose_items, pair_priority
+from darec.text.histories import choose_items, pair_priority
 from schemas import columns as c
 
 

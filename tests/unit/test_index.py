@@ -2,8 +2,8 @@ import faiss
 import numpy as np
 import pytest
 
-from darec.errors import DarecError
-from darec.index import Seen, build, normalised, nothing_seen, read, search, write
+from darec.common.errors import DarecError
+from darec.serving.index import Seen, build, normalised, nothing_seen, read, search, write
 from schemas.release import ExportConfig
 
 KINDS = ("flat", "ivf", "hnsw")
@@ -74,7 +74,7 @@ def test_effort_is_the_least_power_of_two_that_reaches_the_target(kind):
 
 
 def test_recall_tells_an_index_out_of_step_with_the_vectors():
-    from darec.index import recall
+    from darec.serving.index import recall
 
     vectors = clustered(500)
     index, report = build(vectors, vectors, ExportConfig(index="flat"))

@@ -7,10 +7,10 @@ from functools import cache
 import polars as pl
 import pytest
 
-from darec.llm.entities import ITEM_VARIABLES, USER_VARIABLES, items_as_data, users_as_data, values
-from darec.llm.generate import Conversation, conversation_keys
-from darec.llm.prompts import ATTRIBUTE_CHARS, DESCRIPTION_CHARS, TITLE_CHARS, chat_prompt
-from darec.models import models_root
+from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES, items_as_data, users_as_data, values
+from darec.text.generate import Conversation, conversation_keys
+from darec.text.models import models_root
+from darec.text.prompts import ATTRIBUTE_CHARS, DESCRIPTION_CHARS, TITLE_CHARS, chat_prompt
 from schemas import columns as c
 from schemas import tables
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig

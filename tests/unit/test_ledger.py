@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec import ledger as ledger_module
-from darec.errors import DarecError
-from darec.ledger import KEY, Ledger, row_key
+from darec.artifacts import ledger as ledger_module
+from darec.artifacts.ledger import KEY, Ledger, row_key
+from darec.common.errors import DarecError
 
 SCHEMA = {KEY: pl.String(), "text": pl.String()}
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from darec import linear
 from darec.alignment.linear_teacher import LinearTeacher
-from darec.errors import UserError
-from darec.interactions import Batch, Interactions, Pairs, Representations
+from darec.common.errors import UserError
+from darec.model import linear
+from darec.model.interactions import Batch, Interactions, Pairs, Representations
 from schemas.alignment import LinearTeacherConfig
 
 TRAIN = Pairs(torch.tensor([0, 0, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 0, 1, 2, 3, 0]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from darec import losses
+from darec.model import losses
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from darec import models
-from darec.errors import DarecError, UserError
-from darec.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
-from darec.quantize import symmetric_int8
+from darec.common.errors import DarecError, UserError
+from darec.model.whitening import models
+from darec.text.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
+from darec.text.quantize import symmetric_int8
 from pipelines import cli
 
 

@@ -12,9 +12,9 @@ import yaml
 from prefect.states import exception_to_failed_state
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from darec.errors import DarecError, TransientError, UserError
-from darec.recipes import load_recipe
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.recipes import load_recipe
 from pipelines import operate, show_ui
 from pipelines.curves import data_uri, line_chart
 from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL

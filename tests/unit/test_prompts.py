@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darec.errors import UserError
-from darec.llm.entities import ITEM_VARIABLES, USER_VARIABLES
-from darec.llm.prompts import Prompt, as_data, chat_prompt
+from darec.common.errors import UserError
+from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES
+from darec.text.prompts import Prompt, as_data, chat_prompt
 from schemas.semantic import ItemProfileConfig, UserProfileConfig
 
 GOOD = "{% block system %}Be brief.{% endblock %}\n{% block user %}{{ title }}{% endblock %}"

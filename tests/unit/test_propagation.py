@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from darec.interactions import Pairs
-from darec.propagation import Adjacency, power_sum, product
+from darec.model.interactions import Pairs
+from darec.model.propagation import Adjacency, power_sum, product
 
 USERS, ITEMS = 7, 5
 

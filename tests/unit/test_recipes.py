@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from darec.errors import UserError
-from darec.recipes import load_recipe
+from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
 from schemas.recipe import Recipe
 
 

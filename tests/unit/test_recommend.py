@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec.bundle import Bundle, vectors_of
-from darec.errors import DarecError, UserError
-from darec.recommend import recommend, recommend_many, similar
-from darec.store import Store
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, UserError
+from darec.serving.bundle import Bundle, vectors_of
+from darec.serving.recommend import recommend, recommend_many, similar
 from schemas.release import BUNDLE_FILES
 from tests.release_samples import contents, export, flip_byte
 

@@ -6,15 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from darec.errors import UserError
-from darec.keys import digest
-from darec.releases import Releases
+from darec.artifacts.keys import digest
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
 from darec.report.collect import collect
 from darec.report.content import Absent, Chart, Line, Panel
 from darec.report.render import change, number, render
 from darec.report.source import Source, spread
 from darec.report.svg import line_chart, scatter
-from darec.store import Store
+from darec.serving.releases import Releases
 from pipelines.report_command import report, report_run
 from tests.report_samples import HOSTILE, recipe, run
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec.errors import DarecError, TransientError
-from darec.keys import content_hash
-from darec.releases import Releases
-from darec.retention import closure, collect, newest
-from darec.store import Artifact, Store, file_records
+from darec.artifacts.keys import content_hash
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.common.errors import DarecError, TransientError
+from darec.serving.releases import Releases
+from darec.serving.retention import closure, collect, newest
 from schemas.manifest import InputRecord, Manifest
 
 STAGES = ("ingest", "split", "train", "export")
@@ -68,7 +68,7 @@ def histories(draw: st.DrawFn) -> list[tuple[str, str, dict[str, str]]]:
 @given(history=histories(), keep=st.integers(1, 3), data=st.data())
 def test_gc_keeps_what_is_referenced_and_all_it_was_made_from(history, keep, data):
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("darec.store._flush", lambda path: None)  # no power is cut here
+        patch.setattr("darec.artifacts.store._flush", lambda path: None)  # no power is cut here
         store = Store(Path(folder))
         made = [add(store, *record) for record in history]
         released = data.draw(st.sets(st.sampled_from([a for a in made if a.stage == "export"]), max_size=3))
@@ -107,7 +107,7 @@ def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
     store = Store(tmp_path)
     for number in range(3):
         add(store, "split", f"k{number}", {})
-    code = "import sys, time; from darec.store import Store; from pathlib import Path\n"
+    code = "import sys, time; from darec.artifacts.store import Store; from pathlib import Path\n"
     code += f"with Store(Path({str(tmp_path)!r})).in_use(): print('held', flush=True); time.sleep(60)"
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:

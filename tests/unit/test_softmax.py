@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from darec import softmax
+from darec.model import softmax
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 19])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from darec.errors import DarecError
-from darec.keys import content_hash
-from darec.store import Artifact, Store, file_records
+from darec.artifacts.keys import content_hash
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.common.errors import DarecError
 from schemas.manifest import InputRecord, Manifest
 
 

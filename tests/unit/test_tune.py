@@ -3,10 +3,10 @@
 import optuna
 import pytest
 
-from darec.bench.data import BenchData, from_folder
-from darec.bench.tune import Ground, Search, finished, given, searches
-from darec.errors import UserError
-from darec.progress import Silent
+from benchmarks.data import BenchData, from_folder
+from benchmarks.tune import Ground, Search, finished, given, searches
+from darec.common.errors import UserError
+from darec.common.progress import Silent
 from schemas.bench import TuneRecipe
 from schemas.recipe import Recipe
 from tests.bench_samples import write_board

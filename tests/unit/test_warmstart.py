@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from darec.keys import content_hash
-from darec.releases import Releases
-from darec.store import Artifact, Store, file_records
-from darec.tables import write_table
-from darec.warmstart import Source, carry_over, current_model
+from darec.artifacts.keys import content_hash
+from darec.artifacts.store import Artifact, Store, file_records
+from darec.artifacts.tables import write_table
+from darec.serving.releases import Releases
+from darec.serving.warmstart import Source, carry_over, current_model
 from schemas.manifest import InputRecord, Manifest
 from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
 from tests.release_samples import GATE, export

@@ -1,0 +1,114 @@
+"""How good cold rows' vectors are: a share of all items is taken out of train and has to be found in test."""
+
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.data import BenchData, train_counts
+from benchmarks.runs import Run
+from benchmarks.tables import markdown
+from darec.artifacts.keys import digest
+from darec.artifacts.store import Artifact
+from darec.common.errors import UserError
+from darec.evaluation.protocol import popularity, rank, score
+from darec.model import cold_start
+from darec.model.interactions import Interactions, Pairs, Representations
+
+K = 20
+_METRICS = ("recall", "ndcg")
+
+
+def hold_out(data: BenchData, share: float, seed: int) -> BenchData:
+    """The data with a random `share` of the items in no train or val pair, and only cold items' pairs in test.
+
+    Items that never had a train pair are cold too. Test pairs of users who have no train pair left are dropped.
+
+    Raises:
+        UserError: there is no text, or no test pair of a cold item.
+    """
+    if data.text is None:
+        raise UserError(f"{data.name} has no text vectors", where="bench cold-start", mend="give data with text")
+    full, generator = data.interactions, torch.Generator().manual_seed(seed)
+    cold = torch.rand(full.n_items, generator=generator) < share
+    cold |= train_counts(full)[1] == 0
+    train, val = (_where(part, ~cold[part.items]) for part in (full.train, full.val))
+    warm_users = torch.bincount(train.users, minlength=full.n_users) > 0
+    test = _where(full.test, cold[full.test.items] & warm_users[full.test.users])
+    if not len(test):
+        raise UserError(f"no cold item of {data.name} is in test", where="bench cold-start", mend="raise --share")
+    interactions = Interactions(full.n_users, full.n_items, train, val, test)
+    content = digest(["hold out items", share, seed, data.content])
+    return BenchData(data.name, interactions, data.text, content, data.text_content)
+
+
+def _where(pairs: Pairs, kept: Tensor) -> Pairs:
+    return Pairs(pairs.users[kept], pairs.items[kept])
+
+
+def table(runs: Sequence[tuple[Run, Artifact]]) -> str:
+    """Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all, in Markdown."""
+    head = ["data", "model", "cold vectors", "R@20 among cold", "N@20 among cold", "R@20 among all", "N@20 among all"]
+    rows, known = [], set()
+    for run, artifact in runs:
+        if run.data.name not in known:
+            rows += [[run.data.name, "", *line] for line in _lines(_references(run.data), run.data)]
+            known.add(run.data.name)
+        model = f"{run.entry.backbone} + {run.entry.alignment}"
+        rows += [[run.data.name, model, *line] for line in _lines(variants(run, artifact), run.data)]
+    return markdown(head, rows)
+
+
+def _lines(candidates: dict[str, Representations], data: BenchData) -> list[list[str]]:
+    return [
+        [name, *(f"{value:.4f}" for value in (*among_cold(final, data), *among_all(final, data)))]
+        for name, final in candidates.items()
+    ]
+
+
+def _references(data: BenchData) -> dict[str, Representations]:
+    """What needs no trained model."""
+    inter, text = data.interactions, data.text
+    assert text is not None
+    torch.manual_seed(0)
+    return {
+        "random": Representations(torch.randn(inter.n_nodes, 32), inter.n_users),
+        "popularity": popularity(inter.train, inter.n_users, inter.n_items),
+        "cosine of user and item text": Representations(functional.normalize(text.nodes, dim=-1), inter.n_users),
+    }
+
+
+def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
+    """The run's representations with cold items' vectors left as they are, at the warm mean, and from text."""
+    state, data = load_file(artifact.path / "model.safetensors"), run.data
+    final = Representations.join(state["final.user"], state["final.item"])
+    cold = train_counts(data.interactions)[1] == 0
+    item = final.item.clone()
+    item[cold] = final.item[~cold].mean(0)
+    assert data.text is not None
+    unit = run.entry.config.scoring == "cosine"
+    return {
+        "of the backbone": final,
+        "mean of warm items": Representations.join(final.user, item),
+        "ridge from text": cold_start.fill(final, data.text, data.interactions, unit=unit),
+    }
+
+
+def among_all(final: Representations, data: BenchData) -> list[float]:
+    """Metrics when cold items compete with all."""
+    inter = data.interactions
+    ranking = rank(final, inter.train, inter.test, K)
+    return list(score(ranking, inter.test, inter.n_items, (K,), _METRICS).means().values())
+
+
+def among_cold(final: Representations, data: BenchData) -> list[float]:
+    """Metrics when only cold items are ranked, as on a page of novelties."""
+    inter = data.interactions
+    cold = (train_counts(inter)[1] == 0).nonzero().squeeze(1)
+    number = torch.full((inter.n_items,), -1)
+    number[cold] = torch.arange(len(cold))
+    test = Pairs(inter.test.users, number[inter.test.items])
+    ranking = rank(Representations.join(final.user, final.item[cold]), _where(test, test.items < 0), test, K)
+    return list(score(ranking, test, len(cold), (K,), _METRICS).means().values())

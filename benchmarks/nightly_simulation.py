@@ -1,0 +1,86 @@
+"""`darec bench nights`: the whole pipeline night after night on data that grows, beside retraining from scratch."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.nights import History, Night, finished, note
+from darec.common.errors import UserError
+from darec.common.progress import Progress
+from darec.serving.releases import Releases
+from schemas.recipe import Recipe
+from stages.execute import Result
+from stages.run import run
+
+LOG = "nights.jsonl"
+
+
+def simulate(
+    recipe: Recipe, folder: Path, nights: int, growth: float, scratch_every: int, progress: Progress | None = None
+) -> Iterator[Night]:
+    """A first night and `nights` more that bring `growth` new interactions each, the last one knowing all of them.
+
+    Every night starts from the release of the nights before; each `scratch_every`-th also trains once from scratch, on
+    the same data and text vectors. Finished nights are in `folder` and not done again.
+
+    Raises:
+        UserError: the recipe's data is not MovieLens-100K.
+    """
+    if recipe.data.source != "movielens-100k":
+        raise UserError("the nights are cut from MovieLens-100K", where="data.source", mend="give its recipe")
+    history, log = History(recipe.data.folder), folder / LOG
+    done = finished(log)
+    yield from done
+    for number, count in list(enumerate(history.counts(nights, growth)))[len(done) :]:
+        data = history.until(count, folder / "data")
+        results = run(_tonight(recipe, data, folder, warm=True), progress=progress)
+        scratch = number % scratch_every == 0 and number > 0
+        retrained = run(_tonight(recipe, data, folder, warm=False), "evaluate", progress=progress) if scratch else ()
+        night = _night(number, count, results, retrained, Releases(folder / "store"))
+        note(log, night)
+        yield night
+
+
+def _tonight(recipe: Recipe, data: Path, folder: Path, *, warm: bool) -> Recipe:
+    """The recipe with the night's data, the simulation's own store, and a warm start or none."""
+    changes = {
+        "data": recipe.data.model_copy(update={"folder": data}),
+        "train": recipe.train.model_copy(update={"warm_start": warm}),
+        "runtime": recipe.runtime.model_copy(update={"store": folder / "store"}),
+    }
+    return recipe.model_copy(update=changes)
+
+
+def _night(
+    number: int, count: int, results: Sequence[Result], retrained: Sequence[Result], releases: Releases
+) -> Night:
+    by_stage = {result.stage: result for result in results}
+    split, items, users, train = (by_stage[name] for name in ("split", "profile_items", "profile_users", "train"))
+    again = {result.stage: result for result in retrained}
+    current = releases.current()
+    return Night(
+        number=number,
+        interactions=count,
+        users=split.report["users"],
+        items=split.report["items"],
+        new_users=_fresh(users, "generated"),
+        new_items=_fresh(items, "generated"),
+        tokens=sum(_fresh(side, f"{kind}_tokens") for side in (users, items) for kind in ("prompt", "output")),
+        llm_seconds=_seconds(users) + _seconds(items),
+        seconds=round(sum(map(_seconds, results)), 1),
+        epochs=train.report["epochs"],
+        train_seconds=_seconds(train),
+        recall=by_stage["evaluate"].report["test"]["recall@20"],
+        published=current is not None and by_stage["publish"].report.get("release") == current.id,
+        scratch_epochs=again["train"].report["epochs"] if again else None,
+        scratch_seconds=_seconds(again["train"]) if again else None,
+        scratch_recall=again["evaluate"].report["test"]["recall@20"] if again else None,
+    )
+
+
+def _fresh(result: Result, name: str) -> int:
+    return 0 if result.cached else result.report[name]
+
+
+def _seconds(result: Result) -> float:
+    """Of the work done; an effect (publish) and a hit took none."""
+    return 0.0 if result.cached or result.artifact is None else result.artifact.manifest.seconds

@@ -1,0 +1,114 @@
+"""Nights on MovieLens-100K by timestamp: what each one sees, what it cost, and the table and plot of all of them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.plots import save
+from benchmarks.tables import markdown
+from darec.dataset.sources import movielens_files
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night: what was there, what was new, what it took, and how good it came out."""
+
+    number: int
+    interactions: int
+    users: int
+    items: int
+    new_users: int
+    """Rows that the LLM was asked for; the same of items below."""
+    new_items: int
+    tokens: int
+    llm_seconds: float
+    seconds: float
+    """Of all stages together."""
+    epochs: int
+    train_seconds: float
+    recall: float
+    published: bool
+    scratch_epochs: int | None = None
+    """Retraining from scratch on the same night's data; None where it was left out."""
+    scratch_seconds: float | None = None
+    scratch_recall: float | None = None
+
+
+class History:
+    """MovieLens-100K in the order in which it happened, as far as a night knows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = movielens_files(folder)
+        lines = self._files["interactions"].read_text(encoding="latin-1").splitlines(keepends=True)
+        self._head = [line for line in lines[:1] if ":" in line]  # only one of the two layouts has a header
+        self._rows = sorted(lines[len(self._head) :], key=lambda line: (float(line.rsplit("\t", 1)[1]), line))
+
+    def counts(self, nights: int, growth: float) -> list[int]:
+        """Interactions known in the first night and in each of `nights` more: the last one knows all."""
+        return [round(len(self._rows) / (1 + growth) ** left) for left in range(nights, -1, -1)]
+
+    def until(self, count: int, folder: Path) -> Path:
+        """Fills `folder` with the data as it was after `count` interactions; items and users are described in full."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for role in ("items", "users"):
+            copy = folder / self._files[role].name
+            copy.write_bytes(self._files[role].read_bytes())
+        interactions = "".join([*self._head, *self._rows[:count]])
+        (folder / self._files["interactions"].name).write_text(interactions, encoding="latin-1")
+        return folder
+
+
+def finished(log: Path) -> list[Night]:
+    """The nights that are done, from a log of one JSON object a line."""
+    return [Night(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def note(log: Path, night: Night) -> None:
+    """Adds a night to the log."""
+    with log.open("a") as stream:
+        stream.write(json.dumps(asdict(night)) + "\n")
+
+
+def table(nights: Sequence[Night]) -> str:
+    """All nights in Markdown."""
+    head = ["night", "users", "items", "interactions", "prompts: users", "items", "tokens", "LLM min", "all min"]
+    head += ["train s", "epochs", "Recall@20", "published", "scratch: train s", "epochs", "Recall@20"]
+    return markdown(head, [_row(night) for night in nights])
+
+
+def _row(night: Night) -> list[str]:
+    known = [str(night.number), f"{night.users:,}", f"{night.items:,}", f"{night.interactions:,}"]
+    asked = [f"{night.new_users} ({night.new_users / night.users:.1%})", str(night.new_items), f"{night.tokens:,}"]
+    took = [f"{night.llm_seconds / 60:.1f}", f"{night.seconds / 60:.1f}", f"{night.train_seconds:.0f}"]
+    came = [str(night.epochs), f"{night.recall:.4f}", "yes" if night.published else "refused"]
+    if night.scratch_recall is None:
+        return [*known, *asked, *took, *came, "", "", ""]
+    scratch = [f"{night.scratch_seconds:.0f}", str(night.scratch_epochs), f"{night.scratch_recall:.4f}"]
+    return [*known, *asked, *took, *came, *scratch]
+
+
+def plot(nights: Sequence[Night], path: Path) -> Path:
+    """Rows profiled, seconds of training and Recall@20 a night, warm and from scratch; the first night is left out."""
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    later = [night for night in nights if night.number]
+    scratch = [night for night in later if night.scratch_recall is not None]
+    days, fewer = [night.number for night in later], [night.number for night in scratch]
+    rows, seconds, recall = figure.subplots(1, 3)
+    rows.bar(days, [night.new_users for night in later], label="users")
+    rows.bar(days, [night.new_items for night in later], bottom=[night.new_users for night in later], label="items")
+    rows.set_title("rows profiled")
+    seconds.plot(days, [night.train_seconds for night in later], label="warm start")
+    seconds.plot(fewer, [night.scratch_seconds or 0 for night in scratch], "o", label="from scratch")
+    seconds.set_title("training, seconds")
+    seconds.set_ylim(bottom=0)
+    recall.plot(days, [night.recall for night in later], label="warm start")
+    recall.plot(fewer, [night.scratch_recall or 0 for night in scratch], "o", label="from scratch")
+    recall.set_title("test Recall@20")
+    for axes in (rows, seconds, recall):
+        axes.set_xlabel("night")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=8)
+    return save(figure, path)

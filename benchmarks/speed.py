@@ -1,0 +1,192 @@
+"""Speed beside the peers: one run, the same data, interleaved repeats, medians."""
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.data import BenchData
+from benchmarks.overrides import configure
+from benchmarks.peer_plain_loop import PlainLightGCN
+from benchmarks.peer_recbole import RecBoleLightGCN, ensure_environment
+from benchmarks.tables import markdown
+from darec.common.progress import Progress
+from darec.evaluation.protocol import rank, score
+from darec.model.interactions import Interactions, Pairs, Representations
+from darec.training.trainer import Trainer
+from schemas.training import TrainConfig
+
+CPU = torch.device("cpu")
+DIM, BATCH = 32, 4096
+RLMREC_EPOCH = 5.6 / 3.9
+"""RLMRec's LightGCN epoch over RecBole's, measured back to back on Beauty with these settings; RLMRec is no package."""
+RLMREC_EVALUATION = 10.6 / 14
+"""The same for a full evaluation: the fastest of RLMRec's (10.6 to 16.7 s) over the slowest of RecBole's (11 to 14 s),
+which ranked one user at a time, as is its default."""
+_CUTOFFS = (5, 10, 20)
+_LIGHTGCN = {"name": "lightgcn", "layers": 3}
+_OURS = {
+    "darec LightGCN": {"backbone": _LIGHTGCN, "alignment": []},
+    "darec LightGCN, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}, "alignment": []},
+    "darec LightGCN + DaRec, 0.8 of the edges": {"backbone": {**_LIGHTGCN, "edge_keep": 0.8}},
+}
+FULL, DROPPED, ALIGNED = _OURS
+RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
+RECBOLE_SINGLY = "RecBole, one user at a time (its default)"
+_BLOCK_USERS = 1024
+_TIMES_A_TURN = 5  # for darec, whose acts are short: a median of few would be that of the machine's moods
+
+
+Cost = tuple[float, float]
+"""Wall seconds, and CPU seconds of all threads: on a busy machine only the latter say much."""
+
+
+@dataclass
+class Contestant:
+    """Does an epoch, or an evaluation, and says what it cost."""
+
+    epoch: Callable[[], Cost] | None = None
+    evaluate: Callable[[], Cost] | None = None
+    times_a_turn: int = 1
+    epochs: list[Cost] = field(default_factory=list)
+    evaluations: list[Cost] = field(default_factory=list)
+
+    @property
+    def turn(self) -> list[tuple[Callable[[], Cost], list[Cost]]]:
+        """What it does in a round, each with where the cost is noted."""
+        acts = ((self.epoch, self.epochs), (self.evaluate, self.evaluations))
+        return [(act, costs) for act, costs in acts if act for _ in range(self.times_a_turn)]
+
+
+def measure(
+    data: BenchData, repeats: int, progress: Progress, peers: Path | None, device: torch.device = CPU
+) -> tuple[dict[str, Contestant], float]:
+    """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
+
+    Args:
+        data: what all train on; without text, random vectors stand in for it.
+        repeats: rounds; in each, every contestant takes its turn. One round before them is not counted.
+        progress: told of turns.
+        peers: the folder for RecBole's environment; None leaves RecBole out.
+        device: where darec trains; the peers stay on the CPU.
+    """
+    growth = evaluation_growth(data.interactions)
+    with ExitStack() as stack:
+        contestants = _contestants(data, stack, peers, device)
+        acts = [(name, *act) for name, each in contestants.items() for act in each.turn]
+        progress.start("speed", (repeats + 1) * len(acts), "turns")
+        for number in range(repeats + 1):
+            for name, act, costs in acts:
+                cost = act()
+                if number:
+                    costs.append(cost)
+                progress.advance(1, f"{name} {cost[0]:.2f} s")
+    return contestants, growth
+
+
+def _contestants(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Contestant]:
+    found = {name: _ours(data, name, device) for name in _OURS}
+    plain = PlainLightGCN(data.interactions, DIM, BATCH)
+    found[PLAIN] = Contestant(_timed(plain.epoch), _timed(plain.evaluate))
+    if peers is not None:
+        python, threads = ensure_environment(peers / "venv"), torch.get_num_threads()
+        in_blocks, singly = (
+            stack.enter_context(RecBoleLightGCN(data.interactions, peers / name, python, DIM, BATCH, users, threads))
+            for name, users in (("data", _BLOCK_USERS), ("singly", 1))
+        )
+        found[RECBOLE] = Contestant(in_blocks.epoch, in_blocks.evaluate)
+        found[RECBOLE_SINGLY] = Contestant(evaluate=singly.evaluate)
+    return found
+
+
+def _ours(data: BenchData, name: str, device: torch.device) -> Contestant:
+    common = {"dim": DIM, "batch_size": BATCH, "device": device.type}
+    config = configure(TrainConfig, _OURS[name], common, where="bench speed")
+    text = data.text or _random_text(data.interactions)
+    trainer = Trainer(config, data.interactions, text, None, device)
+    evaluate = _timed(lambda: _evaluate(trainer)) if name == FULL else None
+    return Contestant(_timed(trainer.run_epoch), evaluate, times_a_turn=_TIMES_A_TURN)
+
+
+def _timed(act: Callable[[], object]) -> Callable[[], Cost]:
+    def timed() -> Cost:
+        wall, cpu = time.perf_counter(), time.process_time()
+        act()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    return timed
+
+
+def _evaluate(trainer: Trainer) -> None:
+    data = trainer.interactions
+    ranking = rank(trainer.model.represent(), data.train, data.test, max(_CUTOFFS))
+    score(ranking, data.test, data.n_items, _CUTOFFS, ("recall", "ndcg")).means()
+
+
+def _random_text(data: Interactions) -> Representations:
+    return Representations(torch.nn.functional.normalize(torch.randn(data.n_nodes, 384), dim=-1), data.n_users)
+
+
+def evaluation_growth(data: Interactions) -> float:
+    """MB that the peak memory of this process grows by when four times as many users are ranked and scored."""
+    many = Interactions(
+        4 * data.n_users, data.n_items, *(_copies(data, part) for part in (data.train, data.val, data.test))
+    )
+    nodes = torch.randn(many.n_nodes, DIM)
+    once = Representations(nodes[3 * data.n_users :], data.n_users)
+    peaks = []
+    for final, each in ((once, data), (Representations(nodes, many.n_users), many)):
+        ranking = rank(final, each.train, each.test, max(_CUTOFFS))
+        score(ranking, each.test, each.n_items, _CUTOFFS, ("recall", "ndcg"))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return peaks[1] - peaks[0]
+
+
+def _copies(data: Interactions, pairs: Pairs) -> Pairs:
+    shifts = torch.arange(4).repeat_interleave(len(pairs)) * data.n_users
+    return Pairs(pairs.users.repeat(4) + shifts, pairs.items.repeat(4))
+
+
+def table(contestants: dict[str, Contestant], growth: float, data: Interactions, device: torch.device = CPU) -> str:
+    """Medians, and how many times darec's, in Markdown."""
+    epochs = {name: _median(each.epochs) for name, each in contestants.items() if each.epochs}
+    evaluations = {name: _median(each.evaluations) for name, each in contestants.items() if each.evaluations}
+    if RECBOLE in epochs:
+        derived = f"RLMRec LightGCN (RecBole x {RLMREC_EPOCH:.2f}; singly x {RLMREC_EVALUATION:.2f})"
+        epochs[derived] = _times(epochs[RECBOLE], RLMREC_EPOCH)
+        evaluations[derived] = _times(evaluations[RECBOLE_SINGLY], RLMREC_EVALUATION)
+    rows = []
+    for name in epochs | evaluations:
+        reference = epochs[FULL] if name in (FULL, RECBOLE) else epochs[DROPPED]
+        epoch = _cells(epochs[name], reference) if name in epochs else ["", ""]
+        evaluation = _cells(evaluations[name], evaluations[FULL]) if name in evaluations else ["", ""]
+        rows.append([name, *epoch, *evaluation])
+    head = ["", "an epoch, s (CPU)", "over darec's (CPU)", "a full evaluation, s (CPU)", "over darec's (CPU)"]
+    rounds, where = len(contestants[PLAIN].evaluations), f"{torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = f"darec on {torch.cuda.get_device_name(device)}, peers on {where}"
+    size = f"{len(data.train):,} train pairs, {data.n_users:,} users x {data.n_items:,} items, dim {DIM}"
+    notes = (
+        f"{size}, batch {BATCH:,}, {where}.",
+        f"Medians of {rounds} interleaved rounds, in each of which darec does everything {_TIMES_A_TURN} times.",
+        "RecBole keeps all edges in an epoch, RLMRec 0.8 of them: each beside darec's LightGCN of the same kind.",
+        f"Peak memory of evaluating four times as many users: {growth:+.0f} MB.",
+    )
+    return markdown(head, rows) + "\n" + "\n".join(notes) + "\n"
+
+
+def _median(costs: list[Cost]) -> Cost:
+    return median(wall for wall, _ in costs), median(cpu for _, cpu in costs)
+
+
+def _times(cost: Cost, factor: float) -> Cost:
+    return cost[0] * factor, cost[1] * factor
+
+
+def _cells(cost: Cost, reference: Cost) -> list[str]:
+    return [f"{cost[0]:.2f} ({cost[1]:.2f})", f"{cost[0] / reference[0]:.2f} x ({cost[1] / reference[1]:.2f} x)"]

@@ -1,0 +1,213 @@
+"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search goes on where it was.
+
+The study is a journal file under the search's folder, one for each key of data, settings and space; Optuna writes it as
+lines of JSON.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from benchmarks.data import BenchData
+from benchmarks.overrides import configure, merge
+from benchmarks.runs import VERSION
+from darec.artifacts.keys import artifact_key, digest
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, UserError
+from darec.common.progress import Progress, Silent
+from darec.training import Trained, train
+from schemas.bench import Choice, FloatRange, Method, Overrides, SearchRange, TuneRecipe
+from schemas.recipe import Recipe
+from schemas.section import hashed
+from schemas.training import TrainConfig
+
+Announce = Callable[[FrozenTrial], None]
+_METRIC = "recall@20"
+_ERROR, _AGAIN = "error", "again"
+"""What a trial remembers: why it came to nothing, and the number of the trial that it does again."""
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_NOT_IN_THE_KEY = ("trials", "data", "base", "methods")
+"""Fields of a search's recipe that are in its key by the settings and data that come of them, or not at all."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all trials stand on."""
+
+    recipe: Recipe
+    """What they change."""
+    sections: tuple[str, ...]
+    """Where they may change it."""
+    data: Callable[[Recipe], BenchData]
+    """Makes what a recipe's model is trained and validated on."""
+
+
+def given(data: BenchData) -> Ground:
+    """Data that is there, whatever the recipe: only training is searched."""
+    return Ground(Recipe(), ("train",), lambda recipe: data)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The search for one method, with its study under `folder`."""
+
+    recipe: TuneRecipe
+    """The method's alone: its `base` is a whole Recipe."""
+    ground: Ground
+    folder: Path
+    progress: Progress
+
+    @cached_property
+    def key(self) -> str:
+        """Of everything but the number of trials: a search can be prolonged, under the defaults that it began with.
+
+        Prompts, models and raw data are in it by what the stages make of them without anything chosen.
+        """
+        search = {name: value for name, value in hashed(self.recipe).items() if name not in _NOT_IN_THE_KEY}
+        corner, data = self.configured(_corner(self.recipe.space)), self.ground.data(self.configured({}))
+        settings = {section: hashed(getattr(corner, section)) for section in self.ground.sections}
+        return artifact_key(
+            {"version": VERSION, "search": search, "data": data.content, "text": data.text_content, **settings}
+        )
+
+    def configured(self, chosen: Overrides) -> Recipe:
+        """The recipe of a trial. Raises UserError for a field or value that there is not."""
+        return configure(Recipe, self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
+
+    def run(self, announce: Announce = lambda trial: None) -> optuna.Study:
+        """Does the trials that are missing and gives the whole study; one process at a time works on it.
+
+        Raises:
+            UserError: a trial makes no valid configuration, or none came through.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with Store(self.folder).lease(self.key):
+            study = self._open()
+            _requeue_killed(study)
+            while len(finished(study)) < self.recipe.trials:
+                study.optimize(self._trial, n_trials=1)
+                self._drop_checkpoints()
+                announce(study.trials[-1])
+        if not study.get_trials(states=(TrialState.COMPLETE,)):
+            raise UserError("no trial came through", where=self.recipe.name, mend="narrow the space or see the trials")
+        return study
+
+    def _open(self) -> optuna.Study:
+        recipe, path = self.recipe, self.folder / f"{self.key}.journal"
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=self.key,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(recipe.startup_trials, recipe.prune_after),
+        )
+        seed = recipe.seed + len(study.trials)  # the sampler's state is not kept: never draw the same trials again
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
+        return study
+
+    def _drop_checkpoints(self) -> None:
+        """Only a killed trial's is ever needed."""
+        for path in self.folder.glob(f"{self.key}-*.safetensors"):
+            path.unlink()
+
+    def _trial(self, trial: Trial) -> float:
+        chosen = {path: _suggest(trial, path, where) for path, where in self.recipe.space.items()}
+        try:
+            recipe = self.configured(chosen)
+            trained = self._train(trial, recipe.train, self.ground.data(recipe))
+        except UserError as error:
+            trial.set_user_attr(_ERROR, str(error))
+            raise
+        trial.set_user_attr("best_epoch", trained.best_epoch)
+        return trained.validation[_METRIC]
+
+    def _train(self, trial: Trial, config: TrainConfig, data: BenchData) -> Trained:
+        def listener(epoch: int, values: dict[str, float]) -> None:
+            trial.report(values[_METRIC], epoch // config.eval_every)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        try:
+            return train(
+                config,
+                data.interactions,
+                data.text if config.needs_text else None,
+                adjacency=data.adjacency,
+                resume=self.folder / f"{self.key}-{digest(trial.params)[:8]}.safetensors",
+                progress=self.progress,
+                listener=listener,
+            )
+        except UserError:
+            raise
+        except DarecError as error:  # diverged: as bad as a pruned one
+            trial.set_user_attr(_ERROR, str(error))
+            raise optuna.TrialPruned from error
+
+
+def searches(
+    recipe: TuneRecipe, ground: Ground, out: Path, progress: Progress | None = None, only: Collection[str] = ()
+) -> list[Search]:
+    """The search of each method, or of those in `only`, new or begun before in its folder under `out`.
+
+    Raises:
+        UserError: a method that is not in the recipe, or a field that does not exist or may not be changed.
+    """
+    for name in only:
+        if name not in recipe.methods:
+            mend = f"known: {', '.join(recipe.methods)}"
+            raise UserError(f"method {name!r} is not in the recipe", where=recipe.name, mend=mend)
+    methods = {f"{recipe.name}-{name}": method for name, method in recipe.methods.items() if not only or name in only}
+    alone = [_alone(recipe, name, method, ground) for name, method in (methods or {recipe.name: Method()}).items()]
+    return [Search(each, ground, out / each.name, progress or Silent()) for each in alone]
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that count: complete or pruned."""
+    return study.get_trials(states=_DONE)
+
+
+def _alone(recipe: TuneRecipe, name: str, method: Method, ground: Ground) -> TuneRecipe:
+    """One method's recipe, laid over the ground's; its paths are tried before any trial costs time."""
+    space = recipe.space | method.space
+    for path in [*recipe.base, *method.base, *space]:
+        section = path.partition(".")[0]
+        if section in Recipe.model_fields and section not in ground.sections:
+            mend = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
+            raise UserError(f"a search cannot change {path!r}", where=recipe.name, mend=mend)
+    base = merge(ground.recipe.model_dump(mode="json"), recipe.base, method.base, where=name)
+    configure(Recipe, base, _corner(space), where=name)
+    return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})
+
+
+def _requeue_killed(study: optuna.Study) -> None:
+    """Trials that were under way when their process died or was interrupted are done again, first of all.
+
+    One that failed by the user's fault is not: it would do so again.
+    """
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    again = {trial.user_attrs.get(_AGAIN) for trial in study.trials}
+    for trial in study.get_trials(states=(TrialState.FAIL,)):
+        if trial.number not in again and _ERROR not in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
+
+
+def _corner(space: Mapping[str, SearchRange]) -> Overrides:
+    """The first of every field's values."""
+    return {path: where.values[0] if isinstance(where, Choice) else where.low for path, where in space.items()}
+
+
+def _suggest(trial: Trial, path: str, where: SearchRange) -> Any:
+    if isinstance(where, Choice):
+        return trial.suggest_categorical(path, where.values)
+    if isinstance(where, FloatRange):
+        return trial.suggest_float(path, where.low, where.high, log=where.log)
+    return trial.suggest_int(path, where.low, where.high, step=where.step, log=where.log)

@@ -1,0 +1,41 @@
+"""Reading and writing the tables of `schemas.tables`, checked against their schema both ways."""
+
+from pathlib import Path
+
+import polars as pl
+
+from darec.common.errors import DarecError
+from schemas.tables import TableSchema
+
+
+def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFrame:
+    """`table` with the schema's columns in the schema's order; a missing column or wrong type is an error."""
+    for name, dtype in schema.items():
+        if name not in table.columns:
+            raise DarecError(f"column {name!r} is missing", where=where)
+        if table.schema[name] != dtype:
+            raise DarecError(f"column {name!r} is {table.schema[name]}, not {dtype}", where=where)
+    return table.select(list(schema))
+
+
+def write_table(table: pl.DataFrame, path: Path, schema: TableSchema) -> None:
+    """Writes `table` as Parquet (zstd); equal tables give equal bytes."""
+    conform(table, schema, str(path)).write_parquet(path, compression="zstd", statistics=True)
+
+
+def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
+    """Reads a Parquet table that `write_table` wrote.
+
+    Raises:
+        DarecError: the file is missing, cut short, or not of the schema.
+    """
+    mend = "delete the artifact's folder and run again: it will be made anew"
+    try:
+        table = pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise DarecError("the table is missing", where=str(path), mend=mend) from error
+    except Exception as error:
+        raise DarecError(
+            f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), mend=mend
+        ) from error
+    return conform(table, schema, str(path))

@@ -1,0 +1,24 @@
+"""Where tensors are worked on."""
+
+import torch
+
+from darec.common.errors import UserError
+
+
+def pick(wanted: str, where: str) -> torch.device:
+    """The device that the value `wanted` of the field `where` means: auto takes a GPU if there is one.
+
+    Raises:
+        UserError: cuda is wanted and there is none.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError("no CUDA device can be used", where=where, mend="set it to auto or cpu, or see `darec doctor`")
+    return torch.device("cuda" if there and wanted != "cpu" else "cpu")
+
+
+def bfloat16_helps(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself: twice as fast then, several times slower without."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

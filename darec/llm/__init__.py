@@ -1,1 +1,0 @@
-"""Language-model profiles: prompts, engines, and generation on a row ledger."""

@@ -1,0 +1,1 @@
+"""The mathematics of the models: propagation, losses, clustering, closed forms."""

@@ -1,0 +1,231 @@
+"""The pieces all losses are made of: pure functions of tensors.
+
+Letters in shapes: B pairs in a batch, n rows in a sample, m candidates, K centres, d width.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from darec.common.device import bfloat16_helps
+
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # numbers in a block of scores: what a core's cache holds, what fills a GPU
+
+
+def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009)."""
+    return functional.softplus((user * (negative - positive)).sum(-1)).mean()
+
+
+def info_nce(
+    anchor: Tensor, match: Tensor, candidates: Tensor, temperature: float, counts: Tensor | None = None
+) -> Tensor:
+    """mean_b [ log sum_j e^(cos(a_b, c_j)/t) - cos(a_b, m_b)/t ]; anchor and match [B, d], candidates [m, d].
+
+    The match counts among the candidates only where it is one of them (van den Oord et al., 2018; RLMRec).
+    With `counts` [B], anchor b stands for so many equal ones.
+    """
+    anchor = functional.normalize(anchor, dim=-1) / temperature
+    positive = (anchor * functional.normalize(match, dim=-1)).sum(-1)
+    mean = positive.mean() if counts is None else (positive * counts).sum() / counts.sum()
+    return mean_logsumexp(anchor, functional.normalize(candidates, dim=-1), counts) - mean
+
+
+def contrast_views(first: Tensor, second: Tensor, rows: Tensor, temperature: float, negatives: str) -> Tensor:
+    """InfoNCE of `rows` (int64 [B], repeated ones count as often) between two views [n, d] of the same nodes.
+
+    negatives: "all" rows of the second view, or only those of the "batch".
+    """
+    rows, counts = torch.unique(rows, return_counts=True)
+    match = second[rows]
+    return info_nce(first[rows], match, second if negatives == "all" else match, temperature, counts)
+
+
+def mean_logsumexp(anchor: Tensor, candidates: Tensor, counts: Tensor | None = None) -> Tensor:
+    """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weigh the anchors.
+
+    The B x m matrix is made a block of rows at a time, its gradients along with it, and never kept: a third of the
+    time and a hundredth of the memory of the plain expression.
+    """
+    weights = torch.ones(len(anchor), device=anchor.device) if counts is None else counts
+    with torch.autocast(anchor.device.type, enabled=False):
+        anchor = _full(anchor)
+        weights = (weights / weights.sum()).to(anchor.dtype)
+        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights)  # type: ignore[return-value]
+
+
+def _full(rows: Tensor) -> Tensor:
+    """The rows in float32 at least, whatever autocast made of them."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+class _MeanLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
+        to_anchor = torch.empty_like(anchor)
+        to_candidates = torch.zeros_like(candidates.T)
+        columns = candidates.T.contiguous()
+        log_sums = []
+        block = max(1, _BLOCK[anchor.device.type] // len(candidates))
+        for rows, weight, gradient in zip(*(part.split(block) for part in (anchor, weights, to_anchor)), strict=True):
+            scores = rows @ columns
+            greatest = scores.amax(1, keepdim=True)
+            powers = scores.sub_(greatest).exp_()
+            sums = powers.sum(1, keepdim=True)
+            log_sums.append((sums.log() + greatest).squeeze(1))
+            scale = weight[:, None] / sums
+            torch.mul(powers @ candidates, scale, out=gradient)
+            to_candidates.addmm_((rows * scale).T.contiguous(), powers)
+        ctx.save_for_backward(to_anchor, to_candidates)
+        return torch.cat(log_sums) @ weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_anchor, to_candidates = ctx.saved_tensors
+        return to_anchor * gradient, to_candidates.T * gradient, None
+
+
+def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
+    """mean_i cos(specific_i, shared_i)^2, both [n, d] (DaRec, L_or of one side)."""
+    return functional.cosine_similarity(specific, shared, dim=-1).square().mean()
+
+
+def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
+    """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
+    n = len(rows)
+    scaled = functional.normalize(_full(rows), dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
+    powers = cast("Tensor", _PairPowers.apply(scaled, 2 * sharpness))
+    return torch.log(powers / (n * (n - 1)))
+
+
+class _PairPowers(torch.autograd.Function):
+    """sum_{i != j} e^(x_i . x_j - c), [n, d] -> scalar; the n x n matrix is made once and gives the gradient too."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, shift: float) -> Tensor:
+        with torch.autocast(rows.device.type, enabled=False):
+            powers = (rows @ rows.T).sub_(shift).exp_().fill_diagonal_(0)
+            ctx.save_for_backward(powers @ rows)
+        return powers.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weighted,) = ctx.saved_tensors
+        return weighted * (2 * gradient), None
+
+
+def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Tensor:
+    """|S_left - S_right|_F^2 / n^2, S = X X^T of unit rows (cosine) or of rows as they are (inner); [n, d], [n, d'].
+
+    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made;
+    they nearly cancel out, so bfloat16 would leave nothing.
+    """
+    left, right = _full(left), _full(right)
+    if similarity == "cosine":
+        left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
+    with torch.autocast(left.device.type, enabled=False):
+        squares = [(a.T @ b).square().sum() for a, b in ((left, left), (right, right), (left, right))]
+    return (squares[0] + squares[1] - 2 * squares[2]) / len(left) ** 2
+
+
+def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_temperature: float) -> Tensor:
+    """mean_i KL(p_i || q_i), q_i = softmax_{j != i}(cos(x_i, x_j) / t) over rows of `left`, p_i likewise of `right`.
+
+    Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `left` is [n, d]; `right` [n, d'] teaches,
+    and is taught.
+    """
+    sharp = sharpened(left, temperature), sharpened(right, right_temperature)
+    scores = ((rows @ rows.T).fill_diagonal_(-1e9) for rows in sharp)
+    q, p = (torch.log_softmax(each, 1) for each in scores)
+    return functional.kl_div(q, p, log_target=True, reduction="sum") / len(left)
+
+
+def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`structure_divergence` plus the entropy of a `teacher` that learns nothing: mean_i -sum_j p_ij log q_ij.
+
+    `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence: no n x n matrix is touched but to be made and
+    multiplied, and the gradient comes with it. Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.
+    """
+    return cast("Tensor", _StructureCrossEntropy.apply(_full(left), _full(teacher), temperature))
+
+
+def sharpened(rows: Tensor, temperature: float) -> Tensor:
+    """Rows [n, d] whose inner products are cosines over the temperature."""
+    return functional.normalize(_full(rows), dim=-1) / temperature**0.5
+
+
+class _StructureCrossEntropy(torch.autograd.Function):
+    """d/dS_ij is (q_ij - p_ij) / n and S = X X', X the `sharpened` left: its gradient is (Q + Q' - P - P') X / n."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        with torch.autocast(left.device.type, enabled=False):
+            length = left.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+            unit = left / length
+            sharp = unit * temperature**-0.5
+            sums, _, slope = _softmax_products(sharp @ sharp.T, sharp)
+            _, taught, teacher_slope = _softmax_products(_coarse_scores(teacher), sharp)
+            slope = slope.sub_(teacher_slope)
+            across = slope - unit * (slope * unit).sum(1, keepdim=True)  # how far a row is, no cosine tells
+            ctx.save_for_backward(across / (length * (len(left) * temperature**0.5)))
+            return (sums.log().sum() - (taught * sharp).sum()) / len(left)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (to_left,) = ctx.saved_tensors
+        return to_left * gradient, None, None
+
+
+def _coarse_scores(rows: Tensor) -> Tensor:
+    """Inner products of float32 rows, [n, d] -> [n, n], through bfloat16 where that is faster: within 1% of most."""
+    if rows.dtype == torch.float32 and bfloat16_helps(rows.device):
+        rows = rows.bfloat16()
+        return (rows @ rows.T).float()
+    return rows @ rows.T
+
+
+def _softmax_products(scores: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums [n, 1] of each row of E = exp(S) off the diagonal, Q X and (Q + Q') X [n, d], Q = E / sums, X = `left`.
+
+    S, which is overwritten, is symmetric, so Q' is E over the sums of its columns, and one product of E gives both.
+    """
+    powers = scores.exp_().fill_diagonal_(0)
+    sums = powers.sum(1, keepdim=True)
+    unscaled, columns = (powers @ torch.cat([left, left / sums], 1)).chunk(2, 1)
+    scaled = unscaled / sums
+    return sums, scaled, scaled + columns
+
+
+def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:
+    """mean_i (Z_ii - 1)^2 + mean_{i != j} Z_ij^2, Z the cosines of matched centres [K, d] (DaRec, L_loc)."""
+    cosine = functional.normalize(left, dim=-1) @ functional.normalize(right, dim=-1).T
+    diagonal = cosine.diagonal()
+    count = len(left)
+    others = (cosine.square().sum() - diagonal.square().sum()) / (count * (count - 1))
+    return (diagonal - 1).square().mean() + others
+
+
+def centre_distance(left: Tensor, right: Tensor) -> Tensor:
+    """mean_i |left_i - right_i|^2 over matched centres [K, d] (DaRec, L_loc read as a distance)."""
+    return (left - right).square().sum(-1).mean()
+
+
+def centre_relations(left: Tensor, right: Tensor) -> Tensor:
+    """mean_{i != j} (cos(left_i, left_j) - cos(right_i, right_j))^2 over matched centres [K, d], [K, d'].
+
+    DaRec's L_loc for sides that share no space: not where centres lie, but how they lie to each other.
+    """
+    left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
+    count = len(left)
+    return (left @ left.T - right @ right.T).square().sum() / (count * (count - 1))
+
+
+def distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean_b -sum_j softmax(teacher_b)_j log softmax(student_b)_j; logits [B, m], temperatures already applied."""
+    return functional.cross_entropy(student, torch.softmax(teacher, -1))

@@ -1,0 +1,148 @@
+"""The train graph as a sparse symmetric matrix over nodes, and the products backbones are made of.
+
+The matrix never takes part in autograd. As it is symmetric, the backward of a product is the same product.
+"""
+
+import warnings
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from darec.model.interactions import Pairs
+from schemas import columns as c
+
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+
+
+class Adjacency:
+    """A bipartite graph as one symmetric CSR matrix, float32 [N, N] over N = n_users + n_items nodes."""
+
+    def __init__(self, matrix: Tensor, edge: Tensor, edges: int) -> None:
+        self.matrix = matrix
+        self._edge = edge  # which undirected edge an entry of the matrix belongs to
+        self._edges = edges
+
+    @classmethod
+    def build(cls, pairs: Pairs, weights: Tensor, n_users: int, n_items: int) -> "Adjacency":
+        """The graph with an edge of weight `weights[e]` (float32 [E]) between user and item of each distinct pair."""
+        nodes, edges = n_users + n_items, len(pairs)
+        rows = torch.cat([pairs.users, pairs.items + n_users])
+        columns = torch.cat([pairs.items + n_users, pairs.users])
+        order = torch.argsort(rows * nodes + columns)
+        starts = torch.zeros(nodes + 1, dtype=torch.int64, device=rows.device)
+        starts[1:] = torch.cumsum(torch.bincount(rows, minlength=nodes), 0)
+        edge = order % edges
+        matrix = _csr(starts.int(), columns[order].int(), weights.float()[edge], nodes)
+        return cls(matrix, edge, edges)
+
+    @classmethod
+    def of_table(cls, edges: pl.DataFrame, n_users: int, n_items: int) -> "Adjacency":
+        """From a table with the columns `user_index`, `item_index` and `weight`."""
+        weights = torch.from_numpy(edges[c.WEIGHT].to_numpy().copy())
+        return cls.build(Pairs.of_table(edges), weights, n_users, n_items)
+
+    @classmethod
+    def normalised(cls, pairs: Pairs, n_users: int, n_items: int) -> "Adjacency":
+        """D^-1/2 A D^-1/2: an edge weighs 1 / sqrt(degree of the user x degree of the item)."""
+        user_degree = torch.bincount(pairs.users, minlength=n_users).double()
+        item_degree = torch.bincount(pairs.items, minlength=n_items).double()
+        weights = (user_degree[pairs.users] * item_degree[pairs.items]).rsqrt()
+        return cls.build(pairs, weights.float(), n_users, n_items)
+
+    def entries(self) -> tuple[Tensor, Tensor]:
+        """Row and column of each entry of the matrix in its order, int64 [E] each."""
+        counts = self.matrix.crow_indices().diff().long()
+        rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        return rows, self.matrix.col_indices().long()
+
+    def with_self_loops(self) -> "Adjacency":
+        """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, all of weight 1 before; `drop` may drop a loop."""
+        nodes, loops = len(self.matrix), torch.arange(len(self.matrix), device=self.matrix.device)
+        rows, columns = (torch.cat([part, loops]) for part in self.entries())
+        order = torch.argsort(rows * nodes + columns)
+        rows, columns = rows[order], columns[order]
+        degrees = torch.bincount(rows, minlength=nodes)
+        starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+        values = (degrees[rows] * degrees[columns]).double().rsqrt().float()
+        edge = torch.cat([self._edge, self._edges + loops])[order]
+        return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes)
+
+    def drop(self, keep: float) -> "Adjacency":
+        """A random subgraph: each undirected edge stays with probability `keep`, with its weight as it was."""
+        if keep >= 1:
+            return self
+        values = self.matrix.values()
+        kept = (torch.rand(self._edges, device=values.device) < keep).to(values.dtype)
+        matrix = _csr(
+            self.matrix.crow_indices(), self.matrix.col_indices(), values * kept[self._edge], len(self.matrix)
+        )
+        return Adjacency(matrix, self._edge, self._edges)
+
+    def to(self, device: torch.device) -> "Adjacency":
+        """The same graph on `device`."""
+        return Adjacency(self.matrix.to(device), self._edge.to(device), self._edges)
+
+
+def product(adjacency: Adjacency, nodes: Tensor) -> Tensor:
+    """A X: one step of propagation, [N, d] -> [N, d]."""
+    return _Product.apply(nodes, adjacency.matrix)  # type: ignore[return-value]
+
+
+def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
+    """X + A X + ... + A^layers X, [N, d] -> [N, d], without keeping the layers between."""
+    return _PowerSum.apply(nodes, adjacency.matrix, layers)  # type: ignore[return-value]
+
+
+def multiply(matrix: Tensor, nodes: Tensor) -> Tensor:
+    """The product of a CSR matrix and node rows in the matrix's precision, under autocast too; no gradients.
+
+    On a CPU the weighted sum of embedding bags is the same product at half the time: its kernel fetches rows ahead.
+    """
+    with torch.autocast(nodes.device.type, enabled=False):
+        nodes = nodes.to(matrix.dtype)
+        if nodes.device.type != "cpu":
+            return matrix @ nodes
+        columns, starts, values = matrix.col_indices(), matrix.crow_indices(), matrix.values()
+        return functional.embedding_bag(
+            columns, nodes, starts, mode="sum", per_sample_weights=values, include_last_offset=True
+        )
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, nodes: Tensor, matrix: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        return multiply(matrix, nodes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return multiply(ctx.matrix, gradient.contiguous()), None
+
+
+class _PowerSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, nodes: Tensor, matrix: Tensor, layers: int) -> Tensor:
+        ctx.matrix, ctx.layers = matrix, layers
+        return _horner(matrix, nodes, layers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _horner(ctx.matrix, gradient.contiguous(), ctx.layers), None, None
+
+
+def _horner(matrix: Tensor, nodes: Tensor, layers: int) -> Tensor:
+    """X + A (X + A (X + ...))."""
+    total = nodes.clone() if layers == 0 else nodes
+    for _ in range(layers):
+        total = multiply(matrix, total).add_(nodes)
+    return total
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: int) -> Tensor:
+    return torch.sparse_csr_tensor(starts, columns, values, size=(size, size), check_invariants=False)

@@ -1,0 +1,1 @@
+"""From trained vectors to a release: bundle, index, recommendations, gate, releases."""

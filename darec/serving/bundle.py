@@ -1,0 +1,180 @@
+"""The export bundle: one folder with all that serves recommendations, written once and read by anyone.
+
+items.faiss      inner-product index over item vectors: user -> items
+similar.faiss    the same over normalised vectors: item -> items
+users.parquet    external id, train interactions, vector; row = user index
+items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
+seen.parquet     known (user index, item index) pairs of all splits, sorted by user
+report.json      metrics, index recall, sizes, and facts about vectors and ids: what the gate judges
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+
+from darec.artifacts.store import Artifact
+from darec.artifacts.tables import write_table
+from darec.common.errors import DarecError
+from darec.serving import index
+from schemas import columns as c
+from schemas.release import (
+    ITEM_INDEX_FILE,
+    ITEMS_FILE,
+    REPORT_FILE,
+    SEEN_FILE,
+    SIMILAR_INDEX_FILE,
+    USERS_FILE,
+    BundleReport,
+    ExportConfig,
+    Metrics,
+    VectorReport,
+)
+from schemas.tables import SEEN, released_items, released_users
+
+_MEND = "run again to export anew, or `darec rollback`"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a bundle; rows are in vocabulary order."""
+
+    users: pl.DataFrame
+    """Of schema `released_users`."""
+    items: pl.DataFrame
+    """Of schema `released_items`."""
+    seen: pl.DataFrame
+    """Of schema `SEEN`."""
+    misplaced: int = 0
+    """Users and items whose vector is not the trained one of their external id."""
+
+
+def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
+    """Builds both indexes and writes all files. Equal contents give equal bytes.
+
+    Vectors that are not finite are written as they are and reported; the index gets zeros in their place, and the gate
+    refuses the bundle.
+    """
+    users, items = vectors_of(contents.users), vectors_of(contents.items)
+    finite_users, finite_items = (np.nan_to_num(side, nan=0, posinf=0, neginf=0) for side in (users, items))
+    directions = index.normalised(finite_items)
+    item_index, item_report = index.build(finite_items, finite_users, config)
+    similar_index, similar_report = index.build(directions, directions, config)
+    report = BundleReport(
+        width=items.shape[1],
+        interactions=contents.seen.height,
+        seen_out_of_range=_out_of_range(contents),
+        misplaced=contents.misplaced,
+        users=_facts(contents.users, c.USER, users),
+        items=_facts(contents.items, c.ITEM, items),
+        item_index=item_report,
+        similar_index=similar_report,
+        metrics=metrics,
+        config=config,
+    )
+    index.write(item_index, folder / ITEM_INDEX_FILE)
+    index.write(similar_index, folder / SIMILAR_INDEX_FILE)
+    write_table(contents.users, folder / USERS_FILE, released_users(report.width))
+    write_table(contents.items, folder / ITEMS_FILE, released_items(report.width))
+    write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN)
+    (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    return report
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle opened for reading. Indexes are mapped and tables scanned: memory stays flat in the number of users."""
+
+    folder: Path
+    report: BundleReport
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bundle":
+        """Opens the bundle that `folder` (perhaps the `current` link) is now, whatever is published later.
+
+        Raises:
+            DarecError: a file is missing or doesn't have the bytes that the manifest lists.
+        """
+        folder = folder.resolve()
+        if trouble := Artifact(folder).damage(checksums=True):
+            raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), mend=_MEND)
+        return cls(folder, read_report(folder))
+
+    @cached_property
+    def item_index(self) -> Any:
+        """Inner-product index over items."""
+        return index.read(self.folder / ITEM_INDEX_FILE)
+
+    @cached_property
+    def similar_index(self) -> Any:
+        """Cosine index over items."""
+        return index.read(self.folder / SIMILAR_INDEX_FILE)
+
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """`item_id`, `title`, `train_count` of all items; row = item index. Vectors stay on disk."""
+        return self._scan(ITEMS_FILE).select(c.ITEM, c.TITLE, c.TRAIN_COUNT).collect()
+
+    def users(self, user_ids: Sequence[str]) -> pl.DataFrame:
+        """`user_index` and the columns of `users.parquet`, of the users that are known, in no promised order."""
+        return self._pick(USERS_FILE, c.USER_INDEX, c.USER, user_ids)
+
+    def item_vectors(self, item_ids: Sequence[str]) -> pl.DataFrame:
+        """`item_index` and the columns of `items.parquet`, of the items that are known, in no promised order."""
+        return self._pick(ITEMS_FILE, c.ITEM_INDEX, c.ITEM, item_ids)
+
+    def user_ids(self) -> pl.Series:
+        """All external user ids; row = user index."""
+        return self._scan(USERS_FILE).select(c.USER).collect()[c.USER]
+
+    def seen(self, user_indices: Sequence[int]) -> pl.DataFrame:
+        """The known pairs of these users."""
+        return self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_in(list(user_indices))).collect()
+
+    def _scan(self, file: str) -> pl.LazyFrame:
+        return pl.scan_parquet(self.folder / file, glob=False)
+
+    def _pick(self, file: str, number: str, name: str, ids: Sequence[str]) -> pl.DataFrame:
+        return self._scan(file).with_row_index(number).filter(pl.col(name).is_in(list(ids))).collect()
+
+
+def read_report(folder: Path) -> BundleReport:
+    """The bundle's report. Raises DarecError if it cannot be read."""
+    path = folder / REPORT_FILE
+    try:
+        return BundleReport.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DarecError("the bundle's report cannot be read", where=str(path), mend=_MEND) from error
+
+
+def vectors_of(table: pl.DataFrame) -> index.Floats:
+    """The table's `vector` column as float32 [rows, width]."""
+    return np.ascontiguousarray(table[c.VECTOR].to_numpy())
+
+
+def _facts(table: pl.DataFrame, name: str, vectors: index.Floats) -> VectorReport:
+    finite = np.isfinite(vectors).all(1)
+    norms = np.linalg.norm(vectors[finite], axis=1)
+    trained = table[c.TRAIN_COUNT].to_numpy()[finite] > 0
+    least, middle, most = np.quantile(norms, [0, 0.5, 1]).tolist() if len(norms) else (0.0, 0.0, 0.0)
+    return VectorReport(
+        rows=table.height,
+        distinct_ids=table[name].n_unique(),
+        empty_ids=int((table[name].fill_null("") == "").sum()),
+        not_finite=int((~finite).sum()),
+        zero=int((trained & (norms == 0)).sum()),
+        smallest_norm=least,
+        median_norm=middle,
+        largest_norm=most,
+    )
+
+
+def _out_of_range(contents: Contents) -> int:
+    user, item = pl.col(c.USER_INDEX), pl.col(c.ITEM_INDEX)
+    inside = user.is_between(0, contents.users.height - 1) & item.is_between(0, contents.items.height - 1)
+    return contents.seen.filter(~inside).height

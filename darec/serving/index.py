@@ -1,0 +1,229 @@
+"""FAISS item indexes: build, save, map, search with seen items left out, and measure against exact search.
+
+Row number in the index = item index in the vocabulary, so no id map is stored. Every kind is an inner-product index
+over the full float32 vectors; over L2-normalised vectors the inner product is the cosine. Building is single-threaded
+and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import log2, sqrt
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from darec.common.errors import DarecError
+from schemas.release import ExportConfig, IndexReport
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Kind = Literal["flat", "ivf", "hnsw"]
+
+_POINTS_A_LIST = 39  # FAISS asks for this many training points a centroid
+_CHUNK = 1024  # queries searched at once
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Pairs to leave out of an answer: query number `rows[j]` must not get item `items[j]`. Both int64 [m]."""
+
+    rows: Ints
+    items: Ints
+
+    def counts(self, queries: int) -> Ints:
+        """Pairs of each query, [queries]."""
+        return np.bincount(self.rows, minlength=queries)
+
+    def of(self, chosen: Ints) -> "Seen":
+        """The pairs of the `chosen` queries, renumbered to their place in `chosen`."""
+        place = np.full(int(max(self.rows.max(initial=-1), chosen.max(initial=-1))) + 1, -1)
+        place[chosen] = np.arange(len(chosen))
+        rows = place[self.rows]
+        return Seen(rows[rows >= 0], self.items[rows >= 0])
+
+
+def nothing_seen() -> Seen:
+    """No pair to leave out."""
+    return Seen(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def normalised(vectors: Floats) -> Floats:
+    """`vectors` [n, d] scaled to length one; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def build(vectors: Floats, queries: Floats, config: ExportConfig) -> tuple[faiss.Index, IndexReport]:
+    """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d]."""
+    kind = _kind(len(vectors), config)
+    with _one_thread():
+        index = _empty(kind, vectors, config)
+        index.train(vectors)
+        index.add(vectors)
+        sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
+        limits = _exact_limits(vectors, sample, config.recall_k)
+        for effort in _efforts(index, config):
+            _set_effort(index, effort)
+            found = recall(index, vectors, sample, limits, config.recall_k)
+            if found >= config.target_recall:
+                break
+    size = faiss.serialize_index(index).nbytes
+    return index, IndexReport(kind=kind, vectors=index.ntotal, effort=_effort(index), recall=found, bytes=size)
+
+
+def write(index: faiss.Index, path: Path) -> None:
+    """Writes FAISS's own format."""
+    faiss.write_index(index, str(path))
+
+
+def read(path: Path) -> faiss.Index:
+    """Maps an index file: vectors stay on disk until they are touched. Raises DarecError for a file that is none."""
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise DarecError(
+            "the index cannot be read", where=str(path), mend="export and publish again, or roll back"
+        ) from error
+
+
+def search(index: faiss.Index, queries: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    """The `k` unseen items of highest inner product a query, best first.
+
+    Fetches k + |seen| and drops the seen ones, so the filter costs no recall; a query that an approximate index leaves
+    short is searched again exactly.
+
+    Args:
+        index: From `build` or `read`.
+        queries: [b, d] float32.
+        k: Length of an answer, at least 1.
+        seen: Pairs to leave out.
+
+    Returns:
+        Item indices [b, k], -1 where no unseen item is left, and scores [b, k], -inf there.
+    """
+    ids = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    counts = seen.counts(len(queries))
+    order = np.argsort(counts, kind="stable")  # neighbours in a chunk need about the same number of fetched items
+    for start in range(0, len(queries), _CHUNK):
+        rows = order[start : start + _CHUNK]
+        ids[rows], scores[rows] = _search_chunk(index, queries[rows], k, seen.of(rows))
+    return ids, scores
+
+
+def recall(index: faiss.Index, vectors: Floats, queries: Floats, limits: Floats, k: int) -> float:
+    """Mean share of the exact top `k` found; `limits` [q] is the exact k-th score of each query.
+
+    Scores are recomputed from `vectors` by the returned number, so that an index out of step with the vocabulary
+    shows; equal scores count as found, whichever of the tied items was returned.
+    """
+    k = min(k, len(vectors))
+    _, ids = index.search(queries, k)
+    scores = np.einsum("qd,qkd->qk", queries, vectors[np.maximum(ids, 0)])
+    slack = 1e-5 * np.maximum(np.abs(limits), 1.0)
+    return float(((ids >= 0) & (scores >= (limits - slack)[:, None])).mean())
+
+
+def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    counts = seen.counts(len(queries))
+    fetch = min(k + int(counts.max(initial=0)), index.ntotal)
+    ids, scores = _unseen(*_approximate(index, queries, fetch), k, seen)
+    short = np.flatnonzero((ids >= 0).sum(1) < np.minimum(k, index.ntotal - counts))
+    if len(short) and not isinstance(index, faiss.IndexFlat):
+        ids[short], scores[short] = _unseen(*_exact(index, queries[short], fetch), k, seen.of(short))
+    return ids, scores
+
+
+def _unseen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    """The first `k` columns of each row that are items and not seen, moved to the left."""
+    width = int(ids.max(initial=0)) + 1
+    in_range = seen.items < width
+    codes = np.arange(len(ids))[:, None] * width + ids
+    keep = (ids >= 0) & ~np.isin(codes, seen.rows[in_range] * width + seen.items[in_range])
+    place = np.cumsum(keep, axis=1) - 1
+    row, column = np.nonzero(keep & (place < k))
+    best_ids = np.full((len(ids), k), -1, np.int64)
+    best_scores = np.full((len(ids), k), -np.inf, np.float32)
+    best_ids[row, place[row, column]] = ids[row, column]
+    best_scores[row, place[row, column]] = scores[row, column]
+    return best_ids, best_scores
+
+
+def _approximate(index: faiss.Index, queries: Floats, k: int) -> tuple[Floats, Ints]:
+    return index.search(np.ascontiguousarray(queries), k)
+
+
+def _exact(index: Any, queries: Floats, k: int) -> tuple[Floats, Ints]:
+    queries = np.ascontiguousarray(queries)
+    if isinstance(index, faiss.IndexHNSW):
+        return faiss.downcast_index(index.storage).search(queries, k)
+    everywhere = faiss.SearchParametersIVF()
+    everywhere.nprobe = index.nlist
+    return index.search(queries, k, params=everywhere)
+
+
+def _kind(rows: int, config: ExportConfig) -> Kind:
+    if config.index != "auto":
+        return config.index
+    return "flat" if rows <= config.flat_up_to else "ivf"
+
+
+def _empty(kind: Kind, vectors: Floats, config: ExportConfig) -> Any:
+    rows, width = vectors.shape
+    lists = config.lists or 2 ** round(log2(4 * sqrt(rows)))
+    lists = max(1, min(lists, rows // _POINTS_A_LIST))
+    recipe = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{config.links},Flat"}[kind]
+    index: Any = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
+    if kind == "ivf":
+        index.cp.seed = config.seed
+    if kind == "hnsw":
+        index.hnsw.efConstruction = config.build_effort
+    return index
+
+
+def _efforts(index: faiss.Index, config: ExportConfig) -> list[int]:
+    """What to try: the configured effort, or powers of two up to all lists (or all items)."""
+    most = index.nlist if isinstance(index, faiss.IndexIVF) else index.ntotal
+    if isinstance(index, faiss.IndexFlat):
+        return [0]
+    if config.effort:
+        return [min(config.effort, most)]
+    return [*(2**power for power in range(int(log2(most)) + 1) if 2**power < most), most]
+
+
+def _set_effort(index: faiss.Index, effort: int) -> None:
+    if isinstance(index, faiss.IndexIVF):
+        index.nprobe = effort
+    elif isinstance(index, faiss.IndexHNSW):
+        index.hnsw.efSearch = effort
+
+
+def _effort(index: faiss.Index) -> int:
+    if isinstance(index, faiss.IndexIVF):
+        return index.nprobe
+    return index.hnsw.efSearch if isinstance(index, faiss.IndexHNSW) else 0
+
+
+def _exact_limits(vectors: Floats, queries: Floats, k: int) -> Floats:
+    """The k-th best inner product of each query, [q]."""
+    scores, _ = faiss.knn(queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
+    return scores[:, -1]
+
+
+def _evenly(rows: int, wanted: int) -> Ints:
+    return np.unique(np.linspace(0, rows - 1, min(rows, wanted)).astype(np.int64))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """HNSW insertion and k-means depend on how many threads take part; one thread makes the bytes reproducible."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,0 +1,126 @@
+"""Recommendations from a bundle: external ids in, external ids and titles out, seen items left out."""
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from darec.common.errors import UserError
+from darec.serving.bundle import Bundle, vectors_of
+from darec.serving.index import Floats, Ints, Seen, normalised, search
+from schemas import columns as c
+
+MODEL, POPULARITY = "model", "popularity"
+
+
+def recommend(bundle: Bundle, user_id: str, k: int = 10) -> pl.DataFrame:
+    """The `k` best unseen items of one user; see `recommend_many`."""
+    return recommend_many(bundle, [user_id], k)
+
+
+def recommend_many(bundle: Bundle, user_ids: Sequence[str], k: int = 10) -> pl.DataFrame:
+    """The `k` best unseen items of each user, in the order asked.
+
+    A user without train interactions has an untrained vector: it gets the most popular items instead, with
+    `source` = "popularity" and the train count as score. A user who has seen everything gets no row; where fewer than
+    `k` unseen items are left, the answer is shorter.
+
+    Returns:
+        Columns user_id, rank (from 1), item_id, title, score, source.
+
+    Raises:
+        UserError: an id is unknown (the nearest known ones are named), or k < 1.
+    """
+    _positive(k)
+    users = _known_users(bundle, user_ids)
+    seen = _seen_pairs(bundle, users)
+    trained = users[c.TRAIN_COUNT].to_numpy() > 0
+    ids = np.full((users.height, min(k, bundle.items.height)), -1, np.int64)
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    for rows, answer in ((np.flatnonzero(trained), _by_model), (np.flatnonzero(~trained), _by_popularity)):
+        if len(rows):
+            ids[rows], scores[rows] = answer(bundle, vectors_of(users[rows]), ids.shape[1], seen.of(rows))
+    table = _answer(bundle, ids, scores)
+    source = pl.Series(c.SOURCE, np.where(trained, MODEL, POPULARITY))
+    asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
+    columns = (c.USER, c.RANK, c.ITEM, c.TITLE, c.SCORE, c.SOURCE)
+    return table.join(asked, on="query", maintain_order="left").select(columns)
+
+
+def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
+    """The `k` items whose vectors point most nearly the same way as the item's; itself left out.
+
+    Returns:
+        Columns rank (from 1), item_id, title, score (cosine).
+
+    Raises:
+        UserError: the id is unknown (the nearest known ones are named), or k < 1.
+    """
+    _positive(k)
+    found = bundle.item_vectors([item_id])
+    if found.is_empty():
+        raise _unknown("item", item_id, bundle.items[c.ITEM], bundle)
+    itself = Seen(np.zeros(1, np.int64), found[c.ITEM_INDEX].to_numpy().astype(np.int64))
+    ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), min(k, bundle.items.height), itself)
+    return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
+
+
+def _by_model(bundle: Bundle, vectors: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    return search(bundle.item_index, vectors, k, seen)
+
+
+def _by_popularity(bundle: Bundle, vectors: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    """Most train interactions first, ties by item index; a query at a time, since such users are few."""
+    counts = bundle.items[c.TRAIN_COUNT].to_numpy()
+    best = np.argsort(-counts, kind="stable")
+    ids = np.full((len(vectors), k), -1, np.int64)
+    for row in range(len(vectors)):
+        unseen = best[~np.isin(best, seen.items[seen.rows == row])][:k]
+        ids[row, : len(unseen)] = unseen
+    return ids, np.where(ids >= 0, counts[ids], -np.inf).astype(np.float32)
+
+
+def _known_users(bundle: Bundle, user_ids: Sequence[str]) -> pl.DataFrame:
+    asked = pl.DataFrame({c.USER: list(user_ids)}, schema={c.USER: pl.String()})
+    users = asked.join(bundle.users(user_ids), on=c.USER, how="left", maintain_order="left")
+    missing = users.filter(pl.col(c.USER_INDEX).is_null())
+    if not missing.is_empty():
+        raise _unknown("user", missing[c.USER][0], bundle.user_ids(), bundle)
+    return users
+
+
+def _seen_pairs(bundle: Bundle, users: pl.DataFrame) -> Seen:
+    """The known pairs of `users`, by row of `users` (a user asked for twice has them twice)."""
+    rows = users.select(pl.col(c.USER_INDEX).cast(pl.Int32)).with_row_index("row")
+    pairs = rows.join(bundle.seen(users[c.USER_INDEX].to_list()), on=c.USER_INDEX)
+    return Seen(pairs["row"].to_numpy().astype(np.int64), pairs[c.ITEM_INDEX].to_numpy().astype(np.int64))
+
+
+def _answer(bundle: Bundle, ids: Ints, scores: Floats) -> pl.DataFrame:
+    """Columns query, rank, item_id, title, score, one row an item found."""
+    query, place = np.nonzero(ids >= 0)
+    named = bundle.items[ids[query, place]]
+    return pl.DataFrame(
+        {
+            "query": query.astype(np.uint32),
+            c.RANK: (place + 1).astype(np.int32),
+            c.ITEM: named[c.ITEM],
+            c.TITLE: named[c.TITLE],
+            c.SCORE: scores[query, place],
+        }
+    )
+
+
+def _positive(k: int) -> None:
+    if k < 1:
+        raise UserError(f"{k} recommendations cannot be made", where="k", mend="ask for at least 1")
+
+
+def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserError:
+    """Says which known ids look most like `wanted`; a large vocabulary is narrowed by length first, for speed."""
+    if len(known) > 50_000:
+        known = known.filter(known.str.len_chars().is_between(len(wanted) - 1, len(wanted) + 1)).head(50_000)
+    nearest = difflib.get_close_matches(wanted, known.to_list(), n=3, cutoff=0.3)
+    mend = f"nearest known: {', '.join(nearest)}" if nearest else f"{kind}s are named by the ids of the raw data"
+    return UserError(f"{kind} {wanted!r} is not in the release", where=str(bundle.folder), mend=mend)

@@ -1,0 +1,74 @@
+"""Beginning a training run with the id embeddings of the release in production, matched by external id."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from darec.artifacts.store import Artifact, Store
+from darec.artifacts.tables import read_table
+from darec.serving.releases import Releases
+from schemas import columns as c
+from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
+
+
+@dataclass(frozen=True)
+class Source:
+    """The train and split artifacts behind a release."""
+
+    train: Artifact
+    split: Artifact
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the model."""
+        return self.train.hashes["model.safetensors"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was trained with: TrainConfig, as far as it is hashed."""
+        return self.train.manifest.material["config"]["train"]
+
+
+def current_model(store: Path) -> Source | None:
+    """What the current release was made from; None without a release, or if that was removed since."""
+    current = Releases(store).current()
+    if current is None:
+        return None
+    made_from = Artifact(Releases(store).folder(current)).manifest.inputs
+    train, split = (Store(store).input(stage, made_from[stage]) for stage in ("train", "split"))
+    return Source(train, split) if train.gave(made_from["train"]) and split.gave(made_from["split"]) else None
+
+
+def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | None:
+    """The old id embeddings in the order of new vocabularies, [N, dim]; rows of new ids are NaN.
+
+    None if the old model has no id embeddings of that width.
+    """
+    embedding = load_file(source.train.path / "model.safetensors").get("embedding")
+    if embedding is None or embedding.shape[1] != dim:
+        return None
+    before_users = read_table(source.split.path / "users.parquet", USER_VOCABULARY)
+    before_items = read_table(source.split.path / "items.parquet", ITEM_VOCABULARY)
+    user_rows = _places(before_users, read_table(users, USER_VOCABULARY), c.USER_INDEX)
+    item_rows = _places(before_items, read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
+    n_users = before_users.height
+    return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
+
+
+def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:
+    """For each id of the vocabulary `now`, in its order, its number in `before`, -1 for a new one: int64 [n]."""
+    known = before.rename({number: "before"})
+    joined = now.sort(number).join(
+        known, on=[name for name in now.columns if name != number], how="left", maintain_order="left"
+    )
+    return torch.from_numpy(joined["before"].fill_null(-1).to_numpy().astype("int64"))
+
+
+def _rows(embedding: Tensor, places: Tensor) -> Tensor:
+    nothing = torch.full((1, embedding.shape[1]), torch.nan)
+    return torch.cat([embedding, nothing])[places]

@@ -1,0 +1,113 @@
+"""Text vectors: sentence-transformers in this process, or vLLM's pooling runner; known texts come from the ledger."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from darec.artifacts.ledger import KEY, Ledger, row_key
+from darec.common.errors import DarecError, UserError
+from darec.common.progress import Progress, Silent
+from darec.text.models import identity, resolve
+from schemas.semantic import EmbedConfig
+
+LEDGER_ROWS: dict[str, pl.DataType] = {KEY: pl.String(), "vector": pl.Binary()}  # little-endian float32
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Encodes texts under one configuration; vectors are kept in a ledger of the model's own."""
+
+    config: EmbedConfig
+    ledger_root: Path
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The row ledger of this model's vectors."""
+        name = identity(self.config.model, self.config.revision)[:16]
+        return Ledger(self.ledger_root / f"vectors-{name}", LEDGER_ROWS)
+
+    def keys(self, texts: pl.Series) -> pl.Series:
+        """The ledger key of each text: the text, the model, and where texts are cut."""
+        common = json.dumps(
+            [identity(self.config.model, self.config.revision), self.config.engine, self.config.max_tokens]
+        )
+        return pl.Series(KEY, [row_key(common.encode(), text.encode()) for text in texts], dtype=pl.String)
+
+    def run(self, texts: pl.Series) -> tuple[np.ndarray, dict[str, Any]]:
+        """Vectors [n, d] float32, L2-normalised, in the order of `texts`, and the report.
+
+        Raises:
+            UserError: the model cannot be loaded.
+            DarecError: the model gives vectors that are not finite.
+        """
+        started = time.monotonic()
+        keys = self.keys(texts)
+        missing = self.ledger.missing(keys)
+        new = (
+            pl.DataFrame({KEY: keys, "text": texts})
+            .unique(KEY, keep="first")
+            .join(missing.to_frame(), on=KEY, how="semi")
+        )
+        self.progress.start("text vectors", new.height)
+        if new.height:
+            self._encode(new.sort(pl.col("text").str.len_bytes(), KEY, descending=True))
+            self.ledger.compact()
+        report = {"rows": len(texts), "from_ledger": keys.n_unique() - new.height, "generated": new.height}
+        return self._read(keys), report | {"seconds": round(time.monotonic() - started, 2)}
+
+    def _encode(self, new: pl.DataFrame) -> None:
+        for start, vectors in _vectors(self.config, new["text"].to_list()):
+            if not np.isfinite(vectors).all():
+                raise DarecError("the text model gave a vector that is not finite", where=self.config.model)
+            payload = [row.astype("<f4").tobytes() for row in vectors]
+            self.ledger.append(pl.DataFrame({KEY: new[KEY][start : start + len(vectors)], "vector": payload}))
+            self.progress.advance(len(vectors))
+
+    def _read(self, keys: pl.Series) -> np.ndarray:
+        found = self.ledger.get(keys)
+        ordered = keys.to_frame(KEY).join(found, on=KEY, how="left", maintain_order="left")["vector"]
+        return np.frombuffer(b"".join(ordered), dtype="<f4").reshape(len(keys), -1)
+
+
+def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number of the first text, vectors [rows, d]) chunk by chunk."""
+    folder = resolve(config.model, config.revision)
+    if config.engine == "vllm":
+        from darec.text.engine import EngineSettings, OfflineEngine
+
+        with OfflineEngine(EngineSettings.pooling(config, folder)) as engine:
+            yield from engine.embed(texts)
+    else:
+        yield from _sentence_transformers(config, folder, texts)
+
+
+def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    from darec.common.device import bfloat16_helps, pick
+
+    disable_progress_bar()  # of loading the weights: the stage has its own
+    device = pick("auto", "embed")
+    try:
+        model = SentenceTransformer(
+            str(folder), device=device.type, trust_remote_code=config.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        mend = "check embed.model: it must be a sentence-transformers model"
+        raise UserError(f"the text model cannot be loaded ({reason})", where=str(folder), mend=mend) from error
+    model.max_seq_length = min(model.max_seq_length or config.max_tokens, config.max_tokens)
+    for start in range(0, len(texts), config.chunk):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_helps(device)):  # within 1e-4 in cosine
+            batch = list(texts[start : start + config.chunk])
+            vectors = model.encode(batch, batch_size=config.batch, convert_to_tensor=True, show_progress_bar=False)
+        yield start, torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()

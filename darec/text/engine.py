@@ -1,0 +1,289 @@
+"""vLLM's offline engine in worker processes; beside `penalty` the only file that imports vllm.
+
+On CPU one single-threaded engine a core beats one engine on all cores, and an engine without processes of its own
+leaves nothing behind: each worker dies with its parent, and its memory goes back when the pool is closed.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from darec.common.errors import DarecError, UserError
+from darec.common.processes import die_with_parent
+from darec.text.protocol import Answer, Request
+from schemas.semantic import EmbedConfig, LLMConfig
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+Arithmetic = Literal["float32", "bfloat16", "float16"]
+
+_CPU_BLOCK = 32  # tokens of a prefix-cache block; vLLM's default of 128 on CPU misses most short prefixes
+_ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+_CPU_STEP = 1024  # tokens of one forward pass; more only takes memory
+_llm: Any = None  # the engine of this worker process
+_settings: "EngineSettings"
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """All that a worker needs to load its engine."""
+
+    folder: str
+    runner: Literal["generate", "pooling"]
+    dtype: Arithmetic
+    max_model_len: int
+    batch: int
+    kv_cache_mib: int
+    seed: int
+    frequency_penalty: float
+    trust_remote_code: bool
+    workers: int
+    chunk: int
+    gpu: bool
+
+    @classmethod
+    def of(cls, config: LLMConfig, folder: Path) -> "EngineSettings":
+        """Settings for generation; zeros in `config` become this machine's defaults."""
+        return cls(
+            folder=str(folder),
+            runner="generate",
+            dtype=arithmetic(config.dtype),
+            max_model_len=config.max_model_len,
+            batch=config.batch if not on_gpu() else max(config.batch, 256),
+            kv_cache_mib=config.kv_cache_mib,
+            seed=config.seed,
+            frequency_penalty=config.frequency_penalty,
+            trust_remote_code=config.trust_remote_code,
+            workers=config.workers or (1 if on_gpu() else cores()),
+            chunk=config.chunk or (2048 if on_gpu() else 64),
+            gpu=on_gpu(),
+        )
+
+    @classmethod
+    def pooling(cls, config: EmbedConfig, folder: Path) -> "EngineSettings":
+        """Settings for text vectors."""
+        return cls(
+            folder=str(folder),
+            runner="pooling",
+            dtype=arithmetic("auto"),
+            max_model_len=config.max_tokens,
+            batch=config.batch,
+            kv_cache_mib=256,
+            seed=0,
+            frequency_penalty=0.0,
+            trust_remote_code=config.trust_remote_code,
+            workers=1 if on_gpu() else cores(),
+            chunk=config.chunk,
+            gpu=on_gpu(),
+        )
+
+
+def on_gpu() -> bool:
+    """Whether there is a CUDA device, found without starting CUDA in this process."""
+    import torch
+
+    return torch.version.cuda is not None and torch.cuda.device_count() > 0
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def arithmetic(dtype: Literal["auto"] | Arithmetic) -> Arithmetic:
+    """`auto` resolved: bfloat16 on GPU and on CPUs that multiply it in hardware, float32 on others."""
+    import torch
+
+    if dtype != "auto":
+        return dtype
+    fast = on_gpu() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+class OfflineEngine:
+    """A pool of engine processes; `with` closes it."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        context = get_context("spawn")
+        self._log = NamedTemporaryFile(prefix="darec-llm-", suffix=".log")  # noqa: SIM115 - closed with the pool
+        self._pool = ProcessPoolExecutor(
+            settings.workers, mp_context=context, initializer=_start, initargs=(settings, self._log.name)
+        )
+
+    def __enter__(self) -> "OfflineEngine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """Answers chunk by chunk, as chunks finish.
+
+        Raises:
+            DarecError: a worker died (most often: out of memory).
+            UserError: the model cannot be loaded.
+        """
+        for _, answers in self._spread(_generate, requests, schema, max_tokens):
+            yield answers
+
+    def embed(self, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """(number of the first text, float32 [rows, d] L2-normalised) chunk by chunk, as chunks finish."""
+        yield from self._spread(_embed, texts)
+
+    def close(self) -> None:
+        """Ends the workers and gives their memory back."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._log.close()
+
+    def _last_words(self) -> str:
+        lines = Path(self._log.name).read_text(errors="replace").split("\n")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
+
+    def _spread(self, function: Callable[..., Done], work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Done]]:
+        size = self._chunk_size(len(work))
+        starts = range(0, len(work), size)
+        try:
+            futures = {self._pool.submit(function, work[start : start + size], *rest): start for start in starts}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DarecError(
+                f"an LLM engine process died ({self._last_words()}); finished rows are kept",
+                where=self.settings.folder,
+                mend="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
+            ) from error
+
+    def _chunk_size(self, rows: int) -> int:
+        """The configured chunk, or less, so that few rows still keep every worker busy."""
+        return max(1, min(self.settings.chunk, -(-rows // self.settings.workers)))
+
+
+def _start(settings: EngineSettings, log: str) -> None:
+    """First thing in a worker: tie it to its parent, and keep its chatter off the user's terminal.
+
+    The engine is loaded at the first chunk, where a failure reaches the caller as it is.
+    """
+    global _settings  # noqa: PLW0603
+    die_with_parent()
+    chatter = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(chatter, 1)
+    os.dup2(chatter, 2)
+    _settings = settings
+    os.environ.update(_ENVIRONMENT)
+    if not settings.gpu:
+        # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
+        os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _engine() -> Any:
+    """This worker's engine, loaded once."""
+    global _llm  # noqa: PLW0603
+    if _llm is None:
+        _llm = _load(_settings)
+    return _llm
+
+
+def _load(settings: EngineSettings) -> Any:
+    from vllm import LLM
+
+    options: dict[str, Any] = {}
+    if settings.runner == "generate":
+        options["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+    if not settings.gpu:
+        # Compiling takes minutes at every start and gains little on CPU.
+        options |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_mib * 2**20}
+        options["max_num_batched_tokens"] = max(_CPU_STEP, settings.max_model_len)
+        if settings.runner == "generate":
+            # vLLM rewinds the generator of a request whose prompt was cut in two, which torch cannot do on CPU.
+            options |= {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
+            options["logits_processors"] = ["darec.text.penalty:FrequencyPenalty"]
+    try:
+        return LLM(
+            settings.folder,
+            runner=settings.runner,
+            dtype=settings.dtype,
+            max_model_len=settings.max_model_len,
+            max_num_seqs=settings.batch,
+            seed=settings.seed,
+            trust_remote_code=settings.trust_remote_code,
+            disable_log_stats=True,
+            **options,
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"vLLM cannot load the model: {reason[0] if reason else type(error).__name__}",
+            where=settings.folder,
+            mend="check llm.model, llm.max_model_len and llm.dtype",
+        ) from error
+
+
+def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    engine = _engine()
+    tokenizer = engine.get_tokenizer()
+    conversations = [list(request.messages) for request in requests]
+    prompts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
+    room = _settings.max_model_len - max_tokens
+    fitting = [(request, prompt) for request, prompt in zip(requests, prompts, strict=True) if len(prompt) <= room]
+    common = SamplingParams(
+        max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema), **_frequency_penalty()
+    )
+    sampling = [_sampling(common, request) for request, _ in fitting]
+    outputs = engine.generate([{"prompt_token_ids": prompt} for _, prompt in fitting], sampling, use_tqdm=False)
+    answers = {request.key: _answer(request, output) for (request, _), output in zip(fitting, outputs, strict=True)}
+    missing = [
+        Answer(request.key, "", "too_long", len(prompt), 0)
+        for request, prompt in zip(requests, prompts, strict=True)
+        if request.key not in answers
+    ]
+    return [*answers.values(), *missing]
+
+
+def _frequency_penalty() -> dict[str, Any]:
+    if _settings.gpu:
+        return {"frequency_penalty": _settings.frequency_penalty}
+    from darec.text.penalty import ARGUMENT
+
+    return {"extra_args": {ARGUMENT: _settings.frequency_penalty}}
+
+
+def _sampling(common: Any, request: Request) -> Any:
+    params = common.clone()
+    params.temperature, params.seed = request.temperature, request.seed if request.temperature else None
+    return params
+
+
+def _answer(request: Request, output: Any) -> Answer:
+    best = output.outputs[0]
+    reason = "stop" if best.finish_reason == "stop" else "length"
+    return Answer(request.key, best.text, reason, len(output.prompt_token_ids), len(best.token_ids))
+
+
+def _embed(texts: Sequence[str]) -> np.ndarray:
+    outputs = _engine().embed(list(texts), truncate_prompt_tokens=_settings.max_model_len, use_tqdm=False)
+    vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)

@@ -1,0 +1,77 @@
+"""Items and users as their prompts see them, and the texts that stand in where the LLM fails."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from darec.text.histories import choose_items
+from darec.text.prompts import DESCRIPTION_CHARS, TITLE_CHARS, as_data, attributes_as_data
+from schemas import columns as c
+
+ITEM_VARIABLES = ("title", "description", "attributes")
+ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
+USER_VARIABLES = ("attributes", "items")
+USER_TEXT_VARIABLES = ("attributes", "profile")
+SHOWN = "items"
+_PROFILE_CHARS = 400
+
+
+def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """One row an item of the vocabulary, in its order: title, description, attributes, cleaned and bounded.
+
+    An item that the item table lacks is shown by its id.
+    """
+    joined = vocabulary.join(items, on=c.ITEM, how="left", maintain_order="left")
+    title = as_data(pl.coalesce(c.TITLE, c.ITEM), TITLE_CHARS)
+    description = as_data(pl.col(c.DESCRIPTION), DESCRIPTION_CHARS)
+    return joined.select(c.ITEM_INDEX, c.ITEM, title.alias(c.TITLE), description.alias(c.DESCRIPTION), _attributes())
+
+
+def users_as_data(
+    vocabulary: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, train: pl.DataFrame, k: int, seed: int
+) -> pl.DataFrame:
+    """One row a user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
+
+    `items` needs item_index, item_id, title and profile; best rated items come first.
+    """
+    known = train.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
+    chosen = choose_items(known, k, seed).sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
+    profile = as_data(pl.col(c.PROFILE), _PROFILE_CHARS).alias(c.PROFILE)
+    shown = chosen.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
+    joined = described_users(vocabulary, users).join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
+    return joined.with_columns(pl.col(SHOWN).fill_null([]))
+
+
+def described_users(vocabulary: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
+    """One row a user of the vocabulary, in its order: attributes, cleaned and bounded."""
+    joined = vocabulary.join(users, on=c.USER, how="left", maintain_order="left")
+    return joined.select(c.USER_INDEX, c.USER, _attributes())
+
+
+def _attributes() -> pl.Expr:
+    return attributes_as_data().fill_null([]).alias(c.ATTRIBUTES)
+
+
+def values(rows: pl.DataFrame, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The template variables of each row."""
+    yield from rows.select(names).iter_rows(named=True)
+
+
+def item_text_from_metadata() -> pl.Expr:
+    """Title and attributes of an item, for one without a usable answer."""
+    return pl.concat_str(c.TITLE, _attribute_text(), separator="; ", ignore_nulls=True)
+
+
+def user_text_from_metadata() -> pl.Expr:
+    """Attributes of a user and the titles shown, for one without a usable answer."""
+    titles = pl.col(SHOWN).list.eval(pl.element().struct.field(c.TITLE)).list.join("; ")
+    liked = pl.when(pl.col(SHOWN).list.len() > 0).then(pl.lit("enjoys ") + titles)
+    known = pl.concat_str(_attribute_text(), liked, separator="; ", ignore_nulls=True)
+    return pl.when(known == "").then(pl.lit("nothing known")).otherwise(known)
+
+
+def _attribute_text() -> pl.Expr:
+    pair = pl.element().struct.field("name") + pl.lit(" ") + pl.element().struct.field("value")
+    text = pl.col(c.ATTRIBUTES).list.eval(pair).list.join("; ")
+    return pl.when(text != "").then(text)

