@@ -30,7 +30,7 @@ def hold_out(data: BenchData, share: float, seed: int) -> BenchData:
         UserError: there is no text, or no test pair of a cold item.
     """
     if data.text is None:
-        raise UserError(f"{data.name} has no text vectors", where="bench cold-start", mend="give data with text")
+        raise UserError(f"{data.name} has no text vectors", where="bench cold-start", hint="give data with text")
     full, generator = data.interactions, torch.Generator().manual_seed(seed)
     cold = torch.rand(full.n_items, generator=generator) < share
     cold |= train_counts(full)[1] == 0
@@ -38,7 +38,7 @@ def hold_out(data: BenchData, share: float, seed: int) -> BenchData:
     warm_users = torch.bincount(train.users, minlength=full.n_users) > 0
     test = _where(full.test, cold[full.test.items] & warm_users[full.test.users])
     if not len(test):
-        raise UserError(f"no cold item of {data.name} is in test", where="bench cold-start", mend="raise --share")
+        raise UserError(f"no cold item of {data.name} is in test", where="bench cold-start", hint="raise --share")
     interactions = Interactions(full.n_users, full.n_items, train, val, test)
     content = digest(["hold out items", share, seed, data.content])
     return BenchData(data.name, interactions, data.text, content, data.text_content)

@@ -43,12 +43,12 @@ def from_folder(name: str, folder: Path) -> BenchData:
     """
     path = folder / "interactions.parquet"
     if not path.is_file():
-        mend = f"give the data set's folder: --data {name}=FOLDER"
-        raise UserError(f"data set {name!r} is not there", where=str(path), mend=mend)
+        hint = f"give the data set's folder: --data {name}=FOLDER"
+        raise UserError(f"data set {name!r} is not there", where=str(path), hint=hint)
     table = pl.read_parquet(path)
     missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
     if missing:
-        raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), mend="see docs/results.md")
+        raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), hint="see docs/results.md")
     text_paths = [folder / file for file in _TEXT_FILES]
     has_text = all(file.is_file() for file in text_paths)
     text = Representations.join(*map(_vectors, text_paths)) if has_text else None

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.overrides import configure, overlay
 from darec.common.errors import UserError
-from schemas.bench import BenchRecipe, Overrides, Special
+from schemas.bench import BenchRecipe, Override, Overrides
 from schemas.training import TrainConfig
 
 
@@ -52,7 +52,7 @@ def _with_sweeps(recipe: BenchRecipe) -> dict[str, Overrides]:
     alignments = dict(recipe.alignments)
     for sweep in recipe.sweeps:
         if sweep.of not in recipe.alignments:
-            raise UserError(f"{sweep.of!r} is not an alignment", where=f"sweeps of {recipe.name}", mend="name one")
+            raise UserError(f"{sweep.of!r} is not an alignment", where=f"sweeps of {recipe.name}", hint="name one")
         for value in sweep.values:
             point = overlay(recipe.alignments[sweep.of], {sweep.field: value})
             alignments[sweep_name(sweep.of, sweep.label, value)] = point
@@ -65,8 +65,8 @@ def _check_names(recipe: BenchRecipe, alignments: Mapping[str, Overrides]) -> No
         for field, names in known.items():
             name = getattr(special, field)
             if name is not None and name not in names:
-                mend = f"use one of {', '.join(names)}"
-                raise UserError(f"{field} {name!r} is not in the recipe", where=f"special of {recipe.name}", mend=mend)
+                hint = f"use one of {', '.join(names)}"
+                raise UserError(f"{field} {name!r} is not in the recipe", where=f"special of {recipe.name}", hint=hint)
 
 
 def _config(
@@ -78,6 +78,6 @@ def _config(
     return configure(TrainConfig, *layers, {"seed": seed}, where=f"{recipe.name}: {' '.join(names)}")
 
 
-def _applies(special: Special, names: tuple[str, str, str]) -> bool:
+def _applies(special: Override, names: tuple[str, str, str]) -> bool:
     wanted = (special.data, special.backbone, special.alignment)
     return all(want is None or want == name for want, name in zip(wanted, names, strict=True))

@@ -26,7 +26,7 @@ def simulate(
         UserError: the recipe's data is not MovieLens-100K.
     """
     if recipe.data.source != "movielens-100k":
-        raise UserError("the nights are cut from MovieLens-100K", where="data.source", mend="give its recipe")
+        raise UserError("the nights are cut from MovieLens-100K", where="data.source", hint="give its recipe")
     history, log = History(recipe.data.folder), folder / LOG
     done = finished(log)
     yield from done

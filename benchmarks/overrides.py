@@ -27,8 +27,8 @@ def merge(*layers: Overrides, where: str) -> Overrides:
         for layer in layers:
             values = overlay(values, layer)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        mend = "a dotted path steps into what an override before it has set, as alignment.0.weight"
-        raise UserError(f"an override does not fit ({error!r})", where=where, mend=mend) from error
+        hint = "a dotted path steps into what an override before it has set, as alignment.0.weight"
+        raise UserError(f"an override does not fit ({error!r})", where=where, hint=hint) from error
     return values
 
 

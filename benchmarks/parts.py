@@ -30,7 +30,7 @@ def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
         UserError: the run's configuration has no DaRec objective.
     """
     if not any(isinstance(each, DaRecConfig) for each in run.entry.config.alignment):
-        raise UserError(f"{run.entry.label} has no DaRec parts", where="plot", mend="name an alignment with darec")
+        raise UserError(f"{run.entry.label} has no DaRec parts", where="plot", hint="name an alignment with darec")
     with torch.random.fork_rng([]):
         torch.manual_seed(run.entry.config.seed)
         trainer = Trainer(run.entry.config, run.data.interactions, run.data.text, None, torch.device("cpu"))

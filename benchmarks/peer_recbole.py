@@ -35,8 +35,8 @@ def ensure_environment(folder: Path) -> Path:
     command = [python, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--no-deps", *_PACKAGES, *_FURTHER]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
-        mend = "see the network, or `darec bench speed --no-recbole`"
-        raise UserError(f"RecBole cannot be installed: {answer.stderr.strip()[-300:]}", where=str(folder), mend=mend)
+        hint = "see the network, or `darec bench speed --no-recbole`"
+        raise UserError(f"RecBole cannot be installed: {answer.stderr.strip()[-300:]}", where=str(folder), hint=hint)
     done.touch()
     return python
 
@@ -121,7 +121,7 @@ class RecBoleLightGCN:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise DarecError("RecBole ended early", where=str(self._folder / "recbole.log"), mend="see its log")
+            raise DarecError("RecBole ended early", where=str(self._folder / "recbole.log"), hint="see its log")
         return line.splitlines()[-1]
 
 

@@ -51,7 +51,7 @@ def collect(runs: Iterable[Run], store: Store) -> Results:
     """The finished ones among `runs`. Raises UserError if there is none."""
     found = [(run.entry, artifact) for run in runs if (artifact := find(run, store)) is not None]
     if not found:
-        raise UserError("no run of this benchmark is finished", where=str(store.root), mend="`darec bench run` first")
+        raise UserError("no run of this benchmark is finished", where=str(store.root), hint="`darec bench run` first")
     return Results(
         pl.concat([_metrics(entry, artifact) for entry, artifact in found]),
         pl.concat([_users(entry, artifact) for entry, artifact in found]),

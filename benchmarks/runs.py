@@ -29,7 +29,7 @@ from darec.evaluation.report import judge
 from darec.training import Trained, train
 from schemas import columns as c
 from schemas.manifest import Manifest
-from schemas.section import Section, hashed, is_runtime
+from schemas.section import Section, hashed, is_not_hashed
 from schemas.training import EvaluateConfig
 
 STAGE = "bench_run"
@@ -74,7 +74,7 @@ def chosen(value: Any) -> Any:
     """A configuration's values that are not defaults, and every `name`; runtime fields left out."""
     if isinstance(value, BaseModel):
         kind = type(value)
-        kept = {name: getattr(value, name) for name in kind.model_fields if not is_runtime(kind, name)}
+        kept = {name: getattr(value, name) for name in kind.model_fields if not is_not_hashed(kind, name)}
         defaults = {name: kind.model_fields[name].get_default(call_default_factory=True) for name in kept}
         return {name: chosen(each) for name, each in kept.items() if name == "name" or each != defaults[name]}
     return [chosen(each) for each in value] if isinstance(value, tuple) else value

@@ -47,7 +47,7 @@ Cost = tuple[float, float]
 
 
 @dataclass
-class Contestant:
+class Candidate:
     """Does an epoch, or an evaluation, and says what it cost."""
 
     epoch: Callable[[], Cost] | None = None
@@ -65,7 +65,7 @@ class Contestant:
 
 def measure(
     data: BenchData, repeats: int, progress: Progress, peers: Path | None, device: torch.device = CPU
-) -> tuple[dict[str, Contestant], float]:
+) -> tuple[dict[str, Candidate], float]:
     """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
 
     Args:
@@ -89,28 +89,28 @@ def measure(
     return contestants, growth
 
 
-def _contestants(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Contestant]:
+def _contestants(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Candidate]:
     found = {name: _ours(data, name, device) for name in _OURS}
     plain = PlainLightGCN(data.interactions, DIM, BATCH)
-    found[PLAIN] = Contestant(_timed(plain.epoch), _timed(plain.evaluate))
+    found[PLAIN] = Candidate(_timed(plain.epoch), _timed(plain.evaluate))
     if peers is not None:
         python, threads = ensure_environment(peers / "venv"), torch.get_num_threads()
         in_blocks, singly = (
             stack.enter_context(RecBoleLightGCN(data.interactions, peers / name, python, DIM, BATCH, users, threads))
             for name, users in (("data", _BLOCK_USERS), ("singly", 1))
         )
-        found[RECBOLE] = Contestant(in_blocks.epoch, in_blocks.evaluate)
-        found[RECBOLE_SINGLY] = Contestant(evaluate=singly.evaluate)
+        found[RECBOLE] = Candidate(in_blocks.epoch, in_blocks.evaluate)
+        found[RECBOLE_SINGLY] = Candidate(evaluate=singly.evaluate)
     return found
 
 
-def _ours(data: BenchData, name: str, device: torch.device) -> Contestant:
+def _ours(data: BenchData, name: str, device: torch.device) -> Candidate:
     common = {"dim": DIM, "batch_size": BATCH, "device": device.type}
     config = configure(TrainConfig, _OURS[name], common, where="bench speed")
     text = data.text or _random_text(data.interactions)
     trainer = Trainer(config, data.interactions, text, None, device)
     evaluate = _timed(lambda: _evaluate(trainer)) if name == FULL else None
-    return Contestant(_timed(trainer.run_epoch), evaluate, times_a_turn=_TIMES_A_TURN)
+    return Candidate(_timed(trainer.run_epoch), evaluate, times_a_turn=_TIMES_A_TURN)
 
 
 def _timed(act: Callable[[], object]) -> Callable[[], Cost]:
@@ -152,7 +152,7 @@ def _copies(data: Interactions, pairs: Pairs) -> Pairs:
     return Pairs(pairs.users.repeat(4) + shifts, pairs.items.repeat(4))
 
 
-def table(contestants: dict[str, Contestant], growth: float, data: Interactions, device: torch.device = CPU) -> str:
+def table(contestants: dict[str, Candidate], growth: float, data: Interactions, device: torch.device = CPU) -> str:
     """Medians, and how many times darec's, in Markdown."""
     epochs = {name: _median(each.epochs) for name, each in contestants.items() if each.epochs}
     evaluations = {name: _median(each.evaluations) for name, each in contestants.items() if each.evaluations}

@@ -38,7 +38,7 @@ _NOT_IN_THE_KEY = ("trials", "data", "base", "methods")
 
 
 @dataclass(frozen=True)
-class Ground:
+class SearchContext:
     """What all trials stand on."""
 
     recipe: Recipe
@@ -49,9 +49,9 @@ class Ground:
     """Makes what a recipe's model is trained and validated on."""
 
 
-def given(data: BenchData) -> Ground:
+def given(data: BenchData) -> SearchContext:
     """Data that is there, whatever the recipe: only training is searched."""
-    return Ground(Recipe(), ("train",), lambda recipe: data)
+    return SearchContext(Recipe(), ("train",), lambda recipe: data)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Search:
 
     recipe: TuneRecipe
     """The method's alone: its `base` is a whole Recipe."""
-    ground: Ground
+    ground: SearchContext
     folder: Path
     progress: Progress
 
@@ -97,7 +97,7 @@ class Search:
                 self._drop_checkpoints()
                 announce(study.trials[-1])
         if not study.get_trials(states=(TrialState.COMPLETE,)):
-            raise UserError("no trial came through", where=self.recipe.name, mend="narrow the space or see the trials")
+            raise UserError("no trial came through", where=self.recipe.name, hint="narrow the space or see the trials")
         return study
 
     def _open(self) -> optuna.Study:
@@ -153,7 +153,7 @@ class Search:
 
 
 def searches(
-    recipe: TuneRecipe, ground: Ground, out: Path, progress: Progress | None = None, only: Collection[str] = ()
+    recipe: TuneRecipe, ground: SearchContext, out: Path, progress: Progress | None = None, only: Collection[str] = ()
 ) -> list[Search]:
     """The search of each method, or of those in `only`, new or begun before in its folder under `out`.
 
@@ -162,8 +162,8 @@ def searches(
     """
     for name in only:
         if name not in recipe.methods:
-            mend = f"known: {', '.join(recipe.methods)}"
-            raise UserError(f"method {name!r} is not in the recipe", where=recipe.name, mend=mend)
+            hint = f"known: {', '.join(recipe.methods)}"
+            raise UserError(f"method {name!r} is not in the recipe", where=recipe.name, hint=hint)
     methods = {f"{recipe.name}-{name}": method for name, method in recipe.methods.items() if not only or name in only}
     alone = [_alone(recipe, name, method, ground) for name, method in (methods or {recipe.name: Method()}).items()]
     return [Search(each, ground, out / each.name, progress or Silent()) for each in alone]
@@ -174,14 +174,14 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(states=_DONE)
 
 
-def _alone(recipe: TuneRecipe, name: str, method: Method, ground: Ground) -> TuneRecipe:
+def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext) -> TuneRecipe:
     """One method's recipe, laid over the ground's; its paths are tried before any trial costs time."""
     space = recipe.space | method.space
     for path in [*recipe.base, *method.base, *space]:
         section = path.partition(".")[0]
         if section in Recipe.model_fields and section not in ground.sections:
-            mend = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
-            raise UserError(f"a search cannot change {path!r}", where=recipe.name, mend=mend)
+            hint = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
+            raise UserError(f"a search cannot change {path!r}", where=recipe.name, hint=hint)
     base = merge(ground.recipe.model_dump(mode="json"), recipe.base, method.base, where=name)
     configure(Recipe, base, _corner(space), where=name)
     return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})

@@ -100,7 +100,7 @@ class TemporaryServer:
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
-        raise DarecError("Prefect's temporary API did not start", mend="run `prefect server start` to see why")
+        raise DarecError("Prefect's temporary API did not start", hint="run `prefect server start` to see why")
 
     def stop(self) -> None:
         """Ends the server."""

@@ -234,8 +234,8 @@ def _open(
     wanted = [*(only or []), *([seeds] if seeds else [])]
     entries = [entry for entry in expand(recipe) if _wanted(entry, wanted)]
     if not entries:
-        mend = "name data sets, backbones, alignments or seeds of the recipe"
-        raise UserError("nothing is left to run", where="--only, --seeds", mend=mend)
+        hint = "name data sets, backbones, alignments or seeds of the recipe"
+        raise UserError("nothing is left to run", where="--only, --seeds", hint=hint)
     loaded = {name: load_data(name, recipe.data[name]) for name in dict.fromkeys(entry.data for entry in entries)}
     return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
 
@@ -252,7 +252,7 @@ def sources(known: DataSources, given: list[str]) -> DataSources:
     for option in given:
         name, equals, path = option.partition("=")
         if not equals or not path:
-            raise UserError(f"{option!r} names no data set", where="--data", mend="write --data NAME=PATH")
+            raise UserError(f"{option!r} names no data set", where="--data", hint="write --data NAME=PATH")
         found[name] = Path(path)
     return found
 
@@ -280,6 +280,6 @@ def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
     split = run(recipe, "split")[-1].artifact
     embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
     if split is None or (text and embed is None):
-        mend = f"`darec run --recipe {path} --until embed` first"
-        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), mend=mend)
+        hint = f"`darec run --recipe {path} --until embed` first"
+        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), hint=hint)
     return data.from_artifacts(name, split.path, embed.path if embed else None)

@@ -161,7 +161,7 @@ def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None
     _, store = open_recipe(recipe, overrides)
     artifact = store.latest(stage_named(stage).name)
     if artifact is None:
-        raise UserError(f"stage {stage!r} has no artifact yet", where=str(store.root), mend="run `darec run`")
+        raise UserError(f"stage {stage!r} has no artifact yet", where=str(store.root), hint="run `darec run`")
     console.print(f"[bold]{artifact.path}[/]")
     console.print(JSON(artifact.manifest.model_dump_json()))
     console.print("Lineage (newest artifact first, then what it was made from):")
@@ -349,7 +349,7 @@ def deploy(recipe: RecipeOption = None) -> None:
     from pipelines.api import configured_url
 
     if configured_url() is None:
-        raise UserError("no Prefect server is set", where="PREFECT_API_URL", mend="set it, or use `darec ui`")
+        raise UserError("no Prefect server is set", where="PREFECT_API_URL", hint="set it, or use `darec ui`")
     from pipelines import deployments
 
     for line in deployments.deploy(recipe_path(recipe)):
@@ -376,7 +376,7 @@ def ui(
 
 @app.command()
 def doctor(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """What is there, what is missing, and how to mend it: Python, libraries, GPU, disk, models, Prefect."""
+    """What is there, what is missing, and how to fix it: Python, libraries, GPU, disk, models, Prefect."""
     from pipelines.doctor import examine, findings_table
 
     findings = examine(*open_recipe(recipe, overrides))

@@ -41,7 +41,7 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     """
     folder = folder or Path.cwd()
     if not (folder / "prefect.yaml").is_file():
-        raise UserError("there is no prefect.yaml", where=str(folder), mend="run from the project's folder")
+        raise UserError("there is no prefect.yaml", where=str(folder), hint="run from the project's folder")
     done = [_work_pool(), *_deployments(folder, recipe)]
     _save(_crash_the_silent())
     done.append("automation: a run without heartbeat becomes Crashed")

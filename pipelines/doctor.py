@@ -1,4 +1,4 @@
-"""`darec doctor`: what is there, what is missing, how to mend it. Looks; changes nothing."""
+"""`darec doctor`: what is there, what is missing, how to fix it. Looks; changes nothing."""
 
 import os
 import platform
@@ -33,7 +33,7 @@ class Finding:
     what: str
     level: Level
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(recipe: Recipe, store: Store) -> list[Finding]:
@@ -59,11 +59,11 @@ def examine(recipe: Recipe, store: Store) -> list[Finding]:
 def findings_table(findings: list[Finding]) -> Table:
     """The findings for the terminal."""
     table = Table(title="Doctor", title_justify="left")
-    for column in ("what", "state", "found", "how to mend"):
+    for column in ("what", "state", "found", "how to fix"):
         table.add_column(column, overflow="fold")
     for finding in findings:
         table.add_row(
-            finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.mend)
+            finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.hint)
         )
     return table
 
@@ -100,8 +100,8 @@ def _torchvision() -> Finding:
     present = [name for name in ("torchvision", "torchaudio", "torchcodec") if find_spec(name)]
     if not present or _gpu().level == "ok":
         return Finding("torchvision & co.", "ok", ", ".join(present) or "absent, as wanted beside CPU torch")
-    mend = f"pip uninstall {' '.join(present)}, if transformers does not import"
-    return Finding("torchvision & co.", "note", ", ".join(present), mend)
+    hint = f"pip uninstall {' '.join(present)}, if transformers does not import"
+    return Finding("torchvision & co.", "note", ", ".join(present), hint)
 
 
 def _gpu() -> Finding:
@@ -133,7 +133,7 @@ def _data(recipe: Recipe) -> Finding:
     try:
         STAGE.material(recipe)
     except DarecError as error:
-        return Finding("raw data", "missing", f"{error.what} {error.where}", error.mend)
+        return Finding("raw data", "missing", f"{error.what} {error.where}", error.hint)
     return Finding("raw data", "ok", recipe.data.source)
 
 
@@ -143,7 +143,7 @@ def _model(what: str, name: str, skip: bool = False) -> Finding:
     try:
         return Finding(what, "ok", str(resolve(name)))
     except DarecError as error:
-        return Finding(what, "missing", f"{error.what} {error.where}", error.mend)
+        return Finding(what, "missing", f"{error.what} {error.where}", error.hint)
 
 
 def _prefect_api() -> Finding:

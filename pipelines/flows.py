@@ -37,7 +37,7 @@ def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
-patient = partial(
+retrying = partial(
     task,
     cache_policy=NO_CACHE,  # the store is the cache: Prefect's own knows neither prompts nor models
     retries=3,
@@ -47,15 +47,15 @@ patient = partial(
 )
 
 
-prepared = patient(name="prepare")(prepare)
+prepared = retrying(name="prepare")(prepare)
 
 
-@patient()
+@retrying()
 def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Sequence[str], force: bool) -> Any:
     """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""
     loaded = _load(recipe, overrides)
     store = Store(loaded.runtime.store)
-    job = Job(STAGES[name], loaded, {source: store.at(source, key) for source, key in keys.items()})
+    job = Job(STAGES[name], loaded, {source: store.artifact(source, key) for source, key in keys.items()})
     with Bars(name) as bars:
         result = execute(job, store, bars, force=force)
     show_result(result, store)

@@ -75,7 +75,7 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
         UserError: the stage has no prompt, or could not use this one; nothing was written.
     """
     if stage not in PROMPTED:
-        raise UserError(f"stage {stage!r} has no prompt", mend=f"leave the prompt empty, or choose of {PROMPTED}")
+        raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose of {PROMPTED}")
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
     _check_prompt(stage, content)
     folder = Store(recipe.runtime.store).root / "prompts"
@@ -97,7 +97,7 @@ def _check_prompt(stage: str, content: str) -> None:
             chat_prompt(draft, {"profile_items": ITEM_VARIABLES, "profile_users": USER_VARIABLES}[stage])
         except UserError as error:
             where = error.where.replace(str(draft), "the form's prompt")
-            raise UserError(error.what, where=where, mend=error.mend) from error
+            raise UserError(error.what, where=where, hint=error.hint) from error
 
 
 def _write(path: Path, content: str) -> None:

@@ -98,7 +98,7 @@ def _current_bundle(store: Path) -> "Bundle":
 
     link = store / "current"
     if not link.is_symlink():
-        raise UserError("nothing has been published yet", where=str(link), mend="`darec run` makes the first release")
+        raise UserError("nothing has been published yet", where=str(link), hint="`darec run` makes the first release")
     return Bundle.open(link)
 
 

@@ -26,7 +26,7 @@ def report(store: Store, release: str | None = None, out: Path | None = None) ->
     releases = Releases(store.root)
     newest = releases.all()[:1]
     if not newest:
-        raise UserError("there is no release to report on", where=str(store.root), mend="run `darec run` first")
+        raise UserError("there is no release to report on", where=str(store.root), hint="run `darec run` first")
     source = Source.of_release(store, releases.get(release) if release else newest[0])
     path = out or _default_path(store, source.name)
     write(source, path)

@@ -46,8 +46,8 @@ def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Ca
         DarecError: the server does not come up (a database away), or ends by itself.
     """
     if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        mend = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
-        raise UserError("whoever reaches this address could start runs: there is no login", where=host, mend=mend)
+        hint = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
+        raise UserError("whoever reaches this address could start runs: there is no login", where=host, hint=hint)
     _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
     signal.signal(signal.SIGTERM, _interrupt)
     url = f"http://{host}:{port}/api"
@@ -64,27 +64,27 @@ def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Ca
             _keep_working(server, ["prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process"])
         except KeyboardInterrupt:
             return
-    raise DarecError(f"the server ended with {server.returncode}", mend="see its messages above")
+    raise DarecError(f"the server ended with {server.returncode}", hint="see its messages above")
 
 
 def _reports(folder: Path, port: int) -> AbstractContextManager[Any]:
     """A web server of HTML reports, unless REPORTS_URL says that there is one already."""
     if os.environ.get(REPORTS_URL):
         return nullcontext()
-    mend = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve {folder}"
-    _require_free("127.0.0.1", port, mend)
+    hint = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve {folder}"
+    _require_free("127.0.0.1", port, hint)
     os.environ[REPORTS_URL] = f"http://127.0.0.1:{port}"
     folder.mkdir(parents=True, exist_ok=True)
     return _child(["http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)])
 
 
-def _require_free(host: str, port: int, mend: str) -> None:
+def _require_free(host: str, port: int, hint: str) -> None:
     """Asked before anything starts: a server that finds its port taken ends beside one that answers in its place."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # without the address, which follows
-        raise UserError(f"cannot listen: {reason}", where=f"{host}:{port}", mend=mend) from error
+        raise UserError(f"cannot listen: {reason}", where=f"{host}:{port}", hint=hint) from error
 
 
 def _keep_working(server: subprocess.Popen[bytes], worker_command: list[str]) -> None:
@@ -123,7 +123,7 @@ def _await_health(url: str, server: subprocess.Popen[bytes]) -> None:
             return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise DarecError("Prefect's server did not start", where=url, mend="see its messages above")
+    raise DarecError("Prefect's server did not start", where=url, hint="see its messages above")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

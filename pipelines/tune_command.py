@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from benchmarks.data import BenchData
-    from benchmarks.tune import Ground, Search
+    from benchmarks.tune import Search, SearchContext
 
 
 def tune(
@@ -35,21 +35,21 @@ def tune(
     loaded = load(TuneRecipe, recipe, overrides or ())
     chosen = sources(loaded.data, data or [])
     if len(chosen) != 1:
-        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), mend="a search has exactly one")
+        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint="a search has exactly one")
     with TerminalBars(loaded.name) as bars:
         ground = _ground(*next(iter(chosen.items())), bars)
         for search in searches(loaded, ground, out, bars, only.split(",") if only else ()):
             console.print(_write_best(search, search.run(_announce)), markup=False, highlight=False)
 
 
-def _ground(name: str, path: Path, progress: Progress) -> "Ground":
-    from benchmarks.tune import Ground, given
+def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
+    from benchmarks.tune import SearchContext, given
     from darec.common.recipes import load_recipe
 
     if not is_recipe(path):
         return given(load_data(name, path))
     sections = ("llm", "profile_items", "profile_users", "embed", "graph", "train")
-    return Ground(load_recipe(path), sections, lambda recipe: _made(name, recipe, progress))
+    return SearchContext(load_recipe(path), sections, lambda recipe: _made(name, recipe, progress))
 
 
 def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":

@@ -18,7 +18,7 @@ DataSources = dict[str, Path]
 """Name of a data set -> a folder of benchmark data, or a recipe (.yaml, .toml) whose split and vectors are used."""
 
 
-class Special(Section):
+class Override(Section):
     """Overrides for some entries of the grid only; a field left out means all."""
 
     data: str | None = None
@@ -50,7 +50,7 @@ class BenchRecipe(Section):
     alignments: dict[str, Overrides] = Field(default={"none": {"alignment": []}})
     sweeps: tuple[Sweep, ...] = ()
     """Further alignments, named `<of> <label>=<value>`."""
-    special: tuple[Special, ...] = ()
+    special: tuple[Override, ...] = ()
     """Laid over last, in their order."""
     seeds: tuple[int, ...] = (0,)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

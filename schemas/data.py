@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.section import Section, runtime
+from schemas.section import Section, not_hashed
 
 
 class InteractionColumns(Section):
@@ -53,13 +53,13 @@ class DataConfig(Section):
 
     source: Literal["movielens-100k", "csv", "tsv", "parquet", "recbole"] = "movielens-100k"
     """The layout of the source. MovieLens-100K is fetched if it is not there, and needs no column mapping."""
-    folder: Path = runtime(Path("data/raw/ml-100k"))
+    folder: Path = not_hashed(Path("data/raw/ml-100k"))
     """Only for movielens-100k: the folder of its files, either GroupLens's own or RecBole's copy."""
-    interactions: Path | None = runtime(None)
+    interactions: Path | None = not_hashed(None)
     """The interactions file; needed by every source but movielens-100k."""
-    items: Path | None = runtime(None)
+    items: Path | None = not_hashed(None)
     """The items file. Without one every item is called by its id."""
-    users: Path | None = runtime(None)
+    users: Path | None = not_hashed(None)
     """The users file."""
     encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
     """The encoding of CSV, TSV and RecBole files."""

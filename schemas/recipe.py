@@ -7,7 +7,7 @@ from pydantic import Field
 
 from schemas.data import DataConfig, GraphConfig, SplitConfig
 from schemas.release import ExportConfig, GateConfig
-from schemas.section import Section, runtime
+from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
 from schemas.training import EvaluateConfig, TrainConfig
 
@@ -15,15 +15,15 @@ from schemas.training import EvaluateConfig, TrainConfig
 class RuntimeConfig(Section):
     """Where and how a run happens. Nothing here can change a result."""
 
-    store: Path = runtime(Path("data/store"))
+    store: Path = not_hashed(Path("data/store"))
     """The artifact store's root folder."""
-    verify: Literal["sizes", "checksums"] = runtime("checksums")
+    verify: Literal["sizes", "checksums"] = not_hashed("checksums")
     """How a cached artifact is checked before it is used."""
-    min_free_gb: float = runtime(1.0, ge=0)
+    min_free_gb: float = not_hashed(1.0, ge=0)
     """A run does not start with less free disk than this."""
-    keep_releases: int = runtime(5, ge=1)
+    keep_releases: int = not_hashed(5, ge=1)
     """How many releases `gc` keeps besides the current one."""
-    keep_artifacts: int = runtime(3, ge=1)
+    keep_artifacts: int = not_hashed(3, ge=1)
     """How many unreferenced artifacts a stage keeps at `gc`, newest first."""
 
 

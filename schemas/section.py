@@ -11,13 +11,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def runtime(default: Any, **constraints: Any) -> Any:
+def not_hashed(default: Any, **constraints: Any) -> Any:
     """A field that cannot change a result (a device, a batch of work, a folder): it stays out of the key."""
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
 
 
-def is_runtime(section: type[BaseModel], name: str) -> bool:
-    """Whether field `name` of `section` was declared with `runtime`."""
+def is_not_hashed(section: type[BaseModel], name: str) -> bool:
+    """Whether field `name` of `section` was declared with `not_hashed`."""
     extra = section.model_fields[name].json_schema_extra
     return isinstance(extra, dict) and bool(extra.get("runtime"))
 
@@ -26,7 +26,7 @@ def hashed(value: Any) -> Any:
     """`value` as plain JSON data with every runtime field left out, nested sections included."""
     if isinstance(value, BaseModel):
         kind = type(value)
-        return {name: hashed(getattr(value, name)) for name in kind.model_fields if not is_runtime(kind, name)}
+        return {name: hashed(getattr(value, name)) for name in kind.model_fields if not is_not_hashed(kind, name)}
     if isinstance(value, dict):
         return {str(key): hashed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.section import Section, runtime
+from schemas.section import Section, not_hashed
 
 
 class LLMConfig(Section):
@@ -28,30 +28,30 @@ class LLMConfig(Section):
     """Seed of sampling; each row draws from its own stream."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
-    workers: int = runtime(0, ge=0)
+    workers: int = not_hashed(0, ge=0)
     """Engine processes; 0: one a core on CPU, one on GPU."""
-    kv_cache_mib: int = runtime(512, ge=64)
+    kv_cache_mib: int = not_hashed(512, ge=64)
     """Memory for attention keys and values, in MiB a CPU worker; on GPU vLLM sizes it."""
-    batch: int = runtime(64, ge=1)
+    batch: int = not_hashed(64, ge=1)
     """Rows in work at once in one engine."""
-    chunk: int = runtime(0, ge=0)
+    chunk: int = not_hashed(0, ge=0)
     """Rows handed to an engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU, 256 with a server."""
-    server_url: str = runtime("http://127.0.0.1:8000/v1")
+    server_url: str = not_hashed("http://127.0.0.1:8000/v1")
     """Base address of the server."""
-    api_key_env: str = runtime("DAREC_LLM_API_KEY")
+    api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
     """Environment variable that holds the server's key; unset: no key is sent."""
-    concurrency: int = runtime(128, ge=1)
+    concurrency: int = not_hashed(128, ge=1)
     """Requests open at the server at once."""
-    retries: int = runtime(5, ge=0)
+    retries: int = not_hashed(5, ge=0)
     """Further tries of a request that failed for a passing reason, with growing pauses."""
-    timeout: float = runtime(300.0, gt=0)
+    timeout: float = not_hashed(300.0, gt=0)
     """Seconds until a request counts as failed."""
 
 
 class ItemProfileConfig(Section):
     """Profiles of items: what it is like, who enjoys it."""
 
-    prompt: str = runtime("prompts/item_profile.j2")
+    prompt: str = not_hashed("prompts/item_profile.j2")
     """Template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=40, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
@@ -62,7 +62,7 @@ class ItemProfileConfig(Section):
 class UserProfileConfig(Section):
     """Profiles of users, from a sample of their train items."""
 
-    prompt: str = runtime("prompts/user_profile.j2")
+    prompt: str = not_hashed("prompts/user_profile.j2")
     """Template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=40, ge=8)
     """Most tokens of one answer, the JSON around the text included."""
@@ -84,17 +84,17 @@ class EmbedConfig(Section):
     """Branch, tag or commit of a Hugging Face id."""
     engine: Literal["sentence-transformers", "vllm"] = "sentence-transformers"
     """vllm: its pooling runner, for large models and tables."""
-    item_prompt: str = runtime("prompts/item_text.j2")
+    item_prompt: str = not_hashed("prompts/item_text.j2")
     """Template of an item's text."""
-    user_prompt: str = runtime("prompts/user_text.j2")
+    user_prompt: str = not_hashed("prompts/user_text.j2")
     """Template of a user's text."""
     max_tokens: int = Field(default=128, ge=8)
     """A longer text is cut here."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along."""
-    batch: int = runtime(64, ge=1)
+    batch: int = not_hashed(64, ge=1)
     """Texts encoded at once."""
-    chunk: int = runtime(1024, ge=1)
+    chunk: int = not_hashed(1024, ge=1)
     """Vectors written to the ledger at a time."""
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import BackboneConfig, LightGCNConfig
-from schemas.section import Section, runtime
+from schemas.section import Section, not_hashed
 
 
 class BPRConfig(Section):
@@ -94,9 +94,9 @@ class TrainConfig(Section):
     cold_start: Literal["ridge", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text, where text takes part.
     none: what the backbone makes of their untrained embeddings."""
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """auto takes a GPU if there is one."""
-    checkpoint_every: int = runtime(10, ge=1)
+    checkpoint_every: int = not_hashed(10, ge=1)
     """Epochs between two checkpoints, from which a killed run goes on exactly."""
 
     @property
@@ -115,7 +115,7 @@ class EvaluateConfig(Section):
     """The k of every metric."""
     slices: int = Field(default=3, ge=1)
     """Groups of users by train interactions, and of items by popularity, that are reported separately."""
-    batch_users: int = runtime(1024, ge=1)
+    batch_users: int = not_hashed(1024, ge=1)
     """Users ranked at once: memory grows with it, not with the number of users."""
-    device: Literal["auto", "cpu", "cuda"] = runtime("auto")
+    device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where users are ranked; auto takes a GPU if there is one, which may put items of equal score in another order."""

@@ -116,7 +116,7 @@ def execute(job: Job, store: Store, progress: Progress | None = None, *, force: 
             return _perform(job, store, progress)
         if force:
             return _compute(job, store, progress, ("forced",))
-        existed = store.at(job.stage.name, job.key).path.is_dir()
+        existed = store.artifact(job.stage.name, job.key).path.is_dir()
         found = store.find(job.stage.name, job.key, job.recipe.runtime.verify == "checksums")
         if found is not None:
             return Result(job.stage.name, True, (UNCHANGED,), found, found.manifest.report)

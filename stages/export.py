@@ -34,7 +34,7 @@ def _run(context: StageContext) -> Outcome:
     from darec.serving.bundle import Contents, write_bundle
 
     users, items = _users(context), _items(context)
-    contents = Contents(users, items, _seen(context), _misplaced(context, users, items))
+    contents = Contents(users, items, _seen(context), _count_misplaced_rows(context, users, items))
     context.progress.start("index", 1, "bundles")
     report = write_bundle(
         context.out, contents, _metrics(context.input("evaluate", "metrics.json")), context.recipe.export
@@ -91,21 +91,21 @@ def _vectors(path: Path, side: str, rows: int) -> Any:
     vectors = load_file(path)[side]
     if vectors.ndim != 2 or len(vectors) != rows:
         what = f"{side} vectors have shape {vectors.shape}, the vocabulary has {rows} rows"
-        raise DarecError(what, where=str(path), mend="run train again with --force")
+        raise DarecError(what, where=str(path), hint="run train again with --force")
     return vectors.astype("float32", copy=False)
 
 
-def _misplaced(context: StageContext, users: "pl.DataFrame", items: "pl.DataFrame") -> int:
+def _count_misplaced_rows(context: StageContext, users: "pl.DataFrame", items: "pl.DataFrame") -> int:
     """Rows whose vector is not, bit for bit, the trained one of their external id.
 
     Asked of the finished tables and the inputs alone, so that a row moved anywhere in between is found.
     """
     from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
 
-    return _strangers(context, users, "user", USER_VOCABULARY) + _strangers(context, items, "item", ITEM_VOCABULARY)
+    return _mismatched(context, users, "user", USER_VOCABULARY) + _mismatched(context, items, "item", ITEM_VOCABULARY)
 
 
-def _strangers(context: StageContext, table: "pl.DataFrame", side: str, schema: "TableSchema") -> int:
+def _mismatched(context: StageContext, table: "pl.DataFrame", side: str, schema: "TableSchema") -> int:
     import numpy as np
     from safetensors.numpy import load_file
 

@@ -20,7 +20,7 @@ class Step:
     """One stage of a plan.
 
     `follows`: an input is stale, so the key is not known yet (the stage may still turn out a hit).
-    `blocked`: something the user must mend first; `why` says what.
+    `blocked`: something the user must fix first; `why` says what.
     """
 
     stage: Stage
@@ -57,7 +57,7 @@ def _step(stage: Stage, recipe: Recipe, store: Store, done: dict[str, Artifact],
         return Step(stage, "blocked", (str(error),), seconds_last_time=seconds)
     if stage.settled is not None:
         return _effect(job, store, key)
-    artifact = store.at(stage.name, key)
+    artifact = store.artifact(stage.name, key)
     if artifact.path.is_dir():
         damage = artifact.damage(checksums)
         if damage is None:

@@ -56,5 +56,5 @@ def check_free_disk(folder: Path, wanted_gb: float) -> None:
         raise UserError(
             f"{free:.2f} GiB free, {wanted_gb:g} GiB wanted",
             where=str(existing),
-            mend="free space (`darec gc`) or lower runtime.min_free_gb",
+            hint="free space (`darec gc`) or lower runtime.min_free_gb",
         )

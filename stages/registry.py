@@ -39,7 +39,7 @@ def stage_named(name: str) -> Stage:
         return STAGES[name]
     nearest = difflib.get_close_matches(name, STAGES, n=1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(STAGES)}"
-    raise UserError(f"there is no stage {name!r}", mend=hint)
+    raise UserError(f"there is no stage {name!r}", hint=hint)
 
 
 def upstream(target: str, recipe: Recipe) -> set[str]:

@@ -97,9 +97,9 @@ class Ledger:
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
-            mend = "free space or mend the rights; finished rows are kept"
+            hint = "free space or fix the rights; finished rows are kept"
             raise DarecError(
-                f"the ledger cannot be written ({error.strerror})", where=str(self.folder), mend=mend
+                f"the ledger cannot be written ({error.strerror})", where=str(self.folder), hint=hint
             ) from error
 
     def _keys(self, path: Path) -> pl.Series | None:

@@ -54,7 +54,7 @@ class Artifact:
             return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
         except (OSError, ValidationError) as error:
             raise DarecError(
-                "the manifest cannot be read", where=str(self.path), mend="run again: it is made anew"
+                "the manifest cannot be read", where=str(self.path), hint="run again: it is made anew"
             ) from error
 
     @property
@@ -62,7 +62,7 @@ class Artifact:
         """SHA-256 of each file."""
         return {name: record.sha256 for name, record in self.manifest.files.items()}
 
-    def gave(self, record: InputRecord) -> bool:
+    def matches(self, record: InputRecord) -> bool:
         """Whether its files are those that the record of an input lists; False if it is not there or cannot be read."""
         try:
             hashes = self.hashes
@@ -102,7 +102,7 @@ class Store:
         """The scratch folder of a step (there once the step has begun); it outlives a killed run."""
         return self.root / "work" / stage / key
 
-    def at(self, stage: str, key: str) -> Artifact:
+    def artifact(self, stage: str, key: str) -> Artifact:
         """The artifact of that stage and key, there or not."""
         return Artifact(self.root / "artifacts" / stage / key)
 
@@ -111,15 +111,15 @@ class Store:
 
         The one at the key, there or not, if none has the recorded content any more.
         """
-        at_key = self.at(stage, record.key)
-        if not record.files or at_key.gave(record):
+        at_key = self.artifact(stage, record.key)
+        if not record.files or at_key.matches(record):
             return at_key
         aside = (Artifact(path) for path in sorted((self.root / "replaced").glob(f"*/{stage}/{record.key}")))
-        return next((artifact for artifact in aside if artifact.gave(record)), at_key)
+        return next((artifact for artifact in aside if artifact.matches(record)), at_key)
 
     def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
         """The artifact if it is there and whole; a damaged one stays where it is until it is made anew."""
-        artifact = self.at(stage, key)
+        artifact = self.artifact(stage, key)
         return artifact if artifact.path.is_dir() and artifact.damage(checksums) is None else None
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
@@ -160,7 +160,7 @@ class Store:
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
         """Turns a filled draft into the artifact of `manifest`: flush, manifest last, one rename."""
-        artifact = self.at(manifest.stage, manifest.key)
+        artifact = self.artifact(manifest.stage, manifest.key)
         with _explained(artifact.path):
             for path in draft.rglob("*"):
                 _flush(path)
@@ -172,7 +172,7 @@ class Store:
             self._replace(artifact, draft, manifest)
             _flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
-        return self.at(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
+        return self.artifact(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
 
     def _stamp(self, manifest: Path, stage: str) -> None:
         """Dates a manifest after all of its stage, so that the newest is the last made though the clock went back."""
@@ -245,7 +245,7 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into errors that say how to mend them."""
+    """Turns the operating system's refusals into errors that say how to fix them."""
     try:
         yield
     except DarecError:
@@ -253,11 +253,11 @@ def _explained(path: Path) -> Iterator[None]:
     except Exception as error:
         if _means(error, errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                "the disk is full", where=str(path), mend="free space (`darec gc`) and run again: nothing is lost"
+                "the disk is full", where=str(path), hint="free space (`darec gc`) and run again: nothing is lost"
             ) from error
         if _means(error, errno.EROFS) or isinstance(error, PermissionError):
             raise UserError(
-                "the store cannot be written", where=str(path), mend="mount it writable, or set runtime.store"
+                "the store cannot be written", where=str(path), hint="mount it writable, or set runtime.store"
             ) from error
         raise
 

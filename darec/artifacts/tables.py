@@ -29,13 +29,13 @@ def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
     Raises:
         DarecError: the file is missing, cut short, or not of the schema.
     """
-    mend = "delete the artifact's folder and run again: it will be made anew"
+    hint = "delete the artifact's folder and run again: it will be made anew"
     try:
         table = pl.read_parquet(path)
     except FileNotFoundError as error:
-        raise DarecError("the table is missing", where=str(path), mend=mend) from error
+        raise DarecError("the table is missing", where=str(path), hint=hint) from error
     except Exception as error:
         raise DarecError(
-            f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), mend=mend
+            f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), hint=hint
         ) from error
     return conform(table, schema, str(path))

@@ -31,7 +31,7 @@ class AutoCF(Backbone):
             raise UserError(
                 f"{config.heads} heads cannot share a width of {dim}",
                 where="train.backbone.heads",
-                mend="let train.dim be a multiple of it",
+                hint="let train.dim be a multiple of it",
             )
         self.config = config
         self.pattern = Pattern.of(adjacency)

@@ -13,7 +13,7 @@ def pick(wanted: str, where: str) -> torch.device:
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
-        raise UserError("no CUDA device can be used", where=where, mend="set it to auto or cpu, or see `darec doctor`")
+        raise UserError("no CUDA device can be used", where=where, hint="set it to auto or cpu, or see `darec doctor`")
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 

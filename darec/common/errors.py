@@ -1,4 +1,4 @@
-"""The two kinds of failure darec knows, each saying what is wrong, where, and how to mend it."""
+"""The two kinds of failure darec knows, each saying what is wrong, where, and how to fix it."""
 
 
 class DarecError(Exception):
@@ -6,18 +6,18 @@ class DarecError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
-        remedy = f" -> {self.mend}" if self.mend else ""
+        remedy = f" -> {self.hint}" if self.hint else ""
         return " ".join(f"{self.what}{place}{remedy}".split())
 
 
 class UserError(DarecError):
-    """Something only the user can mend: data, configuration, prompt, missing model. Exits with 2."""
+    """Something only the user can fix: data, configuration, prompt, missing model. Exits with 2."""
 
     exit_code = 2
 

@@ -48,12 +48,12 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"the recipe is not valid: {error}", where=str(path), mend="mend the line it names") from error
+        raise UserError(f"the recipe is not valid: {error}", where=str(path), hint="fix the line it names") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(
-            "the recipe is not a table of sections", where=str(path), mend=f"use {', '.join(kind.model_fields)}"
+            "the recipe is not a table of sections", where=str(path), hint=f"use {', '.join(kind.model_fields)}"
         )
     return values
 
@@ -63,15 +63,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     *sections, field = name.strip().split(".")
     if not equals or not sections or not all([*sections, field]):
-        raise UserError(f"{override!r} is not an override", where="--set", mend="write --set section.field=value")
+        raise UserError(f"{override!r} is not an override", where="--set", hint="write --set section.field=value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"the value of {name!r} is not valid YAML", where="--set", mend="quote it") from error
+        raise UserError(f"the value of {name!r} is not valid YAML", where="--set", hint="quote it") from error
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise UserError(f"{section!r} in {name!r} is not a section", where="--set", mend="see `darec config show`")
+            raise UserError(f"{section!r} in {name!r} is not a section", where="--set", hint="see `darec config show`")
     values[field] = value
 
 
@@ -80,7 +80,7 @@ def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserEr
     problems = error.errors(include_url=False)
     lines = "; ".join(_describe(problem, kind) for problem in problems[:5])
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return UserError(f"{lines}{more}", where=where, mend="see `darec config schema`")
+    return UserError(f"{lines}{more}", where=where, hint="see `darec config schema`")
 
 
 def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""Raw tables made clean: every problem is counted, mended by leaving the row out, or refused."""
+"""Raw tables made clean: every problem is counted, repaired by leaving the row out, or refused."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,9 @@ _PROBLEMS = {  # of one row, most telling first -> the column at fault, and what
     "empty_user": (c.USER, "fill the user ids, or correct data.interaction_columns.user"),
     "empty_item": (c.ITEM, "fill the item ids, or correct data.interaction_columns.item"),
     "not_a_number": (c.RATING, "ratings must be numbers: correct data.interaction_columns.rating, or set it to null"),
-    "not_finite": (c.RATING, "mend the NaN and infinite ratings, or set data.interaction_columns.rating to null"),
+    "not_finite": (c.RATING, "fix the NaN and infinite ratings, or set data.interaction_columns.rating to null"),
     "not_a_time": (c.TIMESTAMP, "write seconds since 1970 or ISO 8601, or correct data.interaction_columns.timestamp"),
-    "before_1970": (c.TIMESTAMP, "mend the negative timestamps, or correct data.interaction_columns.timestamp"),
+    "before_1970": (c.TIMESTAMP, "fix the negative timestamps, or correct data.interaction_columns.timestamp"),
     "unknown_split": (c.SPLIT, "use the labels train, val and test, or correct data.interaction_columns.split"),
     "unknown_item": (c.ITEM, "use the same ids in both files: correct data.items or data.item_columns.item"),
     "below_min_rating": (c.RATING, "lower data.min_rating, or set it to null"),
@@ -43,7 +43,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
     """Cleans all three tables. Users and items of the interactions are always in theirs, with what is known of them.
 
     Raises:
-        UserError: something cannot be mended (two different rows of one item, unknown split labels, a column of a
+        UserError: something cannot be fixed (two different rows of one item, unknown split labels, a column of a
             wrong type), more than `max_bad_share` of the interactions is malformed, or none is left.
     """
     items, items_report = clean_entities(raw.items, c.ITEM, ITEMS)
@@ -133,22 +133,22 @@ def _one_of_each_pair(rows: pl.DataFrame) -> pl.DataFrame:
 def _refuse_malformed(raw: RawTable, flagged: pl.LazyFrame, counts: dict[str, int], total: int, allowed: float) -> None:
     """Raises UserError if the file has no rows, too many malformed ones, or any unknown split label."""
     if total == 0:
-        raise UserError("the interactions file has no rows", where=str(raw.path), mend="give a file with rows")
+        raise UserError("the interactions file has no rows", where=str(raw.path), hint="give a file with rows")
     malformed = {name: count for name, count in counts.items() if name not in _NOT_MALFORMED}
     worst = "unknown_split" if counts["unknown_split"] else max(malformed, key=lambda name: malformed[name])
     if sum(malformed.values()) <= allowed * total and worst != "unknown_split":
         return
-    column, mend = _PROBLEMS[worst]
+    column, hint = _PROBLEMS[worst]
     example = raw.collect(flagged.filter(pl.col("problem") == worst).select(column).head(1)).item()
     listed = ", ".join(f"{name} {count:,}" for name, count in malformed.items() if count)
     what = f"{sum(malformed.values()):,} of {total:,} rows are malformed ({listed}), such as {str(example)[:40]!r}"
-    raise UserError(what, where=raw.place(column), mend=mend)
+    raise UserError(what, where=raw.place(column), hint=hint)
 
 
 def _nothing_left(raw: RawTable, counts: dict[str, int]) -> UserError:
-    column, mend = _PROBLEMS[max(counts, key=lambda name: counts[name])]
+    column, hint = _PROBLEMS[max(counts, key=lambda name: counts[name])]
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    return UserError(f"no interaction is left after cleaning ({listed})", where=raw.place(column), mend=mend)
+    return UserError(f"no interaction is left after cleaning ({listed})", where=raw.place(column), hint=hint)
 
 
 def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -162,14 +162,14 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
     rows = raw.collect(raw.rows.with_columns(as_id(raw, key)))
     if rows.is_empty():
         raise UserError(
-            "the file has no rows", where=str(raw.path), mend="give rows, or leave the file out of the recipe"
+            "the file has no rows", where=str(raw.path), hint="give rows, or leave the file out of the recipe"
         )
     named = rows.filter(pl.col(key).fill_null("") != "")
     distinct = named.unique(maintain_order=True)
     twice = distinct.filter(pl.col(key).is_duplicated())[key]
     if len(twice):
         what = f"{twice.n_unique():,} ids have rows that contradict each other, such as {twice.min()!r}"
-        raise UserError(what, where=raw.place(key), mend="keep one row an id")
+        raise UserError(what, where=raw.place(key), hint="keep one row an id")
     counts = {
         "rows_in": rows.height,
         "empty_id": rows.height - named.height,

@@ -39,7 +39,7 @@ def fetch(name: str, folder: Path) -> Path:
         TransientError: no way of fetching works.
     """
     if name != "ml-100k":
-        raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", mend="known: ml-100k")
+        raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", hint="known: ml-100k")
     with contextlib.suppress(UserError):
         movielens_files(folder)
         return folder
@@ -49,7 +49,7 @@ def fetch(name: str, folder: Path) -> Path:
             _first_that_works(Path(scratch), folder)
     except OSError as error:
         raise UserError(
-            f"the data cannot be stored ({error})", where=str(folder), mend="free or unlock the folder"
+            f"the data cannot be stored ({error})", where=str(folder), hint="free or unlock the folder"
         ) from error
     return folder
 
@@ -67,8 +67,8 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
             file.replace(folder / file.name)
         return
     files = ", ".join(ORIGINAL.values())
-    mend = f"check the network, or put {files} of ml-100k.zip there yourself"
-    raise TransientError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), mend=mend)
+    hint = f"check the network, or put {files} of ml-100k.zip there yourself"
+    raise TransientError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), hint=hint)
 
 
 def _from_grouplens(scratch: Path) -> list[Path]:

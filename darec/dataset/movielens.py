@@ -42,7 +42,7 @@ def _headless(path: Path, separator: str, names: tuple[str, ...]) -> pl.LazyFram
     rows = scan_delimited(path, separator, "latin-1", quote=None, header=False)
     found = rows.collect_schema().names()
     if len(found) != len(names):
-        raise UserError(f"a row has {len(found)} fields, not {len(names)}", where=str(path), mend=_FETCH_AGAIN)
+        raise UserError(f"a row has {len(found)} fields, not {len(names)}", where=str(path), hint=_FETCH_AGAIN)
     return rows.rename(dict(zip(found, names, strict=True)))
 
 

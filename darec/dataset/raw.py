@@ -76,8 +76,8 @@ def reading(path: Path, separator: str = "") -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
-        what, mend = _explain(error, path, separator)
-        raise UserError(what, where=str(path), mend=mend) from error
+        what, hint = _explain(error, path, separator)
+        raise UserError(what, where=str(path), hint=hint) from error
 
 
 def _explain(error: BaseException, path: Path, separator: str) -> tuple[str, str]:
@@ -120,7 +120,7 @@ def require_columns(rows: pl.LazyFrame, names: Mapping[str, str], path: Path, se
             nearest = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"the file has {', '.join(map(repr, present[:20]))}"
             raise UserError(
-                f"there is no column {name!r}; {hint}", where=str(path), mend=f"correct data.{section}.{field}"
+                f"there is no column {name!r}; {hint}", where=str(path), hint=f"correct data.{section}.{field}"
             )
 
 

@@ -30,21 +30,21 @@ def movielens_files(folder: Path) -> dict[str, Path]:
         if all(path.is_file() for path in paths.values()):
             return paths
     wanted = " or ".join(", ".join(layout.values()) for layout in (ORIGINAL, ATOMIC))
-    raise UserError(f"MovieLens-100K ({wanted}) is not there", where=str(folder), mend="run `darec data fetch ml-100k`")
+    raise UserError(f"MovieLens-100K ({wanted}) is not there", where=str(folder), hint="run `darec data fetch ml-100k`")
 
 
 def check_file(path: Path, role: str) -> Path:
     """`path`, if it is a readable file. Raises UserError otherwise."""
     if path.is_dir():
-        raise UserError("this is a folder, not a file", where=str(path), mend=f"name the {role} file itself")
+        raise UserError("this is a folder, not a file", where=str(path), hint=f"name the {role} file itself")
     try:
         path.open("rb").close()
     except FileNotFoundError as error:
-        raise UserError(f"the {role} file does not exist", where=str(path), mend=f"correct data.{role}") from error
+        raise UserError(f"the {role} file does not exist", where=str(path), hint=f"correct data.{role}") from error
     except OSError as error:
         raise UserError(
             f"the {role} file cannot be opened ({error.strerror})",
             where=str(path),
-            mend="make it readable for this user",
+            hint="make it readable for this user",
         ) from error
     return path

@@ -138,13 +138,13 @@ def _check_strategy(interactions: pl.DataFrame, config: SplitConfig) -> None:
         raise UserError(
             "a temporal split needs timestamps, and the data has none",
             where="split.strategy",
-            mend="set data.interaction_columns.timestamp, or split.strategy to random",
+            hint="set data.interaction_columns.timestamp, or split.strategy to random",
         )
     if config.strategy == "column" and interactions[c.SPLIT].null_count():
         raise UserError(
             "the split shall be taken from the data, and the data has no split labels",
             where="split.strategy",
-            mend="set data.interaction_columns.split, or split.strategy to temporal or random",
+            hint="set data.interaction_columns.split, or split.strategy to temporal or random",
         )
 
 
@@ -153,15 +153,15 @@ def _too_little(core: pl.DataFrame, k: int) -> UserError:
     left = f"{users} users and {items} items are left"
     if k > 1:
         what = f"{left} with at least {k} interactions each; at least two of both are needed"
-        return UserError(what, where="split.k_core", mend="lower split.k_core, or give more data")
-    return UserError(f"{left}; at least two of both are needed", where="interactions", mend="give more data")
+        return UserError(what, where="split.k_core", hint="lower split.k_core, or give more data")
+    return UserError(f"{left}; at least two of both are needed", where="interactions", hint="give more data")
 
 
 def _check_parts(parts: dict[str, pl.DataFrame], config: SplitConfig) -> None:
     for part, table in parts.items():
         if table.is_empty() and config.strategy == "column":
-            mend = f"label some interactions {part}, or set split.strategy to temporal or random"
-            raise UserError(f"no interaction is labelled {part}", where="split.strategy", mend=mend)
+            hint = f"label some interactions {part}, or set split.strategy to temporal or random"
+            raise UserError(f"no interaction is labelled {part}", where="split.strategy", hint=hint)
         if table.is_empty():
-            mend = "raise its share in split.ratios, or give users with at least three interactions"
-            raise UserError(f"no interaction is left for {part}", where="split.ratios", mend=mend)
+            hint = "raise its share in split.ratios, or give users with at least three interactions"
+            raise UserError(f"no interaction is left for {part}", where="split.ratios", hint=hint)

@@ -13,7 +13,7 @@ def as_id(raw: RawTable, column: str) -> pl.Expr:
     kind = raw.rows.collect_schema()[column]
     if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise UserError(
-            f"ids are {kind}, not text or whole numbers", where=raw.place(column), mend="store them as text"
+            f"ids are {kind}, not text or whole numbers", where=raw.place(column), hint="store them as text"
         )
     return pl.col(column).cast(pl.String).str.strip_chars()
 
@@ -24,7 +24,7 @@ def as_rating(raw: RawTable, column: str) -> pl.Expr:
     if kind == pl.String:
         values = values.str.strip_chars().cast(pl.Float64, strict=False)
     elif not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
-        raise UserError(f"ratings are {kind}, not numbers", where=raw.place(column), mend="store them as numbers")
+        raise UserError(f"ratings are {kind}, not numbers", where=raw.place(column), hint="store them as numbers")
     return values.cast(pl.Float32, strict=False)
 
 
@@ -36,7 +36,7 @@ def as_seconds(raw: RawTable, column: str) -> pl.Expr:
     if isinstance(kind, pl.Datetime | pl.Date):
         return values.dt.epoch("s").cast(pl.Int64)
     if not (kind.is_numeric() or kind == pl.Null):
-        raise UserError(f"timestamps are {kind}", where=raw.place(column), mend="store them as seconds since 1970")
+        raise UserError(f"timestamps are {kind}", where=raw.place(column), hint="store them as seconds since 1970")
     return values.cast(pl.Int64, strict=False)
 
 

@@ -17,7 +17,7 @@ from schemas.training import EvaluateConfig
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedModel:
     """One model's ranking and scores on one part of the split."""
 
     ranking: Ranking
@@ -36,7 +36,7 @@ class Report:
     per_user: pl.DataFrame
 
 
-def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> Judged:
+def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> EvaluatedModel:
     """Ranks, on the device that `config` names, and scores one model by the protocol."""
     device = pick(config.device, "evaluate.device")
     train, wanted = data.train.to(device), held_out.to(device)
@@ -46,7 +46,7 @@ def judge(final: Representations, data: Interactions, held_out: Pairs, config: E
     for k in config.cutoffs:
         summary[f"coverage@{k}"] = coverage(ranking, data.n_items, k)
         summary[f"novelty@{k}"] = novelty(ranking, data.train, data.n_users, data.n_items, k)
-    return Judged(ranking, scores, summary)
+    return EvaluatedModel(ranking, scores, summary)
 
 
 def report(

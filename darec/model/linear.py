@@ -23,8 +23,8 @@ def item_weights(train: Pairs, n_users: int, item_text: Tensor, l2: float, text:
     """
     n_items = len(item_text)
     if n_items > _MOST_ITEMS:
-        mend = "use another objective than linear-teacher"
-        raise UserError(f"{n_items} items are too many for the linear teacher", where="train.alignment", mend=mend)
+        hint = "use another objective than linear-teacher"
+        raise UserError(f"{n_items} items are too many for the linear teacher", where="train.alignment", hint=hint)
     unit = functional.normalize(item_text.float(), dim=-1)
     gram = text * (unit @ unit.T) + _co_occurrence(train, n_users, n_items)
     gram.diagonal().add_(l2)

@@ -32,6 +32,6 @@ def start(text: Representations, dim: int, length: float = 0.1) -> Tensor:
         UserError: the text has fewer than `dim` dimensions.
     """
     if text.dim < dim:
-        mend = f"set train.dim to at most {text.dim}, or train.text.use to add"
-        raise UserError(f"text vectors of width {text.dim} cannot start embeddings of {dim}", where="train", mend=mend)
+        hint = f"set train.dim to at most {text.dim}, or train.text.use to add"
+        raise UserError(f"text vectors of width {text.dim} cannot start embeddings of {dim}", where="train", hint=hint)
     return length * functional.normalize(whiten(text, dim).nodes, dim=-1)

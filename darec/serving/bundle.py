@@ -102,7 +102,7 @@ class Bundle:
         """
         folder = folder.resolve()
         if trouble := Artifact(folder).damage(checksums=True):
-            raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), mend=_MEND)
+            raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), hint=_MEND)
         return cls(folder, read_report(folder))
 
     @cached_property
@@ -149,7 +149,7 @@ def read_report(folder: Path) -> BundleReport:
     try:
         return BundleReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise DarecError("the bundle's report cannot be read", where=str(path), mend=_MEND) from error
+        raise DarecError("the bundle's report cannot be read", where=str(path), hint=_MEND) from error
 
 
 def vectors_of(table: pl.DataFrame) -> index.Floats:

@@ -86,7 +86,7 @@ def read(path: Path) -> faiss.Index:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise DarecError(
-            "the index cannot be read", where=str(path), mend="export and publish again, or roll back"
+            "the index cannot be read", where=str(path), hint="export and publish again, or roll back"
         ) from error
 
 

@@ -114,7 +114,7 @@ def _answer(bundle: Bundle, ids: Ints, scores: Floats) -> pl.DataFrame:
 
 def _positive(k: int) -> None:
     if k < 1:
-        raise UserError(f"{k} recommendations cannot be made", where="k", mend="ask for at least 1")
+        raise UserError(f"{k} recommendations cannot be made", where="k", hint="ask for at least 1")
 
 
 def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserError:
@@ -122,5 +122,5 @@ def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserEr
     if len(known) > 50_000:
         known = known.filter(known.str.len_chars().is_between(len(wanted) - 1, len(wanted) + 1)).head(50_000)
     nearest = difflib.get_close_matches(wanted, known.to_list(), n=3, cutoff=0.3)
-    mend = f"nearest known: {', '.join(nearest)}" if nearest else f"{kind}s are named by the ids of the raw data"
-    return UserError(f"{kind} {wanted!r} is not in the release", where=str(bundle.folder), mend=mend)
+    hint = f"nearest known: {', '.join(nearest)}" if nearest else f"{kind}s are named by the ids of the raw data"
+    return UserError(f"{kind} {wanted!r} is not in the release", where=str(bundle.folder), hint=hint)

@@ -56,7 +56,7 @@ class Releases:
         release = self._pointed()
         if release is None and self._link.is_symlink():
             what = f"{self._link.readlink()} is current, but has no record"
-            raise DarecError(what, where=str(self._folder), mend="promote one of `darec releases`")
+            raise DarecError(what, where=str(self._folder), hint="promote one of `darec releases`")
         return release
 
     def get(self, release_id: str) -> Release:
@@ -70,7 +70,7 @@ class Releases:
             return fits[0]
         what = f"{release_id!r} names {'more than one' if fits else 'no'} release"
         known = ", ".join(release.id for release in (fits or releases)[:5])
-        raise UserError(what, where=str(self._folder), mend=f"known, newest first: {known or 'none'}")
+        raise UserError(what, where=str(self._folder), hint=f"known, newest first: {known or 'none'}")
 
     def of_bundle(self, bundle: Path) -> Release | None:
         """The record of this bundle, or of another artifact with the same bytes."""
@@ -139,7 +139,7 @@ class Releases:
             current = self.current()
             if current is None:
                 raise UserError(
-                    "there is no release to roll back", where=str(self._link), mend="run the pipeline first"
+                    "there is no release to roll back", where=str(self._link), hint="run the pipeline first"
                 )
             target = self._before(current)
             _verify(self.folder(target))
@@ -177,14 +177,14 @@ class Releases:
         return next((release for release in self.all() if release.artifact == target), None)
 
     def _before(self, current: Release) -> Release:
-        mend = "`darec releases` lists what `darec promote` can bring back"
+        hint = "`darec releases` lists what `darec promote` can bring back"
         if current.previous is None:
             raise UserError(
-                f"{current.id} is the first release: there is none before", where=str(self._link), mend=mend
+                f"{current.id} is the first release: there is none before", where=str(self._link), hint=hint
             )
         target = self.get(current.previous)
         if target.state == "rolled_back":
-            raise UserError(f"{target.id}, the release before, was rolled back too", where=str(self._link), mend=mend)
+            raise UserError(f"{target.id}, the release before, was rolled back too", where=str(self._link), hint=hint)
         return target
 
     def _judge(
@@ -243,7 +243,7 @@ class Releases:
             return str(bundle.resolve().relative_to(self._store.root))
         except ValueError as error:
             raise DarecError(
-                "the bundle is not in this store", where=str(bundle), mend="publish it from its store"
+                "the bundle is not in this store", where=str(bundle), hint="publish it from its store"
             ) from error
 
     def _lineage(self, release: Release) -> dict[str, Any]:
@@ -263,11 +263,11 @@ class Releases:
 def _verify(bundle: Path) -> None:
     if not bundle.is_dir():
         raise UserError(
-            "the release's bundle was removed", where=str(bundle), mend="choose another of `darec releases`"
+            "the release's bundle was removed", where=str(bundle), hint="choose another of `darec releases`"
         )
     if trouble := Artifact(bundle).damage(checksums=True):
-        mend = "run again to export anew; production is unchanged"
-        raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), mend=mend)
+        hint = "run again to export anew; production is unchanged"
+        raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
 
 def _content(bundle: Path) -> str:
@@ -300,7 +300,7 @@ def _read(path: Path) -> Release:
         return Release.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise DarecError(
-            "the release record cannot be read", where=str(path), mend="restore or delete this file"
+            "the release record cannot be read", where=str(path), hint="restore or delete this file"
         ) from error
 
 

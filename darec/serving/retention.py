@@ -74,7 +74,7 @@ def _alone(store: Store) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         what = "a run is under way: nothing may be removed beside it"
-        raise TransientError(what, where=str(store.root), mend="try again when it is over") from error
+        raise TransientError(what, where=str(store.root), hint="try again when it is over") from error
 
 
 def newest(store: Store, count: int) -> Iterator[Artifact]:
@@ -110,8 +110,8 @@ def _inputs(store: Store, artifact: Artifact, tolerant: bool) -> list[Artifact]:
         if tolerant:  # damaged: it is made anew when it is next asked for, and has no lineage to tell
             return []
         what = "a release needs this artifact, but its manifest cannot be read, nor what else the release needs"
-        mend = "restore the manifest, or delete the artifact's folder to do without it and what it was made from"
-        raise DarecError(what, where=str(artifact.path / MANIFEST), mend=mend) from error
+        hint = "restore the manifest, or delete the artifact's folder to do without it and what it was made from"
+        raise DarecError(what, where=str(artifact.path / MANIFEST), hint=hint) from error
     return [store.input(stage, record) for stage, record in inputs.items()]
 
 

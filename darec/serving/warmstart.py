@@ -41,7 +41,7 @@ def current_model(store: Path) -> Source | None:
         return None
     made_from = Artifact(Releases(store).folder(current)).manifest.inputs
     train, split = (Store(store).input(stage, made_from[stage]) for stage in ("train", "split"))
-    return Source(train, split) if train.gave(made_from["train"]) and split.gave(made_from["split"]) else None
+    return Source(train, split) if train.matches(made_from["train"]) and split.matches(made_from["split"]) else None
 
 
 def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | None:

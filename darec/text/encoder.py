@@ -103,8 +103,8 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[st
         )
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        mend = "check embed.model: it must be a sentence-transformers model"
-        raise UserError(f"the text model cannot be loaded ({reason})", where=str(folder), mend=mend) from error
+        hint = "check embed.model: it must be a sentence-transformers model"
+        raise UserError(f"the text model cannot be loaded ({reason})", where=str(folder), hint=hint) from error
     model.max_seq_length = min(model.max_seq_length or config.max_tokens, config.max_tokens)
     for start in range(0, len(texts), config.chunk):
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_helps(device)):  # within 1e-4 in cosine

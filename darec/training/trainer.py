@@ -139,8 +139,8 @@ class Trainer:
     def finished(self) -> bool:
         """All epochs done, or validation better no more."""
         config = self.config
-        patient = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
-        return self.epoch >= config.epochs or not patient
+        retrying = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
+        return self.epoch >= config.epochs or not retrying
 
     def run_epoch(self) -> None:
         """Every train pair once."""
@@ -182,8 +182,8 @@ class Trainer:
         means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
         if not all(isfinite(value) for value in means.values()):
             bad = ", ".join(name for name, value in means.items() if not isfinite(value))
-            mend = "lower learning_rate or the terms' weights, or set clip_norm"
-            raise DarecError(f"training diverged: {bad} is not finite", where=f"epoch {self.epoch}", mend=mend)
+            hint = "lower learning_rate or the terms' weights, or set clip_norm"
+            raise DarecError(f"training diverged: {bad} is not finite", where=f"epoch {self.epoch}", hint=hint)
         rate = learning_rate(self.config, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})
 

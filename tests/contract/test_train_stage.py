@@ -14,7 +14,7 @@ def released(tmp_path_factory):
     folder = tmp_path_factory.mktemp("released")
     chosen = recipe(folder, train=TRAIN)
     keys = run(chosen)
-    return folder, Store(chosen.runtime.store).at("train", keys["train"]).hashes["model.safetensors"]
+    return folder, Store(chosen.runtime.store).artifact("train", keys["train"]).hashes["model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def released(tmp_path_factory):
 def test_the_manifest_names_the_model_that_a_warm_start_took_rows_from(released, changes, taken):
     folder, model = released
     chosen = recipe(folder, train=TRAIN | {"warm_start": True} | changes)
-    made = Store(chosen.runtime.store).at("train", run(chosen, until="train")["train"])
+    made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
     assert made.manifest.report["warm_start"] == (model if taken else None)

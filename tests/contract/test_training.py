@@ -183,8 +183,8 @@ def test_seeds_matter_and_the_global_generator_is_left_alone(data):
 def test_a_dip_in_validation_is_survived_until_min_epochs(data):
     quick = TrainConfig(alignment=(), epochs=60, patience=1, eval_every=1, **{**QUICK, "learning_rate": 1e-9})
     assert train(quick, data).epochs == 2
-    patient = quick.model_copy(update={"min_epochs": 30})
-    assert train(patient, data).epochs == 30
+    retrying = quick.model_copy(update={"min_epochs": 30})
+    assert train(retrying, data).epochs == 30
 
 
 @pytest.mark.parametrize(("patience", "epochs", "best"), [(3, 7, 4), (2, 3, 1)])

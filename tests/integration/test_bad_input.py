@@ -1,4 +1,4 @@
-"""What the user sees of bad input: one clear line that says what, where and how to mend; exit code 2, or 1 for ours."""
+"""What the user sees of bad input: one clear line that says what, where and how to fix; exit code 2, or 1 for ours."""
 
 import os
 import subprocess

@@ -92,8 +92,8 @@ def test_the_speed_table_divides_medians(tmp_path):
         measured[name].epochs, measured[name].evaluations = [(seconds, 2 * seconds)], []
     measured[speed.FULL].evaluations, measured[speed.PLAIN].evaluations = [(0.5, 0.5)], [(10.0, 1.0)]
     rounds = [(7.0, 8.0), (8.0, 8.0), (90.0, 8.0)]
-    measured[speed.RECBOLE] = speed.Contestant(epochs=rounds, evaluations=[(5.0, 5.0)])
-    measured[speed.RECBOLE_SINGLY] = speed.Contestant(evaluations=[(25.0, 50.0)])
+    measured[speed.RECBOLE] = speed.Candidate(epochs=rounds, evaluations=[(5.0, 5.0)])
+    measured[speed.RECBOLE_SINGLY] = speed.Candidate(evaluations=[(25.0, 50.0)])
     lines = {
         line.split(" | ")[0].strip("| "): line for line in speed.table(measured, 0.0, data.interactions).splitlines()
     }

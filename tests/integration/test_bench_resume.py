@@ -55,10 +55,10 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     assert checkpoint.exists()
     assert [artifact.key for artifact in store.artifacts(STAGE)] == [one.key], "nothing half-made is visible"
 
-    made = store.at(STAGE, one.key).manifest.created
+    made = store.artifact(STAGE, one.key).manifest.created
     results = list(run_grid(runs_of(recipe), store, Silent()))
     assert [cached for *_, cached in results] == [True, False, False, False]
-    assert store.at(STAGE, one.key).manifest.created == made
+    assert store.artifact(STAGE, one.key).manifest.created == made
     assert collect(runs_of(recipe), store).methods("board") == [("lightgcn", "none"), ("lightgcn", "darec")]
 
 

@@ -1,4 +1,4 @@
-"""Bad input: one clear line that says what is wrong, where, and how to mend it."""
+"""Bad input: one clear line that says what is wrong, where, and how to fix it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Case:
     name: str
     what: str
     where: str
-    mend: str
+    hint: str
     files: dict[str, str | bytes] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=lambda: dict(COLUMNS))
     data: dict[str, Any] = field(default_factory=dict)
@@ -150,7 +150,7 @@ def test_bad_data_gets_one_clear_line(tmp_path, case):
     error = caught.value
     assert case.what in error.what
     assert case.where in error.where
-    assert case.mend in error.mend
+    assert case.hint in error.hint
     assert "\n" not in str(error)
     assert error.exit_code == 2
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from darec.common.errors import DarecError, UserError
-from darec.model.whitening import encoder
+from darec.text import encoder
 from darec.text.encoder import Embedding
 from schemas.semantic import EmbedConfig
 

@@ -100,8 +100,8 @@ def test_a_corrupted_byte_is_found_and_mended(store: Store) -> None:
     artifact = run(SOURCE, store, Recipe()).artifact
     assert artifact is not None
     (artifact.path / "b.txt").write_text("always the sAme")
-    mended = run(SOURCE, store, Recipe())
-    assert not mended.cached and mended.why == ("its artifact was damaged",)
+    repaired = run(SOURCE, store, Recipe())
+    assert not repaired.cached and repaired.why == ("its artifact was damaged",)
     assert (artifact.path / "b.txt").read_text() == "always the same"
 
 

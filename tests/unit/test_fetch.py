@@ -113,7 +113,7 @@ def test_refuses_altered_files_of_the_package_and_leaves_nothing(tmp_path, no_se
     with pytest.raises(TransientError, match=r"ml-100k.inter is not the known file") as caught:
         fetch("ml-100k", tmp_path / "ml")
     assert contents(tmp_path / "ml") == {}
-    assert "put u.data, u.item, u.user" in caught.value.mend
+    assert "put u.data, u.item, u.user" in caught.value.hint
 
 
 def test_says_why_each_way_failed(tmp_path, no_server, wheels):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from darec.artifacts.keys import artifact_key, canonical_json, content_hash, differences, digest, file_sha256
 from schemas.recipe import Recipe
-from schemas.section import hashed, is_runtime
+from schemas.section import hashed, is_not_hashed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -41,10 +41,10 @@ def _leaves(section: BaseModel, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
     for name in type(section).model_fields:
         value = getattr(section, name)
         here = (*path, name)
-        if isinstance(value, BaseModel) and not is_runtime(type(section), name):
+        if isinstance(value, BaseModel) and not is_not_hashed(type(section), name):
             yield from _leaves(value, here)
         else:
-            yield here, is_runtime(type(section), name)
+            yield here, is_not_hashed(type(section), name)
 
 
 def _alternatives(annotation: Any, value: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from darec.common.errors import DarecError, UserError
-from darec.model.whitening import models
+from darec.text import models
 from darec.text.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
 from darec.text.quantize import symmetric_int8
 from pipelines import cli

@@ -84,7 +84,7 @@ def test_gc_keeps_what_is_referenced_and_all_it_was_made_from(history, keep, dat
         assert done == planned
         assert after == must_stay
         assert released <= after
-        assert all(store.at(stage, r.key) in after for a in after for stage, r in a.manifest.inputs.items())
+        assert all(store.artifact(stage, r.key) in after for a in after for stage, r in a.manifest.inputs.items())
         assert {removal.path for removal in done.removed} == before - {artifact.path for artifact in after}
         assert all(artifact.damage(checksums=True) is None for artifact in after)
         assert collect(store, 5, keep).removed == ()
@@ -163,14 +163,14 @@ def test_nothing_is_removed_while_a_manifest_behind_a_release_cannot_be_read(tmp
     add(store, "train", "k", {"split": "s0"})
     bundle = add(store, "export", "b", {"train": "k"})
     referencing(monkeypatch, {bundle})
-    manifest = store.at(stage, key).path / "manifest.json"
+    manifest = store.artifact(stage, key).path / "manifest.json"
     manifest.write_text("{")
     before = sorted(tmp_path.rglob("*"))
     for dry_run in (True, False):
         with pytest.raises(DarecError, match="a release needs") as caught:
             collect(store, 1, 1, dry_run=dry_run)
         assert caught.value.where == str(manifest)
-        assert "restore" in caught.value.mend
+        assert "restore" in caught.value.hint
     assert set(before) <= set(tmp_path.rglob("*"))
 
 

@@ -79,7 +79,7 @@ def test_latest_is_the_newest_whole_one(tmp_path: Path) -> None:
     for number, key in enumerate(["old", "new"]):
         os.utime(put(store, key=key).path / "manifest.json", (number, number))
     assert [artifact.key for artifact in store.artifacts("s")] == ["new", "old"]
-    (store.at("s", "new").path / "table.txt").unlink()
+    (store.artifact("s", "new").path / "table.txt").unlink()
     latest = store.latest("s")
     assert latest is not None and latest.key == "old"
 
@@ -101,12 +101,12 @@ def record_of(artifact: Artifact) -> InputRecord:
 def test_a_replaced_artifact_is_kept_and_found_by_what_was_read_of_it(tmp_path: Path) -> None:
     store = Store(tmp_path)
     records = {text: record_of(put(store, text=text)) for text in ("one", "two", "three")}
-    assert store.input("s", records["three"]) == store.at("s", "k")
+    assert store.input("s", records["three"]) == store.artifact("s", "k")
     for text in ("one", "two"):
         found = store.input("s", records[text])
         assert (found.path / "table.txt").read_text() == text
         assert (found.stage, found.key, found.damage(checksums=True)) == ("s", "k", None)
-    assert [artifact.path for artifact in store.artifacts()] == [store.at("s", "k").path]
+    assert [artifact.path for artifact in store.artifacts()] == [store.artifact("s", "k").path]
 
 
 def test_what_is_committed_tells_its_own_hashes_and_not_those_of_the_one_before(tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_an_input_that_nobody_kept_is_the_one_at_its_key(tmp_path: Path) -> None
     record = record_of(put(store, text="one"))
     second = put(store, text="two")
     shutil.rmtree(tmp_path / "replaced")
-    assert store.input("s", record) == second and not second.gave(record)
-    assert store.input("s", record.model_copy(update={"key": "never"})) == store.at("s", "never")
+    assert store.input("s", record) == second and not second.matches(record)
+    assert store.input("s", record.model_copy(update={"key": "never"})) == store.artifact("s", "never")
     assert store.input("s", InputRecord(key="k", content="", files=())) == second
 
 

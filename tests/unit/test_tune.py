@@ -4,7 +4,7 @@ import optuna
 import pytest
 
 from benchmarks.data import BenchData, from_folder
-from benchmarks.tune import Ground, Search, finished, given, searches
+from benchmarks.tune import Search, SearchContext, finished, given, searches
 from darec.common.errors import UserError
 from darec.common.progress import Silent
 from schemas.bench import TuneRecipe
@@ -25,7 +25,7 @@ def recipe(train=None, **values) -> TuneRecipe:
     return TuneRecipe.model_validate(defaults | {"trials": 2, "startup_trials": 1} | values)
 
 
-def search(recipe: TuneRecipe, ground: BenchData | Ground, folder, progress=None) -> Search:
+def search(recipe: TuneRecipe, ground: BenchData | SearchContext, folder, progress=None) -> Search:
     ground = given(ground) if isinstance(ground, BenchData) else ground
     (only,) = searches(recipe, ground, folder, progress)
     return only
@@ -92,7 +92,7 @@ def test_a_trial_that_is_the_users_fault_is_not_done_again(board, tmp_path):
 def test_another_default_is_another_study(board, tmp_path):
     keys = set()
     for changed in ({}, {"train": {"l2": 0.5}}, {"graph": {"weighting": "none"}}):
-        ground = Ground(Recipe.model_validate(changed), ("graph", "train"), lambda recipe: board)
+        ground = SearchContext(Recipe.model_validate(changed), ("graph", "train"), lambda recipe: board)
         keys.add(search(recipe(), ground, tmp_path).key)
     assert len(keys) == 3
 

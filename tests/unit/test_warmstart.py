@@ -92,7 +92,7 @@ def test_a_released_model_that_is_gone_is_not_stood_in_for(store):
     commit_train(store, PRODUCTION + 100)
     shutil.rmtree(store.root / "replaced")
     assert current_model(store.root) is None
-    store.remove(store.at("train", "k"))
+    store.remove(store.artifact("train", "k"))
     assert current_model(store.root) is None
 
 
