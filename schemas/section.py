@@ -12,23 +12,45 @@ class Section(BaseModel):
 
 
 def not_hashed(default: Any, **constraints: Any) -> Any:
-    """A field that cannot change a result (a device, a batch of work, a folder): it stays out of the key."""
-    return Field(default, json_schema_extra={"runtime": True}, **constraints)
+    """A field that cannot change a result (a device, a batch size, a folder): it stays out of the key."""
+    return Field(default, json_schema_extra={"not_hashed": True}, **constraints)
+
+
+def added(default: Any, **constraints: Any) -> Any:
+    """A field that came after version 0.1: it is in the key only where its value differs from its default.
+
+    The default must mean what darec did before the field existed; then artifacts made before it stay hits.
+    """
+    return Field(default, json_schema_extra={"omitted_at_default": True}, **constraints)
 
 
 def is_not_hashed(section: type[BaseModel], name: str) -> bool:
     """Whether field `name` of `section` was declared with `not_hashed`."""
-    extra = section.model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("runtime"))
+    return _marked(section, name, "not_hashed")
 
 
 def hashed(value: Any) -> Any:
-    """`value` as plain JSON data with every runtime field left out, nested sections included."""
+    """`value` as plain JSON data for a key, nested sections included.
+
+    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default.
+    """
     if isinstance(value, BaseModel):
-        kind = type(value)
-        return {name: hashed(getattr(value, name)) for name in kind.model_fields if not is_not_hashed(kind, name)}
+        section = type(value)
+        return {name: hashed(getattr(value, name)) for name in section.model_fields if _in_key(value, name)}
     if isinstance(value, dict):
         return {str(key): hashed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [hashed(item) for item in value]
     return value
+
+
+def _in_key(section: BaseModel, name: str) -> bool:
+    kind = type(section)
+    if _marked(kind, name, "omitted_at_default"):
+        return getattr(section, name) != kind.model_fields[name].get_default(call_default_factory=True)
+    return not is_not_hashed(kind, name)
+
+
+def _marked(section: type[BaseModel], name: str, mark: str) -> bool:
+    extra = section.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get(mark))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from darec.artifacts.keys import artifact_key, canonical_json, content_hash, differences, digest, file_sha256
 from schemas.recipe import Recipe
-from schemas.section import hashed, is_not_hashed
+from schemas.section import Section, added, hashed, is_not_hashed
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -140,3 +140,14 @@ def test_another_hash_is_only_said_to_have_changed() -> None:
     old, new = {"file": digest(1), "seed": 1}, {"file": digest(2), "seed": 2}
     assert differences(old, new) == ["file: changed", "seed: 1 -> 2"]
     assert differences({"file": None}, {"file": digest(1)}) == [f'file: null -> "{digest(1)[:38]}…']
+
+
+def test_a_field_that_was_added_later_is_in_the_key_only_where_it_is_used() -> None:
+    class Before(Section):
+        size: int = 1
+
+    class After(Before):
+        shape: str = added("round")
+
+    assert hashed(After()) == hashed(Before())
+    assert hashed(After(shape="square")) == {"size": 1, "shape": "square"}
