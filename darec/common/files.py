@@ -1,26 +1,69 @@
-"""Files that a user names."""
+"""Files that a user names: only regular ones are opened, and text is UTF-8 of a bounded size."""
 
+import os
+import stat
 from pathlib import Path
 
 from darec.common.errors import UserError
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
-def read_text(path: Path, name: str, *, absent: str, if_absent: str, if_unreadable: str) -> str:
-    """The text of a UTF-8 file.
+
+def regular_file(path: Path, name: str, *, hint: str) -> os.stat_result:
+    """The facts about the regular file at `path`; symbolic links are followed.
+
+    Reading a pipe or a device may never end, so whatever opens a file that a user names asks here first.
 
     Args:
         path: the file.
-        name: what it is, for the message if it is there and cannot be read.
-        absent: the message if it is not there.
-        if_absent: how to fix that.
-        if_unreadable: how to fix a file that cannot be read.
+        name: what it is, for the message: "the recipe", "the interactions file".
+        hint: how to fix a path that leads to no regular file.
 
     Raises:
-        UserError: it is not there, may not be read, or is not UTF-8.
+        UserError: there is nothing at `path`, it may not be looked at, or it is a folder, pipe, device or socket.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(absent, where=str(path), hint=if_absent) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name} cannot be read ({error})", where=str(path), hint=if_unreadable) from error
+        facts = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{name} does not exist", where=str(path), hint=hint) from error
+    except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
+        raise UserError(f"{name} cannot be read ({error})", where=repr(str(path))[1:-1], hint=hint) from error
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "no regular file")
+        raise UserError(f"{name} is {kind}, not a file", where=str(path), hint=hint)
+    return facts
+
+
+def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
+    """The text of a UTF-8 file, without its byte order mark.
+
+    Args:
+        path: the file.
+        name: what it is, for the message: "the recipe", "the prompt".
+        hint: how to fix a path that leads to no such file.
+        limit: the largest size in bytes.
+
+    Raises:
+        UserError: it is no regular file, may not be read, is larger than `limit`, or is not UTF-8.
+    """
+    regular_file(path, name, hint=hint)
+    try:
+        # Some files under /proc look regular and wait for data all the same: O_NONBLOCK makes them fail instead.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            data = file.read(limit + 1) or b""
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error})", where=str(path), hint=hint) from error
+    if len(data) > limit:
+        raise UserError(f"{name} is larger than {limit // 1024:,} KiB", where=str(path), hint=hint)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8 text"
+        message = f"{name} cannot be read: it is {kind} (byte {error.start:,} is 0x{data[error.start]:02x})"
+        raise UserError(message, where=str(path), hint="save it as UTF-8") from error

@@ -38,13 +38,7 @@ def load(kind: type[Model], path: Path | None, overrides: Sequence[str] = ()) ->
 
 
 def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    text = read_text(
-        path,
-        "the recipe",
-        absent="the recipe does not exist",
-        if_absent="see configs/ for recipes",
-        if_unreadable="give a UTF-8 YAML or TOML file",
-    )
+    text = read_text(path, "the recipe", hint="see configs/ for recipes")
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:

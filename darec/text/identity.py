@@ -22,11 +22,5 @@ def prompt_hash(path: str | Path) -> str:
 
 
 def read_prompt(path: Path) -> str:
-    """The template's text. Raises UserError if it cannot be had."""
-    return read_text(
-        path,
-        "the prompt",
-        absent="there is no such prompt",
-        if_absent="correct the path in the recipe",
-        if_unreadable="save it as UTF-8 text",
-    )
+    """The template's text. Raises UserError if there is no such file or it cannot be read."""
+    return read_text(path, "the prompt", hint="correct the path in the recipe")
