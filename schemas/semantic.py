@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.secret import SecretURL, ServerURL
 from schemas.section import Section, not_hashed
 
 
@@ -36,8 +37,8 @@ class LLMConfig(Section):
     """Rows in work at once in one engine."""
     chunk: int = not_hashed(0, ge=0)
     """Rows handed to an engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU, 256 with a server."""
-    server_url: str = not_hashed("http://127.0.0.1:8000/v1")
-    """Base address of the server."""
+    server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
+    """Base address of the server. A user, password or query value in it reaches the server and is shown nowhere."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
     """Environment variable that holds the server's key; unset: no key is sent."""
     concurrency: int = not_hashed(128, ge=1)

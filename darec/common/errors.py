@@ -1,13 +1,18 @@
-"""The two kinds of failure darec knows, each saying what is wrong, where, and how to fix it."""
+"""The kinds of failure darec knows, each saying what is wrong, where, and how to fix it."""
+
+from schemas.secret import redacted
 
 
 class DarecError(Exception):
-    """A failure of darec or of its machine. The command line exits with 1."""
+    """A failure of darec or of its machine. The command line exits with 1.
+
+    Passwords of addresses are left out of it, wherever its words come from.
+    """
 
     exit_code = 1
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        self.what, self.where, self.hint = what, where, hint
+        self.what, self.where, self.hint = redacted(what), redacted(where), redacted(hint)
         super().__init__(str(self))
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from darec.common.errors import UserError
 from darec.common.files import read_text
 from schemas.recipe import Recipe
+from schemas.secret import is_hidden
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,7 +43,7 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"the recipe is not valid: {error}", where=str(path), hint="fix the line it names") from error
+        raise UserError(f"the recipe is not valid: {_fault(error)}", where=str(path), hint="fix that line") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -50,6 +51,14 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
             "the recipe is not a table of sections", where=str(path), hint=f"use {', '.join(kind.model_fields)}"
         )
     return values
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong and where, without the lines of the file that YAML quotes: they may hold a password."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+    return str(error)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -79,6 +88,8 @@ def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserEr
 
 def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
+    if is_hidden(problem["type"]):
+        return f"{place}: {problem['msg']}"
     if problem["type"] != "extra_forbidden":
         return f"{place}: {problem['msg']} (given: {str(problem['input'])[:60]!r})"
     known = sorted(_known_fields(problem["loc"][:-1], kind))

@@ -21,7 +21,7 @@ class ServerEngine:
         self.config = config
         self._runner = asyncio.Runner()
         self._client = AsyncOpenAI(
-            base_url=config.server_url,
+            base_url=config.server_url.get_secret_value(),
             api_key=os.environ.get(config.api_key_env) or "none",
             timeout=config.timeout,
             max_retries=config.retries,
@@ -89,7 +89,7 @@ class ServerEngine:
         )
 
     def _explained(self, error: APIStatusError | APIConnectionError) -> DarecError:
-        where = self.config.server_url
+        where = str(self.config.server_url)
         if isinstance(error, APITimeoutError):
             return TransientError(f"no answer within {self.config.timeout:g} s", where=where, hint="raise llm.timeout")
         if isinstance(error, APIConnectionError):

@@ -1,0 +1,53 @@
+"""Addresses that may hold a password: shown without it, whoever prints, dumps or logs them."""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Secret
+from pydantic_core import PydanticCustomError
+
+HIDDEN = "***"
+_ERROR = "secret_url"  # an error of this type is shown without the value that was given
+_USER = re.compile(r"(?<=://)[^\s'\"]*@")
+_QUERY = re.compile(r"(?i)(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*=)[^\s&'\"]+")
+
+
+class SecretURL(Secret[str]):
+    """An http address; text, JSON and representation of it show no user, password or query value."""
+
+    def _display(self) -> str:
+        parts = urlsplit(self.get_secret_value())
+        address, at = parts.netloc.rpartition("@")[2], f"{HIDDEN}@" if "@" in parts.netloc else ""
+        return f"{parts.scheme}://{at}{address}{parts.path}{f'?{HIDDEN}' if parts.query else ''}"
+
+
+def redacted(text: str) -> str:
+    """`text` with what looks like a user, password, key or token of an address left out."""
+    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(f"{HIDDEN}@", text)) if "://" in text else text
+
+
+def is_hidden(error_type: str) -> bool:
+    """Whether a validation error of this type is about a value that must not be shown."""
+    return error_type == _ERROR
+
+
+def _checked(value: object) -> object:
+    if isinstance(value, SecretURL):
+        return value
+    if not isinstance(value, str):
+        raise PydanticCustomError(_ERROR, "should be the address of a server, as http://HOST:PORT/v1")
+    if HIDDEN in value:
+        raise PydanticCustomError(_ERROR, "its password was left out where it was printed; write the whole address")
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or any(sign.isspace() or not sign.isprintable() for sign in value):
+        raise PydanticCustomError(_ERROR, "is no address of a server; write http://HOST:PORT/v1")
+    return value
+
+
+ServerURL = Annotated[SecretURL, BeforeValidator(_checked)]
+"""The address of a server, with or without a password in it."""
