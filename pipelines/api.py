@@ -29,16 +29,25 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def configured_url() -> str | None:
-    """The API address in the environment or in Prefect's active profile, without importing Prefect."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url
-    profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    """The API address in the environment or in Prefect's active profile."""
+    return prefect_setting("PREFECT_API_URL")
+
+
+def prefect_setting(name: str) -> str | None:
+    """A setting of Prefect's, from the environment or its active profile, without importing Prefect."""
+    if value := os.environ.get(name):
+        return value
     try:
-        values = tomllib.loads(profiles.read_text())
+        values = tomllib.loads((prefect_home() / "profiles.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError):
         return None
     active = os.environ.get("PREFECT_PROFILE", values.get("active", ""))
-    return values.get("profiles", {}).get(active, {}).get("PREFECT_API_URL")
+    return values.get("profiles", {}).get(active, {}).get(name)
+
+
+def prefect_home() -> Path:
+    """The folder of Prefect's own files."""
+    return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
 
 
 @contextmanager

@@ -7,15 +7,21 @@ import signal
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill the calling process when its parent dies, however that happens; elsewhere does nothing.
+def die_with_parent(number: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Asks Linux to send the calling process a signal when its parent dies, however that happens; elsewhere no effect.
 
     Called in the child: as `preexec_fn`, or first thing in a pool worker.
+
+    Args:
+        number: the signal.
+        parent: the parent's process id, by which a parent that died before the request is noticed also in a container,
+            where it may be 1.
     """
     try:
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(_PR_SET_PDEATHSIG, number)
     except (AttributeError, OSError):
         return
-    if os.getppid() == 1:  # the parent died before the request
-        os.kill(os.getpid(), signal.SIGKILL)
+    orphaned = os.getppid() == 1 if parent is None else os.getppid() != parent
+    if orphaned:
+        os.kill(os.getpid(), number)

@@ -1,0 +1,120 @@
+"""Processes that are kept alive: one that ends by itself is started again, unless it keeps ending."""
+
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Never, Self
+
+from darec.common.errors import DarecError
+from darec.common.processes import die_with_parent
+
+_PAUSE = 3  # seconds before a process that ended is started again
+_LASTED = 60  # a process that lived for so many seconds was well
+_TRIES = 5  # starts without a process that was well
+_STOP_SECONDS = 60  # a worker that is asked to stop ends its runs first
+
+_logger = logging.getLogger(__name__)
+
+
+class Part:
+    """One process of a service, started at once.
+
+    Args:
+        name: what it is called in messages.
+        command: program and arguments.
+        environment: variables on top of those of this process.
+        log: a file that its output is appended to; by default it goes where that of this process goes.
+        stop: the signal that asks it to end. It is sent, too, when this process dies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        stop: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self._command, self._environment, self._log, self._stop = command, environment or {}, log, stop
+        self._tries = 0
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """The number of its present process."""
+        return self._process.pid
+
+    def returncode(self) -> int | None:
+        """What it ended with; None while it runs."""
+        return self._process.poll()
+
+    def mend(self) -> None:
+        """Starts it again, a pause after it ended. Raises DarecError if it keeps ending."""
+        if self._process.poll() is None:
+            return
+        if self._ended is None:
+            self._ended = time.monotonic()
+            self._tries = 1 if self._ended - self._started > _LASTED else self._tries + 1
+            if self._tries == _TRIES:
+                raise DarecError(f"the {self.name} keeps ending", hint=f"see its messages {self._log or 'above'}")
+            _logger.warning("the %s ended with %s and is started again", self.name, self._process.returncode)
+        elif time.monotonic() - self._ended > _PAUSE:
+            self._start()
+
+    def end(self) -> None:
+        """Asks it to end; kills it, with its children, if it does not."""
+        self._process.send_signal(self._stop)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _start(self) -> None:
+        with open(self._log or os.devnull, "ab") as log:  # noqa: PTH123  (devnull is no Path)
+            output = log if self._log else None
+            self._process = subprocess.Popen(
+                self._command,
+                env={**os.environ, **self._environment},
+                stdout=output,
+                stderr=output,
+                # no threads have been started here
+                preexec_fn=partial(die_with_parent, self._stop, os.getpid()),  # noqa: PLW1509
+                process_group=0,  # Ctrl-C in the terminal reaches only us, who then end it in order
+            )
+        self._started, self._ended = time.monotonic(), None
+
+
+class Parts:
+    """The processes of a service: started in order, kept alive, and ended in the opposite order."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+
+    def add(self, part: Part) -> Part:
+        """Takes charge of a process."""
+        self._parts.append(part)
+        return part
+
+    def keep_alive(self) -> Never:
+        """Stays until it is interrupted. Raises DarecError if a process keeps ending."""
+        while True:
+            for part in self._parts:
+                part.mend()
+            time.sleep(0.5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for part in reversed(self._parts):
+            part.end()
