@@ -1,11 +1,11 @@
 """From a benchmark's recipe to its grid of training configurations."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.overrides import configure, overlay
 from darec.common.errors import UserError
+from darec.common.recipes import configure
 from schemas.bench import BenchRecipe, Override, Overrides
 from schemas.training import TrainConfig
 
@@ -48,18 +48,19 @@ def sweep_name(of: str, label: str, value: Any) -> str:
     return f"{of} {label}={value}"
 
 
-def _with_sweeps(recipe: BenchRecipe) -> dict[str, Overrides]:
-    alignments = dict(recipe.alignments)
+def _with_sweeps(recipe: BenchRecipe) -> dict[str, tuple[Overrides, ...]]:
+    """The layers of every alignment, those of sweeps included."""
+    alignments: dict[str, tuple[Overrides, ...]] = {name: (layer,) for name, layer in recipe.alignments.items()}
     for sweep in recipe.sweeps:
         if sweep.of not in recipe.alignments:
             raise UserError(f"{sweep.of!r} is not an alignment", where=f"sweeps of {recipe.name}", hint="name one")
         for value in sweep.values:
-            point = overlay(recipe.alignments[sweep.of], {sweep.field: value})
+            point = (recipe.alignments[sweep.of], {sweep.field: value})
             alignments[sweep_name(sweep.of, sweep.label, value)] = point
     return alignments
 
 
-def _check_names(recipe: BenchRecipe, alignments: Mapping[str, Overrides]) -> None:
+def _check_names(recipe: BenchRecipe, alignments: Collection[str]) -> None:
     known = {"data": recipe.data, "backbone": recipe.backbones, "alignment": alignments}
     for special in recipe.special:
         for field, names in known.items():
@@ -70,10 +71,10 @@ def _check_names(recipe: BenchRecipe, alignments: Mapping[str, Overrides]) -> No
 
 
 def _config(
-    recipe: BenchRecipe, alignments: Mapping[str, Overrides], names: tuple[str, str, str], seed: int
+    recipe: BenchRecipe, alignments: Mapping[str, tuple[Overrides, ...]], names: tuple[str, str, str], seed: int
 ) -> TrainConfig:
     _, backbone, alignment = names
-    layers = [recipe.base, recipe.backbones[backbone], alignments[alignment]]
+    layers = [recipe.base, recipe.backbones[backbone], *alignments[alignment]]
     layers += [special.set for special in recipe.special if _applies(special, names)]
     return configure(TrainConfig, *layers, {"seed": seed}, where=f"{recipe.name}: {' '.join(names)}")
 

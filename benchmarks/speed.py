@@ -11,11 +11,11 @@ from statistics import median
 import torch
 
 from benchmarks.data import BenchData
-from benchmarks.overrides import configure
 from benchmarks.peer_plain_loop import PlainLightGCN
 from benchmarks.peer_recbole import RecBoleLightGCN, ensure_environment
 from benchmarks.tables import markdown
 from darec.common.progress import Progress
+from darec.common.recipes import configure
 from darec.evaluation.protocol import rank, score
 from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training.trainer import Trainer

@@ -16,12 +16,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.data import BenchData
-from benchmarks.overrides import configure, merge
 from benchmarks.runs import VERSION
 from darec.artifacts.keys import artifact_key, digest
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
+from darec.common.overrides import overlay
 from darec.common.progress import Progress, Silent
+from darec.common.recipes import configure
 from darec.training import Trained, train
 from schemas.bench import Choice, FloatRange, Method, Overrides, SearchRange, TuneRecipe
 from schemas.recipe import Recipe
@@ -182,7 +183,7 @@ def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext)
         if section in Recipe.model_fields and section not in ground.sections:
             hint = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
             raise UserError(f"a search cannot change {path!r}", where=recipe.name, hint=hint)
-    base = merge(ground.recipe.model_dump(mode="json"), recipe.base, method.base, where=name)
+    base = overlay(Recipe, ground.recipe.model_dump(), recipe.base, method.base, where=name)
     configure(Recipe, base, _corner(space), where=name)
     return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})
 

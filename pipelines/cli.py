@@ -183,10 +183,10 @@ def lineage(store: Store, artifact: Artifact, depth: int = 0) -> list[str]:
 @config_app.command("show")
 def config_show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """The recipe with every default filled in, as YAML."""
-    import yaml
+    from darec.common.strict_yaml import dump
 
     loaded, _ = open_recipe(recipe, overrides)
-    print(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    print(dump(loaded.model_dump(mode="json")))
 
 
 @config_app.command("schema")

@@ -1,85 +1,100 @@
-"""Reading a recipe: YAML or TOML, `section.field=value` overrides, and errors that name the nearest known key."""
+"""Reading a recipe: a YAML or TOML file, overrides laid over it, and errors that name field, value and reason."""
 
 import difflib
+import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from darec.common.errors import UserError
 from darec.common.files import read_text
+from darec.common.overrides import overlay, parse_settings
+from darec.common.strict_yaml import DEEPEST, parse
+from schemas.bench import Overrides
 from schemas.recipe import Recipe
-from schemas.secret import is_hidden
+from schemas.secret import SecretURL, is_hidden
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_LARGEST = 2**17  # bytes of a recipe file, which has a few thousand; this much YAML takes a second to read
 
-def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path` (all defaults if None) with `overrides` laid over it. Raises UserError as `load`."""
-    return load(Recipe, path, overrides)
+_PLAIN = {
+    "model_type": "Input should be a table of fields",
+    "dict_type": "Input should be a table",
+    "tuple_type": "Input should be a list",
+}
+"""Pydantic's names for what a value should be, in the words of YAML and TOML."""
 
 
-def load(kind: type[Model], path: Path | None, overrides: Sequence[str] = ()) -> Model:
-    """A recipe of any kind from a YAML or TOML file.
+def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in `path` (all defaults if None) with `settings` laid over it. Raises UserError as `load`."""
+    return load(Recipe, path, settings)
+
+
+def load(kind: type[Model], path: Path | None, settings: Sequence[str] = ()) -> Model:
+    """A recipe of any kind from a YAML or TOML file, with `path=value` overrides laid over it.
 
     Raises:
         UserError: naming file, field, and the nearest known name or the reason.
     """
     values = {} if path is None else _read(path, kind)
-    for override in overrides:
-        _apply(values, override)
+    return _validated(kind, overlay(kind, values, *parse_settings(settings), where="--set"), str(path or "--set"))
+
+
+def configure(kind: type[Model], *layers: Overrides, where: str) -> Model:
+    """The default `kind` with `layers` of overrides laid over it in turn.
+
+    Raises:
+        UserError: a path that leads nowhere, or values that are not valid; `where` is named.
+    """
+    return _validated(kind, overlay(kind, {}, *layers, where=where), where)
+
+
+def _validated(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    """Validates as JSON is, strictly: a boolean or a text is no number, though a list may stand for a tuple."""
     try:
-        return kind.model_validate(values)
+        return kind.model_validate_json(json.dumps(values, default=_plain), strict=True)
     except ValidationError as error:
-        raise explain(error, str(path or "--set"), kind) from error
+        raise explain(error, where, kind) from error
+
+
+def _plain(value: Any) -> str:
+    """The text of what JSON has no word for: a path, a date of TOML, an address with a password."""
+    return value.get_secret_value() if isinstance(value, SecretURL) else str(value)
 
 
 def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    text = read_text(path, "the recipe", hint="see configs/ for recipes")
+    text = read_text(path, "the recipe", hint="see configs/ for recipes", limit=_LARGEST)
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"the recipe is not valid: {_fault(error)}", where=str(path), hint="fix that line") from error
+        values = tomllib.loads(text) if path.suffix == ".toml" else parse(text)
+        too_deep = _depth(values) > DEEPEST
+    except RecursionError:
+        values, too_deep = {}, True
+    except ValueError as error:
+        raise UserError(
+            f"the recipe is not valid: {error}", where=str(path), hint="correct the line it names"
+        ) from error
+    if too_deep:
+        raise UserError(f"the recipe is nested more than {DEEPEST} deep", where=str(path), hint="see configs/")
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(
-            "the recipe is not a table of sections", where=str(path), hint=f"use {', '.join(kind.model_fields)}"
-        )
+        hint = f"use {', '.join(kind.model_fields)}"
+        raise UserError("the recipe is not a table of sections", where=str(path), hint=hint)
     return values
 
 
-def _fault(error: Exception) -> str:
-    """What is wrong and where, without the lines of the file that YAML quotes: they may hold a password."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
-    return str(error)
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Sets `section.field=value` in `values`; the value is read as YAML."""
-    name, equals, text = override.partition("=")
-    *sections, field = name.strip().split(".")
-    if not equals or not sections or not all([*sections, field]):
-        raise UserError(f"{override!r} is not an override", where="--set", hint="write --set section.field=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"the value of {name!r} is not valid YAML", where="--set", hint="quote it") from error
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"{section!r} in {name!r} is not a section", where="--set", hint="see `darec config show`")
-    values[field] = value
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
 
 
 def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
-    """The error that names field and reason of each problem with a `kind`, and the nearest known key."""
+    """The error that names field, value and reason of each problem with a `kind`, and the nearest known key."""
     problems = error.errors(include_url=False)
     lines = "; ".join(_describe(problem, kind) for problem in problems[:5])
     more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -87,27 +102,38 @@ def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserEr
 
 
 def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if is_hidden(problem["type"]):
-        return f"{place}: {problem['msg']}"
-    if problem["type"] != "extra_forbidden":
-        return f"{place}: {problem['msg']} (given: {str(problem['input'])[:60]!r})"
-    known = sorted(_known_fields(problem["loc"][:-1], kind))
-    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return f"{place}: unknown key, {hint}"
+    steps, known = _follow(problem["loc"], kind)
+    place = f"{'.'.join(steps)}: " if steps else ""
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(steps[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
+        return f"{place}unknown key, {hint}"
+    value, reason = problem["input"], _PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    if isinstance(value, dict) or is_hidden(problem["type"]):
+        return f"{place}{reason}"
+    shown = json.dumps(value, ensure_ascii=False, default=str)
+    quoted = ", put it in quotes" if problem["type"] == "string_type" and isinstance(value, bool | int | float) else ""
+    return f"{place}{reason}{quoted} (given: {shown if len(shown) <= 60 else f'{shown[:60]}...'})"
 
 
-def _known_fields(location: tuple[int | str, ...], kind: type[BaseModel]) -> set[str]:
-    """The field names that may stand at `location`; steps through unions and lists by their models."""
+def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[str]]:
+    """A problem's place as a recipe's author writes it, and the fields of the section that its last step is in.
+
+    Pydantic's location also holds the `name` of each section that is one of several kinds: it is left out.
+    """
+    steps, known = [], sorted(kind.model_fields)
     models: set[type[BaseModel]] = {kind}
     for step in location:
         annotations = [model.model_fields[str(step)].annotation for model in models if str(step) in model.model_fields]
+        tagged = {model for model in models if len(models) > 1 and _tag(model) == step}
+        if tagged:
+            models = tagged
+            continue
+        steps.append(str(step))
+        known = sorted({name for model in models for name in model.model_fields})
         if annotations:
             models = {found for annotation in annotations for found in _models_in(annotation)}
-        elif tagged := {model for model in models if _tag(model) == step}:
-            models = tagged
-    return {name for model in models for name in model.model_fields}
+    return steps, known
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -4,9 +4,9 @@ import pytest
 
 from benchmarks.data import BenchData, from_folder
 from benchmarks.grid import expand
-from benchmarks.overrides import configure, overlay
 from benchmarks.runs import Run, agrees, chosen
 from darec.common.errors import UserError
+from darec.common.recipes import configure
 from schemas.alignment import DaRecConfig, KARConfig
 from schemas.bench import BenchRecipe
 from schemas.training import EvaluateConfig, TrainConfig
@@ -15,22 +15,6 @@ from tests.bench_samples import write_board
 
 def recipe(**values) -> BenchRecipe:
     return BenchRecipe.model_validate({"name": "t", "data": {"a": "a", "b": "b"}, **values})
-
-
-def test_dotted_and_nested_overrides_merge_and_leave_their_input():
-    values = {"alignment": [{"name": "darec", "weight": 0.1}], "backbone": {"name": "lightgcn", "layers": 3}}
-    result = overlay(values, {"alignment.0.weight": 0.5, "backbone": {"layers": 2}, "text.use": "add"})
-    assert result == {
-        "alignment": [{"name": "darec", "weight": 0.5}],
-        "backbone": {"name": "lightgcn", "layers": 2},
-        "text": {"use": "add"},
-    }
-    assert values["alignment"][0]["weight"] == 0.1
-
-
-def test_a_section_of_another_kind_is_replaced():
-    result = overlay({"backbone": {"name": "lightgcn", "edge_keep": 0.8}}, {"backbone": {"name": "mf"}})
-    assert result == {"backbone": {"name": "mf"}}
 
 
 def test_grid_is_the_product_seed_by_seed():
@@ -57,8 +41,10 @@ def test_a_sweep_adds_an_alignment_for_each_value():
     ("values", "message"),
     [
         ({"base": {"epohcs": 3}}, "did you mean 'epochs'"),
-        ({"alignments": {"x": {"alignment.0.weight": 1}}}, "alignment: Input should be"),
-        ({"alignments": {"none": {"alignment": []}}, "special": [{"set": {"alignment.0.weight": 1}}]}, "does not fit"),
+        ({"alignments": {"x": {"alignment.1.weight": 1}}}, "'alignment' is a list of 1: it has no entry '1'"),
+        ({"alignments": {"x": {"alignment.2.weight": 1}}}, "'alignment' is a list of 1: it has no entry '2'"),
+        ({"alignments": {"x": {"alignment.first.weight": 1}}}, "'alignment' is a list of 1: it has no entry 'first'"),
+        ({"special": [{"set": {"dim.x": 1}}]}, "'dim' is not a section"),
         ({"special": [{"data": "c", "set": {}}]}, "data 'c' is not in the recipe"),
         ({"sweeps": [{"label": "K", "of": "x", "field": "l2", "values": [1]}]}, "'x' is not an alignment"),
     ],

@@ -118,7 +118,7 @@ def test_another_space_is_another_study(board, tmp_path):
     [
         ("train.learning_rte", "did you mean 'learning_rate'"),
         ("trian.learning_rate", "did you mean 'train'"),
-        ("train.alignment.0.weight", "does not fit"),
+        ("train.alignment.0.weight", "'train.alignment' is a list of 0: it has no entry '0'"),
         ("embed.max_tokens", "cannot change 'embed.max_tokens'.*fields of train"),
     ],
 )

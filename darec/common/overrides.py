@@ -1,0 +1,156 @@
+"""The one override language: of `--set` in every command, of benchmarks and of searches.
+
+An override is a dotted path and a value: `train.alignment.0.weight=0.3`. A step into a list is a number; the number
+after the last entry appends a whole one: `train.alignment.1={name: kar}`. A path through a field that is not set starts
+from the field's default.
+
+A table laid over a section sets the fields that it names and keeps the others, unless it changes the `name` (or `kind`)
+that tells what the section is: then it replaces the section. Any other value replaces what is there, and so does a list
+or a table of free keys.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
+from darec.common.errors import UserError
+from darec.common.strict_yaml import DEEPEST, StrictYAMLError, parse
+from schemas.bench import Overrides
+
+
+def parse_settings(settings: Sequence[str]) -> list[Overrides]:
+    """`path=value` texts as overrides; each value is read as YAML.
+
+    Raises:
+        UserError: a text that is no override, or whose value is not YAML.
+    """
+    return [dict([_parse(setting)]) for setting in settings]
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    path, equals, text = setting.partition("=")
+    steps = path.strip().split(".")
+    if not equals or len(steps) > DEEPEST or not all(steps):
+        raise UserError(f"{setting[:80]!r} is not an override", where="--set", hint="write --set section.field=value")
+    try:
+        return path.strip(), parse(text)
+    except StrictYAMLError as error:
+        what = f"the value of {path.strip()!r} is not valid YAML: {str(error).removeprefix('line 1: ')}"
+        raise UserError(what, where="--set", hint="put it in quotes, inside the shell's") from error
+
+
+def overlay(kind: type[BaseModel], values: Mapping[str, Any], *layers: Overrides, where: str) -> dict[str, Any]:
+    """The fields `values` of a `kind` with `layers` laid over them in turn; nothing that is given is changed.
+
+    Raises:
+        UserError: a path that leads into something that is neither a section nor a list, or past a list's end.
+    """
+    result: Any = dict(values)
+    for layer in layers:
+        for path, value in layer.items():
+            result = _set(result, path.split("."), value, kind, _Place("", where))
+    return result
+
+
+class _Place:
+    """How far a path has been followed, for messages."""
+
+    def __init__(self, path: str, where: str) -> None:
+        self.path, self.where = path, where
+
+    def __truediv__(self, step: str) -> "_Place":
+        return _Place(f"{self.path}.{step}" if self.path else step, self.where)
+
+    def error(self, problem: str, hint: str) -> UserError:
+        """The problem with what stands at this place."""
+        return UserError(f"{self.path!r} {problem}", where=self.where, hint=hint)
+
+
+def _set(there: Any, steps: list[str], value: Any, annotation: Any, place: _Place) -> Any:
+    """What is `there` with `value` at the path `steps` below it; `annotation` is the type of what is there."""
+    if not steps:
+        return _laid_over(there, value, annotation, place)
+
+    if isinstance(there, list | tuple):
+        step, rest, count = steps[0], steps[1:], len(there)
+        appended = step == str(count) and rest in ([], ["name"])
+        if not appended and not (step.isdecimal() and int(step) < count):
+            known = f"change 0 to {count - 1}, or " if count else ""
+            hint = f"{known}append a whole entry as {place.path}.{count}={{name: ...}}"
+            raise place.error(f"is a list of {count}: it has no entry {step!r}", hint)
+        index = int(step)
+        before = {} if appended and rest else None if appended else there[index]
+        return [*there[:index], _set(before, rest, value, _entry_type(annotation), place / step), *there[index + 1 :]]
+
+    if not isinstance(there, dict):
+        raise place.error("is not a section", "see `darec config show`")
+    section, tag = _section(annotation, there)
+    if steps == [tag] and there.get(tag) != value:
+        return {tag: value}
+    length = _key_length(there, steps)
+    key, rest = ".".join(steps[:length]), steps[length:]
+    before = there[key] if key in there else _default(section, key)
+    before = {} if before is None and rest else before
+    return there | {key: _set(before, rest, value, _field_type(section, annotation, key), place / key)}
+
+
+def _laid_over(there: Any, value: Any, annotation: Any, place: _Place) -> Any:
+    if not isinstance(value, dict) or not isinstance(there, dict):
+        return value
+    section, tag = _section(annotation, there)
+    if section is None or (tag and value.get(tag, there.get(tag)) != there.get(tag)):
+        return value
+    for key, each in value.items():
+        there = _set(there, key.split("."), each, annotation, place)
+    return there
+
+
+def _key_length(there: Mapping[str, Any], steps: list[str]) -> int:
+    """How many steps make up the next key: free keys may hold dots, as `train.learning_rate` in a search's space."""
+    known = (length for length in range(len(steps), 1, -1) if ".".join(steps[:length]) in there)
+    return next(known, 1)
+
+
+def _default(section: type[BaseModel] | None, key: str) -> Any:
+    """The default of a section's field as plain values; None where there is none."""
+    if section is None or key not in section.model_fields or section.model_fields[key].is_required():
+        return None
+    return to_jsonable_python(section.model_fields[key].get_default(call_default_factory=True))
+
+
+def _section(annotation: Any, value: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str | None]:
+    """The section that a table of the type `annotation` is, and the field that tells it from other kinds, if any."""
+    kinds = [kind for kind in _alternatives(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if len(kinds) == 1:
+        return kinds[0], None
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            if get_origin(field.annotation) is Literal and get_args(field.annotation) == (value.get(name),):
+                return kind, name
+    return None, None
+
+
+def _field_type(section: type[BaseModel] | None, annotation: Any, key: str) -> Any:
+    if section is not None:
+        return section.model_fields[key].annotation if key in section.model_fields else None
+    return _entry_type(annotation)
+
+
+def _entry_type(annotation: Any) -> Any:
+    """The type of the entries of a list, a tuple of any length, or a table of free keys."""
+    for kind in _alternatives(annotation):
+        if get_origin(kind) in (list, tuple, dict):
+            return get_args(kind)[1 if get_origin(kind) is dict else 0]
+    return None
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types that a value of `annotation` may have, without `Annotated` and unions."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for each in get_args(annotation) for kind in _alternatives(each)]
+    return [annotation]
