@@ -27,7 +27,7 @@ class DaRecConfig(Section):
     weight: float = Field(default=0.4, ge=0)
     """Lambda: the weight of all terms together."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
-    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0, le=1_000_000)
     """The weight grows in a line from 0 to its full value over so many epochs."""
     cf_parts: Literal["network", "columns"] = "columns"
     """How the backbone's rows come apart. network: a learnt projection for each part. columns: the first are shared,
@@ -37,21 +37,21 @@ class DaRecConfig(Section):
     text_parts: Literal["network", "components"] = "components"
     """How text vectors come apart. network: a learnt projection for each part. components: principal components,
     whitened, are the shared part; fixed, so that the text teaches the backbone and is not taught by it."""
-    components: int = Field(default=256, ge=1)
+    components: int = Field(default=256, ge=1, le=16_384)
     """How many of them, where `text_parts` is components."""
-    propagate: int = Field(default=8, ge=0)
+    propagate: int = Field(default=8, ge=0, le=1_000)
     """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then
     both sides tell of a node's neighbours."""
-    depth: int = Field(default=2, ge=1)
+    depth: int = Field(default=2, ge=1, le=32)
     """Linear layers of each learnt projection."""
-    width: int = Field(default=64, ge=1)
+    width: int = Field(default=64, ge=1, le=16_384)
     """Width of their hidden layers and of the parts that they make."""
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"] = "leaky_relu"
     """Between the linear layers of a projection."""
     sides: Literal["items", "users", "separate", "joint"] = "items"
     """Whose rows are aligned. items, users: those of one side. separate: each side's for itself, and the two averaged.
     joint: users and items are rows of one sample."""
-    sample: int = Field(default=512, ge=2)
+    sample: int = Field(default=512, ge=2, le=16_384)
     """N^: how many rows a side are drawn in each step for all the terms; one that is drawn twice is there once."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
     """interactions: users and items as often as they are in train. uniform: all alike. batch: only users and positive
@@ -63,12 +63,12 @@ class DaRecConfig(Section):
     """Of the softmax of the backbone's similarities."""
     text_temperature: float = Field(default=0.07, ge=0.02)
     """Of the softmax of the text's similarities."""
-    centres: int = Field(default=8, ge=2)
+    centres: int = Field(default=8, ge=2, le=1_024)
     """K: preference centres a side."""
-    recluster_steps: int = Field(default=35, ge=1)
+    recluster_steps: int = Field(default=35, ge=1, le=1_000_000_000)
     """Steps between two runs of k-means; between them a row belongs to the nearest of the last run's centres. A text
     that learns nothing (`text_parts: components`) is clustered in the first step only and keeps those centres."""
-    kmeans_iterations: int = Field(default=10, ge=1)
+    kmeans_iterations: int = Field(default=10, ge=1, le=1_000)
     """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
     matching: Literal["greedy", "optimal"] = "optimal"
     """How centres of both sides are paired: best pair first, or the best assignment as a whole."""
@@ -92,10 +92,10 @@ class RLMRecConConfig(Section):
 
     name: Literal["rlmrec-con"] = "rlmrec-con"
     weight: float = Field(default=1e-2, ge=0)
-    temperature: float = Field(default=0.2, gt=0)
-    rows: int = Field(default=0, ge=0)
+    temperature: float = Field(default=0.2, ge=1e-3)
+    rows: int = Field(default=0, ge=0, le=2**24)
     """At most so many of a batch's pairs are contrasted in a step; 0 is all of them, as published."""
-    candidates: int = Field(default=0, ge=0)
+    candidates: int = Field(default=0, ge=0, le=2**31)
     """So many users, drawn in each step, stand for all users that a user is contrasted with; 0 is all, as published."""
 
 
@@ -104,10 +104,10 @@ class RLMRecGenConfig(Section):
 
     name: Literal["rlmrec-gen"] = "rlmrec-gen"
     weight: float = Field(default=0.1, ge=0)
-    temperature: float = Field(default=0.5, gt=0)
+    temperature: float = Field(default=0.5, ge=1e-3)
     mask: float = Field(default=0.15, gt=0, lt=1)
     """The share of nodes whose input is replaced by a learnt token in each training step."""
-    rows: int = Field(default=0, ge=0)
+    rows: int = Field(default=0, ge=0, le=2**24)
     """At most so many of the masked nodes are reconstructed in a step; 0 is all of them, as published."""
 
 
@@ -115,9 +115,9 @@ class KARConfig(Section):
     """KAR-style fusion (arXiv 2306.10933): a mixture of experts turns text vectors into additional node input."""
 
     name: Literal["kar"] = "kar"
-    experts: int = Field(default=2, ge=1)
+    experts: int = Field(default=2, ge=1, le=256)
     """How many experts users and items share; each side has as many again of its own."""
-    width: int = Field(default=64, ge=1)
+    width: int = Field(default=64, ge=1, le=16_384)
     """Width of an expert's hidden layer."""
 
 
@@ -126,13 +126,13 @@ class DistillConfig(Section):
 
     name: Literal["distill"] = "distill"
     weight: float = Field(default=0.1, ge=0)
-    whiten: int = Field(default=64, ge=0)
+    whiten: int = Field(default=64, ge=0, le=16_384)
     """Text vectors are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
-    teacher_temperature: float = Field(default=0.1, gt=0)
+    teacher_temperature: float = Field(default=0.1, ge=1e-3)
     """Of the softmax of cosine text similarities."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3)
     """Of the softmax of the representations' inner products."""
-    rows: int = Field(default=512, ge=1)
+    rows: int = Field(default=512, ge=1, le=2**24)
     """How many of a batch's users the loss looks at in each step."""
 
 
@@ -145,9 +145,9 @@ class LinearTeacherConfig(Section):
     """The linear model's ridge penalty."""
     text: float = Field(default=50.0, ge=0)
     """Weight of the texts' similarities beside the counts of users whom two items share; 0 is plain EASE."""
-    whiten: int = Field(default=128, ge=0)
+    whiten: int = Field(default=128, ge=0, le=16_384)
     """Item texts are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
-    top: int = Field(default=50, ge=1)
+    top: int = Field(default=50, ge=1, le=10_000)
     """How many unseen items a user learns from."""
     users: Literal["uniform", "batch"] = "uniform"
     """uniform: every user with a history is drawn equally often, as metrics count them. batch: the users of the batch's
@@ -155,7 +155,7 @@ class LinearTeacherConfig(Section):
     sharpness: float = Field(default=2.0, gt=0)
     """The power of the teacher's scores that a user's items are wanted in proportion to: the higher, the more the first
     places count."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, ge=1e-3)
     """Of the softmax over all unseen items."""
 
 

@@ -85,15 +85,16 @@ class SplitConfig(Section):
     """temporal: each user's latest interactions are test. random: drawn by `seed`. column: the source's own labels."""
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """The shares of train, val and test; not used by `column`."""
-    k_core: int = Field(default=5, ge=0)
+    k_core: int = Field(default=5, ge=0, le=1_000_000)
     """Users and items with fewer interactions are left out, until none are left; 0 keeps all. Not used by `column`."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Draws the random split, and the order of interactions of one user with equal timestamps."""
 
     @model_validator(mode="after")
     def _ratios_are_shares(self) -> Self:
-        if min(self.ratios) < 0 or self.ratios[0] == 0 or abs(sum(self.ratios) - 1) > 1e-6:
-            raise ValueError(f"ratios {self.ratios} must be shares that sum to 1, the first (train) above 0")
+        needed = self.ratios[:1] if self.strategy == "column" else self.ratios
+        if min(self.ratios) < 0 or min(needed) == 0 or abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError(f"ratios {self.ratios} must be shares that sum to 1, none of them 0")
         return self
 
 

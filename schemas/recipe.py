@@ -1,10 +1,11 @@
 """A whole run in one file: the recipe and its sections."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
 from schemas.release import ExportConfig, GateConfig
 from schemas.section import Section, not_hashed
@@ -19,11 +20,11 @@ class RuntimeConfig(Section):
     """The artifact store's root folder."""
     verify: Literal["sizes", "checksums"] = not_hashed("checksums")
     """How a cached artifact is checked before it is used."""
-    min_free_gb: float = not_hashed(1.0, ge=0)
+    min_free_gb: float = not_hashed(1.0, ge=0, le=1_000_000)
     """A run does not start with less free disk than this."""
-    keep_releases: int = not_hashed(5, ge=1)
+    keep_releases: int = not_hashed(5, ge=1, le=1_000_000)
     """How many releases `gc` keeps besides the current one."""
-    keep_artifacts: int = not_hashed(3, ge=1)
+    keep_artifacts: int = not_hashed(3, ge=1, le=1_000_000)
     """How many unreferenced artifacts a stage keeps at `gc`, newest first."""
 
 
@@ -42,3 +43,9 @@ class Recipe(Section):
     export: ExportConfig = Field(default_factory=ExportConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problems := list(contradictions(self)):
+            raise ValueError("; ".join(problems))
+        return self

@@ -1,7 +1,7 @@
 """Configuration of export and gate, and the shapes of a bundle's report, a gate decision and a release record."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,26 +15,29 @@ Metrics = dict[str, float | None]
 """Metric name, such as `recall@20`, to value; None where a metric came out as NaN."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ExportConfig(Section):
     """Which index the bundle carries. All kinds store the vectors unchanged, so scores are exact inner products."""
 
     index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"
     """flat is exact, ivf searches some lists, hnsw walks a graph; auto is flat up to `flat_up_to` items, then ivf."""
-    flat_up_to: int = Field(default=50_000, ge=0)
+    flat_up_to: int = Field(default=50_000, ge=0, le=2**31)
     """The largest catalogue that `auto` searches exhaustively."""
-    lists: int = Field(default=0, ge=0)
+    lists: int = Field(default=0, ge=0, le=2**24)
     """IVF: number of lists; 0 takes the power of two nearest to 4 sqrt(items)."""
     links: int = Field(default=32, ge=2, le=512)
     """HNSW: links of a node and level."""
-    build_effort: int = Field(default=200, ge=1)
+    build_effort: int = Field(default=200, ge=1, le=100_000)
     """HNSW: candidates kept while a node is inserted (efConstruction)."""
-    effort: int = Field(default=0, ge=0)
+    effort: int = Field(default=0, ge=0, le=2**24)
     """Lists (ivf) or candidates (hnsw) looked at a query; 0: the least power of two that reaches `target_recall`."""
     target_recall: float = Field(default=0.98, gt=0, le=1)
     """The recall against exact search that `effort: 0` aims at."""
-    recall_k: int = Field(default=20, ge=1)
+    recall_k: int = Field(default=20, ge=1, le=1_000)
     """How many neighbours the measured recall looks at."""
-    recall_queries: int = Field(default=500, ge=1)
+    recall_queries: int = Field(default=500, ge=1, le=1_000_000)
     """How many users (and items, for item-to-item) the recall is measured on, evenly spaced over the vocabulary."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the IVF clustering."""
@@ -43,7 +46,7 @@ class ExportConfig(Section):
 class GateConfig(Section):
     """When a bundle may replace the current release."""
 
-    tolerances: dict[str, float] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
+    tolerances: dict[str, Share] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
     """Largest relative fall of a metric against the current release; 0.05 lets it lose a twentieth."""
     minimums: dict[str, float] = Field(default={"coverage@20": 0.01})
     """Smallest value of a metric, whatever the current release has; holds for the first release too."""

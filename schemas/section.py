@@ -1,14 +1,23 @@
 """The base of every configuration section, and which of its fields are part of an artifact's key."""
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
     """Unknown keys are refused; the string under a field is its description in `darec config schema`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _without_nul(cls, value: Any) -> Any:
+        """A NUL ends a text for the operating system and most libraries, each with an error of its own."""
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError("a text may not hold the character NUL")
+        return value
 
 
 def not_hashed(default: Any, **constraints: Any) -> Any:

@@ -19,7 +19,7 @@ class LLMConfig(Section):
     """offline: vLLM in processes of its own; server: a running server that speaks the OpenAI protocol."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; auto: bfloat16 where the device has it in hardware, float32 elsewhere."""
-    max_model_len: int = Field(default=2048, ge=128)
+    max_model_len: int = Field(default=2048, ge=128, le=2**24)
     """Longest prompt and answer together, in tokens; a longer row gets its text from metadata."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 always takes the likeliest token."""
@@ -29,23 +29,23 @@ class LLMConfig(Section):
     """Seed of sampling; each row draws from its own stream."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
-    workers: int = not_hashed(0, ge=0)
+    workers: int = not_hashed(0, ge=0, le=1_024)
     """Engine processes; 0: one a core on CPU, one on GPU."""
-    kv_cache_mib: int = not_hashed(512, ge=64)
+    kv_cache_mib: int = not_hashed(512, ge=64, le=2**24)
     """Memory for attention keys and values, in MiB a CPU worker; on GPU vLLM sizes it."""
-    batch: int = not_hashed(64, ge=1)
+    batch: int = not_hashed(64, ge=1, le=2**20)
     """Rows in work at once in one engine."""
-    chunk: int = not_hashed(0, ge=0)
+    chunk: int = not_hashed(0, ge=0, le=2**24)
     """Rows handed to an engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU, 256 with a server."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
     """Base address of the server. A user, password or query value in it reaches the server and is shown nowhere."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
     """Environment variable that holds the server's key; unset: no key is sent."""
-    concurrency: int = not_hashed(128, ge=1)
+    concurrency: int = not_hashed(128, ge=1, le=65_536)
     """Requests open at the server at once."""
-    retries: int = not_hashed(5, ge=0)
+    retries: int = not_hashed(5, ge=0, le=1_000)
     """Further tries of a request that failed for a passing reason, with growing pauses."""
-    timeout: float = not_hashed(300.0, gt=0)
+    timeout: float = not_hashed(300.0, gt=0, le=604_800)
     """Seconds until a request counts as failed."""
 
 
@@ -54,7 +54,7 @@ class ItemProfileConfig(Section):
 
     prompt: str = not_hashed("prompts/item_profile.j2")
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(default=40, ge=8)
+    max_tokens: int = Field(default=40, ge=8, le=65_536)
     """Most tokens of one answer, the JSON around the text included."""
     max_chars: int = Field(default=90, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
@@ -65,7 +65,7 @@ class UserProfileConfig(Section):
 
     prompt: str = not_hashed("prompts/user_profile.j2")
     """Template with the blocks `system` and `user`."""
-    max_tokens: int = Field(default=40, ge=8)
+    max_tokens: int = Field(default=40, ge=8, le=65_536)
     """Most tokens of one answer, the JSON around the text included."""
     max_chars: int = Field(default=90, ge=20, le=4000)
     """Longest profile, in characters; the grammar ends the text there."""
@@ -89,13 +89,13 @@ class EmbedConfig(Section):
     """Template of an item's text."""
     user_prompt: str = not_hashed("prompts/user_text.j2")
     """Template of a user's text."""
-    max_tokens: int = Field(default=128, ge=8)
+    max_tokens: int = Field(default=128, ge=8, le=2**20)
     """A longer text is cut here."""
     trust_remote_code: bool = False
     """Runs Python code that the model's folder brings along."""
-    batch: int = not_hashed(64, ge=1)
+    batch: int = not_hashed(64, ge=1, le=2**20)
     """Texts encoded at once."""
-    chunk: int = not_hashed(1024, ge=1)
+    chunk: int = not_hashed(1024, ge=1, le=2**24)
     """Vectors written to the ledger at a time."""
 
 

@@ -123,7 +123,7 @@ def _default(section: type[BaseModel] | None, key: str) -> Any:
 
 def _section(annotation: Any, value: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str | None]:
     """The section that a table of the type `annotation` is, and the field that tells it from other kinds, if any."""
-    kinds = [kind for kind in _alternatives(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     if len(kinds) == 1:
         return kinds[0], None
     for kind in kinds:
@@ -141,16 +141,16 @@ def _field_type(section: type[BaseModel] | None, annotation: Any, key: str) -> A
 
 def _entry_type(annotation: Any) -> Any:
     """The type of the entries of a list, a tuple of any length, or a table of free keys."""
-    for kind in _alternatives(annotation):
+    for kind in alternatives(annotation):
         if get_origin(kind) in (list, tuple, dict):
             return get_args(kind)[1 if get_origin(kind) is dict else 0]
     return None
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def alternatives(annotation: Any) -> list[Any]:
     """The types that a value of `annotation` may have, without `Annotated` and unions."""
     if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
+        return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [kind for each in get_args(annotation) for kind in _alternatives(each)]
+        return [kind for each in get_args(annotation) for kind in alternatives(each)]
     return [annotation]

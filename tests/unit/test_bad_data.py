@@ -170,7 +170,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     ("override", "named"),
     [
         ("split.ratios=[0.7, 0.2, 0.2]", "must be shares that sum to 1"),
-        ("split.ratios=[0, 0.5, 0.5]", "the first .train. above 0"),
+        ("split.ratios=[0, 0.5, 0.5]", "none of them 0"),
         ("split.strategy=chronological", "split.strategy"),
         ("split.k_core=-1", "split.k_core"),
         ("data.source=csv", "needs `interactions`"),

@@ -1,0 +1,62 @@
+"""What no single section of a recipe can tell: settings of two sections that contradict each other."""
+
+import difflib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from schemas.recipe import Recipe
+
+METRICS = ("recall", "ndcg", "precision", "mrr", "hit", "coverage", "novelty")
+"""What evaluation measures at every cutoff."""
+
+
+def contradictions(recipe: "Recipe") -> Iterator[str]:
+    """One line for each contradiction, which names the fields of both sides and what is allowed."""
+    yield from _split(recipe)
+    yield from _prompts(recipe)
+    if not recipe.train.learns:
+        yield "train.ranking_weight: with 0 no loss is left, because no objective in train.alignment has a weight"
+    for field in ("tolerances", "minimums"):
+        for metric in getattr(recipe.gate, field):
+            if problem := _unmeasured(metric, recipe.evaluate.cutoffs):
+                yield f"gate.{field}: {metric!r} is not measured, {problem}"
+
+
+def _split(recipe: "Recipe") -> Iterator[str]:
+    """Files with a mapping of columns must map what the split goes by."""
+    mapped = recipe.data.source in ("csv", "tsv", "parquet", "recbole")
+    columns, strategy = recipe.data.interaction_columns, recipe.split.strategy
+    if mapped and strategy == "temporal" and columns.timestamp is None:
+        yield (
+            "split.strategy: temporal needs timestamps, and data.interaction_columns.timestamp is not set: name the "
+            "column, or set split.strategy to random"
+        )
+    if strategy == "column" and columns.split is None:
+        yield (
+            "split.strategy: column needs labels, and data.interaction_columns.split is not set: name the column, or "
+            "set split.strategy to temporal or random"
+        )
+
+
+def _prompts(recipe: "Recipe") -> Iterator[str]:
+    """An answer and its prompt share the model's context."""
+    for stage in ("profile_items", "profile_users"):
+        tokens = getattr(recipe, stage).max_tokens
+        if tokens >= recipe.llm.max_model_len:
+            room = f"llm.max_model_len, {recipe.llm.max_model_len}"
+            yield f"{stage}.max_tokens: {tokens} leave no room for a prompt in {room}"
+
+
+def _unmeasured(metric: str, cutoffs: tuple[int, ...]) -> str:
+    """Why evaluation does not measure `metric`; empty if it does."""
+    measured = [f"{name}@{k}" for name in METRICS for k in cutoffs]
+    if metric in measured:
+        return ""
+    name, _, k = metric.partition("@")
+    if name in METRICS and k.isdecimal():
+        return f"evaluate.cutoffs are {', '.join(map(str, cutoffs))}: add {k} to them, or name a metric at one of them"
+    nearest = difflib.get_close_matches(metric, measured, n=1, cutoff=0.5)
+    return (
+        f"did you mean {nearest[0]!r}?" if nearest else f"measured are {', '.join(METRICS)} at each of evaluate.cutoffs"
+    )
