@@ -6,17 +6,25 @@
 <root>/damaged/                      artifacts that failed verification, set aside
 <root>/replaced/<id>/<stage>/<key>/  whole ones whose stage, made again, gave other bytes: a release may need them
 <root>/leases/                       lock files; the kernel drops a dead holder's lock
+
+Only real folders that hold a manifest are artifacts. Whatever else lies under `artifacts/` (files, symbolic links,
+folders of other programs) is named once in the log and left alone.
+
+The store is private: a new root folder has mode 0700. Whoever shares it gives the root another mode (`chmod 2750`);
+what is written later never allows more than the root does.
 """
 
 import errno
 import fcntl
 import os
+import re
 import shutil
+import stat
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +32,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash, file_sha256
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.files import NotAFileError, read_bytes
+from darec.common.notices import tell_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
@@ -49,13 +59,20 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest. Raises DarecError if it cannot be read."""
+        """The manifest.
+
+        Raises:
+            TransientError: it is there and cannot be read now (permissions, an I/O error).
+            DarecError: it is not there, or not a manifest.
+        """
         try:
-            return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
-        except (OSError, ValidationError) as error:
+            return Manifest.model_validate_json(read_bytes(self.path / MANIFEST))
+        except (*_ABSENT, NotAFileError, ValidationError) as error:
             raise DarecError(
                 "the manifest cannot be read", where=str(self.path), hint="run again: it is made anew"
             ) from error
+        except OSError as error:
+            raise _unreadable(self.path / MANIFEST, error) from error
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -71,19 +88,31 @@ class Artifact:
         return hashes.keys() >= set(record.files) and content_hash(hashes, record.files) == record.content
 
     def damage(self, checksums: bool = False) -> str | None:
-        """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None."""
+        """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None.
+
+        Raises:
+            TransientError: a file is there and cannot be read now, so that nobody can say.
+        """
         try:
             records = self.manifest.files
+        except TransientError:
+            raise
         except DarecError as error:
             return error.what
         for name, record in records.items():
             path = self.path / name
-            if not path.is_file():
+            try:
+                found = path.stat()
+                if not stat.S_ISREG(found.st_mode):
+                    return f"{name} is not a file"
+                if found.st_size != record.bytes:
+                    return f"{name} has {found.st_size} bytes, its manifest says {record.bytes}"
+                if checksums and file_sha256(path) != record.sha256:
+                    return f"{name} does not have the checksum in its manifest"
+            except _ABSENT:
                 return f"{name} is missing"
-            if (size := path.stat().st_size) != record.bytes:
-                return f"{name} has {size} bytes, its manifest says {record.bytes}"
-            if checksums and file_sha256(path) != record.sha256:
-                return f"{name} does not have the checksum in its manifest"
+            except OSError as error:
+                raise _unreadable(path, error) from error
         return None
 
 
@@ -91,7 +120,15 @@ class Store:
     """Finds, writes, leases and collects artifacts under one root folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        """Raises UserError if no folder can be at `root`."""
+        hint = "set runtime.store to a folder"
+        try:
+            self.root = root.resolve()
+            occupied = self.root.exists() and not self.root.is_dir()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, a loop of links
+            raise UserError(f"the store's path cannot be used ({error})", where=repr(str(root)), hint=hint) from error
+        if occupied:
+            raise UserError("the store is not a folder", where=str(root), hint=hint)
 
     @property
     def ledger(self) -> Path:
@@ -123,24 +160,28 @@ class Store:
         return artifact if artifact.path.is_dir() and artifact.damage(checksums) is None else None
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """All artifacts (of one stage), newest first."""
-        pattern = f"{stage or '*'}/*/{MANIFEST}"
-        found = [(path.stat().st_mtime_ns, path.parent) for path in (self.root / "artifacts").glob(pattern)]
-        return [Artifact(path) for _, path in sorted(found, reverse=True)]
+        """All artifacts (of one stage), newest first. Reads no file; what is not an artifact is left out."""
+        root = self.root / "artifacts"
+        stages = [root / stage] if stage else _folders(root)
+        dated = [(stamp, path) for folder in stages for path in _folders(folder) if (stamp := _date(path)) is not None]
+        return [Artifact(path) for _, path in sorted(dated, reverse=True)]
 
     def latest(self, stage: str) -> Artifact | None:
-        """The newest artifact of a stage whose manifest can be read."""
+        """The newest artifact of a stage that can be read and has all its files."""
         for artifact in self.artifacts(stage):
-            if artifact.damage() is None:
-                return artifact
+            try:
+                if artifact.damage() is None:
+                    return artifact
+            except TransientError as error:
+                tell_once(f"passed over: {error}")
         return None
 
     @contextmanager
     def lease(self, name: str, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
         """Holds the named lease; waits while another living process holds it (`mode` as for `flock`)."""
-        path = self._make(self.root / "leases") / f"{name}.lock"
-        with _explained(path), path.open("w") as stream:
-            fcntl.flock(stream, mode)
+        path = self.make("leases") / f"{name}.lock"
+        with explained(path), _opened(path, self.mode & 0o666) as descriptor:
+            fcntl.flock(descriptor, mode)
             yield
 
     def in_use(self) -> AbstractContextManager[None]:
@@ -150,25 +191,24 @@ class Store:
     @contextmanager
     def draft(self, stage: str, key: str) -> Iterator[Path]:
         """A temporary folder to fill; removed when the block ends, unless `commit` moved it."""
-        self._make(self.work(stage, key))
+        self.make("work", stage, key)
         path = self.root / "tmp" / f"{stage}-{key}-{_unique()}"
-        with _explained(path):
+        with explained(path):
             try:
-                yield self._make(path)
+                yield self.make("tmp", path.name)
             finally:
                 shutil.rmtree(path, ignore_errors=True)
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
         """Turns a filled draft into the artifact of `manifest`: flush, manifest last, one rename."""
         artifact = self.artifact(manifest.stage, manifest.key)
-        with _explained(artifact.path):
-            for path in draft.rglob("*"):
-                _flush(path)
+        with explained(artifact.path):
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             self._stamp(draft / MANIFEST, manifest.stage)
-            _flush(draft / MANIFEST)
-            _flush(draft)
-            self._make(artifact.path.parent)
+            for path in (*draft.rglob("*"), draft):
+                self.restrict(path)
+                _flush(path)
+            self.make("artifacts", manifest.stage)
             self._replace(artifact, draft, manifest)
             _flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
@@ -176,9 +216,8 @@ class Store:
 
     def _stamp(self, manifest: Path, stage: str) -> None:
         """Dates a manifest after all of its stage, so that the newest is the last made though the clock went back."""
-        others = (self.root / "artifacts" / stage).glob(f"*/{MANIFEST}")
-        newest = max((path.stat().st_mtime_ns for path in others), default=0)
-        stamp = max(time.time_ns(), newest + _TICK)
+        dates = [_date(path) or 0 for path in _folders(self.root / "artifacts" / stage)]
+        stamp = max([time.time_ns(), *(date + _TICK for date in dates)])
         os.utime(manifest, ns=(stamp, stamp))
 
     def _replace(self, artifact: Artifact, draft: Path, manifest: Manifest) -> None:
@@ -200,14 +239,79 @@ class Store:
         return self._move(artifact, self.root / room / f"{artifact.stage}-{artifact.key}-{_unique()}")
 
     def _move(self, artifact: Artifact, target: Path) -> Path:
-        self._make(target.parent)
+        self.make(*target.parent.relative_to(self.root).parts)
         artifact.path.rename(target)
         return target
 
-    def _make(self, folder: Path) -> Path:
-        with _explained(folder):
+    def make(self, *names: str) -> Path:
+        """The folder of that name under the root, made if need be; the root itself is made private."""
+        folder = self.root.joinpath(*names)
+        with explained(folder):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def mode(self) -> int:
+        """The permission bits of the root folder: what anything in the store may allow at most."""
+        return stat.S_IMODE(self.root.stat().st_mode)
+
+    def restrict(self, path: Path) -> None:
+        """Takes from a file or folder what the root does not allow, whatever the process's umask let through."""
+        present = stat.S_IMODE(path.lstat().st_mode)
+        allowed = present & (self.mode | 0o700)
+        if present != allowed and not path.is_symlink():
+            with suppress(OSError):  # a file system without modes
+                path.chmod(allowed)
+
+
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_NAME = re.compile(r"\w+")  # a stage or a key
+
+
+def _folders(parent: Path) -> list[Path]:
+    """The folders in `parent` that a stage or a key may name; anything else there is told and left out."""
+    try:
+        with os.scandir(parent) as entries:
+            found = [(Path(entry), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        tell_once(f"left out, since it cannot be listed ({error.strerror}): {parent}")
+        return []
+    good = [path for path, is_folder in found if is_folder and _NAME.fullmatch(path.name)]
+    for path in sorted({path for path, _ in found} - set(good)):
+        tell_once(f"left alone, since it is no artifact: {path}")
+    return good
+
+
+def _date(artifact: Path) -> int | None:
+    """When the manifest was made, in nanoseconds; None, and a notice, without a manifest."""
+    try:
+        found = (artifact / MANIFEST).lstat()
+    except OSError as error:
+        tell_once(f"left alone, since it has no manifest ({error.strerror}): {artifact}")
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        tell_once(f"left alone, since its manifest is not a file: {artifact}")
+        return None
+    return found.st_mtime_ns
+
+
+def _unreadable(path: Path, error: OSError) -> TransientError:
+    hint = "check its permissions and the disk, then try again: nothing was changed"
+    return TransientError(f"a file cannot be read now ({error.strerror})", where=str(path), hint=hint)
+
+
+@contextmanager
+def _opened(path: Path, mode: int) -> Iterator[int]:
+    """A descriptor of a lock file, which is made if need be; links are not followed, and nothing is cut short."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, mode)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:
@@ -244,7 +348,7 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals into errors that say how to fix them."""
     try:
         yield
@@ -259,7 +363,21 @@ def _explained(path: Path) -> Iterator[None]:
             raise UserError(
                 "the store cannot be written", where=str(path), hint="mount it writable, or set runtime.store"
             ) from error
+        if _means(error, errno.ENOLCK):
+            hint = "mount it with locks that hold across machines, or put the store on another disk"
+            raise UserError("the store's file system cannot lock files", where=str(path), hint=hint) from error
+        if isinstance(error, OSError) and error.errno in _OCCUPIED and _concerns(error, path):
+            what = f"something else is where the store keeps its own ({error.strerror})"
+            raise UserError(what, where=str(error.filename), hint="move it away and try again") from error
         raise
+
+
+_OCCUPIED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether the error is about `path` or a folder that it lies in."""
+    return isinstance(error.filename, str | os.PathLike) and path.is_relative_to(error.filename)
 
 
 def _means(error: Exception, *numbers: int) -> bool:

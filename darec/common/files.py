@@ -1,4 +1,4 @@
-"""Files that a user names: only regular ones are opened, and text is UTF-8 of a bounded size."""
+"""Files that users name or leave behind: only regular ones are opened, and text is UTF-8 of a bounded size."""
 
 import os
 import stat
@@ -67,3 +67,24 @@ def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
         kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8 text"
         message = f"{name} cannot be read: it is {kind} (byte {error.start:,} is 0x{data[error.start]:02x})"
         raise UserError(message, where=str(path), hint="save it as UTF-8") from error
+
+
+class NotAFileError(OSError):
+    """A folder, pipe, socket or device where a file should be."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a regular file in a folder that anybody may have put things into.
+
+    Raises:
+        NotAFileError: it is something else, such as a named pipe, which might never end.
+        OSError: it is not there, or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFileError(f"not a regular file: {path}")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(descriptor)

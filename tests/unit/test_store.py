@@ -13,6 +13,7 @@ import pytest
 from darec.artifacts.keys import content_hash
 from darec.artifacts.store import Artifact, Store, file_records
 from darec.common.errors import DarecError
+from darec.common.files import read_bytes
 from schemas.manifest import InputRecord, Manifest
 
 
@@ -160,3 +161,21 @@ def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
     start = time.monotonic()
     with Store(tmp_path).lease("job"):
         assert time.monotonic() - start < 5
+
+
+def test_the_newest_artifact_is_found_without_reading_the_others(tmp_path: Path, monkeypatch) -> None:
+    store = Store(tmp_path)
+    monkeypatch.setattr("darec.artifacts.store._flush", lambda path: None)  # no power is cut here
+    for number in range(60):
+        put(store, key=f"k{number}")
+    read = []
+
+    def counted(path: Path) -> bytes:
+        read.append(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr("darec.artifacts.store.read_bytes", counted)
+    assert len(store.artifacts()) == 60 and read == []
+    latest = store.latest("s")
+    assert latest is not None and latest.key == "k59"
+    assert len(read) == 1
