@@ -93,13 +93,10 @@ def diff(store: Path, a: str, b: str, as_json: bool = False) -> None:
 
 
 def _current_bundle(store: Path) -> "Bundle":
-    from darec.common.errors import UserError
     from darec.serving.bundle import Bundle
+    from darec.serving.releases import Releases
 
-    link = store / "current"
-    if not link.is_symlink():
-        raise UserError("nothing has been published yet", where=str(link), hint="`darec run` makes the first release")
-    return Bundle.open(link)
+    return Bundle.open(Releases(store).serving())
 
 
 def _summary(release: "Release", current: "Release | None") -> dict[str, Any]:

@@ -6,9 +6,16 @@
 
 The link alone says what is current. A record is always written before the link moves, so a process killed at any
 moment leaves the old or the new release in production, and doing it again finishes the work.
+
+A record that cannot be read, and whatever else lies among the records, is named once in the log and left alone: the
+other releases work on. If the link leads to no release (`Releases.trouble`), the last release that was in production by
+the records is what a new bundle is compared with; `promote`, `rollback` and the next published bundle repair the link.
 """
 
 import os
+import re
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from getpass import getuser
@@ -18,12 +25,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash, differences
-from darec.artifacts.store import Artifact, Store
+from darec.artifacts.store import Artifact, Store, explained
 from darec.common.errors import DarecError, UserError
+from darec.common.files import read_bytes
+from darec.common.notices import tell_once
 from darec.serving.gate import decide
-from schemas.release import BundleReport, Event, GateConfig, Release
+from schemas.release import BundleReport, Decision, Event, GateConfig, Release
 
 LEASE = "releases"
+_RECORD = re.compile(r"[\w-]+\.json")
+_REPAIR = "`darec rollback`, or `darec promote` one of `darec releases`"
+_SHORTEST = 8  # characters of an id that may stand for the whole
 
 
 @dataclass(frozen=True)
@@ -47,39 +59,60 @@ class Releases:
         self._link = self._store.root / "current"
 
     def all(self) -> list[Release]:
-        """Every bundle that met the gate, newest first."""
-        releases = [_read(path) for path in self._folder.glob("*.json")]
-        return sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
+        """Every bundle that met the gate and whose record can be read, newest first."""
+        return self._records()[0]
 
     def current(self) -> Release | None:
-        """The release in production, None before the first. Raises DarecError if the link has no record."""
-        release = self._pointed()
-        if release is None and self._link.is_symlink():
-            what = f"{self._link.readlink()} is current, but has no record"
-            raise DarecError(what, where=str(self._folder), hint="promote one of `darec releases`")
-        return release
+        """The release in production; None before the first, and if the link leads to none, which the log then says."""
+        releases = self.all()
+        if trouble := self._trouble(releases):
+            tell_once(f"{trouble} [{self._link}] -> {_REPAIR}")
+        return self._pointed(releases)
+
+    def trouble(self) -> str | None:
+        """What is wrong with the link `current`, or None."""
+        return self._trouble(self.all())
 
     def get(self, release_id: str) -> Release:
-        """The release whose id is, begins with or ends with `release_id`. Raises UserError unless it is just one."""
+        """The release of this id, or the one whose id begins or ends with these eight or more characters.
+
+        Raises:
+            UserError: unless it is just one.
+        """
         releases = self.all()
         exact = [release for release in releases if release.id == release_id]
-        fits = exact or [
-            r for r in releases if release_id and (r.id.startswith(release_id) or r.id.endswith(release_id))
-        ]
+        parts = releases if len(release_id) >= _SHORTEST else []
+        fits = exact or [r for r in parts if r.id.startswith(release_id) or r.id.endswith(release_id)]
         if len(fits) == 1:
             return fits[0]
         what = f"{release_id!r} names {'more than one' if fits else 'no'} release"
+        if not fits and len(release_id) < _SHORTEST:
+            what += f" (fewer than {_SHORTEST} characters stand for no id)"
         known = ", ".join(release.id for release in (fits or releases)[:5])
         raise UserError(what, where=str(self._folder), hint=f"known, newest first: {known or 'none'}")
 
     def of_bundle(self, bundle: Path) -> Release | None:
         """The record of this bundle, or of another artifact with the same bytes."""
-        content = _content(bundle)
-        return next((release for release in self.all() if release.content == content), None)
+        return self._of_content(_content(bundle), self.all())
 
     def folder(self, release: Release) -> Path:
         """Where the release's bundle is, or was before gc."""
         return self._store.root / release.artifact
+
+    def serving(self) -> Path:
+        """The folder of the bundle in production, whether or not its record can be read.
+
+        Raises:
+            UserError: nothing has been published yet.
+            DarecError: the link `current` leads nowhere, or out of this store.
+        """
+        artifact, trouble = self._follow()
+        if artifact is not None and trouble is None:
+            return self._store.root / artifact
+        if self._trouble(self.all()) is None:
+            hint = "`darec run` makes the first release"
+            raise UserError("nothing has been published yet", where=str(self._link), hint=hint)
+        raise DarecError(str(trouble), where=str(self._link), hint=_REPAIR)
 
     def settled(self, bundle: Path, gate: GateConfig) -> str | None:
         """Why publishing this bundle would change nothing, None if it has yet to meet the gate.
@@ -87,31 +120,29 @@ class Releases:
         A bundle in production stays; one that was rolled back stays out until it is promoted by hand; a refused one
         stays refused while the current release and the gate's configuration are the same.
         """
-        known, current = self.of_bundle(bundle), self.current()
-        if known is None:
-            return None
-        if current and known.id == current.id and Artifact(self.folder(known)).damage() is None:
-            return f"{known.id} is current already"
-        if known.state == "rolled_back":
-            return f"{known.id} was rolled back; `darec promote {known.id}` brings it back"
-        if known.state == "refused" and (known.judged_against, known.gate) == (current and current.id, gate):
-            return f"{known.id} was refused: {known.decision.reason}"
-        return None
+        return self._settled(bundle, gate, self.all())
 
     def publish(self, bundle: Path, gate: GateConfig, who: str = "") -> Release:
-        """Puts the bundle into production if it passes the gate; the returned record's `state` says whether it did.
+        """Puts the bundle into production if it passes the gate; the record's `summary` says whether it did.
+
+        A bundle that was in production before and is refused now keeps its state, so that its release can still be
+        rolled back to; the refusal is an event of its record.
 
         Raises:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
         """
         with self._store.lease(LEASE):
-            known = self.of_bundle(bundle)
-            if known and self.settled(bundle, gate):
+            releases = self.all()
+            known, production = self._of_content(_content(bundle), releases), self._production(releases)
+            if known and self._settled(bundle, gate, releases):
                 return known
-            _verify(bundle)
-            current = self.current()
-            release = self._judge(bundle, known, current, gate, who)
-            return self._enter(release, current) if release.decision.passed else self._write(release)
+            self._verify(bundle)
+            if known and production and known.id == production.id:  # only the link or the bundle's folder was damaged
+                event = _event("published", who, "production was repaired")
+                facts = {"artifact": self._relative(bundle), "events": (*known.events, event)}
+                return self._enter(known.model_copy(update=facts), production)
+            release = self._judge(bundle, known, production, gate, who)
+            return self._enter(release, production) if release.decision.passed else self._write(release)
 
     def promote(self, release_id: str, who: str = "", why: str = "by hand") -> Release:
         """Puts a release into production, whatever the gate said of it.
@@ -121,43 +152,61 @@ class Releases:
             DarecError: its bundle is damaged.
         """
         with self._store.lease(LEASE):
-            release, current = self.get(release_id), self._pointed()
-            _verify(self.folder(release))
-            if current and current.id == release.id:
+            release, releases = self.get(release_id), self.all()
+            self._verify(self.folder(release))
+            pointed = self._pointed(releases)
+            if pointed and pointed.id == release.id:
                 return release
             event = _event("promoted", who, why)
             promoted = release.model_copy(update={"state": "published", "events": (*release.events, event)})
-            return self._enter(promoted, current)
+            return self._enter(promoted, self._production(releases))
 
     def rollback(self, who: str = "", why: str = "by hand") -> Release:
         """Goes back to the release that was current before; the one left is marked, and not published again by itself.
+
+        One whose bundle is damaged or gone is passed over for the one before it. Where the record of the current
+        release is missing, it goes to the last release that was in production by the other records. A full disk keeps
+        it from marking the release that is left, which the log then says, and not from going back.
 
         Raises:
             UserError: nothing is current, or there is no earlier release to go to.
         """
         with self._store.lease(LEASE):
-            current = self.current()
-            if current is None:
-                raise UserError(
-                    "there is no release to roll back", where=str(self._link), hint="run the pipeline first"
-                )
-            target = self._before(current)
-            _verify(self.folder(target))
+            releases = self.all()
+            left = self._pointed(releases)
+            target = self._before(left, releases)
             event = _event("rolled_back", who, why)
-            self._write(current.model_copy(update={"state": "rolled_back", "events": (*current.events, event)}))
+            if left:
+                marked = left.model_copy(update={"state": "rolled_back", "events": (*left.events, event)})
+            else:
+                marked = self._unrecorded(event)
+            try:
+                if marked:
+                    self._write(marked)
+            except UserError as error:
+                tell_once(f"the release that was left is not marked as rolled back and may be published again: {error}")
             self._point_to(target)
             return target
 
     def referenced(self, keep: int) -> set[Artifact]:
-        """The bundles that gc must leave: the current one, the one `rollback` goes to, and the newest `keep`.
+        """The bundles that gc must leave: the current one, those that `rollback` goes to, and the newest `keep`.
 
-        Those `keep` are neither current nor refused: nights of refused bundles drive no good one out.
+        Those `keep` are neither current nor refused: nights of refused bundles drive no good one out. While a record
+        cannot be read, every bundle without a readable record is one that gc must leave.
         """
-        releases, current = self.all(), self.current()
+        releases, unreadable = self._records()
+        current = self._production(releases)
         needed = {current.id, current.previous} if current else set()
         good = [r.id for r in releases if r.state != "refused" and r != current]
         ids = needed | set(good[:keep])
-        return {Artifact(self.folder(release)) for release in releases if release.id in ids}
+        bundles = {Artifact(self.folder(release)) for release in releases if release.id in ids}
+        artifact, _ = self._follow()
+        if artifact and self._pointed(releases) is None:  # without a record it is still what consumers read
+            bundles |= {Artifact(self._store.root / artifact)} & set(self._store.artifacts("export"))
+        if unreadable:
+            known = {Artifact(self.folder(release)) for release in releases}
+            bundles |= set(self._store.artifacts("export")) - known
+        return bundles
 
     def diff(self, a: str, b: str) -> Diff:
         """Release `b` beside release `a`. Raises UserError if one does not exist."""
@@ -170,22 +219,154 @@ class Releases:
             config=differences(self._lineage(old), self._lineage(new)),
         )
 
-    def _pointed(self) -> Release | None:
-        if not self._link.is_symlink():
-            return None
-        target = str(self._link.readlink())
-        return next((release for release in self.all() if release.artifact == target), None)
+    def _records(self) -> tuple[list[Release], list[Path]]:
+        """The releases, newest first, and the records that cannot be read."""
+        releases, unreadable = [], []
+        for path in _record_files(self._folder):
+            try:
+                releases.append(_read(path))
+            except (OSError, ValueError) as error:
+                tell_once(f"left alone, since this release record cannot be read ({_brief(error)}): {path}")
+                unreadable.append(path)
+        order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
+        return order, unreadable
 
-    def _before(self, current: Release) -> Release:
+    def _follow(self) -> tuple[str | None, str | None]:
+        """The bundle that the link names, relative to the root, as far as it is one of this store; what is wrong."""
+        try:
+            text = str(self._link.readlink())
+        except FileNotFoundError:
+            return None, "there is no link `current`"
+        except OSError:
+            return None, "`current` is not a symbolic link"
+        named = os.path.relpath(os.path.join(self._store.root, text), self._store.root)  # noqa: PTH118 - follows none
+        try:
+            found = self._link.resolve(strict=True)
+        except FileNotFoundError:
+            return named, f"`current` leads to {text}, which is not there"
+        except (OSError, RuntimeError):  # a loop
+            return None, f"`current` leads nowhere (it points to {text})"
+        if not found.is_relative_to(self._store.root):
+            return None, f"`current` leads out of this store, to {found}"
+        return str(found.relative_to(self._store.root)), None
+
+    def _pointed(self, releases: Sequence[Release]) -> Release | None:
+        """The release that the link names, though its bundle may be gone."""
+        artifact, _ = self._follow()
+        return next((release for release in releases if release.artifact == artifact), None)
+
+    def _trouble(self, releases: Sequence[Release]) -> str | None:
+        artifact, trouble = self._follow()
+        if trouble is not None:
+            never = not os.path.lexists(self._link) and self._production(releases) is None
+            return None if never else trouble
+        if self._pointed(releases) is None:
+            return f"`current` leads to {artifact}, which has no record that can be read"
+        return None
+
+    def _production(self, releases: Sequence[Release]) -> Release | None:
+        """The release in production; where the link names none, the last one that was, as far as the records tell."""
+        if pointed := self._pointed(releases):
+            return pointed
+        return next(self._once_current(releases), None)
+
+    def _once_current(self, releases: Sequence[Release]) -> Iterator[Release]:
+        """Releases that entered production and were not rolled back, the last one first."""
+
+        def entered(release: Release) -> datetime:
+            dates = [event.at for event in release.events if event.what in ("published", "promoted")]
+            return max(dates, default=release.created)
+
+        yield from sorted((r for r in releases if r.state == "published"), key=entered, reverse=True)
+
+    def _before(self, left: Release | None, releases: Sequence[Release]) -> Release:
+        """The release that a rollback goes to: the nearest before `left` that is whole and was not rolled back."""
         hint = "`darec releases` lists what `darec promote` can bring back"
-        if current.previous is None:
-            raise UserError(
-                f"{current.id} is the first release: there is none before", where=str(self._link), hint=hint
-            )
-        target = self.get(current.previous)
-        if target.state == "rolled_back":
-            raise UserError(f"{target.id}, the release before, was rolled back too", where=str(self._link), hint=hint)
-        return target
+        refusal = None
+        for release in self._earlier(left, releases):
+            if release.state == "rolled_back":
+                what = f"{release.id}, the release before, was rolled back too"
+                trouble = UserError(what, where=str(self._link), hint=hint)
+            else:
+                try:
+                    self._verify(self.folder(release))
+                    return release
+                except DarecError as error:
+                    tell_once(f"{release.id} is passed over: {error}")
+                    trouble = error
+            refusal = refusal or trouble
+        if refusal:
+            raise refusal
+        if left:
+            raise UserError(f"{left.id} is the first release: there is none before", where=str(self._link), hint=hint)
+        raise UserError("there is no release to roll back", where=str(self._link), hint="run the pipeline first")
+
+    def _earlier(self, left: Release | None, releases: Sequence[Release]) -> Iterator[Release]:
+        """The releases before `left`, nearest first; where a record is missing, all that were once in production."""
+        by_id = {release.id: release for release in releases}
+        met: set[str] = set()
+        while left:
+            met.add(left.id)
+            if left.previous is None or left.previous in met:
+                return
+            left = by_id.get(left.previous)
+            if left:
+                yield left
+        broken, _ = self._follow()
+        yield from (r for r in self._once_current(releases) if r.id not in met and r.artifact != broken)
+
+    def _unrecorded(self, event: Event) -> Release | None:
+        """A record, rolled back, for a bundle in production that has none; None if the bundle cannot be read."""
+        from darec.serving.bundle import read_report
+
+        artifact, trouble = self._follow()
+        if artifact is None or trouble is not None:
+            return None
+        bundle = self._store.root / artifact
+        try:
+            facts = self._new(bundle, event) | {
+                "artifact": artifact,
+                "content": _content(bundle),
+                "state": "rolled_back",
+                "judged_against": None,
+                "gate": GateConfig(),
+                "decision": Decision(passed=False, checks=()),
+                "report": read_report(bundle),
+                "events": (event,),
+            }
+            release = Release.model_validate(facts)
+        except (DarecError, ValidationError):
+            return None
+        if os.path.lexists(self._folder / f"{release.id}.json"):  # the record that cannot be read
+            return release.model_copy(update={"id": f"{release.id}-{uuid.uuid4().hex[:4]}"})
+        return release
+
+    def _of_content(self, content: str, releases: Sequence[Release]) -> Release | None:
+        return next((release for release in releases if release.content == content), None)
+
+    def _settled(self, bundle: Path, gate: GateConfig, releases: Sequence[Release]) -> str | None:
+        known = self._of_content(_content(bundle), releases)
+        if known is None:
+            return None
+        pointed = self._pointed(releases)
+        if pointed and known.id == pointed.id and Artifact(self.folder(known)).damage() is None:
+            return f"{known.id} is current already"
+        if known.state == "rolled_back":
+            return f"{known.id} was rolled back; `darec promote {known.id}` brings it back"
+        production = self._production(releases)
+        if not known.decision.passed and (known.judged_against, known.gate) == (production and production.id, gate):
+            return f"{known.id} was refused: {known.decision.reason}"
+        return None
+
+    def _verify(self, bundle: Path) -> None:
+        """Raises DarecError unless the bundle is a whole one of this store."""
+        if not bundle.is_dir():
+            hint = "choose another of `darec releases`"
+            raise UserError("the release's bundle was removed", where=str(bundle), hint=hint)
+        self._relative(bundle)
+        if trouble := Artifact(bundle).damage(checksums=True):
+            hint = "run again to export anew; production is unchanged"
+            raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
     def _judge(
         self, bundle: Path, known: Release | None, current: Release | None, gate: GateConfig, who: str
@@ -197,10 +378,11 @@ class Releases:
         decision = decide(report, current.report if current else None, gate)
         event = _event("published" if decision.passed else "refused", who, decision.reason)
         past = dict(known) if known else self._new(bundle, event)
+        once_current = known is not None and known.state == "published"
         present = {
             "artifact": self._relative(bundle),
             "content": _content(bundle),
-            "state": event.what,
+            "state": "published" if once_current else event.what,
             "judged_against": current.id if current else None,
             "gate": gate,
             "decision": decision,
@@ -221,22 +403,31 @@ class Releases:
         return entered
 
     def _write(self, release: Release) -> Release:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / ".draft"
-        with draft.open("w", encoding="utf-8") as stream:
-            stream.write(release.model_dump_json(indent=1))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(self._folder / f"{release.id}.json")
-        _flush(self._folder)
+        path = self._store.make("releases") / f"{release.id}.json"
+        draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
+        with explained(path):
+            try:
+                with draft.open("x", encoding="utf-8") as stream:
+                    stream.write(release.model_dump_json(indent=1))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                self._store.restrict(draft)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+            _flush(self._folder)
         return release
 
     def _point_to(self, release: Release) -> None:
-        draft = self._store.root / ".current"
-        draft.unlink(missing_ok=True)
-        draft.symlink_to(release.artifact)
-        draft.replace(self._link)
-        _flush(self._store.root)
+        draft = self._store.make("tmp") / f"current-{uuid.uuid4().hex[:8]}"
+        with explained(self._link):
+            if os.path.lexists(self._link) and not self._link.is_symlink():
+                aside = self._link.with_name(f"current-{uuid.uuid4().hex[:8]}")
+                self._link.rename(aside)
+                tell_once(f"`current` was not a symbolic link; it is now {aside}")
+            draft.symlink_to(release.artifact)
+            draft.replace(self._link)
+            _flush(self._store.root)
 
     def _relative(self, bundle: Path) -> str:
         try:
@@ -258,16 +449,6 @@ class Releases:
             found[artifact.stage] = {name: material[name] for name in ("version", "config", "extra")}
             todo += [self._store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
         return found
-
-
-def _verify(bundle: Path) -> None:
-    if not bundle.is_dir():
-        raise UserError(
-            "the release's bundle was removed", where=str(bundle), hint="choose another of `darec releases`"
-        )
-    if trouble := Artifact(bundle).damage(checksums=True):
-        hint = "run again to export anew; production is unchanged"
-        raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
 
 def _content(bundle: Path) -> str:
@@ -295,13 +476,38 @@ def _sizes(report: BundleReport) -> dict[str, int]:
     return counts | {"interactions": report.interactions, "width": report.width}
 
 
-def _read(path: Path) -> Release:
+def _record_files(folder: Path) -> list[Path]:
+    """The files in `folder` that have a record's name; anything else there is told and left out."""
     try:
-        return Release.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DarecError(
-            "the release record cannot be read", where=str(path), hint="restore or delete this file"
-        ) from error
+        with os.scandir(folder) as entries:
+            found = [(Path(entry), entry.is_file(follow_symlinks=False)) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        tell_once(f"the release records cannot be listed ({error.strerror}): {folder}")
+        return []
+    records = sorted(path for path, is_file in found if is_file and _RECORD.fullmatch(path.name))
+    for path in sorted({path for path, _ in found} - set(records)):
+        tell_once(f"left alone, since it is no release record: {path}")
+    return records
+
+
+def _read(path: Path) -> Release:
+    """Raises OSError or ValueError for a file that is not the record that its name says."""
+    release = Release.model_validate_json(read_bytes(path))
+    if release.id != path.stem:
+        raise ValueError(f"it is the record of {release.id}")
+    if not release.events:
+        raise ValueError("it has no events")
+    return release
+
+
+def _brief(error: Exception) -> str:
+    """One line of why a record cannot be read."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
+    return str(error)
 
 
 def _flush(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
 newest `artifacts` of every stage, and whatever any of these was made from, however far back. Row ledgers are never
-touched: a profile is data of record. Nothing is removed while a run is under way, nor while the manifest of anything
-behind a kept release cannot be read.
+touched: a profile is data of record. Nothing is removed while a run is under way. While the manifest of anything behind
+a kept release cannot be read, nobody can say what else that release was made from: then no artifact is removed, and the
+log says which file it is. Only artifacts are removed from `artifacts/`, never anything else that lies there.
 """
 
 import fcntl
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Literal
 
 from darec.artifacts.store import IN_USE, Artifact, Store
 from darec.common.errors import DarecError, TransientError
+from darec.common.notices import tell_once
 from darec.serving.releases import LEASE, Releases
 from schemas.manifest import MANIFEST
 
@@ -52,18 +55,24 @@ def collect(
 ) -> Collection:
     """Removes what retention lets go; with `dry_run` only says what that would be.
 
+    What cannot be removed is left, and the log says why.
+
     Raises:
         TransientError: a run is under way.
-        DarecError: `current` has no record, or a manifest behind a kept release cannot be read, so that nobody can say
-            what must stay.
     """
     with store.in_use() if dry_run else _alone(store), store.lease(LEASE):
-        released = closure(store, Releases(store.root).referenced(releases), tolerant=False)
+        unreadable: list[Artifact] = []
+        released = closure(store, Releases(store.root).referenced(releases), unreadable)
         kept = released | closure(store, newest(store, artifacts))
-        removed = tuple(_removable(store, kept, time.time() if now is None else now))
-        if not dry_run:
-            for removal in removed:
-                _remove(store, removal)
+        if unreadable:
+            kept |= set(store.artifacts())
+            where = ", ".join(str(artifact.path / MANIFEST) for artifact in unreadable)
+            tell_once(
+                f"no artifact is removed: a release needs one whose manifest cannot be read [{where}] -> restore the "
+                "manifest, or delete the artifact's folder to do without it and what it was made from"
+            )
+        removable = _removable(store, kept, bool(unreadable), time.time() if now is None else now)
+        removed = tuple(removal for removal in removable if dry_run or _remove(store, removal))
         return Collection(removed, len(kept))
 
 
@@ -86,11 +95,10 @@ def newest(store: Store, count: int) -> Iterator[Artifact]:
             yield artifact
 
 
-def closure(store: Store, roots: Iterable[Artifact], *, tolerant: bool = True) -> set[Artifact]:
+def closure(store: Store, roots: Iterable[Artifact], unreadable: list[Artifact] | None = None) -> set[Artifact]:
     """`roots` and everything that they were made from, as far as it is there.
 
-    Raises:
-        DarecError: a manifest cannot be read; unless `tolerant`, which takes it for an artifact made from nothing.
+    One whose manifest cannot be read is taken for an artifact made from nothing, and added to `unreadable`.
     """
     kept: set[Artifact] = set()
     todo = list(roots)
@@ -99,30 +107,25 @@ def closure(store: Store, roots: Iterable[Artifact], *, tolerant: bool = True) -
         if artifact in kept or not artifact.path.is_dir():
             continue
         kept.add(artifact)
-        todo += _inputs(store, artifact, tolerant)
+        try:
+            todo += [store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
+        except DarecError:
+            if unreadable is not None:
+                unreadable.append(artifact)
     return kept
 
 
-def _inputs(store: Store, artifact: Artifact, tolerant: bool) -> list[Artifact]:
-    try:
-        inputs = artifact.manifest.inputs
-    except DarecError as error:
-        if tolerant:  # damaged: it is made anew when it is next asked for, and has no lineage to tell
-            return []
-        what = "a release needs this artifact, but its manifest cannot be read, nor what else the release needs"
-        hint = "restore the manifest, or delete the artifact's folder to do without it and what it was made from"
-        raise DarecError(what, where=str(artifact.path / MANIFEST), hint=hint) from error
-    return [store.input(stage, record) for stage, record in inputs.items()]
-
-
-def _removable(store: Store, kept: set[Artifact], now: float) -> Iterator[Removal]:
-    for path in sorted((store.root / "artifacts").glob("*/*")):
-        if Artifact(path) not in kept:
-            yield Removal("artifact", path, _size(path))
+def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -> Iterator[Removal]:
+    """What may go; while it is `uncertain` what a release was made from, nothing that was once an artifact."""
+    for artifact in sorted(store.artifacts(), key=lambda artifact: artifact.path):
+        if artifact not in kept:
+            yield Removal("artifact", artifact.path, _size(artifact.path))
     for path in sorted((store.root / "tmp").glob("*")):  # nobody is at work, so whoever filled it is dead
         yield Removal("draft", path, _size(path))
     for path in _old((store.root / "work").glob("*/*"), now):
         yield Removal("work", path, _size(path))
+    if uncertain:
+        return
     for path in _old((store.root / "damaged").glob("*"), now):
         yield Removal("damaged", path, _size(path))
     needed = {artifact.path.parents[1] for artifact in kept}
@@ -134,16 +137,37 @@ def _removable(store: Store, kept: set[Artifact], now: float) -> Iterator[Remova
 def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:
     """Those to which nothing was done for a week: neither written nor moved here."""
     for path in sorted(paths):
-        if max(inner.lstat().st_ctime for inner in [path, *path.rglob("*")]) < now - _WORK_DAYS * _DAY:
+        try:
+            changed = max(inner.lstat().st_ctime for inner in [path, *path.rglob("*")])
+        except OSError as error:
+            tell_once(f"left alone, since it cannot be read ({error.strerror}): {path}")
+            continue
+        if changed < now - _WORK_DAYS * _DAY:
             yield path
 
 
-def _remove(store: Store, removal: Removal) -> None:
-    if removal.kind == "artifact":
-        store.remove(Artifact(removal.path))
-    else:
-        shutil.rmtree(removal.path)
+def _remove(store: Store, removal: Removal) -> bool:
+    """Whether it is gone now."""
+    try:
+        if removal.kind == "artifact":
+            store.remove(Artifact(removal.path))
+        elif removal.path.is_dir() and not removal.path.is_symlink():
+            shutil.rmtree(removal.path)
+        else:
+            removal.path.unlink()
+    except (OSError, DarecError) as error:
+        tell_once(f"could not be removed ({error}): {removal.path}")
+        return False
+    return True
 
 
-def _size(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder as far as they can be seen."""
+    total = 0
+    for inner in [path, *path.rglob("*")]:
+        try:
+            found = inner.lstat()
+        except OSError:
+            continue
+        total += 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    return total

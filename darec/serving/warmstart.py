@@ -11,6 +11,8 @@ from torch import Tensor
 
 from darec.artifacts.store import Artifact, Store
 from darec.artifacts.tables import read_table
+from darec.common.errors import DarecError
+from darec.common.notices import tell_once
 from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
@@ -39,7 +41,13 @@ def current_model(store: Path) -> Source | None:
     current = Releases(store).current()
     if current is None:
         return None
-    made_from = Artifact(Releases(store).folder(current)).manifest.inputs
+    try:
+        made_from = Artifact(Releases(store).folder(current)).manifest.inputs
+    except DarecError as error:
+        tell_once(f"training starts at random: the current release cannot be read ({error})")
+        return None
+    if not {"train", "split"} <= made_from.keys():
+        return None
     train, split = (Store(store).input(stage, made_from[stage]) for stage in ("train", "split"))
     return Source(train, split) if train.matches(made_from["train"]) and split.matches(made_from["split"]) else None
 

@@ -123,7 +123,9 @@ def test_rollback_never_returns_to_what_was_rolled_back(store, releases):
 
 def test_unknown_and_ambiguous_ids_are_the_users_error(store, releases):
     publish(store), publish(store, seed=1)
-    for name, message in (("2001", "no release"), ("", "no release"), ("2", "more than one")):
+    cases = {"2001-01-01": "no release", "": "no release", "2": "fewer than 8", "20\x1b[2J": "no release"}
+    cases[releases.all()[0].id[:10]] = "more than one"
+    for name, message in cases.items():
         with pytest.raises(UserError, match=message):
             releases.promote(name)
 
@@ -232,29 +234,24 @@ def test_a_consumer_of_the_old_release_reads_on_while_a_new_one_is_published(sto
     assert not recommend(Bundle.open(store.root / "current"), "u3", 10).equals(before)
 
 
-def test_an_unreadable_record_is_one_clear_error(store, releases):
-    release = publish(store)
-    (store.root / "releases" / f"{release.id}.json").write_text("{")
-    with pytest.raises(DarecError, match="record cannot be read"):
-        releases.all()
-
-
 @pytest.mark.parametrize("field", ["artifact", "id"])
-def test_a_record_that_leads_outside_the_store_is_refused(store, releases, field):
+def test_a_record_that_leads_outside_the_store_is_left_out(store, releases, field, caplog):
     path = store.root / "releases" / f"{publish(store).id}.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {field: f"../{store.root.name}-other/{record[field]}"}))
-    with pytest.raises(DarecError, match="record cannot be read"):
+    with pytest.raises(UserError, match="names no release"):
         releases.promote(record["id"])
+    assert "record cannot be read" in caplog.text
 
 
 def test_a_link_without_record_says_so_and_promote_mends_it(store, releases):
     first, second = publish(store), publish(store, seed=1)
     (store.root / "releases" / f"{second.id}.json").unlink()
-    with pytest.raises(DarecError, match="has no record"):
-        releases.current()
+    assert releases.current() is None
+    assert "has no record" in str(releases.trouble())
     assert releases.promote(first.id).id == first.id
     assert releases.current().id == first.id
+    assert releases.trouble() is None
 
 
 def _publish_and_roll_back(root: Path, bundles: list[Path]) -> None:
