@@ -85,8 +85,7 @@ class Part:
                 env={**os.environ, **self._environment},
                 stdout=output,
                 stderr=output,
-                # no threads have been started here
-                preexec_fn=partial(die_with_parent, self._stop, os.getpid()),  # noqa: PLW1509
+                preexec_fn=partial(_in_child, self._stop, os.getpid()),  # noqa: PLW1509  (no thread has been started)
                 process_group=0,  # Ctrl-C in the terminal reaches only us, who then end it in order
             )
         self._started, self._ended = time.monotonic(), None
@@ -118,3 +117,9 @@ class Parts:
     ) -> None:
         for part in reversed(self._parts):
             part.end()
+
+
+def _in_child(stop: signal.Signals, parent: int) -> None:
+    # a shell starts what runs in the background deaf to SIGINT, which Prefect's worker sends itself in order to end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(stop, parent)

@@ -71,3 +71,16 @@ def test_a_process_gets_its_signal_when_the_one_that_started_it_is_killed(tmp_pa
     parent.kill()
     parent.wait()
     assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
+
+
+def test_a_process_hears_sigint_though_a_shell_started_us_in_the_background(tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Parts() as parts:
+            part = parts.add(
+                Part("clock", says("started", "time.sleep(600)"), log=tmp_path / "log", stop=signal.SIGINT)
+            )
+            assert wait_for(lambda: starts(tmp_path / "log") == 1, 20)
+        assert part.returncode() == -signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
