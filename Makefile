@@ -10,7 +10,7 @@ export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test setup lint audit ui bench clean
+.PHONY: run test setup lint audit lock ui compose-check bench clean
 
 run: setup ## set up, then the whole pipeline on MovieLens-100K
 	$(BIN)/darec run
@@ -21,13 +21,13 @@ test: setup ## set up, then linters, type checks, import contracts and all tests
 
 setup: $(VENV)/.ready
 
-# The builds of torchvision, torchaudio and torchcodec that vLLM drags in do not import beside CPU torch,
-# and transformers fails on them; darec needs none of the three.
-$(VENV)/.ready: pyproject.toml
+# The locks name every package, so nothing is resolved here.
+$(VENV)/.ready: pyproject.toml locks/torch-cpu.txt locks/$(DEVICE).txt locks/dev.txt
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing darec[$(DEVICE),dev]: some minutes"
-	$(PIP) install -qq -e '.[$(DEVICE),dev]'
-	@if [ $(DEVICE) = cpu ]; then $(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; fi
+	@echo "installing darec for $(DEVICE): some minutes"
+	@if [ $(DEVICE) = cpu ]; then $(PIP) install -qq --no-deps -r locks/torch-cpu.txt; fi
+	$(PIP) install -qq --no-deps --require-hashes -r locks/$(DEVICE).txt -r locks/dev.txt
+	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	$(BIN)/darec data fetch ml-100k
 	$(BIN)/darec models fetch
 	touch $@
@@ -45,11 +45,34 @@ audit: setup ## known vulnerabilities of every package in the environment
 	.venv-audit/bin/pip-audit --path $(wildcard $(VENV)/lib/python*/site-packages) --progress-spinner off \
 	  --output .venv-audit/audit.txt; code=$$?; cat .venv-audit/audit.txt; exit $$code
 
-ui: setup ## Prefect server with UI, a worker and the deployments on this machine
+# torch+cpu is in no usual registry: it is found where pip is told to look for wheels, or else at PyTorch's own index.
+WHEELS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+COMPILE = .venv-lock/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28
+COMPILE_CPU = $(COMPILE) $(if $(WHEELS),--find-links $(WHEELS),--torch-backend cpu) pyproject.toml locks/torch-cpu.txt --extra cpu
+# torch has a file of its own, for its bytes differ from place to place. The other three come with vLLM, do not import
+# beside CPU torch, and transformers fails on them; darec needs none of the three.
+OMIT = $(addprefix --no-emit-package ,torch torchvision torchaudio torchcodec)
+OMIT_RUNTIME = $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' locks/cpu.txt)
+
+lock: ## renew the locks: every package at its newest version that fits
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -qq --disable-pip-version-check uv
+	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/server.txt
+	$(COMPILE_CPU) $(OMIT) -o locks/cpu.txt >/dev/null
+	$(COMPILE_CPU) --extra dev --constraint locks/cpu.txt $(OMIT) $(OMIT_RUNTIME) -o locks/dev.txt >/dev/null
+	$(COMPILE) locks/server.in --constraint locks/cpu.txt -o locks/server.txt >/dev/null
+	cat locks/cpu.txt locks/dev.txt > locks/gpu.txt  # the versions that are kept where they fit
+	$(COMPILE) pyproject.toml --extra gpu -o locks/gpu.txt >/dev/null
+
+ui: setup ## database, Prefect server with UI, worker and deployments on this machine
 	$(BIN)/darec ui
+
+compose-check: ## build the images, bring the whole stack up, kill its parts, back up and restore
+	docker/check.sh
 
 bench: setup ## speed beside the peers, side by side
 	$(BIN)/darec bench speed
 
 clean: ## remove the environment, keep data and artifacts
-	rm -rf $(VENV) .venv-audit
+	rm -rf $(VENV) .venv-audit .venv-lock
