@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from darec.artifacts import files
 from darec.artifacts.keys import digest, file_sha256
-from darec.artifacts.tables import read_table
+from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
 from darec.model.interactions import Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
 from schemas import columns as c
-from schemas.tables import EDGES, ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
+from schemas.bench import DataSources
+from schemas.tables import PARTS
+from stages.plan import plan
+from stages.walk import run
 
 _TEXT_FILES = ("user_text.npy", "item_text.npy")
 
@@ -61,20 +65,19 @@ def from_folder(name: str, folder: Path) -> BenchData:
     return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
 
 
-def from_artifacts(name: str, split: Path, embed: Path | None, graph: Path | None = None) -> BenchData:
+def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Artifact | None = None) -> BenchData:
     """Reads what the stages wrote; without `embed` there is no text, without `graph` its edges have default weights."""
-    parts = (Pairs.of_table(read_table(split / f"{part}.parquet", SPLIT_PART)) for part in PARTS)
-    n_users = read_table(split / "users.parquet", USER_VOCABULARY).height
-    n_items = read_table(split / "items.parquet", ITEM_VOCABULARY).height
-    interactions = Interactions(n_users, n_items, *parts)
-    content = digest([file_sha256(split / f"{part}.parquet") for part in PARTS])
-    edges = read_table(graph / "edges.parquet", EDGES) if graph else None
-    adjacency = None if edges is None else Adjacency.of_table(edges, n_users, n_items)
+    parts = (files.TRAIN_PART, files.VAL_PART, files.TEST_PART)
+    n_users, n_items = files.USER_VOCABULARY.of(split).height, files.ITEM_VOCABULARY.of(split).height
+    interactions = Interactions(n_users, n_items, *(Pairs.of_table(part.of(split)) for part in parts))
+    content = digest([split.hashes[part.name] for part in parts])
+    adjacency = Adjacency.of_table(files.EDGES.of(graph), n_users, n_items) if graph else None
     if embed is None:
         return BenchData(name, interactions, None, content, None, adjacency)
-    vectors = load_file(embed / "vectors.safetensors")
-    text = Representations.join(vectors["user"], vectors["item"])
-    return BenchData(name, interactions, text, content, file_sha256(embed / "vectors.safetensors"), adjacency)
+
+    vectors = files.TEXT_VECTORS.of(embed)
+    text = Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
+    return BenchData(name, interactions, text, content, embed.hashes[files.TEXT_VECTORS.name], adjacency)
 
 
 def _vectors(path: Path) -> Tensor:
@@ -88,3 +91,35 @@ def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:
         torch.bincount(train.users, minlength=interactions.n_users),
         torch.bincount(train.items, minlength=interactions.n_items),
     )
+
+
+def sources(known: DataSources, given: list[str]) -> DataSources:
+    """The recipe's data sets with `NAME=PATH` of the command line in place of theirs."""
+    found = dict(known)
+    for option in given:
+        name, equals, path = option.partition("=")
+        if not equals or not path:
+            raise UserError(f"{option!r} names no data set", where="--data", hint="write --data NAME=PATH")
+        found[name] = Path(path)
+    return found
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a data set is named by a whole-run recipe, and not by a folder."""
+    return path.suffix in (".yaml", ".yml", ".toml")
+
+
+def load_data(name: str, path: Path, text: bool = True) -> BenchData:
+    """A folder in the benchmark layout, or the split and vectors of a whole-run recipe.
+
+    A split that is not made yet is made; text vectors cost an LLM's time, so without them it is the user's turn.
+    """
+    if not is_recipe(path):
+        return from_folder(name, path)
+    recipe = load_recipe(path)
+    split = run(recipe, "split")[-1].artifact
+    embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
+    if split is None or (text and embed is None):
+        hint = f"`darec run --recipe {path} --until embed` first"
+        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), hint=hint)
+    return from_artifacts(name, split, embed)

@@ -9,7 +9,7 @@ from darec.common.progress import Progress
 from darec.serving.releases import Releases
 from schemas.recipe import Recipe
 from stages.execute import Result
-from stages.run import run
+from stages.walk import run
 
 LOG = "nights.jsonl"
 
@@ -60,27 +60,26 @@ def _night(
     return Night(
         number=number,
         interactions=count,
-        users=split.report["users"],
-        items=split.report["items"],
-        new_users=_fresh(users, "generated"),
-        new_items=_fresh(items, "generated"),
-        tokens=sum(_fresh(side, f"{kind}_tokens") for side in (users, items) for kind in ("prompt", "output")),
-        llm_seconds=_seconds(users) + _seconds(items),
-        seconds=round(sum(map(_seconds, results)), 1),
-        epochs=train.report["epochs"],
-        train_seconds=_seconds(train),
-        recall=by_stage["evaluate"].report["test"]["recall@20"],
-        published=current is not None and by_stage["publish"].report.get("release") == current.id,
-        scratch_epochs=again["train"].report["epochs"] if again else None,
-        scratch_seconds=_seconds(again["train"]) if again else None,
-        scratch_recall=again["evaluate"].report["test"]["recall@20"] if again else None,
+        users=split.report.users,
+        items=split.report.items,
+        new_users=_generated(users),
+        new_items=_generated(items),
+        tokens=_tokens(users) + _tokens(items),
+        llm_seconds=users.seconds + items.seconds,
+        seconds=round(sum(result.seconds for result in results), 1),
+        epochs=train.report.epochs,
+        train_seconds=train.seconds,
+        recall=by_stage["evaluate"].report.test["recall@20"],
+        published=current is not None and by_stage["publish"].report.release == current.id,
+        scratch_epochs=again["train"].report.epochs if again else None,
+        scratch_seconds=again["train"].seconds if again else None,
+        scratch_recall=again["evaluate"].report.test["recall@20"] if again else None,
     )
 
 
-def _fresh(result: Result, name: str) -> int:
-    return 0 if result.cached else result.report[name]
+def _generated(result: Result) -> int:
+    return 0 if result.cached else result.report.generated
 
 
-def _seconds(result: Result) -> float:
-    """Of the work done; an effect (publish) and a hit took none."""
-    return 0.0 if result.cached or result.artifact is None else result.artifact.manifest.seconds
+def _tokens(result: Result) -> int:
+    return 0 if result.cached else result.report.tokens

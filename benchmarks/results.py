@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from benchmarks.grid import Entry
-from benchmarks.runs import Run, find
+from benchmarks.runs import BenchReport, Run, find
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
 from darec.evaluation.protocol import Scores
@@ -71,8 +71,8 @@ def _names(entry: Entry) -> list[pl.Expr]:
 
 
 def _metrics(entry: Entry, artifact: Artifact) -> pl.DataFrame:
-    report = artifact.manifest.report
-    costs = [pl.lit(report[name]).alias(name) for name in ("epochs", "best_epoch", "train_seconds")]
+    report = BenchReport.model_validate(artifact.manifest.report)
+    costs = [pl.lit(getattr(report, name)).alias(name) for name in ("epochs", "best_epoch", "train_seconds")]
     table = pl.read_parquet(artifact.path / "metrics.parquet")
     return table.select(*_names(entry), pl.all(), pl.lit(artifact.key).alias("key"), *costs)
 

@@ -3,13 +3,10 @@
 Several processes may run one grid at once: each takes what no other is at work on.
 """
 
-import fcntl
-import platform
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +18,30 @@ from safetensors.torch import save_file
 from benchmarks.data import BenchData, train_counts
 from benchmarks.grid import Entry
 from darec.artifacts.keys import artifact_key
-from darec.artifacts.store import Artifact, Store, code_revision, file_records
-from darec.common.measure import Measure
+from darec.artifacts.store import Artifact, Store
 from darec.common.progress import Progress
 from darec.evaluation.protocol import Scores
 from darec.evaluation.report import judge
 from darec.training import Trained, train
 from schemas import columns as c
-from schemas.manifest import Manifest
+from schemas.reports import StageReport
 from schemas.section import Section, hashed, is_not_hashed
 from schemas.training import EvaluateConfig
+from stages.contract import Outcome
+from stages.execute import Job, Result, execute
 
 STAGE = "bench_run"
 VERSION = 2  # raised when the same configuration gives other numbers than before
+
+
+class BenchReport(StageReport):
+    """How one run of a grid went."""
+
+    train_seconds: float = 0.0
+    epochs: int = 0
+    best_epoch: int = 0
+    threads: int = 0
+    """CPU threads of torch."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Run:
     evaluate: EvaluateConfig
 
     @cached_property
-    def material(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """All that is hashed into the key; text vectors only where the model sees them.
 
         Of the configuration only what is not a default: a new option whose default changes nothing keeps old runs.
@@ -67,11 +75,11 @@ class Run:
     @cached_property
     def key(self) -> str:
         """The artifact's key."""
-        return artifact_key(self.material)
+        return artifact_key(self.fingerprint)
 
 
 def chosen(value: Any) -> Any:
-    """A configuration's values that are not defaults, and every `name`; runtime fields left out."""
+    """A configuration's values that are not defaults, and every `name`; fields that are not hashed left out."""
     if isinstance(value, BaseModel):
         kind = type(value)
         kept = {name: getattr(value, name) for name in kind.model_fields if not is_not_hashed(kind, name)}
@@ -80,12 +88,42 @@ def chosen(value: Any) -> Any:
     return [chosen(each) for each in value] if isinstance(value, tuple) else value
 
 
+def run_job(run: Run) -> Job:
+    """The run as a job of the pipeline's own executor."""
+
+    def work(out: Path, scratch: Path, progress: Progress) -> Outcome[BenchReport]:
+        started = time.perf_counter()
+        text = run.data.text if run.entry.config.needs_text else None
+        checkpoint = scratch / "checkpoint.safetensors"
+        trained = train(run.entry.config, run.data.interactions, text, resume=checkpoint, progress=progress)
+        seconds = time.perf_counter() - started
+
+        write_result(out, trained, run.data, run.evaluate)
+        report = BenchReport(
+            train_seconds=round(seconds, 2),
+            epochs=trained.epochs,
+            best_epoch=trained.best_epoch,
+            threads=torch.get_num_threads(),
+        )
+        return Outcome(1, report)
+
+    return Job(
+        stage=STAGE,
+        fingerprint=run.fingerprint,
+        writes=("metrics.parquet", "per_user.parquet", "history.parquet", "model.safetensors"),
+        work=work,
+        report=BenchReport,
+        settings=hashed(run.settings),
+        checksums=False,
+        # A run that was made while a default had another value does not count.
+        accepts=lambda artifact: agrees(artifact.manifest.settings, hashed(run.settings)),
+        why=run.entry.label,
+    )
+
+
 def find(run: Run, store: Store) -> Artifact | None:
-    """The run's artifact; one made while a default had another value does not count."""
-    artifact = store.find(STAGE, run.key)
-    if artifact is None or not agrees(artifact.manifest.settings, hashed(run.settings)):
-        return None
-    return artifact
+    """The run's artifact, if it is finished."""
+    return run_job(run).find(store)
 
 
 def agrees(before: Any, now: Any) -> bool:
@@ -97,44 +135,19 @@ def agrees(before: Any, now: Any) -> bool:
     return before == now
 
 
-def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tuple[Run, Artifact, bool]]:
-    """Gives every run with its artifact and whether it was there already, as they come."""
+def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tuple[Run, Result]]:
+    """Gives every run with its result, as they come."""
     waiting = False
     while runs:
         busy = []
         for run in runs:
             try:
-                yield (run, *_take(run, store, progress, waiting))
+                yield run, execute(run_job(run), store, progress, wait=waiting)
                 waiting = False
             except BlockingIOError:
                 busy.append(run)
-        waiting = len(busy) == len(runs)  # others have all that is left: wait for the first of theirs
+        waiting = len(busy) == len(runs)  # others are at work on all that is left: wait for the first of theirs
         runs = busy
-
-
-def _take(run: Run, store: Store, progress: Progress, waiting: bool) -> tuple[Artifact, bool]:
-    mode = fcntl.LOCK_EX if waiting else fcntl.LOCK_EX | fcntl.LOCK_NB
-    with store.in_use(), store.lease(f"{STAGE}-{run.key}", mode):
-        found = find(run, store)
-        if found is not None:
-            return found, True
-        return _perform(run, store, progress), False
-
-
-def _perform(run: Run, store: Store, progress: Progress) -> Artifact:
-    with store.draft(STAGE, run.key) as draft, Measure() as cost:
-        checkpoint = store.work(STAGE, run.key) / "checkpoint.safetensors"
-        data, text = run.data, run.data.text if run.entry.config.needs_text else None
-        trained = train(run.entry.config, data.interactions, text, resume=checkpoint, progress=progress)
-        seconds = cost.seconds
-        write_result(draft, trained, data, run.evaluate)
-        report = {
-            "train_seconds": round(seconds, 2),
-            "epochs": trained.epochs,
-            "best_epoch": trained.best_epoch,
-            "threads": torch.get_num_threads(),
-        }
-        return store.commit(draft, _manifest(run, draft, report, cost))
 
 
 def write_result(folder: Path, trained: Trained, data: BenchData, evaluate: EvaluateConfig) -> None:
@@ -158,22 +171,3 @@ def per_user(scores: Scores, data: BenchData) -> pl.DataFrame:
         **{name: value.float().numpy() for name, value in scores.values.items()},
     }
     return pl.DataFrame(columns)
-
-
-def _manifest(run: Run, draft: Path, report: dict[str, Any], cost: Measure) -> Manifest:
-    return Manifest(
-        stage=STAGE,
-        key=run.key,
-        why=(run.entry.label,),
-        material=run.material,
-        settings=hashed(run.settings),
-        inputs={},
-        files=file_records(draft),
-        rows=1,
-        report=report,
-        created=datetime.now(UTC),
-        seconds=round(cost.seconds, 3),
-        peak_memory_mb=round(cost.peak_memory_mb, 1),
-        code=code_revision(),
-        versions={"python": platform.python_version(), "torch": version("torch")},
-    )

@@ -128,10 +128,10 @@ def _disk(recipe: Recipe, store: Store) -> Finding:
 
 
 def _data(recipe: Recipe) -> Finding:
-    from stages.ingest import STAGE
+    from stages.declarations import INGEST
 
     try:
-        STAGE.material(recipe)
+        INGEST.fingerprint(recipe)
     except DarecError as error:
         return Finding("raw data", "missing", f"{error.what} {error.where}", error.hint)
     return Finding("raw data", "ok", recipe.data.source)

@@ -1,39 +1,46 @@
-"""The flows: `darec` with its subflows `semantic` and `collaborative`; every stage is a task."""
+"""The flows: `darec` with its subflows `semantic` and `collaborative`; every stage is a task.
 
-from collections.abc import Sequence
+`pipelines.direct` takes the same walk without Prefect, for a terminal without a server.
+"""
+
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Completed
-from prefect.tasks import Task, exponential_backoff
+from prefect.tasks import Task as PrefectTask
+from prefect.tasks import exponential_backoff
 
-from darec.artifacts.store import Store
+from darec.artifacts.store import Artifact, Store
 from darec.common.errors import TransientError
 from darec.common.recipes import load_recipe
-from pipelines.report_command import report_run
-from pipelines.show import Bars, console, result_row
-from pipelines.show_ui import show_plan, show_result
+from pipelines.reports import report_run
+from pipelines.show import console, harmless
+from pipelines.show_ui import UIBars, show_plan, show_report, show_result
 from schemas.recipe import Recipe
-from stages.execute import Job, execute
+from stages.contract import Subflow, Task
+from stages.execute import Result
 from stages.plan import plan
 from stages.prepare import prepare
-from stages.registry import COLLABORATIVE, SEMANTIC, STAGES, needed
+from stages.registry import LAST, TASKS, needed
+from stages.walk import Upstream, run_task, walk
 
-StageRows = list[dict[str, Any]]
 _COUNTED_AFTER = ("split", "profile_items")  # then the plan can count the rows of the LLM stage that reads these
 _STILL_TONIGHT = timedelta(hours=3)  # a worker that is back later than that leaves the night out
 
 
-def is_transient(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Only what may pass by itself is worth another try; a user's fault is not."""
+def is_transient(task: PrefectTask[Any, Any], run: TaskRun, state: State[Any]) -> bool:
+    """Only a transient error is worth a retry; a user's mistake is not."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
@@ -51,67 +58,58 @@ prepared = retrying(name="prepare")(prepare)
 
 
 @retrying()
-def run_stage(name: str, keys: dict[str, str], recipe: str | None, overrides: Sequence[str], force: bool) -> Any:
+def run_stage(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: bool) -> Any:
     """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""
-    loaded = _load(recipe, overrides)
-    store = Store(loaded.runtime.store)
-    job = Job(STAGES[name], loaded, {source: store.artifact(source, key) for source, key in keys.items()})
-    with Bars(name) as bars:
-        result = execute(job, store, bars, force=force)
-    show_result(result, store)
-    row = result_row(result)
-    get_run_logger().info("%s: %s (%s)", name, row["state"], row["why"])
-    return Completed(name="Cached", message=row["why"], data=row) if result.cached else row
+    store = Store(recipe.runtime.store)
+    with UIBars(name) as bars:
+        result = run_task(TASKS[name], recipe, upstream, store, bars, force=force)
+    with harmless(f"the result of {name}"):
+        show_result(result, store)
+    why = "; ".join(result.why)
+    get_run_logger().info("%s: %s (%s)", name, result.state, why)
+    return Completed(name="Cached", message=why, data=result) if result.cached else result
 
 
 def _run_stages(
-    group: Sequence[str],
-    rows: StageRows,
-    recipe: str | None,
-    overrides: Sequence[str],
-    until: str,
-    force: Sequence[str],
-) -> StageRows:
-    loaded = _load(recipe, overrides)
-    rows = list(rows)
-    for stage in needed(loaded, until):
-        if stage.name not in group:
-            continue
-        done = {row["stage"]: row["key"] for row in rows}
-        keys = {source.stage: done[source.stage] for source in stage.inputs(loaded)}
-        step = run_stage.with_options(name=stage.name)
+    subflow: Subflow, recipe: Recipe, until: str, force: Collection[str], before: Sequence[Result]
+) -> list[Result]:
+    """The part of the walk that belongs to one subflow."""
+    store = Store(recipe.runtime.store)
+
+    def visit(task: Task, upstream: Upstream) -> Result:
+        step = run_stage.with_options(name=task.name)
         # asked for its state and then its result: a call alone would answer a Cached state with the state itself
-        state = step(stage.name, keys, recipe, overrides, stage.name in force, return_state=True)
-        rows.append(state.result())
-        if stage.name in _COUNTED_AFTER and rows[-1]["state"] != "cached":
-            store = Store(loaded.runtime.store)
-            show_plan(plan(loaded, store, until), store)
-    return rows
+        state = step(task.name, recipe, dict(upstream), task.name in force, return_state=True)
+        result = state.result()
+        if task.name in _COUNTED_AFTER and not result.cached:
+            with harmless("the plan"):
+                show_plan(plan(recipe, store, until), store)
+        return result
+
+    tasks = [task for task in needed(recipe, until) if task.subflow == subflow]
+    done = {result.stage: result.artifact for result in before if result.artifact is not None}
+    return list(walk(tasks, visit, done))
 
 
 @flow(name="semantic", validate_parameters=False)
-def semantic(
-    rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
-) -> StageRows:
-    """Logs and text in; the split and one text vector a user and an item out."""
-    return _run_stages([stage.name for stage in SEMANTIC], rows, recipe, overrides, until, force)
+def semantic(recipe: Recipe, until: str, force: Collection[str]) -> list[Result]:
+    """Logs and text in; the split and one text vector per user and item out."""
+    return _run_stages("semantic", recipe, until, force, ())
 
 
 @flow(name="collaborative", validate_parameters=False)
-def collaborative(
-    rows: StageRows, recipe: str | None, overrides: Sequence[str], until: str, force: Sequence[str]
-) -> StageRows:
-    """Graph, training, evaluation, export, and the release if the gate lets it pass."""
-    return _run_stages([stage.name for stage in COLLABORATIVE], rows, recipe, overrides, until, force)
+def collaborative(recipe: Recipe, until: str, force: Collection[str], before: Sequence[Result]) -> list[Result]:
+    """Graph, training, evaluation, export, and the release if it passes the gate."""
+    return _run_stages("collaborative", recipe, until, force, before)
 
 
 @flow(name="darec")
 def darec(
     recipe: str | None = None,
     overrides: list[str] | None = None,
-    until: str = "publish",
+    until: str = LAST,
     force: list[str] | None = None,
-) -> StageRows:
+) -> list[Result]:
     """The whole pipeline; a night that was scheduled hours ago is cancelled, and not caught up.
 
     Args:
@@ -122,21 +120,23 @@ def darec(
     """
     if late := _missed_night():
         return Cancelled(message=late)  # pyright: ignore[reportReturnType]  (Prefect makes it the run's own state)
-    overrides, force = overrides or [], force or []
-    _read.cache_clear()
-    loaded = _load(recipe, overrides)
+
+    # One run goes by one recipe: what is edited meanwhile counts from the next run on.
+    loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
     prepared(loaded)
     with store.in_use():
-        show_plan(plan(loaded, store, until), store)
-        rows = semantic([], recipe, overrides, until, force)
-        rows = collaborative(rows, recipe, overrides, until, force)
-        _report(store, rows)
-        return rows
+        with harmless("the plan"):
+            show_plan(plan(loaded, store, until), store)
+        results = semantic(loaded, until, force or [])
+        results += collaborative(loaded, until, force or [], results)
+        _report(store, results)
+        _name_run(results)
+        return results
 
 
 def _missed_night() -> str | None:
-    """Why this run shall not be: the schedule wanted it while no worker was there. Runs by hand are always wanted."""
+    """Why this run shall not be: it was scheduled while no worker was there. Runs by hand are always wanted."""
     if "auto-scheduled" not in flow_run.tags:
         return None
     late = datetime.now(UTC) - flow_run.scheduled_start_time
@@ -145,24 +145,27 @@ def _missed_night() -> str | None:
     return f"{late.total_seconds() / 3600:.0f} hours late: nights are not caught up, the next one reads the same data"
 
 
-def _report(store: Store, rows: StageRows) -> None:
+def _report(store: Store, results: Sequence[Result]) -> None:
     """A report that cannot be written is red in the UI, and fails no run."""
-    state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, rows, return_state=True)
+    state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, results, return_state=True)
     outcome = state.result(raise_on_failure=False)
-    label = "Report" if state.is_completed() else "No report"
-    console.print(f"{label}: {outcome}", markup=False, highlight=False)
+    if isinstance(outcome, Exception):
+        console.print(f"No report: {outcome}", markup=False, highlight=False)
+        return
+    console.print(f"Report: {outcome}", markup=False, highlight=False)
+    with harmless("the report"):
+        show_report(outcome)
+
+
+def _name_run(results: Sequence[Result]) -> None:
+    """Puts the gate's decision into the run's name, where a list of runs shows it."""
+    decided = next((result for result in results if result.state in ("published", "refused")), None)
+    if decided is None:
+        return
+    with harmless("the run's name"), get_client(sync_client=True) as client:
+        client.update_flow_run(UUID(flow_run.id), name=f"{decided.state} {decided.report.release}")
 
 
 def without_heartbeats() -> AbstractContextManager[Any]:
     """Heartbeats let a server notice a dead run, and cost a second a flow: a run with nothing to do goes without."""
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-
-
-def _load(recipe: str | None, overrides: Sequence[str]) -> Recipe:
-    return _read(recipe, tuple(overrides))
-
-
-@cache
-def _read(recipe: str | None, overrides: tuple[str, ...]) -> Recipe:
-    """One run goes by one recipe: what is edited meanwhile counts from the next run on."""
-    return load_recipe(Path(recipe) if recipe else None, overrides)

@@ -16,9 +16,10 @@ from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.serving.retention import Collection, collect
-from pipelines.flows import StageRows, darec, is_transient
+from pipelines.flows import darec, is_transient
 from schemas.recipe import Recipe
 from schemas.release import Release
+from stages.execute import Result
 
 StageName = Literal[
     "ingest",
@@ -46,7 +47,7 @@ def rerun_stage(
     keep_prompt: bool = False,
     overrides: tuple[str, ...] = (),
     recipe: str = "",
-) -> StageRows:
+) -> list[Result]:
     """Runs one stage again, and what it needs; unless something changed or force is set, it is a hit.
 
     Args:

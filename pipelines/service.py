@@ -17,7 +17,7 @@ from types import FrameType
 from darec.common.errors import DarecError, UserError
 from pipelines.api import prefect_home, prefect_setting
 from pipelines.database import Database
-from pipelines.report_command import REPORTS_URL
+from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
 
 _LOOPBACK = ("127.0.0.1", "localhost")

@@ -1,10 +1,12 @@
-"""What people see of a run: bars and tables in the terminal, progress and tables in the Prefect UI."""
+"""What people see of a run in the terminal: bars, the plan, the results."""
 
-import time
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -17,27 +19,32 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from stages.execute import Result
 from stages.plan import Step
 
-console = Console()
+# Without a terminal (a log file, cron) lines are not wrapped to some width, and nothing is animated.
+console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+
 _STATE_STYLE = {
     "hit": "green",
+    "cached": "green",
+    "published": "green",
+    "done": "cyan",
     "stale": "yellow",
     "follows": "dim",
     "blocked": "red",
-    "cached": "green",
-    "done": "cyan",
+    "refused": "bold red",
 }
-_UI_INTERVAL = 3.0  # seconds between two updates of a bar in the Prefect UI
+_NUMBERS = ("rows", "rows to do", "seconds", "seconds last time")
 
 
 class Bars:
-    """The `Progress` of one stage: a bar with rate and time left in the terminal, and one in the Prefect UI."""
+    """The `Progress` of one task as a bar in the terminal, with rate and time left; nothing without a terminal."""
 
     def __init__(self, stage: str) -> None:
-        self._stage = stage
+        self.stage = stage
         self._bars = Progress(
             TextColumn("  {task.description}"),
             BarColumn(),
@@ -49,10 +56,9 @@ class Bars:
             TextColumn("[dim]{task.fields[note]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._bar: TaskID | None = None
-        self._artifact: Any = None
-        self._shown = 0.0
 
     def __enter__(self) -> "Bars":
         self._bars.start()
@@ -61,16 +67,13 @@ class Bars:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._show_in_ui(100.0, finished=True)
         self._bars.stop()
 
     def start(self, label: str, total: int, unit: str = "rows") -> None:
         """Opens a bar, closing the one before."""
         if self._bar is not None:
             self._bars.remove_task(self._bar)
-        self._bar = self._bars.add_task(f"{self._stage}: {label}", total=total, rate="", note="", unit=unit)
-        self._show_in_ui(0.0)
+        self._bar = self._bars.add_task(f"{self.stage}: {label}", total=total, rate="", note="", unit=unit)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Moves the bar."""
@@ -80,38 +83,35 @@ class Bars:
         elapsed = bar.elapsed or 0.0
         rate = f"{(bar.completed + count) / elapsed:.1f} {bar.fields['unit']}/s" if elapsed > 0 else ""
         self._bars.update(self._bar, advance=count, rate=rate, note=note)
-        self._show_in_ui(min(100.0, bar.percentage))
 
-    def _show_in_ui(self, percent: float, *, finished: bool = False) -> None:
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    @property
+    def description(self) -> str:
+        """What the open bar is about."""
+        return self._bars.tasks[-1].description if self._bars.tasks else self.stage
 
-        if self._bar is None or (not finished and time.monotonic() - self._shown < _UI_INTERVAL):
-            return
-        self._shown = time.monotonic()
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(
-                percent, description=f"{self._stage}: {self._bars.tasks[-1].description}"
-            )
-        else:
-            update_progress_artifact(self._artifact, percent)
+    @property
+    def percentage(self) -> float:
+        """How far the open bar is, 0 to 100."""
+        return min(100.0, self._bars.tasks[-1].percentage) if self._bars.tasks else 0.0
+
+
+@contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Turns a failure to show something into a warning: no display, estimate or report may stop a run."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        warning = f"warning: {what} could not be shown ({type(error).__name__}: {reason})"
+        print(warning, file=sys.stderr)
 
 
 def plan_table(steps: Iterable[Step]) -> Table:
     """The plan for the terminal."""
-    table = Table(title="Plan", title_justify="left")
-    for column in ("stage", "state", "why", "rows to do", "seconds last time"):
-        table.add_column(
-            column, justify="right" if column in ("rows to do", "seconds last time") else "left", overflow="fold"
-        )
+    table = _table("Plan", "stage", "state", "why", "rows to do", "seconds last time")
     for step in steps:
-        style = _STATE_STYLE[step.state]
-        table.add_row(
-            step.stage.name,
-            f"[{style}]{step.state}[/]",
-            escape("\n".join(step.why)),
-            _cell(step.rows),
-            _cell(step.seconds_last_time),
-        )
+        seconds = _cell(step.seconds_last_time)
+        table.add_row(step.task.name, _styled(step.state), escape("; ".join(step.why)), _cell(step.rows), seconds)
     return table
 
 
@@ -119,7 +119,7 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
     """The plan as plain data: for `--json` and for the table in the Prefect UI."""
     return [
         {
-            "stage": step.stage.name,
+            "stage": step.task.name,
             "state": step.state,
             "why": "; ".join(step.why),
             "rows": step.rows,
@@ -130,32 +130,53 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
     ]
 
 
-def result_row(result: Result) -> dict[str, Any]:
-    """What became of a stage, as a flow hands it on."""
-    manifest = result.artifact.manifest if result.artifact else None
-    return {
-        "stage": result.stage,
-        "state": "cached" if result.cached else "done",
-        "why": "; ".join(result.why),
-        "key": result.artifact.key if result.artifact else None,
-        "rows": manifest.rows if manifest else None,
-        "seconds": manifest.seconds if manifest and not result.cached else None,
-    }
-
-
-def results_table(results: Sequence[dict[str, Any]]) -> Table:
-    """What a run did, stage by stage."""
-    table = Table(title="Run", title_justify="left")
-    for column in ("stage", "state", "why", "rows", "seconds"):
-        table.add_column(column, justify="right" if column in ("rows", "seconds") else "left", overflow="fold")
+def results_table(results: Sequence[Result]) -> Table:
+    """What a run did, task by task; the last line says whether the release was published or refused, and why."""
+    table = _table("Run", "stage", "state", "why", "rows", "seconds")
     for result in results:
-        style = _STATE_STYLE[result["state"]]
-        state = f"[{style}]{result['state']}[/]"
-        table.add_row(result["stage"], state, escape(result["why"]), _cell(result["rows"]), _cell(result["seconds"]))
+        why = escape("; ".join(result.why))
+        table.add_row(result.stage, _styled(result.state), why, _cell(result.rows), _cell(result.seconds or None))
     return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A table without borders, so that 80 columns are enough for what matters."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if console.is_terminal else None)
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in _NUMBERS else "left",
+            overflow="fold",
+            no_wrap=column in ("stage", "state"),
+        )
+    return table
+
+
+def _styled(state: str) -> str:
+    return f"[{_STATE_STYLE.get(state, 'default')}]{state}[/]"
 
 
 def _cell(value: float | int | None) -> str:
     if value is None:
         return ""
     return f"{value:.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def print_rows(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "") -> None:
+    """A table; titles and ids come from the raw data, so nothing in them is taken as markup."""
+    rows = list(rows)
+    if not rows:
+        console.print(Text(empty))
+        return
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD if console.is_terminal else None)
+    for name in names:
+        table.add_column(Text(name), overflow="fold", no_wrap=name in ("id", "state", "changed"))
+    for row in rows:
+        table.add_row(*(Text(_value(value)) for value in row))
+    console.print(table)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

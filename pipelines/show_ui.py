@@ -1,27 +1,75 @@
 """What the Prefect UI shows of a run besides states: the plan, and of each finished stage what people ask first."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+import polars as pl
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from darec.artifacts.files import HISTORY
 from darec.artifacts.store import Store
+from darec.report.content import Chart, Line
+from darec.report.svg import line_chart_uri
 from darec.serving.releases import Releases
-from pipelines.curves import Points, data_uri, line_chart
-from pipelines.show import plan_rows
+from pipelines.reports import report_link
+from pipelines.show import Bars, harmless, plan_rows
+from schemas.reports import EvaluationReport, ProfileReport, PublishReport
 from stages.execute import Result
 from stages.plan import Step
 
 REFUSED_EVENT = "darec.release.refused"
+_UPDATE_SECONDS = 3.0  # between two updates of a bar in the Prefect UI
 
 Table = list[dict[str, Any]]
 
 
+class UIBars(Bars):
+    """The bar in the terminal, and one in the Prefect UI."""
+
+    _artifact: Any = None
+    _shown = 0.0
+
+    def start(self, label: str, total: int, unit: str = "rows") -> None:
+        """Opens a bar, closing the one before."""
+        super().start(label, total, unit)
+        self._update(0.0)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Moves the bar."""
+        super().advance(count, note)
+        self._update(self.percentage)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._artifact is not None:
+            self._update(100.0, last=True)
+        super().__exit__(kind, error, trace)
+
+    def _update(self, percent: float, *, last: bool = False) -> None:
+        if not last and time.monotonic() - self._shown < _UPDATE_SECONDS:
+            return
+        self._shown = time.monotonic()
+        with harmless("a progress bar"):
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, description=f"{self.stage}: {self.description}")
+            else:
+                update_progress_artifact(self._artifact, percent)
+
+
 def show_plan(steps: Sequence[Step], store: Store) -> None:
-    """The plan before the run starts: hit or miss, why, rows, and what that will roughly take."""
+    """The plan before the run starts: hit or stale, why, rows, and what that will roughly take."""
     rows = [row | estimate(step, store) for row, step in zip(plan_rows(steps), steps, strict=True)]
     minutes = sum(row["minutes"] or 0 for row in rows)
     hits = sum(step.state == "hit" for step in steps)
@@ -30,17 +78,29 @@ def show_plan(steps: Sequence[Step], store: Store) -> None:
 
 
 def estimate(step: Step, store: Store) -> dict[str, Any]:
-    """Tokens and minutes a step will take, from the newest run that generated anything; None where nothing is known."""
+    """Tokens and minutes a step will take, from the newest run that generated rows; None where nothing is known."""
     if step.state == "hit":
         return {"tokens": 0, "minutes": 0.0}
-    for artifact in store.artifacts(step.stage.name):
-        report = artifact.manifest.report if artifact.damage() is None else {}
-        if step.rows is not None and report.get("generated"):
-            scale = step.rows / report["generated"]
-            tokens = report["prompt_tokens"] + report["output_tokens"]
-            return {"tokens": round(tokens * scale), "minutes": round(report["seconds"] * scale / 60, 2)}
+
+    for artifact in store.artifacts(step.task.name) if step.rows is not None else ():
+        if artifact.damage() is not None:
+            continue
+        report = step.task.report.model_validate(artifact.manifest.report)
+        generated = getattr(report, "generated", 0)
+        if generated:
+            scale = (step.rows or 0) / generated
+            # An encoder generates rows as well, but spends no tokens.
+            tokens = round(report.tokens * scale) if isinstance(report, ProfileReport) else None
+            return {"tokens": tokens, "minutes": round(report.seconds * scale / 60, 2)}
+
     seconds = step.seconds_last_time
     return {"tokens": None, "minutes": None if seconds is None else round(seconds / 60, 2)}
+
+
+def show_report(path: Path) -> None:
+    """Links the HTML report."""
+    text = f"**{path.stem}**\n\n[open the report]({report_link(path)})\n\n`{path}`"
+    create_markdown_artifact(text, key="report", description="The HTML report of this run")
 
 
 def show_result(result: Result, store: Store) -> None:
@@ -51,15 +111,19 @@ def show_result(result: Result, store: Store) -> None:
 
 
 def _show_profiles(result: Result, store: Store) -> None:
-    report = result.report
-    names = ("rows", "generated", "from_ledger", "retried", "from_metadata", "prompt_tokens", "output_tokens")
-    facts: Mapping[str, Any] = {name.replace("_", " "): report.get(name) for name in names} | {
-        "output tokens a second": report.get("output_tokens_per_second"),
-        "failures": ", ".join(f"{name}: {count}" for name, count in report.get("failures", {}).items()) or "none",
+    report: ProfileReport = result.report
+    facts = {
+        "rows": report.rows,
+        "generated": report.generated,
+        "from ledger": report.from_ledger,
+        "retried": report.retried,
+        "from metadata": report.from_metadata,
+        "prompt tokens": report.prompt_tokens,
+        "output tokens": report.output_tokens,
+        "output tokens per second": report.output_tokens_per_second,
+        "failures": ", ".join(f"{name}: {count}" for name, count in report.failures.items()) or "none",
     }
-    samples = "\n\n".join(
-        f"{_quoted(sample['prompt'])}\n\n**{_inline(sample['profile'])}**" for sample in report.get("samples", ())
-    )
+    samples = "\n\n".join(f"{_quoted(each.prompt)}\n\n**{_inline(each.profile)}**" for each in report.samples)
     text = f"{_markdown_table(('', ''), facts.items())}\n\n### Samples: prompt, then profile\n\n{samples}"
     create_markdown_artifact(text, key=_key(result, "llm"), description=f"{result.stage}: tokens, fallbacks, samples")
 
@@ -67,20 +131,20 @@ def _show_profiles(result: Result, store: Store) -> None:
 def _show_curves(result: Result, store: Store) -> None:
     if result.artifact is None:
         return
-    curves = history_curves(result.artifact.path / "history.parquet")
+    curves = history_curves(result.artifact.path / HISTORY.name)
     for kind, title in (("loss", "loss terms"), ("val", "validation")):
-        lines = {name: points for name, points in curves.items() if name.startswith(f"{kind}/")}
-        chart = line_chart(f"{result.stage}: {title} by epoch", lines)
-        description = f"{result.stage}: {title}; {result.report.get('epochs')} epochs"
-        create_image_artifact(data_uri(chart), key=_key(result, kind), description=description)
+        lines = tuple(line for line in curves if line.name.startswith(f"{kind}/"))
+        chart = Chart(f"{result.stage}: {title} by epoch", "epoch", lines, result.report.best_epoch)
+        description = f"{result.stage}: {title}; {result.report.epochs} epochs"
+        create_image_artifact(line_chart_uri(chart), key=_key(result, kind), description=description)
 
 
-def history_curves(path: Path) -> dict[str, Points]:
+def history_curves(path: Path) -> list[Line]:
     """Each series of a training history: its mean over every epoch's steps."""
-    import polars as pl
-
     means = pl.read_parquet(path).group_by("name", "epoch").agg(pl.col("value").mean()).sort("name", "epoch")
-    return {str(name): part.select("epoch", "value").rows() for (name,), part in means.group_by("name")}
+    known = means.drop_nulls("value")
+    parts = known.partition_by("name", maintain_order=True)
+    return [Line(part["name"][0], tuple(part.select(pl.col("epoch").cast(float), "value").rows())) for part in parts]
 
 
 def _show_metrics(result: Result, store: Store) -> None:
@@ -90,30 +154,28 @@ def _show_metrics(result: Result, store: Store) -> None:
     create_table_artifact(rows, key=_key(result, "metrics"), description=f"test metrics, {beside}")
 
 
-def metric_rows(report: Mapping[str, Any], current: Mapping[str, float | None]) -> Table:
+def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -> Table:
     """Each test metric beside the current release's and the references' of the same split."""
     rows = []
-    for name, value in sorted(report["test"].items()):
+    for name, value in sorted(report.test.items()):
         before = current.get(name)
         row = {"metric": name, "this run": _rounded(value), "current release": _rounded(before)}
         row["change"] = f"{(value - before) / before:+.1%}" if before and value is not None else None
-        for reference in ("popularity", "reference"):
-            row[reference] = _rounded((report.get(reference) or {}).get(name))
+        row["popularity"] = _rounded(report.popularity.get(name))
+        row["reference"] = _rounded((report.reference or {}).get(name))
         rows.append(row)
     return rows
 
 
 def _show_gate(result: Result, store: Store) -> None:
-    report = result.report
-    verdict = f"**{report['release']}: {report['state']}** ({_inline(report['reason'])})"
-    names = ("name", "passed", "value", "limit", "message")
-    rows = [[check[name] for name in names] for check in report["checks"]]
-    create_markdown_artifact(
-        f"{verdict}\n\n{_markdown_table(names, rows)}", key=_key(result, "gate"), description=f"gate: {report['state']}"
-    )
-    if report["state"] == "refused":
-        resource = {"prefect.resource.id": f"darec.release.{report['release']}"}
-        payload = {"release": report["release"], "reason": report["reason"], "run_id": flow_run.root_flow_run_id}
+    report: PublishReport = result.report
+    verdict = f"**{report.release}: {report.state}** ({_inline(report.reason)})"
+    rows = [(check.name, check.passed, check.value, check.limit, check.message) for check in report.checks]
+    table = _markdown_table(("name", "passed", "value", "limit", "message"), rows)
+    create_markdown_artifact(f"{verdict}\n\n{table}", key=_key(result, "gate"), description=f"gate: {report.state}")
+    if report.state == "refused":
+        resource = {"prefect.resource.id": f"darec.release.{report.release}"}
+        payload = {"release": report.release, "reason": report.reason, "run_id": flow_run.root_flow_run_id}
         emit_event(REFUSED_EVENT, resource=resource, payload=payload)
 
 

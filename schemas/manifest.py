@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MANIFEST = "manifest.json"
 
@@ -26,16 +26,16 @@ class InputRecord(BaseModel):
 class Manifest(BaseModel):
     """Everything needed to say what an artifact is, how it was made, and whether it is whole."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
     stage: str
     key: str
     why: tuple[str, ...]
     """Why the stage ran instead of being a hit."""
-    material: dict[str, Any]
-    """What was hashed into the key."""
+    fingerprint: dict[str, Any] = Field(validation_alias="material", serialization_alias="material")
+    """What was hashed into the key. Manifests call it `material`, as those of version 0.1 do."""
     settings: dict[str, Any] = {}
-    """The runtime fields in force: they cannot change the result, but they explain its cost."""
+    """The whole recipe in force, with the fields that are not in the key but explain the cost."""
     inputs: dict[str, InputRecord]
     files: dict[str, FileRecord]
     rows: int

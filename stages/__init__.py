@@ -1,1 +1,1 @@
-"""The steps of the pipeline: pure functions from inputs and configuration to files."""
+"""The steps of the pipeline: `declarations` says what each reads and writes; one module per step does the work."""

@@ -1,21 +1,20 @@
-"""What a stage is: its name, what it reads, what is hashed into its key, and the function that does the work."""
+"""What a stage is: what it reads, writes and hashes into its key, and where the function is that does its work."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
+from darec.artifacts.files import Content, File
 from darec.common.errors import DarecError
 from darec.common.progress import Progress, Silent
 from schemas.recipe import Recipe
+from schemas.reports import StageReport
 
+Report_co = TypeVar("Report_co", bound=StageReport, covariant=True)
 
-@dataclass(frozen=True)
-class Input:
-    """Some files of another stage's artifact. Only these are visible, and only these are in the key."""
-
-    stage: str
-    files: tuple[str, ...]
+Subflow = Literal["semantic", "collaborative"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +23,30 @@ class StageContext:
 
     recipe: Recipe
     inputs: Mapping[tuple[str, str], Path]
-    """Absolute path of each declared (stage, file)."""
+    """Absolute path of each declared file, by stage and name."""
     out: Path
     """An empty folder; what is in it at the end is the artifact."""
     work: Path
     """Scratch space that a killed run of the same key leaves to the next: checkpoints."""
     store: Path
     """The store's root: the row ledgers are under `store / "ledger"`, the releases under `store / "releases"`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The sections of the recipe that the stage declared, as they are hashed into its key."""
     progress: Progress = field(default_factory=Silent)
 
-    def input(self, stage: str, file: str) -> Path:
-        """The path of a declared input file. Raises DarecError for one that was not declared."""
-        if (stage, file) not in self.inputs:
-            raise DarecError(f"{stage}/{file} is not a declared input of this stage")
-        return self.inputs[stage, file]
+    def path(self, file: File[Any]) -> Path:
+        """The path of a declared input. Raises DarecError for a file that was not declared."""
+        if (file.stage, file.name) not in self.inputs:
+            raise DarecError(f"{file.stage}/{file.name} is not a declared input of this stage")
+        return self.inputs[file.stage, file.name]
+
+    def read(self, file: File[Content]) -> Content:
+        """The content of a declared input."""
+        return file.format.read(self.path(file))
+
+    def write(self, file: File[Content], content: Content) -> None:
+        """Writes one of the stage's own files."""
+        file.format.write(content, self.out / file.name)
 
     @property
     def ledger(self) -> Path:
@@ -46,35 +55,65 @@ class StageContext:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a stage has to say about its work; it goes into the manifest, not into the artifact's content."""
+class Outcome(Generic[Report_co]):
+    """What a stage says about its work; it goes into the manifest, not into the artifact's content."""
 
     rows: int
-    report: dict[str, Any] = field(default_factory=dict)
+    report: Report_co
 
 
 def _nothing(recipe: Recipe) -> Mapping[str, Any]:
     return {}
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline.
+def _never(recipe: Recipe) -> bool:
+    return False
 
-    Its key is the hash of: name, version, `config`, `material`, and the content of its declared inputs.
-    """
+
+@dataclass(frozen=True)
+class Task(Generic[Report_co]):
+    """Something the pipeline does: a stage, or an effect on the world outside the artifacts."""
 
     name: str
+    subflow: Subflow
+    body: Any
+    """The module that does the work, by its dotted name (imported when there is work), or an object like one.
+
+    A stage's body has `run(context) -> Outcome`, and `pending(context) -> int` if `counts_rows` is set. An effect's
+    body has `run(context) -> Outcome`, and `settled(context)`, which gives the report of an effect that was had before,
+    or None if there is something to do. An effect's report has a `state` and a `reason`.
+    """
+    report: type[Report_co]
+    """The class of its report."""
+    reads: Callable[[Recipe], tuple[File[Any], ...]]
+    """The input files. Only these are visible, and only their content is in the key."""
+    config: Callable[[Recipe], Mapping[str, Any]]
+    """The sections of the recipe that can change the result; fields declared `not_hashed` are left out of the key."""
+
+    def load(self) -> Any:
+        """The body, imported now."""
+        return import_module(self.body) if isinstance(self.body, str) else self.body
+
+
+@dataclass(frozen=True)
+class Stage(Task[Report_co]):
+    """A step whose result is an artifact, found again by its key.
+
+    The key is the hash of name, version, `config`, `fingerprint`, and the content of the files in `reads`.
+    """
+
     version: int
     """Raised by hand when the same inputs and configuration give another result than before."""
-    outputs: tuple[str, ...]
-    inputs: Callable[[Recipe], tuple[Input, ...]]
-    config: Callable[[Recipe], Mapping[str, Any]]
-    """The configuration that can change the result: sections or values; runtime fields are dropped from sections."""
-    run: Callable[[StageContext], Outcome]
-    material: Callable[[Recipe], Mapping[str, Any]] = _nothing
-    """Whatever else is in the key: bytes of prompts, fingerprints of models, hashes of source files."""
-    pending: Callable[[StageContext], int] | None = None
-    """Rows that a run would have to make, given the ledger; None for stages that always do all rows."""
-    settled: Callable[[StageContext], str | None] | None = None
-    """Only for a stage that is an effect and not an artifact (publish): why there is nothing to do, or None."""
+    writes: tuple[File[Any], ...]
+    """The files of its artifact."""
+    fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
+    """Whatever else is in the key: bytes of prompts, identities of models, hashes of source files."""
+    counts_rows: bool = False
+    """Whether the body has `pending`: how many rows a run would have to generate, given the row ledger."""
+    reads_release: Callable[[Recipe], bool] = _never
+    """Whether it also reads the current release, which is not in the key (a warm start): the report says which one."""
+
+
+@dataclass(frozen=True)
+class Effect(Task[Report_co]):
+    """A step that changes the world outside the artifacts (publish): its body says whether there is anything to do."""

@@ -1,60 +1,28 @@
 """evaluate: how good the vectors are on validation and test, beside popularity and the model without alignment."""
 
-import json
-from typing import TYPE_CHECKING, Any
+import torch
 
-from schemas.recipe import Recipe
-from stages.contract import Input, Outcome, Stage, StageContext
-
-if TYPE_CHECKING:
-    from darec.model.interactions import Interactions, Representations
-
-_PARTS = ("train.parquet", "val.parquet", "test.parquet")
+from darec.artifacts.files import EMBEDDINGS, METRICS, REFERENCE_EMBEDDINGS, TEST_PART, TRAIN_PART, VAL_PART, File
+from darec.artifacts.formats import Vectors
+from darec.evaluation.report import report
+from darec.model.interactions import Interactions, Pairs, Representations
+from schemas.reports import EvaluationReport
+from stages.contract import Outcome, StageContext
 
 
-def _inputs(recipe: Recipe) -> tuple[Input, ...]:
-    models = ("train", "train_reference") if recipe.train.needs_text else ("train",)
-    return (Input("split", _PARTS), *(Input(model, ("embeddings.safetensors",)) for model in models))
+def run(context: StageContext) -> Outcome[EvaluationReport]:
+    """Evaluates the trained vectors and what they are compared with."""
+    final = _vectors(context, EMBEDDINGS)
+    reference = _vectors(context, REFERENCE_EMBEDDINGS) if context.recipe.train.needs_text else None
+    parts = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART, TEST_PART))
+    interactions = Interactions(final.n_users, len(final.item), *parts)
+    result = report(final, reference, interactions, context.recipe.evaluate)
 
-
-def _config(recipe: Recipe) -> dict[str, Any]:
-    return {"evaluate": recipe.evaluate}
-
-
-def _run(context: StageContext) -> Outcome:
-    from darec.evaluation.report import report
-
-    final = _vectors(context, "train")
-    reference = _vectors(context, "train_reference") if context.recipe.train.needs_text else None
-    result = report(final, reference, _interactions(context, final), context.recipe.evaluate)
-    (context.out / "metrics.json").write_text(json.dumps(result.metrics, indent=1, sort_keys=True) + "\n")
+    context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")
-    return Outcome(rows=result.per_user.height, report=result.metrics)
+    return Outcome(result.per_user.height, EvaluationReport.model_validate(result.metrics))
 
 
-def _vectors(context: StageContext, stage: str) -> "Representations":
-    from safetensors.torch import load_file
-
-    from darec.model.interactions import Representations
-
-    vectors = load_file(context.input(stage, "embeddings.safetensors"))
-    return Representations.join(vectors["user"], vectors["item"])
-
-
-def _interactions(context: StageContext, final: "Representations") -> "Interactions":
-    from darec.artifacts.tables import read_table
-    from darec.model.interactions import Interactions, Pairs
-    from schemas.tables import SPLIT_PART
-
-    parts = (Pairs.of_table(read_table(context.input("split", part), SPLIT_PART)) for part in _PARTS)
-    return Interactions(final.n_users, len(final.item), *parts)
-
-
-STAGE = Stage(
-    name="evaluate",
-    version=1,
-    outputs=("metrics.json", "per_user.parquet"),
-    inputs=_inputs,
-    config=_config,
-    run=_run,
-)
+def _vectors(context: StageContext, file: File[Vectors]) -> Representations:
+    vectors = context.read(file)
+    return Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))

@@ -1,8 +1,9 @@
-"""From a stage and its inputs to an artifact: take the hit, or do the work once and keep it."""
+"""From a job to an artifact: take the hit, or do the work once and keep it. Benchmarks use the same executor."""
 
+import fcntl
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +17,13 @@ from darec.common.measure import Measure
 from darec.common.progress import Progress, Silent
 from schemas.manifest import InputRecord, Manifest
 from schemas.recipe import Recipe
+from schemas.reports import StageReport
 from schemas.section import hashed
-from stages.contract import Outcome, Stage, StageContext
+from stages.contract import Effect, Outcome, Stage, StageContext, Task
 
+CACHED = "cached"
 UNCHANGED = "same inputs, configuration and code version"
+NOT_GATED = "not gated yet"
 _REPORTED_PACKAGES = (
     "torch",
     "vllm",
@@ -34,134 +38,215 @@ _REPORTED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Job:
-    """A stage whose inputs are all there, so that its key is known."""
+    """Work whose result is an artifact: everything that its key, its manifest and its execution need."""
 
-    stage: Stage
-    recipe: Recipe
-    upstream: Mapping[str, Artifact]
-
-    @cached_property
-    def inputs(self) -> dict[str, InputRecord]:
-        """For every stage read: the artifact's key and the hash of the declared files."""
-        return {
-            source.stage: InputRecord(
-                key=self.upstream[source.stage].key,
-                content=content_hash(self.upstream[source.stage].hashes, source.files),
-                files=source.files,
-            )
-            for source in self.stage.inputs(self.recipe)
-        }
-
-    @cached_property
-    def material(self) -> dict[str, Any]:
-        """All that is hashed into the key."""
-        return {
-            "stage": self.stage.name,
-            "version": self.stage.version,
-            "config": hashed(dict(self.stage.config(self.recipe))),
-            "extra": hashed(dict(self.stage.material(self.recipe))),
-            "inputs": {name: record.content for name, record in self.inputs.items()},
-        }
+    stage: str
+    fingerprint: Mapping[str, Any]
+    """All that is hashed into the key."""
+    writes: tuple[str, ...]
+    """Files that must be there afterwards."""
+    work: Callable[[Path, Path, Progress], Outcome[StageReport]]
+    """Fills an empty folder, given a scratch folder that outlives a killed run."""
+    report: type[StageReport] = StageReport
+    inputs: Mapping[str, InputRecord] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The whole configuration, for the manifest."""
+    checksums: bool = True
+    """Whether a hit is verified by checksums and not only by sizes."""
+    accepts: Callable[[Artifact], bool] = lambda artifact: True
+    """Whether an artifact of the right key may be used."""
+    why: str | None = None
+    """Why the work is done, for the manifest; None finds out what changed."""
 
     @cached_property
     def key(self) -> str:
         """The artifact's key."""
-        return artifact_key(self.material)
+        return artifact_key(self.fingerprint)
 
-    def context(self, store: Store, out: Path, progress: Progress) -> StageContext:
-        """What the stage may touch while it works into `out`."""
-        return StageContext(
-            recipe=self.recipe,
-            inputs={
-                (source.stage, file): self.upstream[source.stage].path / file
-                for source in self.stage.inputs(self.recipe)
-                for file in source.files
-            },
-            out=out,
-            work=store.work(self.stage.name, self.key),
-            store=store.root,
-            progress=progress,
-        )
+    def find(self, store: Store) -> Artifact | None:
+        """The artifact, if it is there, whole and acceptable."""
+        found = store.find(self.stage, self.key, self.checksums)
+        return found if found is not None and self.accepts(found) else None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job. `artifact` is None only for a stage that is an effect (publish)."""
+    """What became of a task. `artifact` is None only for an effect."""
 
     stage: str
-    cached: bool
+    state: str
+    """cached (nothing had to be done) or done; of publish also published or refused."""
     why: tuple[str, ...]
     artifact: Artifact | None
-    report: Mapping[str, Any]
+    report: Any
+    """The task's typed report (`schemas.reports`)."""
+
+    @property
+    def cached(self) -> bool:
+        """Whether nothing had to be done."""
+        return self.state == CACHED
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the artifact."""
+        return self.artifact.manifest.rows if self.artifact else None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the work done; a hit and an effect took none."""
+        return 0.0 if self.cached or self.artifact is None else self.artifact.manifest.seconds
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The result as plain data: for `--json`, logs and tables."""
+        key = self.artifact.key if self.artifact else None
+        why, seconds = "; ".join(self.why), self.seconds or None
+        return {"stage": self.stage, "state": self.state, "why": why, "key": key, "rows": self.rows, "seconds": seconds}
+
+
+def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], store: Store) -> Job:
+    """The job of a stage whose inputs are all there, so that its key is known.
+
+    Raises:
+        UserError: a prompt, model or source file that is part of the key is not there.
+    """
+    inputs = input_records(stage, recipe, upstream)
+    config = stage.config(recipe)
+    fingerprint = {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": hashed(dict(config)),
+        "extra": hashed(dict(stage.fingerprint(recipe))),
+        "inputs": {name: record.content for name, record in inputs.items()},
+    }
+
+    def work(out: Path, scratch: Path, progress: Progress) -> Outcome[StageReport]:
+        return stage.load().run(stage_context(stage, recipe, upstream, store, out, scratch, progress))
+
+    return Job(
+        stage=stage.name,
+        fingerprint=fingerprint,
+        writes=tuple(file.name for file in stage.writes),
+        work=work,
+        report=stage.report,
+        inputs=inputs,
+        settings=recipe.model_dump(mode="json"),
+        checksums=recipe.runtime.verify == "checksums",
+    )
+
+
+def input_records(task: Task, recipe: Recipe, upstream: Mapping[str, Artifact]) -> dict[str, InputRecord]:
+    """For every stage that the task reads: the artifact's key and the hash of the declared files."""
+    files: dict[str, list[str]] = {}
+    for file in task.reads(recipe):
+        files.setdefault(file.stage, []).append(file.name)
+    return {
+        stage: InputRecord(
+            key=upstream[stage].key,
+            content=content_hash(upstream[stage].hashes, names),
+            files=tuple(names),
+        )
+        for stage, names in files.items()
+    }
+
+
+def stage_context(
+    task: Task,
+    recipe: Recipe,
+    upstream: Mapping[str, Artifact],
+    store: Store,
+    out: Path = Path("/nonexistent"),
+    scratch: Path = Path("/nonexistent"),
+    progress: Progress | None = None,
+) -> StageContext:
+    """What the task may touch; without folders it can only look (`pending`, `settled`)."""
+    return StageContext(
+        recipe=recipe,
+        inputs={(file.stage, file.name): upstream[file.stage].path / file.name for file in task.reads(recipe)},
+        out=out,
+        work=scratch,
+        store=store.root,
+        config=task.config(recipe),
+        progress=progress or Silent(),
+    )
 
 
 def reasons(job: Job, store: Store) -> tuple[str, ...]:
     """Why there is no hit: what differs from the newest artifact of the stage."""
-    latest = store.latest(job.stage.name)
+    latest = store.latest(job.stage)
     if latest is None:
         return ("never run",)
-    changed = differences(latest.manifest.material, job.material)
+    changed = differences(latest.manifest.fingerprint, job.fingerprint)
     return tuple(_readable(line) for line in changed) or ("its artifact was removed",)
 
 
-def execute(job: Job, store: Store, progress: Progress | None = None, *, force: bool = False) -> Result:
+def execute(
+    job: Job, store: Store, progress: Progress | None = None, *, force: bool = False, wait: bool = True
+) -> Result:
     """Does the job unless its artifact is there; of several runs at once, one works and the others wait for it.
 
     Raises:
-        DarecError: whatever the stage could not do; nothing half-made is left in the store.
+        BlockingIOError: another process is at work on it, and `wait` is off.
+        DarecError: whatever the work could not do; nothing half-made is left in the store.
     """
-    progress = progress or Silent()
-    with store.in_use(), store.lease(f"{job.stage.name}-{job.key}"):
-        if job.stage.settled is not None:
-            return _perform(job, store, progress)
-        if force:
-            return _compute(job, store, progress, ("forced",))
-        existed = store.artifact(job.stage.name, job.key).path.is_dir()
-        found = store.find(job.stage.name, job.key, job.recipe.runtime.verify == "checksums")
+    mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    with store.in_use(), store.lease(f"{job.stage}-{job.key}", mode):
+        found = None if force else job.find(store)
         if found is not None:
-            return Result(job.stage.name, True, (UNCHANGED,), found, found.manifest.report)
-        return _compute(job, store, progress, ("its artifact was damaged",) if existed else reasons(job, store))
+            return Result(job.stage, CACHED, (UNCHANGED,), found, job.report.model_validate(found.manifest.report))
+
+        if force:
+            why = ("forced",)
+        elif store.artifact(job.stage, job.key).path.is_dir():
+            why = ("its artifact was damaged",)
+        else:
+            why = (job.why,) if job.why else reasons(job, store)
+        return _compute(job, store, progress or Silent(), why)
+
+
+def perform(
+    effect: Effect,
+    recipe: Recipe,
+    upstream: Mapping[str, Artifact],
+    store: Store,
+    progress: Progress | None = None,
+) -> Result:
+    """Has the effect, unless it says that there is nothing to do."""
+    body = effect.load()
+    with store.in_use(), store.lease(effect.name):
+        context = stage_context(effect, recipe, upstream, store, progress=progress)
+        if (before := body.settled(context)) is not None:
+            return Result(effect.name, CACHED, (before.reason,), None, before)
+        report = body.run(context).report
+    return Result(effect.name, report.state, (report.reason,), None, report)
 
 
 def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -> Result:
-    with store.draft(job.stage.name, job.key) as draft:
+    with store.draft(job.stage, job.key) as draft:
         with Measure() as cost:
-            outcome = job.stage.run(job.context(store, draft, progress))
-        missing = [name for name in job.stage.outputs if not (draft / name).is_file()]
+            outcome = job.work(draft, store.work(job.stage, job.key), progress)
+        missing = [name for name in job.writes if not (draft / name).is_file()]
         if missing:
-            raise DarecError(f"stage {job.stage.name} did not write {', '.join(missing)}")
-        artifact = store.commit(draft, _manifest(job, draft, outcome, cost, why))
-    return Result(job.stage.name, False, why, artifact, outcome.report)
+            raise DarecError(f"stage {job.stage} did not write {', '.join(missing)}")
 
-
-def _perform(job: Job, store: Store, progress: Progress) -> Result:
-    """An effect leaves no artifact: it asks the world whether there is anything to do, and does it."""
-    with store.draft(job.stage.name, job.key) as draft:
-        context = job.context(store, draft, progress)
-        settled = job.stage.settled(context) if job.stage.settled else None
-        if settled is not None:
-            return Result(job.stage.name, True, (settled,), None, {})
-        outcome = job.stage.run(context)
-    return Result(job.stage.name, False, ("the bundle is not yet decided upon",), None, outcome.report)
-
-
-def _manifest(job: Job, draft: Path, outcome: Outcome, cost: Measure, why: tuple[str, ...]) -> Manifest:
-    return Manifest(
-        stage=job.stage.name,
-        key=job.key,
-        why=why,
-        material=job.material,
-        settings=job.recipe.model_dump(mode="json"),
-        inputs=job.inputs,
-        files=file_records(draft),
-        rows=outcome.rows,
-        report=outcome.report,
-        created=datetime.now(UTC),
-        seconds=round(cost.seconds, 3),
-        peak_memory_mb=round(cost.peak_memory_mb, 1),
-        code=code_revision(),
-        versions=_versions(),
-    )
+        manifest = Manifest(
+            stage=job.stage,
+            key=job.key,
+            why=why,
+            fingerprint=dict(job.fingerprint),
+            settings=dict(job.settings),
+            inputs=dict(job.inputs),
+            files=file_records(draft),
+            rows=outcome.rows,
+            report=outcome.report.model_dump(mode="json"),
+            created=datetime.now(UTC),
+            seconds=round(cost.seconds, 3),
+            peak_memory_mb=round(cost.peak_memory_mb, 1),
+            code=code_revision(),
+            versions=_versions(),
+        )
+        artifact = store.commit(draft, manifest)
+    return Result(job.stage, "done", why, artifact, outcome.report)
 
 
 def _versions() -> dict[str, str]:

@@ -1,79 +1,79 @@
-"""What a run would do, without doing it: every stage a hit or stale, why, how many rows, how long it took last time."""
+"""What a run would do, without doing it: every task a hit or stale, why, how many rows, how long it took last time."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
-from darec.common.progress import Silent
 from schemas.recipe import Recipe
-from stages.contract import Stage
-from stages.execute import UNCHANGED, Job, reasons
-from stages.registry import needed
+from stages.contract import Effect, Stage, Task
+from stages.execute import NOT_GATED, UNCHANGED, Job, reasons, stage_context, stage_job
+from stages.registry import LAST, needed
+from stages.walk import Upstream, walk
 
 State = Literal["hit", "stale", "follows", "blocked"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a plan.
+    """One task of a plan.
 
-    `follows`: an input is stale, so the key is not known yet (the stage may still turn out a hit).
-    `blocked`: something the user must fix first; `why` says what.
+    `follows`: an input is stale, so the key is not known yet (the task may still turn out a hit).
+    `blocked`: something that the user must fix first; `why` says what.
     """
 
-    stage: Stage
+    task: Task
     state: State
     why: tuple[str, ...]
     key: str | None = None
     artifact: Artifact | None = None
     rows: int | None = None
+    """Rows that a run would generate; None where that is not counted or not known yet."""
     seconds_last_time: float | None = None
 
 
-def plan(recipe: Recipe, store: Store, target: str = "publish", *, checksums: bool = False) -> list[Step]:
-    """The steps to `target`, in order. Reads manifests and the ledger; computes nothing."""
-    done: dict[str, Artifact] = {}
-    steps = []
-    for stage in needed(recipe, target):
-        step = _step(stage, recipe, store, done, checksums)
-        if step.artifact is not None:
-            done[stage.name] = step.artifact
-        steps.append(step)
-    return steps
+def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False) -> list[Step]:
+    """The steps to `target`, in order. Reads manifests and the row ledger; computes nothing."""
+
+    def visit(task: Task, upstream: Upstream) -> Step:
+        latest = store.latest(task.name)
+        seconds = latest.manifest.seconds if latest else None
+
+        waiting = [name for name in _sources(task, recipe) if name not in upstream]
+        if waiting:
+            return Step(task, "follows", (f"follows {', '.join(waiting)}",), seconds_last_time=seconds)
+        if isinstance(task, Effect):
+            return _plan_effect(task, recipe, upstream, store)
+        assert isinstance(task, Stage)
+        try:
+            job = stage_job(task, recipe, upstream, store)
+        except UserError as error:
+            return Step(task, "blocked", (str(error),), seconds_last_time=seconds)
+        return _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
+
+    return list(walk(needed(recipe, target), visit))
 
 
-def _step(stage: Stage, recipe: Recipe, store: Store, done: dict[str, Artifact], checksums: bool) -> Step:
-    latest = store.latest(stage.name)
-    seconds = latest.manifest.seconds if latest else None
-    waiting = [source.stage for source in stage.inputs(recipe) if source.stage not in done]
-    if waiting:
-        return Step(stage, "follows", (f"follows {', '.join(waiting)}",), seconds_last_time=seconds)
-    job = Job(stage, recipe, done)
-    try:
-        key = job.key
-    except UserError as error:
-        return Step(stage, "blocked", (str(error),), seconds_last_time=seconds)
-    if stage.settled is not None:
-        return _effect(job, store, key)
-    artifact = store.artifact(stage.name, key)
-    if artifact.path.is_dir():
-        damage = artifact.damage(checksums)
-        if damage is None:
-            return Step(stage, "hit", (UNCHANGED,), key, artifact, 0, artifact.manifest.seconds)
-        return Step(stage, "stale", (f"damaged: {damage}",), key, rows=_pending(job, store), seconds_last_time=seconds)
-    return Step(stage, "stale", reasons(job, store), key, rows=_pending(job, store), seconds_last_time=seconds)
+def _sources(task: Task, recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys(file.stage for file in task.reads(recipe)))
 
 
-def _effect(job: Job, store: Store, key: str) -> Step:
-    settled = job.stage.settled and job.stage.settled(job.context(store, Path("/nonexistent"), Silent()))
-    if settled:
-        return Step(job.stage, "hit", (settled,), key, rows=0)
-    return Step(job.stage, "stale", ("the bundle is not yet decided upon",), key)
+def _plan_stage(
+    stage: Stage, job: Job, recipe: Recipe, upstream: Upstream, store: Store, seconds: float | None, checksums: bool
+) -> Step:
+    artifact = store.artifact(stage.name, job.key)
+    there = artifact.path.is_dir()
+    damage = artifact.damage(checksums) if there else None
+    if there and damage is None:
+        return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds)
+
+    why = (f"damaged: {damage}",) if damage else reasons(job, store)
+    rows = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
+    return Step(stage, "stale", why, job.key, rows=rows, seconds_last_time=seconds)
 
 
-def _pending(job: Job, store: Store) -> int | None:
-    if job.stage.pending is None:
-        return None
-    return job.stage.pending(job.context(store, Path("/nonexistent"), Silent()))
+def _plan_effect(effect: Effect, recipe: Recipe, upstream: Upstream, store: Store) -> Step:
+    before = effect.load().settled(stage_context(effect, recipe, upstream, store))
+    if before is not None:
+        return Step(effect, "hit", (before.reason,), rows=0)
+    return Step(effect, "stale", (NOT_GATED,))

@@ -32,7 +32,7 @@ def prepare(recipe: Recipe) -> None:
 
 def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
     """The models that run on this machine."""
-    stages = {stage.name for stage in needed(recipe)}
+    stages = {task.name for task in needed(recipe)}
     if "profile_items" in stages and recipe.llm.engine == "offline":
         yield recipe.llm
     if "embed" in stages:

@@ -1,48 +1,34 @@
-"""publish: the bundle meets the gate and, if it passes, becomes the current release.
+"""publish: the bundle is judged by the gate and, if it passes, becomes the current release.
 
-An effect, not an artifact: what is current and what was decided is kept by `darec.serving.releases`.
+An effect, not an artifact: which release is current, and what was decided, is kept by `darec.serving.releases`.
 """
 
-from typing import Any
+from pathlib import Path
 
+from darec.artifacts.files import BUNDLE
 from darec.serving.releases import Releases
-from schemas.recipe import Recipe
-from schemas.release import BUNDLE_FILES, REPORT_FILE
-from stages.contract import Input, Outcome, Stage, StageContext
+from schemas.release import Release
+from schemas.reports import PublishReport
+from stages.contract import Outcome, StageContext
 
 
-def _inputs(recipe: Recipe) -> tuple[Input, ...]:
-    return (Input("export", BUNDLE_FILES),)
+def run(context: StageContext) -> Outcome[PublishReport]:
+    """Judges the bundle. A refusal is an outcome, not an error: production keeps the release it has."""
+    release = Releases(context.store).publish(_bundle(context), context.recipe.gate)
+    return Outcome(1, _report(release, release.decision.reason))
 
 
-def _config(recipe: Recipe) -> dict[str, Any]:
-    return {"gate": recipe.gate}
+def settled(context: StageContext) -> PublishReport | None:
+    """What was decided before, if publishing would change nothing; None if the bundle is not gated yet."""
+    releases = Releases(context.store)
+    reason = releases.settled(_bundle(context), context.recipe.gate)
+    release = releases.of_bundle(_bundle(context)) if reason is not None else None
+    return None if release is None or reason is None else _report(release, reason)
 
 
-def _settled(context: StageContext) -> str | None:
-    bundle = context.input("export", REPORT_FILE).parent
-    return Releases(context.store).settled(bundle, context.recipe.gate)
+def _report(release: Release, reason: str) -> PublishReport:
+    return PublishReport(release=release.id, state=release.state, reason=reason, checks=release.decision.checks)
 
 
-def _run(context: StageContext) -> Outcome:
-    """A refusal is an outcome, not an error: production keeps the release it has."""
-    bundle = context.input("export", REPORT_FILE).parent
-    release = Releases(context.store).publish(bundle, context.recipe.gate)
-    report = {
-        "release": release.id,
-        "state": release.state,
-        "reason": release.decision.reason,
-        "checks": [check.model_dump(mode="json") for check in release.decision.checks],
-    }
-    return Outcome(rows=1, report=report)
-
-
-STAGE = Stage(
-    name="publish",
-    version=1,
-    outputs=(),
-    inputs=_inputs,
-    config=_config,
-    run=_run,
-    settled=_settled,
-)
+def _bundle(context: StageContext) -> Path:
+    return context.path(BUNDLE[-1]).parent

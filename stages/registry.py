@@ -1,57 +1,43 @@
-"""Every stage, in the order of the pipeline, and which of them a recipe needs.
-
-Importing this must stay cheap (no torch, vllm, faiss): `darec status` pays for it.
-"""
+"""Finding stages by name, and which of them a recipe needs, in an order that follows from what they read."""
 
 import difflib
+from graphlib import TopologicalSorter
 
 from darec.common.errors import UserError
 from schemas.recipe import Recipe
-from stages import (
-    embed,
-    evaluate,
-    export,
-    graph,
-    ingest,
-    profile_items,
-    profile_users,
-    publish,
-    split,
-    train,
-)
-from stages.contract import Stage
+from stages import declarations
+from stages.contract import Stage, Task
 
-SEMANTIC: tuple[Stage, ...] = (ingest.STAGE, split.STAGE, profile_items.STAGE, profile_users.STAGE, embed.STAGE)
-COLLABORATIVE: tuple[Stage, ...] = (
-    graph.STAGE,
-    train.REFERENCE_STAGE,
-    train.STAGE,
-    evaluate.STAGE,
-    export.STAGE,
-    publish.STAGE,
-)
-STAGES: dict[str, Stage] = {stage.name: stage for stage in (*SEMANTIC, *COLLABORATIVE)}
+TASKS: dict[str, Task] = {task.name: task for task in vars(declarations).values() if isinstance(task, Task)}
+STAGES: dict[str, Stage] = {name: task for name, task in TASKS.items() if isinstance(task, Stage)}
+LAST = declarations.PUBLISH.name
+"""The task that a whole run ends with."""
 
 
-def stage_named(name: str) -> Stage:
-    """The stage of that name. Raises UserError naming the nearest one."""
-    if name in STAGES:
-        return STAGES[name]
-    nearest = difflib.get_close_matches(name, STAGES, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(STAGES)}"
+def task_named(name: str) -> Task:
+    """The stage or effect of that name. Raises UserError that suggests the nearest name."""
+    if name in TASKS:
+        return TASKS[name]
+    nearest = difflib.get_close_matches(name, TASKS, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(TASKS)}"
     raise UserError(f"there is no stage {name!r}", hint=hint)
 
 
-def upstream(target: str, recipe: Recipe) -> set[str]:
-    """`target` and every stage it needs, directly or not, under `recipe`."""
-    names = {target}
-    for name in reversed(STAGES):
-        if name in names:
-            names |= {source.stage for source in STAGES[name].inputs(recipe)}
-    return names
+def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
+    """The tasks that `target` needs under `recipe`, each after those it reads; the semantic subflow comes first.
 
+    A recipe without text needs no profiles.
+    """
+    readers: dict[str, list[str]] = {}
+    waiting = [task_named(target).name]
+    while waiting:
+        name = waiting.pop()
+        if name not in readers:
+            readers[name] = list(dict.fromkeys(file.stage for file in TASKS[name].reads(recipe)))
+            waiting += readers[name]
 
-def needed(recipe: Recipe, target: str = "publish") -> list[Stage]:
-    """The stages that `target` needs under `recipe`, in order: a recipe without text needs no profiles."""
-    names = upstream(target, recipe)
-    return [stage for stage in STAGES.values() if stage.name in names]
+    # Among tasks whose inputs are all there, the page's own order decides: sorting is stable.
+    position = {name: number for number, name in enumerate(TASKS)}
+    sorter = TopologicalSorter({name: readers[name] for name in sorted(readers, key=position.__getitem__)})
+    ordered = [TASKS[name] for name in sorter.static_order()]
+    return sorted(ordered, key=lambda task: task.subflow != "semantic")

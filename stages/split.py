@@ -1,41 +1,19 @@
-"""split: interactions become train, val and test, and ids become numbers.
+"""split: interactions become train, val and test, and ids become numbers."""
 
-It reads nothing but the interactions: an edited title makes no new split.
-"""
-
-from typing import Any
-
-from schemas.recipe import Recipe
-from stages.contract import Input, Outcome, Stage, StageContext
+from darec.artifacts.files import INTERACTIONS, ITEM_VOCABULARY, TEST_PART, TRAIN_PART, USER_VOCABULARY, VAL_PART
+from darec.dataset.split import split_interactions
+from schemas.reports import SplitReport
+from stages.contract import Outcome, StageContext
 
 
-def _inputs(recipe: Recipe) -> tuple[Input, ...]:
-    return (Input("ingest", ("interactions.parquet",)),)
+def run(context: StageContext) -> Outcome[SplitReport]:
+    """Divides the interactions."""
+    result = split_interactions(context.read(INTERACTIONS), context.recipe.split)
 
-
-def _config(recipe: Recipe) -> dict[str, Any]:
-    return {"split": recipe.split}
-
-
-def _run(context: StageContext) -> Outcome:
-    from darec.artifacts.tables import read_table, write_table
-    from darec.dataset.split import split_interactions
-    from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, SPLIT_PART, USER_VOCABULARY
-
-    interactions = read_table(context.input("ingest", "interactions.parquet"), INTERACTIONS)
-    result = split_interactions(interactions, context.recipe.split)
-    for part, table in result.parts.items():
-        write_table(table, context.out / f"{part}.parquet", SPLIT_PART)
-    write_table(result.users, context.out / "users.parquet", USER_VOCABULARY)
-    write_table(result.items, context.out / "items.parquet", ITEM_VOCABULARY)
-    return Outcome(rows=result.report["rows_out"], report=result.report)
-
-
-STAGE = Stage(
-    name="split",
-    version=1,
-    outputs=("train.parquet", "val.parquet", "test.parquet", "users.parquet", "items.parquet"),
-    inputs=_inputs,
-    config=_config,
-    run=_run,
-)
+    context.write(TRAIN_PART, result.parts["train"])
+    context.write(VAL_PART, result.parts["val"])
+    context.write(TEST_PART, result.parts["test"])
+    context.write(USER_VOCABULARY, result.users)
+    context.write(ITEM_VOCABULARY, result.items)
+    report = SplitReport.model_validate(result.report)
+    return Outcome(report.rows_out, report)

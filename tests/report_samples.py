@@ -3,18 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
-from safetensors.numpy import save_file
 
-from darec.artifacts.store import Artifact, Store
-from darec.artifacts.tables import read_table, write_table
+from darec.artifacts import files
+from darec.artifacts.files import File
+from darec.artifacts.formats import Vectors
+from darec.artifacts.store import Store
 from schemas.recipe import Recipe
-from schemas.tables import ITEM_PROFILES, ITEM_VOCABULARY, USER_PROFILES, USER_VOCABULARY
+from schemas.reports import EmbedReport, ProfileReport
 from stages.contract import Outcome, StageContext
-from stages.execute import Job, execute
+from stages.execute import Result
 from stages.registry import STAGES, needed
+from stages.walk import run_task, walk
 from tests.data import write_checkerboard
 
 HOSTILE = """<script>alert("x")</script> & </title></svg><img src=x onerror=alert(1)>"""
@@ -41,48 +44,50 @@ def make_hostile(folder: Path) -> None:
 def run(chosen: Recipe, until: str = "publish") -> dict[str, str]:
     """Runs the stages; stage to key of all artifacts."""
     store = Store(chosen.runtime.store)
-    done: dict[str, Artifact] = {}
-    for stage in needed(chosen, until):
-        result = execute(Job(FAKES.get(stage.name, stage), chosen, done), store)
-        if result.artifact:
-            done[stage.name] = result.artifact
-    return {name: artifact.key for name, artifact in done.items()}
+
+    def visit(task, upstream) -> Result:
+        return run_task(FAKES.get(task.name, task), chosen, upstream, store)
+
+    results = walk(needed(chosen, until), visit)
+    return {result.stage: result.artifact.key for result in results if result.artifact}
 
 
-def _profiles(context: StageContext, schema, vocabulary: pl.DataFrame) -> Outcome:
+def _profiles(context: StageContext, file: File[pl.DataFrame], ids: File[pl.DataFrame]) -> Outcome:
+    vocabulary = context.read(ids)
     name = vocabulary.columns[1]
     rows = vocabulary.with_columns(profile=pl.format("Profile of {}", name), source=pl.lit("llm"))
-    write_table(rows, context.out / "profiles.parquet", schema)
+    context.write(file, rows)
     samples = [{"prompt": f"Item: {HOSTILE}", "profile": f"Profile {HOSTILE}"}]
     report = {"generated": rows.height, "prompt_tokens": 1000, "output_tokens": 234, "from_metadata": 3}
     report |= {"output_tokens_per_second": 12.5, "causes": {"length": 2, "not_json": 1}, "samples": samples}
-    return Outcome(rows.height, report)
+    return Outcome(rows.height, ProfileReport.model_validate(report))
 
 
 def _profile_items(context: StageContext) -> Outcome:
-    return _profiles(context, ITEM_PROFILES, read_table(context.input("split", "items.parquet"), ITEM_VOCABULARY))
+    return _profiles(context, files.ITEM_PROFILES, files.ITEM_VOCABULARY)
 
 
 def _profile_users(context: StageContext) -> Outcome:
-    return _profiles(context, USER_PROFILES, read_table(context.input("split", "users.parquet"), USER_VOCABULARY))
+    return _profiles(context, files.USER_PROFILES, files.USER_VOCABULARY)
 
 
 def _embed(context: StageContext) -> Outcome:
     """Even and odd rows have opposite directions, with some noise."""
     generator = np.random.default_rng(0)
 
-    def side(stage: str) -> np.ndarray:
-        rows = pl.read_parquet(context.input(stage, "profiles.parquet")).height
+    def side(file: File[pl.DataFrame]) -> np.ndarray:
+        rows = context.read(file).height
         parity = np.where(np.arange(rows) % 2, -1.0, 1.0)[:, None]
         return (parity + 0.3 * generator.standard_normal((rows, 12))).astype(np.float32)
 
-    vectors = {"user": side("profile_users"), "item": side("profile_items")}
-    save_file(vectors, context.out / "vectors.safetensors")
-    return Outcome(sum(map(len, vectors.values())), {"rows": 64, "seconds": 0.1, "samples": [HOSTILE]})
+    vectors = Vectors(side(files.USER_PROFILES), side(files.ITEM_PROFILES))
+    context.write(files.TEXT_VECTORS, vectors)
+    return Outcome(sum(map(len, vectors)), EmbedReport(rows=64, seconds=0.1, samples=(HOSTILE,)))
 
 
 def _fake(name: str, run_function):
-    return replace(STAGES[name], run=run_function, material=lambda recipe: {}, pending=None)
+    body = SimpleNamespace(run=run_function)
+    return replace(STAGES[name], body=body, fingerprint=lambda recipe: {}, counts_rows=False)
 
 
 FAKES = {

@@ -6,6 +6,7 @@ from darec.common.errors import DarecError
 from darec.report.content import Absent, Cost, Origin
 from darec.report.source import Source
 from darec.serving.releases import Releases
+from schemas.reports import ProfileReport
 
 
 def costs(source: Source) -> tuple[Cost, ...]:
@@ -15,7 +16,7 @@ def costs(source: Source) -> tuple[Cost, ...]:
 
 def _cost(source: Source, stage: str) -> Cost:
     manifest = source.artifact(stage).manifest
-    counts = [manifest.report[name] for name in ("prompt_tokens", "output_tokens") if name in manifest.report]
+    report = ProfileReport.model_validate(manifest.report) if "prompt_tokens" in manifest.report else None
     return Cost(
         stage=stage,
         key=manifest.key,
@@ -24,7 +25,7 @@ def _cost(source: Source, stage: str) -> Cost:
         rows=manifest.rows,
         seconds=manifest.seconds,
         peak_memory_mb=manifest.peak_memory_mb,
-        tokens=sum(counts) if counts else None,
+        tokens=report.tokens if report else None,
     )
 
 

@@ -2,12 +2,11 @@
 
 import polars as pl
 
-from darec.artifacts.tables import read_table
+from darec.artifacts import files
 from darec.common.errors import DarecError
 from darec.report.content import Drift, SetChange
 from darec.report.source import Source
 from schemas import columns as c
-from schemas.tables import INTERACTIONS, ITEMS
 
 _SHOWN = 8  # rising and falling items
 
@@ -17,10 +16,10 @@ def drift(source: Source) -> Drift:
     previous = source.previous
     if previous is None:
         raise DarecError("there was no release before this one")
-    before, after = (each.table("ingest", "interactions.parquet", INTERACTIONS) for each in (previous, source))
+    before, after = (each.read(files.INTERACTIONS) for each in (previous, source))
     kinds = {"users": [c.USER], "items": [c.ITEM], "interactions": [c.USER, c.ITEM]}
     shares = _shares(before, after)
-    titles = read_table(source.file("ingest", "items.parquet"), ITEMS)
+    titles = source.read(files.ITEMS)
     named = shares.join(titles, on=c.ITEM, how="left").with_columns(pl.coalesce(c.TITLE, c.ITEM).alias(c.TITLE))
     return Drift(
         previous=previous.name,

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from darec.artifacts import files
 from darec.common.errors import DarecError
 from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, SliceRow, Slices
 from darec.report.source import Source
 from darec.serving.releases import Releases
-from schemas.tables import HISTORY
+from schemas.reports import SliceReport, TrainReport
 
 _ORDER = ("recall", "ndcg", "hit", "precision", "mrr", "coverage", "novelty")
 _POINTS = 300  # a chart shows no more of a line
@@ -40,17 +41,18 @@ def metrics(source: Source) -> Metrics:
     """Test metrics beside the release in production at the gate, the model without alignment, and popularity."""
     found = source.metrics
     previous = source.previous
-    columns = {"this model": found["test"]}
+    columns = {"this model": found.test}
     if previous and previous.release:
         columns["release before"] = previous.release.report.metrics
-    columns |= {"without alignment": found["reference"]} if "reference" in found else {}
-    columns["popularity"] = found["popularity"]
-    tests = found.get("significance", {})
+    if found.reference is not None:
+        columns["without alignment"] = found.reference
+    columns["popularity"] = found.popularity
+    p_values = {name: test.wilcoxon for name, test in found.significance.items()}
     rows = [
-        MetricRow(name, tuple(each.get(name) for each in columns.values()), tests.get(name, {}).get("wilcoxon"))
-        for name in sorted(found["test"], key=_rank)
+        MetricRow(name, tuple(each.get(name) for each in columns.values()), p_values.get(name))
+        for name in sorted(found.test, key=_rank)
     ]
-    cutoff = _greatest_cutoff(found["test"])
+    cutoff = _greatest_cutoff(found.test)
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
     return Metrics(tuple(columns), main, tuple(row for row in rows if row not in main))
 
@@ -58,26 +60,26 @@ def metrics(source: Source) -> Metrics:
 def curves(source: Source) -> tuple[Chart, ...]:
     """Validation metrics, then the loss terms, over the epochs; the model without alignment beside it."""
     histories = {
-        stage: source.table(stage, "history.parquet", HISTORY).drop_nulls("value")
-        for stage in _NAMES
-        if source.has(stage)
+        file.stage: source.read(file).drop_nulls("value")
+        for file in (files.HISTORY, files.REFERENCE_HISTORY)
+        if source.has(file.stage)
     }
     if "train" not in histories:
         source.artifact("train")  # says why it is not there
     names = histories["train"]["name"].unique(maintain_order=True).to_list()
     wanted = [name for kind in ("val/", "loss/") for name in names if name.startswith(kind)]
-    best = source.artifact("train").manifest.report.get("best_epoch")
+    best = TrainReport.model_validate(source.artifact("train").manifest.report).best_epoch
     return tuple(_chart(name, histories, best) for name in wanted)
 
 
 def slices(source: Source) -> Slices:
     """Metrics by users' activity and by items' popularity."""
-    found = source.metrics["slices"]
+    found = source.metrics.slices
     if not found:
         raise DarecError("no user had anything held out for test")
-    cutoff = _greatest_cutoff(found[0]["metrics"])
-    shown = tuple(name for name in sorted(found[0]["metrics"], key=_rank) if _cutoff(name) == cutoff)
-    sides = [tuple(_slice_row(part, shown) for part in found if part["side"] == side) for side in ("user", "item")]
+    cutoff = _greatest_cutoff(found[0].metrics)
+    shown = tuple(name for name in sorted(found[0].metrics, key=_rank) if _cutoff(name) == cutoff)
+    sides = [tuple(_slice_row(part, shown) for part in found if part.side == side) for side in ("user", "item")]
     return Slices(shown, *sides)
 
 
@@ -94,10 +96,10 @@ def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:
     return tuple(zip(thinned["epoch"].cast(pl.Float64).to_list(), thinned["value"].to_list(), strict=True))
 
 
-def _slice_row(part: dict, shown: tuple[str, ...]) -> SliceRow:
-    low, high = part["low"], part["high"]
+def _slice_row(part: SliceReport, shown: tuple[str, ...]) -> SliceRow:
+    low, high = part.low, part.high
     group = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return SliceRow(group, part["users"], part["pairs"], {name: part["metrics"].get(name) for name in shown})
+    return SliceRow(group, part.users, part.pairs, {name: part.metrics.get(name) for name in shown})
 
 
 def _rank(name: str) -> tuple[int, int, str]:

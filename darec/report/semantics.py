@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from darec.artifacts import files
 from darec.common.errors import DarecError
 from darec.report.content import Absent, Generation, Map, Neighbours, Panel, Sample
 from darec.report.source import Floats, Source, spread
@@ -46,8 +47,8 @@ def _fact(value: Any) -> Any:
 def neighbours(source: Source) -> tuple[Neighbours, ...]:
     """The items nearest to a few items, from the most popular one to a rarer one, before and after training."""
     items = source.items
-    trained = _unit(source.item_vectors("train", "embeddings.safetensors"))
-    text = _unit(source.item_vectors("embed", "vectors.safetensors")) if source.has("embed") else None
+    trained = _unit(source.read(files.EMBEDDINGS).item)
+    text = _unit(source.read(files.TEXT_VECTORS).item) if source.has("embed") else None
     counts = items[c.TRAIN_COUNT].to_numpy()
     return tuple(
         Neighbours(
@@ -79,11 +80,11 @@ def item_map(source: Source) -> Map:
     items = source.items
     shown = np.sort(np.argsort(-items[c.TRAIN_COUNT].to_numpy(), kind="stable")[:_POINTS])
     coloured_by, groups, numbers = _groups(items[shown])
-    spaces = {"by trained vector": ("train", "embeddings.safetensors")}
+    spaces = {"by trained vector": files.EMBEDDINGS}
     if source.has("embed"):
-        spaces = {"by text vector": ("embed", "vectors.safetensors"), **spaces}
+        spaces = {"by text vector": files.TEXT_VECTORS, **spaces}
     titles = items[c.TITLE][shown].to_list()
-    panels = [_panel(name, source.item_vectors(*space)[shown], numbers, titles) for name, space in spaces.items()]
+    panels = [_panel(name, source.read(space).item[shown], numbers, titles) for name, space in spaces.items()]
     return Map(coloured_by, groups, tuple(panels), len(shown), items.height)
 
 

@@ -1,25 +1,23 @@
 """Where a report reads from: the artifacts behind one release or run, and what several sections need of them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
+from darec.artifacts import files
+from darec.artifacts.files import Content, File
+from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store
-from darec.artifacts.tables import read_table
 from darec.common.errors import DarecError
 from darec.report.naming import origin, report_name
 from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.release import Release
-from schemas.tables import ITEM_VOCABULARY, ITEMS, SPLIT_PART, TableSchema
+from schemas.reports import EvaluationReport
 
 Floats = NDArray[np.float32]
 
@@ -35,7 +33,7 @@ class Source:
     @classmethod
     def of_release(cls, store: Store, release: Release) -> "Source":
         """All artifacts behind a release, as far as the manifests that are left tell."""
-        return cls(store, _lineage(store, Artifact(store.root / release.artifact)), release)
+        return cls(store, latest_by_stage(store, Artifact(store.root / release.artifact)), release)
 
     @classmethod
     def of_run(cls, store: Store, keys: Mapping[str, str]) -> "Source":
@@ -65,52 +63,31 @@ class Source:
         """Whether the stage's artifact is there."""
         return stage in self.artifacts and self.artifacts[stage].path.is_dir()
 
-    def file(self, stage: str, name: str) -> Path:
-        """A file of the stage's artifact."""
-        return self.artifact(stage).path / name
-
-    def table(self, stage: str, name: str, schema: TableSchema) -> pl.DataFrame:
-        """A table of the stage's artifact."""
-        return read_table(self.file(stage, name), schema)
-
-    def item_vectors(self, stage: str, name: str) -> Floats:
-        """The items' rows of a vector file, [items, width]."""
-        return load_file(self.file(stage, name))["item"]
+    def read(self, file: File[Content]) -> Content:
+        """The content of a file. Raises DarecError as `artifact`."""
+        return file.of(self.artifact(file.stage))
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> EvaluationReport:
         """What `evaluate` found."""
-        return json.loads(self.file("evaluate", "metrics.json").read_text())
+        return EvaluationReport.model_validate(self.read(files.METRICS))
 
     @cached_property
     def train(self) -> pl.DataFrame:
         """The train interactions."""
-        return self.table("split", "train.parquet", SPLIT_PART)
+        return self.read(files.TRAIN_PART)
 
     @cached_property
     def items(self) -> pl.DataFrame:
         """`title`, `attributes` and `train_count` of every item; row = item index."""
-        vocabulary = self.table("split", "items.parquet", ITEM_VOCABULARY).sort(c.ITEM_INDEX)
-        described = self.table("ingest", "items.parquet", ITEMS).select(c.ITEM, c.TITLE, c.ATTRIBUTES)
+        vocabulary = self.read(files.ITEM_VOCABULARY).sort(c.ITEM_INDEX)
+        described = self.read(files.ITEMS).select(c.ITEM, c.TITLE, c.ATTRIBUTES)
         counts = np.bincount(self.train[c.ITEM_INDEX].to_numpy(), minlength=vocabulary.height)
         return (
             vocabulary.join(described, on=c.ITEM, how="left", maintain_order="left")
             .with_columns(pl.coalesce(c.TITLE, c.ITEM).alias(c.TITLE), pl.Series(c.TRAIN_COUNT, counts))
             .select(c.ITEM, c.TITLE, c.ATTRIBUTES, c.TRAIN_COUNT)
         )
-
-
-def _lineage(store: Store, last: Artifact) -> dict[str, Artifact]:
-    """The artifact and everything it was made from, in the order it was made."""
-    found: dict[str, Artifact] = {}
-    todo = [last]
-    while todo:
-        artifact = todo.pop(0)
-        found.pop(artifact.stage, None)  # met again nearer to the sources: it belongs before what reads it
-        found[artifact.stage] = artifact
-        if artifact.damage() is None:
-            todo += [store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
-    return dict(reversed(found.items()))
 
 
 def spread(values: Floats | NDArray[np.int64], shares: tuple[float, ...]) -> list[int]:

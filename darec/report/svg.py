@@ -1,5 +1,9 @@
-"""Charts as inline SVG. Built as an element tree, so any text in them is escaped; colours come from the page's CSS."""
+"""Charts as SVG: inline in the report, whose CSS colours them, or as images that bring their own colours.
 
+They are built as an element tree, so any text in them is escaped.
+"""
+
+import base64
 from collections.abc import Sequence
 from math import floor, log10
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -10,25 +14,51 @@ from darec.report.content import Chart, Panel
 
 _WIDTH, _HEIGHT = 360, 190  # units of the view box; on a phone about a pixel each
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 22
+_COLOURS = ("#2f6fde", "#d9822b", "#2b9a66", "#a448c8", "#c23030", "#5c7080")
+_STYLE = """svg{font:9px sans-serif;background:#fff} text{fill:#555} .grid{stroke:#ddd} .mark{stroke:#888;
+stroke-dasharray:3 3} .line{fill:none;stroke-width:1.5}""" + "".join(
+    f".line.c{number}{{stroke:{colour}}} .c{number}{{fill:{colour}}}" for number, colour in enumerate(_COLOURS)
+)
 
 
 def line_chart(chart: Chart) -> Markup:
-    """Lines over a common x, the kept epoch as a dashed upright."""
-    points = [point for line in chart.lines for point in line.points]
+    """Lines over a common x, the kept epoch as a dashed vertical line; empty without points."""
+    root = _line_chart(chart)
+    return Markup("") if root is None else _markup(root)
+
+
+def line_chart_uri(chart: Chart) -> str:
+    """The same chart with colours and a legend of its own, as an address that an <img> shows."""
+    root = _line_chart(chart)
+    if root is None:
+        root = _root(_HEIGHT, chart.title)
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    style = Element("style")
+    style.text = _STYLE
+    root.insert(0, style)
+    for number, line in enumerate(line for line in chart.lines if line.points):
+        legend = SubElement(root, "text", {"class": f"c{number}", "x": str(_WIDTH - 130), "y": str(18 + 11 * number)})
+        legend.text = line.name
+    return f"data:image/svg+xml;base64,{base64.b64encode(_markup(root).encode()).decode()}"
+
+
+def _line_chart(chart: Chart) -> Element | None:
+    lines = [line for line in chart.lines if line.points]
+    points = [point for line in lines for point in line.points]
     if not points:
-        return Markup("")
+        return None
     x, y = (_Scale.of([point[side] for point in points], *room) for side, room in enumerate(_rooms(_HEIGHT)))
     root = _root(_HEIGHT, chart.title)
     _grid(root, x, y, chart.x_label)
     if chart.mark is not None:
         at = _text(x(chart.mark))
         SubElement(root, "line", {"class": "mark", "x1": at, "x2": at, "y1": str(_TOP), "y2": str(_HEIGHT - _BOTTOM)})
-    for number, line in enumerate(chart.lines):
+    for number, line in enumerate(lines):
         path = " ".join(f"{_text(x(a))},{_text(y(b))}" for a, b in line.points)
         SubElement(root, "polyline", {"class": f"line c{number}", "points": path})
         last_x, last_y = line.points[-1]
         _dot(root, f"end c{number}", x(last_x), y(last_y), 2.5, f"{line.name}: {last_y:.4g}")
-    return _markup(root)
+    return root
 
 
 def scatter(panel: Panel) -> Markup:

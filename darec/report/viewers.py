@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 import numpy as np
 import polars as pl
 
+from darec.artifacts import files
 from darec.report.content import Viewer
 from darec.report.source import Source, spread
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many
 from schemas import columns as c
-from schemas.tables import USER_PROFILES, USER_VOCABULARY
 
 _RANKS = (0.9, 0.6, 0.3, 0.05)  # of the users that are shown, by activity
 _SHOWN = 8  # items of a history, and recommendations
@@ -18,7 +18,7 @@ _SHOWN = 8  # items of a history, and recommendations
 
 def viewers(source: Source) -> tuple[Viewer, ...]:
     """A few users, from a busy one to one with little history."""
-    names = source.table("split", "users.parquet", USER_VOCABULARY).sort(c.USER_INDEX)[c.USER]
+    names = source.read(files.USER_VOCABULARY).sort(c.USER_INDEX)[c.USER]
     activity = np.bincount(source.train[c.USER_INDEX].to_numpy(), minlength=len(names))
     rows = spread(activity, _RANKS)
     bundle = Bundle.open(source.artifact("export").path)
@@ -53,5 +53,5 @@ def _when(seconds: int | None) -> datetime | None:
 def _profiles(source: Source, rows: list[int]) -> dict[int, str]:
     if not source.has("profile_users"):
         return {}
-    table = source.table("profile_users", "profiles.parquet", USER_PROFILES)
+    table = source.read(files.USER_PROFILES)
     return dict(table.filter(pl.col(c.USER_INDEX).is_in(rows)).select(c.USER_INDEX, c.PROFILE).iter_rows())

@@ -445,8 +445,8 @@ class Releases:
             artifact = todo.pop()
             if artifact.stage in found or artifact.damage() is not None:
                 continue
-            material = artifact.manifest.material
-            found[artifact.stage] = {name: material[name] for name in ("version", "config", "extra")}
+            hashed_in = artifact.manifest.fingerprint
+            found[artifact.stage] = {name: hashed_in[name] for name in ("version", "config", "extra")}
             todo += [self._store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
         return found
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from darec.artifacts import files
 from darec.artifacts.store import Artifact, Store
 from darec.artifacts.tables import read_table
 from darec.common.errors import DarecError
@@ -28,12 +29,12 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Changes with the model."""
-        return self.train.hashes["model.safetensors"]
+        return self.train.hashes[files.MODEL.name]
 
     @property
     def settings(self) -> dict[str, Any]:
         """What it was trained with: TrainConfig, as far as it is hashed."""
-        return self.train.manifest.material["config"]["train"]
+        return self.train.manifest.fingerprint["config"]["train"]
 
 
 def current_model(store: Path) -> Source | None:
@@ -57,11 +58,11 @@ def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | N
 
     None if the old model has no id embeddings of that width.
     """
-    embedding = load_file(source.train.path / "model.safetensors").get("embedding")
+    embedding = load_file(files.MODEL.of(source.train)).get("embedding")
     if embedding is None or embedding.shape[1] != dim:
         return None
-    before_users = read_table(source.split.path / "users.parquet", USER_VOCABULARY)
-    before_items = read_table(source.split.path / "items.parquet", ITEM_VOCABULARY)
+    before_users = files.USER_VOCABULARY.of(source.split)
+    before_items = files.ITEM_VOCABULARY.of(source.split)
     user_rows = _places(before_users, read_table(users, USER_VOCABULARY), c.USER_INDEX)
     item_rows = _places(before_items, read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
     n_users = before_users.height

@@ -22,7 +22,7 @@ import pytest
 
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
-from stages.run import run
+from stages.walk import run
 from tests.data import write_checkerboard
 from tests.processes import free_port
 from tests.stores import RECIPE

@@ -12,7 +12,7 @@ import yaml
 from darec.common.recipes import load_recipe
 from pipelines.cli import app, guarded
 from stages.prepare import prepare
-from stages.run import run
+from stages.walk import run
 from tests.data import write_checkerboard
 from tests.stores import flip_a_bit
 

@@ -29,7 +29,7 @@ def test_every_plot_is_produced(tmp_path):
     data = from_folder("board", tmp_path / "board")
     runs = [Run(entry, data, recipe.evaluate) for entry in expand(recipe)]
     store = Store(tmp_path / "store")
-    artifacts = [artifact for _, artifact, _ in run_grid(list(runs), store, Silent())]
+    artifacts = [result.artifact for _, result in run_grid(list(runs), store, Silent())]
     written = plots.plot_all(recipe, collect(runs, store), tmp_path / "out")
     before, after = before_and_after(runs[1], artifacts[1])
     written.append(plots.save(plots.parts(before, after, "parts"), tmp_path / "out" / "parts.png"))

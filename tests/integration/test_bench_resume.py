@@ -19,7 +19,7 @@ from darec.artifacts.store import Store
 from darec.common.progress import Silent
 from darec.common.recipes import load
 from darec.training import train
-from pipelines.bench_commands import app
+from pipelines.commands.bench import app
 from schemas.bench import BenchRecipe
 from tests.bench_samples import write_recipe
 
@@ -44,7 +44,7 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     long = tmp_path / "long.yaml"
     long.write_text(recipe.read_text().replace("epochs: 4", "epochs: 100000\n  patience: 100000"))
     one, endless = runs_of(recipe)[0], runs_of(long)[0]
-    assert [cached for *_, cached in run_grid([one], store, Silent())] == [False]
+    assert [result.cached for _, result in run_grid([one], store, Silent())] == [False]
     process = start(long, store.root)
     checkpoint = store.work(STAGE, endless.key) / "checkpoint.safetensors"
     deadline = time.monotonic() + 90
@@ -57,9 +57,15 @@ def test_a_killed_benchmark_goes_on(tmp_path):
 
     made = store.artifact(STAGE, one.key).manifest.created
     results = list(run_grid(runs_of(recipe), store, Silent()))
-    assert [cached for *_, cached in results] == [True, False, False, False]
+    assert [result.cached for _, result in results] == [True, False, False, False]
     assert store.artifact(STAGE, one.key).manifest.created == made
     assert collect(runs_of(recipe), store).methods("board") == [("lightgcn", "none"), ("lightgcn", "darec")]
+
+
+def only(results):
+    """The result of a grid of one run."""
+    [(_, result)] = results
+    return result
 
 
 class KilledError(Exception):
@@ -78,11 +84,12 @@ class KilledAtThree(Silent):
 def test_a_resumed_run_gives_the_same_numbers(tmp_path):
     recipe = write_recipe(tmp_path)
     run, whole, broken = runs_of(recipe)[1], Store(tmp_path / "whole"), Store(tmp_path / "broken")
-    ((_, expected, _),) = run_grid([run], whole, Silent())
+    expected = only(run_grid([run], whole, Silent())).artifact
 
     with pytest.raises(KilledError):
         list(run_grid([run], broken, KilledAtThree()))
-    ((_, artifact, cached),) = run_grid([run], broken, Silent())
+    result = only(run_grid([run], broken, Silent()))
+    artifact, cached = result.artifact, result.cached
     assert not cached
     assert artifact.hashes == expected.hashes
 
@@ -91,14 +98,14 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path):
     """The key leaves defaults out, so a run that was killed under other defaults left its checkpoint in its place."""
     recipe = write_recipe(tmp_path)
     run, whole, broken = runs_of(recipe)[1], Store(tmp_path / "whole"), Store(tmp_path / "broken")
-    ((_, expected, _),) = run_grid([run], whole, Silent())
+    expected = only(run_grid([run], whole, Silent())).artifact
     checkpoint = broken.work(STAGE, run.key) / "checkpoint.safetensors"
     checkpoint.parent.mkdir(parents=True)
     before = run.entry.config.model_copy(update={"l2": 0.5})
     with pytest.raises(KilledError):
         train(before, run.data.interactions, run.data.text, resume=checkpoint, progress=KilledAtThree())
     assert checkpoint.exists()
-    ((_, artifact, _),) = run_grid([run], broken, Silent())
+    artifact = only(run_grid([run], broken, Silent())).artifact
     assert artifact.hashes == expected.hashes
 
 

@@ -19,7 +19,7 @@ from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.serving.retention import collect
-from stages.run import run
+from stages.walk import run
 from tests.stores import recipe_for
 
 MONTH, NOTHING = timedelta(days=30), timedelta()

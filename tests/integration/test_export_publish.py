@@ -18,8 +18,9 @@ from darec.serving.releases import Releases
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from schemas.tables import ITEM_VOCABULARY, ITEMS, SPLIT_PART, USER_VOCABULARY
-from stages import export, publish
-from stages.execute import Job, execute
+from stages import export
+from stages.declarations import EXPORT, PUBLISH
+from stages.walk import run_task
 
 # Two users, four items; item 3 has neither title nor train interactions, user 1 is only in test.
 VECTORS = {
@@ -76,11 +77,11 @@ def upstream(store, vectors=None, metrics=None) -> dict[str, Artifact]:
 
 
 def run_export(store, **changes):
-    return execute(Job(export.STAGE, Recipe(), upstream(store, **changes)), store)
+    return run_task(EXPORT, Recipe(), upstream(store, **changes), store)
 
 
 def run_publish(store, exported, recipe=None):
-    return execute(Job(publish.STAGE, recipe or Recipe(), {"export": exported.artifact}), store)
+    return run_task(PUBLISH, recipe or Recipe(), {"export": exported.artifact}, store)
 
 
 @pytest.fixture
@@ -108,15 +109,15 @@ def test_exporting_again_is_a_hit_and_elsewhere_gives_the_same_bytes(store, tmp_
 
 
 def test_vectors_that_do_not_fit_the_vocabulary_are_refused(store):
-    with pytest.raises(DarecError, match=r"item vectors have shape \(3, 2\), the vocabulary has 4 rows"):
+    with pytest.raises(DarecError, match=r"3 vectors for a vocabulary of 4 rows \(items\.parquet\)"):
         run_export(store, vectors={"user": VECTORS["user"], "item": VECTORS["item"][:3]})
 
 
 def test_publish_is_done_once_and_then_settled(store):
     exported = run_export(store)
     first = run_publish(store, exported)
-    assert (first.cached, first.report["state"]) == (False, "published")
-    assert Releases(store.root).current().id == first.report["release"]
+    assert (first.cached, first.report.state) == (False, "published")
+    assert Releases(store.root).current().id == first.report.release
     second = run_publish(store, exported)
     assert second.cached
     assert "current already" in second.why[0]
@@ -127,10 +128,10 @@ def test_a_diverged_model_is_refused_and_production_stays(store):
     broken = {"user": VECTORS["user"], "item": np.where(VECTORS["item"] == 3, np.nan, VECTORS["item"])}
     exported = run_export(store, vectors=broken, metrics={"test": {**METRICS["test"], "recall@20": None}})
     refused = run_publish(store, exported)
-    assert refused.report["state"] == "refused"
-    assert "2 items whose vector holds NaN" in refused.report["reason"]
-    assert "metrics that are not a number: recall@20" in refused.report["reason"]
-    assert Releases(store.root).current().id == good.report["release"]
+    assert refused.report.state == "refused"
+    assert "2 items whose vector holds NaN" in refused.report.reason
+    assert "metrics that are not a number: recall@20" in refused.report.reason
+    assert Releases(store.root).current().id == good.report.release
     assert "was refused" in run_publish(store, exported).why[0]
 
 
@@ -138,36 +139,40 @@ def test_a_diverged_model_is_refused_and_production_stays(store):
     ("side", "order", "moved"), [("item", [1, 0, 2, 3], 2), ("user", [1, 0], 2), ("item", [3, 0, 1, 2], 4)]
 )
 def test_vectors_under_the_ids_of_others_are_refused(store, monkeypatch, side, order, moved):
-    trained = export._vectors
+    joined = export._with_vectors
 
-    def permuted(path, wanted, rows):
-        vectors = trained(path, wanted, rows)
-        return vectors[order] if wanted == side else vectors
+    def permuted(context, vocabulary, vectors, train, index):
+        moves = index == f"{side}_index"
+        return joined(context, vocabulary, vectors[order] if moves else vectors, train, index)
 
-    monkeypatch.setattr(export, "_vectors", permuted)
+    monkeypatch.setattr(export, "_with_vectors", permuted)
     exported = run_export(store)
-    assert exported.report["misplaced"] == moved
+    assert exported.report.misplaced == moved
     refused = run_publish(store, exported)
-    assert refused.report["state"] == "refused"
-    assert f"{moved} users and items whose vector is not that of their id" in refused.report["reason"]
+    assert refused.report.state == "refused"
+    assert f"{moved} users and items whose vector is not that of their id" in refused.report.reason
 
 
 def test_an_id_that_was_never_trained_has_no_vector_of_its_own(store, monkeypatch):
-    users = export._users
-    renamed = pl.col("user_id").replace("bob", "eve")
-    monkeypatch.setattr(export, "_users", lambda context: users(context).with_columns(renamed))
-    assert run_export(store).report["misplaced"] == 1
+    joined = export._with_vectors
+
+    def renamed(context, vocabulary, *rest):
+        rows = joined(context, vocabulary, *rest)
+        return rows.with_columns(pl.col("user_id").replace("bob", "eve")) if "user_id" in rows.columns else rows
+
+    monkeypatch.setattr(export, "_with_vectors", renamed)
+    assert run_export(store).report.misplaced == 1
 
 
 def test_a_diverged_vector_is_still_that_of_its_id(store):
     broken = {"user": VECTORS["user"] * np.float32(np.nan), "item": VECTORS["item"]}
     report = run_export(store, vectors=broken).report
-    assert (report["misplaced"], report["users"]["not_finite"]) == (0, 2)
+    assert (report.misplaced, report.bundle().users.not_finite) == (0, 2)
 
 
 def test_a_changed_gate_is_asked_again(store):
     run_publish(store, run_export(store))
     worse = run_export(store, metrics={"test": {**METRICS["test"], "recall@20": 0.1}})
-    assert run_publish(store, worse).report["state"] == "refused"
+    assert run_publish(store, worse).report.state == "refused"
     lenient = Recipe.model_validate({"gate": {"tolerances": {"recall@20": 0.9}}})
-    assert run_publish(store, worse, lenient).report["state"] == "published"
+    assert run_publish(store, worse, lenient).report.state == "published"

@@ -17,7 +17,7 @@ from darec.serving.releases import Releases
 from schemas.recipe import Recipe
 from stages.plan import plan
 from stages.prepare import prepare
-from stages.run import run
+from stages.walk import run
 from tests.stores import contents, flip_a_bit, recipe_for
 
 

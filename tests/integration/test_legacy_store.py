@@ -13,7 +13,7 @@ from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many
 from darec.serving.releases import Releases
 from stages.plan import plan
-from stages.run import run
+from stages.walk import run
 
 ARCHIVE = Path(__file__).parents[1] / "legacy" / "store-0.1.tar.gz"
 """Sixteen users, twelve items, two releases, made by 0.1 with the packaged LLM and encoder."""
@@ -32,7 +32,7 @@ def legacy(tmp_path, monkeypatch):
 
 def test_every_artifact_of_an_old_store_is_a_hit(legacy):
     steps = plan(legacy, Store(legacy.runtime.store), "export")
-    assert [step.stage.name for step in steps if step.state != "hit"] == []
+    assert [step.task.name for step in steps if step.state != "hit"] == []
 
 
 def test_an_old_release_recommends_and_rolls_back(legacy):
@@ -51,5 +51,5 @@ def test_rows_of_an_old_ledger_are_not_generated_again(legacy):
         for folder in (legacy.runtime.store / "artifacts" / stage).iterdir():
             shutil.rmtree(folder)
     reports = {result.stage: result.report for result in run(legacy, "embed")}
-    assert [reports[stage]["generated"] for stage in ("profile_items", "profile_users", "embed")] == [0, 0, 0]
-    assert reports["profile_users"]["from_ledger"] == 13  # distinct prompts of the 16 users
+    assert [reports[stage].generated for stage in ("profile_items", "profile_users", "embed")] == [0, 0, 0]
+    assert reports["profile_users"].from_ledger == 13  # distinct prompts of the 16 users

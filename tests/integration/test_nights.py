@@ -7,15 +7,15 @@ from random import Random
 import polars as pl
 import pytest
 
+from benchmarks import nightly_simulation as nights
 from benchmarks.nights import History, finished, plot, table
 from darec.common.recipes import load_recipe
 from darec.dataset.sources import movielens_files
 from darec.text.histories import choose_items
-from pipelines import nights
 from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import registry
-from stages.run import run
+from stages.walk import run
 from tests import report_samples
 from tests.data import write_checkerboard
 
@@ -62,7 +62,7 @@ def test_nights_are_run_once_each_and_compared_with_training_from_scratch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, stage in report_samples.FAKES.items():
-        monkeypatch.setitem(registry.STAGES, name, stage)
+        monkeypatch.setitem(registry.TASKS, name, stage)
     recipe = Recipe.model_validate(
         {
             "data": {"folder": movielens_like(tmp_path / "raw")},

@@ -10,8 +10,8 @@ from darec.common.recipes import load_recipe
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
-from stages.registry import stage_named
-from stages.run import run
+from stages.registry import task_named
+from stages.walk import run
 from tests.stores import recipe_for
 
 SOURCES = [path for room in ("schemas", "darec", "stages", "pipelines") for path in Path(room).rglob("*.py")]
@@ -37,7 +37,7 @@ def test_hostile_ids_stay_inside_the_store(tmp_path: Path) -> None:
         with pytest.raises(UserError):
             Releases(recipe.runtime.store).get(name)
         with pytest.raises(UserError):
-            stage_named(name)
+            task_named(name)
 
 
 def test_no_source_reads_or_writes_pickles() -> None:

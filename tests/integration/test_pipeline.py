@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import psutil
@@ -25,7 +26,7 @@ from pipelines.cli import app
 from schemas.recipe import Recipe
 from stages.execute import Result
 from stages.plan import plan
-from stages.run import run
+from stages.walk import run
 from tests.data import write_checkerboard
 from tests.stores import contents, flip_a_bit
 
@@ -33,8 +34,10 @@ pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
 )
 PROMPTS = Path("prompts").resolve()
-RUN = "from pathlib import Path; from darec.common.recipes import load_recipe; from stages.run import run; import sys; \
+RUN = (
+    "from pathlib import Path; from darec.common.recipes import load_recipe; from stages.walk import run; import sys; \
 run(load_recipe(Path('recipe.yaml'), sys.argv[1:]))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +85,8 @@ def ran(results: list[Result]) -> list[str]:
     return [result.stage for result in results if not result.cached]
 
 
-def report(results: list[Result], stage: str) -> dict:
-    return dict(next(result.report for result in results if result.stage == stage))
+def report(results: list[Result], stage: str) -> Any:
+    return next(result.report for result in results if result.stage == stage)
 
 
 def test_every_row_has_a_profile_and_a_vector(world: Path) -> None:
@@ -124,13 +127,13 @@ def test_an_edited_user_prompt_re_runs_the_users_and_what_follows(world: Path) -
     prompt.write_text(text.replace("what a person enjoys", "what a person likes", 1))
     try:
         step = next(step for step in plan(the_recipe(), the_store()) if step.state == "stale")
-        assert (step.stage.name, step.rows) == ("profile_users", 16)
+        assert (step.task.name, step.rows) == ("profile_users", 16)
         assert any("prompt" in reason for reason in step.why)
         results = run(the_recipe(), "embed")
     finally:
         prompt.write_text(text)
     assert ran(results) == ["profile_users", "embed"]
-    assert report(results, "profile_users")["generated"] == 16
+    assert report(results, "profile_users").generated == 16
     assert ran(run(the_recipe())) == []  # the old prompt again: everything is still there
 
 
@@ -147,9 +150,9 @@ def test_an_edited_title_asks_for_one_item_and_the_users_who_see_it(world: Path)
     finally:
         items.write_text(text)
     assert ran(results) == ["ingest", "profile_items", "profile_users"]
-    assert report(results, "profile_items")["generated"] == 1
-    assert 0 < report(results, "profile_users")["generated"] < 16
-    assert report(results, "profile_users")["generated"] == users_shown_item(0)
+    assert report(results, "profile_items").generated == 1
+    assert 0 < report(results, "profile_users").generated < 16
+    assert report(results, "profile_users").generated == users_shown_item(0)
     assert ran(again) == []
 
 
@@ -242,7 +245,7 @@ from pathlib import Path
 import darec.evaluation.report, darec.serving.bundle, darec.text.encoder, darec.text.profiling
 import darec.training, stages.registry
 from darec.common.recipes import load_recipe
-from stages.run import run
+from stages.walk import run
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ''):
     child = os.fork()
@@ -321,5 +324,5 @@ def test_a_flipped_bit_in_profiles_or_text_vectors_is_mended_from_the_ledger(wor
         for name in artifact.hashes:
             flip_a_bit(artifact.path / name)
             results = run(the_recipe(setting))
-            assert ran(results) == [stage] and report(results, stage)["generated"] == 0
+            assert ran(results) == [stage] and report(results, stage).generated == 0
             assert contents(store.root) == before

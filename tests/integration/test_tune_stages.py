@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -16,7 +17,7 @@ from pipelines.cli import app
 from schemas.recipe import Recipe
 from stages import registry
 from stages.contract import Outcome, StageContext
-from stages.run import run
+from stages.walk import run
 from tests.data import write_checkerboard
 from tests.stores import recipe_for
 
@@ -59,7 +60,7 @@ def test_a_run_with_the_best_values_reaches_what_their_trial_did(tmp_path: Path,
     assert best(tmp_path)["set"]["graph.weighting"] == weighting
     settings = {f"train.{name}": value for name, value in TRAIN.items()} | best(tmp_path)["set"]
     recipe = load_recipe(tmp_path / "store.yaml", [f"{path}={value}" for path, value in settings.items()])
-    reached = run(recipe, "train")[-1].report["validation"]["recall@20"]
+    reached = run(recipe, "train")[-1].report.validation["recall@20"]
     assert 0 < reached < 1 and reached == best(tmp_path)["validation recall@20"]
 
 
@@ -80,9 +81,9 @@ def test_a_trial_whose_stage_failed_for_a_passing_reason_is_done_again(
         if context.recipe.graph.weighting == "none" and not failed:
             failed.append(context.recipe)
             raise TransientError("a server is away")
-        return whole.run(context)
+        return whole.load().run(context)
 
-    monkeypatch.setitem(registry.STAGES, "graph", replace(whole, run=fails_once))
+    monkeypatch.setitem(registry.TASKS, "graph", replace(whole, body=SimpleNamespace(run=fails_once)))
     space = SPACE | {"graph.weighting": {"kind": "choice", "values": ["none"]}}
     assert isinstance(tune(tmp_path, space=space, trials=1).exception, TransientError)
     assert tune(tmp_path, space=space, trials=1).exit_code == 0

@@ -7,8 +7,8 @@ import pytest
 
 from darec.artifacts.keys import file_sha256
 from schemas.recipe import Recipe
-from stages import graph, ingest, split
 from stages.contract import Outcome, StageContext
+from stages.declarations import GRAPH, INGEST, SPLIT
 from tests.data import write_checkerboard
 
 
@@ -19,16 +19,17 @@ def recipe(folder: Path, **sections) -> Recipe:
 
 
 def run(stage, recipe: Recipe, root: Path) -> Outcome:
-    inputs = {(i.stage, file): root / i.stage / file for i in stage.inputs(recipe) for file in i.files}
+    inputs = {(file.stage, file.name): root / file.stage / file.name for file in stage.reads(recipe)}
     out = root / stage.name
     out.mkdir(parents=True)
-    outcome = stage.run(StageContext(recipe=recipe, inputs=inputs, out=out, work=root / "work", store=root / "store"))
-    assert {path.name for path in out.iterdir()} == set(stage.outputs)
+    context = StageContext(recipe=recipe, inputs=inputs, out=out, work=root / "work", store=root / "store")
+    outcome = stage.load().run(context)
+    assert {path.name for path in out.iterdir()} == {file.name for file in stage.writes}
     return outcome
 
 
 def run_all(recipe: Recipe, root: Path) -> dict[str, str]:
-    for stage in (ingest.STAGE, split.STAGE, graph.STAGE):
+    for stage in (INGEST, SPLIT, GRAPH):
         run(stage, recipe, root)
     return {str(path.relative_to(root)): file_sha256(path) for path in root.rglob("*.parquet")}
 
@@ -51,33 +52,33 @@ def test_shuffled_interactions_change_no_byte(source, tmp_path):
 
 
 def test_an_edited_title_changes_nothing_but_the_items(source, tmp_path):
-    before, key = run_all(recipe(source), tmp_path / "a"), ingest.STAGE.material(recipe(source))
+    before, key = run_all(recipe(source), tmp_path / "a"), INGEST.fingerprint(recipe(source))
     edited = (source / "items.csv").read_text().replace("Merry Picnic 2,", "Merry Supper 2,")
     (source / "items.csv").write_text(edited)
     after = run_all(recipe(source), tmp_path / "b")
     assert {name for name in after if after[name] != before[name]} == {"ingest/items.parquet"}
-    assert ingest.STAGE.material(recipe(source)) != key
+    assert INGEST.fingerprint(recipe(source)) != key
 
 
 def test_the_key_follows_content_and_not_paths(source, tmp_path):
     write_checkerboard(tmp_path / "elsewhere")
-    assert ingest.STAGE.material(recipe(source)) == ingest.STAGE.material(recipe(tmp_path / "elsewhere"))
+    assert INGEST.fingerprint(recipe(source)) == INGEST.fingerprint(recipe(tmp_path / "elsewhere"))
 
 
 def test_a_given_split_holds_out_one_item_of_each_users_parity(source, tmp_path):
     chosen = recipe(source, split={"strategy": "column"})
-    run(ingest.STAGE, chosen, tmp_path)
-    report = run(split.STAGE, chosen, tmp_path).report
-    assert (report["train"], report["val"], report["test"]) == (440, 20, 20)
+    run(INGEST, chosen, tmp_path)
+    report = run(SPLIT, chosen, tmp_path).report
+    assert (report.train, report.val, report.test) == (440, 20, 20)
     held_out = pl.concat([pl.read_parquet(tmp_path / "split" / f"{part}.parquet") for part in ("val", "test")])
     assert (held_out["user_index"] % 2 == held_out["item_index"] % 2).all()
     assert sorted(held_out["user_index"]) == list(range(40))
 
 
 def test_reports_say_what_was_there(source, tmp_path):
-    outcome = run(ingest.STAGE, recipe(source), tmp_path)
+    outcome = run(INGEST, recipe(source), tmp_path)
     assert outcome.rows == 480
-    assert {name: outcome.report[name] for name in ("rows_in", "users", "items", "density")} == {
+    assert {name: getattr(outcome.report, name) for name in ("rows_in", "users", "items", "density")} == {
         "rows_in": 480,
         "users": 40,
         "items": 24,

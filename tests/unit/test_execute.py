@@ -1,15 +1,22 @@
 """Execution: one computation a key, hits that verify, reasons that name the change."""
 
 import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from darec.artifacts.files import File
+from darec.artifacts.formats import OpaqueFile
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
 from schemas.recipe import Recipe
-from stages.contract import Input, Outcome, Stage, StageContext
-from stages.execute import Job, Result, execute
+from schemas.reports import StageReport
+from stages.contract import Outcome, Stage, StageContext
+from stages.execute import Result
+from stages.walk import run_task
 
 
 def _count(context: StageContext) -> int:
@@ -20,20 +27,45 @@ def _count(context: StageContext) -> int:
     return len(tally.read_text())
 
 
+A, B, C = (
+    File(stage, name, OpaqueFile()) for stage, name in (("source", "a.txt"), ("source", "b.txt"), ("reader", "c.txt"))
+)
+
+
 def _write(context: StageContext) -> Outcome:
     _count(context)
-    (context.out / "a.txt").write_text(str(context.recipe.split.k_core))
-    (context.out / "b.txt").write_text("always the same")
-    return Outcome(rows=1, report={"ok": True})
+    (context.out / A.name).write_text(str(context.recipe.split.k_core))
+    (context.out / B.name).write_text("always the same")
+    return Outcome(1, StageReport())
 
 
 def _copy(context: StageContext) -> Outcome:
-    (context.out / "c.txt").write_text(context.input("source", "b.txt").read_text())
-    return Outcome(rows=1)
+    (context.out / C.name).write_text(context.path(B).read_text())
+    return Outcome(1, StageReport())
 
 
-SOURCE = Stage("source", 1, ("a.txt", "b.txt"), lambda recipe: (), lambda recipe: {"split": recipe.split}, _write)
-READER = Stage("reader", 1, ("c.txt",), lambda recipe: (Input("source", ("b.txt",)),), lambda recipe: {}, _copy)
+def with_body(stage: Stage, work: Callable[[StageContext], Outcome]) -> Stage:
+    return replace(stage, body=SimpleNamespace(run=work))
+
+
+SOURCE = Stage(
+    name="source",
+    version=1,
+    subflow="semantic",
+    body=SimpleNamespace(run=_write),
+    report=StageReport,
+    reads=lambda recipe: (),
+    writes=(A, B),
+    config=lambda recipe: {"split": recipe.split},
+)
+READER = replace(
+    SOURCE,
+    name="reader",
+    body=SimpleNamespace(run=_copy),
+    reads=lambda recipe: (B,),
+    writes=(C,),
+    config=lambda recipe: {},
+)
 
 
 @pytest.fixture
@@ -42,7 +74,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def run(stage: Stage, store: Store, recipe: Recipe, upstream: dict | None = None, force: bool = False) -> Result:
-    return execute(Job(stage, recipe, upstream or {}), store, force=force)
+    return run_task(stage, recipe, upstream or {}, store, force=force)
 
 
 def with_core(number: int) -> Recipe:
@@ -68,7 +100,7 @@ def test_the_reason_names_the_field(store: Store) -> None:
 
 def test_a_new_version_of_the_code_runs_again(store: Store) -> None:
     run(SOURCE, store, Recipe())
-    newer = Stage("source", 2, SOURCE.outputs, SOURCE.inputs, SOURCE.config, SOURCE.run)
+    newer = replace(SOURCE, version=2)
     assert run(newer, store, Recipe()).why == ("version: 1 -> 2",)
 
 
@@ -83,9 +115,7 @@ def test_equal_content_keeps_what_follows_a_hit(store: Store) -> None:
 def test_undeclared_files_are_out_of_reach(store: Store) -> None:
     source = run(SOURCE, store, Recipe()).artifact
     assert source is not None
-    peeking = Stage(
-        "reader", 1, (), READER.inputs, READER.config, lambda ctx: Outcome(len(str(ctx.input("source", "a.txt"))))
-    )
+    peeking = with_body(READER, lambda context: Outcome(len(str(context.path(A))), StageReport()))
     with pytest.raises(DarecError, match=r"source/a\.txt is not a declared input"):
         run(peeking, store, Recipe(), {"source": source})
 
@@ -96,7 +126,7 @@ def test_force_runs_though_there_is_a_hit(store: Store) -> None:
     assert (store.root.parent / "tally").read_text() == "xx"
 
 
-def test_a_corrupted_byte_is_found_and_mended(store: Store) -> None:
+def test_a_corrupted_byte_is_found_and_repaired(store: Store) -> None:
     artifact = run(SOURCE, store, Recipe()).artifact
     assert artifact is not None
     (artifact.path / "b.txt").write_text("always the sAme")
@@ -106,8 +136,8 @@ def test_a_corrupted_byte_is_found_and_mended(store: Store) -> None:
 
 
 def test_a_forgotten_output_is_our_fault(store: Store) -> None:
-    empty = Stage("source", 1, ("a.txt",), SOURCE.inputs, SOURCE.config, lambda context: Outcome(0))
-    with pytest.raises(DarecError, match="did not write a.txt") as caught:
+    empty = with_body(SOURCE, lambda context: Outcome(0, StageReport()))
+    with pytest.raises(DarecError, match=r"did not write a\.txt, b\.txt") as caught:
         run(empty, store, Recipe())
     assert not isinstance(caught.value, UserError)
     assert store.latest("source") is None
@@ -120,9 +150,9 @@ def test_work_folder_survives_failure_and_goes_with_success(store: Store) -> Non
             mark.write_text("half")
             raise RuntimeError
         (context.out / "a.txt").write_text(mark.read_text())
-        return Outcome(1)
+        return Outcome(1, StageReport())
 
-    stage = Stage("source", 1, ("a.txt",), SOURCE.inputs, SOURCE.config, fail_once)
+    stage = replace(with_body(SOURCE, fail_once), writes=(A,))
     with pytest.raises(RuntimeError):
         run(stage, store, Recipe())
     done = run(stage, store, Recipe()).artifact

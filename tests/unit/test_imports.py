@@ -6,7 +6,7 @@ import sys
 HEAVY = {"faiss", "jinja2", "matplotlib", "numpy", "polars", "prefect", "torch", "transformers", "vllm"}
 LOADED = """
 import sys
-import darec.text.identity, darec.report.naming, pipelines.cli, pipelines.report_command, stages.plan
+import darec.text.identity, darec.report.naming, pipelines.cli, pipelines.reports, stages.plan, stages.publish
 print(*sys.modules)
 """
 RUN = """

@@ -15,12 +15,14 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.recipes import load_recipe
+from darec.report.content import Chart, Line
+from darec.report.svg import line_chart_uri
 from pipelines import operate, show_ui
-from pipelines.curves import data_uri, line_chart
 from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL
 from pipelines.flows import is_transient, prepared, run_stage
+from schemas.reports import EvaluationReport
 from stages.plan import Step
-from stages.registry import STAGES
+from stages.registry import STAGES, TASKS
 from tests.unit.test_retention import add
 
 PROJECT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def template(user: str) -> str:
 
 
 def test_the_drop_down_lists_every_stage():
-    assert get_args(operate.StageName) == tuple(STAGES)
+    assert get_args(operate.StageName) == tuple(TASKS)
 
 
 def test_every_deployment_of_prefect_yaml_names_a_flow_and_its_parameters():
@@ -108,7 +110,7 @@ def test_the_plan_scales_the_last_generation_to_the_rows_to_do(tmp_path: Path):
 
 
 def test_metrics_stand_beside_the_current_release():
-    report = {"test": {"recall@20": 0.22}, "popularity": {"recall@20": 0.1}}
+    report = EvaluationReport(test={"recall@20": 0.22}, popularity={"recall@20": 0.1})
     [row] = show_ui.metric_rows(report, {"recall@20": 0.20})
     assert row["change"] == "+10.0%" and row["popularity"] == 0.1 and row["reference"] is None
     assert show_ui.metric_rows(report, {})[0]["change"] is None
@@ -118,11 +120,14 @@ def test_curves_are_means_by_epoch_and_valid_svg(tmp_path: Path):
     rows = {"epoch": [1, 1, 2], "step": [1, 2, 3], "name": ["loss/a<b"] * 3, "value": [1.0, 3.0, 1.0]}
     pl.DataFrame(rows).write_parquet(tmp_path / "history.parquet")
     curves = show_ui.history_curves(tmp_path / "history.parquet")
-    assert curves == {"loss/a<b": [(1, 2.0), (2, 1.0)]}
-    picture = base64.b64decode(data_uri(line_chart("a & b", curves)).split(",")[1])
-    points = ElementTree.fromstring(picture).find("{*}polyline")
-    assert points is not None and points.get("points") == "40.0,40.0 600.0,200.0"
-    ElementTree.fromstring(line_chart("empty", {}))
+    assert curves == [Line("loss/a<b", ((1.0, 2.0), (2.0, 1.0)))]
+    picture = base64.b64decode(line_chart_uri(Chart("a & b", "epoch", tuple(curves))).split(",")[1])
+    root = ElementTree.fromstring(picture)
+    line = root.find("{*}polyline")
+    assert line is not None and line.get("points") == "46.0,8.0 350.0,168.0"
+    assert "loss/a<b" in [text.text for text in root.findall("{*}text")]
+    empty = base64.b64decode(line_chart_uri(Chart("empty", "epoch", ())).split(",")[1])
+    ElementTree.fromstring(empty)
 
 
 def test_only_what_may_pass_by_itself_is_tried_again():

@@ -3,9 +3,10 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
-import polars as pl
 import pytest
+from pipelines.report_command import report, report_run
 
+from darec.artifacts import files
 from darec.artifacts.keys import digest
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
@@ -15,7 +16,6 @@ from darec.report.render import change, number, render
 from darec.report.source import Source, spread
 from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
-from pipelines.report_command import report, report_run
 from tests.report_samples import HOSTILE, recipe, run
 
 PLAIN = {"train": {"epochs": 4, "eval_every": 2, "dim": 8, "alignment": []}}
@@ -71,12 +71,12 @@ def test_metrics_stand_beside_the_release_before_the_reference_and_popularity(co
     source = Source.of_release(store, Releases(store.root).all()[0])
     found = source.metrics
     assert row.values == (
-        found["test"]["ndcg@20"],
+        found.test["ndcg@20"],
         old.report.metrics["ndcg@20"],
-        found["reference"]["ndcg@20"],
-        found["popularity"]["ndcg@20"],
+        found.reference["ndcg@20"],
+        found.popularity["ndcg@20"],
     )
-    assert row.p_value == found["significance"]["ndcg@20"]["wilcoxon"]
+    assert row.p_value == found.significance["ndcg@20"].wilcoxon
     assert [row.name for row in metrics.main][:2] == ["recall@20", "ndcg@20"]
     assert {row.name.rpartition("@")[2] for row in metrics.others} == {"5", "10"}
 
@@ -110,7 +110,7 @@ def test_the_first_release_has_no_drift_and_its_gate_stood_alone(nights):
 def test_neighbours_by_text_and_by_training(content, nights):
     store, _, second = nights
     source = Source.of_run(store, second)
-    text = source.item_vectors("embed", "vectors.safetensors").astype(np.float64)
+    text = source.read(files.TEXT_VECTORS).item.astype(np.float64)
     item = content.neighbours[0]
     row = int(np.argsort(source.items["train_count"].to_numpy(), kind="stable")[-1])
     assert item.title == source.items["title"][row]
@@ -140,7 +140,7 @@ def test_the_map_shows_every_item_once_a_space_in_the_colours_of_its_genre(conte
 def test_users_histories_are_theirs_and_recommendations_are_unseen(content, nights):
     store, _, second = nights
     source = Source.of_run(store, second)
-    interactions = pl.read_parquet(source.file("ingest", "interactions.parquet"))
+    interactions = source.read(files.INTERACTIONS)
     titles = dict(source.items.select("item_id", "title").iter_rows())
     for viewer in content.viewers:
         known = {titles[item] for item in interactions.filter(user_id=viewer.user)["item_id"]}

@@ -7,13 +7,13 @@ import typer
 
 from darec.common.errors import UserError
 from pipelines.show import Bars, console
-from schemas.bench import BenchRecipe, DataSources
+from schemas.bench import BenchRecipe
 
 if TYPE_CHECKING:
-    from benchmarks.data import BenchData
     from benchmarks.grid import Entry
     from benchmarks.runs import Run
     from darec.artifacts.store import Store
+    from stages.execute import Result
 
 app = typer.Typer(help="Grids of training runs, their tables and plots; speed beside the peers.", no_args_is_help=True)
 
@@ -35,13 +35,6 @@ DEFAULT_DATA = Path("data/benchmarks/beauty")
 WHOLE_RUN = Path("configs/movielens-100k.yaml")
 
 
-class TerminalBars(Bars):
-    """Bars in the terminal only."""
-
-    def _show_in_ui(self, percent: float, *, finished: bool = False) -> None:
-        """No Prefect here."""
-
-
 @app.command()
 def run(
     recipe: RecipeArgument,
@@ -58,9 +51,9 @@ def run(
 
     loaded, runs = _open(recipe, data, overrides, only, seeds)
     place = Store(store)
-    with TerminalBars(loaded.name) as bars:
-        for number, (done, artifact, cached) in enumerate(run_grid(runs, place, bars), 1):
-            console.print(f"[{number}/{len(runs)}] {done.entry.label}: {_line(artifact.path, cached)}", highlight=False)
+    with Bars(loaded.name) as bars:
+        for number, (done, result) in enumerate(run_grid(runs, place, bars), 1):
+            console.print(f"[{number}/{len(runs)}] {done.entry.label}: {_line(result)}", highlight=False)
     _write_tables(loaded, runs, store, out, loaded.baseline)
 
 
@@ -138,9 +131,9 @@ def cold_start(
 
     loaded, runs = _open(recipe, data, overrides, only, "")
     held = {run.data.name: cold.hold_out(run.data, share, seed=0) for run in runs}
-    with TerminalBars(loaded.name) as bars:
+    with Bars(loaded.name) as bars:
         held_runs = [replace(run, data=held[run.data.name]) for run in runs]
-        done = [(run, artifact) for run, artifact, _ in run_grid(held_runs, Store(store), bars)]
+        done = [(run, result.artifact) for run, result in run_grid(held_runs, Store(store), bars) if result.artifact]
     folder = out or STORE.parent / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text := cold.table(done))
@@ -164,7 +157,7 @@ def nights(
     from darec.common.recipes import load_recipe
 
     done = []
-    with TerminalBars("nights") as bars:
+    with Bars("nights") as bars:
         for night in simulate(load_recipe(recipe, overrides or ()), out, nights, growth, scratch_every, bars):
             done.append(night)
             console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
@@ -186,6 +179,7 @@ def speed(
     import torch
 
     from benchmarks import speed as timing
+    from benchmarks.data import load_data
     from darec.common.device import pick
 
     place = pick(device, "--device")
@@ -193,7 +187,7 @@ def speed(
         torch.set_num_threads(threads)
     source = data if data.exists() else WHOLE_RUN
     loaded = load_data(source.stem, source, text=False)
-    with TerminalBars("speed") as bars:
+    with Bars("speed") as bars:
         measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None, place)
     print(timing.table(measured, growth, loaded.interactions, place))
 
@@ -213,18 +207,21 @@ def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path
     return text
 
 
-def _line(path: Path, cached: bool) -> str:
+def _line(result: "Result") -> str:
     import polars as pl
 
+    assert result.artifact is not None
+    path = result.artifact.path
     metrics = pl.read_parquet(path / "metrics.parquet").filter(part="val", metric="recall@20")["value"]
     value = f"validation Recall@20 {metrics[0]:.4f}" if len(metrics) else "done"
-    return f"{value}{' (cached)' if cached else ''}  {path.name}"
+    return f"{value}{' (cached)' if result.cached else ''}  {path.name}"
 
 
 def _open(
     path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
 ) -> tuple[BenchRecipe, list["Run"]]:
     """The recipe and its runs, each with its data."""
+    from benchmarks.data import load_data, sources
     from benchmarks.grid import expand
     from benchmarks.runs import Run
     from darec.common.recipes import load
@@ -244,42 +241,3 @@ def _wanted(entry: "Entry", only: list[str]) -> bool:
     """Whether each group of names, as `yelp` or `sgl,gccf`, holds one of the entry's."""
     names = {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
     return all(names & set(group.split(",")) for group in only)
-
-
-def sources(known: DataSources, given: list[str]) -> DataSources:
-    """The recipe's data sets with `NAME=PATH` of the command line in place of theirs."""
-    found = dict(known)
-    for option in given:
-        name, equals, path = option.partition("=")
-        if not equals or not path:
-            raise UserError(f"{option!r} names no data set", where="--data", hint="write --data NAME=PATH")
-        found[name] = Path(path)
-    return found
-
-
-def is_recipe(path: Path) -> bool:
-    """Whether a data set is named by a whole-run recipe, and not by a folder."""
-    return path.suffix in (".yaml", ".yml", ".toml")
-
-
-def load_data(name: str, path: Path, text: bool = True) -> "BenchData":
-    """A folder in the benchmark layout, or the split and vectors of a whole-run recipe.
-
-    A split that is not made yet is made; text vectors cost an LLM's time, so without them it is the user's turn.
-    """
-    from benchmarks import data
-
-    if not is_recipe(path):
-        return data.from_folder(name, path)
-    from darec.artifacts.store import Store
-    from darec.common.recipes import load_recipe
-    from stages.plan import plan
-    from stages.run import run
-
-    recipe = load_recipe(path)
-    split = run(recipe, "split")[-1].artifact
-    embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
-    if split is None or (text and embed is None):
-        hint = f"`darec run --recipe {path} --until embed` first"
-        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), hint=hint)
-    return data.from_artifacts(name, split.path, embed.path if embed else None)

@@ -7,8 +7,8 @@ import typer
 
 from darec.common.errors import UserError
 from darec.common.progress import Progress
-from pipelines.bench_commands import DataOption, SetOption, TerminalBars, is_recipe, load_data, sources
-from pipelines.show import console
+from pipelines.commands.bench import DataOption, SetOption
+from pipelines.show import Bars, console
 from schemas.bench import TuneRecipe
 from schemas.data import GraphConfig
 from schemas.recipe import Recipe
@@ -29,6 +29,7 @@ def tune(
     out: Annotated[Path, typer.Option("--out", help="Where each search has its folder.")] = Path("data/tune"),
 ) -> None:
     """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
+    from benchmarks.data import sources
     from benchmarks.tune import searches
     from darec.common.recipes import load
 
@@ -36,13 +37,14 @@ def tune(
     chosen = sources(loaded.data, data or [])
     if len(chosen) != 1:
         raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint="a search has exactly one")
-    with TerminalBars(loaded.name) as bars:
+    with Bars(loaded.name) as bars:
         ground = _ground(*next(iter(chosen.items())), bars)
         for search in searches(loaded, ground, out, bars, only.split(",") if only else ()):
             console.print(_write_best(search, search.run(_announce)), markup=False, highlight=False)
 
 
 def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
+    from benchmarks.data import is_recipe, load_data
     from benchmarks.tune import SearchContext, given
     from darec.common.recipes import load_recipe
 
@@ -53,17 +55,20 @@ def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
 
 
 def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
-    """What stage train reads under `recipe`: only what no trial before had is made anew."""
+    """What stage train reads under `recipe`: only what no earlier trial had is computed."""
     from benchmarks.data import from_artifacts
+    from stages.declarations import TRAIN
     from stages.prepare import prepare
-    from stages.registry import STAGES
-    from stages.run import run
+    from stages.walk import run
 
     prepare(recipe)
-    made = {source.stage: run(recipe, source.stage, progress=progress) for source in STAGES["train"].inputs(recipe)}
-    folder = {stage: results[-1].artifact.path for stage, results in made.items() if results[-1].artifact}
+    sources = dict.fromkeys(file.stage for file in TRAIN.reads(recipe))
+    made = {stage: run(recipe, stage, progress=progress) for stage in sources}
+    artifacts = {stage: results[-1].artifact for stage, results in made.items()}
     weighted = recipe.graph != GraphConfig()  # benchmarks leave the default graph to training, so its draws stay theirs
-    return from_artifacts(name, folder["split"], folder.get("embed"), folder["graph"] if weighted else None)
+    split, embed, graph = (artifacts.get(stage) for stage in ("split", "embed", "graph"))
+    assert split is not None
+    return from_artifacts(name, split, embed, graph if weighted else None)
 
 
 def _write_best(search: "Search", study: "optuna.Study") -> str:

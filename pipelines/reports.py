@@ -1,21 +1,21 @@
-"""The HTML report: `darec report`, and the last task of a run. Imports wait: a run with nothing to do pays little."""
+"""The HTML report: `darec report`, and the end of a run. Imports wait: a run with nothing to do pays little."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.serving.releases import Releases
+from stages.execute import Result
 
 REPORTS_URL = "DAREC_REPORTS_URL"
 """The environment variable that says where `<store>/reports` is served."""
 
 
-def report(store: Store, release: str | None = None, out: Path | None = None) -> Path:
-    """Writes the report of a release, the newest unless named; its path.
+def write_report(store: Store, release: str | None = None, out: Path | None = None) -> Path:
+    """Writes the report of a release, by default the newest; returns its path.
 
     Raises:
         UserError: there is no such release, or none at all.
@@ -33,29 +33,24 @@ def report(store: Store, release: str | None = None, out: Path | None = None) ->
     return path
 
 
-def report_run(store: Store, rows: Sequence[dict[str, Any]]) -> Path:
-    """Writes the report of a run, given what became of its stages, and names it in the Prefect UI; its path.
-
-    A report is left as it is if the run found everything done.
-    """
-    from prefect.artifacts import create_markdown_artifact
-
+def report_run(store: Store, results: Sequence[Result]) -> Path:
+    """Writes the report of a run; returns its path. A report is left as it is if the run found everything done."""
     from darec.report.naming import origin, report_name
 
-    artifacts, release = origin(store, {row["stage"]: row["key"] for row in rows if row["key"]})
-    name = report_name(artifacts, release)
-    path = _default_path(store, name)
-    if not path.is_file() or any(row["state"] != "cached" for row in rows):
+    artifacts, release = origin(store, {each.stage: each.artifact.key for each in results if each.artifact})
+    path = _default_path(store, report_name(artifacts, release))
+    if not path.is_file() or not all(result.cached for result in results):
         from darec.report.render import write
         from darec.report.source import Source
 
         write(Source(store, artifacts, release), path)
-    # a browser opens no file:// link from a page that a server sent: then the path is there to be copied
-    address = os.environ.get(REPORTS_URL)
-    link = f"{address}/{quote(path.name)}" if address else path.as_uri()
-    text = f"**{name}**\n\n[open the report]({link})\n\n`{path}`"
-    create_markdown_artifact(text, key="report", description="The HTML report of this run")
     return path
+
+
+def report_link(path: Path) -> str:
+    """The address of a report for a browser: a page that a server sent can open no file:// link."""
+    address = os.environ.get(REPORTS_URL)
+    return f"{address}/{quote(path.name)}" if address else path.as_uri()
 
 
 def _default_path(store: Store, name: str) -> Path:

@@ -1,0 +1,68 @@
+"""Every file that the stages write into their artifacts: the handles by which they are written and read.
+
+Nothing heavy is imported here: `darec status` pays for this page.
+"""
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from darec.artifacts.formats import Format, Json, OpaqueFile, Table, VectorFile
+from darec.artifacts.store import Artifact
+from schemas.release import BUNDLE_FILES
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class File(Generic[Content]):
+    """A file of a stage's artifact: its stage writes it by this handle, and others read it by the same."""
+
+    stage: str
+    name: str
+    format: Format[Content]
+
+    def of(self, artifact: Artifact) -> Content:
+        """The content of this file in an artifact of the stage."""
+        return self.format.read(artifact.path / self.name)
+
+
+# ingest: the raw files, cleaned
+INTERACTIONS = File("ingest", "interactions.parquet", Table("INTERACTIONS"))
+ITEMS = File("ingest", "items.parquet", Table("ITEMS"))
+USERS = File("ingest", "users.parquet", Table("USERS"))
+
+# split: train, validation and test; the numbers of users and items
+TRAIN_PART = File("split", "train.parquet", Table("SPLIT_PART"))
+VAL_PART = File("split", "val.parquet", Table("SPLIT_PART"))
+TEST_PART = File("split", "test.parquet", Table("SPLIT_PART"))
+USER_VOCABULARY = File("split", "users.parquet", Table("USER_VOCABULARY"))
+ITEM_VOCABULARY = File("split", "items.parquet", Table("ITEM_VOCABULARY"))
+
+# profile_items: the LLM on items
+ITEM_PROFILES = File("profile_items", "profiles.parquet", Table("ITEM_PROFILES"))
+
+# profile_users: the LLM on users
+USER_PROFILES = File("profile_users", "profiles.parquet", Table("USER_PROFILES"))
+
+# embed: text vectors
+TEXT_VECTORS = File("embed", "vectors.safetensors", VectorFile())
+
+# graph: weighted edges
+EDGES = File("graph", "edges.parquet", Table("EDGES"))
+
+# train: the model
+MODEL = File("train", "model.safetensors", OpaqueFile())
+EMBEDDINGS = File("train", "embeddings.safetensors", VectorFile())
+HISTORY = File("train", "history.parquet", Table("HISTORY"))
+
+# train_reference: the model without alignment
+REFERENCE_MODEL = File("train_reference", "model.safetensors", OpaqueFile())
+REFERENCE_EMBEDDINGS = File("train_reference", "embeddings.safetensors", VectorFile())
+REFERENCE_HISTORY = File("train_reference", "history.parquet", Table("HISTORY"))
+
+# evaluate: metrics
+METRICS = File("evaluate", "metrics.json", Json())
+PER_USER_METRICS = File("evaluate", "per_user.parquet", OpaqueFile())
+
+# export: the bundle (`darec.serving.bundle`)
+BUNDLE = tuple(File("export", name, OpaqueFile()) for name in BUNDLE_FILES)

@@ -1,0 +1,115 @@
+"""How the files of artifacts are read and written: checked tables, vectors of two sides, JSON.
+
+Heavy libraries are imported on use: declaring a file costs nothing, so a plan stays fast.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from darec.common.errors import DarecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from schemas.tables import TableSchema
+
+Content = TypeVar("Content")
+
+
+class Vectors(NamedTuple):
+    """One vector per user [users, width] and per item [items, width], float32; row = vocabulary number."""
+
+    user: "NDArray[np.float32]"
+    item: "NDArray[np.float32]"
+
+
+class Format(Protocol[Content]):
+    """Reads and writes one kind of file."""
+
+    def read(self, path: Path) -> Content:
+        """The file's content. Raises DarecError if it is missing, cut short or of another kind."""
+        ...
+
+    def write(self, content: Content, path: Path) -> None:
+        """Writes the file; equal contents give equal bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Parquet table that is checked against a schema of `schemas.tables` when it is written and when it is read."""
+
+    schema_name: str
+
+    @property
+    def schema(self) -> "TableSchema":
+        """The schema itself."""
+        import schemas.tables
+
+        return getattr(schemas.tables, self.schema_name)
+
+    def read(self, path: Path) -> "pl.DataFrame":
+        """The table."""
+        from darec.artifacts.tables import read_table
+
+        return read_table(path, self.schema)
+
+    def write(self, content: "pl.DataFrame", path: Path) -> None:
+        """Writes the table as Parquet."""
+        from darec.artifacts.tables import write_table
+
+        write_table(content, path, self.schema)
+
+
+@dataclass(frozen=True)
+class VectorFile:
+    """A safetensors file with the tensors `user` and `item`."""
+
+    def read(self, path: Path) -> Vectors:
+        """Both sides as float32 arrays."""
+        from safetensors.numpy import load_file
+
+        try:
+            sides = load_file(path)
+            return Vectors(*(sides[side].astype("float32", copy=False) for side in Vectors._fields))
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            hint = "delete the artifact's folder and run again: it will be rebuilt"
+            raise DarecError(f"the vectors cannot be read ({reason})", where=str(path), hint=hint) from error
+
+    def write(self, content: Vectors, path: Path) -> None:
+        """Writes both sides."""
+        import numpy as np
+        from safetensors.numpy import save_file
+
+        save_file({side: np.ascontiguousarray(rows) for side, rows in content._asdict().items()}, path)
+
+
+@dataclass(frozen=True)
+class Json:
+    """A JSON file with sorted keys."""
+
+    def read(self, path: Path) -> Any:
+        """The parsed content."""
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def write(self, content: Any, path: Path) -> None:
+        """Writes the content."""
+        path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class OpaqueFile:
+    """A file that its writer and readers handle by its path."""
+
+    def read(self, path: Path) -> Path:
+        """The path."""
+        return path
+
+    def write(self, content: Path, path: Path) -> None:
+        """Moves a finished file to its place."""
+        content.rename(path)

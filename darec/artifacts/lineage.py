@@ -1,0 +1,32 @@
+"""What an artifact was made from, as far back as the store still knows."""
+
+from collections.abc import Iterator
+
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import DarecError
+
+
+def lineage(store: Store, artifact: Artifact, depth: int = 0) -> Iterator[tuple[int, Artifact]]:
+    """The artifact and everything behind it, each with its distance, every artifact before its inputs.
+
+    An artifact that several others read comes once for each of them. One that was removed, or whose manifest cannot be
+    read, ends its branch.
+    """
+    yield depth, artifact
+    try:
+        inputs = artifact.manifest.inputs
+    except DarecError:
+        return
+    for stage, record in inputs.items():
+        yield from lineage(store, store.input(stage, record), depth + 1)
+
+
+def latest_by_stage(store: Store, last: Artifact) -> dict[str, Artifact]:
+    """The artifact of every stage behind `last`, and `last` itself, in the order in which they were made."""
+    found: dict[str, tuple[int, Artifact]] = {}
+    for depth, artifact in lineage(store, last):
+        # What is read on several ways belongs before the first of its readers: the greatest distance counts.
+        if artifact.stage not in found or found[artifact.stage][0] < depth:
+            found[artifact.stage] = depth, artifact
+    ordered = sorted(found.items(), key=lambda item: -item[1][0])
+    return {stage: artifact for stage, (_, artifact) in ordered}

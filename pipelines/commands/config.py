@@ -1,0 +1,23 @@
+"""`darec config`: a recipe with all its values, and the schema of every field."""
+
+import typer
+
+from pipelines.commands.options import RecipeOption, SetOption, open_recipe, print_json
+from schemas.recipe import Recipe
+
+app = typer.Typer(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
+
+
+@app.command()
+def show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Print the recipe as YAML, with every default filled in."""
+    from darec.common.strict_yaml import dump
+
+    loaded, _ = open_recipe(recipe, overrides)
+    print(dump(loaded.model_dump(mode="json")))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe: every field with its type, default and meaning."""
+    print_json(Recipe.model_json_schema())

@@ -1,0 +1,30 @@
+"""`darec explain`: where an artifact came from."""
+
+from darec.common.errors import UserError
+from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.show import console
+from stages.registry import task_named
+
+
+def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Show the manifest, inputs and lineage of a stage's newest artifact."""
+    from rich.json import JSON
+
+    from darec.artifacts.lineage import lineage
+
+    _, store = open_recipe(recipe, overrides)
+    artifact = store.latest(task_named(stage).name)
+    if artifact is None:
+        raise UserError(f"stage {stage!r} has no artifact yet", where=str(store.root), hint="run `darec run`")
+
+    console.print(f"[bold]{artifact.path}[/]")
+    console.print(JSON(artifact.manifest.model_dump_json()))
+    console.print("Lineage (the newest artifact, then what it was made from):")
+    for depth, each in lineage(store, artifact):
+        line = f"{'  ' * depth}{each.stage} {each.key}"
+        if not each.path.is_dir():
+            console.print(f"{line} (removed)")
+            continue
+        manifest = each.manifest
+        when = f"{manifest.created:%Y-%m-%d %H:%M}"
+        console.print(f"{line}  {when}  {manifest.rows:,} rows  {manifest.seconds:.1f} s", highlight=False)

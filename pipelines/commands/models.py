@@ -1,0 +1,64 @@
+"""`darec models`: the LLM and the text encoder on this machine."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from darec.common.errors import DarecError
+from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.show import console
+
+app = typer.Typer(help="Fetch models.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Models."""
+
+
+@app.command()
+def fetch(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Aliases or Hugging Face ids [default: the models of the recipe].")
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit of the Hugging Face ids.")] = "main",
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Fetch the models that run on this machine; models of Hugging Face only when they are named.
+
+    For each model it says whether it was fetched, was there already, or is missing and how to get it.
+    """
+    from stages.prepare import models_here
+
+    wanted = [(model, revision) for model in models or ()]
+    if not models:
+        loaded, _ = open_recipe(recipe, overrides)
+        wanted = [(config.model, config.revision) for config in models_here(loaded)]
+    if not wanted:
+        console.print("nothing to fetch: no model of the recipe runs on this machine")
+
+    code = 0
+    for model, at in wanted:
+        try:
+            console.print(f"{model}: {_fetch(model, at, named=bool(models))}", highlight=False, soft_wrap=True)
+        except DarecError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = error.exit_code
+    if code:
+        raise typer.Exit(code)
+
+
+def _fetch(model: str, revision: str, *, named: bool) -> str:
+    from darec.text.models import ensure, fetch, fetch_from_hub, find, is_hub_id, resolve
+
+    before = find(model, revision)
+    if named and is_hub_id(model):
+        fetch_from_hub(model, revision)
+    elif named:
+        fetch(model)
+    else:
+        ensure(model)
+    folder = resolve(model, revision)
+    return f"there already, {folder}" if folder == before else f"fetched, {folder}"

@@ -1,0 +1,45 @@
+"""Options that several commands share, and opening the recipe that they name."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from darec.artifacts.store import Store
+from darec.common.recipes import load_recipe
+from schemas.recipe import Recipe
+from stages.registry import LAST
+
+DEFAULT_RECIPE = Path("configs/movielens-100k.yaml")
+
+RecipeOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", "-r", envvar="DAREC_RECIPE", help=f"Recipe file [default: {DEFAULT_RECIPE} if present]."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one value of the recipe: section.field=value. May be repeated."),
+]
+UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
+CountOption = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+WhyOption = Annotated[str, typer.Option("--why", help="The reason, kept in the release's record.")]
+
+WHOLE_RUN = LAST
+
+
+def recipe_path(recipe: Path | None) -> Path | None:
+    """The recipe that was named, else the default one if it is there, else None (the built-in defaults)."""
+    return recipe or (DEFAULT_RECIPE if DEFAULT_RECIPE.is_file() else None)
+
+
+def open_recipe(recipe: Path | None, overrides: list[str] | None) -> tuple[Recipe, Store]:
+    """The recipe with its overrides, and the store it points to."""
+    loaded = load_recipe(recipe_path(recipe), overrides or ())
+    return loaded, Store(loaded.runtime.store)
+
+
+def print_json(value: Any) -> None:
+    """Machine-readable output, free of colour and wrapping."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))

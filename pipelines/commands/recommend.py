@@ -1,0 +1,30 @@
+"""`darec recommend`: items for a user."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.commands.serving import current_bundle
+from pipelines.show import print_rows
+
+
+def recommend(
+    users: Annotated[list[str], typer.Option("--user", help="External user id. May be repeated.")],
+    k: CountOption = 10,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the best unseen items of a user, from the current release."""
+    from darec.serving.recommend import recommend_many
+
+    _, store = open_recipe(recipe, overrides)
+    answer = recommend_many(current_bundle(store.root), users, k)
+    if as_json:
+        print_json(answer.to_dicts())
+        return
+    for user in dict.fromkeys(users):
+        rows = answer.filter(user_id=user).drop("user_id")
+        title = f"for user {user}"
+        print_rows(title, rows.columns, rows.rows(), empty=f"nothing {title}: every item is known to them already")

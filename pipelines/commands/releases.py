@@ -1,0 +1,37 @@
+"""`darec releases`: the history of releases."""
+
+from typing import Any
+
+from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.show import print_rows
+from schemas.release import Release
+
+
+def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """List every bundle that was judged by the gate, newest first."""
+    from darec.serving.releases import Releases
+
+    _, store = open_recipe(recipe, overrides)
+    book = Releases(store.root)
+    known, current = book.all(), book.current()
+    rows = [_row(release, current) for release in known]
+    if as_json:
+        print_json(rows)
+        return
+    shown = ("id", "state", "recall@20", "ndcg@20", "changed", "why")
+    cells = [[row[name] for name in shown] for row in rows]
+    print_rows("releases, newest first", shown, cells, empty="nothing has been published yet: run `darec run`")
+
+
+def _row(release: Release, current: Release | None) -> dict[str, Any]:
+    last = release.events[-1]
+    return {
+        "id": release.id,
+        "state": "current" if current and release.id == current.id else release.state.replace("_", " "),
+        "recall@20": release.report.metrics.get("recall@20"),
+        "ndcg@20": release.report.metrics.get("ndcg@20"),
+        "changed": f"{last.at:%Y-%m-%d %H:%MZ}",
+        "who": last.who,
+        "why": last.why,
+        "artifact": release.artifact,
+    }

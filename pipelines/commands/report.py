@@ -1,0 +1,22 @@
+"""`darec report`: the HTML report of a release."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.reports import write_report
+
+
+def report(
+    release: Annotated[str | None, typer.Option("--release", help="Id of the release [default: the newest].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write [default: reports/RELEASE.html in the store].")
+    ] = None,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Write the HTML report of a release: one file that needs nothing else to be read."""
+    _, store = open_recipe(recipe, overrides)
+    print(write_report(store, release, out))

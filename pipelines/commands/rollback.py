@@ -1,0 +1,15 @@
+"""`darec rollback`: back to the release before."""
+
+from pipelines.commands.options import RecipeOption, SetOption, WhyOption, open_recipe
+from pipelines.show import console
+
+
+def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+    """Go back to the release before the current one, which is then not published again automatically."""
+    from darec.serving.releases import Releases
+
+    _, store = open_recipe(recipe, overrides)
+    book = Releases(store.root)
+    left = book.current()
+    release = book.rollback(why=why)
+    console.print(f"current: {release.id} (rolled back: {left.id if left else None})", highlight=False)

@@ -1,0 +1,78 @@
+"""`darec run`: the pipeline, in this process or, with a Prefect server, as a Prefect flow."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
+from pipelines.show import console, plan_table, results_table
+from stages.execute import Result
+
+REFUSED = 3
+"""Exit code of `darec run --require-publish` when the run's release is not in production."""
+
+
+def run(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    until: UntilOption = WHOLE_RUN,
+    force: Annotated[
+        list[str] | None, typer.Option("--force", help="Run this stage even if it is a hit. May be repeated.")
+    ] = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Run as a Prefect flow even if no Prefect server is configured.")
+    ] = False,
+    require_publish: Annotated[
+        bool, typer.Option("--require-publish", help=f"Exit with {REFUSED} if the release is not published.")
+    ] = False,
+) -> None:
+    """Run the pipeline: use every hit, run what is missing, publish the release if it passes the gate.
+
+    With PREFECT_API_URL set, the run is a flow of that Prefect server; otherwise it runs in this process.
+    """
+    from pipelines.api import configured_url
+    from pipelines.direct import run_directly
+    from stages.plan import plan
+    from stages.registry import task_named
+
+    force = force or []
+    for name in [until, *force]:
+        task_named(name)
+    loaded, store = open_recipe(recipe, overrides)
+    steps = plan(loaded, store, until)
+    console.print(plan_table(steps))
+
+    if prefect or configured_url() is not None:
+        idle = not force and all(step.state == "hit" for step in steps)
+        results = _run_flow(recipe, overrides or [], until, force, idle)
+    else:
+        results = run_directly(loaded, until, force)
+
+    console.print(results_table(results))
+    if until == WHOLE_RUN:
+        console.print(f"Artifacts and releases: {store.root}")
+        console.print(
+            "Next: darec recommend --user ID, darec similar --item ID, darec releases, darec explain evaluate"
+        )
+    decisions = [result.report.state for result in results if result.stage == WHOLE_RUN]
+    if require_publish and decisions != ["published"]:
+        raise typer.Exit(REFUSED)
+
+
+def _run_flow(recipe: Path | None, overrides: list[str], until: str, force: list[str], idle: bool) -> list[Result]:
+    """The Prefect flow, on the configured server or on a temporary one."""
+    from pipelines.api import prefect_api, quick_imports
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
+    path = recipe_path(recipe)
+    with prefect_api() as server:
+        with quick_imports():
+            from pipelines import flows
+
+        if server is not None:
+            server.wait()
+        with flows.without_heartbeats() if idle else nullcontext():
+            return flows.darec(str(path) if path else None, overrides, until, force)

@@ -1,0 +1,15 @@
+"""Opening the current release, for the commands that ask it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from darec.serving.bundle import Bundle
+
+
+def current_bundle(store: Path) -> "Bundle":
+    """The bundle in production. Raises UserError before the first release."""
+    from darec.serving.bundle import Bundle
+    from darec.serving.releases import Releases
+
+    return Bundle.open(Releases(store).serving())

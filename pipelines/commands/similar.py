@@ -1,0 +1,29 @@
+"""`darec similar`: items like an item."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.commands.serving import current_bundle
+from pipelines.show import print_rows
+
+
+def similar(
+    item: Annotated[str, typer.Option("--item", help="External item id.")],
+    k: CountOption = 10,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the items most similar to an item, from the current release."""
+    from darec.serving.recommend import similar as similar_items
+
+    _, store = open_recipe(recipe, overrides)
+    bundle = current_bundle(store.root)
+    answer = similar_items(bundle, item, k)
+    if as_json:
+        print_json(answer.to_dicts())
+        return
+    title = bundle.items.filter(item_id=item)["title"][0]
+    print_rows(f"like item {item}: {title}", answer.columns, answer.rows(), empty="there is no other item")

@@ -1,0 +1,28 @@
+"""`darec status`: what a run would do."""
+
+from pipelines.commands.options import (
+    WHOLE_RUN,
+    JsonOption,
+    RecipeOption,
+    SetOption,
+    UntilOption,
+    open_recipe,
+    print_json,
+)
+from pipelines.show import console, plan_rows, plan_table
+from stages.plan import plan
+
+
+def status(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    until: UntilOption = WHOLE_RUN,
+    as_json: JsonOption = False,
+) -> None:
+    """Show each stage: hit or stale, why, rows to do, seconds last time."""
+    loaded, store = open_recipe(recipe, overrides)
+    steps = plan(loaded, store, until)
+    if as_json:
+        print_json(plan_rows(steps))
+    else:
+        console.print(plan_table(steps))

@@ -1,0 +1,156 @@
+"""The typed report of every stage: what a manifest keeps of it, and what UI, HTML report and benchmarks read.
+
+Reports are read back from manifests of any version: fields that came later have defaults, and fields that are not
+listed here are kept.
+"""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from schemas.release import BundleReport, Check, Metrics
+
+
+class StageReport(BaseModel):
+    """What a stage says about its work."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class IngestReport(StageReport):
+    """How the raw data became clean tables."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    left_out: dict[str, int] = {}
+    """How many interactions each problem cost."""
+    users: int = 0
+    items: int = 0
+    density: float = 0.0
+    """Interactions per user-item pair."""
+    items_file: dict[str, int] = {}
+    users_file: dict[str, int] = {}
+
+
+class SplitReport(StageReport):
+    """How interactions were divided."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    users: int = 0
+    items: int = 0
+
+
+class GraphReport(StageReport):
+    """The interaction graph."""
+
+    edges: int = 0
+
+
+class ProfileSample(BaseModel):
+    """A profile and the prompt it was written from."""
+
+    prompt: str
+    profile: str
+
+
+class ProfileReport(StageReport):
+    """What the LLM was asked, and what became of its answers."""
+
+    rows: int = 0
+    from_ledger: int = 0
+    """Distinct prompts whose profile was known already."""
+    generated: int = 0
+    retried: int = 0
+    from_metadata: int = 0
+    """Rows whose text comes from metadata, as the LLM gave no usable answer."""
+    failures: dict[str, int] = {}
+    """Unusable answers of this run, by cause."""
+    causes: dict[str, int] = {}
+    """Rows from metadata, by cause."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    output_tokens_per_second: float = 0.0
+    seconds: float = 0.0
+    samples: tuple[ProfileSample, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and output tokens together."""
+        return self.prompt_tokens + self.output_tokens
+
+
+class EmbedReport(StageReport):
+    """What the text encoder did."""
+
+    rows: int = 0
+    from_ledger: int = 0
+    """Distinct texts whose vector was known already."""
+    generated: int = 0
+    dimensions: int = 0
+    seconds: float = 0.0
+    samples: tuple[str, ...] = ()
+
+
+class TrainReport(StageReport):
+    """How training went."""
+
+    epochs: int = 0
+    best_epoch: int = 0
+    validation: Mapping[str, float | None] = {}
+    training_seconds: float = 0.0
+    warm_start: str | None = None
+    """Fingerprint of the released model that training began with; None for a start from random embeddings."""
+
+
+class SignificanceReport(BaseModel):
+    """Two-sided paired tests of one metric against the model without alignment."""
+
+    difference: float
+    t_test: float | None
+    wilcoxon: float | None
+
+
+class SliceReport(BaseModel):
+    """Metrics of a group of users, or of held-out items, by their train interactions."""
+
+    side: str
+    low: int
+    high: int
+    users: int
+    pairs: int
+    metrics: Metrics
+
+
+class EvaluationReport(StageReport):
+    """How good the vectors are; every dictionary maps a metric such as `recall@20` to its value."""
+
+    protocol: str = "rlmrec"
+    test: Metrics = {}
+    validation: Metrics = {}
+    popularity: Metrics = {}
+    """The reference that gives everybody the most popular items."""
+    reference: Metrics | None = None
+    """The model trained without alignment; None where the model uses no text."""
+    significance: dict[str, SignificanceReport] = {}
+    slices: tuple[SliceReport, ...] = ()
+
+
+class ExportReport(StageReport):
+    """Facts about the bundle."""
+
+    width: int = 0
+    interactions: int = 0
+
+    def bundle(self) -> BundleReport:
+        """The bundle's own report, which the gate judges."""
+        return BundleReport.model_validate(self.model_dump())
+
+
+class PublishReport(StageReport):
+    """What the gate decided."""
+
+    release: str = ""
+    state: str = ""
+    reason: str = ""
+    checks: tuple[Check, ...] = ()

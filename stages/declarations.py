@@ -1,0 +1,222 @@
+"""The pipeline on one page: what every stage reads, writes and hashes, and which module does its work.
+
+Nothing heavy is imported here: `darec status` pays for this page. The order of the stages follows from what they read
+(`stages.registry`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from darec.artifacts import files
+from darec.artifacts.keys import file_sha256
+from darec.dataset.sources import source_files
+from darec.text.identity import model_identity, prompt_hash
+from darec.text.models import identity
+from schemas.recipe import Recipe
+from schemas.reports import (
+    EmbedReport,
+    EvaluationReport,
+    ExportReport,
+    GraphReport,
+    IngestReport,
+    ProfileReport,
+    PublishReport,
+    SplitReport,
+    TrainReport,
+)
+from schemas.training import TextConfig
+from stages.contract import Effect, Stage
+
+# ---------------------------------------------------------------- ingest: raw files become clean tables
+
+
+def _sources(recipe: Recipe) -> Mapping[str, Any]:
+    return {"sources": {role: file_sha256(path) for role, path in source_files(recipe.data).items()}}
+
+
+INGEST = Stage(
+    name="ingest",
+    version=1,
+    subflow="semantic",
+    body="stages.ingest",
+    report=IngestReport,
+    reads=lambda recipe: (),
+    writes=(files.INTERACTIONS, files.ITEMS, files.USERS),
+    config=lambda recipe: {"data": recipe.data},
+    fingerprint=_sources,
+)
+
+# ---------------------------------------------------------------- split: train, val and test; ids become numbers
+
+SPLIT = Stage(
+    name="split",
+    version=1,
+    subflow="semantic",
+    body="stages.split",
+    report=SplitReport,
+    # Nothing but the interactions: an edited title makes no new split.
+    reads=lambda recipe: (files.INTERACTIONS,),
+    writes=(files.TRAIN_PART, files.VAL_PART, files.TEST_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY),
+    config=lambda recipe: {"split": recipe.split},
+)
+
+# ---------------------------------------------------------------- profile_items, profile_users: the LLM writes
+
+PROFILE_ITEMS = Stage(
+    name="profile_items",
+    version=1,
+    subflow="semantic",
+    body="stages.profile_items",
+    report=ProfileReport,
+    reads=lambda recipe: (files.ITEMS, files.ITEM_VOCABULARY),
+    writes=(files.ITEM_PROFILES,),
+    config=lambda recipe: {"llm": recipe.llm, "profile_items": recipe.profile_items},
+    fingerprint=lambda recipe: {
+        "prompt": prompt_hash(recipe.profile_items.prompt),
+        "model": model_identity(recipe.llm),
+    },
+    counts_rows=True,
+)
+
+PROFILE_USERS = Stage(
+    name="profile_users",
+    version=1,
+    subflow="semantic",
+    body="stages.profile_users",
+    report=ProfileReport,
+    reads=lambda recipe: (
+        files.ITEMS,
+        files.USERS,
+        files.TRAIN_PART,
+        files.USER_VOCABULARY,
+        files.ITEM_VOCABULARY,
+        files.ITEM_PROFILES,
+    ),
+    writes=(files.USER_PROFILES,),
+    config=lambda recipe: {"llm": recipe.llm, "profile_users": recipe.profile_users},
+    fingerprint=lambda recipe: {
+        "prompt": prompt_hash(recipe.profile_users.prompt),
+        "model": model_identity(recipe.llm),
+    },
+    counts_rows=True,
+)
+
+# ---------------------------------------------------------------- embed: one text vector per user and per item
+
+EMBED = Stage(
+    name="embed",
+    version=1,
+    subflow="semantic",
+    body="stages.embed",
+    report=EmbedReport,
+    reads=lambda recipe: (files.ITEMS, files.USERS, files.ITEM_PROFILES, files.USER_PROFILES),
+    writes=(files.TEXT_VECTORS,),
+    config=lambda recipe: {"embed": recipe.embed},
+    fingerprint=lambda recipe: {
+        "item_prompt": prompt_hash(recipe.embed.item_prompt),
+        "user_prompt": prompt_hash(recipe.embed.user_prompt),
+        "model": identity(recipe.embed.model, recipe.embed.revision),
+    },
+    counts_rows=True,
+)
+
+# ---------------------------------------------------------------- graph: train interactions as weighted edges
+
+GRAPH = Stage(
+    name="graph",
+    version=1,
+    subflow="collaborative",
+    body="stages.graph",
+    report=GraphReport,
+    reads=lambda recipe: (files.TRAIN_PART,),
+    writes=(files.EDGES,),
+    config=lambda recipe: {"graph": recipe.graph},
+)
+
+# ---------------------------------------------------------------- train, train_reference: user and item vectors
+
+_TRAIN_INPUTS = (files.TRAIN_PART, files.VAL_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY, files.EDGES)
+
+
+def _without_text(recipe: Recipe) -> Mapping[str, Any]:
+    """The same backbone, loss and schedule without any text: what the alignment is measured against."""
+    plain = {"alignment": (), "text": TextConfig(), "warm_start": False}
+    return {"train": recipe.train.model_copy(update=plain)}
+
+
+TRAIN_REFERENCE = Stage(
+    name="train_reference",
+    version=3,
+    subflow="collaborative",
+    body="stages.train",
+    report=TrainReport,
+    reads=lambda recipe: _TRAIN_INPUTS,
+    writes=(files.REFERENCE_EMBEDDINGS, files.REFERENCE_MODEL, files.REFERENCE_HISTORY),
+    config=_without_text,
+)
+
+TRAIN = Stage(
+    name="train",
+    version=3,
+    subflow="collaborative",
+    body="stages.train",
+    report=TrainReport,
+    reads=lambda recipe: (*_TRAIN_INPUTS, *((files.TEXT_VECTORS,) if recipe.train.needs_text else ())),
+    writes=(files.EMBEDDINGS, files.MODEL, files.HISTORY),
+    config=lambda recipe: {"train": recipe.train},
+    # The model that a warm start begins with is not in the key: otherwise each release would make the model it was
+    # made from stale, and a second run on the same data would train again.
+    reads_release=lambda recipe: recipe.train.warm_start,
+)
+
+# ---------------------------------------------------------------- evaluate: metrics on validation and test
+
+EVALUATE = Stage(
+    name="evaluate",
+    version=1,
+    subflow="collaborative",
+    body="stages.evaluate",
+    report=EvaluationReport,
+    reads=lambda recipe: (
+        files.TRAIN_PART,
+        files.VAL_PART,
+        files.TEST_PART,
+        *((files.REFERENCE_EMBEDDINGS,) if recipe.train.needs_text else ()),
+        files.EMBEDDINGS,
+    ),
+    writes=(files.METRICS, files.PER_USER_METRICS),
+    config=lambda recipe: {"evaluate": recipe.evaluate},
+)
+
+# ---------------------------------------------------------------- export: a bundle that serves by itself
+
+EXPORT = Stage(
+    name="export",
+    version=2,
+    subflow="collaborative",
+    body="stages.export",
+    report=ExportReport,
+    reads=lambda recipe: (
+        files.ITEMS,
+        files.TRAIN_PART,
+        files.VAL_PART,
+        files.TEST_PART,
+        files.USER_VOCABULARY,
+        files.ITEM_VOCABULARY,
+        files.EMBEDDINGS,
+        files.METRICS,
+    ),
+    writes=files.BUNDLE,
+    config=lambda recipe: {"export": recipe.export},
+)
+
+# ---------------------------------------------------------------- publish: the gate, and the current release
+
+PUBLISH = Effect(
+    name="publish",
+    subflow="collaborative",
+    body="stages.publish",
+    report=PublishReport,
+    reads=lambda recipe: files.BUNDLE,
+    config=lambda recipe: {"gate": recipe.gate},
+)

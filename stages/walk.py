@@ -1,0 +1,78 @@
+"""One walk over the pipeline, whatever is done at each task: run it, plan it, or hand it to an orchestrator."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar
+
+from darec.artifacts.store import Artifact, Store
+from darec.common.progress import Progress
+from schemas.recipe import Recipe
+from stages.contract import Effect, Stage, Task
+from stages.execute import Result, execute, perform, stage_job
+from stages.registry import LAST, needed
+
+
+class Visited(Protocol):
+    """What a visit gives; tasks further on read its artifact."""
+
+    @property
+    def artifact(self) -> Artifact | None:
+        """The artifact of the task, if there is one now."""
+        ...
+
+
+Visit = TypeVar("Visit", bound=Visited)
+Upstream = Mapping[str, Artifact]
+
+
+def walk(
+    tasks: Iterable[Task], visit: Callable[[Task, Upstream], Visit], done: dict[str, Artifact] | None = None
+) -> Iterator[Visit]:
+    """Visits the tasks in order; each sees the artifacts of those before it.
+
+    Args:
+        tasks: in an order in which each comes after those that it reads (`stages.registry.needed`).
+        visit: what to do with a task, given the artifacts so far by stage.
+        done: artifacts of an earlier part of the same walk; those of this one are added.
+    """
+    done = {} if done is None else done
+    for task in tasks:
+        visited = visit(task, done)
+        if visited.artifact is not None:
+            done[task.name] = visited.artifact
+        yield visited
+
+
+def run_task(
+    task: Task,
+    recipe: Recipe,
+    upstream: Upstream,
+    store: Store,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> Result:
+    """Runs one stage or effect, or takes the hit.
+
+    Raises:
+        DarecError: what it could not do.
+    """
+    if isinstance(task, Effect):
+        return perform(task, recipe, upstream, store, progress)
+    assert isinstance(task, Stage)
+    return execute(stage_job(task, recipe, upstream, store), store, progress, force=force)
+
+
+def run(
+    recipe: Recipe, until: str = LAST, force: Collection[str] = (), progress: Progress | None = None
+) -> list[Result]:
+    """Runs every task that `until` needs in this process, without an orchestrator.
+
+    Raises:
+        DarecError: what the first task that failed could not do.
+    """
+    store = Store(recipe.runtime.store)
+
+    def visit(task: Task, upstream: Upstream) -> Result:
+        return run_task(task, recipe, upstream, store, progress, force=task.name in force)
+
+    return list(walk(needed(recipe, until), visit))
