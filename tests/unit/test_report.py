@@ -4,7 +4,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from pipelines.report_command import report, report_run
 
 from darec.artifacts import files
 from darec.artifacts.keys import digest
@@ -16,6 +15,7 @@ from darec.report.render import change, number, render
 from darec.report.source import Source, spread
 from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
+from pipelines.reports import report_run, write_report
 from tests.report_samples import HOSTILE, recipe, run
 
 PLAIN = {"train": {"epochs": 4, "eval_every": 2, "dim": 8, "alignment": []}}
@@ -207,12 +207,12 @@ def test_removed_artifacts_cost_their_section_only(plain, tmp_path):
 def test_the_command_writes_the_newest_or_the_named_release(nights, tmp_path):
     store, _, _ = nights
     newest, oldest = Releases(store.root).all()
-    assert report(store) == store.root / "reports" / f"{newest.id}.html"
-    assert oldest.id in report(store, oldest.id, tmp_path / "deep" / "r.html").read_text()
+    assert write_report(store) == store.root / "reports" / f"{newest.id}.html"
+    assert oldest.id in write_report(store, oldest.id, tmp_path / "deep" / "r.html").read_text()
     with pytest.raises(UserError, match="no release"):
-        report(Store(tmp_path))
+        write_report(Store(tmp_path))
     with pytest.raises(UserError, match="names no release"):
-        report(store, "1999")
+        write_report(store, "1999")
 
 
 def test_equal_artifacts_give_equal_pages(nights):
