@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -16,6 +17,8 @@ from darec.report.source import Source, spread
 from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
 from pipelines.reports import report_run, write_report
+from schemas.reports import StageReport
+from stages.execute import Result
 from tests.report_samples import HOSTILE, recipe, run
 
 PLAIN = {"train": {"epochs": 4, "eval_every": 2, "dim": 8, "alignment": []}}
@@ -221,15 +224,15 @@ def test_equal_artifacts_give_equal_pages(nights):
     assert digest(pages[0]) == digest(pages[1])
 
 
-def test_a_run_with_nothing_to_do_leaves_its_report_alone(nights, monkeypatch):
+def test_a_run_with_nothing_to_do_leaves_its_report_alone(nights):
     store, _, second = nights
-    monkeypatch.setattr("prefect.artifacts.create_markdown_artifact", lambda *args, **kwargs: None)
-    rows = [{"stage": stage, "key": key, "state": "cached"} for stage, key in second.items()]
-    path = report_run(store, [*rows, {"stage": "publish", "key": None, "state": "done"}])
+    results = [Result(stage, "cached", (), store.artifact(stage, key), StageReport()) for stage, key in second.items()]
+    path = report_run(store, [*results, Result("publish", "published", (), None, StageReport())])
     path.write_text("as it was")
-    assert report_run(store, rows).read_text() == "as it was"
-    rows[-1]["state"] = "done"
-    assert report_run(store, rows).read_text() != "as it was"
+    assert report_run(store, results).read_text() == "as it was"
+
+    worked = [*results[:-1], replace(results[-1], state="done")]
+    assert report_run(store, worked).read_text() != "as it was"
 
 
 @pytest.mark.parametrize(
