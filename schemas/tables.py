@@ -1,63 +1,91 @@
-"""The schema of every table darec writes: column name to Polars type, in file order.
+"""The schema of every table darec writes: column name to Polars type, in file order, and where nulls are allowed.
 
 A table is checked against its schema when it is written and when it is read (`darec.artifacts.tables`).
 """
+
+from collections.abc import Collection, Mapping
 
 import polars as pl
 
 from schemas import columns as c
 
-TableSchema = dict[str, pl.DataType]
+
+class TableSchema(dict[str, pl.DataType]):
+    """Column name to Polars type, in file order. Only the columns in `nullable` may hold nulls."""
+
+    def __init__(self, columns: Mapping[str, pl.DataType], nullable: Collection[str] = ()) -> None:
+        super().__init__(columns)
+        self.nullable = frozenset(nullable)
+
+    @property
+    def required(self) -> list[str]:
+        """The columns that hold no nulls."""
+        return [name for name in self if name not in self.nullable]
+
 
 PARTS = ("train", "val", "test")  # the values of the column `split`
 
 _ATTRIBUTES = pl.List(pl.Struct({"name": pl.String(), "value": pl.String()}))
 
-INTERACTIONS: TableSchema = {
-    c.USER: pl.String(),
-    c.ITEM: pl.String(),
-    c.RATING: pl.Float32(),  # null where the source has none
-    c.TIMESTAMP: pl.Int64(),  # seconds since 1970; null where the source has none
-    c.SPLIT: pl.String(),  # train, val or test; null unless the source gives the split
-}
-ITEMS: TableSchema = {c.ITEM: pl.String(), c.TITLE: pl.String(), c.DESCRIPTION: pl.String(), c.ATTRIBUTES: _ATTRIBUTES}
-USERS: TableSchema = {c.USER: pl.String(), c.ATTRIBUTES: _ATTRIBUTES}
+INTERACTIONS = TableSchema(
+    {
+        c.USER: pl.String(),
+        c.ITEM: pl.String(),
+        c.RATING: pl.Float32(),  # null where the source has none
+        c.TIMESTAMP: pl.Int64(),  # seconds since 1970; null where the source has none
+        c.SPLIT: pl.String(),  # train, val or test; null unless the source gives the split
+    },
+    nullable=(c.RATING, c.TIMESTAMP, c.SPLIT),
+)
+ITEMS = TableSchema(
+    {c.ITEM: pl.String(), c.TITLE: pl.String(), c.DESCRIPTION: pl.String(), c.ATTRIBUTES: _ATTRIBUTES},
+    nullable=(c.TITLE, c.DESCRIPTION, c.ATTRIBUTES),
+)
+USERS = TableSchema({c.USER: pl.String(), c.ATTRIBUTES: _ATTRIBUTES}, nullable=(c.ATTRIBUTES,))
 
-SPLIT_PART: TableSchema = {
-    c.USER_INDEX: pl.Int32(),
-    c.ITEM_INDEX: pl.Int32(),
-    c.RATING: pl.Float32(),
-    c.TIMESTAMP: pl.Int64(),
-}
-USER_VOCABULARY: TableSchema = {c.USER_INDEX: pl.Int32(), c.USER: pl.String()}
-ITEM_VOCABULARY: TableSchema = {c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()}
+SPLIT_PART = TableSchema(
+    {
+        c.USER_INDEX: pl.Int32(),
+        c.ITEM_INDEX: pl.Int32(),
+        c.RATING: pl.Float32(),
+        c.TIMESTAMP: pl.Int64(),
+    },
+    nullable=(c.RATING, c.TIMESTAMP),
+)
+USER_VOCABULARY = TableSchema({c.USER_INDEX: pl.Int32(), c.USER: pl.String()})
+ITEM_VOCABULARY = TableSchema({c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()})
 
-ITEM_PROFILES: TableSchema = {
-    c.ITEM_INDEX: pl.Int32(),
-    c.ITEM: pl.String(),
-    c.PROFILE: pl.String(),
-    c.SOURCE: pl.String(),
-}
-USER_PROFILES: TableSchema = {
-    c.USER_INDEX: pl.Int32(),
-    c.USER: pl.String(),
-    c.PROFILE: pl.String(),
-    c.SOURCE: pl.String(),
-}
+ITEM_PROFILES = TableSchema(
+    {
+        c.ITEM_INDEX: pl.Int32(),
+        c.ITEM: pl.String(),
+        c.PROFILE: pl.String(),
+        c.SOURCE: pl.String(),
+    }
+)
+USER_PROFILES = TableSchema(
+    {
+        c.USER_INDEX: pl.Int32(),
+        c.USER: pl.String(),
+        c.PROFILE: pl.String(),
+        c.SOURCE: pl.String(),
+    }
+)
 
-EDGES: TableSchema = {c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()}
+EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()})
 
-SEEN: TableSchema = {c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()}
+SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
 
 
 def released_users(width: int) -> TableSchema:
     """Users of a bundle, row = user index; `train_count` is the number of train interactions."""
-    return {c.USER: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)}
+    return TableSchema({c.USER: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)})
 
 
 def released_items(width: int) -> TableSchema:
     """Items of a bundle, row = item index."""
-    return {c.ITEM: pl.String(), c.TITLE: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: pl.Array(pl.Float32, width)}
+    vector = pl.Array(pl.Float32, width)
+    return TableSchema({c.ITEM: pl.String(), c.TITLE: pl.String(), c.TRAIN_COUNT: pl.Int32(), c.VECTOR: vector})
 
 
-HISTORY: TableSchema = {"epoch": pl.Int32(), "step": pl.Int64(), "name": pl.String(), "value": pl.Float64()}
+HISTORY = TableSchema({"epoch": pl.Int32(), "step": pl.Int64(), "name": pl.String(), "value": pl.Float64()})

@@ -1,5 +1,7 @@
 """Stores of small whole runs without an LLM, what is in them, and a fault for any file."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from darec.artifacts.store import Store
@@ -39,3 +41,11 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def ledger_keys(path: Path) -> list[str]:
+    """The key of every row of a ledger; none while there is no ledger."""
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return [key for (key,) in db.execute("SELECT key FROM rows")]

@@ -9,12 +9,20 @@ from schemas.tables import TableSchema
 
 
 def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFrame:
-    """`table` with the schema's columns in the schema's order; a missing column or wrong type is an error."""
+    """`table` with the schema's columns in the schema's order.
+
+    Raises:
+        DarecError: a column is missing, of another type, or holds a null though the schema does not allow it.
+    """
     for name, dtype in schema.items():
         if name not in table.columns:
             raise DarecError(f"column {name!r} is missing", where=where)
         if table.schema[name] != dtype:
             raise DarecError(f"column {name!r} is {table.schema[name]}, not {dtype}", where=where)
+    nulls = table.select(pl.col(schema.required).null_count())
+    for name, count in zip(nulls.columns, nulls.row(0), strict=True):
+        if count:
+            raise DarecError(f"column {name!r} is null in {count:,} of {table.height:,} rows", where=where)
     return table.select(list(schema))
 
 

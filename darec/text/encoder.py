@@ -15,8 +15,9 @@ from darec.common.errors import DarecError, UserError
 from darec.common.progress import Progress, Silent
 from darec.text.models import identity, resolve
 from schemas.semantic import EmbedConfig
+from schemas.tables import TableSchema
 
-LEDGER_ROWS: dict[str, pl.DataType] = {KEY: pl.String(), "vector": pl.Binary()}  # little-endian float32
+LEDGER_ROWS = TableSchema({KEY: pl.String(), "vector": pl.Binary()})  # little-endian float32
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Embedding:
     def ledger(self) -> Ledger:
         """The row ledger of this model's vectors."""
         name = identity(self.config.model, self.config.revision)[:16]
-        return Ledger(self.ledger_root / f"vectors-{name}", LEDGER_ROWS)
+        return Ledger(self.ledger_root / f"vectors-{name}.sqlite", LEDGER_ROWS)
 
     def keys(self, texts: pl.Series) -> pl.Series:
         """The ledger key of each text: the text, the model, and where texts are cut."""
@@ -49,7 +50,7 @@ class Embedding:
         """
         started = time.monotonic()
         keys = self.keys(texts)
-        missing = self.ledger.missing(keys)
+        missing = self.ledger.missing(keys, mend=True)
         new = (
             pl.DataFrame({KEY: keys, "text": texts})
             .unique(KEY, keep="first")
@@ -58,7 +59,6 @@ class Embedding:
         self.progress.start("text vectors", new.height)
         if new.height:
             self._encode(new.sort(pl.col("text").str.len_bytes(), KEY, descending=True))
-            self.ledger.compact()
         report = {"rows": len(texts), "from_ledger": keys.n_unique() - new.height, "generated": new.height}
         return self._read(keys), report | {"seconds": round(time.monotonic() - started, 2)}
 

@@ -17,14 +17,17 @@ from darec.text.identity import model_identity
 from darec.text.models import resolve
 from darec.text.protocol import Answer, Engine, Message, Request
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, profile_schema
+from schemas.tables import TableSchema
 
-LEDGER_ROWS: dict[str, pl.DataType] = {
-    KEY: pl.String(),
-    "text": pl.String(),  # empty where the text comes from metadata
-    "cause": pl.String(),  # why, else empty
-    "prompt_tokens": pl.Int32(),
-    "output_tokens": pl.Int32(),
-}
+LEDGER_ROWS = TableSchema(
+    {
+        KEY: pl.String(),
+        "text": pl.String(),  # empty where the text comes from metadata
+        "cause": pl.String(),  # why, else empty
+        "prompt_tokens": pl.Int32(),
+        "output_tokens": pl.Int32(),
+    }
+)
 _RETRY_TEMPERATURE = 0.7  # asking again the same way would give the same answer
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
@@ -70,7 +73,7 @@ class Generation:
         if that fails too, the row is kept as one whose text comes from metadata.
         """
         started = time.monotonic()
-        missing = set(self.ledger.missing(keys).to_list())
+        missing = set(self.ledger.missing(keys, mend=True).to_list())
         first = {key: conversation for key, conversation in zip(keys, conversations, strict=True) if key in missing}
         self.progress.start("profiles", len(first))
         if first:
@@ -79,7 +82,6 @@ class Generation:
                 self.tally["retried"] = len(bad)
                 again = self._requests({key: first[key] for key in bad}, again=True)
                 self._ask(source, again, last=True)
-            self.ledger.compact()
         return self._report(keys, len(first), time.monotonic() - started)
 
     def _requests(self, conversations: dict[str, Conversation], again: bool = False) -> list[Request]:

@@ -32,7 +32,7 @@ class ProfileTask:
     @property
     def ledger(self) -> Ledger:
         """The row ledger of all profiles."""
-        return Ledger(self.ledger_root / "profiles", LEDGER_ROWS)
+        return Ledger(self.ledger_root / "profiles.sqlite", LEDGER_ROWS)
 
     def conversations(self) -> list[Conversation]:
         """The rendered prompt of each row. Raises UserError for a faulty template."""

@@ -19,6 +19,7 @@ from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.serving.retention import collect
+from schemas.tables import TableSchema
 from stages.walk import run
 from tests.stores import recipe_for
 
@@ -26,7 +27,7 @@ MONTH, NOTHING = timedelta(days=30), timedelta()
 SOURCE = Path(__file__).parents[1] / "moved_clock.c"
 DAREC = Path(sys.executable).with_name("darec")
 WITHOUT_WAITING = fcntl.LOCK_EX | fcntl.LOCK_NB
-LEDGER = {"key": pl.String(), "text": pl.String()}
+LEDGER = TableSchema({"key": pl.String(), "text": pl.String()})
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def test_a_lease_ends_with_its_holder_whatever_the_clocks_say(tmp_path: Path, sh
 
 
 def test_a_ledger_goes_on_under_a_clock_that_was_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, keys = Ledger(tmp_path, LEDGER), pl.Series("key", ["a", "b"])
+    ledger, keys = Ledger(tmp_path / "rows.sqlite", LEDGER), pl.Series("key", ["a", "b"])
     ledger.append(pl.DataFrame({"key": ["a"], "text": ["first"]}))
     monkeypatch.setattr("time.time_ns", lambda: 1)
     assert ledger.missing(keys).to_list() == ["b"]

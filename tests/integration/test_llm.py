@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-import polars as pl
 import psutil
 import pytest
 import torch
@@ -23,6 +22,7 @@ from schemas import columns as c
 from schemas.semantic import LLMConfig
 from tests.integration.llm_rows import profile_task
 from tests.processes import free_port, healthy, wait_for
+from tests.stores import ledger_keys
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +50,7 @@ def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_pa
     rows, ledger, log = 48, tmp_path / "ledger", tmp_path / "log"
     script = ("-m", "tests.integration.llm_rows", str(ledger), str(rows))
     with process(*script, log=log) as run:
-        finished = wait_for(lambda: any((ledger / "profiles").glob("*.parquet")), 240)
+        finished = wait_for(lambda: len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
         assert finished, log.read_text()[-2000:]
         engines = psutil.Process(run.pid).children(recursive=True)
         assert engines
@@ -139,21 +139,16 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
     task = profile_task(ledger, rows, engine="server", server_url=url, chunk=8, concurrency=4, retries=1)
     with llm_server(port, tmp_path / "first.log") as server, ThreadPoolExecutor(1) as background:
         run = background.submit(task.run)
-        assert wait_for(lambda: run.done() or any((ledger / "profiles").glob("*.parquet")), 240)
+        assert wait_for(lambda: run.done() or len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
         server.kill()
         with pytest.raises(TransientError, match="LLM server cannot be reached"):
             run.result(timeout=120)
-    kept = ledger_keys(ledger)
+    kept = ledger_keys(ledger / "profiles.sqlite")
     left = task.pending()
     assert 0 < left < rows and len(kept) == rows - left
     with llm_server(port, tmp_path / "second.log"):
         profiles, report = task.run()
     assert (report["generated"], report["from_ledger"]) == (left, rows - left)
-    assert len(set(ledger_keys(ledger))) == len(ledger_keys(ledger)) == rows, "a row was generated twice"
+    assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
     assert profiles.height == rows
     assert report["from_metadata"] <= rows // 4, report["causes"]
-
-
-def ledger_keys(ledger: Path) -> list[str]:
-    """The key of every row that was ever written."""
-    return [key for path in (ledger / "profiles").glob("*.parquet") for key in pl.read_parquet(path)["key"]]

@@ -28,7 +28,7 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
 from tests.data import write_checkerboard
-from tests.stores import contents, flip_a_bit
+from tests.stores import contents, flip_a_bit, ledger_keys
 
 pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
@@ -208,8 +208,8 @@ def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool], p
     assert not alive, alive
 
 
-def ledger_files() -> int:
-    return len(list(Path("store/ledger/profiles").rglob("*.parquet")))
+def profiles() -> int:
+    return len(ledger_keys(Path("store/ledger/profiles.sqlite")))
 
 
 def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> None:
@@ -217,8 +217,8 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> Non
     assert published is not None
     change = "llm.temperature=0.01"
 
-    before = ledger_files()
-    kill_when(start(change), lambda: ledger_files() > before)
+    before = profiles()
+    kill_when(start(change), lambda: profiles() > before)
     assert Releases(Path("store")).current() == published
 
     work = Path("store/work")

@@ -1,0 +1,70 @@
+"""Reading what can still be read of a SQLite file that is damaged."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+_TABLE_LEAF = 0x0D  # first byte of a page that holds rows; https://www.sqlite.org/fileformat2.html
+
+
+def salvage(path: Path, width: int, page_bytes: int) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of the table `rows`, page by page, as they are: nothing is verified, and a row may come twice.
+
+    Every page that holds rows is read as the only page of a table, so that damage to one page costs no row of another.
+    The damaged file is only read; the work is done on a copy beside it, with a new first page.
+
+    Args:
+        path: the damaged file.
+        width: how many columns the table has.
+        page_bytes: the size of its pages.
+    """
+    copy = path.with_suffix(".salvage")
+    try:
+        shutil.copyfile(path, copy)
+        pages = _mend_first_page(copy, width, page_bytes)
+        with closing(sqlite3.connect(copy, isolation_level=None)) as db:
+            db.text_factory = bytes
+            db.execute("PRAGMA journal_mode=OFF")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("PRAGMA writable_schema=ON")
+            for page in pages:
+                db.execute("UPDATE sqlite_schema SET rootpage=?", (page,))
+                db.execute(f"PRAGMA schema_version={page}")  # the schema is read again
+                yield _rows_of_page(db)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _rows_of_page(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """From both ends, for a damaged cell ends the reading of its page."""
+    rows: list[tuple[Any, ...]] = []
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.DatabaseError):
+            rows.extend(db.execute(f"SELECT * FROM rows ORDER BY rowid {order}"))
+            break
+    return rows
+
+
+def _mend_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
+    """Gives the file the first page of a new one with the same table; returns the numbers of the pages with rows."""
+    columns = ", ".join(f"c{number}" for number in range(width))
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.execute(f"PRAGMA page_size={page_bytes}")
+        db.execute(f"CREATE TABLE rows ({columns})")
+        first = bytearray(db.serialize()[:page_bytes])
+
+    with copy.open("r+b") as file:
+        count = copy.stat().st_size // page_bytes
+        file.truncate(count * page_bytes)
+        first[28:32] = count.to_bytes(4, "big")
+        first[24:28] = first[92:96] = (1).to_bytes(4, "big")  # says that the count before is valid
+        file.write(first)
+        leaves = []
+        for number in range(2, count + 1):
+            file.seek((number - 1) * page_bytes)
+            if file.read(1) == bytes([_TABLE_LEAF]):
+                leaves.append(number)
+    return leaves
