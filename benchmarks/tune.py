@@ -19,11 +19,11 @@ from benchmarks.data import BenchData
 from benchmarks.runs import VERSION
 from darec.artifacts.keys import artifact_key, digest
 from darec.artifacts.store import Store
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import UserError
 from darec.common.overrides import overlay
 from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure
-from darec.training import Trained, train
+from darec.training import DivergedError, Trained, train
 from schemas.bench import Choice, FloatRange, Method, Overrides, SearchRange, TuneRecipe
 from schemas.recipe import Recipe
 from schemas.section import hashed
@@ -131,6 +131,10 @@ class Search:
         return trained.validation[_METRIC]
 
     def _train(self, trial: Trial, config: TrainConfig, data: BenchData) -> Trained:
+        if not len(data.interactions.val):
+            hint = "label some interactions val"
+            raise UserError("there are no validation pairs to search by", where=data.name, hint=hint)
+
         def listener(epoch: int, values: dict[str, float]) -> None:
             trial.report(values[_METRIC], epoch // config.eval_every)
             if trial.should_prune():
@@ -146,9 +150,7 @@ class Search:
                 progress=self.progress,
                 listener=listener,
             )
-        except UserError:
-            raise
-        except DarecError as error:  # diverged: as bad as a pruned one
+        except DivergedError as error:  # as bad as a pruned one
             trial.set_user_attr(_ERROR, str(error))
             raise optuna.TrialPruned from error
 

@@ -1,9 +1,12 @@
 """Full ranking in blocks of users: memory is that of one block, whatever the number of users."""
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from darec.common.errors import DarecError
 from darec.model.interactions import ItemLists, Pairs, Representations
 
 _CHUNK = 32  # items whose greatest score stands for them in the first round
@@ -29,10 +32,25 @@ def top_items(scores: Tensor, k: int) -> Tensor:
     return best.gather(1, found // _CHUNK) * _CHUNK + found % _CHUNK
 
 
+@torch.no_grad()
+def largest_score(final: Representations) -> float:
+    """A bound of every user's score of every item, by size: |u . i| <= |u| |i|. Infinite or NaN if a score may be."""
+    norms = final.nodes.norm(dim=1)
+    sides = (norms[: final.n_users], norms[final.n_users :])
+    return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
+
+
 class Ranker:
-    """Ranks all items for users, leaving out each user's train items."""
+    """Ranks all items for users, leaving out each user's train items.
+
+    Raises:
+        DarecError: a score may not be a finite number; a NaN would take the first place.
+    """
 
     def __init__(self, final: Representations, train: Pairs) -> None:
+        if not isfinite(largest_score(final)):
+            hint = "train again with a lower train.learning_rate"
+            raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
         self.n_items = len(final.item)
         self.seen = ItemLists(train, final.n_users, self.n_items)
         self.user = final.user

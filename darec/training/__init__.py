@@ -1,5 +1,5 @@
 """Training: one loop for every backbone, objective and loss."""
 
-from darec.training.trainer import Trained, Trainer, train
+from darec.training.trainer import DivergedError, Trained, Trainer, train
 
-__all__ = ["Trained", "Trainer", "train"]
+__all__ = ["DivergedError", "Trained", "Trainer", "train"]

@@ -19,14 +19,22 @@ _META = "state"
 
 
 def save(state: State, path: Path) -> None:
-    """Writes tensors as tensors and everything else as JSON in the file's header."""
+    """Writes tensors as tensors and everything else as JSON in the file's header, which safetensors bounds to 100 MB.
+
+    Raises:
+        DarecError: the disk is full or may not be written.
+    """
     tensors: dict[str, Tensor] = {}
     values = _split(state, "", tensors)
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={_META: json.dumps(values)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        save_file(tensors, partial, metadata={_META: json.dumps(values)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        hint = "free space (`darec gc`) and run again: training goes on from the checkpoint before"
+        raise DarecError(f"the checkpoint cannot be written ({error})", where=str(path), hint=hint) from error
 
 
 def load(path: Path) -> State | None:

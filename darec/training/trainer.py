@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from darec.common.device import pick
-from darec.common.errors import DarecError
+from darec.common.errors import UserError
 from darec.common.progress import Progress, Silent
 from darec.evaluation.protocol import rank, score
+from darec.evaluation.ranking import largest_score
 from darec.model import cold_start
 from darec.model.interactions import Batch, Interactions, Representations
 from darec.model.propagation import Adjacency
@@ -29,6 +30,10 @@ Listener = Callable[[int, dict[str, float]], None]
 """Told (epoch, validation metrics) after each evaluation; may raise to end the run."""
 
 _K = 20  # the cutoff of validation; the best epoch is the one with the best Recall@20
+
+
+class DivergedError(UserError):
+    """The loss, the parameters or the scores are no longer finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,15 @@ def train(
         interactions: train and validation pairs.
         text: text vectors of all nodes; needed if `config` has objectives or a text input.
         adjacency: the train graph; by default the normalised one of the train pairs.
-        warm: id embeddings to begin with, [N, dim]; rows of NaN begin at random.
+        warm: id embeddings to begin with, [N, dim]; what is not finite begins at random.
         resume: the checkpoint file: written as training goes, and gone on from if it is there and of equal settings.
         progress: told of epochs.
         listener: told of validation metrics.
 
     Raises:
-        UserError: the data or configuration allow no training.
-        DarecError: the loss is no longer a number.
+        UserError: the data or configuration allow no training, or text vectors are not finite.
+        DivergedError: the loss, the parameters or the scores are no longer finite.
+        DarecError: the checkpoint cannot be read or written.
     """
     device = pick(config.device, "train.device")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -101,6 +107,9 @@ class Trainer:
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
+        if text is not None and not text.nodes.isfinite().all():
+            hint = "make them again: `darec run --force embed`"
+            raise UserError("some text vectors are not finite", where="train", hint=hint)
         self.sampler = Sampler(self.interactions, config.batch_size)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         if config.compile:
@@ -119,7 +128,7 @@ class Trainer:
             return
         warm = warm.to(self.device)
         with torch.no_grad():
-            self.model.embedding.copy_(torch.where(torch.isnan(warm), self.model.embedding, warm))
+            self.model.embedding.copy_(torch.where(warm.isfinite(), warm, self.model.embedding))
 
     def fit(self, resume: Path | None) -> Trained:
         """Runs to the end, from `resume` if it is there."""
@@ -147,14 +156,21 @@ class Trainer:
         self.model.train()
         self.model.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}
+        logged: list[tuple[int, str, Tensor]] = []
         for batch in self.sampler.epoch():
             terms = self._step(batch)
             for name, value in terms.items():
                 totals[name] = totals[name] + value if name in totals else value
             if self.config.log_steps and self.step % self.config.log_steps == 0:
-                self.history.add(self.epoch + 1, self.step, {f"step/{name}": float(v) for name, v in terms.items()})
+                logged += [(self.step, f"step/{name}", value) for name, value in terms.items()]
         self.epoch += 1
-        self._log(totals)
+
+        if logged:  # read here, at once: a value that is read in its step makes a GPU wait
+            values = torch.stack([value for _, _, value in logged]).tolist()
+            self.history.extend(
+                self.epoch, ((step, name, v) for (step, name, _), v in zip(logged, values, strict=True))
+            )
+        self._check_and_log(totals)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         rate = learning_rate(self.config, self.step, len(self.sampler))
@@ -178,20 +194,28 @@ class Trainer:
         half = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
-    def _log(self, totals: dict[str, Tensor]) -> None:
+    def _check_and_log(self, totals: dict[str, Tensor]) -> None:
+        """One look at losses and parameters an epoch: a NaN in a step makes the epoch's sum NaN, too."""
         means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
-        if not all(isfinite(value) for value in means.values()):
-            bad = ", ".join(name for name, value in means.items() if not isfinite(value))
-            hint = "lower learning_rate or the terms' weights, or set clip_norm"
-            raise DarecError(f"training diverged: {bad} is not finite", where=f"epoch {self.epoch}", hint=hint)
+        norm = float(torch.nn.utils.get_total_norm(self.model.parameters()))
+        self._check_finite(**means, **{"norm of the parameters": norm})
         rate = learning_rate(self.config, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})
+
+    def _check_finite(self, **values: float) -> None:
+        """Raises DivergedError unless all are finite."""
+        bad = [f"{name} = {value}" for name, value in values.items() if not isfinite(value)]
+        if bad:
+            facts = f"{', '.join(bad)}; learning_rate {self.config.learning_rate:g}"
+            hint = "lower train.learning_rate or set train.clip_norm"
+            raise DivergedError(f"training diverged at epoch {self.epoch} ({facts})", where="train", hint=hint)
 
     def _evaluate(self) -> None:
         if not len(self.interactions.val):
             self._keep_best({})
             return
         final, n_items = self.model.represent(), self.interactions.n_items
+        self._check_finite(scores=largest_score(final))
         ranking = rank(final, self.interactions.train, self.interactions.val, _K)
         values = score(ranking, self.interactions.val, n_items, (_K,), ("recall", "ndcg")).means()
         self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
@@ -210,7 +234,7 @@ class Trainer:
         counters = ("epoch", "step", "best_epoch", "bad_evaluations", "validation", "best")
         return {name: getattr(self, name) for name in counters} | {
             "settings": hashed(self.config),
-            "history": self.history.rows,
+            "history": self.history.state(),
             "model": self.model.state_dict(),
             "optimizer": checkpoint.optimizer_state(self.optimizer),
             "random": checkpoint.random_state(self.device),
@@ -223,7 +247,7 @@ class Trainer:
         for name in ("epoch", "step", "best_epoch", "bad_evaluations", "validation"):
             setattr(self, name, state[name])
         self.best = {name: value.to(self.device) for name, value in state["best"].items()}
-        self.history = History(state["history"])
+        self.history = History.of_state(state["history"])
         self.model.load_state_dict(state["model"])
         checkpoint.restore_optimizer(self.optimizer, state["optimizer"])
         checkpoint.restore_random(state["random"], self.device)
@@ -236,6 +260,7 @@ class Trainer:
 
     def _warm_and_cold(self) -> Representations:
         final = self.model.represent()
+        self._check_finite(scores=largest_score(final))
         if self.text is None or not self.config.needs_text or self.config.cold_start == "none":
             return final
         return cold_start.fill(final, self.text, self.interactions, unit=self.config.scoring == "cosine")

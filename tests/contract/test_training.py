@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from darec.common.errors import DarecError, UserError
 from darec.model.interactions import Batch, Interactions, Pairs
 from darec.model.propagation import Adjacency
-from darec.training import train, trainer
+from darec.training import DivergedError, checkpoint, train, trainer
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
 from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
@@ -289,9 +289,36 @@ def test_warm_start_takes_rows_over_and_leaves_new_ones(data):
     assert torch.allclose(begun[4:], initial[4:], atol=1e-6)
 
 
-def test_divergence_is_an_error(data):
-    with pytest.raises(DarecError, match="diverged"):
-        train(TrainConfig(alignment=(), epochs=50, **{**QUICK, "learning_rate": 1e20}), data)
+@pytest.mark.parametrize("batch_size", [128, 1 << 20], ids=["many steps", "one step an epoch"])
+@pytest.mark.parametrize("backbone", [MFConfig(), LightGCNConfig()], ids=lambda config: config.name)
+@pytest.mark.parametrize("scoring", ["inner", "cosine"])
+def test_a_model_that_diverged_is_an_error_and_never_the_best(backbone, batch_size, scoring, data):
+    quick = {**QUICK, "learning_rate": 1e30, "batch_size": batch_size}
+    config = TrainConfig(backbone=backbone, scoring=scoring, alignment=(), epochs=9, eval_every=1, **quick)
+    seen = []
+    with pytest.raises(DivergedError, match=r"diverged at epoch \d+ \(.*; learning_rate 1e\+30\).*clip_norm") as caught:
+        train(config, data, listener=lambda epoch, values: seen.append(values))
+    assert caught.value.exit_code == 2
+    assert all(value <= 1 for values in seen for value in values.values()) and len(seen) < 9
+
+
+def test_one_parameter_that_is_not_finite_is_found_before_validation(data):
+    """NaN in the row of an item without train pairs: no loss sees it, and every user would get it first."""
+    train_part = Pairs(data.train.users[data.train.items != 4], data.train.items[data.train.items != 4])
+    without = Interactions(data.n_users, data.n_items, train_part, data.val, data.test)
+    config = TrainConfig(backbone=MFConfig(), alignment=(), epochs=1, **QUICK)
+    training = trainer.Trainer(config, without, None, None, torch.device("cpu"))
+    with torch.no_grad():
+        training.model.embedding[data.n_users + 4] = torch.nan
+    with pytest.raises(DivergedError, match="norm of the parameters = nan"):
+        training.fit(None)
+
+
+def test_text_vectors_that_are_not_finite_are_told(data):
+    text = parity_text(data)
+    text.nodes[3, 2] = torch.nan
+    with pytest.raises(UserError, match="text vectors are not finite"):
+        train(TrainConfig(alignment=(DaRecConfig(sample=16),), epochs=1, **QUICK), data, text)
 
 
 def test_objectives_without_text_are_refused(data):
@@ -351,6 +378,55 @@ def test_a_killed_run_goes_on_bit_by_bit(data, tmp_path):
     histories = [pl.read_parquet(path / "history.parquet") for path in (resumed, straight)]
     assert histories[0].equals(histories[1])
     assert histories[0]["epoch"].max() == RESUMED.epochs
+
+
+def test_no_history_ends_a_training_however_long_it_is(data, tmp_path):
+    """Two million rows did not fit into the header of the checkpoint."""
+    path, config = tmp_path / "checkpoint.safetensors", RESUMED.model_copy(update={"epochs": 3})
+
+    def begun():
+        return trainer.Trainer(config, data, parity_text(data), None, torch.device("cpu"))
+
+    long = begun()
+    long.history.extend(1, ((step, f"step/{'ab'[step % 2]}", step / 7) for step in range(2_000_000)))
+    history = long.fit(path).history
+    resumed = begun().fit(path)
+    assert len(history) > 2_000_000 and resumed.history.equals(history)
+    assert resumed.history["name"][1] == "step/b" and resumed.history["value"][3] == 3 / 7
+
+
+def test_a_checkpoint_of_version_0_1_is_gone_on_from(data, tmp_path):
+    """Its history is a list of rows."""
+    path, config = tmp_path / "checkpoint.safetensors", RESUMED.model_copy(update={"epochs": 6})
+    straight = train(config, data, parity_text(data))
+    epochs = []
+
+    def stop(epoch: int, _: dict[str, float]) -> None:
+        epochs.append(epoch)
+        if epoch == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, data, parity_text(data), resume=path, listener=stop)
+    state = checkpoint.load(path)
+    rows = straight.history.filter(pl.col("epoch") <= state["epoch"]).rows()
+    checkpoint.save(state | {"history": [list(row) for row in rows]}, path)
+    resumed = train(config, data, parity_text(data), resume=path, listener=lambda epoch, _: epochs.append(epoch))
+    assert epochs == [2, 4, 4, 6]
+    assert resumed.history.equals(straight.history)
+    assert torch.equal(resumed.final.nodes, straight.final.nodes)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_a_full_disk_at_a_checkpoint_is_told(data, tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", tmp_path], check=False)
+    if mounted.returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        with pytest.raises(DarecError, match="checkpoint cannot be written.*run again"):
+            train(RESUMED, data, parity_text(data), resume=tmp_path / "checkpoint.safetensors")
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
 def test_a_damaged_checkpoint_is_an_error(data, tmp_path):

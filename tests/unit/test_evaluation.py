@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
 
+from darec.common.errors import DarecError
 from darec.evaluation import protocol
 from darec.evaluation.ranking import Ranker, top_items
 from darec.evaluation.report import report
@@ -150,3 +151,12 @@ def test_a_user_who_has_seen_nearly_everything_gets_items_and_no_padding():
     top = Ranker(final, seen).top(torch.tensor([0]), 12)
     assert set(top[0, :2].tolist()) == {10, 11}
     assert sorted(top[0].tolist()) == list(range(12))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+def test_scores_that_are_not_finite_are_never_ranked(bad, case):
+    data, final = case
+    nodes = final.nodes.clone()
+    nodes[0, 0], nodes[-1, 0] = bad, bad
+    with pytest.raises(DarecError, match="not finite"):
+        protocol.rank(Representations(nodes, USERS), data.train, data.test, 5)

@@ -1,12 +1,16 @@
 """Hyper-parameter search: it goes on after a kill, prunes, and finds what is better."""
 
+from dataclasses import replace
+
 import optuna
 import pytest
+import torch
 
 from benchmarks.data import BenchData, from_folder
 from benchmarks.tune import Search, SearchContext, finished, given, searches
 from darec.common.errors import UserError
 from darec.common.progress import Silent
+from darec.model.interactions import Pairs
 from schemas.bench import TuneRecipe
 from schemas.recipe import Recipe
 from tests.bench_samples import write_board
@@ -147,3 +151,20 @@ def test_only_some_methods_are_searched(board, tmp_path):
     assert [each.recipe.name for each in searches(chosen, given(board), tmp_path, only=("c", "a"))] == ["t-a", "t-c"]
     with pytest.raises(UserError, match=r"method 'd' is not in the recipe \[t\] -> known: a, b, c"):
         searches(chosen, given(board), tmp_path, only=("a", "d"))
+
+
+def test_a_trial_that_diverged_is_no_best_and_ends_no_search(board, tmp_path):
+    """The rates' order is that of the sampler: whichever it is, the one that stays finite wins."""
+    rates = {"train.learning_rate": {"kind": "choice", "values": [1e30, 0.01]}}
+    study = search(recipe(space=rates, trials=6), board, tmp_path / "study").run()
+    pruned = study.get_trials(states=[optuna.trial.TrialState.PRUNED])
+    diverged = [trial for trial in pruned if "diverged" in trial.user_attrs.get("error", "")]
+    assert diverged and all(trial.params["train.learning_rate"] == 1e30 for trial in diverged)
+    assert study.best_params == {"train.learning_rate": 0.01}
+
+
+def test_data_without_validation_pairs_cannot_be_searched(board, tmp_path):
+    nothing = Pairs(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    without = replace(board, interactions=replace(board.interactions, val=nothing))
+    with pytest.raises(UserError, match="no validation pairs"):
+        search(recipe(), without, tmp_path / "study").run()
