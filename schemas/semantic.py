@@ -20,7 +20,7 @@ class LLMConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic; auto: bfloat16 where the device has it in hardware, float32 elsewhere."""
     max_model_len: int = Field(default=2048, ge=128, le=2**24)
-    """Longest prompt and answer together, in tokens; a longer row gets its text from metadata."""
+    """Longest prompt and answer together, in tokens; of a row that is longer the longest texts are cut."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """0 always takes the likeliest token."""
     frequency_penalty: float = Field(default=0.3, ge=-2, le=2)
@@ -36,7 +36,8 @@ class LLMConfig(Section):
     batch: int = not_hashed(64, ge=1, le=2**20)
     """Rows in work at once in one engine."""
     chunk: int = not_hashed(0, ge=0, le=2**24)
-    """Rows handed to an engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU, 256 with a server."""
+    """Rows handed to an offline engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU. Answers of a
+    server are written once a second."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
     """Base address of the server. A user, password or query value in it reaches the server and is shown nowhere."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
@@ -44,9 +45,9 @@ class LLMConfig(Section):
     concurrency: int = not_hashed(128, ge=1, le=65_536)
     """Requests open at the server at once."""
     retries: int = not_hashed(5, ge=0, le=1_000)
-    """Further tries of a request that failed for a passing reason, with growing pauses."""
+    """Further tries of a request after a transient error, with exponential backoff."""
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
-    """Seconds until a request counts as failed."""
+    """Seconds until a request to the server counts as failed, however much of its answer has come."""
 
 
 class ItemProfileConfig(Section):

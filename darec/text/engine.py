@@ -6,7 +6,7 @@ leaves nothing behind: each worker dies with its parent, and its memory goes bac
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -157,18 +157,39 @@ class OfflineEngine:
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
 
     def _spread(self, function: Callable[..., Done], work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Done]]:
+        """What `function` makes of each chunk. After a failure no other is begun, and what is finished is given."""
         size = self._chunk_size(len(work))
-        starts = range(0, len(work), size)
+        waiting: dict[Future[Done], int] = {}
+        failure: BaseException | None = None
         try:
-            futures = {self._pool.submit(function, work[start : start + size], *rest): start for start in starts}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+            for start in range(0, len(work), size):
+                waiting[self._pool.submit(function, work[start : start + size], *rest)] = start
         except BrokenProcessPool as error:
+            failure = error
+        while waiting:
+            try:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            except BaseException as interrupt:
+                failure, finished = interrupt, {future for future in waiting if future.done()}
+                waiting = {future: start for future, start in waiting.items() if future in finished}
+            for future in finished:
+                start = waiting.pop(future)
+                if future.cancelled():
+                    continue
+                if (error := future.exception()) is None:
+                    yield start, future.result()
+                elif failure is None:
+                    failure = error
+                    for other in waiting:
+                        other.cancel()
+        if isinstance(failure, BrokenProcessPool):
             raise DarecError(
                 f"an LLM engine process died ({self._last_log_line()}); finished rows are kept",
                 where=self.settings.folder,
                 hint="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
-            ) from error
+            ) from failure
+        if failure is not None:
+            raise failure
 
     def _chunk_size(self, rows: int) -> int:
         """The configured chunk, or less, so that few rows still keep every worker busy."""
@@ -245,22 +266,48 @@ def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: i
 
     engine = _engine()
     tokenizer = engine.get_tokenizer()
-    conversations = [list(request.messages) for request in requests]
-    prompts = tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
     room = _settings.max_model_len - max_tokens
-    fitting = [(request, prompt) for request, prompt in zip(requests, prompts, strict=True) if len(prompt) <= room]
+    prompts: list[list[int]] = []
+    answers: list[Answer] = []
+    asked: list[Request] = []
+    for request in requests:
+        try:
+            tokens = _longest_fitting(tokenizer, request, room)
+        except Exception as error:  # of the model's chat template
+            _check_chat_template(tokenizer)
+            answers.append(Answer(request.key, str(error), "failed", 0, 0))
+            continue
+        if len(tokens) > room:
+            answers.append(Answer(request.key, "", "too_long", len(tokens), 0))
+            continue
+        asked.append(request)
+        prompts.append(tokens)
+
     common = SamplingParams(
         max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema), **_frequency_penalty()
     )
-    sampling = [_sampling(common, request) for request, _ in fitting]
-    outputs = engine.generate([{"prompt_token_ids": prompt} for _, prompt in fitting], sampling, use_tqdm=False)
-    answers = {request.key: _answer(request, output) for (request, _), output in zip(fitting, outputs, strict=True)}
-    missing = [
-        Answer(request.key, "", "too_long", len(prompt), 0)
-        for request, prompt in zip(requests, prompts, strict=True)
-        if request.key not in answers
-    ]
-    return [*answers.values(), *missing]
+    sampling = [_sampling(common, request) for request in asked]
+    outputs = engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+    return answers + [_answer(request, output) for request, output in zip(asked, outputs, strict=True)]
+
+
+def _longest_fitting(tokenizer: Any, request: Request, room: int) -> list[int]:
+    """The tokens of the longest version of a prompt that has at most `room`, or else of the shortest version."""
+    tokens: list[int] = []
+    for messages in (request.messages, *request.shorter):
+        tokens = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+        if len(tokens) <= room:
+            break
+    return tokens
+
+
+def _check_chat_template(tokenizer: Any) -> None:
+    """Raises UserError if the model has no chat template that can take a single turn."""
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
+    except Exception as error:
+        what = f"the model's chat template fails: {error}"
+        raise UserError(what, where=_settings.folder, hint="choose an instruction-tuned model for llm.model") from error
 
 
 def _frequency_penalty() -> dict[str, Any]:

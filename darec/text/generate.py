@@ -3,8 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,10 @@ import polars as pl
 
 from darec.artifacts.ledger import KEY, Ledger, row_key
 from darec.common.progress import Progress, Silent
-from darec.text.answers import read_profile
+from darec.text.answers import CAUSES, printable, read_profile
 from darec.text.identity import model_identity
 from darec.text.models import resolve
-from darec.text.protocol import Answer, Engine, Message, Request
+from darec.text.protocol import Answer, Conversation, Engine, Request
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, profile_schema
 from schemas.tables import TableSchema
 
@@ -28,10 +28,10 @@ LEDGER_ROWS = TableSchema(
         "output_tokens": pl.Int32(),
     }
 )
-_RETRY_TEMPERATURE = 0.7  # asking again the same way would give the same answer
+_RETRY_TEMPERATURE = 0.7
+_EXAMPLE_CHARS = 120
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
-Conversation = tuple[Message, ...]
 
 
 def conversation_keys(conversations: Iterable[Conversation], llm: LLMConfig, config: ProfileConfig) -> pl.Series:
@@ -63,51 +63,94 @@ class Generation:
     ledger: Ledger
     progress: Progress = field(default_factory=Silent)
     tally: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """The beginning of an unusable answer, or of what the server said, for each cause."""
 
     def run(
-        self, conversations: Sequence[Conversation], keys: pl.Series, engine: Engine | None = None
+        self,
+        conversations: Sequence[Conversation],
+        keys: pl.Series,
+        shorter: Callable[[int], tuple[Conversation, ...]] = lambda row: (),
+        engine: Engine | None = None,
     ) -> dict[str, Any]:
-        """Fills the ledger for `keys` and reports what that took. `engine` stands in for the configured one.
+        """Fills the ledger for `keys` and reports what that took.
 
-        Every chunk is in the ledger as soon as the engine has finished it. A bad answer is asked for once more, warmer;
-        if that fails too, the row is kept as one whose text comes from metadata.
+        Every usable answer is in the ledger as soon as the engine gives it. A bad one is asked for again; if that fails
+        too, the row is kept as one whose text comes from metadata.
+
+        Args:
+            conversations: the prompt of each row.
+            keys: their ledger keys.
+            shorter: versions of a row's prompt with less data, longest first.
+            engine: stands in for the configured one.
         """
         started = time.monotonic()
         missing = set(self.ledger.missing(keys, mend=True).to_list())
-        first = {key: conversation for key, conversation in zip(keys, conversations, strict=True) if key in missing}
-        self.progress.start("profiles", len(first))
-        if first:
-            with open_engine(self.llm) if engine is None else _borrowed(engine) as source:
-                bad = self._ask(source, self._requests(first), last=False)
-                self.tally["retried"] = len(bad)
-                again = self._requests({key: first[key] for key in bad}, again=True)
-                self._ask(source, again, last=True)
-        return self._report(keys, len(first), time.monotonic() - started)
+        rows: dict[str, int] = {}
+        for row, key in enumerate(keys):
+            if key in missing:
+                rows.setdefault(key, row)
+        self.progress.start("profiles", len(rows))
+        if rows:
+            prompts = {key: conversations[row] for key, row in rows.items()}
+            with open_engine(self.llm) if engine is None else nullcontext(engine) as source:
+                self._generate(source, prompts, lambda key: shorter(rows[key]))
+        return self._report(keys, len(rows), time.monotonic() - started)
 
-    def _requests(self, conversations: dict[str, Conversation], again: bool = False) -> list[Request]:
-        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if again else self.llm.temperature
-        return [
-            Request(key, messages, (int(key[:7], 16) + self.llm.seed + again) % 2**31, temperature)
-            for key, messages in conversations.items()
-        ]
+    def _generate(
+        self,
+        engine: Engine,
+        prompts: dict[str, Conversation],
+        shorter: Callable[[str], tuple[Conversation, ...]],
+    ) -> None:
+        bad = self._ask(engine, [self._request(key, prompt) for key, prompt in prompts.items()], final=())
 
-    def _ask(self, engine: Engine, requests: Sequence[Request], last: bool) -> list[str]:
-        """Asks, keeps what may be kept, and gives the keys of the others. The last time everything is kept."""
-        bad: list[str] = []
+        # What does not fit the model is asked with less data. It keeps its key, for which no plan has to tokenise.
+        cut = {key: shorter(key) for key, cause in bad.items() if cause == "too_long"}
+        again = [self._request(key, prompts[key], versions) for key, versions in cut.items()]
+        bad = {key: cause for key, cause in bad.items() if key not in cut}
+        bad |= self._ask(engine, again, final=("too_long",))
+
+        # At the same temperature a model would give the same answer.
+        self.tally["retried"] = len(bad)
+        again = [self._request(key, prompts[key], cut.get(key, ()), warmer=True) for key in bad]
+        self._ask(engine, again, final=CAUSES)
+
+    def _request(
+        self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), warmer: bool = False
+    ) -> Request:
+        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if warmer else self.llm.temperature
+        return Request(key, messages, (int(key[:7], 16) + self.llm.seed + warmer) % 2**31, temperature, shorter)
+
+    def _ask(self, engine: Engine, requests: Sequence[Request], final: Collection[str]) -> dict[str, str]:
+        """Asks, and keeps the usable rows and those that failed for a `final` cause. Gives key and cause of the others.
+
+        A row that cannot be read is raised when the others that came with it are kept.
+        """
+        bad: dict[str, str] = {}
         if not requests:
             return bad
-        for answers in engine.generate(requests, profile_schema(self.config.max_chars), self.config.max_tokens):
-            rows = [self._row(answer) for answer in answers]
-            kept = [row for row in rows if last or not row["cause"] or row["cause"] == "too_long"]
-            bad += [row[KEY] for row in rows if row not in kept]
+        schema = profile_schema(self.config.max_chars)
+        for answers in engine.generate(requests, schema, self.config.max_tokens):
+            rows, failure = [], None
+            for answer in answers:
+                try:
+                    rows.append(self._row(answer))
+                except Exception as error:
+                    failure = error
+            kept = [row for row in rows if not row["cause"] or row["cause"] in final]
+            bad |= {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
+            self.ledger.append(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])
-            self.tally.update(row["cause"] for row in kept if row["cause"])
-            self.ledger.append(pl.DataFrame(kept, schema=LEDGER_ROWS))
             self.progress.advance(len(kept))
+            if failure is not None:
+                raise failure
         return bad
 
     def _row(self, answer: Answer) -> dict[str, Any]:
         text, cause = read_profile(answer, self.config.max_chars)
+        if cause and answer.text.strip():
+            self.examples.setdefault(cause, printable(answer.text, _EXAMPLE_CHARS))
         self.tally["prompt_tokens"] += answer.prompt_tokens
         self.tally["output_tokens"] += answer.output_tokens
         tokens = {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
@@ -126,12 +169,6 @@ class Generation:
             "output_tokens_per_second": round(self.tally["output_tokens"] / seconds, 1) if generated else 0.0,
             "seconds": round(seconds, 2),
         }
-
-
-def _borrowed(engine: Engine) -> AbstractContextManager[Engine]:
-    from contextlib import nullcontext
-
-    return nullcontext(engine)
 
 
 def read_texts(ledger: Ledger, keys: pl.Series) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Profiles of a whole table of items or users: render, look up, generate, assemble."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import polars as pl
 from darec.artifacts.ledger import Ledger
 from darec.common.progress import Progress, Silent
 from darec.text.entities import values
-from darec.text.generate import LEDGER_ROWS, Conversation, Generation, ProfileConfig, conversation_keys, read_texts
-from darec.text.prompts import chat_prompt
-from darec.text.protocol import Engine
+from darec.text.generate import LEDGER_ROWS, Generation, ProfileConfig, conversation_keys, read_texts
+from darec.text.prompts import Prompt, chat_prompt, with_less_data
+from darec.text.protocol import Conversation, Engine
 from schemas import columns as c
 from schemas.semantic import LLMConfig
 
@@ -34,10 +35,19 @@ class ProfileTask:
         """The row ledger of all profiles."""
         return Ledger(self.ledger_root / "profiles.sqlite", LEDGER_ROWS)
 
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The template. Raises UserError for a faulty one."""
+        return chat_prompt(self.config.prompt, self.variables)
+
     def conversations(self) -> list[Conversation]:
-        """The rendered prompt of each row. Raises UserError for a faulty template."""
-        prompt = chat_prompt(self.config.prompt, self.variables)
-        return [prompt.messages(row) for row in values(self.rows, self.variables)]
+        """The rendered prompt of each row."""
+        return [self.prompt.messages(row) for row in values(self.rows, self.variables)]
+
+    def shorter(self, row: int) -> tuple[Conversation, ...]:
+        """Versions of a row's prompt with ever less of its data, for a model that the whole prompt does not fit."""
+        [whole] = values(self.rows[row], self.variables)
+        return tuple(self.prompt.messages(part) for part in with_less_data(whole))
 
     def pending(self) -> int:
         """How many prompts the ledger does not know."""
@@ -50,7 +60,7 @@ class ProfileTask:
         conversations = self.conversations()
         keys = conversation_keys(conversations, self.llm, self.config)
         generation = Generation(self.llm, self.config, self.ledger, progress or Silent())
-        report = generation.run(conversations, keys, engine)
+        report = generation.run(conversations, keys, self.shorter, engine)
         texts = read_texts(self.ledger, keys)
         failed = pl.col("text") == ""
         profiles = pl.concat([self.rows, texts], how="horizontal").with_columns(

@@ -1,7 +1,7 @@
 """Prompt templates: loaded, checked before any row is rendered, and fed with text that is only ever data."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ TITLE_CHARS = 120
 DESCRIPTION_CHARS = 400
 ATTRIBUTE_CHARS = 80
 ATTRIBUTES_SHOWN = 8
+_SHORTEST_CUT = 16  # bytes of a text that is cut for a model of few tokens
 
 _ROLES = ("system", "user", "assistant")
 
@@ -51,6 +52,51 @@ def attributes_as_data(column: str = c.ATTRIBUTES) -> pl.Expr:
         value=as_data(element.struct.field("value"), ATTRIBUTE_CHARS),
     )
     return pl.col(column).list.head(ATTRIBUTES_SHOWN).list.eval(clean)
+
+
+def with_less_data(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`values` with ever less text in them, for a model that a prompt with all of it does not fit.
+
+    The longest texts are cut first, by their bytes: what tokens cost follows these better than characters. When all are
+    down to a few words, lists are halved. Names of attributes stay whole, as templates compare them.
+    """
+    limit, entries = _longest_text(values), _longest_list(values)
+    while limit > _SHORTEST_CUT:
+        limit = max(limit * 4 // 5, _SHORTEST_CUT)
+        yield _cut(values, limit, entries)
+    while entries > 1:
+        entries //= 2
+        yield _cut(values, limit, entries)
+
+
+def _longest_text(value: Any) -> int:
+    """Bytes of the longest text in nested values."""
+    if isinstance(value, str):
+        return len(value.encode())
+    return max(map(_longest_text, _parts(value)), default=0)
+
+
+def _longest_list(value: Any) -> int:
+    """Entries of the longest list in nested values."""
+    own = len(value) if isinstance(value, list) else 0
+    return max(own, max(map(_longest_list, _parts(value)), default=0))
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _cut(value: Any, limit: int, entries: int) -> Any:
+    """Nested values with at most `limit` bytes in a text and `entries` in a list."""
+    if isinstance(value, str) and len(value.encode()) > limit:
+        return value.encode()[:limit].decode(errors="ignore").rstrip() + "…"
+    if isinstance(value, Mapping):
+        return {name: part if name == "name" else _cut(part, limit, entries) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_cut(part, limit, entries) for part in value[:entries]]
+    return value
 
 
 class Prompt:

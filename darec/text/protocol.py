@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Message = dict[str, str]
-FinishReason = Literal["stop", "length", "too_long"]
+Conversation = tuple[Message, ...]
+FinishReason = Literal["stop", "length", "too_long", "filtered", "refused", "rejected", "failed"]
 
 
 @dataclass(frozen=True)
@@ -13,14 +14,22 @@ class Request:
     """One row of work."""
 
     key: str
-    messages: tuple[Message, ...]
+    messages: Conversation
     seed: int
     temperature: float
+    shorter: tuple[Conversation, ...] = ()
+    """Versions of `messages` with less data, longest first, for a model that `messages` does not fit."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to the request of the same key; `too_long` means the prompt did not fit the model."""
+    """The answer to the request of the same key.
+
+    `finish_reason` says how it ended: `stop` and `length` as in the OpenAI protocol; `too_long`: no version of the
+    prompt fits the model; `filtered`: a content filter took it away; `refused`: the model declined; `rejected`: the
+    server accepts other rows and not this one; `failed`: the engine answers other rows and not this one. `text` is the
+    answer, or for the last two what the server said.
+    """
 
     key: str
     text: str
@@ -30,10 +39,10 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Answers requests under one JSON schema, giving finished chunks as they finish, in any order."""
+    """Answers requests under one JSON schema, giving finished answers as they finish, in any order."""
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Every request gets one answer, whether usable or not."""
+        """Every request gets one answer, whether usable or not; what is finished is given before an error is raised."""
         ...
 
     def close(self) -> None:

@@ -1,105 +1,247 @@
-"""A running server that speaks the OpenAI protocol (vLLM's own, or any with JSON-schema output)."""
+"""A running server that speaks the OpenAI protocol (vLLM's own, or any with JSON-schema output).
+
+A request that meets a transient error is retried with exponential backoff. If it still fails after the last retry, or
+if the server rejects it, either this row or the server is at fault. It is the row if the server answers other rows, and
+then this row alone fails. Otherwise the run stops with an error, and the rows that were open are asked in the next run.
+"""
 
 import asyncio
+import logging
 import os
+import random
+import time
+import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
+import httpx
 
-from darec.common.errors import DarecError, TransientError, UserError
-from darec.text.protocol import Answer, Request
+from darec.common.errors import TransientError, UserError
+from darec.text.answers import printable
+from darec.text.protocol import Answer, Conversation, Request
+from darec.text.replies import RejectedError, Reply, RetryableError, read_reply
 from schemas.semantic import LLMConfig
 
-_CHUNK = 256
+_FIRST_PAUSE = 0.5  # seconds before the second try; doubled for each further one
+_LONGEST_PAUSE = 60.0
+_INTERVAL = 1.0  # seconds between two handings over of finished answers
+_MOST_CUT_ANSWERS = 2  # for one row
+_MOST_BYTES = 8 * 2**20  # of one response
+
+
+@dataclass
+class _Batch:
+    """The requests of one call of `generate`, as the workers find and leave them."""
+
+    waiting: Iterator[Request]
+    settings: dict[str, Any]
+    doubtful_limit: int
+    """So many failed rows, before any was answered, are the server's fault."""
+    finished: list[Answer] = field(default_factory=list)
+    doubtful: list[tuple[Request, RetryableError | RejectedError]] = field(default_factory=list)
+    """Rows that failed before any other was answered: whose fault it is will be known later."""
+
+    def take(self) -> list[Answer]:
+        """The answers that came since the last call."""
+        taken, self.finished = self.finished, []
+        return taken
 
 
 class ServerEngine:
-    """Keeps at most `concurrency` requests open; what failed for a passing reason is tried again, ever more slowly."""
+    """Keeps at most `concurrency` requests open, and gives finished answers once a second."""
 
     def __init__(self, config: LLMConfig) -> None:
         self.config = config
-        self._runner = asyncio.Runner()
-        self._client = AsyncOpenAI(
-            base_url=config.server_url.get_secret_value(),
-            api_key=os.environ.get(config.api_key_env) or "none",
-            timeout=config.timeout,
-            max_retries=config.retries,
+        # httpx logs the address of each request.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        url = httpx.URL(config.server_url.get_secret_value())
+        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
+        self._client = httpx.AsyncClient(
+            auth=(url.username, url.password) if url.userinfo else None,
+            headers={"Accept-Encoding": "identity", **self._key()},
+            timeout=None,  # httpx bounds each read, not the whole response: see `_try`
+            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
+            follow_redirects=True,
         )
-        self._open = asyncio.Semaphore(config.concurrency)
+        self._runner = asyncio.Runner()
+        self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the newest request that was answered
+        self._answered = 0.0  # when that was
+        self._told = False  # whether the other name of the model has been told
+
+    def _key(self) -> dict[str, str]:
+        key = os.environ.get(self.config.api_key_env, "").strip()
+        if not key.isascii() or not key.isprintable():
+            raise UserError(
+                "the key of the LLM server holds characters that cannot be sent",
+                where=self.config.api_key_env,
+                hint="set the variable to the key alone",
+            )
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Answers chunk by chunk; those that came before a failure are given before it is raised.
+        """Answers as they finish; those that came before a failure or Ctrl-C are given before it is raised.
 
         Raises:
-            UserError: the server refuses the request, the model's name or the key.
+            UserError: the server refuses every request, the model's name or the key.
             TransientError: the server cannot be reached, or is still failing after all retries.
         """
-        size = self.config.chunk or max(_CHUNK, self.config.concurrency)
-        for start in range(0, len(requests), size):
-            answers, failure = self._runner.run(self._chunk(requests[start : start + size], schema, max_tokens))
-            yield answers
-            if failure is not None:
-                raise failure
+        open_at_once = min(self.config.concurrency, len(requests))
+        settings = {
+            "model": self.config.model,
+            "frequency_penalty": self.config.frequency_penalty,
+            "max_tokens": max_tokens,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
+        }
+        batch = _Batch(iter(requests), settings, open_at_once)
+        workers = self._runner.run(self._start(batch, open_at_once))
+        failure: BaseException | None = None
+        running = True
+        try:
+            while running and failure is None:
+                try:
+                    running, failure = self._runner.run(self._wait(workers, batch))
+                except BaseException as interrupt:
+                    failure = interrupt
+                if answers := batch.take():
+                    yield answers
+        finally:
+            self._runner.run(self._stop(workers))
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Closes the connections."""
-        self._runner.run(self._client.close())
+        self._runner.run(self._client.aclose())
         self._runner.close()
 
-    async def _chunk(
-        self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int
-    ) -> tuple[list[Answer], BaseException | None]:
-        """The answers, and what kept the others from coming."""
-        tasks = [asyncio.create_task(self._ask(request, schema, max_tokens)) for request in requests]
-        done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in waiting:
+    async def _start(self, batch: _Batch, count: int) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._work(batch)) for _ in range(count)]
+
+    async def _wait(self, workers: list[asyncio.Task[None]], batch: _Batch) -> tuple[bool, BaseException | None]:
+        """After a second, or as soon as all is done or cannot go on: whether it goes on, and why it cannot."""
+        if workers:
+            done, waiting = await asyncio.wait(workers, timeout=_INTERVAL, return_when=asyncio.FIRST_EXCEPTION)
+            failure = next((failure for task in done if (failure := task.exception()) is not None), None)
+            if waiting or failure:
+                return bool(waiting), failure
+        try:
+            await self._decide(batch)
+        except (UserError, TransientError) as failure:
+            return False, failure
+        return False, None
+
+    async def _stop(self, workers: list[asyncio.Task[None]]) -> None:
+        for task in workers:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
-        failures = [failure for task in done if (failure := task.exception()) is not None]
-        answers = [task.result() for task in tasks if not task.cancelled() and task.exception() is None]
-        return answers, failures[0] if failures else None
+        await asyncio.gather(*workers, return_exceptions=True)
 
-    async def _ask(self, request: Request, schema: dict[str, Any], max_tokens: int) -> Answer:
-        async with self._open:
+    async def _work(self, batch: _Batch) -> None:
+        """Asks for one row after the other until none is left."""
+        for request in batch.waiting:  # shared by all workers, so each row is taken once
             try:
-                completion: Any = await self._client.chat.completions.create(
-                    model=self.config.model,
-                    messages=list(request.messages),  # type: ignore[arg-type]
-                    temperature=request.temperature,
-                    seed=request.seed,
-                    frequency_penalty=self.config.frequency_penalty,
-                    max_tokens=max_tokens,
-                    response_format={"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
-                )
-            except BadRequestError as error:
-                if "context length" in str(error) or "maximum" in str(error):
-                    return Answer(request.key, "", "too_long", 0, 0)
-                raise self._explained(error) from error
-            except (APIStatusError, APIConnectionError) as error:
-                raise self._explained(error) from error
-        choice, usage = completion.choices[0], completion.usage
-        reason = "stop" if choice.finish_reason == "stop" else "length"
-        return Answer(
-            request.key,
-            choice.message.content or "",
-            reason,
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
-        )
+                reply = await self._answer(request, batch.settings)
+            except (RetryableError, RejectedError) as fault:
+                batch.doubtful.append((request, fault))
+                if self._good is not None or len(batch.doubtful) >= batch.doubtful_limit:
+                    await self._decide(batch)
+            else:
+                tokens = reply.prompt_tokens, reply.output_tokens
+                batch.finished.append(Answer(request.key, reply.text, reply.finish_reason, *tokens))
 
-    def _explained(self, error: APIStatusError | APIConnectionError) -> DarecError:
-        where = str(self.config.server_url)
-        if isinstance(error, APITimeoutError):
-            return TransientError(f"no answer within {self.config.timeout:g} s", where=where, hint="raise llm.timeout")
-        if isinstance(error, APIConnectionError):
-            return TransientError(
-                "the LLM server cannot be reached", where=where, hint="start it, or correct llm.server_url"
-            )
-        if error.status_code in (401, 403):
-            return UserError("the LLM server refuses the key", where=where, hint=f"set {self.config.api_key_env}")
-        if error.status_code >= 500 or error.status_code == 429:
-            return TransientError(
-                f"the LLM server fails with status {error.status_code}", where=where, hint="look at its log"
-            )
-        return UserError(f"the LLM server refuses the request: {error.message}", where=where, hint="check llm.model")
+    async def _decide(self, batch: _Batch) -> None:
+        """Settles the doubtful rows: each is at fault itself if the server answers others, else the server is.
+
+        Raises:
+            UserError: no row was ever answered, and the server refuses this one.
+            TransientError: the server answers no other row either.
+        """
+        doubtful, batch.doubtful = batch.doubtful, []
+        for request, fault in doubtful:
+            if isinstance(fault, RejectedError):
+                if self._good is None:
+                    raise UserError(
+                        fault.what, where=str(self.config.server_url), hint="check llm.model and its server"
+                    )
+                batch.finished.append(Answer(request.key, fault.what, "rejected", 0, 0))
+            else:
+                if not await self._healthy(fault):
+                    raise TransientError(fault.what, where=str(self.config.server_url), hint=fault.hint)
+                batch.finished.append(Answer(request.key, fault.what, "failed", 0, 0))
+
+    async def _healthy(self, fault: RetryableError) -> bool:
+        """Whether the server has answered since the row first failed, or answers what it has answered before."""
+        if self._good is None:
+            return False
+        if self._answered > fault.since:
+            return True
+        try:
+            await self._try(*self._good)
+        except (RetryableError, RejectedError):
+            return False
+        return True
+
+    async def _answer(self, request: Request, settings: dict[str, Any]) -> Reply:
+        """The reply to the longest version of the prompt that fits, after at most `retries` further tries of each."""
+        reply = await self._with_retries(request, request.messages, settings)
+        paid = 0
+        for messages in request.shorter:
+            # A refusal of the length costs nothing, an answer that found no room does.
+            paid += reply.output_tokens > 0
+            if reply.finish_reason != "too_long" or paid > _MOST_CUT_ANSWERS:
+                break
+            reply = await self._with_retries(request, messages, settings)
+        return reply
+
+    async def _with_retries(self, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
+        """The reply, after at most `retries` further tries with exponential backoff."""
+        first_failed = 0.0
+        for attempt in range(self.config.retries + 1):
+            try:
+                return await self._try(request, messages, settings)
+            except RetryableError as fault:
+                first_failed = fault.since = first_failed or time.monotonic()
+                if attempt == self.config.retries or fault.after > max(self.config.timeout, _LONGEST_PAUSE):
+                    raise
+                # All rows that failed at once must not come back at once.
+                pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+                await asyncio.sleep(fault.after + pause)
+        raise AssertionError("unreachable")
+
+    async def _try(self, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
+        """One request, which ends at `llm.timeout` whatever the server does. Raises as `read_reply`."""
+        content = {"messages": list(messages), "temperature": request.temperature, "seed": request.seed, **settings}
+        try:
+            async with (
+                asyncio.timeout(self.config.timeout),
+                self._client.stream("POST", self._url, json=content) as got,
+            ):
+                body = bytearray()
+                async for part in got.aiter_bytes():
+                    body += part
+                    if len(body) > _MOST_BYTES:
+                        raise RetryableError(f"the LLM server's response has more than {_MOST_BYTES:,} bytes")
+            reply = read_reply(got.status_code, got.headers, bytes(body), settings["max_tokens"])
+        except TimeoutError as error:
+            raise RetryableError(f"no answer within {self.config.timeout:g} s", "raise llm.timeout") from error
+        except httpx.ConnectError as error:
+            hint = "start it, or correct llm.server_url"
+            raise RetryableError("the LLM server cannot be reached", hint) from error
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
+            what = f"the LLM server's response breaks off ({type(error).__name__})"
+            raise RetryableError(what) from error
+        except UserError as error:
+            raise UserError(error.what, where=str(self.config.server_url), hint=error.hint) from error
+        if reply.finish_reason != "too_long":
+            self._good, self._answered = (request, messages, settings), time.monotonic()
+        self._tell_other_model(reply.model)
+        return reply
+
+    def _tell_other_model(self, name: str) -> None:
+        """Says once that another model answers than the one asked for; dated and prefixed forms of its name are it."""
+        asked = self.config.model
+        if not name or self._told or name.startswith(asked) or asked.endswith(name) or name.endswith(asked):
+            return
+        self._told = True
+        message = f"the LLM server {self.config.server_url} answers as model {printable(name, 80)!r}, not {asked!r}"
+        warnings.warn(f"{message}: its rows are kept as {asked!r}'s", stacklevel=2)
