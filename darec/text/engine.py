@@ -331,6 +331,7 @@ def _answer(request: Request, output: Any) -> Answer:
 
 
 def _embed(texts: Sequence[str]) -> np.ndarray:
-    outputs = _engine().embed(list(texts), truncate_prompt_tokens=_settings.max_model_len, use_tqdm=False)
+    cut = {"truncate_prompt_tokens": _settings.max_model_len}
+    outputs = _engine().embed(list(texts), tokenization_kwargs=cut, use_tqdm=False)
     vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)

@@ -1,0 +1,178 @@
+"""A second day on a finished store: every hashed field and every prompt is edited once, and every stage is killed.
+
+The data is small; the LLM (behind its own server, so that it is loaded once), the encoder and everything else are real.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from darec.artifacts.store import Store
+from darec.common.errors import DarecError, UserError
+from darec.common.recipes import load_recipe
+from darec.text.models import models_root
+from pipelines.reports import report_run
+from pipelines.show import plan_table, results_table
+from pipelines.show_ui import estimate
+from schemas.recipe import Recipe
+from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
+from stages.plan import plan
+from stages.registry import STAGES
+from stages.walk import run
+from tests.data import write_checkerboard
+from tests.integration.test_llm import llm_server
+from tests.processes import free_port
+from tests.unit.test_keys import _changed, _leaves
+
+pytestmark = pytest.mark.skipif(
+    not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
+)
+PROMPTS = Path("prompts").resolve()
+HASHED = [path for path, is_free in _leaves(Recipe()) if not is_free]
+MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source")}
+"""These, and the names of columns, may name what is not there: then one clear line says so before any work."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with data, prompts of its own, a recipe, one finished run, and an LLM server that stays up."""
+    folder = tmp_path_factory.mktemp("second-day")
+    write_checkerboard(folder, users=16, items=12)
+    shutil.copytree(PROMPTS, folder / "prompts")
+    port = free_port()
+    recipe = {
+        "data": {
+            "source": "csv",
+            "interactions": "interactions.csv",
+            "items": "items.csv",
+            "users": "users.csv",
+            "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
+        },
+        "split": {"k_core": 1},
+        "llm": {"engine": "server", "server_url": f"http://127.0.0.1:{port}/v1", "max_model_len": 512},
+        "train": {"epochs": 3, "eval_every": 1, "dim": 8},
+        "gate": {"minimums": {}, "tolerances": {}},
+        "runtime": {"store": "store", "min_free_gb": 0.1},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    models, before = str(models_root().resolve()), Path.cwd()
+    with llm_server(port, folder / "server.log"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAREC_MODELS", models)
+        os.chdir(folder)
+        run(the_recipe())
+        yield folder
+        os.chdir(before)
+
+
+def the_recipe(*overrides: str) -> Recipe:
+    return load_recipe(Path("recipe.yaml"), overrides)
+
+
+def go_on(recipe: Recipe) -> list[str]:
+    """Plans, shows, runs and reports as `darec run` does; the stages that had something to do."""
+    store = Store(recipe.runtime.store)
+    steps = plan(recipe, store)
+    plan_table(steps)
+    for step in steps:
+        estimate(step, store)
+    results = run(recipe)
+    results_table(results)
+    report_run(store, results)
+    return [result.stage for result in results if not result.cached]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", HASHED, ids=".".join)
+def test_any_hashed_field_may_be_edited(world: Path, path: tuple[str, ...]) -> None:
+    changed = _changed(the_recipe(), path)
+    try:
+        go_on(changed)
+    except UserError:
+        assert path in MAY_BE_REFUSED or path[1].endswith("columns")
+        return
+    assert go_on(changed) == [], "nothing is left to do"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [PROFILE_ITEMS, PROFILE_USERS], ids=lambda stage: stage.name)
+def test_a_prompt_of_the_llm_may_be_edited(world: Path, stage) -> None:
+    prompt = world / "prompts" / Path(getattr(the_recipe(), stage.name).prompt).name
+    prompt.write_text(prompt.read_text().replace("{% block user -%}", "{% block user -%}Be brief. ", 1))
+    assert go_on(the_recipe())[0] == stage.name
+    assert go_on(the_recipe()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["item_text.j2", "user_text.j2"])
+def test_a_prompt_of_the_encoder_may_be_edited(world: Path, name: str) -> None:
+    prompt = world / "prompts" / name
+    prompt.write_text(prompt.read_text().replace("{% block text -%}", "{% block text -%}About: ", 1))
+    assert go_on(the_recipe())[0] == EMBED.name
+    assert go_on(the_recipe()) == []
+
+
+# Kills its own process with SIGKILL inside a chosen stage: before the work, or after it and before the artifact is
+# in its place.
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+import stages.execute as executor
+from darec.common.recipes import load_recipe
+from stages.walk import run
+
+recipe, stage, when, *overrides = sys.argv[1:]
+whole, kill = executor._compute, lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+def compute(job, store, progress, why):
+    if job.stage == stage and when == "before":
+        with store.draft(job.stage, job.key):
+            kill()
+    if job.stage == stage:
+        store.commit = lambda draft, manifest: kill()
+    return whole(job, store, progress, why)
+
+executor._compute = compute
+run(load_recipe(Path(recipe), overrides), force=[stage])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_second_run_that_is_killed_in_a_stage_goes_on(world: Path, stage: str, when: str) -> None:
+    current = (Path("store") / "current").readlink()
+    command = [sys.executable, "-c", KILLED_RUN, "recipe.yaml", stage, when]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (Path("store") / "current").readlink() == current
+    assert all(artifact.damage(checksums=True) is None for artifact in Store(Path("store")).artifacts())
+
+    results = run(the_recipe(), force=[stage])
+    generated = [getattr(result.report, "generated", 0) for result in results if not result.cached]
+    assert sum(generated) == 0, "a row that was paid for was generated again"
+
+
+def test_an_error_of_a_display_stops_no_run(world: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from pipelines import direct
+
+    def fails(*_: object) -> None:
+        raise KeyError("prompt_tokens")
+
+    monkeypatch.setattr(direct, "report_run", fails)
+    results = direct.run_directly(the_recipe(), "publish", ())
+    assert results[-1].stage == "publish"
+    assert "the report could not be shown" in capsys.readouterr().err
+
+
+def test_a_failure_says_which_stage_and_keeps_the_release(world: Path) -> None:
+    current = (Path("store") / "current").readlink()
+    with pytest.raises(DarecError):
+        run(the_recipe("llm.model=nobody"))
+    assert (Path("store") / "current").readlink() == current
