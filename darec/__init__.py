@@ -1,1 +1,107 @@
-"""The library: everything darec computes, usable from a notebook, free of any orchestrator."""
+"""Train, evaluate and serve recommenders that align collaborative and text representations.
+
+`import darec` loads nothing heavy: each name below is imported when it is first used.
+
+Stable names keep their meaning and their parameters until the next major version:
+    Recipe, load_recipe: the configuration of a whole run, and how it is read from a file.
+    run: runs the pipeline that a recipe describes.
+    Releases, Release: the releases of a store, and the record of one.
+    Bundle: the files of a release, opened for queries.
+    recommend, recommend_many, similar: queries against a bundle.
+    DarecError, UserError: the errors that darec raises on purpose.
+    __version__: the installed version.
+
+Experimental names may change in any version:
+    train, Trained, TrainConfig: trains a model on pairs in memory.
+    evaluate, EvaluateConfig: ranks and scores representations.
+    Interactions, Pairs, Representations: the tensors that `train` and `evaluate` take.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darec.common.errors import DarecError, UserError
+    from darec.common.recipes import load_recipe
+    from darec.evaluation.report import report as evaluate
+    from darec.model.interactions import Interactions, Pairs, Representations
+    from darec.serving.bundle import Bundle
+    from darec.serving.recommend import recommend, recommend_many, similar
+    from darec.serving.releases import Releases
+    from darec.training.trainer import Trained, train
+    from schemas.recipe import Recipe
+    from schemas.release import Release
+    from schemas.training import EvaluateConfig, TrainConfig
+    from stages.walk import run
+
+    __version__: str
+
+__all__ = [
+    "Bundle",
+    "DarecError",
+    "EvaluateConfig",
+    "Interactions",
+    "Pairs",
+    "Recipe",
+    "Release",
+    "Releases",
+    "Representations",
+    "TrainConfig",
+    "Trained",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load_recipe",
+    "recommend",
+    "recommend_many",
+    "run",
+    "similar",
+    "train",
+]
+
+STABLE = (
+    "Bundle", "DarecError", "Recipe", "Release", "Releases", "UserError", "__version__", "load_recipe", "recommend",
+    "recommend_many", "run", "similar",
+)  # fmt: skip
+"""The names of `__all__` that keep their meaning and parameters until the next major version."""
+
+_PLACES = {
+    "Bundle": "darec.serving.bundle",
+    "DarecError": "darec.common.errors",
+    "EvaluateConfig": "schemas.training",
+    "Interactions": "darec.model.interactions",
+    "Pairs": "darec.model.interactions",
+    "Recipe": "schemas.recipe",
+    "Release": "schemas.release",
+    "Releases": "darec.serving.releases",
+    "Representations": "darec.model.interactions",
+    "TrainConfig": "schemas.training",
+    "Trained": "darec.training.trainer",
+    "UserError": "darec.common.errors",
+    "evaluate": "darec.evaluation.report:report",
+    "load_recipe": "darec.common.recipes",
+    "recommend": "darec.serving.recommend",
+    "recommend_many": "darec.serving.recommend",
+    "run": "stages.walk",
+    "similar": "darec.serving.recommend",
+    "train": "darec.training.trainer",
+}
+"""The module of each public name, and after a colon the name it has there, where that is another."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value = version("darec")
+    elif name in _PLACES:
+        module, _, original = _PLACES[name].partition(":")
+        value = getattr(import_module(module), original or name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # so that the next use is an ordinary look-up
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
