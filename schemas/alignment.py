@@ -1,4 +1,4 @@
-"""Configuration of the alignment objectives, one class each, told apart by `name`."""
+"""Configuration of the alignment objectives: one class for each, selected by `name`."""
 
 from typing import Annotated, Literal
 
@@ -8,76 +8,81 @@ from schemas.section import Section
 
 
 class DaRecWeights(Section):
-    """The weight of each of DaRec's terms, all multiplied by the objective's `weight`."""
+    """Weight of each term of DaRec. The objective's `weight` multiplies all of them."""
 
     orthogonality: float = Field(default=1.0, ge=0)
-    """Specific and shared part of a row at right angles."""
+    """Keeps the specific and the shared part of a row orthogonal."""
     uniformity: float = Field(default=1.0, ge=0)
-    """Specific parts spread over the sphere."""
+    """Spreads the specific parts uniformly over the unit hypersphere."""
     global_structure: float = Field(default=1.0, ge=0)
-    """Similarity matrices of both shared parts alike."""
+    """Aligns the similarity matrices of both shared parts."""
     local_structure: float = Field(default=1.0, ge=0)
-    """Matched preference centres of both shared parts alike."""
+    """Aligns the matched preference centres of both shared parts."""
 
 
 class DaRecConfig(Section):
-    """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option here."""
+    """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option."""
 
     name: Literal["darec"] = "darec"
     weight: float = Field(default=0.4, ge=0)
-    """Lambda: the weight of all terms together."""
+    """Lambda: weight of the sum of all terms."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
     warmup_epochs: int = Field(default=0, ge=0, le=1_000_000)
-    """The weight grows in a line from 0 to its full value over so many epochs."""
+    """Linear warm-up: the weight rises from 0 to its full value over the first N epochs."""
     cf_parts: Literal["network", "columns"] = "columns"
-    """How the backbone's rows come apart. network: a learnt projection for each part. columns: the first are shared,
-    the others specific, so that the terms move the representations themselves."""
+    """How the backbone's representations are divided into a shared and a specific part. network: a learnt projection
+    for each part. columns: the first columns are shared and the others specific, so that the terms change the
+    representations directly."""
     shared: float = Field(default=1.0, gt=0, le=1)
-    """The share of columns that is shared, where `cf_parts` is columns."""
+    """Fraction of the columns that is shared. Used if `cf_parts` is columns."""
     text_parts: Literal["network", "components"] = "components"
-    """How text vectors come apart. network: a learnt projection for each part. components: principal components,
-    whitened, are the shared part; fixed, so that the text teaches the backbone and is not taught by it."""
+    """How text vectors are divided into a shared and a specific part. network: a learnt projection for each part.
+    components: the whitened principal components are the shared part and there is no specific part. They are frozen:
+    the text side is the teacher and the backbone the student."""
     components: int = Field(default=256, ge=1, le=16_384)
-    """How many of them, where `text_parts` is components."""
+    """Number of principal components. Used if `text_parts` is components."""
     propagate: int = Field(default=8, ge=0, le=1_000)
-    """Steps over the train graph that the components take first, as the backbone's rows do, the layers summed: then
-    both sides tell of a node's neighbours."""
+    """Number of propagation steps over the train graph that are applied to the components first. The layers are
+    summed, as in the backbone, so that both sides describe a node's neighbourhood."""
     depth: int = Field(default=2, ge=1, le=32)
-    """Linear layers of each learnt projection."""
+    """Number of linear layers in each learnt projection."""
     width: int = Field(default=64, ge=1, le=16_384)
-    """Width of their hidden layers and of the parts that they make."""
+    """Width of the hidden layers and of the output of each learnt projection."""
     activation: Literal["leaky_relu", "relu", "gelu", "tanh"] = "leaky_relu"
-    """Between the linear layers of a projection."""
+    """Activation between the linear layers of a projection."""
     sides: Literal["items", "users", "separate", "joint"] = "items"
-    """Whose rows are aligned. items, users: those of one side. separate: each side's for itself, and the two averaged.
-    joint: users and items are rows of one sample."""
+    """Which nodes are aligned. items, users: those of one side only. separate: each side by itself, and the two losses
+    are averaged. joint: users and items together in one sample."""
     sample: int = Field(default=512, ge=2, le=16_384)
-    """N^: how many rows a side are drawn in each step for all the terms; one that is drawn twice is there once."""
+    """N^: number of rows per side that are drawn in each step, for all terms. Duplicates are removed."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
-    """interactions: users and items as often as they are in train. uniform: all alike. batch: only users and positive
-    items of the step's batch."""
+    """How the sample is drawn. interactions: in proportion to the number of train interactions. uniform: every row is
+    equally likely. batch: only users and positive items of the current batch."""
     similarity: Literal["cosine", "inner", "softmax"] = "softmax"
-    """What the global term compares. cosine, inner: the similarity matrices, squared differences. softmax: each row of
-    cosines as a distribution over the other rows; the backbone's is drawn to the text's (KL divergence)."""
+    """What the global term compares. cosine, inner: mean squared difference of the two similarity matrices. softmax:
+    each row of cosine similarities is a distribution over the other rows, and the loss is the KL divergence from the
+    text's to the backbone's."""
     temperature: float = Field(default=0.2, ge=0.02)
-    """Of the softmax of the backbone's similarities."""
+    """Temperature of the softmax over the backbone's similarities."""
     text_temperature: float = Field(default=0.07, ge=0.02)
-    """Of the softmax of the text's similarities."""
+    """Temperature of the softmax over the text's similarities."""
     centres: int = Field(default=8, ge=2, le=1_024)
-    """K: preference centres a side."""
+    """K: number of preference centres per side."""
     recluster_steps: int = Field(default=35, ge=1, le=1_000_000_000)
-    """Steps between two runs of k-means; between them a row belongs to the nearest of the last run's centres. A text
-    that learns nothing (`text_parts: components`) is clustered in the first step only and keeps those centres."""
+    """Runs k-means every N steps. In between, a row belongs to the nearest centre of the last run. A frozen text side
+    (`text_parts: components`) is clustered in the first step only and keeps those centres."""
     kmeans_iterations: int = Field(default=10, ge=1, le=1_000)
-    """Lloyd iterations in a run of k-means, which starts from the centres of the run before."""
+    """Number of Lloyd iterations in each run of k-means, which starts from the previous centres."""
     matching: Literal["greedy", "optimal"] = "optimal"
-    """How centres of both sides are paired: best pair first, or the best assignment as a whole."""
+    """How the centres of both sides are matched. greedy: the most similar pair first. optimal: the assignment with the
+    largest total similarity."""
     local_loss: Literal["matrix", "distance", "relations"] = "relations"
-    """matrix: cosines of matched centres against the identity. distance: mean squared distance of matched centres. Both
-    match the nearest and need two networks, which put both sides into one space. relations: cosines among one side's
-    centres against those among the other's; centres are matched by the rows they have in common."""
+    """Loss of the local term. matrix: cosine similarities of matched centres against the identity matrix. distance:
+    mean squared distance of matched centres. Both match the nearest centres, and need `network` for both parts, so that
+    both sides are in one space. relations: cosine similarities among the centres of one side against those among the
+    other's; centres are matched by the rows that they share."""
     gradient_to_backbone: bool = True
-    """Whether the terms move the backbone; if not they only train the projections (an ablation)."""
+    """Whether gradients of the terms reach the backbone. If false, they train the projections only (an ablation)."""
 
     @model_validator(mode="after")
     def _comparable(self) -> "DaRecConfig":
@@ -92,11 +97,14 @@ class RLMRecConConfig(Section):
 
     name: Literal["rlmrec-con"] = "rlmrec-con"
     weight: float = Field(default=1e-2, ge=0)
+    """Weight of the loss term."""
     temperature: float = Field(default=0.2, ge=1e-3)
+    """Temperature of InfoNCE."""
     rows: int = Field(default=0, ge=0, le=2**24)
-    """At most so many of a batch's pairs are contrasted in a step; 0 is all of them, as published."""
+    """Maximum number of pairs of the batch that are contrasted in each step. 0 means all, as published."""
     candidates: int = Field(default=0, ge=0, le=2**31)
-    """So many users, drawn in each step, stand for all users that a user is contrasted with; 0 is all, as published."""
+    """Number of users drawn in each step as the candidates that a user is contrasted with. 0 means all users, as
+    published."""
 
 
 class RLMRecGenConfig(Section):
@@ -104,59 +112,62 @@ class RLMRecGenConfig(Section):
 
     name: Literal["rlmrec-gen"] = "rlmrec-gen"
     weight: float = Field(default=0.1, ge=0)
+    """Weight of the loss term."""
     temperature: float = Field(default=0.5, ge=1e-3)
+    """Temperature of the reconstruction loss."""
     mask: float = Field(default=0.15, gt=0, lt=1)
-    """The share of nodes whose input is replaced by a learnt token in each training step."""
+    """Fraction of the nodes whose input is replaced by a learnt token in each training step."""
     rows: int = Field(default=0, ge=0, le=2**24)
-    """At most so many of the masked nodes are reconstructed in a step; 0 is all of them, as published."""
+    """Maximum number of masked nodes that are reconstructed in each step. 0 means all, as published."""
 
 
 class KARConfig(Section):
-    """KAR-style fusion (arXiv 2306.10933): a mixture of experts turns text vectors into additional node input."""
+    """KAR-style fusion (arXiv 2306.10933): a mixture of experts maps text vectors to an additional node input."""
 
     name: Literal["kar"] = "kar"
     experts: int = Field(default=2, ge=1, le=256)
-    """How many experts users and items share; each side has as many again of its own."""
+    """Number of experts that users and items share. Each side has the same number of experts of its own."""
     width: int = Field(default=64, ge=1, le=16_384)
-    """Width of an expert's hidden layer."""
+    """Width of the hidden layer of an expert."""
 
 
 class DistillConfig(Section):
-    """Softmax-similarity distillation: text similarities over all items teach the ranking over all items."""
+    """Softmax-similarity distillation from text similarities over all items to the scores over all items."""
 
     name: Literal["distill"] = "distill"
     weight: float = Field(default=0.1, ge=0)
+    """Weight of the loss term."""
     whiten: int = Field(default=64, ge=0, le=16_384)
-    """Text vectors are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
+    """Number of dimensions that text vectors are PCA-whitened to first. 0 means no whitening."""
     teacher_temperature: float = Field(default=0.1, ge=1e-3)
-    """Of the softmax of cosine text similarities."""
+    """Temperature of the softmax over the cosine similarities of text vectors."""
     temperature: float = Field(default=1.0, ge=1e-3)
-    """Of the softmax of the representations' inner products."""
+    """Temperature of the softmax over the inner products of representations."""
     rows: int = Field(default=512, ge=1, le=2**24)
-    """How many of a batch's users the loss looks at in each step."""
+    """Number of users of the batch that the loss is computed for in each step."""
 
 
 class LinearTeacherConfig(Section):
-    """Distillation from a closed-form linear model over items and their texts; for up to 30,000 items."""
+    """Distillation from a closed-form linear model over items and their texts, for up to 30,000 items."""
 
     name: Literal["linear-teacher"] = "linear-teacher"
     weight: float = Field(default=1.0, ge=0)
+    """Weight of the loss term."""
     l2: float = Field(default=100.0, gt=0)
-    """The linear model's ridge penalty."""
+    """Ridge penalty of the linear model."""
     text: float = Field(default=50.0, ge=0)
-    """Weight of the texts' similarities beside the counts of users whom two items share; 0 is plain EASE."""
+    """Weight of the text similarities relative to the co-occurrence counts of items. 0 is plain EASE."""
     whiten: int = Field(default=128, ge=0, le=16_384)
-    """Item texts are PCA-whitened to so many dimensions first; 0 leaves them as they are."""
+    """Number of dimensions that item texts are PCA-whitened to first. 0 means no whitening."""
     top: int = Field(default=50, ge=1, le=10_000)
-    """How many unseen items a user learns from."""
+    """Number of unseen items per user in the teacher's distribution."""
     users: Literal["uniform", "batch"] = "uniform"
-    """uniform: every user with a history is drawn equally often, as metrics count them. batch: the users of the batch's
-    pairs, the busy ones more often."""
+    """Which users the loss is computed for. uniform: all users with a history are equally likely, as metrics count
+    them. batch: the users of the batch's pairs, so that active users occur more often."""
     sharpness: float = Field(default=2.0, gt=0)
-    """The power of the teacher's scores that a user's items are wanted in proportion to: the higher, the more the first
-    places count."""
+    """Exponent applied to the teacher's scores. Higher values put more weight on the first ranks."""
     temperature: float = Field(default=1.0, ge=1e-3)
-    """Of the softmax over all unseen items."""
+    """Temperature of the softmax over all unseen items."""
 
 
 AlignmentConfig = Annotated[

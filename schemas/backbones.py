@@ -1,4 +1,4 @@
-"""Configuration of the backbones, one class each, told apart by `name`."""
+"""Configuration of the backbones: one class for each, selected by `name`."""
 
 from typing import Annotated, Literal
 
@@ -14,12 +14,12 @@ class MFConfig(Section):
 
 
 class LayersConfig(Section):
-    """Propagation without weights or activations."""
+    """Linear propagation, without weight matrices or activations."""
 
     layers: int = Field(default=3, ge=0, le=64)
-    """How many times the embeddings are propagated over the graph."""
+    """Number of times the embeddings are propagated over the graph."""
     combine: Literal["mean", "sum"] = "sum"
-    """How layers 0 to `layers` become one representation: mean as in the paper, sum as in RLMRec."""
+    """How layers 0 to `layers` are combined. mean: as in the paper. sum: as in RLMRec."""
 
 
 class LightGCNConfig(LayersConfig):
@@ -27,7 +27,7 @@ class LightGCNConfig(LayersConfig):
 
     name: Literal["lightgcn"] = "lightgcn"
     edge_keep: float = Field(default=1.0, gt=0, le=1)
-    """The share of edges kept in each training step, not rescaled; RLMRec keeps 0.8."""
+    """Fraction of the edges kept in each training step, without rescaling. RLMRec keeps 0.8."""
 
 
 class NGCFConfig(Section):
@@ -35,11 +35,11 @@ class NGCFConfig(Section):
 
     name: Literal["ngcf"] = "ngcf"
     layers: int = Field(default=3, ge=0, le=64)
-    """How many layers, each as wide as the embeddings, are put side by side."""
+    """Number of layers. Their outputs, each as wide as the embeddings, are concatenated."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """The share of numbers of each layer's output that is zeroed in training (message dropout)."""
+    """Message dropout: fraction of each layer's output that is set to zero in training."""
     edge_keep: float = Field(default=1.0, gt=0, le=1)
-    """The share of edges kept in each training step, not rescaled."""
+    """Fraction of the edges kept in each training step, without rescaling."""
 
 
 class GCCFConfig(Section):
@@ -47,19 +47,21 @@ class GCCFConfig(Section):
 
     name: Literal["gccf"] = "gccf"
     layers: int = Field(default=2, ge=0, le=64)
-    """How many propagated layers stand beside the embeddings."""
+    """Number of propagated layers that are concatenated with the embeddings."""
     edge_keep: float = Field(default=1.0, gt=0, le=1)
-    """The share of edges kept in each training step, not rescaled."""
+    """Fraction of the edges kept in each training step, without rescaling."""
 
 
 class ContrastConfig(LayersConfig):
-    """Two views of every node that must agree."""
+    """Contrastive learning between two views of every node."""
 
     weight: float = Field(default=0.1, ge=0)
-    """Of the contrastive term beside the ranking loss."""
+    """Weight of the contrastive loss relative to the ranking loss."""
     temperature: float = Field(default=0.2, ge=1e-3)
+    """Temperature of the contrastive loss."""
     negatives: Literal["all", "batch"] = "all"
-    """What a node is told from: all users (items) as in RLMRec, or those of the batch as in the papers (faster)."""
+    """Negatives for the contrastive loss. all: all users (or items), as in RLMRec. batch: those of the batch, as in the
+    papers, which is faster."""
 
 
 class SGLConfig(ContrastConfig):
@@ -67,9 +69,9 @@ class SGLConfig(ContrastConfig):
 
     name: Literal["sgl"] = "sgl"
     edge_keep: float = Field(default=0.8, gt=0, le=1)
-    """The share of edges in each of the two subgraphs."""
+    """Fraction of the edges kept in each of the two subgraphs."""
     contrast_negatives: bool = True
-    """The batch's negative items take part in the contrastive term too, as in RLMRec."""
+    """Whether the negative items of the batch are included in the contrastive loss, as in RLMRec."""
 
 
 class SimGCLConfig(ContrastConfig):
@@ -77,7 +79,7 @@ class SimGCLConfig(ContrastConfig):
 
     name: Literal["simgcl"] = "simgcl"
     noise: float = Field(default=0.9, ge=0)
-    """Length of the random vector added to each row in each layer."""
+    """Norm of the random vector that is added to each row in each layer."""
 
 
 class DCCFConfig(Section):
@@ -85,32 +87,33 @@ class DCCFConfig(Section):
 
     name: Literal["dccf"] = "dccf"
     layers: int = Field(default=2, ge=0, le=64)
-    """How many layers of four views each."""
+    """Number of layers, each with four views."""
     intents: int = Field(default=128, ge=1, le=16_384)
-    """Intents of users, and of items."""
+    """Number of intents of users, and of items."""
     weight: float = Field(default=1e-3, ge=0)
-    """Of the contrastive term beside the ranking loss."""
+    """Weight of the contrastive loss relative to the ranking loss."""
     temperature: float = Field(default=0.1, ge=1e-3)
+    """Temperature of the contrastive loss."""
 
 
 class AutoCFConfig(Section):
-    """AutoCF (Xia et al., WWW 2023); its own full-softmax loss takes the place of `train.loss`."""
+    """AutoCF (Xia et al., WWW 2023). Its own full-softmax loss replaces `train.loss`."""
 
     name: Literal["autocf"] = "autocf"
     layers: int = Field(default=2, ge=0, le=64)
-    """Propagated layers of the encoder."""
+    """Number of propagated layers in the encoder."""
     heads: int = Field(default=4, ge=1, le=1_024)
-    """Attention heads of the decoder."""
+    """Number of attention heads in the decoder."""
     weight: float = Field(default=1.0, ge=0)
-    """Of the term that keeps users apart from users and items from items."""
+    """Weight of the regulariser that separates users from each other, and items from each other."""
     seeds: int = Field(default=100, ge=1, le=2**31)
-    """Nodes whose surroundings are masked at once."""
+    """Number of nodes whose neighbourhoods are masked at a time."""
     mask_depth: int = Field(default=2, ge=1, le=64)
-    """How many steps from a seed edges are hidden."""
+    """Edges within this distance of a seed are masked."""
     mask_steps: int = Field(default=10, ge=1, le=1_000_000_000)
-    """Training steps before masks are drawn anew."""
+    """Draws new masks every N training steps."""
     random_nodes: float = Field(default=0.2, ge=0, le=1)
-    """Further nodes, as a share of all, that take part in the decoder's random pairs."""
+    """Additional nodes, as a fraction of all, for the random pairs of the decoder."""
 
 
 BackboneConfig = Annotated[

@@ -9,22 +9,23 @@ from schemas.section import Section
 from schemas.training import EvaluateConfig
 
 Overrides = dict[str, Any]
-"""Values laid over a TrainConfig, or in a search over a Recipe: nested, or by dotted path (`alignment.0.weight: 0.3`).
+"""Overrides of a TrainConfig, or of a Recipe in a search: nested, or by dotted path (`alignment.0.weight: 0.3`).
 
-A section whose `name` changes is replaced as a whole; so is a list.
+A section whose `name` changes is replaced as a whole, and so is a list.
 """
 
 Name = Annotated[str, Field(pattern=r"^\w[\w .+-]*$", max_length=100)]
-"""Of a benchmark, data set or method: a part of file names."""
+"""Name of a benchmark, data set or method. It becomes part of file names."""
 
 Scalar = bool | int | float | str
 
 DataSources = dict[Name, Path]
-"""Name of a data set -> a folder of benchmark data, or a recipe (.yaml, .toml) whose split and vectors are used."""
+"""Maps the name of a data set to a folder of benchmark data, or to a recipe (.yaml, .toml) whose split and vectors are
+used."""
 
 
 class Override(Section):
-    """Overrides for some entries of the grid only; a field left out means all."""
+    """Overrides for some entries of the grid. A field that is null matches every entry."""
 
     data: str | None = None
     backbone: str | None = None
@@ -33,47 +34,49 @@ class Override(Section):
 
 
 class Sweep(Section):
-    """One alignment again and again, with one field at each of several values."""
+    """One alignment repeated with several values of one field."""
 
     label: str
-    """What plots call the field: K, lambda."""
+    """Name of the field in plots, such as K or lambda."""
     of: str
-    """The alignment, by its name in `alignments`."""
+    """Name of the alignment in `alignments`."""
     field: str
-    """Dotted path in TrainConfig, as `alignment.0.centres`."""
+    """Dotted path in TrainConfig, such as `alignment.0.centres`."""
     values: tuple[Scalar, ...] = Field(min_length=1)
+    """Values of the field, one run for each."""
 
 
 class BenchRecipe(Section):
-    """Data sets x backbones x alignments x seeds; each entry is a TrainConfig with overrides laid over it in turn."""
+    """A grid of data sets, backbones, alignments and seeds. Each entry is a TrainConfig with overrides applied in
+    turn."""
 
     name: Name
     data: DataSources
     base: Overrides = Field(default={})
-    """Laid over the defaults of every entry."""
+    """Overrides for every entry, applied first."""
     backbones: dict[str, Overrides] = Field(default={"lightgcn": {}})
     alignments: dict[str, Overrides] = Field(default={"none": {"alignment": []}})
     sweeps: tuple[Sweep, ...] = ()
-    """Further alignments, named `<of> <label>=<value>`."""
+    """Additional alignments, named `<of> <label>=<value>`."""
     special: tuple[Override, ...] = ()
-    """Laid over last, in their order."""
+    """Overrides for some entries, applied last and in order."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     baseline: str = "none"
-    """The alignment that the others of the same backbone are compared with."""
+    """The alignment that all others of the same backbone are compared with."""
     shown: Literal["test", "val"] = "test"
-    """The part that the accuracy plot shows: val where the methods are choices that are still to be made."""
+    """The part of the split that the accuracy plot shows. Use val to compare methods that are still to be chosen."""
 
 
 class Choice(Section):
-    """One of some values."""
+    """One of several values."""
 
     kind: Literal["choice"] = "choice"
     values: tuple[Scalar, ...] = Field(min_length=1)
 
 
 class IntRange(Section):
-    """A whole number from `low` to `high`, both included."""
+    """An integer from `low` to `high`, both included, on a logarithmic scale if `log`."""
 
     kind: Literal["int"] = "int"
     low: int = Field(ge=-(2**53), le=2**53)
@@ -114,34 +117,35 @@ SearchRange = Annotated[Choice | IntRange | FloatRange, Field(discriminator="kin
 
 
 class Method(Section):
-    """What the search for one method has besides what all have."""
+    """Overrides and search space of one method, in addition to those of the whole search."""
 
     base: Overrides = Field(default={})
     space: dict[str, SearchRange] = Field(default={})
 
 
 class TuneRecipe(Section):
-    """A search for the recipe with the best validation Recall@20, for each of some methods.
+    """A search for the recipe with the best validation Recall@20, for each of several methods.
 
-    Its paths are those of a whole-run recipe: `train.learning_rate`, `train.alignment.0.weight`, `profile_users.items`.
+    Paths are those of a recipe: `train.learning_rate`, `train.alignment.0.weight`, `profile_users.items`.
     """
 
     name: Name
     data: DataSources
-    """Exactly one data set. A folder: only `train` is searched, over a recipe's defaults. A whole-run recipe: it is
-    searched as it is, with every section that training depends on but `data` and `split`, for trials are compared on
-    the same held-out pairs."""
+    """Exactly one data set. With a folder, only `train` can be searched, starting from the defaults of a recipe. With a
+    recipe, every section that training depends on can be searched, except `data` and `split`: all trials are compared
+    on the same held-out pairs."""
     base: Overrides = Field(default={})
-    """Laid over that recipe in every trial."""
+    """Overrides of that recipe in every trial."""
     space: dict[str, SearchRange] = Field(default={})
-    """Dotted path -> where to search."""
+    """Search space: maps a dotted path to its range."""
     methods: dict[Name, Method] = Field(default={})
-    """Each has a search and a study of its own, NAME-METHOD. Without any there is one, NAME."""
+    """Methods to search separately. Each has a study of its own, NAME-METHOD. Without methods there is one study,
+    NAME."""
     trials: int = Field(default=20, ge=1, le=1_000_000)
-    """Trials of each search in all, pruned ones included, however often it is continued."""
+    """Total number of trials of each search, including pruned trials and those of earlier calls."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of the sampler; the training seed is `train.seed`."""
+    """Seed of the sampler. The seed of training is `train.seed`."""
     startup_trials: int = Field(default=5, ge=1, le=1_000_000)
-    """So many trials are random and never pruned."""
+    """Number of random trials at the start, which are never pruned."""
     prune_after: int = Field(default=2, ge=0, le=1_000_000)
-    """A trial is not pruned before so many evaluations."""
+    """Minimum number of evaluations before a trial can be pruned."""

@@ -10,42 +10,45 @@ from schemas.section import Section, not_hashed
 
 
 class BPRConfig(Section):
-    """Bayesian personalised ranking (Rendle et al., UAI 2009): mean softplus(negative's score - positive's score)."""
+    """Bayesian personalised ranking (Rendle et al., UAI 2009): mean softplus(negative score - positive score)."""
 
     name: Literal["bpr"] = "bpr"
 
 
 class SampledSoftmaxConfig(Section):
-    """Cross-entropy of the positive against uniformly drawn items that the whole batch shares."""
+    """Cross-entropy of the positive item against uniformly sampled items, which the whole batch shares."""
 
     name: Literal["sampled-softmax"] = "sampled-softmax"
     negatives: int = Field(default=1024, ge=1, le=2**24)
-    """How many items are drawn a step; a user's own train items don't count against it."""
+    """Number of items sampled in each step. A user's own train items are not used as its negatives."""
     temperature: float = Field(default=0.2, ge=1e-3)
+    """Temperature of the softmax."""
 
 
 class SoftmaxConfig(Section):
-    """Cross-entropy of the positive against all items."""
+    """Cross-entropy of the positive item against all items."""
 
     name: Literal["softmax"] = "softmax"
     temperature: float = Field(default=0.2, ge=1e-3)
+    """Temperature of the softmax."""
 
 
 LossConfig = Annotated[BPRConfig | SampledSoftmaxConfig | SoftmaxConfig, Field(discriminator="name")]
 
 
 class TextConfig(Section):
-    """Text vectors as an input of the backbone, whatever backbone it is."""
+    """Text vectors as an input of the backbone."""
 
     use: Literal["none", "start", "add", "replace"] = "none"
-    """none: id embeddings only. start: they begin as the text's principal components, not at random. add: a learnt
-    projection of the text is added to them. replace: it stands for them."""
+    """none: the input is the id embeddings only. start: id embeddings are initialised with the principal components of
+    the text vectors. add: a learnt projection of the text vectors is added to the id embeddings. replace: the learnt
+    projection replaces the id embeddings."""
     depth: int = Field(default=2, ge=1, le=32)
-    """Linear layers of the projection, one for users and one for items."""
+    """Number of linear layers in the projection. Users and items have one projection each."""
     width: int = Field(default=64, ge=1, le=16_384)
-    """Width of the projection's hidden layers."""
+    """Width of the hidden layers of the projection."""
     whiten: int = Field(default=0, ge=0, le=16_384)
-    """PCA-whiten the text vectors to so many dimensions, for all objectives too; 0 leaves them as they are."""
+    """Number of dimensions that text vectors are PCA-whitened to, for all objectives too. 0 means no whitening."""
 
 
 class TrainConfig(Section):
@@ -53,51 +56,55 @@ class TrainConfig(Section):
 
     backbone: BackboneConfig = Field(default_factory=LightGCNConfig)
     dim: int = Field(default=32, ge=1, le=16_384)
-    """Width of the id embeddings."""
+    """Dimension of the id embeddings."""
     alignment: tuple[AlignmentConfig, ...] = (DaRecConfig(),)
-    """The objectives added to the backbone's loss; empty means none."""
+    """Alignment objectives that are added to the loss of the backbone. An empty list means none."""
     text: TextConfig = Field(default_factory=TextConfig)
     loss: LossConfig = Field(default_factory=BPRConfig)
     scoring: Literal["inner", "cosine"] = "inner"
-    """cosine: final representations are brought to unit length, in training and in the release."""
+    """Score of a user and an item. inner: inner product of their representations. cosine: representations are
+    normalised to unit length first, in training and in the release."""
     ranking_weight: float = Field(default=1.0, ge=0)
-    """Weight of the ranking loss; with 0 the objectives alone train the model."""
+    """Weight of the ranking loss. With 0, only the objectives train the model."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Of Adam."""
+    """Learning rate for Adam."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: the learning rate falls to 0 over `epochs`."""
+    """Schedule of the learning rate. cosine: it decays to 0 over `epochs`."""
     warmup_steps: int = Field(default=0, ge=0, le=1_000_000_000)
-    """The learning rate grows in a line over so many first steps."""
+    """Linear warm-up of the learning rate over the first N steps. 0 means no warm-up."""
     l2: float = Field(default=1e-6, ge=0)
-    """Weight of the sum of squares of all parameters, added to the loss in each step (as in RLMRec)."""
+    """Weight of the L2 penalty: the sum of squares of all parameters is added to the loss in each step, as in
+    RLMRec."""
     clip_norm: float = Field(default=0.0, ge=0)
-    """Gradients are scaled down to this norm over all parameters; 0 leaves them."""
+    """Maximum norm of the gradient over all parameters. 0 means no clipping."""
     epochs: int = Field(default=200, ge=1, le=1_000_000)
-    """At most so many passes over the train interactions."""
+    """Maximum number of passes over the train interactions."""
     min_epochs: int = Field(default=0, ge=0, le=1_000_000)
-    """Early stopping waits at least so long: some backbones dip in validation before they rise."""
+    """Minimum number of epochs before early stopping. Some backbones get worse on validation before they improve."""
     patience: int = Field(default=5, ge=1, le=1_000_000)
-    """Training stops after so many evaluations without a better validation Recall@20."""
+    """Number of evaluations without a better validation Recall@20 after which training stops."""
     eval_every: int = Field(default=3, ge=1, le=1_000_000)
-    """Epochs between two evaluations on validation."""
+    """Evaluates on validation every N epochs."""
     batch_size: int = Field(default=4096, ge=1, le=2**24)
+    """Number of train interactions per step."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of initialisation, sampling and dropout."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: dense layers and losses run under autocast; embeddings and propagation stay float32."""
+    """bfloat16: dense layers and losses run under autocast, while embeddings and propagation stay float32."""
     compile: bool = False
-    """Compile the projections with torch.compile, which needs a C++ compiler; on two CPU cores it does not pay."""
+    """Compiles the projections with torch.compile. Needs a C++ compiler, and is not faster on two CPU cores."""
     log_steps: int = Field(default=1, ge=0, le=1_000_000_000)
-    """Write the loss terms of each so-manieth step into the history; 0 writes only each epoch's means."""
+    """Writes the loss terms to the history every N steps. 0 writes only the mean of each epoch."""
     warm_start: bool = False
-    """Begin with the id embeddings of the current release, matched by external id, if it was trained with the same
-    settings; new ids begin at random."""
+    """Initialises id embeddings from the current release, matched by external id, if it was trained with the same
+    settings. New ids are initialised at random."""
     cold_start: Literal["ridge", "none"] = "ridge"
-    """Vectors of users and items without train interactions. ridge: predicted from their text, where text takes part.
-    none: what the backbone makes of their untrained embeddings."""
+    """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
+    uses text. none: the output of the backbone for their untrained embeddings."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
-    """auto takes a GPU if there is one."""
+    """Where the model is trained. auto: a GPU if there is one."""
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
-    """Epochs between two checkpoints, from which a killed run goes on exactly."""
+    """Writes a checkpoint every N epochs. A killed run resumes from it exactly."""
 
     @property
     def needs_text(self) -> bool:
@@ -123,19 +130,19 @@ Cutoff = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class EvaluateConfig(Section):
-    """How representations are judged."""
+    """How representations are evaluated."""
 
     protocol: Literal["rlmrec"] = "rlmrec"
-    """rlmrec: rank all items but the user's train items, in validation and in test; users without a test item are left
-    out; NDCG's ideal is cut at min(k, test items); metrics are means over users."""
+    """rlmrec: all items except the user's train items are ranked, in validation and in test. Users without a test item
+    are excluded. The ideal DCG has min(k, test items) hits. Metrics are means over users."""
     cutoffs: tuple[Cutoff, ...] = Field(default=(5, 10, 20), min_length=1)
-    """The k of every metric, in ascending order."""
+    """The cutoffs k of every metric, in ascending order."""
     slices: int = Field(default=3, ge=1, le=100)
-    """Groups of users by train interactions, and of items by popularity, that are reported separately."""
+    """Number of groups of users by train interactions, and of items by popularity, that are reported separately."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
-    """Users ranked at once: memory grows with it, not with the number of users."""
+    """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
-    """Where users are ranked; auto takes a GPU if there is one, which may put items of equal score in another order."""
+    """Where users are ranked. auto: a GPU if there is one, which may order items of equal score differently."""
 
     @field_validator("cutoffs")
     @classmethod
