@@ -10,7 +10,7 @@ export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test setup lint audit lock ui compose-check bench clean
+.PHONY: run test setup lint docs audit lock ui compose-check bench clean
 
 run: setup ## set up, then the whole pipeline on MovieLens-100K
 	$(BIN)/darec run
@@ -32,11 +32,17 @@ $(VENV)/.ready: pyproject.toml locks/torch-cpu.txt locks/$(DEVICE).txt locks/dev
 	$(BIN)/darec models fetch
 	touch $@
 
-lint:
+lint: ## style, types, import contracts, spelling and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q tests/unit/test_english.py
+
+docs: setup ## the documentation site, in site/
+	$(PIP) install -qq --no-deps --require-hashes -r locks/docs.txt
+	$(BIN)/mkdocs build --strict
 
 # In an environment of its own: what the auditor needs is none of the project's dependencies.
 audit: setup ## known vulnerabilities of every package in the environment
@@ -58,9 +64,10 @@ OMIT_RUNTIME = $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' locks/c
 lock: ## renew the locks: every package at its newest version that fits
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -qq --disable-pip-version-check uv
-	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/server.txt
+	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/docs.txt locks/server.txt
 	$(COMPILE_CPU) $(OMIT) -o locks/cpu.txt >/dev/null
 	$(COMPILE_CPU) --extra dev --constraint locks/cpu.txt $(OMIT) $(OMIT_RUNTIME) -o locks/dev.txt >/dev/null
+	$(COMPILE_CPU) --extra docs --constraint locks/cpu.txt --constraint locks/dev.txt $(OMIT) $(OMIT_RUNTIME) -o locks/docs.txt >/dev/null
 	$(COMPILE) locks/server.in --constraint locks/cpu.txt -o locks/server.txt >/dev/null
 	cat locks/cpu.txt locks/dev.txt > locks/gpu.txt  # the versions that are kept where they fit
 	$(COMPILE) pyproject.toml --extra gpu -o locks/gpu.txt >/dev/null

@@ -19,7 +19,7 @@ _LAYERS, _KEEP, _L2, _CUTOFFS = 3, 0.8, 1e-6, (5, 10, 20)
 
 
 class TrainPairs(Dataset[tuple[int, int, int]]):
-    """(user, item, negative), negatives drawn anew by `draw`."""
+    """(user, item, negative), negatives drawn again by `draw`."""
 
     def __init__(self, train: Pairs, n_items: int) -> None:
         self.users, self.items, self.n_items = train.users.numpy(), train.items.numpy(), n_items

@@ -43,7 +43,7 @@ def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
 
 
 def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], part: str = "test") -> Figure:
-    """A point a method, with the standard deviation over seeds."""
+    """One point per method, with the standard deviation over seeds."""
     figure = Figure(figsize=(11, 1.2 + 0.36 * len(methods)), layout="constrained")
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRIC_NAMES.items(), strict=True):
         values = [results.values(data, *method, metric, part) for method in methods]
@@ -168,7 +168,7 @@ def bounds(users: pl.DataFrame) -> list[tuple[int, int]]:
 
 
 def group_mean(results: Results, data: str, method: tuple[str, str], metric: str, bounds: tuple[int, int]) -> float:
-    """A metric's mean over the users with so many train interactions, and over seeds."""
+    """Mean of a metric over seeds and over the users of each range of train interactions."""
     rows = results.users.filter(data=data, backbone=method[0], alignment=method[1])
     inside = rows.filter(pl.col(c.TRAIN_COUNT).is_between(*bounds))[metric]
     return float(inside.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]

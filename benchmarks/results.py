@@ -21,8 +21,9 @@ METHOD = ("data", "backbone", "alignment")
 class Results:
     """What tables and plots are made of.
 
-    runs: one row a run, part and metric: data, backbone, alignment, seed, part, metric, value, key, epochs, best_epoch,
-    train_seconds. users: one row a run and test user: the same names, seed, user_index, train_count, the metrics.
+    runs: one row per run, part and metric: data, backbone, alignment, seed, part, metric, value, key, epochs,
+    best_epoch, train_seconds.
+    users: one row per run and test user: the same names, seed, user_index, train_count, the metrics.
     """
 
     runs: pl.DataFrame

@@ -163,7 +163,7 @@ def write_result(folder: Path, trained: Trained, data: BenchData, evaluate: Eval
 
 
 def per_user(scores: Scores, data: BenchData) -> pl.DataFrame:
-    """One row a user: its number, its train interactions, and every metric."""
+    """One row per user: its number, its train interactions, and every metric."""
     counts = train_counts(data.interactions)[0][scores.users]
     columns: Mapping[str, Any] = {
         c.USER_INDEX: scores.users.int().numpy(),

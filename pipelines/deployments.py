@@ -43,7 +43,7 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     if not (folder / "prefect.yaml").is_file():
         raise UserError("there is no prefect.yaml", where=str(folder), hint="run from the project's folder")
     done = [_work_pool(), *_deployments(folder, recipe)]
-    _save(_crash_the_silent())
+    _save(_crash_stalled_runs())
     done.append("automation: a run without heartbeat becomes Crashed")
     if url := os.environ.get(WEBHOOK_VARIABLE):
         for automation in _notify(url):
@@ -79,13 +79,13 @@ def _deployments(folder: Path, recipe: Path | None) -> list[str]:
     return sorted(f"deployment {deployment.name}" for deployment in found if "darec" in deployment.tags)
 
 
-def _crash_the_silent() -> Automation:
+def _crash_stalled_runs() -> Automation:
     """A worker and its run killed together leave the run `Running` for ever, its concurrency slot taken."""
     heartbeat = "prefect.flow-run.heartbeat"
     gone = "No heartbeat: the run's process is gone."
     crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=gone, force=False)
     return Automation(
-        name="darec: crash the silent",
+        name="darec: mark stalled runs as crashed",
         description="A run whose heartbeat stopped is dead: mark it Crashed.",
         trigger=EventTrigger(
             after={heartbeat},

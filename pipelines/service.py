@@ -27,7 +27,7 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is away
-    "PREFECT_CLIENT_MAX_RETRIES": "7",  # with growing pauses: about four minutes
+    "PREFECT_CLIENT_MAX_RETRIES": "7",  # with exponential backoff: about four minutes
 }
 _DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 

@@ -55,7 +55,7 @@ class Part:
         """What it ended with; None while it runs."""
         return self._process.poll()
 
-    def mend(self) -> None:
+    def restart_if_ended(self) -> None:
         """Starts it again, a pause after it ended. Raises DarecError if it keeps ending."""
         if self._process.poll() is None:
             return
@@ -106,7 +106,7 @@ class Parts:
         """Stays until it is interrupted. Raises DarecError if a process keeps ending."""
         while True:
             for part in self._parts:
-                part.mend()
+                part.restart_if_ended()
             time.sleep(0.5)
 
     def __enter__(self) -> Self:

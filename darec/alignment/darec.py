@@ -23,7 +23,7 @@ _CENTRE_GAPS = {
     "distance": losses.centre_distance,
     "relations": losses.centre_relations,
 }
-_CLUSTERED_ROWS = 2_048  # k-means looks at so many rows of a side at most
+_CLUSTERED_ROWS = 2_048  # the largest number of rows per side that k-means uses
 
 
 class Networks(nn.Module):
@@ -139,7 +139,7 @@ class DaRec(Objective):
     def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
         """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres.
 
-        A text that learns nothing has those centres themselves.
+        A frozen text side uses those centres directly.
         """
         cf, text = _means(cf_shared, self.cf_centres[side]), self.text_centres[side]
         if self.text_learns:
@@ -148,9 +148,9 @@ class DaRec(Objective):
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:
-        """k-means on both shared parts, then the text's centres are put in the order of their partners.
+        """Runs k-means on both shared parts, then reorders the text's centres to match the backbone's.
 
-        A text that learns nothing is clustered once.
+        A frozen text side is clustered once.
         """
         for side, (first, end) in enumerate(self.sides):
             rows = torch.randperm(end - first, device=nodes.device)[:_CLUSTERED_ROWS] + first

@@ -80,7 +80,7 @@ class Ledger:
     """Rows of `schema` (which holds the column `key`) in the SQLite file `path`, made when the first row is written.
 
     `survey`, `missing` and `get` change nothing on disk. The rows of version 0.1, in a folder of Parquet files that has
-    the file's name without its suffix, are read as well; `missing(mend=True)` imports them.
+    the file's name without its suffix, are read as well; `missing(repair=True)` imports them.
 
     Every method raises UserError if the file or its folder may not be read or written or the disk is full, and
     TransientError if it cannot be read just now or another process keeps it locked.
@@ -98,19 +98,19 @@ class Ledger:
             survey.missing = survey.missing.filter(~survey.missing.is_in(pl.concat(found).implode()))
         return survey
 
-    def missing(self, keys: pl.Series, *, mend: bool = False) -> pl.Series:
+    def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
         """Those of `keys` without a sound row, once each, in order.
 
         Args:
             keys: the keys asked for.
-            mend: for whoever makes the missing rows and appends them. The rows of version 0.1 are imported, and what
+            repair: for whoever makes the missing rows and appends them. The rows of version 0.1 are imported, and what
                 can be read of a damaged file is recovered, before any row counts as missing.
         """
         with self._explained():
-            if mend:
+            if repair:
                 self._import()
             survey = self.survey(keys)
-            if mend and len(survey.missing) and self._rebuild_if_damaged():
+            if repair and len(survey.missing) and self._rebuild_if_damaged():
                 survey = self.survey(keys)
         if survey.damage:
             _log.warning("ledger %s: %s; what is missing has to be made again", self.path, survey.damage)

@@ -69,7 +69,7 @@ class Artifact:
             return Manifest.model_validate_json(read_bytes(self.path / MANIFEST))
         except (*_ABSENT, NotAFileError, ValidationError) as error:
             raise DarecError(
-                "the manifest cannot be read", where=str(self.path), hint="run again: it is made anew"
+                "the manifest cannot be read", where=str(self.path), hint="run again: it is rebuilt"
             ) from error
         except OSError as error:
             raise _unreadable(self.path / MANIFEST, error) from error
@@ -155,7 +155,7 @@ class Store:
         return next((artifact for artifact in aside if artifact.matches(record)), at_key)
 
     def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
-        """The artifact if it is there and whole; a damaged one stays where it is until it is made anew."""
+        """The artifact if it is there and whole; a damaged one stays where it is until it is rebuilt."""
         artifact = self.artifact(stage, key)
         return artifact if artifact.path.is_dir() and artifact.damage(checksums) is None else None
 

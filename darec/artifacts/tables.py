@@ -37,7 +37,7 @@ def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
     Raises:
         DarecError: the file is missing, cut short, or not of the schema.
     """
-    hint = "delete the artifact's folder and run again: it will be made anew"
+    hint = "delete the artifact's folder and run again: it is rebuilt"
     try:
         table = pl.read_parquet(path)
     except FileNotFoundError as error:

@@ -38,7 +38,7 @@ class Pairs:
         return Pairs(self.users.to(device), self.items.to(device))
 
     def keys(self, n_items: int) -> Tensor:
-        """One sorted, distinct number a pair: user * n_items + item."""
+        """The distinct pairs as sorted int64 numbers: user * n_items + item."""
         return torch.unique(self.users * n_items + self.items)
 
 
@@ -82,7 +82,7 @@ class Interactions:
 
 @dataclass(frozen=True)
 class Representations:
-    """One row a node, [n_users + n_items, d]: final representations of a backbone, or text vectors."""
+    """One row per node, [n_users + n_items, d]: final representations of a backbone, or text vectors."""
 
     nodes: Tensor
     n_users: int

@@ -26,7 +26,7 @@ def info_nce(
     """mean_b [ log sum_j e^(cos(a_b, c_j)/t) - cos(a_b, m_b)/t ]; anchor and match [B, d], candidates [m, d].
 
     The match counts among the candidates only where it is one of them (van den Oord et al., 2018; RLMRec).
-    With `counts` [B], anchor b stands for so many equal ones.
+    With `counts` [B], anchor b stands for `counts[b]` equal ones.
     """
     anchor = functional.normalize(anchor, dim=-1) / temperature
     positive = (anchor * functional.normalize(match, dim=-1)).sum(-1)
@@ -146,7 +146,7 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 
 
 def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`structure_divergence` plus the entropy of a `teacher` that learns nothing: mean_i -sum_j p_ij log q_ij.
+    """`structure_divergence` plus the entropy of a frozen `teacher`: mean_i -sum_j p_ij log q_ij.
 
     `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence: no n x n matrix is touched but to be made and
     multiplied, and the gradient comes with it. Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.

@@ -37,7 +37,7 @@ from schemas.release import (
 )
 from schemas.tables import SEEN, released_items, released_users
 
-_MEND = "run again to export anew, or `darec rollback`"
+_HINT = "run again to export it again, or run `darec rollback`"
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
-        """Opens the bundle that `folder` (perhaps the `current` link) is now, whatever is published later.
+        """Opens the bundle in `folder`, which may be the `current` link; later releases do not change it.
 
         Raises:
             DarecError: a file is missing or doesn't have the bytes that the manifest lists.
         """
         folder = folder.resolve()
         if trouble := Artifact(folder).damage(checksums=True):
-            raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), hint=_MEND)
+            raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), hint=_HINT)
         return cls(folder, read_report(folder))
 
     @cached_property
@@ -149,7 +149,7 @@ def read_report(folder: Path) -> BundleReport:
     try:
         return BundleReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise DarecError("the bundle's report cannot be read", where=str(path), hint=_MEND) from error
+        raise DarecError("the bundle's report cannot be read", where=str(path), hint=_HINT) from error
 
 
 def vectors_of(table: pl.DataFrame) -> index.Floats:

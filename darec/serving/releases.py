@@ -365,7 +365,7 @@ class Releases:
             raise UserError("the release's bundle was removed", where=str(bundle), hint=hint)
         self._relative(bundle)
         if trouble := Artifact(bundle).damage(checksums=True):
-            hint = "run again to export anew; production is unchanged"
+            hint = "run again to export it again; production is unchanged"
             raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
     def _judge(

@@ -50,7 +50,7 @@ class Embedding:
         """
         started = time.monotonic()
         keys = self.keys(texts)
-        missing = self.ledger.missing(keys, mend=True)
+        missing = self.ledger.missing(keys, repair=True)
         new = (
             pl.DataFrame({KEY: keys, "text": texts})
             .unique(KEY, keep="first")

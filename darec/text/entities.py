@@ -31,7 +31,7 @@ def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame
 def users_as_data(
     vocabulary: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, train: pl.DataFrame, k: int, seed: int
 ) -> pl.DataFrame:
-    """One row a user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
+    """One row per user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
 
     `items` needs item_index, item_id, title and profile; best rated items come first.
     """
@@ -44,7 +44,7 @@ def users_as_data(
 
 
 def described_users(vocabulary: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:
-    """One row a user of the vocabulary, in its order: attributes, cleaned and bounded."""
+    """One row per user of the vocabulary, in its order: attributes, cleaned and bounded."""
     joined = vocabulary.join(users, on=c.USER, how="left", maintain_order="left")
     return joined.select(c.USER_INDEX, c.USER, _attributes())
 

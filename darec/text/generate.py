@@ -85,7 +85,7 @@ class Generation:
             engine: stands in for the configured one.
         """
         started = time.monotonic()
-        missing = set(self.ledger.missing(keys, mend=True).to_list())
+        missing = set(self.ledger.missing(keys, repair=True).to_list())
         rows: dict[str, int] = {}
         for row, key in enumerate(keys):
             if key in missing:

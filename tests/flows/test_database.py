@@ -189,7 +189,7 @@ def test_a_run_rides_out_a_database_that_is_killed_and_started_again(api: tuple[
     psutil.Process(database.pid).kill()
     time.sleep(5)
     assert run.poll() is None, (tmp_path / "run.log").read_text()
-    assert wait_for(lambda: database.mend() or database.returncode() is None)
+    assert wait_for(lambda: database.restart_if_ended() or database.returncode() is None)
     assert run.wait(240) == 0, (tmp_path / "run.log").read_text()
     assert (tmp_path / "store" / "current" / "items.faiss").is_file()
     flows = httpx.post(f"{url}/flow_runs/filter", json={}, timeout=60).raise_for_status().json()

@@ -1,4 +1,4 @@
-"""Nights on growing data: what is cut, what is profiled anew, and how often a user's prompt changes."""
+"""Nights on growing data: what is cut, what is profiled again, and how often a user's prompt changes."""
 
 from itertools import islice, pairwise
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is left out is counted; what is kept is one row a pair."""
+"""What is left out is counted; what is kept is one row per pair."""
 
 from pathlib import Path
 

@@ -24,7 +24,13 @@ def wanted(*extras: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize(
-    ("locks", "extras"), [(("cpu",), ["cpu"]), (("gpu",), ["gpu"]), (("cpu", "dev"), ["cpu", "dev", "research"])]
+    ("locks", "extras"),
+    [
+        (("cpu",), ["cpu"]),
+        (("gpu",), ["gpu"]),
+        (("cpu", "dev"), ["cpu", "dev", "research"]),
+        (("cpu", "dev", "docs"), ["docs"]),
+    ],
 )
 def test_a_lock_holds_what_the_project_asks_for(locks, extras):
     locked = pins(*locks)

@@ -1,4 +1,4 @@
-"""Models: found, fetched whole or not at all, and told apart by their content."""
+"""Models: found, fetched whole or not at all, and identified by their content."""
 
 import hashlib
 import zipfile

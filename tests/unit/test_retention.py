@@ -50,7 +50,7 @@ def referencing(monkeypatch: pytest.MonkeyPatch, bundles: set[Artifact]) -> None
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[str, str, dict[str, str]]]:
-    """Nights of runs: each stage of a night is made anew from the newest of the stage before, or is a hit."""
+    """Nights of runs: each stage of a night is rebuilt from the newest of the stage before, or is a hit."""
     made: list[tuple[str, str, dict[str, str]]] = []
     newest_key: dict[str, str] = {}
     for night in range(draw(st.integers(1, 6))):

@@ -32,7 +32,7 @@ def test_a_process_that_was_killed_is_started_again(tmp_path, monkeypatch):
         parts.add(part)
         assert wait_for(lambda: starts(tmp_path / "log") == 1, 20)
         psutil.Process(part.pid).kill()
-        assert wait_for(lambda: part.mend() or starts(tmp_path / "log") == 2, 20)
+        assert wait_for(lambda: part.restart_if_ended() or starts(tmp_path / "log") == 2, 20)
         assert part.returncode() is None
     assert part.returncode() is not None
 

@@ -57,7 +57,7 @@ def test_a_killed_trial_is_done_again_first(board, tmp_path):
 
 
 class InterruptedAt(Silent):
-    """Ctrl-C after so many epochs; without it, counts them."""
+    """Ctrl-C after `last` epochs; if 0, only counts the epochs."""
 
     def __init__(self, last: int = 0) -> None:
         self.last, self.steps = last, list[int]()

@@ -1,0 +1,50 @@
+"""The words of code and documents: terms of the field, and none of those that this project once made up."""
+
+import re
+from pathlib import Path
+
+REPLACEMENTS = {
+    r"so-manieth": "every N steps",
+    r"mend(?:s|ed|ing)?": "fix, repair, hint",
+    r"anew": "again, rebuilt",
+    r"passing reason": "transient error",
+    r"growing pauses": "exponential backoff",
+    r"told from|tell from": "negatives for the contrastive loss",
+    r"told apart": "selected by, identified by",
+    r"at right angles": "orthogonal",
+    r"wanted in proportion": "exponent applied to the scores",
+    r"grows in a line": "linear warm-up",
+    r"learns nothing|is not taught|are not taught": "frozen, student",
+    r"(?:one|a) (?:row|point|number|file|line) a (?:row|user|item|pair|node|side|method|run|step)": "one per ...",
+    r"crash the silent": "mark stalled runs as crashed",
+    r"decided upon": "gated",
+    r"(?:first|over|at most|at least|after|before) so many|so many (?:first|steps|epochs|evaluations|days)": "N",
+    r"perhaps the": "which may be",
+}
+"""A pattern, and what the documentation of PyTorch or Polars says instead."""
+
+PATTERN = re.compile(rf"(?<![\w-])(?:{'|'.join(REPLACEMENTS)})(?!\w)", re.IGNORECASE)
+FOLDERS = ("schemas", "darec", "stages", "benchmarks", "pipelines", "prompts", "configs", "docker", "docs", "tests")
+SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".sh", ".ipynb"}
+
+
+def sources() -> list[Path]:
+    files = [path for folder in FOLDERS for path in Path(folder).rglob("*") if path.suffix in SUFFIXES]
+    return sorted([*files, *Path().glob("*.md"), *Path().glob("*.yaml"), *Path().glob("*.yml")])
+
+
+def test_no_word_that_the_field_does_not_use():
+    found = [
+        f"{path}:{text.count(chr(10), 0, match.start()) + 1}: {match[0]}"
+        for path in sources()
+        if path != Path("tests/unit/test_english.py")
+        for text in [path.read_text()]
+        for match in PATTERN.finditer(text)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_check_reads_the_project():
+    names = {str(path) for path in sources()}
+    assert {"README.md", "schemas/training.py", "docs/method.md", "pipelines/cli.py"} <= names
+    assert PATTERN.search("Write each so-manieth step") and not PATTERN.search("recommend, amended")
