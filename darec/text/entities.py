@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from darec.text.histories import choose_items
-from darec.text.prompts import DESCRIPTION_CHARS, TITLE_CHARS, as_data, attributes_as_data
+from darec.text.prompts import DESCRIPTION_CHARS, PROFILE_CHARS, TITLE_CHARS, as_data, attributes_as_data
 from schemas import columns as c
 
 ITEM_VARIABLES = ("title", "description", "attributes")
@@ -14,7 +14,6 @@ ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
 USER_VARIABLES = ("attributes", "items")
 USER_TEXT_VARIABLES = ("attributes", "profile")
 SHOWN = "items"
-_PROFILE_CHARS = 400
 
 
 def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -37,7 +36,7 @@ def users_as_data(
     """
     known = train.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
     chosen = choose_items(known, k, seed).sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
-    profile = as_data(pl.col(c.PROFILE), _PROFILE_CHARS).alias(c.PROFILE)
+    profile = as_data(pl.col(c.PROFILE), PROFILE_CHARS).alias(c.PROFILE)
     shown = chosen.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
     joined = described_users(vocabulary, users).join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
     return joined.with_columns(pl.col(SHOWN).fill_null([]))

@@ -2,25 +2,38 @@
 
 import traceback
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, meta, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateSyntaxError, meta, nodes
 
 from darec.common.errors import UserError
 from darec.text.identity import read_prompt
 from darec.text.protocol import Message
+from darec.text.sandbox import RANDOM, Outcome, Trial, environment, render_block, try_out
 from schemas import columns as c
 
 TITLE_CHARS = 120
 DESCRIPTION_CHARS = 400
 ATTRIBUTE_CHARS = 80
 ATTRIBUTES_SHOWN = 8
+ITEMS_SHOWN = 100
+"""Most items of a user's history in a prompt (`profile_users.items`)."""
+PROFILE_CHARS = 400
+"""Most characters of an item's profile in a user's prompt."""
+LONGEST_PROFILE = 4000
+"""Most characters of a profile (`max_chars`)."""
 _SHORTEST_CUT = 16  # bytes of a text that is cut for a model of few tokens
 
+_REFUSED: dict[Outcome, str] = {
+    "slow": "takes more than a second to render",
+    "memory": "takes more than 128 MiB to render",
+    "recursion": "calls itself, or is nested, without end",
+    "long": "renders to more than 200,000 characters",
+    "crash": "ends the process that renders it",
+}
 _ROLES = ("system", "user", "assistant")
 
 # Chat templates mark turns with <...> or [INST]-like tags; in data such signs become look-alikes that no tokenizer
@@ -52,6 +65,33 @@ def attributes_as_data(column: str = c.ATTRIBUTES) -> pl.Expr:
         value=as_data(element.struct.field("value"), ATTRIBUTE_CHARS),
     )
     return pl.col(column).list.head(ATTRIBUTES_SHOWN).list.eval(clean)
+
+
+def longest_values(variables: tuple[str, ...]) -> dict[str, Any]:
+    """Values of the variables as long as those of any row can be."""
+    entries = range(ATTRIBUTES_SHOWN)
+    attributes = [{"name": _words(f"name {n}", 80), "value": _words(f"value {n}", ATTRIBUTE_CHARS)} for n in entries]
+    shown = [
+        {"title": _words(f"title {n}", TITLE_CHARS), "rating": 4.5, "profile": _words(f"profile {n}", PROFILE_CHARS)}
+        for n in range(ITEMS_SHOWN)
+    ]
+    values = {
+        c.TITLE: _words("title", TITLE_CHARS),
+        c.DESCRIPTION: _words("description", DESCRIPTION_CHARS),
+        c.ATTRIBUTES: attributes,
+        c.PROFILE: _words("profile", LONGEST_PROFILE),
+        "items": shown,
+    }
+    return {name: values.get(name) for name in variables}
+
+
+def _words(text: str, chars: int) -> str:
+    return (f"{text} " * chars)[:chars]
+
+
+@cache
+def _try_out(source: str, variables: tuple[str, ...]) -> Trial:
+    return try_out(source, longest_values(variables))
 
 
 def with_less_data(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -103,17 +143,22 @@ class Prompt:
     """A Jinja template in a sandbox, with the blocks it must define.
 
     Raises:
-        UserError: it is missing, is no template, lacks a block, or names an unknown variable; says where.
+        UserError: it is missing, is no template, lacks a block, names an unknown variable, takes more than a second or
+            128 MiB to render, or gives another text each time; says where.
     """
 
     def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
         self.path, self.variables = Path(path), variables
-        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         source = read_prompt(self.path)
+        trial = _try_out(source, variables)
+        if trial.outcome in _REFUSED:
+            words = f" ({trial.last_words})" if trial.last_words else ""
+            raise UserError(f"the prompt {_REFUSED[trial.outcome]}{words}", where=str(path), hint="make it simpler")
+        sandbox = environment()
         try:
-            tree = environment.parse(source, filename=str(self.path))
+            tree = sandbox.parse(source, filename=str(self.path))
             self._check_names(tree)
-            self._template = environment.from_string(source)
+            self._template = sandbox.from_string(source)
         except TemplateSyntaxError as error:
             raise UserError(
                 f"the prompt is no Jinja template: {error.message}",
@@ -124,8 +169,17 @@ class Prompt:
         if missing:
             hint = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
             raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), hint=hint)
+        for block, text in trial.texts.items():
+            if self.render(block, longest_values(variables)) != text:
+                what = f"block {block!r} of the prompt gives another text each time it is rendered"
+                hint = "print values, and not methods, sets or objects"
+                raise UserError(what, where=str(path), hint=hint)
 
     def _check_names(self, tree: nodes.Template) -> None:
+        for node in tree.find_all((nodes.Filter, nodes.Name)):
+            if node.name in RANDOM and node.name not in self.variables:
+                what = f"{node.name!r} gives another text each time, and so another key of each row every night"
+                raise UserError(what, where=f"{self.path}:{node.lineno}", hint="leave it out")
         for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
             raise UserError(
@@ -141,13 +195,11 @@ class Prompt:
             UserError: the template uses a part that the values lack, or does what the sandbox forbids.
         """
         try:
-            context = self._template.new_context(dict(values))
-            return "".join(self._template.blocks[block](context)).strip()
-        except (UndefinedError, SecurityError, TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            known = f"known are: {', '.join(self.variables)}"
-            raise UserError(
-                f"the prompt fails: {error}", where=f"{self.path}:{self._line(error)}", hint=known
-            ) from error
+            return render_block(self._template, block, values)
+        except Exception as error:  # a template can raise whatever Python can
+            reason = str(error) or type(error).__name__
+            where, hint = f"{self.path}:{self._line(error)}", f"known are: {', '.join(self.variables)}"
+            raise UserError(f"the prompt fails: {reason}", where=where, hint=hint) from error
 
     def _line(self, error: Exception) -> int:
         """The template's line at which rendering failed."""

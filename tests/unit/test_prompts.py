@@ -1,6 +1,9 @@
 """Prompt templates: faults are found before any row is rendered, and data stays data."""
 
+import json
 import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from darec.common.errors import UserError
 from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES
-from darec.text.prompts import Prompt, as_data, chat_prompt
+from darec.text.prompts import Prompt, as_data, attributes_as_data, chat_prompt, longest_values, with_less_data
 from schemas.semantic import ItemProfileConfig, UserProfileConfig
 
 GOOD = "{% block system %}Be brief.{% endblock %}\n{% block user %}{{ title }}{% endblock %}"
@@ -82,6 +85,101 @@ def test_a_missing_prompt_and_one_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "binary.j2").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         Prompt(tmp_path / "binary.j2", (), ())
+
+
+BOMBS = {
+    "loops": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than a second"),
+    "two calls each": (
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "more than a second",
+    ),
+    "wrapping": ("{{ ('a' * 10000000) | wordwrap(1) | length }}", "takes more than"),
+    "repeated text": ("{{ 'x' * 10**10 }}", "more than 128 MiB"),
+    "wide number": ("{{ '%999999999d' % 1 }}", "more than 128 MiB"),
+    "wide number, other form": ("{{ '{:999999999}'.format(1) }}", "more than 128 MiB"),
+    "centred": ("{{ title | center(10**10) }}", "more than 128 MiB"),
+    "doubled": (
+        "{% set s = namespace(t='x') %}{% for i in range(60) %}{% set s.t = s.t ~ s.t %}{% endfor %}",
+        "more than 128 MiB",
+    ),
+    "self-recursive macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
+    "two macros": (
+        "{% macro f() %}{{ g() }}{% endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "calls itself",
+    ),
+    "parentheses": ("{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "is nested, without end"),
+    "lists": ("{{ " + "[" * 3000 + "1" + "]" * 3000 + " }}", "is nested, without end"),
+    "long": ("{{ 'word ' * 100000 }}", "more than 200,000 characters"),
+    "random": ("{{ ['a', 'b'] | random }}", r"'random' gives another text each time.*prompt\.j2:2"),
+    "random, filter block": ("{% filter random %}ab{% endfilter %}", "'random' gives another text each time"),
+    "random, by name": ("{{ [['a'], ['b']] | map('random') | join }}", "random"),
+    "lipsum": ("{{ lipsum(n=100000) }}", r"'lipsum' gives another text each time.*prompt\.j2:2"),
+    "method": ("{{ title.upper }}", "another text each time.*not methods"),
+    "generator": ("{{ [1] | map('string') }}", "another text each time"),
+    "object": ("{{ cycler(1) ~ '' }}", "another text each time"),
+    "order of a set": (
+        "{{ (dict(a=1, b=2, c=3, d=4, e=5, f=6, g=7).keys() - dict().keys()) | join }}",
+        "another text each time",
+    ),
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_template_that_never_ends_or_is_random_is_refused(tmp_path: Path, name: str) -> None:
+    """In a thread, as the stages are tasks of an orchestrator's threads."""
+    text, says = BOMBS[name]
+    path = write(tmp_path, GOOD.replace("{{ title }}", text))
+    with ThreadPoolExecutor(1) as thread, pytest.raises(UserError, match=says) as caught:
+        thread.submit(lambda: chat_prompt(path, ("title",)).messages({"title": "Alien"})).result()
+    assert str(path) in str(caught.value)
+
+
+def test_a_template_is_tried_out_once_and_costs_nothing_per_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    monkeypatch.setattr(
+        subprocess, "run", lambda *args, run=subprocess.run, **kw: started.append(1) or run(*args, **kw)
+    )
+    for _ in range(3):
+        prompt = chat_prompt(write(tmp_path, GOOD + "{# tried once #}"), ("title",))
+        for number in range(100):
+            assert prompt.messages({"title": f"Film {number}"})[-1]["content"] == f"Film {number}"
+    assert len(started) == 1
+
+
+def test_the_values_it_is_tried_with_are_as_long_as_any_rows() -> None:
+    longest = longest_values(USER_VARIABLES)
+    assert len(longest["items"]) == next(
+        limit.le for limit in UserProfileConfig.model_fields["items"].metadata if hasattr(limit, "le")
+    )
+    for config in (ItemProfileConfig, UserProfileConfig):
+        [most] = [limit.le for limit in config.model_fields["max_chars"].metadata if hasattr(limit, "le")]
+        assert len(longest_values(("profile",))["profile"]) == most
+    cleaned = pl.DataFrame({"attributes": [[{"name": "n" * 999, "value": "v" * 999}] * 99]}).select(
+        attributes_as_data()
+    )
+    assert longest["attributes"] == [
+        {"name": mock["name"][: len(real["name"])], "value": mock["value"][: len(real["value"])]}
+        for mock, real in zip(longest["attributes"], cleaned.item().to_list(), strict=True)
+    ]
+
+
+def test_less_and_less_data_the_longest_texts_first() -> None:
+    values = {
+        "title": "天" * 40,
+        "description": "word " * 30,
+        "attributes": [{"name": "a name that stays", "value": f"value {n}"} for n in range(8)],
+    }
+    versions = list(with_less_data(values))
+    sizes = [len(json.dumps(version, ensure_ascii=False).encode()) for version in versions]
+    assert sizes == sorted(sizes, reverse=True) and len(versions) < 30
+    assert versions[0]["description"].endswith("…") and versions[0]["title"] == values["title"]
+    assert versions[0]["attributes"] == values["attributes"]
+    assert versions[-1]["attributes"] == values["attributes"][:1]
+    assert all(version["title"].rstrip("…") in values["title"] for version in versions)
+    assert list(with_less_data({"title": None, "attributes": []})) == []
 
 
 @pytest.mark.parametrize(
