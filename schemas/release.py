@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.section import Section
+from schemas.section import Section, added
 
 ITEM_INDEX_FILE, SIMILAR_INDEX_FILE = "items.faiss", "similar.faiss"
 USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE = "users.parquet", "items.parquet", "seen.parquet", "report.json"
@@ -47,7 +47,15 @@ class GateConfig(Section):
     """When a bundle may replace the current release."""
 
     tolerances: dict[str, Share] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
-    """Largest relative fall of a metric against the current release; 0.05 lets it lose a twentieth."""
+    """Largest relative fall of a metric against the current release, both measured on tonight's test interactions;
+    0.05 lets it lose a twentieth. Refused is what lost more beyond chance: the whole 95% confidence interval of the
+    mean difference over users lies below."""
+    floor: float = added(0.1, ge=0, le=1)
+    """Largest relative fall of the same metrics against the best of the last `best_of_nights` releases, measured on
+    tonight's test too and by the same rule: many small falls in a row are stopped here."""
+    best_of_nights: int = added(14, ge=0, le=1000)
+    """How many releases that were in production the floor looks back on; their bundles are kept by `gc`. A release that
+    was promoted by hand is the first that it looks at. 0: no floor."""
     minimums: dict[str, float] = Field(default={"coverage@20": 0.01})
     """Smallest value of a metric, whatever the current release has; holds for the first release too."""
     index_recall: float = Field(default=0.95, ge=0, le=1)
@@ -56,6 +64,8 @@ class GateConfig(Section):
     """Largest share of users, items or interactions that may vanish against the current release."""
     growth: float = Field(default=1.0, ge=0)
     """Largest share by which users, items or interactions may grow against the current release; 1 is twice the size."""
+    max_fallback_share: float = added(0.25, ge=0, le=1)
+    """Largest share of the items' or of the users' profiles that were made from metadata since the LLM gave none."""
     sanity: bool = True
     """Whether NaN, norms, ids, and agreement of tables and indexes are checked. Leave it on."""
 
@@ -111,6 +121,59 @@ class BundleReport(Shape):
     config: ExportConfig
 
 
+class Difference(Shape):
+    """One metric of two models on the same test interactions. None: not a number."""
+
+    challenger: float | None
+    other: float | None
+    low: float | None = None
+    """Lower end of the 95% confidence interval of the mean difference over users, challenger less other."""
+    high: float | None = None
+    """Upper end; both ends are None for a metric that is not a mean over users, such as coverage."""
+
+
+class Comparison(Shape):
+    """Tonight's model, the challenger, beside another model on the users and items that both know."""
+
+    against: str
+    """A release's id, or `reference`: tonight's model without alignment."""
+    users: int
+    """Users that the metrics are means over."""
+    pairs: int
+    """Test interactions that they rest on."""
+    test_users: int
+    """Users with test interactions tonight, whether or not the other model knows them."""
+    test_pairs: int
+    metrics: dict[str, Difference]
+
+
+class TextReport(Shape):
+    """Facts about the profiles of one side that a bundle was made from."""
+
+    rows: int
+    from_metadata: int
+    """Profiles that were made from metadata since the LLM gave none."""
+    empty: int
+    """Profiles that are null or blank."""
+
+
+class Evidence(Shape):
+    """What the gate looks at beside the bundle's own report."""
+
+    current: Comparison | None = None
+    """Against the release in production. None: there was none, or `why_not`."""
+    why_not: str = ""
+    """Why the release in production could not be measured on tonight's test."""
+    best: tuple[Comparison, ...] = ()
+    """Against earlier releases, the latest first: what the floor looks at."""
+    reference: Comparison | None = None
+    """Against tonight's model without alignment; for people, the gate does not ask."""
+    texts: dict[str, TextReport] = {}
+    """By profile stage; empty where no text takes part or the profiles are gone."""
+    split: str | None = None
+    """SHA-256 of how tonight's interactions were divided: equal ones hold out the same interactions of a user."""
+
+
 class Check(Shape):
     """One question of the gate."""
 
@@ -119,6 +182,9 @@ class Check(Shape):
     value: float | None
     limit: float | None
     message: str
+    """What was asked and answered, with the values, in a few words."""
+    other: float | None = None
+    """The other model's value, where `value` was compared with one."""
 
 
 class Decision(Shape):
@@ -126,6 +192,8 @@ class Decision(Shape):
 
     passed: bool
     checks: tuple[Check, ...]
+    rules: int = 1
+    """Version of the gate's rules: what older rules refused is judged again."""
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -134,7 +202,7 @@ class Decision(Shape):
 
     @property
     def reason(self) -> str:
-        """One line for people."""
+        """One line for people: every check that failed."""
         return "; ".join(check.message for check in self.failures) or f"all {len(self.checks)} checks passed"
 
 
@@ -164,6 +232,8 @@ class Release(Shape):
     """The release that was current at the gate."""
     gate: GateConfig
     decision: Decision
+    """The last answer of the gate: a release that was once published stays so when it is refused later."""
+    evidence: Evidence = Evidence()
     report: BundleReport
     """A copy of the bundle's, so that releases can be compared after the bundle itself is gone."""
     events: tuple[Event, ...]
@@ -172,3 +242,17 @@ class Release(Shape):
     def created(self) -> datetime:
         """When it met the gate first."""
         return self.events[0].at
+
+    @property
+    def outcome(self) -> Literal["published", "refused", "rolled_back"]:
+        """What happened last; other than `state`, a refusal of what had been published before."""
+        return "refused" if self.events[-1].what == "refused" else self.state
+
+    @property
+    def summary(self) -> str:
+        """What happened last in one line: `published X`, or `refused X: ` and the checks that failed."""
+        if self.outcome != "refused":
+            return f"{self.outcome.replace('_', ' ')} {self.id}"
+        shown = [check.message for check in self.decision.failures[:3]]
+        more = len(self.decision.failures) - len(shown)
+        return f"refused {self.id}: {'; '.join(shown)}" + (f"; and {more} more" if more else "")

@@ -153,4 +153,6 @@ class PublishReport(StageReport):
     release: str = ""
     state: str = ""
     reason: str = ""
+    summary: str = ""
+    """The decision in one line, with the release's id."""
     checks: tuple[Check, ...] = ()

@@ -14,7 +14,8 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[PublishReport]:
     """Judges the bundle. A refusal is an outcome, not an error: production keeps the release it has."""
-    release = Releases(context.store).publish(_bundle(context), context.recipe.gate)
+    recipe = context.recipe
+    release = Releases(context.store).publish(_bundle(context), recipe.gate, evaluate=recipe.evaluate)
     return Outcome(1, _report(release, release.decision.reason))
 
 
@@ -27,7 +28,10 @@ def settled(context: StageContext) -> PublishReport | None:
 
 
 def _report(release: Release, reason: str) -> PublishReport:
-    return PublishReport(release=release.id, state=release.state, reason=reason, checks=release.decision.checks)
+    checks = release.decision.checks
+    return PublishReport(
+        release=release.id, state=release.outcome, reason=reason, summary=release.summary, checks=checks
+    )
 
 
 def _bundle(context: StageContext) -> Path:

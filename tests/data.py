@@ -68,3 +68,24 @@ def _users(users: int) -> pl.DataFrame:
             "gender": ["FM"[user % 2] for user in numbers],
         }
     )
+
+
+def write_tastes(folder: Path, users: int = 400, items: int = 200, each: int = 25, seed: int = 0) -> None:
+    """Writes interactions.csv: user_id, item_id, timestamp; every user likes items near to it in a space of tastes.
+
+    There is something to learn and much that is not: a model is far better than popularity and far from perfect.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    tastes, kinds = generator.standard_normal((users, 6)), generator.standard_normal((items, 6))
+    fame = generator.exponential(0.5, items)
+    wanted = 1.5 * tastes @ kinds.T / np.sqrt(6) + fame + generator.gumbel(size=(users, items))
+    liked = np.argsort(-wanted, axis=1)[:, :each]
+    times = _START + generator.integers(0, 300 * _DAY, liked.shape)
+    numbers = np.repeat(np.arange(users), each)
+    rows = {"user_id": numbers, "item_id": liked.ravel(), "timestamp": times.ravel()}
+    table = pl.DataFrame(rows).with_columns(
+        pl.format("u{}", pl.col("user_id").cast(pl.String).str.zfill(3)).alias("user_id"),
+        pl.format("i{}", pl.col("item_id").cast(pl.String).str.zfill(3)).alias("item_id"),
+    )
+    table.write_csv(folder / "interactions.csv")

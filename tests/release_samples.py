@@ -41,19 +41,22 @@ def _side(name: str, prefix: str, vectors: np.ndarray, counts: np.ndarray) -> pl
     )
 
 
-def export(store: Store, sample: Contents | None = None, metrics=None, config=None, settings=None) -> Artifact:
-    """An export artifact; `settings` stands for what else would be in its key."""
+def export(
+    store: Store, sample: Contents | None = None, metrics=None, config=None, settings=None, inputs=None
+) -> Artifact:
+    """An export artifact made from `inputs`; `settings` stands for what else would be in its key."""
     metrics = {"recall@20": 0.3, "ndcg@20": 0.2, "coverage@20": 0.5} if metrics is None else metrics
     material = {"stage": "export", "version": 1, "config": {"export": settings or {}}, "extra": {}}
     with store.draft("export", "sample") as draft:
-        report = write_bundle(draft, sample or contents(), metrics, config or ExportConfig())
-        key = artifact_key({**material, "metrics": metrics, "report": report.model_dump(mode="json")})
+        write_bundle(draft, sample or contents(), metrics, config or ExportConfig())
+        hashes = {name: record.sha256 for name, record in file_records(draft).items()}
+        key = artifact_key({**material, "metrics": metrics, "files": hashes})
         manifest = Manifest(
             stage="export",
             key=key,
             why=("never run",),
             material=material,
-            inputs={},
+            inputs=inputs or {},
             files=file_records(draft),
             rows=1,
             report={},

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy import stats
 
 from darec.evaluation.protocol import Scores
@@ -23,6 +24,18 @@ class Comparison:
 def compare(first: Scores, second: Scores) -> dict[str, Comparison]:
     """Every metric of both; the users must be the same, in the same order."""
     return {name: _compare(first, second, name) for name in first.values}
+
+
+def interval(first: Scores, second: Scores, name: str, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the mean over users of the first model's value less the second's (Student's t).
+
+    The users must be the same, in the same order. Of fewer than two users nothing is known: (-1, 1).
+    """
+    gap = (first.values[name] - second.values[name]).cpu().numpy()
+    if len(gap) < 2:
+        return -1.0, 1.0
+    reach = float(stats.t.ppf((1 + level) / 2, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap)))
+    return float(gap.mean()) - reach, float(gap.mean()) + reach
 
 
 def _compare(first: Scores, second: Scores, name: str) -> Comparison:

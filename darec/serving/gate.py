@@ -1,22 +1,64 @@
-"""The gate between a bundle and production: pure functions of two reports and the tolerances."""
+"""The gate between a bundle and production: pure functions of reports, evidence and the tolerances.
 
-from collections.abc import Iterator
+Models are compared on the same test interactions of tonight (`darec.serving.evidence`). A metric fails if the
+challenger lost more than the tolerance beyond chance: its value lies below `(1 - tolerance) * other`, and so does the
+upper end of the 95% confidence interval (of the mean difference over users). Where the other model cannot be measured
+on tonight's test, each is taken by the figures of its own night, without an interval, and the check says so.
+"""
 
-from schemas.release import BundleReport, Check, Decision, GateConfig, IndexReport, VectorReport
+from collections.abc import Iterator, Sequence
 
+from schemas.release import (
+    BundleReport,
+    Check,
+    Decision,
+    Difference,
+    Evidence,
+    GateConfig,
+    IndexReport,
+    VectorReport,
+)
+
+RULES = 2
+"""Raised when the same bundle and evidence could be decided otherwise: 1 compared figures of different nights."""
 _NORM_SPREAD = 1e4  # a largest norm so many times the median is a vector that ran away
 
 
-def decide(candidate: BundleReport, current: BundleReport | None, config: GateConfig) -> Decision:
-    """Whether `candidate` may replace `current` (None: there is no release yet)."""
+def decide(
+    candidate: BundleReport,
+    current: BundleReport | None,
+    config: GateConfig,
+    evidence: Evidence | None = None,
+    earlier: Sequence[BundleReport] = (),
+) -> Decision:
+    """Whether `candidate` may replace `current` (None: there is no release yet).
+
+    Args:
+        candidate: Facts about the bundle that meets the gate.
+        current: The same of the release in production.
+        config: The tolerances.
+        evidence: Comparisons on tonight's test, and facts about the profiles; None: there are none.
+        earlier: Reports of the releases that the floor looks back on, for when tonight's test is not there.
+    """
+    evidence = evidence or Evidence()
     checks = (
         *(_sanity(candidate) if config.sanity else ()),
+        *_texts(evidence, config),
         _at_least("index recall: items", candidate.item_index.recall, config.index_recall),
         _at_least("index recall: similar", candidate.similar_index.recall, config.index_recall),
         *(_at_least(f"minimum: {name}", candidate.metrics.get(name), limit) for name, limit in config.minimums.items()),
-        *(_against(candidate, current, config) if current else ()),
+        *(_against(candidate, current, config, evidence) if current else ()),
+        *_floor(candidate, config, evidence, earlier),
     )
-    return Decision(passed=all(check.passed for check in checks), checks=checks)
+    return Decision(passed=all(check.passed for check in checks), checks=checks, rules=RULES)
+
+
+def _texts(evidence: Evidence, config: GateConfig) -> Iterator[Check]:
+    for stage, texts in evidence.texts.items():
+        share = texts.from_metadata / texts.rows if texts.rows else 0.0
+        yield _at_most(f"{stage}: share from metadata", share, config.max_fallback_share)
+        if config.sanity:
+            yield _none(f"{stage}: no empty profile", texts.empty, f"profiles of {stage} that are null or blank")
 
 
 def _sanity(report: BundleReport) -> Iterator[Check]:
@@ -44,9 +86,18 @@ def _aligned(name: str, index: IndexReport, items: VectorReport) -> Check:
     return _none(f"index holds every item: {name}", gap, f"items more or fewer in the {name} index")
 
 
-def _against(candidate: BundleReport, current: BundleReport, config: GateConfig) -> Iterator[Check]:
+def _against(candidate: BundleReport, current: BundleReport, config: GateConfig, evidence: Evidence) -> Iterator[Check]:
     for name, tolerance in config.tolerances.items():
-        yield _kept(name, candidate.metrics.get(name), current.metrics.get(name), tolerance)
+        check, allowed = f"against current: {name}", f"tolerance {100 * tolerance:g}%"
+        if evidence.current:
+            than = f"current {{}} on the same {evidence.current.users:,} users, {allowed}"
+            yield _kept(check, name, evidence.current.metrics.get(name), tolerance, than)
+        elif name not in candidate.metrics or name in current.metrics:
+            than = f"current {{}} on its own night's test, {allowed}"
+            yield _kept(check, name, _reported(candidate, current, name), tolerance, than)
+        else:
+            message = f"{name} has no value in the current release"
+            yield Check(name=check, passed=True, value=candidate.metrics[name], limit=None, message=message)
     for name, new, old in (
         ("users", candidate.users.rows, current.users.rows),
         ("items", candidate.items.rows, current.items.rows),
@@ -56,13 +107,46 @@ def _against(candidate: BundleReport, current: BundleReport, config: GateConfig)
         yield _at_most(f"size: {name} grown", new, old * (1 + config.growth))
 
 
-def _kept(metric: str, new: float | None, old: float | None, tolerance: float) -> Check:
-    """`new` against `old` less the tolerance; a metric that only the candidate has can't have fallen."""
-    name = f"against current: {metric}"
-    if new is not None and old is None:
-        message = f"{metric} has no value in the current release"
-        return Check(name=name, passed=True, value=new, limit=None, message=message)
-    return _at_least(name, new, (old or 0.0) * (1 - tolerance))
+def _floor(
+    candidate: BundleReport, config: GateConfig, evidence: Evidence, earlier: Sequence[BundleReport]
+) -> Iterator[Check]:
+    """Against whichever earlier release leaves the challenger farthest behind."""
+    for name in config.tolerances:
+        check, allowed = f"against the best of {config.best_of_nights} nights: {name}", f"floor {100 * config.floor:g}%"
+        if evidence.best:
+            worst = min(evidence.best, key=lambda comparison: _ratio(comparison.metrics.get(name)))
+            than = f"{worst.against} {{}} on the same {worst.users:,} users, {allowed}"
+            yield _kept(check, name, worst.metrics.get(name), config.floor, than)
+        elif evidence.current is None and any(report.metrics.get(name) is not None for report in earlier):
+            best = max(earlier, key=lambda report: report.metrics.get(name) or 0.0)
+            than = f"best {{}} on its own night's test, {allowed}"
+            yield _kept(check, name, _reported(candidate, best, name), config.floor, than)
+
+
+def _reported(candidate: BundleReport, other: BundleReport, name: str) -> Difference:
+    return Difference(challenger=candidate.metrics.get(name), other=other.metrics.get(name))
+
+
+def _ratio(found: Difference | None) -> float:
+    """The challenger's value over the other's; what was not measured comes first."""
+    if found is None or found.challenger is None:
+        return -1.0
+    return found.challenger / found.other if found.other else 1.0
+
+
+def _kept(check: str, metric: str, found: Difference | None, tolerance: float, than: str) -> Check:
+    """Passed unless the challenger lost more than the tolerance beyond chance."""
+    if found is None or found.challenger is None:
+        return Check(name=check, passed=False, value=None, limit=None, message=f"{metric} was not measured")
+    other = found.other or 0.0
+    limit = other * (1 - tolerance)
+    lower = found.challenger < limit
+    highest = found.challenger if found.high is None else other + found.high
+    message = f"{metric} {found.challenger:.4f} {'<' if lower else '>='} {limit:.4f} ({than.format(f'{other:.4f}')})"
+    passed = highest >= limit
+    if lower and passed:
+        message += f", within chance: up to {highest:.4f} at 95%"
+    return Check(name=check, passed=passed, value=found.challenger, limit=limit, message=message, other=other)
 
 
 def _at_least(name: str, value: float | None, limit: float) -> Check:

@@ -19,21 +19,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from getpass import getuser
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash, differences
+from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store, explained
 from darec.common.errors import DarecError, UserError
 from darec.common.files import read_bytes
 from darec.common.notices import tell_once
-from darec.serving.gate import decide
+from darec.serving.gate import RULES, decide
 from schemas.release import BundleReport, Decision, Event, GateConfig, Release
+from schemas.training import EvaluateConfig
 
 LEASE = "releases"
 _RECORD = re.compile(r"[\w-]+\.json")
+_ENTERED = ("published", "promoted")  # events by which a release came into production
 _REPAIR = "`darec rollback`, or `darec promote` one of `darec releases`"
 _SHORTEST = 8  # characters of an id that may stand for the whole
 
@@ -122,11 +126,12 @@ class Releases:
         """
         return self._settled(bundle, gate, self.all())
 
-    def publish(self, bundle: Path, gate: GateConfig, who: str = "") -> Release:
+    def publish(self, bundle: Path, gate: GateConfig, who: str = "", evaluate: EvaluateConfig | None = None) -> Release:
         """Puts the bundle into production if it passes the gate; the record's `summary` says whether it did.
 
         A bundle that was in production before and is refused now keeps its state, so that its release can still be
-        rolled back to; the refusal is an event of its record.
+        rolled back to; the refusal is an event of its record. `evaluate` says how models are compared, and on which
+        device.
 
         Raises:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
@@ -141,7 +146,7 @@ class Releases:
                 event = _event("published", who, "production was repaired")
                 facts = {"artifact": self._relative(bundle), "events": (*known.events, event)}
                 return self._enter(known.model_copy(update=facts), production)
-            release = self._judge(bundle, known, production, gate, who)
+            release = self._judge(bundle, known, gate, who, evaluate or EvaluateConfig())
             return self._enter(release, production) if release.decision.passed else self._write(release)
 
     def promote(self, release_id: str, who: str = "", why: str = "by hand") -> Release:
@@ -207,6 +212,13 @@ class Releases:
             known = {Artifact(self.folder(release)) for release in releases}
             bundles |= set(self._store.artifacts("export")) - known
         return bundles
+
+    def compared(self) -> set[Artifact]:
+        """The bundles that the gate's floor looks back on, by the settings with which the last one met the gate."""
+        releases = self.all()
+        production = self._production(releases)
+        nights = production.gate.best_of_nights if production else 0
+        return {Artifact(self.folder(release)) for release in self._window(releases, nights)}
 
     def diff(self, a: str, b: str) -> Diff:
         """Release `b` beside release `a`. Raises UserError if one does not exist."""
@@ -274,7 +286,7 @@ class Releases:
         """Releases that entered production and were not rolled back, the last one first."""
 
         def entered(release: Release) -> datetime:
-            dates = [event.at for event in release.events if event.what in ("published", "promoted")]
+            dates = [event.at for event in release.events if event.what in _ENTERED]
             return max(dates, default=release.created)
 
         yield from sorted((r for r in releases if r.state == "published"), key=entered, reverse=True)
@@ -354,9 +366,22 @@ class Releases:
         if known.state == "rolled_back":
             return f"{known.id} was rolled back; `darec promote {known.id}` brings it back"
         production = self._production(releases)
-        if not known.decision.passed and (known.judged_against, known.gate) == (production and production.id, gate):
+        judged = (known.judged_against, known.gate, known.decision.rules)
+        if not known.decision.passed and judged == (production and production.id, gate, RULES):
             return f"{known.id} was refused: {known.decision.reason}"
         return None
+
+    def _window(self, releases: Sequence[Release], nights: int) -> list[Release]:
+        """The last `nights` releases that were in production, the last one first, and none before a promoted one.
+
+        Who promotes a release by hand takes it for good enough: what was better before is no measure any more.
+        """
+        window = []
+        for release in islice(self._once_current(releases), nights):
+            window.append(release)
+            if [event.what for event in release.events if event.what in _ENTERED][-1:] == ["promoted"]:
+                break
+        return window
 
     def _verify(self, bundle: Path) -> None:
         """Raises DarecError unless the bundle is a whole one of this store."""
@@ -369,13 +394,21 @@ class Releases:
             raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
     def _judge(
-        self, bundle: Path, known: Release | None, current: Release | None, gate: GateConfig, who: str
+        self, bundle: Path, known: Release | None, gate: GateConfig, who: str, evaluate: EvaluateConfig
     ) -> Release:
         """The bundle's record as the gate leaves it: a new one, or the `known` one with another event."""
-        from darec.serving.bundle import read_report  # brings polars and numpy, which `settled` can do without
+        from darec.serving.bundle import read_report  # these bring polars and torch, which `settled` can do without
+        from darec.serving.evidence import gather
+
+        releases = self.all()
+        production = self._production(releases)
+        apart = {release.id for release in (known, production) if release}
+        earlier = [r for r in self._window(releases, gate.best_of_nights) if r.id not in apart]
+        evidence = gather(self._store, Artifact(bundle), production, earlier, gate, evaluate)
 
         report = read_report(bundle)
-        decision = decide(report, current.report if current else None, gate)
+        reports = [release.report for release in earlier]
+        decision = decide(report, production.report if production else None, gate, evidence, reports)
         event = _event("published" if decision.passed else "refused", who, decision.reason)
         past = dict(known) if known else self._new(bundle, event)
         once_current = known is not None and known.state == "published"
@@ -383,9 +416,10 @@ class Releases:
             "artifact": self._relative(bundle),
             "content": _content(bundle),
             "state": "published" if once_current else event.what,
-            "judged_against": current.id if current else None,
+            "judged_against": production.id if production else None,
             "gate": gate,
             "decision": decision,
+            "evidence": evidence,
             "report": report,
             "events": (*past["events"], event),
         }
@@ -440,14 +474,12 @@ class Releases:
     def _lineage(self, release: Release) -> dict[str, Any]:
         """What was hashed into the key of every artifact behind the release, inputs apart; gaps are left out."""
         found: dict[str, Any] = {}
-        todo = [Artifact(self.folder(release))]
-        while todo:
-            artifact = todo.pop()
-            if artifact.stage in found or artifact.damage() is not None:
+        for stage, artifact in latest_by_stage(self._store, Artifact(self.folder(release))).items():
+            try:
+                hashed_in = artifact.manifest.fingerprint
+            except DarecError:
                 continue
-            hashed_in = artifact.manifest.fingerprint
-            found[artifact.stage] = {name: hashed_in[name] for name in ("version", "config", "extra")}
-            todo += [self._store.input(stage, record) for stage, record in artifact.manifest.inputs.items()]
+            found[stage] = {name: hashed_in[name] for name in ("version", "config", "extra")}
         return found
 
 

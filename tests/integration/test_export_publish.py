@@ -172,7 +172,7 @@ def test_a_diverged_vector_is_still_that_of_its_id(store):
 
 def test_a_changed_gate_is_asked_again(store):
     run_publish(store, run_export(store))
-    worse = run_export(store, metrics={"test": {**METRICS["test"], "recall@20": 0.1}})
+    worse = run_export(store, metrics={"test": {**METRICS["test"], "coverage@20": 0.001}})
     assert run_publish(store, worse).report.state == "refused"
-    lenient = Recipe.model_validate({"gate": {"tolerances": {"recall@20": 0.9}}})
+    lenient = Recipe.model_validate({"gate": {"minimums": {"coverage@20": 0.0001}}})
     assert run_publish(store, worse, lenient).report.state == "published"

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from darec.artifacts.store import Store
+from darec.artifacts.store import Artifact, Store
 from darec.common.recipes import load_recipe
 from darec.serving.bundle import Bundle
+from darec.serving.evidence import gather
 from darec.serving.recommend import recommend_many
 from darec.serving.releases import Releases
+from schemas.release import GateConfig
 from stages.plan import plan
 from stages.walk import run
 
@@ -53,3 +55,17 @@ def test_rows_of_an_old_ledger_are_not_generated_again(legacy):
     reports = {result.stage: result.report for result in run(legacy, "embed")}
     assert [reports[stage].generated for stage in ("profile_items", "profile_users", "embed")] == [0, 0, 0]
     assert reports["profile_users"].from_ledger == 13  # distinct prompts of the 16 users
+
+
+def test_a_bundle_of_an_old_store_is_compared_with_an_old_release_on_its_own_test(legacy):
+    """Nothing was added to the bundles for it: what both need is in the old artifacts."""
+    store = Store(legacy.runtime.store)
+    releases = Releases(store.root)
+    newest, oldest = releases.all()
+    assert newest.decision.rules == 1 and newest.evidence.current is None
+    bundle = Artifact(releases.folder(newest))
+    evidence = gather(store, bundle, oldest, (), GateConfig(), legacy.evaluate)
+    assert evidence.current is not None and evidence.current.against == oldest.id
+    assert evidence.current.users == 16 and set(evidence.current.metrics) == {"recall@20", "ndcg@20"}
+    assert evidence.reference is not None
+    assert {stage: texts.empty for stage, texts in evidence.texts.items()} == {"profile_items": 0, "profile_users": 0}

@@ -215,7 +215,7 @@ def test_diff_tells_of_what_a_release_was_made_from_and_not_of_what_took_its_key
             (draft / "model").write_text(f"trained at {rate}")
             facts = {"stage": "train", "key": "k", "files": file_records(draft)}
             material = {"version": 1, "config": {"rate": rate}, "extra": {}}
-            return store.commit(draft, manifest.model_copy(update=facts | {"material": material}))
+            return store.commit(draft, manifest.model_copy(update=facts | {"fingerprint": material}))
 
     record = InputRecord(key="k", content=content_hash(train(1).hashes, ["model"]), files=("model",))
     made_from = manifest.model_copy(update={"inputs": {"train": record}})

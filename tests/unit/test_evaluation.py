@@ -5,12 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
+from scipy import stats
 
 from darec.common.errors import DarecError
 from darec.evaluation import protocol
 from darec.evaluation.ranking import Ranker, top_items
 from darec.evaluation.report import report
-from darec.evaluation.significance import compare
+from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
 from darec.model.interactions import Interactions, Pairs, Representations
 from schemas.training import EvaluateConfig
@@ -160,3 +161,14 @@ def test_scores_that_are_not_finite_are_never_ranked(bad, case):
     nodes[0, 0], nodes[-1, 0] = bad, bad
     with pytest.raises(DarecError, match="not finite"):
         protocol.rank(Representations(nodes, USERS), data.train, data.test, 5)
+
+
+def test_the_interval_of_a_paired_difference_is_students():
+    generator = np.random.default_rng(0)
+    first, second = (torch.from_numpy(generator.random(50)) for _ in range(2))
+    users = torch.arange(50)
+    scores = [protocol.Scores(users, {"recall@20": values}) for values in (first, second)]
+    expected = stats.ttest_rel(first.numpy(), second.numpy()).confidence_interval(0.95)
+    assert interval(*scores, "recall@20") == pytest.approx((expected.low, expected.high))
+    one = [protocol.Scores(users[:1], {"recall@20": values[:1]}) for values in (first, second)]
+    assert interval(*one, "recall@20") == (-1, 1), "of one user nothing is known"

@@ -3,7 +3,17 @@ import math
 import pytest
 
 from darec.serving.gate import decide
-from schemas.release import BundleReport, ExportConfig, GateConfig, IndexReport, VectorReport
+from schemas.release import (
+    BundleReport,
+    Comparison,
+    Difference,
+    Evidence,
+    ExportConfig,
+    GateConfig,
+    IndexReport,
+    TextReport,
+    VectorReport,
+)
 
 GATE = GateConfig()
 
@@ -106,3 +116,99 @@ def test_sanity_can_be_switched_off_and_the_rest_stays():
     gate = GateConfig(sanity=False)
     assert decide(report(users=vectors(100, not_finite=1)), report(), gate).passed
     assert not decide(report({"recall@20": 0.1}), report(), gate).passed
+
+
+def compared(against="r1", users=900, **values):
+    metrics = {
+        name.replace("_at_", "@"): Difference(**dict(zip(NAMES, each, strict=True))) for name, each in values.items()
+    }
+    return Comparison(against=against, users=users, pairs=9000, test_users=910, test_pairs=9100, metrics=metrics)
+
+
+NAMES = ("challenger", "other", "low", "high")
+RECALL = GateConfig(tolerances={"recall@20": 0.05})
+TONIGHT = {
+    "better on tonight's test, though last night's figure was twice as high": ((0.11, 0.10, 0.0, 0.02), True),
+    "within the tolerance": ((0.096, 0.10, -0.005, -0.003), True),
+    "beyond the tolerance, within chance": ((0.09, 0.10, -0.02, -0.001), True),
+    "beyond the tolerance, just within chance": ((0.09, 0.10, -0.015, -0.005), True),
+    "beyond the tolerance and beyond chance": ((0.09, 0.10, -0.0149, -0.0051), False),
+    "far below": ((0.05, 0.10, -0.06, -0.04), False),
+    "not a number": ((None, 0.10, None, None), False),
+    "the other is not a number": ((0.05, None, None, None), True),
+    "no mean over users: beyond the tolerance": ((0.0949, 0.10, None, None), False),
+    "no mean over users: within": ((0.0951, 0.10, None, None), True),
+    "both hit nothing": ((0.0, 0.0, 0.0, 0.0), True),
+}
+
+
+@pytest.mark.parametrize(("values", "passed"), TONIGHT.values(), ids=TONIGHT)
+def test_tonights_test_decides_and_not_the_figures_of_two_nights(values, passed):
+    evidence = Evidence(current=compared(recall_at_20=values))
+    decision = decide(report({"recall@20": 0.1}), report(), RECALL, evidence)
+    assert decision.passed == passed, decision.reason
+    assert {check.name for check in decision.failures} <= {"against current: recall@20"}
+
+
+def test_a_refusal_names_value_limit_and_the_other_value():
+    evidence = Evidence(current=compared(recall_at_20=(0.12, 0.1949, -0.09, -0.06)))
+    decision = decide(report(), report(), RECALL, evidence)
+    line = "recall@20 0.1200 < 0.1852 (current 0.1949 on the same 900 users, tolerance 5%)"
+    assert decision.reason == line
+    [check] = decision.failures
+    assert (check.value, check.limit, check.other) == (0.12, pytest.approx(0.185155), 0.1949)
+
+
+def test_a_fall_within_chance_says_how_far_chance_reaches():
+    evidence = Evidence(current=compared(recall_at_20=(0.18, 0.20, -0.03, -0.005)))
+    checks = {check.name: check for check in decide(report(), report(), RECALL, evidence).checks}
+    message = checks["against current: recall@20"].message
+    assert message.endswith("(current 0.2000 on the same 900 users, tolerance 5%), within chance: up to 0.1950 at 95%")
+
+
+def test_a_metric_that_was_not_compared_is_refused():
+    evidence = Evidence(current=compared(ndcg_at_20=(0.2, 0.2, 0, 0)))
+    assert "recall@20 was not measured" in decide(report(), report(), RECALL, evidence).reason
+
+
+FLOOR = {
+    "as good as the best": ([(0.2, 0.2, -0.01, 0.01)], True),
+    "a tenth below the best, within chance": ([(0.2, 0.2, -0.01, 0.01), (0.17, 0.2, -0.04, -0.02)], True),
+    "a tenth below the best": ([(0.2, 0.2, -0.01, 0.01), (0.16, 0.2, -0.05, -0.03)], False),
+    "the worst comparison is not the highest value": ([(0.16, 0.2, -0.05, -0.03), (0.29, 0.3, -0.02, 0)], False),
+}
+
+
+@pytest.mark.parametrize(("others", "passed"), FLOOR.values(), ids=FLOOR)
+def test_the_floor_is_the_release_that_leaves_the_challenger_farthest_behind(others, passed):
+    best = tuple(compared(f"r{n}", recall_at_20=values) for n, values in enumerate(others))
+    evidence = Evidence(current=compared(recall_at_20=(0.2, 0.2, 0, 0)), best=best)
+    decision = decide(report(), report(), RECALL, evidence)
+    assert decision.passed == passed
+    assert passed or decision.reason.endswith("floor 10%)")
+
+
+def test_without_tonights_test_each_is_taken_by_its_own_night_and_that_is_said():
+    decision = decide(report({"recall@20": 0.18}), report({"recall@20": 0.2}), RECALL, Evidence(why_not="gone"))
+    assert decision.reason == "recall@20 0.1800 < 0.1900 (current 0.2000 on its own night's test, tolerance 5%)"
+    earlier = [report({"recall@20": 0.2}), report({"recall@20": 0.25}), without("recall@20")]
+    decision = decide(report(), report(), RECALL, Evidence(), earlier)
+    assert decision.reason == "recall@20 0.2000 < 0.2250 (best 0.2500 on its own night's test, floor 10%)"
+
+
+TEXTS = {
+    "all by the LLM": (TextReport(rows=100, from_metadata=0, empty=0), None),
+    "a quarter from metadata": (TextReport(rows=100, from_metadata=25, empty=0), None),
+    "more": (TextReport(rows=100, from_metadata=26, empty=0), "profile_users: share from metadata: 0.26 > 0.25"),
+    "a profile without text": (
+        TextReport(rows=100, from_metadata=0, empty=1),
+        "1 profiles of profile_users that are null or blank",
+    ),
+    "no rows": (TextReport(rows=0, from_metadata=0, empty=0), None),
+}
+
+
+@pytest.mark.parametrize(("texts", "reason"), TEXTS.values(), ids=TEXTS)
+def test_profiles_are_looked_at_for_the_first_release_too(texts, reason):
+    decision = decide(report(), None, GATE, Evidence(texts={"profile_users": texts}))
+    assert (None if decision.passed else decision.reason) == reason

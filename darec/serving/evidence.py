@@ -1,0 +1,137 @@
+"""What the gate looks at beside a bundle's own report: comparisons on tonight's test, and the profiles behind it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import polars as pl
+
+from darec.artifacts import files
+from darec.artifacts.keys import digest
+from darec.artifacts.lineage import latest_by_stage
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import DarecError
+from darec.serving.comparison import Model, Tonight
+from darec.serving.index import Floats
+from schemas import columns as c
+from schemas.release import Comparison, Evidence, GateConfig, Release, TextReport
+from schemas.training import EvaluateConfig
+
+REFERENCE = "reference"
+_PROFILES = ("profile_items", "profile_users")
+_USERS, _USERS_EACH = 10_000, 2_000  # of the test: against the current release, and against each earlier one
+
+
+def gather(
+    store: Store,
+    bundle: Artifact,
+    production: Release | None,
+    earlier: Sequence[Release],
+    gate: GateConfig,
+    evaluate: EvaluateConfig,
+) -> Evidence:
+    """Evidence on a whole bundle; what cannot be had is left out, and `why_not` says why.
+
+    Args:
+        store: Where all of it is.
+        bundle: The export artifact that meets the gate.
+        production: The release that it is to replace.
+        earlier: Releases that the floor looks back on.
+        gate: Says which metrics are compared.
+        evaluate: The protocol and the device.
+    """
+    made_from = latest_by_stage(store, bundle)
+    texts = {stage: _texts(made_from[stage]) for stage in _PROFILES if stage in made_from and _whole(made_from[stage])}
+    try:
+        split = _input(store, bundle, "split")
+        tonight = _tonight(bundle, split)
+    except DarecError as error:
+        return Evidence(why_not=error.what, texts=texts)
+
+    held_out = digest(split.manifest.fingerprint["config"])
+
+    def against(model: Model, users: int) -> Comparison:
+        found = tonight.compare(model, gate.tolerances, evaluate, users)
+        if found is None:
+            raise DarecError("it knows none of tonight's test" if gate.tolerances else "no metric is compared")
+        return found
+
+    current, why_not = None, ""
+    if production:
+        try:
+            current = against(_released(store, production, held_out), _USERS)
+        except DarecError as error:
+            why_not = error.what
+
+    best = []
+    for release in earlier:
+        with suppress(DarecError):  # one that is gone, damaged or not finite could not be gone back to either
+            best.append(against(_released(store, release, held_out), _USERS_EACH))
+
+    reference = None
+    with suppress(DarecError):
+        reference = against(_reference(made_from, split), _USERS)
+    return Evidence(
+        current=current, why_not=why_not, best=tuple(best), reference=reference, texts=texts, split=held_out
+    )
+
+
+def _tonight(bundle: Artifact, split: Artifact) -> Tonight:
+    model = Model.of_bundle("tonight", bundle.path)
+    return Tonight(model, files.TRAIN_PART.of(split), files.TEST_PART.of(split))
+
+
+def _released(store: Store, release: Release, held_out: str) -> Model:
+    """Raises DarecError if the release's bundle is not whole, or if it may have been trained on tonight's test."""
+    bundle = Artifact(store.root / release.artifact)
+    if trouble := bundle.damage(checksums=True):
+        raise DarecError(f"the bundle of {release.id} is not whole ({trouble})")
+    try:
+        train = pl.scan_parquet(_input(store, bundle, "split").path / files.TRAIN_PART.name, glob=False)
+    except DarecError:
+        if release.evidence.split != held_out:
+            what = f"the interactions behind {release.id} are gone and may have been divided by other settings"
+            raise DarecError(what) from None
+        train = None  # by equal settings the last interactions of a user are held out in both nights
+    return Model.of_bundle(release.id, bundle.path, train)
+
+
+def _reference(made_from: dict[str, Artifact], split: Artifact) -> Model:
+    """Tonight's model without alignment; its numbers are those of the split. Raises DarecError if there is none."""
+    trained = made_from.get("train_reference")
+    if trained is None or not _whole(trained):
+        raise DarecError("there is no model without alignment")
+    vectors = files.REFERENCE_EMBEDDINGS.of(trained)
+
+    def side(vocabulary: pl.DataFrame, number: str, rows: Floats) -> pl.LazyFrame:
+        column = pl.Series(c.VECTOR, rows, dtype=pl.Array(pl.Float32, rows.shape[1]))
+        return vocabulary.sort(number).drop(number).with_columns(column).lazy()
+
+    return Model(
+        REFERENCE,
+        users=side(files.USER_VOCABULARY.of(split), c.USER_INDEX, vectors.user),
+        items=side(files.ITEM_VOCABULARY.of(split), c.ITEM_INDEX, vectors.item),
+    )
+
+
+def _texts(profiles: Artifact) -> TextReport:
+    blank = pl.col(c.PROFILE).is_null() | (pl.col(c.PROFILE).str.strip_chars() == "")
+    counts = pl.scan_parquet(profiles.path / files.USER_PROFILES.name, glob=False).select(
+        rows=pl.len(), from_metadata=(pl.col(c.SOURCE) == "metadata").sum(), empty=blank.sum()
+    )
+    return TextReport(**counts.collect().row(0, named=True))
+
+
+def _input(store: Store, artifact: Artifact, stage: str) -> Artifact:
+    """What the artifact read of a stage. Raises DarecError if that is not in the store any more."""
+    record = artifact.manifest.inputs.get(stage)
+    found = store.input(stage, record) if record else None
+    if record is None or found is None or not found.matches(record) or not _whole(found):
+        raise DarecError(f"what {artifact.stage} {artifact.key} read of {stage} is not in the store")
+    return found
+
+
+def _whole(artifact: Artifact) -> bool:
+    try:
+        return artifact.damage(checksums=True) is None
+    except DarecError:
+        return False
