@@ -17,6 +17,7 @@ from types import FrameType
 from darec.common.errors import DarecError, UserError
 from pipelines.api import prefect_home, prefect_setting
 from pipelines.database import Database
+from pipelines.monitor import REPORTS
 from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
 
@@ -32,10 +33,10 @@ _ENVIRONMENT = {
 _DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 
-def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Callable[[str, list[str]], None]) -> None:
+def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Callable[[str, list[str]], None]) -> None:
     """Starts everything, tells `announce` the address and what was deployed, and stays until Ctrl-C or SIGTERM.
 
-    The files in `reports` are served on the loopback, one port further, so that links to them open in a browser. What
+    The HTML reports of `store`, and what monitors ask for, are served on the loopback, one port further. What
     ends by itself is started again. At the end the worker is stopped first, so that it ends its runs while the server
     still listens, and the database last.
 
@@ -49,7 +50,7 @@ def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Ca
         raise UserError("whoever reaches this address could start runs: there is no login", where=host, hint=hint)
     _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
-        hint = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve {reports}"
+        hint = f"choose another --port (reports take the next), or set {REPORTS_URL} to where you serve {store / REPORTS}"
         _require_free("127.0.0.1", port + 1, hint)
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -63,7 +64,7 @@ def serve(host: str, port: int, recipe: Path | None, reports: Path, announce: Ca
     with Parts() as parts:
         database = {} if prefect_setting(_DATABASE_URL) else {_DATABASE_URL: _start_database(parts)}
         if not os.environ.get(REPORTS_URL):
-            _start_reports(parts, reports, port + 1)
+            _start_reports(parts, store, port + 1)
         _start_server(parts, host, port, database)
 
         from pipelines.deployments import WORK_POOL, deploy
@@ -87,11 +88,9 @@ def _start_database(parts: Parts) -> str:
     return database.url
 
 
-def _start_reports(parts: Parts, folder: Path, port: int) -> None:
+def _start_reports(parts: Parts, store: Path, port: int) -> None:
     os.environ[REPORTS_URL] = f"http://127.0.0.1:{port}"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = _python("http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder))
-    parts.add(Part("web server of the reports", command))
+    parts.add(Part("web server of the reports", _python("pipelines.monitor", str(store), str(port))))
 
 
 def _start_server(parts: Parts, host: str, port: int, environment: dict[str, str]) -> None:

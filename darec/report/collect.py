@@ -10,6 +10,7 @@ from darec.report.drift import drift
 from darec.report.quality import curves, headline, metrics, slices
 from darec.report.semantics import generation, item_map, neighbours
 from darec.report.source import Source
+from darec.report.trend import trend
 from darec.report.viewers import viewers
 
 Section = TypeVar("Section")
@@ -27,6 +28,7 @@ def collect(source: Source) -> Report:
         viewers=_section(viewers, source),
         map=_section(item_map, source),
         drift=_section(drift, source),
+        trend=_section(trend, source),
         costs=_section(costs, source),
         origin=_section(origin, source),
     )

@@ -226,5 +226,6 @@ class Report:
     viewers: tuple[Viewer, ...] | Absent
     map: Map | Absent
     drift: Drift | Absent
+    trend: tuple[Chart, ...] | Absent
     costs: tuple[Cost, ...] | Absent
     origin: Origin | Absent

@@ -52,7 +52,7 @@ def metrics(source: Source) -> Metrics:
         MetricRow(name, tuple(each.get(name) for each in columns.values()), p_values.get(name))
         for name in sorted(found.test, key=_rank)
     ]
-    cutoff = _greatest_cutoff(found.test)
+    cutoff = greatest_cutoff(found.test)
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
     return Metrics(tuple(columns), main, tuple(row for row in rows if row not in main))
 
@@ -77,7 +77,7 @@ def slices(source: Source) -> Slices:
     found = source.metrics.slices
     if not found:
         raise DarecError("no user had anything held out for test")
-    cutoff = _greatest_cutoff(found[0].metrics)
+    cutoff = greatest_cutoff(found[0].metrics)
     shown = tuple(name for name in sorted(found[0].metrics, key=_rank) if _cutoff(name) == cutoff)
     sides = [tuple(_slice_row(part, shown) for part in found if part.side == side) for side in ("user", "item")]
     return Slices(shown, *sides)
@@ -112,5 +112,6 @@ def _cutoff(name: str) -> int:
     return int(name.rpartition("@")[2])
 
 
-def _greatest_cutoff(names: Iterable[str]) -> int:
+def greatest_cutoff(names: Iterable[str]) -> int:
+    """The greatest k of metrics such as `recall@k`."""
     return max(map(_cutoff, names))

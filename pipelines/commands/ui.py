@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import RecipeOption, open_recipe, recipe_path
-from pipelines.reports import folder
 from pipelines.show import console
 
 
@@ -22,4 +21,4 @@ def ui(
     def announce(url: str, deployed: list[str]) -> None:
         console.print("\n".join([*deployed, f"[bold]{url}[/]  (Ctrl-C stops everything)"]))
 
-    serve(host, port, recipe_path(recipe), folder(store), announce)
+    serve(host, port, recipe_path(recipe), store.root, announce)

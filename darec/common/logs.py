@@ -1,0 +1,88 @@
+"""Logs: what library and stages report through `logging`, as text for people or as JSON lines for a log collector.
+
+Code logs to `logging.getLogger(__name__)`; numbers go into `extra`, such as `extra={"rows": 938, "seconds": 1.2}`.
+Whatever `context` names (run, stage) is added to each record inside its block.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Literal, TextIO
+
+from darec.common.errors import UserError
+
+Format = Literal["text", "json"]
+
+FORMAT_VARIABLE = "DAREC_LOG"
+"""The environment variable that names the format."""
+PACKAGES = ("darec", "stages", "benchmarks", "pipelines")
+"""The loggers of this project."""
+
+_ORDINARY = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+_context: ContextVar[Mapping[str, Any]] = ContextVar("log_context", default=MappingProxyType({}))
+
+
+@contextmanager
+def context(**fields: Any) -> Iterator[None]:
+    """Adds fields to every record that is logged inside the block, on top of those of the blocks around it."""
+    token = _context.set({**_context.get(), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
+    """Sends the project's logs to `stream` (default: standard error), in the format given or that of `FORMAT_VARIABLE`.
+
+    As text only warnings and errors, for the terminal shows progress in its own way; as JSON everything from INFO on.
+    Handlers that others have added, such as Prefect's, stay.
+
+    Raises:
+        UserError: the variable names no format.
+    """
+    form = form or chosen_format()
+    handler = _Handler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.INFO if form == "json" else logging.WARNING)
+    for package in PACKAGES:
+        logger = logging.getLogger(package)
+        logger.handlers = [each for each in logger.handlers if not isinstance(each, _Handler)] + [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
+
+def chosen_format() -> Format:
+    """The format that `FORMAT_VARIABLE` names; text without it. Raises UserError for another word."""
+    name = os.environ.get(FORMAT_VARIABLE) or "text"
+    if name not in ("text", "json"):
+        raise UserError(f"no such log format: {name!r}", where=FORMAT_VARIABLE, hint="text or json")
+    return name
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Ours, so that it can be told from those of others."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, the fields of `context` and of `extra`, and a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_context.get(),
+            **{name: value for name, value in vars(record).items() if name not in _ORDINARY},
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)

@@ -1,0 +1,107 @@
+"""The history of a store's runs, and what a monitor is told of the last one."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from darec.common.notices import tell_once
+from darec.serving.releases import Releases
+from schemas.night import Night
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+_FILE = "nights.jsonl"
+TEXTFILE = Path("metrics") / "darec.prom"
+"""Where, in the store, a Prometheus node exporter finds the metrics (its `--collector.textfile.directory`)."""
+
+
+def record(root: Path, night: Night) -> None:
+    """Adds a run to the history of the store at `root`, and writes the metrics of `TEXTFILE` anew."""
+    from prometheus_client import write_to_textfile
+
+    line = night.model_dump_json() + "\n"
+    # one write at the end of the file: runs side by side, or killed, leave whole lines
+    descriptor = os.open(root / _FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+    (root / TEXTFILE.parent).mkdir(exist_ok=True)
+    write_to_textfile(str(root / TEXTFILE), _registry(root, night))
+
+
+def history(root: Path) -> list[Night]:
+    """Every run of the store at `root`, oldest first; releases from before there was a history are among them."""
+    kept = list(_kept(root))
+    known = {night.release for night in kept}
+    older = [
+        Night(
+            started=release.created,
+            outcome="refused" if release.events[0].what == "refused" else "published",
+            why=release.decision.reason,
+            release=release.id,
+            metrics=release.report.metrics,
+        )
+        for release in Releases(root).all()
+        if release.id not in known
+    ]
+    return sorted([*older, *kept], key=lambda night: night.started)
+
+
+def last_night(root: Path) -> Night | None:
+    """The run that ended last, None before the first."""
+    kept = list(_kept(root))
+    return kept[-1] if kept else None
+
+
+def exposition(root: Path) -> bytes:
+    """The metrics of the last run, in the text format of Prometheus."""
+    from prometheus_client import generate_latest
+
+    return generate_latest(_registry(root, last_night(root)))
+
+
+def _kept(root: Path) -> Iterator[Night]:
+    try:
+        lines = (root / _FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            yield Night.model_validate_json(line)
+        except ValidationError:
+            tell_once(f"a line of {root / _FILE} cannot be read and is left out")
+
+
+def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
+    from prometheus_client import CollectorRegistry, Gauge
+
+    registry = CollectorRegistry()
+
+    def gauge(name: str, meaning: str, value: float | None) -> None:
+        if value is not None:
+            Gauge(f"darec_{name}", meaning, registry=registry).set(value)
+
+    def gauges(name: str, meaning: str, label: str, values: Mapping[str, float | None]) -> None:
+        family = Gauge(f"darec_{name}", meaning, (label,), registry=registry)
+        for each, value in values.items():
+            if value is not None:
+                family.labels(each).set(value)
+
+    gauge("releases", "Bundles that met the gate", len(Releases(root).all()))
+    if night is None:
+        return registry
+    gauge("last_run_start_timestamp_seconds", "When the last run began", night.started.timestamp())
+    gauge("last_run_end_timestamp_seconds", "When the last run ended", night.ended.timestamp())
+    gauge("last_run_success", "0 if the last run ended in an error; a refused release is none", not night.failed)
+    gauges("last_run_outcome", "1 for what became of the last run", "outcome", {night.outcome: 1})
+    gauge("last_run_tokens", "Prompt and output tokens of the LLM in the last run", night.tokens)
+    gauge("last_run_generated_rows", "Profiles that the LLM was asked for in the last run", night.generated)
+    gauge("last_run_metadata_rows", "Rows whose text comes from metadata, for want of an answer", night.from_metadata)
+    gauges("last_run_stage_seconds", "Seconds of each stage that did work in the last run", "stage", night.seconds)
+    gauges("last_run_quality", "Test metrics of the last run's model", "metric", night.metrics)
+    return registry

@@ -1,0 +1,74 @@
+"""The web server of a store's HTML reports; beside them `/metrics` for Prometheus, and `/health`.
+
+python -m pipelines.monitor STORE PORT [ADDRESS]
+"""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from darec.report.nights import exposition, last_night
+
+REPORTS = "reports"
+"""The folder of the HTML reports in a store."""
+NIGHT_HOURS = "DAREC_NIGHT_HOURS"
+"""The environment variable that says after how many hours without a run `/health` is no longer well; default 26."""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Answers from one store; files from its reports only."""
+
+    def __init__(self, *arguments: Any, store: Path) -> None:
+        self._store = store
+        super().__init__(*arguments, directory=str(store / REPORTS))
+
+    def do_GET(self) -> None:
+        """The metrics, the health of the last run, or a report."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", exposition(self._store))
+        elif path == "/health":
+            status, facts = health(self._store)
+            self._answer(status, "application/json", json.dumps(facts).encode())
+        else:
+            super().do_GET()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Says nothing: a monitor asks every few seconds."""
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
+    """200 if the last run ended without an error and not too long ago, else 503; and the facts."""
+    night = last_night(store)
+    if night is None:
+        return HTTPStatus.SERVICE_UNAVAILABLE, {"healthy": False, "why": "no run has ended yet"}
+    hours = (datetime.now(UTC) - night.ended).total_seconds() / 3600
+    limit = float(os.environ.get(NIGHT_HOURS) or 26)
+    late = f"no run has ended for {hours:.1f} hours" if hours > limit else None
+    healthy = late is None and not night.failed
+    facts = {"healthy": healthy, "why": late or night.why, "outcome": night.outcome, "release": night.release}
+    facts |= {"ended": night.ended.isoformat(timespec="seconds"), "hours_ago": round(hours, 2)}
+    return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts
+
+
+def main(store: str, port: str, address: str = "127.0.0.1") -> None:
+    """Serves until it is ended."""
+    (Path(store) / REPORTS).mkdir(parents=True, exist_ok=True)
+    ThreadingHTTPServer((address, int(port)), partial(Handler, store=Path(store))).serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
