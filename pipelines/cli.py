@@ -1,5 +1,6 @@
 """The command line: which commands there are, in which groups, and how a failure ends."""
 
+import logging
 import os
 import sys
 import traceback
@@ -10,12 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from darec.common.errors import DarecError
+from darec.common.logs import FORMAT_VARIABLE, configure
 from pipelines.commands import bench, config, data, models
 from pipelines.commands.deploy import deploy
 from pipelines.commands.diff import diff
 from pipelines.commands.doctor import doctor
 from pipelines.commands.explain import explain
 from pipelines.commands.gc import gc
+from pipelines.commands.history import history
 from pipelines.commands.promote import promote
 from pipelines.commands.recommend import recommend
 from pipelines.commands.releases import releases
@@ -27,10 +30,12 @@ from pipelines.commands.status import status
 from pipelines.commands.tune import tune
 from pipelines.commands.ui import ui
 
+_logger = logging.getLogger(__name__)
+
 _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Pipeline": (run, status, explain, report),
     "Releases": (recommend, similar, releases, diff, promote, rollback),
-    "Operations": (ui, deploy, doctor, gc),
+    "Operations": (ui, history, deploy, doctor, gc),
     "Research": (tune,),
 }
 
@@ -61,14 +66,20 @@ def options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    log_format: Annotated[
+        str, typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="text, or json for one JSON object a line.")
+    ] = "text",
 ) -> None:
     """Options before the command."""
     if debug:
         os.environ["DAREC_DEBUG"] = "1"
+    os.environ[FORMAT_VARIABLE] = log_format  # for the processes that a command starts
+    configure()
 
 
 def main() -> None:
     """Entry point."""
+    configure("text")  # until the options are read
     sys.exit(guarded(app))
 
 
@@ -90,10 +101,10 @@ def guarded(action: Callable[[], Any]) -> int:
 
 
 def report_failure(error: Exception) -> int:
-    """Prints the error's one line; returns the exit code."""
+    """Logs the error's one line; returns the exit code."""
     if isinstance(error, DarecError):
-        print(f"error: {error}", file=sys.stderr)
+        _logger.error("%s", error)
         return error.exit_code
     first = (str(error) or repr(error)).splitlines()[0]
-    print(f"error: {type(error).__name__}: {first} -> run again with --debug and report it", file=sys.stderr)
+    _logger.error("%s: %s -> run again with --debug and report it", type(error).__name__, first)
     return 1

@@ -1,12 +1,14 @@
 """A run in this process, without a Prefect server: the same walk over the same stages as the flow takes."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable, Collection
 from typing import TypeVar
+from uuid import uuid4
 
 from darec.artifacts.store import Store
 from darec.common.errors import TransientError
+from pipelines.nights import recorded
 from pipelines.reports import report_run
 from pipelines.show import Bars, console, harmless
 from schemas.recipe import Recipe
@@ -20,6 +22,8 @@ _PAUSES = (10, 20, 40)  # seconds before each retry after a transient error, as 
 
 Done = TypeVar("Done")
 
+_logger = logging.getLogger(__name__)
+
 
 def run_directly(recipe: Recipe, until: str, force: Collection[str]) -> list[Result]:
     """Runs every task that `until` needs, then writes the HTML report.
@@ -28,16 +32,17 @@ def run_directly(recipe: Recipe, until: str, force: Collection[str]) -> list[Res
         DarecError: what the first task that failed could not do.
     """
     store = Store(recipe.runtime.store)
-    _retrying(lambda: prepare(recipe))
 
     def visit(task: Task, upstream: Upstream) -> Result:
         with Bars(task.name) as bars:
             return _retrying(lambda: run_task(task, recipe, upstream, store, bars, force=task.name in force))
 
-    with store.in_use():
-        results = list(walk(needed(recipe, until), visit))
-        with harmless("the report"):
-            console.print(f"Report: {report_run(store, results)}", markup=False, highlight=False)
+    with recorded(store, run=uuid4().hex[:8]) as results:
+        _retrying(lambda: prepare(recipe))
+        with store.in_use():
+            results.extend(walk(needed(recipe, until), visit))
+    with store.in_use(), harmless("the report"):
+        console.print(f"Report: {report_run(store, results)}", markup=False, highlight=False)
     return results
 
 
@@ -47,6 +52,6 @@ def _retrying(action: Callable[[], Done]) -> Done:
         try:
             return action()
         except TransientError as error:
-            print(f"{error}; next try in {pause} s", file=sys.stderr)
+            _logger.warning("%s; next try in %s s", error, pause)
             time.sleep(pause)
     return action()

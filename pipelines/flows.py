@@ -22,8 +22,10 @@ from prefect.tasks import Task as PrefectTask
 from prefect.tasks import exponential_backoff
 
 from darec.artifacts.store import Artifact, Store
+from darec.common import logs
 from darec.common.errors import TransientError
 from darec.common.recipes import load_recipe
+from pipelines.nights import recorded
 from pipelines.reports import report_run
 from pipelines.show import console, harmless
 from pipelines.show_ui import UIBars, show_plan, show_report, show_result
@@ -121,18 +123,21 @@ def darec(
     if late := _missed_night():
         return Cancelled(message=late)  # pyright: ignore[reportReturnType]  (Prefect makes it the run's own state)
 
+    logs.configure()
     # One run goes by one recipe: what is edited meanwhile counts from the next run on.
     loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
-    prepared(loaded)
+    with recorded(store, run=flow_run.name) as results:
+        prepared(loaded)
+        with store.in_use():
+            with harmless("the plan"):
+                show_plan(plan(loaded, store, until), store)
+            results.extend(semantic(loaded, until, force or []))
+            results.extend(collaborative(loaded, until, force or [], results))
     with store.in_use():
-        with harmless("the plan"):
-            show_plan(plan(loaded, store, until), store)
-        results = semantic(loaded, until, force or [])
-        results += collaborative(loaded, until, force or [], results)
         _report(store, results)
-        _name_run(results)
-        return results
+    _name_run(results)
+    return results
 
 
 def _missed_night() -> str | None:

@@ -13,10 +13,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from darec.artifacts.store import Store
 from darec.report.nights import exposition, last_night
+from pipelines.reports import folder
 
-REPORTS = "reports"
-"""The folder of the HTML reports in a store."""
 NIGHT_HOURS = "DAREC_NIGHT_HOURS"
 """The environment variable that says after how many hours without a run `/health` is no longer well; default 26."""
 
@@ -26,7 +26,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     def __init__(self, *arguments: Any, store: Path) -> None:
         self._store = store
-        super().__init__(*arguments, directory=str(store / REPORTS))
+        super().__init__(*arguments, directory=str(folder(Store(store))))
 
     def do_GET(self) -> None:
         """The metrics, the health of the last run, or a report."""
@@ -66,7 +66,7 @@ def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
 
 def main(store: str, port: str, address: str = "127.0.0.1") -> None:
     """Serves until it is ended."""
-    (Path(store) / REPORTS).mkdir(parents=True, exist_ok=True)
+    folder(Store(Path(store))).mkdir(parents=True, exist_ok=True)
     ThreadingHTTPServer((address, int(port)), partial(Handler, store=Path(store))).serve_forever()
 
 

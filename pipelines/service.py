@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from darec.common import logs
 from darec.common.errors import DarecError, UserError
 from pipelines.api import prefect_home, prefect_setting
 from pipelines.database import Database
-from pipelines.monitor import REPORTS
 from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
 
@@ -29,6 +29,7 @@ _ENVIRONMENT = {
     "PREFECT__SERVER_FINAL": "1",
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is away
     "PREFECT_CLIENT_MAX_RETRIES": "7",  # with exponential backoff: about four minutes
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(logs.PACKAGES),  # what library and stages log is shown in the UI too
 }
 _DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
@@ -50,7 +51,7 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
         raise UserError("whoever reaches this address could start runs: there is no login", where=host, hint=hint)
     _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
-        hint = f"choose another --port (reports take the next), or set {REPORTS_URL} to where you serve {store / REPORTS}"
+        hint = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve them"
         _require_free("127.0.0.1", port + 1, hint)
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -60,6 +61,9 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
     os.environ.setdefault("PREFECT_UI_API_URL", url)
     os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # a busy machine is slow
     os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # how soon a run that somebody asks for begins
+
+    if logs.chosen_format() == "json":
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
 
     with Parts() as parts:
         database = {} if prefect_setting(_DATABASE_URL) else {_DATABASE_URL: _start_database(parts)}

@@ -1,5 +1,6 @@
 """What people see of a run in the terminal: bars, the plan, the results."""
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from rich.text import Text
 
 from stages.execute import Result
 from stages.plan import Step
+
+_logger = logging.getLogger(__name__)
 
 # Without a terminal (a log file, cron) lines are not wrapped to some width, and nothing is animated.
 console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
@@ -102,8 +105,7 @@ def harmless(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
-        warning = f"warning: {what} could not be shown ({type(error).__name__}: {reason})"
-        print(warning, file=sys.stderr)
+        _logger.warning("%s could not be shown (%s: %s)", what, type(error).__name__, reason)
 
 
 def plan_table(steps: Iterable[Step]) -> Table:

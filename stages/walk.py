@@ -1,9 +1,11 @@
 """One walk over the pipeline, whatever is done at each task: run it, plan it, or hand it to an orchestrator."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from darec.artifacts.store import Artifact, Store
+from darec.common import logs
 from darec.common.progress import Progress
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
@@ -22,6 +24,8 @@ class Visited(Protocol):
 
 Visit = TypeVar("Visit", bound=Visited)
 Upstream = Mapping[str, Artifact]
+
+_logger = logging.getLogger(__name__)
 
 
 def walk(
@@ -56,10 +60,16 @@ def run_task(
     Raises:
         DarecError: what it could not do.
     """
-    if isinstance(task, Effect):
-        return perform(task, recipe, upstream, store, progress)
-    assert isinstance(task, Stage)
-    return execute(stage_job(task, recipe, upstream, store), store, progress, force=force)
+    with logs.context(stage=task.name):
+        if isinstance(task, Effect):
+            result = perform(task, recipe, upstream, store, progress)
+        else:
+            assert isinstance(task, Stage)
+            result = execute(stage_job(task, recipe, upstream, store), store, progress, force=force)
+        row = result.row
+        numbers = {name: row[name] for name in ("state", "rows", "seconds")}
+        _logger.info("%s: %s (%s)", task.name, row["state"], row["why"], extra=numbers)
+        return result
 
 
 def run(

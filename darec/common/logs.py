@@ -49,7 +49,7 @@ def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
     """
     form = form or chosen_format()
     handler = _Handler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.setLevel(logging.INFO if form == "json" else logging.WARNING)
     for package in PACKAGES:
         logger = logging.getLogger(package)
@@ -68,6 +68,14 @@ def chosen_format() -> Format:
 
 class _Handler(logging.StreamHandler[TextIO]):
     """Ours, so that it can be told from those of others."""
+
+
+class TextFormatter(logging.Formatter):
+    """`warning: message`, as the command line says errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return f"{record.levelname.lower()}: {super().format(record)}"
 
 
 class JsonFormatter(logging.Formatter):

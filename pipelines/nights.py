@@ -1,0 +1,78 @@
+"""What every run leaves in the store's history, whichever way the stages were walked."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from darec.artifacts.store import Store
+from darec.common import logs
+from pipelines.show import harmless
+from schemas.night import Night, Outcome
+from schemas.reports import EvaluationReport, ProfileReport, PublishReport
+from stages.execute import Result
+
+_logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def recorded(store: Store, run: str) -> Iterator[list[Result]]:
+    """Adds the run that the block makes to the history; the block puts its results into the list that it is given.
+
+    Args:
+        store: the run's store.
+        run: what the run is called in logs.
+    """
+    results: list[Result] = []
+    started, clock = datetime.now(UTC), time.monotonic()
+    with logs.context(run=run):
+        _logger.info("the run begins")
+        error: BaseException | None = None
+        try:
+            yield results
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with harmless("the history of runs"):
+                _record(store, started, (time.monotonic() - clock) / 60, results, error)
+
+
+def _record(
+    store: Store, started: datetime, minutes: float, results: Sequence[Result], error: BaseException | None
+) -> None:
+    from darec.report.nights import record
+
+    night = _night(started, minutes, results, error)
+    numbers = {"minutes": night.minutes, "tokens": night.tokens, "release": night.release, "why": night.why}
+    _logger.info("the run ends: %s", night.outcome, extra={"outcome": night.outcome, **numbers})
+    record(store.root, night)
+
+
+def _night(started: datetime, minutes: float, results: Sequence[Result], error: BaseException | None) -> Night:
+    made = [result for result in results if not result.cached]
+    profiles = [result for result in results if isinstance(result.report, ProfileReport)]
+    asked = [result.report for result in profiles if not result.cached]
+    quality = next((result.report for result in results if isinstance(result.report, EvaluationReport)), None)
+    decision = next((result for result in results if isinstance(result.report, PublishReport)), None)
+
+    outcome: Outcome = "partial"
+    why = f"it was to end with {results[-1].stage}" if results else ""
+    if error is not None:
+        outcome, why = "failed", str(error) or type(error).__name__
+    elif decision is not None:
+        outcome, why = "unchanged" if decision.cached else decision.report.state, decision.report.reason
+
+    return Night(
+        started=started,
+        minutes=round(minutes, 3),
+        outcome=outcome,
+        why=why,
+        release=decision.report.release if decision else None,
+        metrics=quality.test if quality else {},
+        tokens=sum(report.tokens for report in asked),
+        generated=sum(report.generated for report in asked),
+        from_metadata=sum(result.report.from_metadata for result in profiles),
+        seconds={result.stage: result.seconds for result in made},
+    )
