@@ -1,48 +1,110 @@
 """Configuration of the data stages: ingest, split, graph."""
 
+import codecs
+import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from schemas.section import Section, not_hashed
+from schemas.section import Section, added, not_hashed
+from schemas.sources import SOURCES, FormatName
+
+Column = str | int
+"""A column: its name in the header, or its number, counted from 1."""
+
+Part = Literal["train", "val", "test"]
+
+_Place = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, Path) else value)]
+Files = _Place | tuple[_Place, ...] | dict[Part, _Place | tuple[_Place, ...]]
+"""A file, a folder, a glob or a URL; a list of them; or such for each of train, val and test."""
+
+TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "order"]
+
+NULL_WORDS = (
+    "", "na", "n/a", "nan", "null", "none", "nil", "nat", "undefined", "\\n", "<na>", "<null>", "(null)", "#n/a", "-",
+)  # fmt: skip
+
+
+class FileFormat(Section):
+    """How one file is written. What is null follows from `data.source`; `darec data inspect FILE` finds the rest."""
+
+    format: FormatName | None = None
+    """The layout of this file, where it is not that of `data.source`."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between two fields, one character or several (`::`); `whitespace` means any run of blanks."""
+    header: bool | None = None
+    """Whether the first line names the columns. Without a header, columns are given by number or by `names`."""
+    names: tuple[str, ...] | None = None
+    """The names of the columns, in the order of the file; they replace those of a header."""
+    quote: str | None = Field(default=None, pattern="^(.|none)$")
+    """The character around fields that hold the separator; `none` means that fields are never quoted."""
+    escape: Literal["\\"] | None = None
+    """The character before a quote that belongs to a field, where quotes are not doubled."""
+    encoding: str | None = None
+    """The encoding of text, such as utf-8, utf-16, latin-1, cp1252 or gb18030; null means `data.encoding`."""
+    compression: Literal["auto", "none", "gzip", "bz2", "xz", "zstd", "lz4", "zip"] = "auto"
+    """auto: recognised by the first bytes of the file. A zip archive must hold one file."""
+    skip_lines: int = Field(default=0, ge=0)
+    """Lines before the header, or before the first row where there is no header. A line `sep=;` is skipped anyway."""
+    comment: str | None = Field(default=None, min_length=1)
+    """Lines that begin with it are skipped."""
+    null_values: tuple[str, ...] = NULL_WORDS
+    """Words that mean a missing value, in any case; the empty text always does."""
+    decimal_comma: bool | None = None
+    """Whether ratings are written as 4,5 (and thousands as 1.234). null means that it is recognised from the values."""
+    item_separator: str | None = Field(default=None, min_length=1)
+    """Separates several items in the item field of one row; the row stands for one interaction with each."""
+    item_rating_separator: str | None = Field(default=None, min_length=1)
+    """Separates an item of such a list from its rating, as `-` does in `N29-1 N33-0`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str | None) -> str | None:
+        return encoding if encoding is None else _known_encoding(encoding)
 
 
 class InteractionColumns(Section):
-    """What the columns of the interactions file are called. Columns set to null are not read."""
+    """The columns of the interactions file, by name or by number (from 1). Columns set to null are not read."""
 
-    user: str = "user_id"
+    user: Column = "user_id"
     """The user's id: text or whole number."""
-    item: str = "item_id"
+    item: Column = "item_id"
     """The item's id: text or whole number."""
-    rating: str | None = None
-    """A number; null for purely implicit data."""
-    timestamp: str | None = None
-    """Seconds since 1970, a date, or an ISO 8601 text. Needed by the temporal split."""
-    split: str | None = None
-    """A label: train, val or test. Needed by the split strategy `column`."""
+    rating: Column | None = None
+    """A number, or yes and no; null for purely implicit data."""
+    timestamp: Column | None = None
+    """A time; see `data.timestamp_unit` and `data.timestamp_format` for its forms. Needed by splits by time."""
+    split: Column | None = None
+    """A label: train, val (also valid, validation, dev) or test. Needed by the split strategy `column`."""
+    event: Column | None = added(None)
+    """The type of event, such as view or purchase; see `data.events`."""
 
 
 class ItemColumns(Section):
-    """What the columns of the items file are called."""
+    """The columns of the items file, by name or by number (from 1)."""
 
-    item: str = "item_id"
+    item: Column = "item_id"
     """The item's id."""
-    title: str | None = "title"
+    title: Column | None = "title"
     """The item's title; an item without one is called by its id."""
-    description: str | None = None
+    description: Column | None = None
     """A longer text."""
-    attributes: tuple[str, ...] | None = None
-    """The columns that become attributes; null means every column that is not named above."""
+    attributes: tuple[Column, ...] | None = None
+    """The columns that become attributes. null means every column that is not named above, except row numbers, URLs
+    and nested structures."""
+    move_articles: bool = added(False)
+    """Puts a trailing article back in front: "Matrix, The (1999)" becomes "The Matrix (1999)"."""
 
 
 class UserColumns(Section):
-    """What the columns of the users file are called."""
+    """The columns of the users file, by name or by number (from 1)."""
 
-    user: str = "user_id"
+    user: Column = "user_id"
     """The user's id."""
-    attributes: tuple[str, ...] | None = None
-    """The columns that become attributes; null means every column but the id."""
+    attributes: tuple[Column, ...] | None = None
+    """The columns that become attributes. null means every column but the id, except row numbers, URLs and nested
+    structures."""
 
 
 class DataConfig(Section):
@@ -51,40 +113,96 @@ class DataConfig(Section):
     Paths stay out of the key: the SHA-256 of each source file is in it instead.
     """
 
-    source: Literal["movielens-100k", "csv", "tsv", "parquet", "recbole"] = "movielens-100k"
-    """The layout of the source. MovieLens-100K is fetched if it is not there, and needs no column mapping."""
+    source: str = Field(default="movielens-100k", json_schema_extra={"enum": list(SOURCES)})
+    """The layout of the files (csv, tsv, json, parquet, recbole, lightgcn), or a public data set by name, whose files
+    are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it is not there."""
     folder: Path = not_hashed(Path("data/raw/ml-100k"))
-    """Only for movielens-100k: the folder of its files, either GroupLens's own or RecBole's copy."""
-    interactions: Path | None = not_hashed(None)
-    """The interactions file; needed by every source but movielens-100k."""
-    items: Path | None = not_hashed(None)
-    """The items file. Without one every item is called by its id."""
-    users: Path | None = not_hashed(None)
-    """The users file."""
-    encoding: Literal["utf-8", "latin-1", "cp1252"] = "utf-8"
-    """The encoding of CSV, TSV and RecBole files."""
+    """Only for a public data set by name: the folder of its files."""
+    interactions: Files | None = not_hashed(None)
+    """The interactions: a file, folder, glob, URL, a list of them, or one for each of train, val and test. Needed by
+    every source that is not a public data set by name."""
+    items: Files | None = not_hashed(None)
+    """The items file or files. Without them every item is called by its id."""
+    users: Files | None = not_hashed(None)
+    """The users file or files."""
+    encoding: str = "utf-8"
+    """The encoding of text files; a byte order mark in a file overrides it."""
+    interaction_format: FileFormat = added(FileFormat())
+    """How the interactions file is written."""
+    item_format: FileFormat = added(FileFormat())
+    """How the items file is written."""
+    user_format: FileFormat = added(FileFormat())
+    """How the users file is written."""
     interaction_columns: InteractionColumns = Field(default_factory=InteractionColumns)
     item_columns: ItemColumns = Field(default_factory=ItemColumns)
     user_columns: UserColumns = Field(default_factory=UserColumns)
+    merge_ids: tuple[Literal["case", "zeros", "spaces"], ...] | None = added(None)
+    """Ids that differ only so are one id: upper and lower case, leading zeros, runs of spaces. null means that they
+    are kept apart and told, and refused where they concern more than `max_bad_share` of the rows; [] keeps them apart.
+    Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers never make two ids."""
+    timestamp_unit: TimeUnit | None = added(None)
+    """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
+    null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
+    timestamp_format: str | None = added(None)
+    """The form of timestamps as text, such as "%d.%m.%Y %H:%M" (strftime). null means one of the usual forms."""
     min_rating: float | None = 4.0
-    """Ratings below it are no sign of liking and are left out; null keeps all. Without ratings it does nothing."""
+    """Ratings below it are no sign of liking and are left out; null keeps all. The default is applied only to ratings
+    that look like 1 to 5; for others it must be set. Without ratings it does nothing."""
+    dislike_below: float | None = added(None)
+    """Ratings below it are dislikes: they are kept apart (`dislikes.parquet`) instead of being left out."""
+    events: dict[str, float] | None = added(None)
+    """The event types to read and the weight of each, such as {view: 1, purchase: 5}; other types are left out. A
+    weight below 0 is a dislike. null reads every row alike."""
+    repeats: Literal["once", "sum"] = added("once")
+    """Several events of one user with one item: `once` takes the largest weight, `sum` adds their weights."""
+    half_life_days: float | None = added(None, gt=0)
+    """The age at which an interaction counts half, measured from the newest one; null means that age does not count."""
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
-    """Ingest refuses interactions of which more than this share is malformed, rather than dropping them."""
+    """Ingest refuses interactions of which more than this share would be lost, whatever the cause. Ratings below
+    `min_rating`, repeated pairs and event types that are not read are no loss."""
+    max_unpacked_gb: float = not_hashed(100.0, gt=0)
+    """A compressed file that unpacks to more is refused."""
+
+    @field_validator("source")
+    @classmethod
+    def _is_a_source(cls, source: str) -> str:
+        if source not in SOURCES:
+            raise ValueError(f"there is no such source; known: {', '.join(SOURCES)}")
+        return source
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        return _known_encoding(encoding)
 
     @model_validator(mode="after")
     def _has_interactions(self) -> Self:
-        if self.source != "movielens-100k" and self.interactions is None:
+        if SOURCES[self.source] is None and self.interactions is None:
             raise ValueError(f"source {self.source!r} needs `interactions`, the path of the interactions file")
+        if (
+            self.half_life_days is not None
+            and self.interaction_columns.timestamp is None
+            and SOURCES[self.source] is None
+        ):
+            raise ValueError("half_life_days needs interaction_columns.timestamp")
+        if self.events is not None and self.interaction_columns.event is None and SOURCES[self.source] is None:
+            raise ValueError("events needs interaction_columns.event, the column of the event types")
         return self
 
 
 class SplitConfig(Section):
-    """How interactions are divided into train, val and test, user by user."""
+    """How interactions are divided into train, val and test."""
 
-    strategy: Literal["temporal", "random", "column"] = "temporal"
-    """temporal: each user's latest interactions are test. random: drawn by `seed`. column: the source's own labels."""
+    strategy: Literal["temporal", "random", "column", "global-time", "leave-one-out"] = "temporal"
+    """temporal: each user's latest interactions are test. random: each user's, drawn by `seed`. column: the source's
+    own labels, or its own files for train, val and test. global-time: one point in time for all users. leave-one-out:
+    each user's last interaction is test and the one before it val, drawn where there are no timestamps."""
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """The shares of train, val and test; not used by `column`."""
+    """The shares of train, val and test; not used by `column` and `leave-one-out`."""
+    gap_days: float = added(0.0, ge=0)
+    """Only for global-time: interactions within so many days before val and before test are left out."""
+    val_share: float = added(0.0, ge=0, lt=1)
+    """Only for column: the share of each user's train interactions that becomes val, for sources without one."""
     k_core: int = Field(default=5, ge=0, le=1_000_000)
     """Users and items with fewer interactions are left out, until none are left; 0 keeps all. Not used by `column`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -92,7 +210,7 @@ class SplitConfig(Section):
 
     @model_validator(mode="after")
     def _ratios_are_shares(self) -> Self:
-        needed = self.ratios[:1] if self.strategy == "column" else self.ratios
+        needed = self.ratios[:1] if self.strategy in ("column", "leave-one-out") else self.ratios
         if min(self.ratios) < 0 or min(needed) == 0 or abs(sum(self.ratios) - 1) > 1e-6:
             raise ValueError(f"ratios {self.ratios} must be shares that sum to 1, none of them 0")
         return self
@@ -103,3 +221,14 @@ class GraphConfig(Section):
 
     weighting: Literal["symmetric", "none"] = "symmetric"
     """symmetric: 1 / sqrt(degree of the user x degree of the item). none: 1."""
+    event_weights: Literal["ignore", "linear", "log"] = added("ignore")
+    """Whether the weights of interactions (`data.events`, `data.half_life_days`) count: not at all, as they are, or as
+    log(1 + weight). A degree is then the sum of the weights."""
+
+
+def _known_encoding(encoding: str) -> str:
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"there is no encoding {encoding!r}") from error
+    return encoding

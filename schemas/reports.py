@@ -17,6 +17,14 @@ class StageReport(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class Loss(BaseModel):
+    """Rows that one cause has cost."""
+
+    rows: int
+    example: str
+    """A value of such a row, in words."""
+
+
 class IngestReport(StageReport):
     """How the raw data became clean tables."""
 
@@ -30,6 +38,12 @@ class IngestReport(StageReport):
     """Interactions per user-item pair."""
     items_file: dict[str, int] = {}
     users_file: dict[str, int] = {}
+    lost: dict[str, Loss] = {}
+    """The causes of `left_out` that are faults of the data, all under the limit `data.max_bad_share`."""
+    notes: tuple[str, ...] = ()
+    """What was seen in the data and how it was read."""
+    doubts: tuple[str, ...] = ()
+    """What may be wrong with the data or the recipe, and the setting that settles it."""
 
 
 class SplitReport(StageReport):

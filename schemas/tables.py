@@ -37,6 +37,15 @@ INTERACTIONS = TableSchema(
     },
     nullable=(c.RATING, c.TIMESTAMP, c.SPLIT),
 )
+INTERACTION_EXTRAS = TableSchema(  # each only where the source has it and the recipe asks for it
+    {
+        c.NANOSECOND: pl.Int32(),  # within the second of `timestamp`
+        c.WEIGHT: pl.Float32(),  # of the event's type, its age and its repeats
+    }
+)
+DISLIKES = TableSchema(
+    {c.USER: pl.String(), c.ITEM: pl.String(), c.TIMESTAMP: pl.Int64()}, nullable=(c.TIMESTAMP,)
+)
 ITEMS = TableSchema(
     {c.ITEM: pl.String(), c.TITLE: pl.String(), c.DESCRIPTION: pl.String(), c.ATTRIBUTES: _ATTRIBUTES},
     nullable=(c.TITLE, c.DESCRIPTION, c.ATTRIBUTES),
@@ -52,6 +61,8 @@ SPLIT_PART = TableSchema(
     },
     nullable=(c.RATING, c.TIMESTAMP),
 )
+SPLIT_EXTRAS = TableSchema({c.WEIGHT: pl.Float32()})  # only where interactions have it
+DISLIKED_PAIRS = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
 USER_VOCABULARY = TableSchema({c.USER_INDEX: pl.Int32(), c.USER: pl.String()})
 ITEM_VOCABULARY = TableSchema({c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()})
 
@@ -75,6 +86,12 @@ USER_PROFILES = TableSchema(
 EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()})
 
 SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
+
+
+def with_extras(schema: TableSchema, extras: TableSchema, present: Collection[str]) -> TableSchema:
+    """`schema` with those columns of `extras` that are `present`."""
+    found = {name: dtype for name, dtype in extras.items() if name in present}
+    return TableSchema(schema | found, schema.nullable) if found else schema
 
 
 def released_users(width: int) -> TableSchema:

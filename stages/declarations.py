@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from darec.artifacts import files
-from darec.artifacts.keys import file_sha256
-from darec.dataset.sources import source_files
+from darec.dataset.sources import fingerprint
 from darec.text.identity import model_identity, prompt_hash
 from darec.text.models import identity
 from schemas.recipe import Recipe
@@ -30,10 +29,6 @@ from stages.contract import Effect, Stage
 # ---------------------------------------------------------------- ingest: raw files become clean tables
 
 
-def _sources(recipe: Recipe) -> Mapping[str, Any]:
-    return {"sources": {role: file_sha256(path) for role, path in source_files(recipe.data).items()}}
-
-
 INGEST = Stage(
     name="ingest",
     version=1,
@@ -43,7 +38,7 @@ INGEST = Stage(
     reads=lambda recipe: (),
     writes=(files.INTERACTIONS, files.ITEMS, files.USERS),
     config=lambda recipe: {"data": recipe.data},
-    fingerprint=_sources,
+    fingerprint=lambda recipe: fingerprint(recipe.data),
 )
 
 # ---------------------------------------------------------------- split: train, val and test; ids become numbers

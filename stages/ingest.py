@@ -1,6 +1,6 @@
 """ingest: the raw files become clean tables of interactions, items and users."""
 
-from darec.artifacts.files import INTERACTIONS, ITEMS, USERS
+from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
 from schemas.reports import IngestReport
@@ -10,9 +10,11 @@ from stages.contract import Outcome, StageContext
 def run(context: StageContext) -> Outcome[IngestReport]:
     """Reads and cleans the raw data."""
     config = context.recipe.data
-    data = clean(read_source(config), config)
+    data = clean(read_source(config, context.work / "unpacked"), config)
 
     context.write(INTERACTIONS, data.interactions)
     context.write(ITEMS, data.items)
     context.write(USERS, data.users)
+    if data.dislikes is not None:
+        context.write(DISLIKES, data.dislikes)
     return Outcome(data.interactions.height, IngestReport.model_validate(data.report))

@@ -101,7 +101,7 @@ def grown(folder: Path, new: Sequence[tuple[str, str]]) -> None:
     """Adds interactions to the data: (user, item), all of the last day; an unknown item joins the catalogue."""
     old = pl.read_csv(folder / "interactions.csv")
     users, items = zip(*new, strict=True)
-    rows = pl.DataFrame({"user_id": users, "item_id": items, "rating": 5, "timestamp": 1_800_000_000, "split": "train"})
+    rows = pl.DataFrame({"user_id": users, "item_id": items, "rating": 5, "timestamp": 1_705_000_000, "split": "train"})
     pl.concat([old, rows.cast(dict(old.schema))]).write_csv(folder / "interactions.csv")
     catalogue = pl.read_csv(folder / "items.csv")
     unknown = sorted(set(items) - set(catalogue["item_id"]))

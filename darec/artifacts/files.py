@@ -27,7 +27,8 @@ class File(Generic[Content]):
 
 
 # ingest: the raw files, cleaned
-INTERACTIONS = File("ingest", "interactions.parquet", Table("INTERACTIONS"))
+INTERACTIONS = File("ingest", "interactions.parquet", Table("INTERACTIONS", "INTERACTION_EXTRAS"))
+DISLIKES = File("ingest", "dislikes.parquet", Table("DISLIKES"))  # only if the recipe names dislikes
 ITEMS = File("ingest", "items.parquet", Table("ITEMS"))
 USERS = File("ingest", "users.parquet", Table("USERS"))
 

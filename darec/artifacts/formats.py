@@ -44,6 +44,8 @@ class Table:
     """A Parquet table that is checked against a schema of `schemas.tables` when it is written and when it is read."""
 
     schema_name: str
+    extras_name: str = ""
+    """The schema of columns that a table of this kind may have or lack."""
 
     @property
     def schema(self) -> "TableSchema":
@@ -52,17 +54,24 @@ class Table:
 
         return getattr(schemas.tables, self.schema_name)
 
+    @property
+    def extras(self) -> "TableSchema":
+        """The columns that may be there."""
+        import schemas.tables
+
+        return getattr(schemas.tables, self.extras_name) if self.extras_name else schemas.tables.TableSchema({})
+
     def read(self, path: Path) -> "pl.DataFrame":
         """The table."""
         from darec.artifacts.tables import read_table
 
-        return read_table(path, self.schema)
+        return read_table(path, self.schema, self.extras)
 
     def write(self, content: "pl.DataFrame", path: Path) -> None:
         """Writes the table as Parquet."""
         from darec.artifacts.tables import write_table
 
-        write_table(content, path, self.schema)
+        write_table(content, path, self.schema, self.extras)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from pathlib import Path
 import polars as pl
 
 from darec.common.errors import DarecError
-from schemas.tables import TableSchema
+from schemas.tables import TableSchema, with_extras
+
+NO_EXTRAS = TableSchema({})
 
 
 def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFrame:
@@ -26,13 +28,14 @@ def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFram
     return table.select(list(schema))
 
 
-def write_table(table: pl.DataFrame, path: Path, schema: TableSchema) -> None:
-    """Writes `table` as Parquet (zstd); equal tables give equal bytes."""
-    conform(table, schema, str(path)).write_parquet(path, compression="zstd", statistics=True)
+def write_table(table: pl.DataFrame, path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> None:
+    """Writes `table` as Parquet (zstd), with those columns of `extras` that it has; equal tables give equal bytes."""
+    conformed = conform(table, with_extras(schema, extras, table.columns), str(path))
+    conformed.write_parquet(path, compression="zstd", statistics=True)
 
 
-def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
-    """Reads a Parquet table that `write_table` wrote.
+def read_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> pl.DataFrame:
+    """Reads a Parquet table that `write_table` wrote, with those columns of `extras` that it has.
 
     Raises:
         DarecError: the file is missing, cut short, or not of the schema.
@@ -46,4 +49,4 @@ def read_table(path: Path, schema: TableSchema) -> pl.DataFrame:
         raise DarecError(
             f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), hint=hint
         ) from error
-    return conform(table, schema, str(path))
+    return conform(table, with_extras(schema, extras, table.columns), str(path))

@@ -1,4 +1,4 @@
-"""Raw tables made clean: every problem is counted, repaired by leaving the row out, or refused."""
+"""Raw tables made clean: ids, times and ratings judged, every lost row counted, one row a pair."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,149 +6,101 @@ from typing import Any
 import polars as pl
 
 from darec.common.errors import UserError
-from darec.dataset.raw import RawTable, reading
+from darec.dataset import times
+from darec.dataset.ids import as_id, tidied
+from darec.dataset.log import Log, read_log
+from darec.dataset.losses import count_losses, nothing_left, refuse_twins
+from darec.dataset.preferences import one_of_each_pair, threshold_of, unread_columns, verdicts, weighted
+from darec.dataset.raw import RawTable
 from darec.dataset.readers import RawData
-from darec.dataset.typed import as_id, as_rating, as_seconds
+from darec.dataset.sources import resolve
 from schemas import columns as c
 from schemas.data import DataConfig
-from schemas.tables import INTERACTIONS, ITEMS, PARTS, USERS, TableSchema
-
-_PROBLEMS = {  # of one row, most telling first -> the column at fault, and what the user can do
-    "empty_user": (c.USER, "fill the user ids, or correct data.interaction_columns.user"),
-    "empty_item": (c.ITEM, "fill the item ids, or correct data.interaction_columns.item"),
-    "not_a_number": (c.RATING, "ratings must be numbers: correct data.interaction_columns.rating, or set it to null"),
-    "not_finite": (c.RATING, "fix the NaN and infinite ratings, or set data.interaction_columns.rating to null"),
-    "not_a_time": (c.TIMESTAMP, "write seconds since 1970 or ISO 8601, or correct data.interaction_columns.timestamp"),
-    "before_1970": (c.TIMESTAMP, "fix the negative timestamps, or correct data.interaction_columns.timestamp"),
-    "unknown_split": (c.SPLIT, "use the labels train, val and test, or correct data.interaction_columns.split"),
-    "unknown_item": (c.ITEM, "use the same ids in both files: correct data.items or data.item_columns.item"),
-    "below_min_rating": (c.RATING, "lower data.min_rating, or set it to null"),
-    "duplicate": (c.ITEM, "give more rows"),
-}
-_NOT_MALFORMED = {"unknown_item", "below_min_rating", "duplicate"}
-_CATALOGUE_ID = "catalogue_id"
+from schemas.tables import DISLIKES, INTERACTION_EXTRAS, INTERACTIONS, ITEMS, USERS, TableSchema
 
 
 @dataclass(frozen=True)
 class CleanData:
-    """The three tables of `schemas.tables`, each sorted by id, and the counts of what it took to get there."""
+    """The tables of `schemas.tables`, each sorted by id, and the counts of what it took to get there."""
 
     interactions: pl.DataFrame
+    """Columns of `INTERACTIONS`, and of `INTERACTION_EXTRAS` where the recipe asks for them."""
     items: pl.DataFrame
     users: pl.DataFrame
     report: dict[str, Any]
+    """`lost`: for each cause of lost rows their number and an example; `notes`: what was seen; `doubts`: what may be
+    wrong; and counts."""
+    dislikes: pl.DataFrame | None = None
+    """The pairs that are dislikes; None if the recipe names none."""
 
 
 def clean(raw: RawData, config: DataConfig) -> CleanData:
     """Cleans all three tables. Users and items of the interactions are always in theirs, with what is known of them.
 
     Raises:
-        UserError: something cannot be fixed (two different rows of one item, unknown split labels, a column of a
-            wrong type), more than `max_bad_share` of the interactions is malformed, or none is left.
+        UserError: something cannot be fixed (two different rows of one item, unknown split labels, a column of a wrong
+            type, a threshold that does not fit the ratings), more than `max_bad_share` of the interactions would be
+            lost, or none is left.
     """
+    config = resolve(config)
     items, items_report = clean_entities(raw.items, c.ITEM, ITEMS)
     users, users_report = clean_entities(raw.users, c.USER, USERS)
-    interactions, left_out = clean_interactions(raw.interactions, items if raw.items else None, config)
+    interactions, dislikes, told = clean_interactions(raw.interactions, items[c.ITEM] if raw.items else None, config)
     n_users, n_items = (interactions[column].n_unique() for column in (c.USER, c.ITEM))
+    doubts = [doubt for table in (raw.interactions, raw.items, raw.users) if table for doubt in table.doubts]
     report = {
-        "rows_in": interactions.height + sum(left_out.values()),
+        "rows_in": told["rows_in"],
         "rows_out": interactions.height,
-        "left_out": left_out,
+        "left_out": told["left_out"],
         "users": n_users,
         "items": n_items,
         "density": interactions.height / (n_users * n_items),
         "items_file": items_report,
         "users_file": users_report,
+        "lost": told["lost"],
+        "notes": told["notes"],
+        "doubts": [*told["doubts"], *doubts],
     }
     items = _with_missing(items, interactions, c.ITEM, ITEMS).with_columns(_title())
-    return CleanData(interactions, items, _with_missing(users, interactions, c.USER, USERS), report)
+    users = _with_missing(users, interactions, c.USER, USERS)
+    return CleanData(interactions, items, users, report, dislikes)
 
 
 def clean_interactions(
-    raw: RawTable, items: pl.DataFrame | None, config: DataConfig
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Interactions of the schema, one a (user, item) pair, sorted by both; and how many rows each problem cost.
+    raw: RawTable, catalogue: pl.Series | None, config: DataConfig
+) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, Any]]:
+    """Interactions of the schema, one a (user, item) pair, sorted by both; the dislikes; and what there is to tell.
 
-    Of several rows of a pair the train one wins, then the latest, then the best rated. The threshold comes after:
-    a user's last word counts. Items outside `items`, if given, are unknown.
+    Of several rows of a pair the train one wins, then the latest, then the best rated. The threshold comes after: a
+    user's last word counts. Items outside `catalogue`, if given, are unknown.
     """
-    values = _values(raw)
-    rows = raw.rows
-    if items is not None:
-        catalogue = items.lazy().select(pl.col(c.ITEM).alias(_CATALOGUE_ID))
-        rows = rows.join(catalogue, left_on=values[c.ITEM], right_on=_CATALOGUE_ID, how="left", coalesce=False)
-    flagged = rows.with_columns(problem=_problem(values, raw, items is not None))
-    with reading(raw.path):
-        counted, kept = pl.collect_all(
-            [flagged.group_by("problem").len(), flagged.filter(pl.col("problem").is_null()).select(**values)],
-            engine="streaming",
-        )
-    counts = dict.fromkeys(_PROBLEMS, 0) | dict(counted.drop_nulls("problem").iter_rows())
-    _refuse_malformed(raw, flagged, counts, kept.height + sum(counts.values()), config.max_bad_share)
-    unique = _one_of_each_pair(kept)
-    liked = unique.filter((pl.col(c.RATING) >= _threshold(config)) | pl.col(c.RATING).is_null())
-    counts |= {"duplicate": kept.height - unique.height, "below_min_rating": unique.height - liked.height}
+    log = read_log(raw, catalogue, config)
+    lost = count_losses(raw, log, config)
+    doubts = [*log.doubts, *refuse_twins(raw, log, config), *unread_columns(raw, config)]
+    kept = log.rows.filter(pl.col("problem") == 0).drop("problem")
+    threshold, doubtful = threshold_of(raw, kept["rating"], config)
+
+    pairs = one_of_each_pair(weighted(kept, config), len(log.items.ids), config)
+    is_liked, is_disliked = verdicts(pairs, threshold, config)
+    liked = pairs.filter(is_liked)
+    disliked = None if is_disliked is None else pairs.filter(is_disliked)
+    left_out = log.left_out | {cause: found["rows"] for cause, found in lost.items()}
+    left_out["duplicate"] = kept.height - pairs.height
+    left_out["disliked"] = 0 if disliked is None else disliked.height
+    left_out["below_min_rating"] = pairs.height - liked.height - left_out["disliked"]
     if liked.is_empty():
-        raise _nothing_left(raw, counts)
-    return liked, counts
+        raise nothing_left(raw, left_out)
 
-
-def _values(raw: RawTable) -> dict[str, pl.Expr]:
-    """Each column of the schema, converted; columns that the source lacks are null."""
-    values = {name: pl.lit(None, dtype) for name, dtype in INTERACTIONS.items()}
-    convert = {c.USER: as_id, c.ITEM: as_id, c.SPLIT: as_id, c.RATING: as_rating, c.TIMESTAMP: as_seconds}
-    return values | {name: convert[name](raw, name) for name in values if name in raw.names}
-
-
-def _problem(values: dict[str, pl.Expr], raw: RawTable, with_catalogue: bool) -> pl.Expr:
-    """The name of a row's first problem, or null."""
-    tests = {
-        "empty_user": values[c.USER].fill_null("") == "",
-        "empty_item": values[c.ITEM].fill_null("") == "",
-        "not_a_number": values[c.RATING].is_null(),
-        "not_finite": ~values[c.RATING].is_finite(),
-        "not_a_time": values[c.TIMESTAMP].is_null(),
-        "before_1970": values[c.TIMESTAMP] < 0,
-        "unknown_split": ~values[c.SPLIT].is_in(PARTS).fill_null(False),
+    notes = [*log.notes, f"from {times.span(liked['time'])}"] if c.TIMESTAMP in raw.names else log.notes
+    told = {
+        "rows_in": log.rows.height + log.left_out["other_event"],
+        "left_out": left_out,
+        "lost": lost,
+        "notes": notes,
+        "doubts": [*doubts, *doubtful],
     }
-    asked = {name: test for name, test in tests.items() if _PROBLEMS[name][0] in raw.names}
-    if with_catalogue:
-        asked["unknown_item"] = pl.col(_CATALOGUE_ID).is_null()
-    return pl.coalesce(pl.when(test).then(pl.lit(name)) for name, test in asked.items())
-
-
-def _threshold(config: DataConfig) -> pl.Expr:
-    return pl.lit(float("-inf") if config.min_rating is None else config.min_rating, pl.Float32)
-
-
-def _one_of_each_pair(rows: pl.DataFrame) -> pl.DataFrame:
-    keys = {c.USER: False, c.ITEM: False, "later_part": False, c.TIMESTAMP: True, c.RATING: True, c.SPLIT: False}
-    ordered = rows.with_columns(later_part=pl.col(c.SPLIT) != PARTS[0]).sort(
-        list(keys), descending=list(keys.values()), nulls_last=True
-    )
-    first = pl.any_horizontal(pl.col(name).ne_missing(pl.col(name).shift()) for name in (c.USER, c.ITEM))
-    return ordered.filter(first).select(list(INTERACTIONS))
-
-
-def _refuse_malformed(raw: RawTable, flagged: pl.LazyFrame, counts: dict[str, int], total: int, allowed: float) -> None:
-    """Raises UserError if the file has no rows, too many malformed ones, or any unknown split label."""
-    if total == 0:
-        raise UserError("the interactions file has no rows", where=str(raw.path), hint="give a file with rows")
-    malformed = {name: count for name, count in counts.items() if name not in _NOT_MALFORMED}
-    worst = "unknown_split" if counts["unknown_split"] else max(malformed, key=lambda name: malformed[name])
-    if sum(malformed.values()) <= allowed * total and worst != "unknown_split":
-        return
-    column, hint = _PROBLEMS[worst]
-    example = raw.collect(flagged.filter(pl.col("problem") == worst).select(column).head(1)).item()
-    listed = ", ".join(f"{name} {count:,}" for name, count in malformed.items() if count)
-    what = f"{sum(malformed.values()):,} of {total:,} rows are malformed ({listed}), such as {str(example)[:40]!r}"
-    raise UserError(what, where=raw.place(column), hint=hint)
-
-
-def _nothing_left(raw: RawTable, counts: dict[str, int]) -> UserError:
-    column, hint = _PROBLEMS[max(counts, key=lambda name: counts[name])]
-    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    return UserError(f"no interaction is left after cleaning ({listed})", where=raw.place(column), hint=hint)
+    dislikes = None if disliked is None else _with_ids(disliked, log).select(list(DISLIKES))
+    return _as_interactions(liked, log), dislikes, told
 
 
 def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -164,7 +116,7 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
         raise UserError(
             "the file has no rows", where=str(raw.path), hint="give rows, or leave the file out of the recipe"
         )
-    named = rows.filter(pl.col(key).fill_null("") != "")
+    named = rows.with_columns(tidied(rows[key], raw.form.null_values).alias(key)).filter(pl.col(key).is_not_null())
     distinct = named.unique(maintain_order=True)
     twice = distinct.filter(pl.col(key).is_duplicated())[key]
     if len(twice):
@@ -176,6 +128,27 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
         "duplicate": named.height - distinct.height,
     }
     return distinct.select(list(schema)).sort(key), counts
+
+
+def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
+    """Pairs with their ids, times in seconds and what is left of them in nanoseconds."""
+    return pairs.select(
+        log.users.ids.gather(pairs["user"]).alias(c.USER),
+        log.items.ids.gather(pairs["item"]).alias(c.ITEM),
+        pl.col("rating").alias(c.RATING),
+        (pl.col("time") // times.SECOND).alias(c.TIMESTAMP),
+        pl.col("split").cast(pl.String).alias(c.SPLIT),
+        (pl.col("time") % times.SECOND).cast(pl.Int32).alias(c.NANOSECOND),
+        *([pl.col("weight").alias(c.WEIGHT)] if "weight" in pairs.columns else []),
+    )
+
+
+def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
+    """The table of the schema, with the extra columns that say something."""
+    table = _with_ids(pairs, log)
+    if not (table[c.NANOSECOND] != 0).any():
+        table = table.drop(c.NANOSECOND)
+    return table.select([*INTERACTIONS, *(name for name in INTERACTION_EXTRAS if name in table.columns)])
 
 
 def _with_missing(table: pl.DataFrame, interactions: pl.DataFrame, key: str, schema: TableSchema) -> pl.DataFrame:

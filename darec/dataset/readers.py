@@ -1,23 +1,26 @@
-"""One small adapter for each layout of source data, all giving the same three raw tables."""
+"""From the recipe's section `data` to three raw tables, whatever the layout of the files."""
 
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from darec.dataset import movielens
-from darec.dataset.raw import (
-    RawTable,
-    as_text,
-    attribute_list,
-    require_columns,
-    scan_atomic,
-    scan_delimited,
-    scan_parquet,
-)
-from darec.dataset.sources import source_files
+from darec.common.errors import UserError
+from darec.dataset.describe import as_text, attribute_list, mojibake, readable, worth_showing
+from darec.dataset.files import SourceFile
+from darec.dataset.formats import completed, open_files
+from darec.dataset.movielens import moved_articles
+from darec.dataset.raw import MORE_FIELDS, RawTable, first_long_line, named_columns
+from darec.dataset.sources import resolve, source_files
+from darec.dataset.unpack import Scratch
 from schemas import columns as c
-from schemas.data import DataConfig, ItemColumns, UserColumns
+from schemas.data import Column, DataConfig, FileFormat
+
+_SAMPLE = 2_000
 
 
 @dataclass(frozen=True)
@@ -27,78 +30,158 @@ class RawData:
     interactions: RawTable
     items: RawTable | None
     users: RawTable | None
+    scratch: Path | None = None
+    """A temporary folder of unpacked copies, removed with this object."""
+
+    def __post_init__(self) -> None:
+        if self.scratch is not None:
+            weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
 
 
-def read_source(config: DataConfig) -> RawData:
+def read_source(config: DataConfig, scratch: Path | None = None) -> RawData:
     """Opens the source named by `config`; rows are read when the tables are cleaned.
 
+    Args:
+        config: the section `data` of a recipe.
+        scratch: a folder for unpacked copies of compressed files; None makes a temporary one.
+
     Raises:
-        UserError: a file is missing or damaged, or lacks a mapped column.
+        UserError: a file is missing or damaged, looks otherwise than `config` says, or lacks a mapped column.
     """
-    paths = source_files(config)
-    if config.source == "movielens-100k":
-        return RawData(*movielens.read(paths))
+    config = resolve(config)
+    files = source_files(config)
+    temporary = None if scratch else Path(tempfile.mkdtemp(prefix="darec-"))
+    room = Scratch(temporary or scratch or Path(), int(config.max_unpacked_gb * 1e9))
     return RawData(
-        interactions=_interactions(paths["interactions"], config),
-        items=_items(paths["items"], config) if "items" in paths else None,
-        users=_users(paths["users"], config) if "users" in paths else None,
+        interactions=_interactions(files["interactions"], config, room),
+        items=_items(files["items"], config, room) if "items" in files else None,
+        users=_users(files["users"], config, room) if "users" in files else None,
+        scratch=temporary,
     )
 
 
-def _open(path: Path, config: DataConfig) -> pl.LazyFrame:
-    match config.source:
-        case "csv":
-            return scan_delimited(path, ",", config.encoding)
-        case "tsv":
-            return scan_delimited(path, "\t", config.encoding)
-        case "recbole":
-            return scan_atomic(path, config.encoding)
-        case _:
-            return scan_parquet(path)
-
-
-def _interactions(path: Path, config: DataConfig) -> RawTable:
-    rows, columns = _open(path, config), config.interaction_columns
-    fields = {"user": c.USER, "item": c.ITEM, "rating": c.RATING, "timestamp": c.TIMESTAMP, "split": c.SPLIT}
+def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
+    form, columns, path = _form(config, "interaction"), config.interaction_columns, files[0].path
+    rows = open_files(files, form, scratch)
+    fields = {
+        "user": c.USER,
+        "item": c.ITEM,
+        "rating": c.RATING,
+        "timestamp": c.TIMESTAMP,
+        "split": c.SPLIT,
+        "event": c.EVENT,
+    }
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
-    require_columns(rows, mapped, path, "interaction_columns")
-    names = {fields[field]: name for field, name in mapped.items()}
-    return RawTable(rows.select(pl.col(name).alias(column) for column, name in names.items()), path, names)
+    names = {fields[field]: name for field, name in named_columns(rows, mapped, path, form, "interaction").items()}
+    if files[0].part is not None:
+        names[c.SPLIT] = c.SPLIT
+    present = rows.collect_schema().names()
+    extra = [MORE_FIELDS] if MORE_FIELDS in present else []
+    rows = rows.select(*(pl.col(name).alias(column) for column, name in names.items()), *extra)
+    if form.item_separator is not None:
+        rows, names = _one_item_a_row(rows, names, form)
+    unread = tuple(name for name in present if name not in names.values() and name != MORE_FIELDS)
+    return RawTable(rows, path, names, form, unread)
 
 
-def _items(path: Path, config: DataConfig) -> RawTable:
-    rows, columns = _open(path, config), config.item_columns
+def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat) -> tuple[pl.LazyFrame, dict[str, str]]:
+    """Rows that hold several items in one field, divided; what follows an item is its rating."""
+    assert form.item_separator is not None
+    items = pl.col(c.ITEM).cast(pl.String).str.strip_chars().str.split(form.item_separator)
+    rows = (
+        rows.with_columns(items.alias(c.ITEM))
+        .explode(c.ITEM)
+        .filter(pl.col(c.ITEM).is_not_null() & (pl.col(c.ITEM) != ""))
+    )
+    if form.item_rating_separator is None:
+        return rows, names
+    pattern = f"^(.*){_escaped(form.item_rating_separator)}([^{_escaped(form.item_rating_separator)}]*)$"
+    item, rating = pl.col(c.ITEM).str.extract(pattern, 1), pl.col(c.ITEM).str.extract(pattern, 2)
+    return rows.with_columns(pl.coalesce(item, c.ITEM).alias(c.ITEM), rating.alias(c.RATING)), names | {
+        c.RATING: names[c.ITEM]
+    }
+
+
+def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
+    form, columns, path = _form(config, "item"), config.item_columns, files[0].path
+    rows = _whole_rows(open_files(files, form, scratch), path, form)
     fields = {"item": c.ITEM, "title": c.TITLE, "description": c.DESCRIPTION}
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
-    require_columns(rows, mapped, path, "item_columns")
-    names = {fields[field]: name for field, name in mapped.items()}
-    attributes = _attribute_columns(rows, columns, set(names.values()), path, "item_columns")
-    nothing = pl.lit(None, pl.String)
-    title, description = (
-        (as_text(rows, names[field]) if field in names else nothing).alias(field) for field in (c.TITLE, c.DESCRIPTION)
-    )
-    return RawTable(
-        rows.select(pl.col(columns.item).alias(c.ITEM), title, description, attribute_list(rows, attributes)),
-        path,
-        names,
-    )
+    names = {fields[field]: name for field, name in named_columns(rows, mapped, path, form, "item").items()}
+    attributes = _attributes(rows, columns.attributes, set(names.values()), path, form, "item")
+    title, description = (_text(rows, names, column, form) for column in (c.TITLE, c.DESCRIPTION))
+    if columns.move_articles:
+        title = moved_articles(title)
+    texts = [name for name in (*names.values(), *attributes) if name != names[c.ITEM]]
+    doubts = _strange_letters(rows, texts, path, form)
+    chosen = (pl.col(names[c.ITEM]).alias(c.ITEM), title.alias(c.TITLE), description.alias(c.DESCRIPTION))
+    described = rows.select(*chosen, attribute_list(rows, attributes, form.null_values))
+    unread = tuple(name for name in rows.collect_schema().names() if name not in {*names.values(), *attributes})
+    return RawTable(described, path, names, form, unread, doubts)
 
 
-def _users(path: Path, config: DataConfig) -> RawTable:
-    rows, columns = _open(path, config), config.user_columns
-    require_columns(rows, {"user": columns.user}, path, "user_columns")
-    attributes = _attribute_columns(rows, columns, {columns.user}, path, "user_columns")
-    return RawTable(
-        rows.select(pl.col(columns.user).alias(c.USER), attribute_list(rows, attributes)), path, {c.USER: columns.user}
-    )
+def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
+    form, columns, path = _form(config, "user"), config.user_columns, files[0].path
+    rows = _whole_rows(open_files(files, form, scratch), path, form)
+    user = named_columns(rows, {"user": columns.user}, path, form, "user")["user"]
+    attributes = _attributes(rows, columns.attributes, {user}, path, form, "user")
+    described = rows.select(pl.col(user).alias(c.USER), attribute_list(rows, attributes, form.null_values))
+    return RawTable(described, path, {c.USER: user}, form, doubts=_strange_letters(rows, attributes, path, form))
 
 
-def _attribute_columns(
-    rows: pl.LazyFrame, columns: ItemColumns | UserColumns, taken: set[str], path: Path, section: str
+def _form(config: DataConfig, role: str) -> FileFormat:
+    return completed(getattr(config, f"{role}_format"), config.source, config.encoding)
+
+
+def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat) -> pl.LazyFrame:
+    """The rows of a table of text, in which no row may have more fields than there are columns."""
+    names = rows.collect_schema().names()
+    if MORE_FIELDS not in names:
+        return rows
+    long = rows.filter(pl.col(MORE_FIELDS).fill_null("") != "").select(MORE_FIELDS).head(1)
+    if RawTable(rows, path, {}, form).collect(long).height:
+        line = first_long_line(path, form.separator or ",", len(names) - 1)
+        where = f"line {line}" if line else "a line"
+        what = f"{where} has more fields than the header"
+        raise UserError(what, where=str(path), hint="quote fields that hold the separator")
+    return rows.drop(MORE_FIELDS)
+
+
+def _attributes(
+    rows: pl.LazyFrame, given: tuple[Column, ...] | None, taken: set[str], path: Path, form: FileFormat, role: str
 ) -> list[str]:
-    """The columns that become attributes: those that are named, or else all that are not `taken`."""
-    if columns.attributes is None:
-        return [name for name in rows.collect_schema().names() if name not in taken]
-    for name in columns.attributes:
-        require_columns(rows, {"attributes": name}, path, section)
-    return list(columns.attributes)
+    """The columns that become attributes: those that are named, or else those not taken that are worth showing."""
+    if given is None:
+        return worth_showing(rows, [name for name in rows.collect_schema().names() if name not in taken])
+    mapped: Mapping[str, Column] = {f"attributes.{number}": name for number, name in enumerate(given)}
+    return list(named_columns(rows, mapped, path, form, role).values())
+
+
+def _text(rows: pl.LazyFrame, names: Mapping[str, str], column: str, form: FileFormat) -> pl.Expr:
+    if column not in names:
+        return pl.lit(None, pl.String)
+    return readable(as_text(rows, names[column], form.null_values))
+
+
+def _strange_letters(rows: pl.LazyFrame, columns: list[str], path: Path, form: FileFormat) -> tuple[str, ...]:
+    """Doubts about text that was UTF-8 and has been read as something else.
+
+    Raises:
+        UserError: the recipe's encoding is to blame.
+    """
+    if not columns:
+        return ()
+    sample = RawTable(rows, path, {}, form).collect(
+        rows.select(as_text(rows, name).alias(name) for name in columns).head(_SAMPLE)
+    )
+    found = next((found for name in columns if (found := mojibake(sample[name].to_list()))), None)
+    if found is None:
+        return ()
+    what = f"{found[0][:60]!r} should be {found[1][:60]!r}: UTF-8 text was read as another encoding"
+    if form.format != "parquet" and form.encoding not in (None, "utf-8"):
+        raise UserError(what, where=str(path), hint="set encoding: utf-8 for this file")
+    return (f"{what} when the file was written [{path}]",)
+
+
+def _escaped(separator: str) -> str:
+    return "".join(f"\\{character}" if not character.isalnum() else character for character in separator)

@@ -1,50 +1,120 @@
-"""Which files a data set is made of: all that a plan needs to know of raw data, so no table library is loaded here."""
+"""What `data.source` stands for: all that a plan needs to know of raw data, so no table library is loaded here."""
 
+import hashlib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from darec.common.errors import UserError
+import yaml
+from pydantic import ValidationError
+
+from darec.artifacts.keys import digest, file_sha256
+from darec.common.errors import DarecError, UserError
+from darec.dataset.files import SourceFile, expand
 from schemas.data import DataConfig
+from schemas.sources import SOURCES
 
-ORIGINAL = {"interactions": "u.data", "items": "u.item", "users": "u.user"}
-ATOMIC = {"interactions": "ml-100k.inter", "items": "ml-100k.item", "users": "ml-100k.user"}
+ROLES = ("interactions", "items", "users")
+_KEYED_BY_FILES_ALONE = ("movielens-100k",)  # its layout was part of the code of version 0.1
 
 
-def source_files(config: DataConfig) -> dict[str, Path]:
+def resolve(config: DataConfig) -> DataConfig:
+    """The configuration with a public data set replaced by its description: its files, their formats and columns.
+
+    What `config` sets itself stands. A configuration of plain files is returned as it is.
+
+    Raises:
+        UserError: the folder holds none of the layouts that the data set is published in.
+    """
+    if SOURCES[config.source] is None:
+        return config
+    description = _description(config.source)
+    is_default = config.folder == DataConfig.model_fields["folder"].default
+    folder = Path(description["folder"]) if is_default else config.folder
+    layout = _layout_in(folder, config.source, description)
+    own = config.model_dump(exclude_defaults=True, exclude={"source", "folder"})
+    if "min_rating" in config.model_fields_set:
+        own["min_rating"] = config.min_rating
+    try:
+        return DataConfig.model_validate(_merged(layout, own))
+    except ValidationError as error:
+        raise DarecError(f"the description of {config.source} is not valid: {error}", where=config.source) from error
+
+
+def source_files(config: DataConfig) -> dict[str, list[SourceFile]]:
     """The source's files by role (interactions, items, users); roles that are not given are left out.
 
     Raises:
-        UserError: a file is missing, is a folder, or cannot be opened.
+        UserError: a file is missing, is no regular file, or cannot be opened.
     """
-    if config.source == "movielens-100k":
-        paths = movielens_files(config.folder)
-    else:
-        given = {"interactions": config.interactions, "items": config.items, "users": config.users}
-        paths = {role: path for role, path in given.items() if path is not None}
-    return {role: check_file(path, role) for role, path in paths.items()}
+    config = resolve(config)
+    places = {role: getattr(config, role) for role in ROLES}
+    return {role: expand(place, role) for role, place in places.items() if place is not None}
+
+
+def fingerprint(config: DataConfig) -> dict[str, Any]:
+    """What of the source is in the key of ingest: the content of each file, and the description of a data set.
+
+    Neither paths nor the order of files count; the values of partitions and the parts of a split do.
+    """
+    found: dict[str, Any] = {"sources": {role: _content(files) for role, files in source_files(config).items()}}
+    path = SOURCES[config.source]
+    if path is not None and config.source not in _KEYED_BY_FILES_ALONE:
+        found["description"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 def movielens_files(folder: Path) -> dict[str, Path]:
     """MovieLens-100K's files by role, of the layout that `folder` holds. Raises UserError if it holds neither whole."""
-    for layout in (ORIGINAL, ATOMIC):
-        paths = {role: folder / name for role, name in layout.items()}
-        if all(path.is_file() for path in paths.values()):
-            return paths
-    wanted = " or ".join(", ".join(layout.values()) for layout in (ORIGINAL, ATOMIC))
-    raise UserError(f"MovieLens-100K ({wanted}) is not there", where=str(folder), hint="run `darec data fetch ml-100k`")
+    files = source_files(DataConfig(source="movielens-100k", folder=folder))
+    return {role: files[role][0].path for role in ROLES}
 
 
-def check_file(path: Path, role: str) -> Path:
-    """`path`, if it is a readable file. Raises UserError otherwise."""
-    if path.is_dir():
-        raise UserError("this is a folder, not a file", where=str(path), hint=f"name the {role} file itself")
-    try:
-        path.open("rb").close()
-    except FileNotFoundError as error:
-        raise UserError(f"the {role} file does not exist", where=str(path), hint=f"correct data.{role}") from error
-    except OSError as error:
-        raise UserError(
-            f"the {role} file cannot be opened ({error.strerror})",
-            where=str(path),
-            hint="make it readable for this user",
-        ) from error
-    return path
+def _content(files: list[SourceFile]) -> str:
+    if len(files) == 1 and files[0] == SourceFile(files[0].path):
+        return file_sha256(files[0].path)
+    return digest(sorted([file_sha256(file.path), file.part or "", list(file.partition)] for file in files))
+
+
+@cache
+def _description(name: str) -> dict[str, Any]:
+    path = SOURCES[name]
+    assert path is not None
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _layout_in(folder: Path, name: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The first layout whose files are in `folder`, their names replaced by paths."""
+    optional = description.get("optional", ())
+    for layout in description["layouts"]:
+        found = {role: _find(folder, layout[role]) for role in ROLES if role in layout}
+        if all(found[role] is not None or role in optional for role in found):
+            return {key: value for key, value in (layout | found).items() if value is not None}
+    wanted = " or ".join(
+        ", ".join(_listed(layout[role]) for role in ROLES if role in layout and role not in optional)
+        for layout in description["layouts"]
+    )
+    raise UserError(f"{name} ({wanted}) is not there", where=str(folder), hint=description["get"])
+
+
+def _find(folder: Path, names: str | Mapping[str, str]) -> Any:
+    """The paths that a name or glob in a description means, as `DataConfig` takes them; None if there are none."""
+    if isinstance(names, Mapping):
+        found = {part: _find(folder, name) for part, name in names.items()}
+        return None if None in found.values() else found
+    paths = tuple(str(path) for path in sorted(folder.glob(names)) if path.is_file())
+    return paths or None
+
+
+def _listed(names: str | Mapping[str, str]) -> str:
+    return ", ".join(names.values()) if isinstance(names, Mapping) else names
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, section by section."""
+    both = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            both[key] = _merged(below[key], above[key])
+    return both

@@ -42,9 +42,7 @@ def split_interactions(interactions: pl.DataFrame, config: SplitConfig) -> Split
     numbered = interactions.select(
         pl.col(c.USER).cast(pl.Enum(users)).to_physical().cast(pl.Int32).alias(c.USER_INDEX),
         pl.col(c.ITEM).cast(pl.Enum(items)).to_physical().cast(pl.Int32).alias(c.ITEM_INDEX),
-        c.RATING,
-        c.TIMESTAMP,
-        c.SPLIT,
+        *(name for name in interactions.columns if name not in (c.USER, c.ITEM)),
     )
     k = 0 if config.strategy == "column" else config.k_core
     core, rounds = k_core(numbered, k)
@@ -53,7 +51,7 @@ def split_interactions(interactions: pl.DataFrame, config: SplitConfig) -> Split
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
     labelled = core if config.strategy == "column" else _labelled(core, users, items, config)
-    ordered = labelled.sort(c.USER_INDEX, c.TIMESTAMP, c.ITEM_INDEX)
+    ordered = labelled.sort(c.USER_INDEX, *_time(labelled), c.ITEM_INDEX)
     parts = {part: ordered.filter(pl.col(c.SPLIT) == part).select(list(SPLIT_PART)) for part in PARTS}
     _check_parts(parts, config)
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
@@ -90,7 +88,7 @@ def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: Sp
     seed = np.uint64(config.seed)
     user_hash, item_hash = mix(hash_ids(users) ^ mix(np.array([seed]))), hash_ids(items)
     draw = mix(user_hash[rows[c.USER_INDEX].to_numpy()] + item_hash[rows[c.ITEM_INDEX].to_numpy()])
-    time = [c.TIMESTAMP] if config.strategy == "temporal" else []
+    time = _time(rows) if config.strategy == "temporal" else []
     ordered = rows.with_columns(pl.Series("draw", draw)).sort(c.USER_INDEX, *time, "draw", c.ITEM_INDEX)
     count = pl.len().over(c.USER_INDEX).cast(pl.Int64)
     left = count - pl.int_range(pl.len()).over(c.USER_INDEX)  # rows of the user from this one on
@@ -104,6 +102,11 @@ def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: Sp
         .otherwise(pl.lit("train"))
     )
     return ordered.with_columns(label.alias(c.SPLIT))
+
+
+def _time(rows: pl.DataFrame) -> list[str]:
+    """The columns that order rows in time, at the resolution of the source."""
+    return [name for name in (c.TIMESTAMP, c.NANOSECOND) if name in rows.columns]
 
 
 def _share(count: pl.Expr, ratio: float, spare: pl.Expr) -> pl.Expr:

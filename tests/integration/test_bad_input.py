@@ -17,6 +17,7 @@ from tests.data import write_checkerboard
 from tests.stores import flip_a_bit
 
 LOG = "interactions.csv"
+TIME = 1_700_000_000
 RATED = "data.interaction_columns.rating=rating"
 Edit = Callable[[Path], object]
 
@@ -62,7 +63,7 @@ TEXT = ("train.alignment=[{name: darec}]",)
 CASES = [
     # the files
     Case("missing file", lambda f: (f / LOG).unlink(), ("interactions file does not exist", LOG)),
-    Case("folder for a file", leave, ("folder, not a file",), overrides=("data.interactions=.",)),
+    Case("folder for a file", leave, ("folder, not a file", "several kinds"), overrides=("data.interactions=.",)),
     Case("missing items file", lambda f: (f / "items.csv").unlink(), ("items file does not exist",)),
     Case("empty file", write(LOG, ""), (LOG,)),
     Case("header only", rows(), ("no rows", LOG)),
@@ -76,12 +77,12 @@ CASES = [
     Case("text for timestamps", replace(LOG, "17", "xx"), ("timestamp",)),
     Case("text for ratings", replace(LOG, ",4,", ",good,"), ("rating",), overrides=(RATED,)),
     # the rows
-    Case("one user", rows("u1,i001,5,1,", "u1,i002,5,2,", "u1,i003,5,3,"), ("user",)),
-    Case("one item", rows("u1,i1,5,1,", "u2,i1,5,2,", "u3,i1,5,3,"), ("item",)),
-    Case("single interactions", rows(*(f"u{n},i{n},5,{n}," for n in range(9))), ("interaction",)),
-    Case("all ids empty", rows(",,5,1,", ",,5,2,"), ("empty",)),
-    Case("all ratings NaN", rows("u1,i1,NaN,1,", "u2,i2,NaN,2,"), ("rating",), overrides=(RATED,)),
-    Case("infinite ratings", rows("u1,i1,inf,1,", "u2,i2,inf,2,"), ("rating",), overrides=(RATED,)),
+    Case("one user", rows(*(f"u1,i00{n},5,{TIME + n}," for n in range(3))), ("user",)),
+    Case("one item", rows(*(f"u{n},i001,5,{TIME + n}," for n in range(3))), ("item",)),
+    Case("single interactions", rows(*(f"u{n},i00{n},5,{TIME + n}," for n in range(9))), ("interaction",)),
+    Case("all ids empty", rows(f",,5,{TIME},", f",,5,{TIME},"), ("empty",)),
+    Case("all ratings NaN", rows(f"u1,i001,NaN,{TIME},", f"u2,i002,NaN,{TIME},"), ("rating",), overrides=(RATED,)),
+    Case("infinite ratings", rows(f"u1,i001,inf,{TIME},", f"u2,i002,inf,{TIME},"), ("rating",), overrides=(RATED,)),
     Case("negative timestamps", rows("u1,i1,5,-1,", "u2,i2,5,-2,"), ("timestamp",)),
     Case("duplicate item ids", lambda f: _append(f / "items.csv", "i000,Again,x,1999,Drama\n"), ("i000", "items")),
     Case("items unknown to the items file", write("items.csv", "item_id,title\nzzz,Other\n"), ("item",)),

@@ -12,11 +12,12 @@ from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
+from darec.dataset.sources import source_files
 from darec.dataset.split import Split, split_interactions
 from schemas.data import DataConfig, InteractionColumns, ItemColumns, SplitConfig
 
 HEAD = "user_id,item_id,rating,timestamp\n"
-GOOD = HEAD + "".join(f"u{user},i{item},5,{user + item}\n" for user in range(4) for item in range(4))
+GOOD = HEAD + "".join(f"u{user},i{item},5,{1_500_000_000 + user + item}\n" for user in range(4) for item in range(4))
 LABELS = "user_id,item_id,split\na,x,train\na,y,val\nb,x,train\nb,z,test\n"
 ITEMS = "item_id,title\n" + "".join(f"i{item},Title {item}\n" for item in range(4))
 COLUMNS = {"rating": "rating", "timestamp": "timestamp"}
@@ -85,13 +86,13 @@ CASES = [
          files={"i.csv": ITEMS}, data={"items": "i.csv", "item_columns": ItemColumns(title="tittle")}),
     Case("wrong attribute column", "no column 'year'", "i.csv", "data.item_columns.attributes",
          files={"i.csv": ITEMS}, data={"items": "i.csv", "item_columns": ItemColumns(attributes=("year",))}),
-    Case("text in rating", "16 of 16 rows are malformed (not_a_number 16), such as 'five'", "x.csv, column 'rating'",
+    Case("text in rating", "16 of 16 rows would be lost (not_a_number 16), such as 'five'", "x.csv, column 'rating'",
          "data.interaction_columns.rating", files={"x.csv": GOOD.replace(",5,", ",five,")}),
     Case("NaN ratings", "(not_finite 16), such as 'NaN'", "x.csv, column 'rating'", "NaN and infinite",
          files={"x.csv": GOOD.replace(",5,", ",NaN,")}),
     Case("infinite ratings", "(not_finite 16), such as 'inf'", "x.csv, column 'rating'", "NaN and infinite",
          files={"x.csv": GOOD.replace(",5,", ",inf,")}),
-    Case("negative timestamps", "(before_1970 16), such as '-7'", "x.csv, column 'timestamp'", "negative timestamps",
+    Case("negative timestamps", "(implausible_time 16), such as '-7'", "x.csv, column 'timestamp'", "1990 and tomorrow",
          files={"x.csv": HEAD + "u,i,5,-7\n" * 16}),
     Case("text in timestamp", "(not_a_time 1), such as 'noon'", "x.csv, column 'timestamp'", "ISO 8601",
          files={"x.csv": HEAD + "u,i,5,noon\n"}),
@@ -101,18 +102,20 @@ CASES = [
          files={"x.csv": HEAD + "u,,5,1\n"}),
     Case("threshold removes everything", "no interaction is left after cleaning (below_min_rating 16)",
          "x.csv, column 'rating'", "data.min_rating", data={"min_rating": 6.0}),
-    Case("no item is known", "no interaction is left after cleaning (unknown_item 16)", "x.csv, column 'item_id'",
+    Case("no item is known", "16 of 16 rows would be lost (unknown_item 16), such as 'i0'", "x.csv, column 'item_id'",
          "data.items", **with_items("item_id,title\n7,Other\n")),
     Case("duplicate item ids", "1 ids have rows that contradict each other, such as 'i0'", "i.csv, column 'item_id'",
          "one row an id", **with_items(ITEMS + "i0,Another\n")),
     Case("items file without rows", "the file has no rows", "i.csv", "leave the file out",
          **with_items("item_id,title\n")),
-    Case("ragged CSV", "line 3 has more fields than the header", "x.csv", "quote fields",
-         files={"x.csv": HEAD + "u,i,5,1\nu,j,5,1,oops\n"}),
+    Case("ragged CSV", "1 of 2 rows would be lost (more_fields 1), such as 'oops'", "x.csv", "quote fields",
+         files={"x.csv": HEAD + "u,i,5,1500000000\nu,j,5,1500000000,oops\n"}),
+    Case("ragged items", "line 3 has more fields than the header", "i.csv", "quote fields",
+         **with_items("item_id,title\ni0,A\ni1,A title, not quoted\n")),
     Case("bad encoding", "line 2 is not in the expected encoding", "i.csv", "data.encoding",
          **with_items("item_id,title\ni0,Café\n".encode("latin-1"))),
-    Case("UTF-16", "no column 'user_id'", "x.csv", "data.interaction_columns.user",
-         files={"x.csv": GOOD.encode("utf-16")}),
+    Case("UTF-16 without a byte order mark", "this text is UTF-16", "x.csv", "set encoding: utf-16-le",
+         files={"x.csv": GOOD.encode("utf-16-le")}),
     Case("truncated Parquet", "no Parquet file, or it is cut short", "x.parquet", "write the file again",
          **as_parquet(parquet(TABLE, -30))),
     Case("not a Parquet file", "no Parquet file", "x.parquet", "data.source", **as_parquet(GOOD.encode())),
@@ -131,11 +134,11 @@ CASES = [
     Case("temporal without timestamps", "needs timestamps", "split.strategy", "data.interaction_columns.timestamp",
          columns={"rating": "rating"}),
     Case("one user", "1 users and 3 items are left; at least two", "interactions", "more data",
-         files={"x.csv": HEAD + "u,a,5,1\nu,b,5,2\nu,c,5,3\n"}),
+         files={"x.csv": HEAD + "u,a,5,1500000001\nu,b,5,1500000002\nu,c,5,1500000003\n"}),
     Case("one item", "3 users and 1 items are left; at least two", "interactions", "more data",
-         files={"x.csv": HEAD + "a,i,5,1\nb,i,5,2\nc,i,5,3\n"}),
+         files={"x.csv": HEAD + "a,i,5,1500000001\nb,i,5,1500000002\nc,i,5,1500000003\n"}),
     Case("only users with one interaction", "no interaction is left for val", "split.ratios", "three interactions",
-         files={"x.csv": HEAD + "a,i,5,1\nb,j,5,2\nc,i,5,3\n"}),
+         files={"x.csv": HEAD + "a,i,5,1500000001\nb,j,5,1500000002\nc,i,5,1500000003\n"}),
     Case("k-core removes everything", "0 users and 0 items are left with at least 9 interactions each", "split.k_core",
          "lower split.k_core", split={"k_core": 9}),
     Case("MovieLens is not there", "u.data, u.item, u.user or ml-100k.inter", "nowhere", "darec data fetch ml-100k",
@@ -156,14 +159,14 @@ def test_bad_data_gets_one_clear_line(tmp_path, case):
 
 
 def test_a_file_without_permission(tmp_path, monkeypatch):
+    (tmp_path / "x.csv").write_text(GOOD)
+
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    case = Case("", "", "", "")
     with pytest.raises(UserError, match=r"cannot be opened \(Permission denied\).*x.csv.*make it readable"):
-        monkeypatch.setattr(Path, "write_bytes", lambda path, content: None)
-        run(tmp_path, case)
+        source_files(DataConfig(source="csv", interactions=tmp_path / "x.csv"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,9 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         ("split.strategy=chronological", "split.strategy"),
         ("split.k_core=-1", "split.k_core"),
         ("data.source=csv", "needs `interactions`"),
-        ("data.source=json", "data.source"),
+        ("data.source=jsn", "data.source.*known: csv, tsv, json"),
+        ("data.encoding=latin-x", "no encoding 'latin-x'"),
+        ("data.interaction_format={separater: ;}", "did you mean 'separator'"),
         ("data.minrating=3", "did you mean 'min_rating'"),
         ("data.min_rating=.nan", "data.min_rating"),
         ("graph.weighting=symetric", "graph.weighting"),
@@ -186,6 +191,7 @@ def test_bad_configuration_is_refused_before_any_file_is_read(override, named):
 
 
 GOOD_CASES = {
+    "UTF-16 with a byte order mark": {"files": {"x.csv": GOOD.encode("utf-16")}},
     "a BOM": {"files": {"x.csv": "\ufeff" + GOOD}},
     "CRLF line ends": {"files": {"x.csv": GOOD.replace("\n", "\r\n")}},
     "duplicates": {"files": {"x.csv": GOOD + GOOD.removeprefix(HEAD)}},

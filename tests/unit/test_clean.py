@@ -21,40 +21,57 @@ def run(folder: Path, text: str, items: str | None = None, **options) -> CleanDa
     if items is not None:
         (folder / "i.csv").write_text(items)
         options["items"] = folder / "i.csv"
-    options = {"interaction_columns": ALL, "max_bad_share": 1.0} | options
+    options = {"interaction_columns": ALL, "max_bad_share": 1.0, "timestamp_unit": "order"} | options
     config = DataConfig(source="csv", interactions=folder / "x.csv", **options)
     return clean(read_source(config), config)
 
 
 def test_each_problem_is_counted_once_and_its_rows_left_out(tmp_path):
     text = """user_id,item_id,rating,timestamp
-u1,i1,5,10
- ,i1,five,10
-u1,,5,10
-u1,i2,good,10
-u1,i2,,10
-u1,i2,NaN,10
-u1,i2,-inf,10
+u1,i1,5,1500000000
+ ,i1,five,1500000000
+u1,NULL,5,1500000000
+1E+16,i1,5,1500000000
+u1,i2,good,1500000000
+u1,i2,,1500000000
+u1,i2,NaN,1500000000
+u1,i2,-inf,1500000000
 u1,i2,5,yesterday
 u1,i2,5,-1
-u1,i9,5,10
-u2,i2,3,10
+u1,i2,5,15143222
+u1,i1,5,1500000000,more
+u1,i9,5,1500000000
+u2,i2,3,1500000000
+
 """
-    data = run(tmp_path, text, items="item_id,title\ni1,One\ni2,Two\n")
-    assert data.report["left_out"] == {
+    items = "item_id,title\ni1,One\ni2,Two\n"
+    data = run(tmp_path, text, items=items, timestamp_unit=None)
+    assert {cause: rows for cause, rows in data.report["left_out"].items() if rows} == {
+        "blank": 1,
+        "more_fields": 1,
         "empty_user": 1,
         "empty_item": 1,
+        "mangled_user": 1,
         "not_a_number": 2,
         "not_finite": 2,
         "not_a_time": 1,
-        "before_1970": 1,
-        "unknown_split": 0,
+        "implausible_time": 2,
         "unknown_item": 1,
         "below_min_rating": 1,
-        "duplicate": 0,
     }
-    assert data.interactions.rows() == [("u1", "i1", 5.0, 10, None)]
-    assert (data.report["rows_in"], data.report["rows_out"]) == (11, 1)
+    assert data.report["lost"] == {
+        "more_fields": {"rows": 1, "example": "'more'"},
+        "empty_user": {"rows": 1, "example": "' '"},
+        "empty_item": {"rows": 1, "example": "'NULL'"},
+        "mangled_user": {"rows": 1, "example": "'1E+16'"},
+        "not_a_number": {"rows": 2, "example": "'five'"},
+        "not_finite": {"rows": 2, "example": "'NaN'"},
+        "not_a_time": {"rows": 1, "example": "'yesterday'"},
+        "implausible_time": {"rows": 2, "example": "'-1'"},
+        "unknown_item": {"rows": 1, "example": "'i9'"},
+    }
+    assert data.interactions.rows() == [("u1", "i1", 5.0, 1500000000, None)]
+    assert (data.report["rows_in"], data.report["rows_out"]) == (14, 1)
     assert data.items["item_id"].to_list() == ["i1", "i2"], "items nobody liked stay in the catalogue"
 
 
@@ -83,7 +100,7 @@ def test_few_malformed_rows_are_left_out_and_many_refused(tmp_path):
     good = "".join(f"u{i},a,5,1\n" for i in range(9))
     text = f"user_id,item_id,rating,timestamp\n{good}u,a,x,1\n"
     assert run(tmp_path, text, max_bad_share=0.1).report["left_out"]["not_a_number"] == 1
-    with pytest.raises(UserError, match="1 of 10 rows are malformed .not_a_number 1., such as 'x'"):
+    with pytest.raises(UserError, match="1 of 10 rows would be lost .not_a_number 1., such as 'x'"):
         run(tmp_path, text, max_bad_share=0.09)
 
 

@@ -1,0 +1,124 @@
+"""Text for the LLM from the columns of a file: which columns are worth showing, and their values made readable."""
+
+import html
+import re
+from collections.abc import Sequence
+from html.entities import name2codepoint
+
+import polars as pl
+
+from schemas import columns as c
+from schemas.tables import ITEMS
+
+SAMPLE_ROWS = 10_000
+_INDEX_NAMES = re.compile(r"(Unnamed: \d+|__index_level_\d+__|index|level_\d+|)$")
+_URL = r"^(https?|ftp)://|^www\."
+_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
+_ESCAPES = r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # titles that paint a terminal
+_ENTITIES = {f"&{name};": html.unescape(f"&{name};") for name in [*name2codepoint, "apos"]} | {
+    f"&#{code:0{width}d};": chr(code) for code in range(32, 256) for width in (1, 3)
+}
+_MOJIBAKE = re.compile(r"[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|Ð[\u0080-\u00bf]|ï»¿")
+
+
+def as_text(rows: pl.LazyFrame, column: str, null_values: Sequence[str] = ()) -> pl.Expr:
+    """A column of any type as trimmed text, words for missing values as null.
+
+    The values of a list are joined by commas, also where the list is text: `a|b`, or `["a", "b"]`.
+    """
+    kind, values = rows.collect_schema()[column], pl.col(column)
+    if isinstance(kind, pl.List | pl.Array):
+        inner = kind.inner
+        plain = not (isinstance(inner, pl.DataType) and inner.is_nested())
+        text = values.cast(pl.List(pl.String)).list.join(", ", ignore_nulls=True) if plain else _as_json(values, column)
+    elif isinstance(kind, pl.Struct):
+        text = values.struct.json_encode()
+    elif kind == pl.Binary:
+        text = values.cast(pl.String, strict=False)
+    else:
+        text = values.cast(pl.String)
+    text = text.str.strip_chars()
+    return text if not null_values else pl.when(~text.str.to_lowercase().is_in(_words(null_values))).then(text)
+
+
+def readable(text: pl.Expr) -> pl.Expr:
+    """Text without control characters, with HTML's entities resolved."""
+    return text.str.replace_all(_ESCAPES, "").str.replace_all(_CONTROL, "").str.replace_many(_ENTITIES)
+
+
+def joined_lists(text: pl.Expr) -> pl.Expr:
+    """The values of lists in text, `a|b` or `['a', "b"]`, joined by commas."""
+    is_list = text.str.contains(r"""^\[\s*(["'].*["']|[\d\s.,-]*)\s*\]$""")
+    inner = text.str.strip_chars("[]").str.replace_all(r"""["']\s*,\s*["']""", ", ").str.strip_chars("\"' ")
+    is_bars = text.str.contains(r"^[^|]+(\|[^|]+)+$")
+    bars = text.str.replace_all(r"\s*\|\s*", ", ")
+    return pl.when(is_list).then(inner).when(is_bars).then(bars).otherwise(text)
+
+
+def attribute_list(rows: pl.LazyFrame, columns: Sequence[str], null_values: Sequence[str] = ()) -> pl.Expr:
+    """The attributes of each row: a list of (name, value), in the order of `columns`, without missing values."""
+    if not columns:
+        return pl.lit([], ITEMS[c.ATTRIBUTES]).alias(c.ATTRIBUTES)
+    values = {name: joined_lists(readable(as_text(rows, name, null_values))) for name in columns}
+    pairs = [pl.struct(pl.lit(name).alias("name"), value.alias("value")) for name, value in values.items()]
+    filled = pl.element().struct.field("value").str.len_bytes() > 0
+    return pl.concat_list(pairs).list.filter(filled).alias(c.ATTRIBUTES)
+
+
+def worth_showing(rows: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
+    """Those of `columns` that may tell an LLM something: no row numbers, URLs, nested structures or bytes.
+
+    Judged by the names, the types, and the first 10,000 rows.
+    """
+    schema = rows.collect_schema()
+    plain = [name for name in columns if not _is_nested(schema[name]) and schema[name] != pl.Binary]
+    if not plain:
+        return []
+    sample = rows.select(plain).head(SAMPLE_ROWS).collect()
+    return [name for name in plain if not _tells_nothing(sample[name], name)]
+
+
+def mojibake(texts: Sequence[str | None]) -> tuple[str, str] | None:
+    """The first text that was UTF-8 and has been read as another encoding, and what it was; None if there is none."""
+    for text in texts:
+        if text and _MOJIBAKE.search(text):
+            for encoding in ("cp1252", "latin-1"):
+                try:
+                    return text, text.encode(encoding).decode("utf-8")
+                except UnicodeError:
+                    continue
+    return None
+
+
+def _words(null_values: Sequence[str]) -> list[str]:
+    return [word.lower() for word in null_values]
+
+
+def _as_json(values: pl.Expr, column: str) -> pl.Expr:
+    return pl.struct(values.alias(column)).struct.json_encode()
+
+
+def _is_nested(kind: pl.DataType) -> bool:
+    if isinstance(kind, pl.List | pl.Array):
+        return isinstance(kind.inner, pl.DataType) and kind.inner.is_nested()
+    return isinstance(kind, pl.Struct)
+
+
+def _tells_nothing(values: pl.Series, name: str) -> bool:
+    values = values.drop_nulls()
+    if isinstance(values.dtype, pl.List | pl.Array):
+        values = values.explode().drop_nulls()
+    if values.is_empty():
+        return False
+    if _INDEX_NAMES.match(name) and _counts_up(values):
+        return True
+    if values.dtype != pl.String:
+        return False
+    is_url, is_object = values.str.contains(_URL), values.str.contains(r"^\s*(\{|\[\s*[{\[])")
+    return max(int(is_url.sum()), int(is_object.sum())) > 0.5 * len(values)
+
+
+def _counts_up(values: pl.Series) -> bool:
+    numbers = values.cast(pl.Int64, strict=False)
+    steps = numbers.diff().drop_nulls()
+    return numbers.null_count() == 0 and bool((steps > 0).all())

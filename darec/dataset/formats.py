@@ -1,0 +1,305 @@
+"""Opening files lazily, each layout by one function: `@opens("csv")`. Every text column stays text."""
+
+import ast
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from darec.common.errors import UserError
+from darec.dataset.files import SourceFile
+from darec.dataset.look import WHITESPACE, header_lines, stray_quotes
+from darec.dataset.raw import MORE_FIELDS, reading
+from darec.dataset.unpack import Scratch, head_of, plain_text
+from schemas import columns as c
+from schemas.data import FileFormat
+
+_PLAIN = {
+    "csv": FileFormat(separator=",", header=True),
+    "tsv": FileFormat(separator="\t", header=True),
+    "recbole": FileFormat(separator="\t", header=True, quote="none"),
+    "lightgcn": FileFormat(separator=WHITESPACE, header=False),
+}
+_JSON_SAMPLE = 10_000  # rows that are searched for fields
+_LARGEST_OBJECT = 2**28  # characters
+
+Opener = Callable[[Path, FileFormat, Scratch], pl.LazyFrame]
+_OPENERS: dict[str, Opener] = {}
+
+
+def opens(name: str) -> Callable[[Opener], Opener]:
+    """Registers the function that opens files of the format `name` (`schemas.sources.FormatName`)."""
+
+    def register(opener: Opener) -> Opener:
+        _OPENERS[name] = opener
+        return opener
+
+    return register
+
+
+def completed(given: FileFormat, source: str, encoding: str) -> FileFormat:
+    """`given` with what it leaves open filled in from the source's layout and the encoding of all files."""
+    name = given.format or source
+    plain = _PLAIN.get(name, FileFormat())
+    missing = {field for field in ("separator", "header", "quote") if getattr(given, field) is None}
+    filled = {field: getattr(plain, field) for field in missing}
+    if given.names is not None and given.header is None:
+        filled["header"] = False
+    return given.model_copy(update={**filled, "format": name, "encoding": given.encoding or encoding})
+
+
+def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """All rows of the files, with the columns that stand in the names of folders; the part of the split as `split`.
+
+    Raises:
+        UserError: a file is damaged, is of another layout, or its columns have no place in those of the others.
+    """
+    frames = [_with_constants(open_file(file.path, form, scratch), file) for file in files]
+    if len(frames) == 1:
+        return frames[0]
+    with reading(files[0].path):
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        rows.collect_schema()
+    return rows
+
+
+def open_file(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """The rows of one file of a completed format."""
+    assert form.format is not None
+    return _OPENERS[form.format](path, form, scratch)
+
+
+def _with_constants(rows: pl.LazyFrame, file: SourceFile) -> pl.LazyFrame:
+    constants = [pl.lit(value, pl.String).alias(name) for name, value in file.partition]
+    if file.part is not None:
+        constants.append(pl.lit(file.part).alias(c.SPLIT))
+    return rows.with_columns(constants) if constants else rows
+
+
+@opens("csv")
+@opens("tsv")
+def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """Lines of fields. What a row has beyond the columns is in the column `MORE_FIELDS`, null where that is nothing."""
+    names, form, skip = _columns(path, form)
+    text = _text(path, form, scratch)
+    assert form.separator is not None
+    if len(form.separator) > 1:
+        return _split_lines(text, path, form, names, skip)
+    quote = None if form.quote == "none" else (form.quote or '"')
+    with reading(path, form.separator):
+        return pl.scan_csv(
+            text,
+            separator=form.separator,
+            quote_char=quote,
+            has_header=False,
+            skip_lines=skip,
+            comment_prefix=form.comment,
+            schema=dict.fromkeys([*names, MORE_FIELDS], pl.String),
+            missing_columns="insert",
+            extra_columns="ignore",
+            raise_if_empty=False,
+            glob=False,
+        )
+
+
+@opens("recbole")
+def _recbole(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """A RecBole atomic file: its header fields are `name:type`; the types are dropped.
+
+    A sequence `item_id_list` beside `item_id` is the history before that item: it becomes rows of its own.
+    """
+    rows = _delimited(path, form, scratch)
+    typed = rows.collect_schema().names()
+    names = {name: name.rpartition(":")[0] or name for name in typed}
+    rows = rows.rename(names)
+    lists = {name: name.removesuffix("_list") for name in names.values() if name.endswith("_list")}
+    joint = {name: last for name, last in lists.items() if last in names.values()}
+    if not joint:
+        return rows
+    whole = [pl.concat_str(name, last, separator=" ", ignore_nulls=True).str.split(" ") for name, last in joint.items()]
+    rows = rows.with_columns(values.alias(last) for values, last in zip(whole, joint.values(), strict=True))
+    return rows.drop(list(joint)).explode(list(joint.values()))
+
+
+@opens("lightgcn")
+def _lightgcn(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """LightGCN's files: a line is a user and the items of that user, separated by blanks."""
+    text = _text(path, form, scratch)
+    with reading(path):
+        lines = pl.scan_lines(text, glob=False).select(pl.col("line").str.extract_all(r"\S+"))
+    pairs = lines.select(pl.col("line").list.first().alias(c.USER), pl.col("line").list.slice(1).alias(c.ITEM))
+    return pairs.explode(c.ITEM).filter(pl.col(c.ITEM).is_not_null())
+
+
+@opens("json")
+def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """JSON lines, a JSON array of objects, or lines of Python dictionaries (Amazon's metadata of 2014), as text.
+
+    Numbers and booleans become text, lists and objects the text of their JSON.
+    """
+    text = _text(path, form, scratch)
+    if not _is_strict_lines(text):
+        text = _as_json_lines(text, path, scratch)
+    with text.open(encoding="utf-8") as stream:
+        sample = list(itertools.islice((line for line in stream if line.strip()), _JSON_SAMPLE))
+    try:
+        fields = list(dict.fromkeys(itertools.chain.from_iterable(json.loads(line) for line in sample)))
+    except (ValueError, TypeError) as error:
+        raise _no_json(path, str(error)) from error
+    with reading(path):
+        return pl.scan_ndjson(text, schema=dict.fromkeys(fields, pl.String))
+
+
+@opens("parquet")
+def _parquet(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    head = head_of(path, "none", 8)
+    if not head.data.startswith(b"PAR1"):
+        what = "this is no Parquet file, or it is cut short or damaged"
+        raise UserError(what, where=str(path), hint="write the file again, or correct data.source")
+    with reading(path):
+        rows = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+        rows.collect_schema()
+    return rows
+
+
+def _text(path: Path, form: FileFormat, scratch: Scratch) -> Path:
+    assert form.encoding is not None
+    return plain_text(path, form.encoding, scratch, form.compression, form.escape)
+
+
+def _columns(path: Path, form: FileFormat) -> tuple[list[str], FileFormat, int]:
+    """The names of a delimited file's columns, its format with what the first lines say, and the lines to skip."""
+    assert form.encoding is not None
+    head = head_of(path, form.compression)
+    lines = head.text(form.encoding).split("\n")
+    declared, first, header = header_lines(lines, form)
+    if declared is not None:
+        form = form.model_copy(update={"separator": declared})
+    if form.quote is None:
+        form = form.model_copy(update={"quote": "none" if stray_quotes(lines[first:], form) else '"'})
+    if not header:
+        if head.whole and not "".join(lines).strip():
+            raise UserError("the file is empty", where=str(path), hint="give a file with a header line and rows")
+        header = [""]
+    names = list(form.names or ()) or (header if form.header else [f"column_{n}" for n, _ in enumerate(header, 1)])
+    names += [f"column_{number}" for number in range(len(names) + 1, len(header) + 1)]
+    return _unique(names), form, first + (form.header or False)
+
+
+def _unique(names: list[str]) -> list[str]:
+    """The names with a number behind those that occur again, as Polars numbers them."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        count = seen.get(name, 0)
+        unique.append(name if count == 0 else f"{name}_duplicated_{count - 1}")
+        seen[name] = count + 1
+    return unique
+
+
+def _split_lines(text: Path, path: Path, form: FileFormat, names: list[str], skip: int) -> pl.LazyFrame:
+    """A file whose separator has several characters: lines are split one by one, fields cannot hold line ends."""
+    assert form.separator is not None
+    with reading(path):
+        line = pl.scan_lines(text, glob=False).slice(skip).select(pl.col("line").str.strip_chars("\r\ufeff"))
+    if form.comment:
+        line = line.filter(~pl.col("line").str.starts_with(form.comment))
+    if form.separator == WHITESPACE:
+        fields = pl.col("line").str.extract_all(r"\S+")
+    else:
+        fields = pl.col("line").str.split(form.separator)
+    rows = line.filter(pl.col("line") != "").select(fields=fields)
+    values = [pl.col("fields").list.get(number, null_on_oob=True) for number in range(len(names))]
+    if form.quote != "none":
+        values = [_unquoted(value, form.quote or '"') for value in values]
+    more = pl.col("fields").list.slice(len(names)).list.join(form.separator)
+    return rows.select(
+        *(value.alias(name) for value, name in zip(values, names, strict=True)),
+        pl.when(more != "").then(more).alias(MORE_FIELDS),
+    )
+
+
+def _unquoted(value: pl.Expr, quote: str) -> pl.Expr:
+    is_quoted = value.str.starts_with(quote) & value.str.ends_with(quote) & (value.str.len_bytes() > 1)
+    inner = value.str.slice(1, value.str.len_chars() - 2).str.replace_all(quote * 2, quote, literal=True)
+    return pl.when(is_quoted).then(inner).otherwise(value)
+
+
+def _is_strict_lines(text: Path) -> bool:
+    """Whether each of the first lines is an object of strict JSON."""
+    with text.open(encoding="utf-8") as stream:
+        lines = list(itertools.islice((line for line in stream if line.strip()), 100))
+    try:
+        return all(isinstance(json.loads(line, parse_constant=_refuse), dict) for line in lines)
+    except ValueError:
+        return False
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _as_json_lines(text: Path, path: Path, scratch: Scratch) -> Path:
+    """A copy with one object of strict JSON a line."""
+    copy = scratch.new(".jsonl")
+    with copy.open("w", encoding="utf-8") as out:
+        for row in _objects(text, path):
+            out.write(json.dumps({name: _strict(value) for name, value in row.items()}, ensure_ascii=False) + "\n")
+    return copy
+
+
+def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON array, of lines, or of one object that holds one list of them; read in blocks."""
+    decoder = json.JSONDecoder()
+    with text.open(encoding="utf-8") as stream:
+        buffer, ended, number = "", False, 0
+        while True:
+            buffer = buffer.lstrip(" \t\r\n,[]")
+            if not ended and len(buffer) < 2**16:
+                block = stream.read(2**20)
+                buffer, ended = buffer + block, not block
+                continue
+            if not buffer:
+                return
+            try:
+                value, end = decoder.raw_decode(buffer)
+            except ValueError as error:
+                value, end = _python_dictionary(buffer)
+                if value is None and not ended and len(buffer) < _LARGEST_OBJECT:
+                    block = stream.read(2**20)
+                    buffer, ended = buffer + block, not block
+                    continue
+                if value is None:
+                    raise _no_json(path, f"object {number + 1}: {error}") from error
+            buffer, number = buffer[end:], number + 1
+            if not isinstance(value, dict):
+                raise _no_json(path, f"value {number} is no object but {type(value).__name__}")
+            inner = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+            if number == 1 and ended and not buffer.strip(" \t\r\n]") and len(inner) == 1:
+                yield from inner[0]
+            else:
+                yield value
+
+
+def _python_dictionary(buffer: str) -> tuple[Any, int]:
+    """The value of a first line that is a Python literal, and its length; None and 0 if it is none."""
+    line, _, _ = buffer.partition("\n")
+    try:
+        return ast.literal_eval(line), len(line)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None, 0
+
+
+def _strict(value: Any) -> Any:
+    """A value of strict JSON: NaN and infinities, which Python writes and JSON does not know, become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _no_json(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"the JSON cannot be read ({reason})", where=str(path), hint="give one JSON object a line, or an array"
+    )

@@ -1,0 +1,195 @@
+"""Ids judged by their values: words for missing, mangled numbers, twins that are one id, and ids that no one knows.
+
+All of it works on the distinct ids of a column, of which there are far fewer than rows.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from darec.common.errors import UserError
+from darec.dataset.raw import RawTable
+
+_INVISIBLE = "[\u00ad\u200b-\u200f\u2060\ufeff]"
+_WHOLE_FLOAT, _BROKEN_FLOAT = r"^-?\d+\.0+$", r"^-?\d+\.\d*[1-9]\d*$"
+_MANGLED = r"^-?\d(\.\d+)?[eE]\+\d+$|^-?\d\.\d+E\d+$"  # 1E+16: digits are lost, so several ids have become one
+_SCIENTIFIC_FROM = 1e16
+_NEAREST_OF = 20_000  # catalogue ids that are searched for one that looks alike
+
+EMPTY, MANGLED, UNKNOWN = 1, 2, 3
+"""What is wrong with an id; 0 is nothing."""
+
+
+@dataclass(frozen=True)
+class Ids:
+    """The distinct values of an id column, and which id each stands for."""
+
+    codes: NDArray[np.int64]
+    """Code of a value -> row of `ids`, -1 for a value that is no id; shape (values + 1,), the last one being null."""
+    problems: NDArray[np.uint8]
+    """Code of a value -> what is wrong with it."""
+    ids: pl.Series
+    """The ids in sorted order."""
+    examples: dict[int, str] = field(default_factory=dict)
+    """For each problem that occurs, the value with most rows that has it, in words."""
+    notes: list[str] = field(default_factory=list)
+    """What was done, for the report."""
+    twins: tuple[int, str, str] | None = None
+    """Rows whose id has a twin that was kept apart, an example, and the kind of difference."""
+
+
+def as_id(raw: RawTable, column: str) -> pl.Expr:
+    """External ids as text, not yet judged. Raises UserError for a column of another type than text or numbers."""
+    kind, values = raw.rows.collect_schema()[column], pl.col(column)
+    if kind == pl.Binary:
+        text = values.cast(pl.String, strict=False)
+        return pl.when(text.is_null()).then(values.bin.encode("hex")).otherwise(text)
+    if kind.is_float() or kind.is_decimal():
+        return _whole_number(values.cast(pl.Float64))
+    if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
+        raise UserError(
+            f"ids are {kind}, not text or whole numbers", where=raw.place(column), hint="store them as text"
+        )
+    return values.cast(pl.String)
+
+
+def _whole_number(values: pl.Expr) -> pl.Expr:
+    """Floats as the whole numbers that they are; others keep their point, and huge ones an exponent."""
+    is_whole = (values == values.round()) & (values.abs() < _SCIENTIFIC_FROM)
+    text = values.fill_nan(None).cast(pl.String).str.replace("e", "e+", literal=True)
+    return pl.when(is_whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
+
+
+def tidied(values: pl.Series, null_values: Sequence[str]) -> pl.Series:
+    """Ids without surrounding blanks and invisible characters, in one Unicode form; words for missing are null.
+
+    Whole numbers lose a trailing `.0` unless another value of the column has a fraction.
+    """
+    text = values.cast(pl.String).str.replace_all(_INVISIBLE, "").str.strip_chars().str.normalize("NFC")
+    words = [word.lower() for word in ("", *null_values)]
+    missing = text.str.to_lowercase().is_in(words)
+    text = text.to_frame("id").select(pl.when(~missing).then("id")).to_series()
+    if text.str.contains(_WHOLE_FLOAT).any() and not text.str.contains(_BROKEN_FLOAT).any():
+        return text.str.replace(r"^(-?\d+)\.0+$", "$1")
+    return text
+
+
+def judge(
+    values: pl.DataFrame,
+    null_values: Sequence[str],
+    merge: Sequence[str],
+    catalogue: pl.Series | None,
+) -> Ids:
+    """Which id each value of a column stands for.
+
+    Args:
+        values: the distinct values: `code`, `value`, and `rows`, the number of rows that have it.
+        null_values: words for missing values.
+        merge: the differences that make no second id: case, zeros, spaces.
+        catalogue: the tidied ids that are known, if only those are.
+    """
+    table = values.with_columns(id=tidied(values["value"], null_values))
+    mangled = table["id"].str.contains(_MANGLED).fill_null(False)
+    tidy_notes = _merged_note(table.filter(~mangled), "blanks, invisible characters, Unicode forms or .0")
+    if merge:
+        table = table.with_columns(id=_merged(table, merge, catalogue))
+    problem = pl.when(pl.col("id").is_null()).then(EMPTY).when(pl.lit(mangled)).then(MANGLED)
+    if catalogue is not None:
+        problem = problem.when(~pl.col("id").is_in(catalogue.implode())).then(UNKNOWN)
+    table = table.with_columns(problem=problem.otherwise(0).cast(pl.UInt8))
+    known = table.filter(pl.col("problem") == 0)
+    ids = known["id"].unique().sort()
+    numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int64)
+    problems = np.full(len(numbers), EMPTY, np.uint8)
+    numbers[known["code"].to_numpy()] = ids.search_sorted(known["id"]).to_numpy()
+    problems[table["code"].to_numpy()] = table["problem"].to_numpy()
+    examples = {
+        kind: _example(table.filter(pl.col("problem") == kind), kind, catalogue) for kind in (EMPTY, MANGLED, UNKNOWN)
+    }
+    return Ids(
+        numbers,
+        problems,
+        ids,
+        {kind: text for kind, text in examples.items() if text},
+        tidy_notes,
+        _twins(known, merge),
+    )
+
+
+def _example(table: pl.DataFrame, kind: int, catalogue: pl.Series | None) -> str:
+    if table.is_empty():
+        return ""
+    value = table.sort("rows", "value", descending=[True, False])["value"][0]
+    if kind == UNKNOWN and catalogue is not None and (nearest := _nearest(value, catalogue)):
+        return f"{value!r}, nearest in the items {nearest!r}"
+    return repr(value)
+
+
+def _nearest(value: str, catalogue: pl.Series) -> str | None:
+    """The catalogue's id that differs only by case, zeros, blanks or .0, or else the one that looks most alike."""
+    loose = catalogue.to_frame("id").select(_loose(pl.col("id"))).to_series()
+    same = catalogue.filter(loose == pl.select(_loose(pl.lit(value))).item())
+    if len(same):
+        return same[0]
+    return next(iter(difflib.get_close_matches(value, catalogue.head(_NEAREST_OF).to_list(), n=1, cutoff=0.6)), None)
+
+
+def _key(ids: pl.Expr, merge: Sequence[str]) -> pl.Expr:
+    """What ids have in common that differ only by case, leading zeros or blanks."""
+    if "case" in merge:
+        ids = ids.str.to_lowercase()
+    if "spaces" in merge:
+        ids = ids.str.replace_all(r"\s+", " ")
+    if "zeros" in merge:
+        ids = ids.str.replace(r"^0+(\d)", "$1")
+    return ids
+
+
+def _loose(ids: pl.Expr) -> pl.Expr:
+    return _key(ids, ("case", "spaces", "zeros")).str.replace(r"^(-?\d+)\.0+$", "$1")
+
+
+def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | None) -> pl.Series:
+    """Of ids that share a key, the one that the catalogue has, or else the most frequent."""
+    known = pl.lit(True) if catalogue is None else pl.col("id").is_in(catalogue.implode())
+    rows = pl.col("rows").sum().over("id")
+    keyed = table.with_columns(key=_key(pl.col("id"), merge), known=known, weight=rows)
+    best = (
+        keyed.sort("known", "weight", "id", descending=[True, True, False])
+        .group_by("key")
+        .agg(best=pl.col("id").first())
+    )
+    if catalogue is not None:
+        own = catalogue.to_frame("own").with_columns(key=_key(pl.col("own"), merge)).unique("key", keep="first")
+        best = best.join(own, on="key", how="left").with_columns(best=pl.coalesce("own", "best"))
+    return keyed.join(best, on="key", how="left", maintain_order="left")["best"]
+
+
+def _merged_note(table: pl.DataFrame, kinds: str) -> list[str]:
+    """A line on values that are one id though they differ."""
+    groups = table.drop_nulls("id").group_by("id").agg("value", values=pl.len()).filter(pl.col("values") > 1).sort("id")
+    if groups.is_empty():
+        return []
+    first, second = groups["value"][0].sort()[:2]
+    count = int(groups["values"].sum()) - groups.height
+    return [f"{count:,} ids were joined with others that differ only by {kinds}, such as {first!a} and {second!a}"]
+
+
+def _twins(known: pl.DataFrame, merge: Sequence[str]) -> tuple[int, str, str] | None:
+    """Rows of ids that differ from another only by case, leading zeros, blanks or .0, and were not merged."""
+    ids = known.group_by("id").agg(pl.col("rows").sum()).with_columns(key=_loose(pl.col("id")))
+    groups = ids.filter(pl.len().over("key") > 1)
+    if groups.is_empty():
+        return None
+    first = groups.sort("key", "id")
+    pair = first.filter(pl.col("key") == first["key"][0])["id"][:2].to_list()
+    kinds = [kind for kind in ("case", "zeros", "spaces") if kind not in merge and _same(pair, kind)]
+    return int(groups["rows"].sum()), f"{pair[0]!r} and {pair[1]!r}", kinds[0] if kinds else "case, zeros, spaces"
+
+
+def _same(pair: list[str], kind: str) -> bool:
+    return len(set(pl.Series(pair).to_frame("id").select(_key(pl.col("id"), (kind,))).to_series())) == 1

@@ -1,0 +1,334 @@
+"""What a file looks like from its first lines: used to explain a failed read, and to describe a file in a recipe."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from darec.common.errors import UserError
+from darec.dataset.unpack import Head, head_of, refuse_binary
+from schemas.data import FileFormat
+
+WHITESPACE = "whitespace"
+_SEPARATORS = ("::", "\t", ";", "|", ",", "\x01", "^", "~", " ")  # of equally good ones, the first
+_SAMPLE_LINES = 400
+_DECLARED = re.compile(r'"?sep=(.{1,2}?)"?,*$', re.IGNORECASE)
+_TYPED = re.compile(r"[^:\t]+:(token|token_seq|float|float_seq)")
+_NUMBER = re.compile(r"[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?$")
+_DATED = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+_ENCODINGS = ("utf-8", "cp1252", "latin-1")
+
+
+@dataclass(frozen=True)
+class Look:
+    """The layout of one file, as its first lines suggest it."""
+
+    path: Path
+    form: FileFormat
+    """What reads the file; `format` is always set."""
+    columns: list[str]
+    """The names in the header, or column_1, column_2 and so on."""
+    rows: list[list[str]] = field(repr=False)
+    """Some rows as text."""
+    first_line: str
+    doubts: list[str] = field(default_factory=list)
+
+    def column(self, number: int) -> list[str]:
+        """The values of a column in the sample, those of short rows left out."""
+        return [row[number] for row in self.rows if number < len(row)]
+
+
+def look_at(path: Path, encoding: str | None = None) -> Look:
+    """Recognises compression, encoding, layout, separator, header and quoting of a file.
+
+    Raises:
+        UserError: the file is no text in a layout that darec reads; the hint says what to do with it.
+    """
+    head = head_of(path)
+    if head.data.startswith(b"PAR1"):
+        return _parquet(path)
+    encoding = head.encoding or encoding or _encoding(head)
+    refuse_binary(path, head, encoding)
+    text = head.text(encoding)
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines:
+        raise UserError("the file is empty", where=str(path), hint="give a file with rows")
+    if text.lstrip()[:1] in ("{", "["):
+        looked = _json(path, text, lines)
+    else:
+        looked = _lightgcn(path, lines) or _delimited(path, text.split("\n"))
+    if encoding == "utf-8" or head.encoding:
+        return looked
+    return Look(**{**vars(looked), "form": looked.form.model_copy(update={"encoding": encoding})})
+
+
+def header_lines(lines: Sequence[str], form: FileFormat) -> tuple[str | None, int, list[str]]:
+    """Where a delimited file begins.
+
+    Returns:
+        the separator that a first line `sep=;` declares, or None; the number of lines before the header (or the first
+        row); the fields of that line, empty if there is none.
+    """
+    index, declared = form.skip_lines, None
+    if index < len(lines) and (match := _DECLARED.match(lines[index].strip())):
+        declared, index = match[1], index + 1
+    form = form.model_copy(update={"separator": declared or form.separator})
+    while index < len(lines) and (not lines[index].strip() or (form.comment and lines[index].startswith(form.comment))):
+        index += 1
+    return declared, index, fields_of(lines[index], form) if index < len(lines) else []
+
+
+def fields_of(line: str, form: FileFormat) -> list[str]:
+    """The fields of one line of a delimited file."""
+    assert form.separator is not None
+    if form.separator == WHITESPACE:
+        return line.split()
+    if len(form.separator) > 1 or form.quote == "none":
+        return line.split(form.separator)
+    return next(csv.reader(io.StringIO(line), delimiter=form.separator, quotechar=form.quote or '"'), [])
+
+
+def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
+    """Whether quote characters in these lines are plain characters: read as quotes, rows would swallow others."""
+    separator = form.separator
+    lines = [line for line in lines if line]
+    if separator is None or not any('"' in line for line in lines):
+        return False
+    counts = Counter(len(line.split(separator)) for line in lines)
+    if len(counts) != 1:
+        return False
+    if len(separator) > 1:
+        return False
+    opening = re.compile(rf'(?:^|{re.escape(separator)})"(?:[^"]|"")*(?:$|"[^"{re.escape(separator)}])')
+    return any(opening.search(line) for line in lines if '"' in line)
+
+
+def is_number(value: str) -> bool:
+    """Whether a text is a number, a comma or points in it allowed."""
+    return _NUMBER.match(value.strip()) is not None
+
+
+def looks_like_data(field_text: str) -> bool:
+    """Whether a field of a first line is a value rather than the name of a column."""
+    value = field_text.strip()
+    return is_number(value) or _DATED.search(value) is not None
+
+
+def shown(line: str, width: int = 80) -> str:
+    """The beginning of a line for a message."""
+    return repr(line if len(line) <= width else line[: width - 1] + "…")
+
+
+def _encoding(head: Head) -> str:
+    """The first encoding that can decode the head; bytes that only latin-1 knows are rare in cp1252 texts."""
+    for encoding in _ENCODINGS:
+        try:
+            head.data[: None if head.whole else -4].decode(encoding)
+        except UnicodeDecodeError as error:
+            if encoding == "utf-8" and not head.whole and error.start >= len(head.data) - 8:
+                return encoding
+            continue
+        return encoding
+    return "latin-1"
+
+
+def _json(path: Path, text: str, lines: list[str]) -> Look:
+    rows = []
+    for line in lines[:_SAMPLE_LINES]:
+        try:
+            rows.append(json.loads(line.strip().rstrip(",")))
+        except ValueError:
+            continue
+    rows = [row for row in rows if isinstance(row, dict)] or _json_objects(text)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    values = [[_as_text(row.get(name)) for name in columns] for row in rows]
+    return Look(path, FileFormat(format="json"), columns, values, lines[0])
+
+
+def _json_objects(text: str) -> list[dict[str, object]]:
+    """The first objects of a JSON array, however it is indented, or of lines of Python dictionaries."""
+    import ast
+
+    decoder, found, rest = json.JSONDecoder(), [], text.lstrip(" \n\t[,")
+    while rest and len(found) < _SAMPLE_LINES:
+        try:
+            value, end = decoder.raw_decode(rest)
+        except ValueError:
+            break
+        inner = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else []
+        found += inner[0] if len(inner) == 1 and inner[0] and isinstance(inner[0][0], dict) else [value]
+        rest = rest[end:].lstrip(" \n\t\r,]")
+    if not found:
+        for line in text.split("\n")[:_SAMPLE_LINES]:
+            try:
+                found.append(ast.literal_eval(line))
+            except (ValueError, SyntaxError):
+                break
+    return [value for value in found if isinstance(value, dict)]
+
+
+def _as_text(value: object) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _lightgcn(path: Path, lines: list[str]) -> Look | None:
+    """A file of lines `user item item ...`: whole numbers, as many a line as a user has items."""
+    sample = [line.split() for line in lines[:_SAMPLE_LINES]]
+    sizes = Counter(map(len, sample))
+    if len(sizes) < 3 or not all(word.isdigit() for row in sample for word in row):
+        return None
+    rows = [[row[0], item] for row in sample for item in row[1:]]
+    return Look(path, FileFormat(format="lightgcn"), ["user_id", "item_id"], rows, lines[0])
+
+
+def _parquet(path: Path) -> Look:
+    import polars as pl
+
+    from darec.dataset.describe import as_text
+    from darec.dataset.raw import reading
+
+    with reading(path):
+        rows = pl.scan_parquet(path, glob=False, hive_partitioning=False).head(_SAMPLE_LINES).collect()
+    names = rows.columns
+    texts = rows.lazy().select(as_text(rows.lazy(), name).alias(name) for name in names).collect().fill_null("")
+    return Look(path, FileFormat(format="parquet"), names, [list(row) for row in texts.iter_rows()], str(rows.schema))
+
+
+def _delimited(path: Path, lines: list[str]) -> Look:
+    declared = _DECLARED.match(lines[0].strip())
+    body = [line for line in lines[1 if declared else 0 :][:_SAMPLE_LINES] if line.strip()]
+    comment = next((mark for mark in ("#", "%", "//") if body[0].startswith(mark)), None)
+    plain = [line for line in body if not (comment and line.startswith(comment))] or body
+    separator = declared[1] if declared else _separator(plain)
+    form = FileFormat(separator=separator, comment=comment)
+    if separator is None:
+        doubt = "no separator was found: the file has one column"
+        return Look(
+            path, FileFormat(format="csv", header=True), [plain[0]], [[line] for line in plain[1:]], lines[0], [doubt]
+        )
+    if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
+        form = form.model_copy(update={"quote": "none"})
+    rows = _rows(plain, form)
+    width = Counter(map(len, rows)).most_common(1)[0][0]
+    before = next(index for index, row in enumerate(rows) if len(row) in (width, width - 1) and len(row) > 1)
+    skipped = [] if comment else plain[:before]
+    rows = rows[before:]
+    if all(_TYPED.fullmatch(name) for name in rows[0]):
+        names = [name.rpartition(":")[0] for name in rows[0]]
+        return Look(path, FileFormat(format="recbole"), names, rows[1:], plain[0])
+    header, doubt = _has_header(rows)
+    form = form.model_copy(
+        update={
+            "format": {",": "csv", "\t": "tsv"}.get(separator, "csv"),
+            "separator": None if declared or separator in (",", "\t") else separator,
+            "header": None if header else False,
+            "skip_lines": lines.index(skipped[-1]) + 1 if skipped else 0,
+        }
+    )
+    names = rows[0] if header else [f"column_{number}" for number in range(1, width + 1)]
+    doubts = [doubt] if doubt else []
+    doubts += [f"the first lines are no rows and are skipped: {shown(skipped[0])}"] if skipped else []
+    return Look(path, form, names, rows[1:] if header else rows, plain[0], doubts)
+
+
+def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
+    assert form.separator is not None
+    if form.separator == WHITESPACE or len(form.separator) > 1 or form.quote == "none":
+        return [fields_of(line, form) for line in lines]
+    return list(csv.reader(io.StringIO("\n".join(lines)), delimiter=form.separator))
+
+
+def _separator(lines: list[str]) -> str | None:
+    """The separator that divides most lines into equally many fields."""
+    best, best_score = None, 0.0
+    for separator in _SEPARATORS:
+        counts = Counter(map(len, _rows(lines, FileFormat(separator=separator)))) if len(separator) == 1 else None
+        counts = counts or Counter(len(line.split(separator)) for line in lines)
+        width, rows = counts.most_common(1)[0]
+        share = rows / counts.total()
+        if width > 1 and share > best_score + 0.02 and share > 0.5:
+            best, best_score = separator, share
+    widths = Counter(len(line.split()) for line in lines)
+    width, rows = widths.most_common(1)[0]
+    if width > 1 and best in (None, " ") and rows / widths.total() > best_score + 0.02:
+        return WHITESPACE
+    return best
+
+
+def _has_header(rows: list[list[str]]) -> tuple[bool, str | None]:
+    """Whether the first row names the columns, and what there is to doubt."""
+    first, rest = rows[0], rows[1:]
+    named = [name for name in first if name.strip()]
+    if any(looks_like_data(name) for name in named):
+        return False, None
+    if len(set(first)) < len(first) and "" not in first:
+        return False, None
+    for number in range(len(first)):
+        values = [row[number] for row in rest if number < len(row) and row[number].strip()]
+        if values and sum(map(looks_like_data, values)) > 0.8 * len(values):
+            return True, None
+    known = [
+        name for name in named if re.search(r"user|item|id$|name|title|rating|time|date|event", name, re.IGNORECASE)
+    ]
+    if known or not rest:
+        return True, None
+    again = sum(first[number] in {row[number] for row in rest if number < len(row)} for number in range(len(first)))
+    if again:
+        return False, f"the first line is taken for a row: {shown(' '.join(first))}"
+    return True, f"the first line is taken for a header: {shown(' '.join(first))}"
+
+
+def mismatch(path: Path, form: FileFormat) -> tuple[str, str] | None:
+    """How the look of a file differs from a completed format: what it looks like, and the settings that read it.
+
+    None if it looks as the format says, or cannot be looked at.
+    """
+    try:
+        look = look_at(path, form.encoding)
+    except UserError:
+        return None
+    changes = _changes(look.form, form)
+    if not changes:
+        return None
+    kind = {"json": "JSON", "parquet": "Parquet", "lightgcn": "lines of a user and its items"}.get(
+        str(look.form.format)
+    )
+    if kind is None:
+        separator = _separator_of(look.form)
+        kind = f"fields separated by {_named(separator)}" + (" without a header" if look.form.header is False else "")
+    settings = ", ".join(f"{name}: {json.dumps(value)}" for name, value in changes.items())
+    return f"the file looks like {kind}; its first line is {shown(look.first_line)}", f"{{ {settings} }}"
+
+
+def _changes(seen: FileFormat, given: FileFormat) -> dict[str, object]:
+    delimited = ("csv", "tsv", "recbole")
+    if seen.format not in delimited or given.format not in delimited:
+        return {} if seen.format == given.format else {"format": seen.format} | _settings(seen)
+    changes: dict[str, object] = {}
+    if _separator_of(seen) != given.separator and _separator_of(seen) is not None:
+        changes["separator"] = _separator_of(seen)
+    if seen.header is False and given.header:
+        changes["header"] = False
+    if seen.skip_lines > given.skip_lines:
+        changes["skip_lines"] = seen.skip_lines
+    if seen.comment and not given.comment:
+        changes["comment"] = seen.comment
+    return changes
+
+
+def _settings(form: FileFormat) -> dict[str, object]:
+    return form.model_dump(exclude_defaults=True, exclude={"format"})
+
+
+def _separator_of(form: FileFormat) -> str | None:
+    return form.separator or {"csv": ",", "tsv": "\t", "recbole": "\t"}.get(str(form.format))
+
+
+def _named(separator: str | None) -> str:
+    return {"\t": "tabs", " ": "blanks", WHITESPACE: "blanks", None: "nothing"}.get(separator, repr(separator))

@@ -1,0 +1,201 @@
+"""Timestamps judged by their values: the unit of numbers, the form of text, and what cannot be a time."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from schemas.data import TimeUnit
+
+SECOND = 1_000_000_000  # nanoseconds, in which times are kept until the tables are written
+IMPLAUSIBLE = -(2**63)
+"""Stands for a number or date outside 1990 to tomorrow."""
+
+_FIRST = 631_152_000  # 1990-01-01, before which nobody logged interactions
+_DAY = 86_400
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+# The usual forms of dates in text, once `_tidy` has changed it. Of forms that fit equally well the first is taken.
+_DAYS = (
+    "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y",
+    "%d/%m/%y", "%d.%m.%y", "%m %d %Y", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%d-%b-%Y", "%d-%b-%y",
+    "%Y%m%d",
+)  # fmt: skip
+_HOURS = (
+    "%H:%M:%S%.f", "%H:%M:%S%.f%#z", "%H:%M:%S%.f %#z", "%H:%M", "%H:%M%#z", "%H:%M:%S%.f UTC", "%H:%M:%S%.f GMT",
+    "%I:%M:%S %p", "%I:%M %p", "%I:%M:%S%p", "%I:%M%p", "%H%M%S", "%H%M%S%#z", "",
+)  # fmt: skip
+_OTHERS = (
+    "%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S %Y", "%a %d %b %Y %H:%M:%S GMT",
+    "%a %d %b %Y %H:%M:%S %z", "%a %d %b %Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y:%H:%M:%S", "%Y-%m",
+)  # fmt: skip
+_FORMS = (*(f"{day} {hour}".strip() for hour in _HOURS for day in _DAYS), *_OTHERS)
+_MOST_FORMS = 4  # in one column
+_SAMPLE = 2_000  # different values
+
+_SCIENTIFIC = r"^[-+]?\d(\.\d+)?[eE]\+?\d+$"
+
+
+@dataclass(frozen=True)
+class TimeForms:
+    """How the timestamps of one column are read."""
+
+    unit: TimeUnit | None = None
+    """The unit of numbers; None means that each number tells it by its size."""
+    forms: tuple[str, ...] = ()
+    """The forms of text, tried one after another."""
+    mangled: bool = False
+    """Whether numbers in scientific notation have lost digits (`1.50052E+09`), so that they are no times."""
+    doubt: str | None = None
+
+
+def recognise(sample: pl.Series, unit: TimeUnit | None, form: str | None) -> TimeForms:
+    """How the values of a sample are to be read, given what the recipe says of them."""
+    if form is not None:
+        return TimeForms(unit, (form,))
+    text = sample.cast(pl.String).str.strip_chars().drop_nulls().unique(maintain_order=True).head(_SAMPLE).alias("text")
+    is_number = text.cast(pl.Float64, strict=False).is_not_null()
+    dates = text.filter(~is_number & (text != ""))
+    forms, doubt = _forms_of(dates.to_frame().select(_tidy(pl.col("text"))).to_series())
+    return TimeForms(unit, forms, _have_lost_digits(text.filter(text.str.contains(_SCIENTIFIC))), doubt)
+
+
+def nanoseconds(column: str, kind: pl.DataType, read: TimeForms) -> pl.Expr:
+    """A column as nanoseconds since 1970, null where it is no time, `IMPLAUSIBLE` outside 1990 to tomorrow.
+
+    With the unit `order` the numbers are taken as seconds, whatever they are.
+    """
+    values = pl.col(column)
+    if isinstance(kind, pl.Datetime | pl.Date):
+        return _plausible(_of_datetime(values))
+    if kind.is_integer():
+        return _of_number(values.cast(pl.Int64, strict=False), read.unit)
+    if kind.is_numeric():
+        return _of_number(values.cast(pl.Float64).fill_nan(None), read.unit)
+    text = values.cast(pl.String).str.strip_chars()
+    whole, number = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).fill_nan(None)
+    if read.mangled:
+        number = pl.when(~text.str.contains(_SCIENTIFIC)).then(number)
+    dates = [_plausible(_of_datetime(_parsed(_tidy(text), form))) for form in read.forms]
+    return pl.coalesce(_of_number(whole, read.unit), _of_number(number, read.unit), *dates)
+
+
+def span(times: pl.Series) -> str:
+    """The first and the last day of a column of nanoseconds."""
+    known = times.drop_nulls()
+    if known.is_empty():
+        return "no times"
+    ends = pl.Series([known.min(), known.max()], dtype=pl.Int64).cast(pl.Datetime("ns")).dt.strftime("%Y-%m-%d")
+    return f"{ends[0]} to {ends[1]}"
+
+
+def units_of(numbers: pl.Series) -> dict[str, int]:
+    """How many of the numbers have which unit by their size."""
+    values = numbers.cast(pl.Float64, strict=False).drop_nulls()
+    counts = {unit: int(((values >= low) & (values < high)).sum()) for unit, low, high in _spans()}
+    return {unit: count for unit, count in counts.items() if count}
+
+
+def _spans() -> list[tuple[str, float, float]]:
+    """For every unit that numbers tell by their size: the numbers from 1990 to tomorrow. No two spans overlap."""
+    last = time.time() + _DAY
+    today = float(time.strftime("%Y%m%d", time.gmtime(last)))
+    spans: list[tuple[str, float, float]] = [(unit, _FIRST * per, last * per) for unit, per in _PER_SECOND.items()]
+    return [*spans, ("yyyymmdd", 19_900_101, today + 1), ("yyyymmddhhmmss", 19_900_101e6, (today + 1) * 1e6)]
+
+
+def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
+    if unit == "order":
+        return (values * SECOND).cast(pl.Int64, strict=False)
+    if unit == "days":
+        return _plausible((values * (_DAY * SECOND)).cast(pl.Int64, strict=False))
+    known = pl.when(values.is_null()).then(pl.lit(None, pl.Int64))
+    for name, low, high in _spans():
+        if unit in (None, name):
+            known = known.when((values >= low) & (values < high)).then(_of_unit(values, name))
+    return known.otherwise(IMPLAUSIBLE)
+
+
+def _of_unit(values: pl.Expr, unit: str) -> pl.Expr:
+    if unit in _PER_SECOND:
+        return (values * (SECOND // _PER_SECOND[unit])).cast(pl.Int64, strict=False)
+    digits = values.cast(pl.Int64, strict=False).cast(pl.String)
+    if unit == "yyyymmdd":
+        return _of_datetime(digits.str.to_date("%Y%m%d", strict=False))
+    return _of_datetime(digits.str.to_datetime("%Y%m%d%H%M%S", strict=False, time_unit="us"))
+
+
+def _of_datetime(values: pl.Expr) -> pl.Expr:
+    """Nanoseconds, or null; years that nanoseconds cannot hold become `IMPLAUSIBLE`."""
+    year = values.dt.year()
+    return pl.when(year.is_between(1700, 2200)).then(values.dt.epoch("ns")).when(year.is_not_null()).then(IMPLAUSIBLE)
+
+
+def _plausible(times: pl.Expr) -> pl.Expr:
+    last = int((time.time() + _DAY) * SECOND)
+    return pl.when(times.is_between(_FIRST * SECOND, last)).then(times).when(times.is_not_null()).then(IMPLAUSIBLE)
+
+
+def _tidy(text: pl.Expr) -> pl.Expr:
+    """Text with a blank for the `T` of ISO 8601, a point before fractions of a second, and no other commas."""
+    spaced = text.str.replace(r"^(\d{4}-?\d\d-?\d\d)T", "$1 ").str.replace(r"(:\d\d),(\d+)", "$1.$2")
+    return spaced.str.replace_all(r",? +", " ")
+
+
+def _parsed(text: pl.Expr, form: str) -> pl.Expr:
+    if "%H" in form or "%I" in form or "%T" in form or "%R" in form:
+        return text.str.to_datetime(form, strict=False, time_unit="us" if "%y" in form else "ns")
+    return text.str.to_date(form, strict=False)
+
+
+def _forms_of(dates: pl.Series) -> tuple[tuple[str, ...], str | None]:
+    """The forms that read most of the texts, the one that reads most first; and what is doubtful about them."""
+    forms, doubt = [], None
+    while not dates.is_empty() and len(forms) < _MOST_FORMS:
+        found = {form: _is_read(dates, form) for form in _FORMS}
+        best = max(found, key=lambda form: found[form].sum())
+        if not found[best].any():
+            break
+        swapped = _swapped(best)
+        if swapped != best and found.get(swapped, found[best] & False).sum() == found[best].sum() and len(dates) > 1:
+            doubt = f"{dates[0]!r} is read by {best}, and could be {swapped}: set data.timestamp_format"
+        forms.append(best)
+        dates = dates.filter(~found[best])
+    return tuple(forms), doubt
+
+
+def _is_read(dates: pl.Series, form: str) -> pl.Series:
+    times = dates.alias("text").to_frame().select(_plausible(_of_datetime(_parsed(pl.col("text"), form)))).to_series()
+    return (times != IMPLAUSIBLE).fill_null(False)
+
+
+def _have_lost_digits(numbers: pl.Series) -> bool:
+    """Whether no number in scientific notation has all the digits that its exponent asks for."""
+    if numbers.is_empty():
+        return False
+    digits = numbers.str.extract(r"^[-+]?([\d.]+)").str.replace(".", "", literal=True).str.len_bytes().cast(pl.Int64)
+    exponents = numbers.str.extract(r"[eE]\+?(\d+)$").cast(pl.Int64)
+    return not bool((digits > exponents).any())
+
+
+def shown_units(counts: dict[str, int]) -> Sequence[str]:
+    """The units in words, the most frequent first."""
+    words = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+    return [words.get(unit, unit) for unit in sorted(counts, key=lambda unit: -counts[unit])]
+
+
+def extended(known: TimeForms, found: TimeForms) -> TimeForms:
+    """The forms of both; where a new form has day and month the other way round than a known one, it replaces it."""
+    kept = tuple(
+        form for form in known.forms if form not in {_swapped(new) for new in found.forms if _swapped(new) != new}
+    )
+    forms = kept + tuple(form for form in found.forms if form not in kept)
+    return TimeForms(
+        known.unit, forms, known.mangled or (found.mangled and not known.forms), found.doubt or known.doubt
+    )
+
+
+def _swapped(form: str) -> str:
+    """A form with day and month the other way round."""
+    return form.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")
