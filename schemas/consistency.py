@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from schemas.sources import SOURCES
+
 if TYPE_CHECKING:
     from schemas.recipe import Recipe
 
@@ -25,14 +27,17 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
 
 def _split(recipe: "Recipe") -> Iterator[str]:
     """Files with a mapping of columns must map what the split goes by."""
-    mapped = recipe.data.source in ("csv", "tsv", "parquet", "recbole")
+    mapped = SOURCES[recipe.data.source] is None
     columns, strategy = recipe.data.interaction_columns, recipe.split.strategy
-    if mapped and strategy == "temporal" and columns.timestamp is None:
+    if mapped and strategy in ("temporal", "global-time") and columns.timestamp is None:
         yield (
-            "split.strategy: temporal needs timestamps, and data.interaction_columns.timestamp is not set: name the "
+            f"split.strategy: {strategy} needs timestamps, and data.interaction_columns.timestamp is not set: name the "
             "column, or set split.strategy to random"
         )
-    if strategy == "column" and columns.split is None:
+    by_file = isinstance(recipe.data.interactions, dict)
+    if by_file and columns.split is not None:
+        yield "data.interaction_columns.split: data.interactions names the files of train, val and test: set it to null"
+    if mapped and strategy == "column" and columns.split is None and not by_file:
         yield (
             "split.strategy: column needs labels, and data.interaction_columns.split is not set: name the column, or "
             "set split.strategy to temporal or random"

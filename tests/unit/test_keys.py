@@ -3,7 +3,7 @@
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -55,15 +55,30 @@ def _alternatives(annotation: Any, value: Any) -> Iterator[Any]:
     elif origin in (Union, types.UnionType):
         for option in get_args(annotation):
             yield from (None,) if option is type(None) and value is not None else _alternatives(option, value)
+    elif origin is Annotated:
+        yield from _alternatives(get_args(annotation)[0], value)
+    elif origin is dict:
+        yield {"view": 2.0}
     elif annotation is bool:
         yield not value
     elif annotation in (int, float):
         base = value if isinstance(value, int | float) else 1
         yield from (base + 1, base / 2 if annotation is float else max(base - 1, 1), base + 0.01, 0.5, 7)
     elif annotation in (str, Path):
-        yield from (f"{value}x", "prompts/user_profile.j2", "other")
-    elif isinstance(value, tuple | list):
-        yield from ((), (*value, *value), [5], ["x"], [{"name": "rlmrec-con"}], [0.6, 0.2, 0.2], [0.8, 0.1, 0.1])
+        yield from (f"{value}x", "prompts/user_profile.j2", "other", "latin-1", "movielens-1m", "|", "none")
+    elif isinstance(value, tuple | list) or origin is tuple:
+        value = value or ()
+        yield from (
+            ("x",),
+            ("case",),
+            (),
+            (*value, *value),
+            [5],
+            ["x"],
+            [{"name": "rlmrec-con"}],
+            [0.6, 0.2, 0.2],
+            [0.8, 0.1, 0.1],
+        )
 
 
 def _replaced(recipe: Recipe, path: tuple[str, ...], value: Any) -> Recipe:
