@@ -43,9 +43,7 @@ INTERACTION_EXTRAS = TableSchema(  # each only where the source has it and the r
         c.WEIGHT: pl.Float32(),  # of the event's type, its age and its repeats
     }
 )
-DISLIKES = TableSchema(
-    {c.USER: pl.String(), c.ITEM: pl.String(), c.TIMESTAMP: pl.Int64()}, nullable=(c.TIMESTAMP,)
-)
+DISLIKES = TableSchema({c.USER: pl.String(), c.ITEM: pl.String(), c.TIMESTAMP: pl.Int64()}, nullable=(c.TIMESTAMP,))
 ITEMS = TableSchema(
     {c.ITEM: pl.String(), c.TITLE: pl.String(), c.DESCRIPTION: pl.String(), c.ATTRIBUTES: _ATTRIBUTES},
     nullable=(c.TITLE, c.DESCRIPTION, c.ATTRIBUTES),
