@@ -1,14 +1,32 @@
 """What an alignment objective is: something that brings text vectors into training, whatever the backbone.
 
 It may change the input rows before propagation, and it may add terms to the loss. A new objective is one config class
-in `schemas.alignment`, one file here, and one line in `build`.
+in `schemas.alignment` and one file here, whose class is registered and imported in `darec.alignment`.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from darec.model.interactions import Batch, Representations
+from darec.common.registry import Registry
+from darec.model.interactions import Batch, Interactions, Representations
+from darec.model.propagation import Adjacency
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective may use of the training run that it is part of."""
+
+    text: Representations
+    """The text vectors of all nodes, [N, d_L]."""
+    interactions: Interactions
+    adjacency: Adjacency
+    """The weighted train graph."""
+    dim: int
+    """Width of the input rows."""
+    out_dim: int
+    """Width of the backbone's final representations."""
 
 
 class Objective(nn.Module):
@@ -27,6 +45,9 @@ class Objective(nn.Module):
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """Loss terms by name, already weighted: the trainer adds and logs them as they are."""
         return {}
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective")
 
 
 def mlp(widths: list[int], activation: type[nn.Module] = nn.LeakyReLU) -> nn.Sequential:

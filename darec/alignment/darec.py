@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from darec.alignment.base import Objective, mlp
+from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
 from darec.model import clustering, losses
 from darec.model.interactions import Batch, Interactions, Representations
 from darec.model.propagation import Adjacency, power_sum
@@ -52,15 +52,17 @@ class Columns(nn.Module):
         return rows[:, : self.width], rows[:, self.width :]
 
 
+@OBJECTIVES.register(DaRecConfig)
 class DaRec(Objective):
     """All four terms over a sample of nodes drawn in each step."""
 
     cf_centres: Tensor
     text_centres: Tensor
 
-    def __init__(self, config: DaRecConfig, text: Representations, interactions: Interactions, out_dim: int) -> None:
+    def __init__(self, config: DaRecConfig, setting: Setting) -> None:
         super().__init__()
         self.config = config
+        text, interactions, out_dim = setting.text, setting.interactions, setting.out_dim
         self.text_learns = config.text_parts == "network"
         self.text = text if self.text_learns else _teacher(config, text, interactions)
         self.text_parts = Networks(config, text.dim) if self.text_learns else Columns(self.text.dim)

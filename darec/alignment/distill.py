@@ -4,20 +4,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.alignment.base import Objective
+from darec.alignment.base import OBJECTIVES, Objective, Setting
 from darec.model import losses
 from darec.model.interactions import Batch, Representations
 from darec.model.whitening import whiten
 from schemas.alignment import DistillConfig
 
 
+@OBJECTIVES.register(DistillConfig)
 class Distill(Objective):
     """Cross-entropy from softmax(cos(text_u, text_i) / teacher temperature) to softmax(e_u . e_i / temperature)."""
 
-    def __init__(self, config: DistillConfig, text: Representations) -> None:
+    def __init__(self, config: DistillConfig, setting: Setting) -> None:
         super().__init__()
         self.config = config
-        text = whiten(text, config.whiten) if config.whiten else text
+        text = whiten(setting.text, config.whiten) if config.whiten else setting.text
         self.text = Representations(functional.normalize(text.nodes, dim=-1), text.n_users)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:

@@ -3,20 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-from darec.alignment.base import Objective, mlp
-from darec.model.interactions import Representations
+from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
 from schemas.alignment import KARConfig
 
 
+@OBJECTIVES.register(KARConfig)
 class KAR(Objective):
     """The hybrid-expert adaptor: each side mixes its own experts and those it shares with the other side."""
 
-    def __init__(self, config: KARConfig, text: Representations, dim: int) -> None:
+    def __init__(self, config: KARConfig, setting: Setting) -> None:
         super().__init__()
-        self.text = text
+        self.text = text = setting.text
 
         def experts() -> nn.ModuleList:
-            return nn.ModuleList(mlp([text.dim, config.width, dim]) for _ in range(config.experts))
+            return nn.ModuleList(mlp([text.dim, config.width, setting.dim]) for _ in range(config.experts))
 
         self.shared, self.for_users, self.for_items = experts(), experts(), experts()
         self.user_gate, self.item_gate = (nn.Linear(text.dim, 2 * config.experts) for _ in range(2))

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from darec.alignment.base import Objective
-from darec.model.interactions import Batch, Interactions, ItemLists, Representations
+from darec.alignment.base import OBJECTIVES, Objective, Setting
+from darec.model.interactions import Batch, ItemLists, Representations
 from darec.model.linear import item_weights, top_unseen
 from darec.model.softmax import log_sum_exp
 from darec.model.whitening import whiten
 from schemas.alignment import LinearTeacherConfig
 
 
+@OBJECTIVES.register(LinearTeacherConfig)
 class LinearTeacher(Objective):
     """Each user's best unseen items by `darec.model.linear` share the softmax over all unseen items, by their scores.
 
@@ -18,9 +19,10 @@ class LinearTeacher(Objective):
     user has not touched is all that full ranking asks for, and a softmax brings it into the representations.
     """
 
-    def __init__(self, config: LinearTeacherConfig, text: Representations, interactions: Interactions) -> None:
+    def __init__(self, config: LinearTeacherConfig, setting: Setting) -> None:
         super().__init__()
         self.config = config
+        text, interactions = setting.text, setting.interactions
         item_text = whiten(text, config.whiten).item if config.whiten else text.item
         train, n_users, n_items = interactions.train, interactions.n_users, interactions.n_items
         weights = item_weights(train, n_users, item_text, config.l2, config.text)

@@ -3,19 +3,21 @@
 import torch
 from torch import Tensor
 
-from darec.alignment.base import Objective, mlp
+from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
 from darec.model import losses
 from darec.model.interactions import Batch, Representations
 from schemas.alignment import RLMRecConConfig
 
 
+@OBJECTIVES.register(RLMRecConConfig)
 class RLMRecCon(Objective):
     """InfoNCE of users against all users' text, and of positive and negative items against those in the batch."""
 
-    def __init__(self, config: RLMRecConConfig, text: Representations, out_dim: int) -> None:
+    def __init__(self, config: RLMRecConConfig, setting: Setting) -> None:
         super().__init__()
-        self.config, self.text = config, text
-        self.project = mlp([text.dim, (text.dim + out_dim) // 2, out_dim])
+        self.config, self.text = config, setting.text
+        text_dim, out_dim = setting.text.dim, setting.out_dim
+        self.project = mlp([text_dim, (text_dim + out_dim) // 2, out_dim])
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term, summed over users, positives and negatives."""

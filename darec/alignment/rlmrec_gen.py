@@ -3,20 +3,22 @@
 import torch
 from torch import Tensor, nn
 
-from darec.alignment.base import Objective, mlp
+from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
 from darec.model import losses
 from darec.model.interactions import Batch, Representations
 from schemas.alignment import RLMRecGenConfig
 
 
+@OBJECTIVES.register(RLMRecGenConfig)
 class RLMRecGen(Objective):
     """A random share of nodes enters propagation as a learnt token; a decoder tells their text from what comes out."""
 
-    def __init__(self, config: RLMRecGenConfig, text: Representations, dim: int, out_dim: int) -> None:
+    def __init__(self, config: RLMRecGenConfig, setting: Setting) -> None:
         super().__init__()
-        self.config, self.text = config, text
-        self.token = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, dim)))
-        self.decode = mlp([out_dim, (text.dim + out_dim) // 2, text.dim])
+        self.config, self.text = config, setting.text
+        text_dim, out_dim = setting.text.dim, setting.out_dim
+        self.token = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, setting.dim)))
+        self.decode = mlp([out_dim, (text_dim + out_dim) // 2, text_dim])
         self._masked = torch.empty(0, dtype=torch.int64)
 
     def inputs(self, nodes: Tensor) -> Tensor:

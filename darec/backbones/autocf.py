@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.common.errors import UserError
-from darec.model import losses
 from darec.model.edges import Pattern, edge_scores, weighted_sum
 from darec.model.interactions import Batch, Representations
 from darec.model.propagation import Adjacency
+from darec.model.softmax import mean_log_sum_exp
 from schemas.backbones import AutoCFConfig
 
 _GREATEST = 10.0  # attention scores are cut at +- this before exp
 
 
+@BACKBONES.register(AutoCFConfig)
 class AutoCF(Backbone):
     """Encoder layers and one attention layer, summed."""
 
@@ -61,9 +62,9 @@ class AutoCF(Backbone):
         users, counts = torch.unique(batch.users, return_counts=True)
         items = torch.unique(batch.items)
         scores = (user[batch.users] * item[batch.items]).sum(-1).mean()
-        spread = losses.mean_logsumexp(user[users], user) + losses.mean_logsumexp(item[items], item)
+        spread = mean_log_sum_exp(user[users], user) + mean_log_sum_exp(item[items], item)
         terms = {
-            "ranking": losses.mean_logsumexp(user[users], item, counts) - scores,
+            "ranking": mean_log_sum_exp(user[users], item, counts) - scores,
             "contrast": self.config.weight * spread,
         }
         if self._agreement is not None:

@@ -1,12 +1,13 @@
 """What a backbone is: a rule that turns the input rows of all nodes into their final representations.
 
 The input rows (id embeddings, text, masks) are not its business: `darec.training.model` makes them, the same for every
-backbone. A new backbone is one config class in `schemas.backbones`, one file here, and one line in the table of
-`darec.backbones`.
+backbone. A new backbone is one config class in `schemas.backbones` and one file here, whose class is registered and
+imported in `darec.backbones`.
 """
 
 from torch import Tensor, nn
 
+from darec.common.registry import Registry
 from darec.model.interactions import Batch, Representations
 from darec.model.propagation import Adjacency
 
@@ -45,3 +46,6 @@ class Backbone(nn.Module):
         `nodes` is what `forward` was given, `final` what came out (at unit length where scores are cosines).
         """
         return {}
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone")

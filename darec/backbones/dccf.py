@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.model import losses
 from darec.model.edges import Pattern, edge_scores, weighted_sum
 from darec.model.interactions import Batch, Representations
@@ -22,6 +22,7 @@ from schemas.backbones import DCCFConfig
 _Views = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
+@BACKBONES.register(DCCFConfig)
 class DCCF(Backbone):
     """The four views of each layer must agree on the batch's users and positive items."""
 

@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency, power_sum
 from schemas.backbones import LayersConfig, LightGCNConfig
 
 
+@BACKBONES.register(LightGCNConfig)
 class LightGCN(Backbone):
     """Propagation without weights or activations."""
 

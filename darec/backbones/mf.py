@@ -2,11 +2,12 @@
 
 from torch import Tensor
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency
 from schemas.backbones import MFConfig
 
 
+@BACKBONES.register(MFConfig)
 class MF(Backbone):
     """The input rows are the representations."""
 

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency, product
 from schemas.backbones import NGCFConfig
 
 
+@BACKBONES.register(NGCFConfig)
 class NGCF(Backbone):
     """E_l+1 = LeakyReLU((A + 1) E_l W_1 + (A E_l * E_l) W_2); E_0 and the normalised E_l are put side by side."""
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.backbones.lightgcn import propagate
 from darec.model import losses
 from darec.model.interactions import Batch, Representations
@@ -10,6 +10,7 @@ from darec.model.propagation import Adjacency
 from schemas.backbones import SGLConfig
 
 
+@BACKBONES.register(SGLConfig)
 class SGL(Backbone):
     """The ranking loss sees the whole graph; InfoNCE (equations 9 to 11) sees the two subgraphs."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.backbones.lightgcn import propagate
 from darec.model import losses
 from darec.model.interactions import Batch, Representations
@@ -11,6 +11,7 @@ from darec.model.propagation import Adjacency, multiply
 from schemas.backbones import SimGCLConfig
 
 
+@BACKBONES.register(SimGCLConfig)
 class SimGCL(Backbone):
     """The ranking loss sees the clean graph; InfoNCE sees the two noisy views."""
 

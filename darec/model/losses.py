@@ -11,8 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from darec.common.device import bfloat16_helps
-
-_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # numbers in a block of scores: what a core's cache holds, what fills a GPU
+from darec.model.softmax import full_precision, mean_log_sum_exp
 
 
 def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -31,7 +30,7 @@ def info_nce(
     anchor = functional.normalize(anchor, dim=-1) / temperature
     positive = (anchor * functional.normalize(match, dim=-1)).sum(-1)
     mean = positive.mean() if counts is None else (positive * counts).sum() / counts.sum()
-    return mean_logsumexp(anchor, functional.normalize(candidates, dim=-1), counts) - mean
+    return mean_log_sum_exp(anchor, functional.normalize(candidates, dim=-1), counts) - mean
 
 
 def contrast_views(first: Tensor, second: Tensor, rows: Tensor, temperature: float, negatives: str) -> Tensor:
@@ -44,51 +43,6 @@ def contrast_views(first: Tensor, second: Tensor, rows: Tensor, temperature: flo
     return info_nce(first[rows], match, second if negatives == "all" else match, temperature, counts)
 
 
-def mean_logsumexp(anchor: Tensor, candidates: Tensor, counts: Tensor | None = None) -> Tensor:
-    """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weigh the anchors.
-
-    The B x m matrix is made a block of rows at a time, its gradients along with it, and never kept: a third of the
-    time and a hundredth of the memory of the plain expression.
-    """
-    weights = torch.ones(len(anchor), device=anchor.device) if counts is None else counts
-    with torch.autocast(anchor.device.type, enabled=False):
-        anchor = _full(anchor)
-        weights = (weights / weights.sum()).to(anchor.dtype)
-        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights)  # type: ignore[return-value]
-
-
-def _full(rows: Tensor) -> Tensor:
-    """The rows in float32 at least, whatever autocast made of them."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-class _MeanLogSumExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
-        to_anchor = torch.empty_like(anchor)
-        to_candidates = torch.zeros_like(candidates.T)
-        columns = candidates.T.contiguous()
-        log_sums = []
-        block = max(1, _BLOCK[anchor.device.type] // len(candidates))
-        for rows, weight, gradient in zip(*(part.split(block) for part in (anchor, weights, to_anchor)), strict=True):
-            scores = rows @ columns
-            greatest = scores.amax(1, keepdim=True)
-            powers = scores.sub_(greatest).exp_()
-            sums = powers.sum(1, keepdim=True)
-            log_sums.append((sums.log() + greatest).squeeze(1))
-            scale = weight[:, None] / sums
-            torch.mul(powers @ candidates, scale, out=gradient)
-            to_candidates.addmm_((rows * scale).T.contiguous(), powers)
-        ctx.save_for_backward(to_anchor, to_candidates)
-        return torch.cat(log_sums) @ weights
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        to_anchor, to_candidates = ctx.saved_tensors
-        return to_anchor * gradient, to_candidates.T * gradient, None
-
-
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     """mean_i cos(specific_i, shared_i)^2, both [n, d] (DaRec, L_or of one side)."""
     return functional.cosine_similarity(specific, shared, dim=-1).square().mean()
@@ -97,7 +51,7 @@ def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
 def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
     """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
     n = len(rows)
-    scaled = functional.normalize(_full(rows), dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
+    scaled = functional.normalize(full_precision(rows), dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
     powers = cast("Tensor", _PairPowers.apply(scaled, 2 * sharpness))
     return torch.log(powers / (n * (n - 1)))
 
@@ -125,7 +79,7 @@ def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Te
     DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made;
     they nearly cancel out, so bfloat16 would leave nothing.
     """
-    left, right = _full(left), _full(right)
+    left, right = full_precision(left), full_precision(right)
     if similarity == "cosine":
         left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     with torch.autocast(left.device.type, enabled=False):
@@ -151,12 +105,12 @@ def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -
     `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence: no n x n matrix is touched but to be made and
     multiplied, and the gradient comes with it. Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.
     """
-    return cast("Tensor", _StructureCrossEntropy.apply(_full(left), _full(teacher), temperature))
+    return cast("Tensor", _StructureCrossEntropy.apply(full_precision(left), full_precision(teacher), temperature))
 
 
 def sharpened(rows: Tensor, temperature: float) -> Tensor:
     """Rows [n, d] whose inner products are cosines over the temperature."""
-    return functional.normalize(_full(rows), dim=-1) / temperature**0.5
+    return functional.normalize(full_precision(rows), dim=-1) / temperature**0.5
 
 
 class _StructureCrossEntropy(torch.autograd.Function):

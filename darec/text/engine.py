@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from darec.common.device import bfloat16_helps
 from darec.common.errors import DarecError, UserError
 from darec.common.processes import die_with_parent
 from darec.text.protocol import Answer, Request
@@ -112,8 +113,8 @@ def arithmetic(dtype: Literal["auto"] | Arithmetic) -> Arithmetic:
 
     if dtype != "auto":
         return dtype
-    fast = on_gpu() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if fast else "float32"
+    # Of a GPU it is not asked whether it has bfloat16: that would start CUDA in this process.
+    return "bfloat16" if on_gpu() or bfloat16_helps(torch.device("cpu")) else "float32"
 
 
 class OfflineEngine:

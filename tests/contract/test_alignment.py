@@ -61,9 +61,15 @@ def setting(data):
     return parity_text(data), Representations(final, data.n_users), batch, data
 
 
+def build(config, text, data):
+    """The objective of `config` over the text and the normalised train graph of `data`."""
+    adjacency = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    return alignment.build(config, alignment.Setting(text, data, adjacency, DIM, OUT))
+
+
 def terms_of(config, setting):
     text, final, batch, data = setting
-    objective = alignment.build(config, text, data, DIM, OUT).train()
+    objective = build(config, text, data).train()
     nodes = objective.inputs(torch.randn(len(final.nodes), DIM))
     assert nodes.shape == (len(final.nodes), DIM)
     return objective, objective(final, batch)
@@ -82,7 +88,7 @@ def test_terms_are_finite_scalars(config, setting):
 def test_gradients_reach_the_backbone_and_every_parameter(config, setting):
     text, final, batch, data = setting
     torch.manual_seed(1)
-    objective = alignment.build(config, text, data, DIM, OUT).train()
+    objective = build(config, text, data).train()
     changed = objective.inputs(torch.randn(len(final.nodes), DIM))
     (sum(objective(final, batch).values()) + changed.square().sum()).backward()
     if config.name != "kar":
@@ -117,7 +123,7 @@ def test_bfloat16_gives_about_the_same_terms(config, setting):
 @pytest.mark.parametrize("config", OBJECTIVES, ids=lambda config: config.name)
 def test_inputs_are_a_pure_function_in_use(config, setting):
     text, final, _, data = setting
-    objective = alignment.build(config, text, data, DIM, OUT).eval()
+    objective = build(config, text, data).eval()
     nodes = torch.randn(len(final.nodes), DIM)
     assert torch.equal(objective.inputs(nodes), objective.inputs(nodes))
     if config.name != "kar":
@@ -149,7 +155,7 @@ def test_warm_up_grows_to_the_full_weight(setting):
     totals = []
     for epoch in (0, 3, 10):
         torch.manual_seed(3)
-        objective = alignment.build(DaRecConfig(warmup_epochs=4), text, data, DIM, OUT)
+        objective = build(DaRecConfig(warmup_epochs=4), text, data)
         objective.start_epoch(epoch)
         totals.append(objective(final, batch)["darec/global_structure"].item())
     assert totals[0] == pytest.approx(totals[1] / 4, rel=1e-5)
@@ -165,7 +171,7 @@ def test_without_gradient_to_the_backbone_only_projections_learn(setting):
 
 def test_rlmrec_gen_masks_its_share_with_the_token(setting):
     text, final, _, data = setting
-    objective = alignment.build(RLMRecGenConfig(mask=0.25), text, data, DIM, OUT).train()
+    objective = build(RLMRecGenConfig(mask=0.25), text, data).train()
     masked = (objective.inputs(torch.zeros(len(final.nodes), DIM)) == objective.token).all(1)
     assert masked.sum() == len(final.nodes) // 4
 
@@ -177,7 +183,7 @@ def test_darec_aligns_structure(data, parts):
     text = parity_text(data)
     rows = torch.nn.Parameter(0.1 * torch.randn(data.n_nodes, OUT))
     weights = DaRecWeights(orthogonality=0, uniformity=0, local_structure=0)
-    objective = alignment.build(DaRecConfig(weight=1, weights=weights, sample=64, **parts), text, data, DIM, OUT)
+    objective = build(DaRecConfig(weight=1, weights=weights, sample=64, **parts), text, data)
     optimizer = torch.optim.Adam([rows, *objective.parameters()], lr=0.02)
     batch = Batch(data.train.users, data.train.items, data.train.items)
     trace = []
@@ -192,7 +198,7 @@ def test_darec_aligns_structure(data, parts):
 
 def test_columns_are_apart_and_whole(setting):
     text, final, _, data = setting
-    objective = alignment.build(DaRecConfig(shared=0.7, components=2), text, data, DIM, OUT)
+    objective = build(DaRecConfig(shared=0.7, components=2), text, data)
     shared, specific = objective.cf_parts(final.nodes)
     assert torch.equal(torch.cat([shared, specific], 1), final.nodes)
     assert shared.shape[1] == 7
@@ -212,7 +218,7 @@ def test_only_rows_of_the_sides_that_are_aligned_get_a_gradient(sides, source, s
     text, final, batch, data = setting
     torch.manual_seed(0)
     config = DaRecConfig(sides=sides, sample_from=source, sample=500, centres=3)
-    sum(alignment.build(config, text, data, DIM, OUT)(final, batch).values()).backward()
+    sum(build(config, text, data)(final, batch).values()).backward()
     moved = final.nodes.grad.abs().sum(1) > 0
     wanted = {"user": sides != "items", "item": sides != "users"}
     assert {"user": bool(moved[: data.n_users].any()), "item": bool(moved[data.n_users :].any())} == wanted
@@ -224,7 +230,7 @@ def test_rows_are_drawn_as_often_as_they_are_in_train():
     none = Pairs(train.users[:0], train.items[:0])
     data = Interactions(12, 4, train, none, none)
     text, batch = Representations(torch.randn(16, 5), 12), Batch(train.users, train.items, train.items)
-    objective = alignment.build(DaRecConfig(sample=2, centres=2), text, data, DIM, OUT)
+    objective = build(DaRecConfig(sample=2, centres=2), text, data)
     torch.manual_seed(0)
     samples = [objective._sample(0, batch, 12) - 12 for _ in range(4000)]
     drawn = torch.bincount(torch.cat(samples), minlength=4) / len(samples)
@@ -236,7 +242,7 @@ def test_a_sample_of_one_row_has_no_terms():
     train = Pairs(torch.arange(5), torch.zeros(5, dtype=torch.int64))
     none = Pairs(train.users[:0], train.items[:0])
     text, batch = Representations(torch.randn(8, 5), 5), Batch(train.users, train.items, train.items + 1)
-    objective = alignment.build(DaRecConfig(centres=2), text, Interactions(5, 3, train, none, none), DIM, OUT)
+    objective = build(DaRecConfig(centres=2), text, Interactions(5, 3, train, none, none))
     assert objective(Representations(torch.randn(8, OUT), 5), batch) == {}
 
 
@@ -250,17 +256,17 @@ def test_centres_of_two_spaces_are_not_compared_place_by_place(parts):
 def test_rlmrec_con_contrasts_at_most_so_many_pairs(setting, rows):
     text, final, batch, data = setting
     torch.manual_seed(0)
-    objective = alignment.build(RLMRecConConfig(rows=rows), text, data, DIM, OUT)
+    objective = build(RLMRecConConfig(rows=rows), text, data)
     first = Batch(*(part[: rows or None] for part in (batch.users, batch.items, batch.negatives)))
-    whole = alignment.build(RLMRecConConfig(), text, data, DIM, OUT)
+    whole = build(RLMRecConConfig(), text, data)
     whole.load_state_dict(objective.state_dict())
     assert objective(final, batch)["rlmrec-con"].item() == whole(final, first)["rlmrec-con"].item()
 
 
 def test_rlmrec_con_with_as_many_candidates_as_users_is_as_published(setting):
     text, final, batch, data = setting
-    objective = alignment.build(RLMRecConConfig(candidates=data.n_users), text, data, DIM, OUT)
-    whole = alignment.build(RLMRecConConfig(), text, data, DIM, OUT)
+    objective = build(RLMRecConConfig(candidates=data.n_users), text, data)
+    whole = build(RLMRecConConfig(), text, data)
     whole.load_state_dict(objective.state_dict())
     torch.testing.assert_close(objective(final, batch)["rlmrec-con"], whole(final, batch)["rlmrec-con"])
 
@@ -272,7 +278,7 @@ def unit_rows(rows):
 
 def test_rlmrec_con_sums_users_positives_and_negatives(setting):
     text, final, batch, data = setting
-    objective = alignment.build(RLMRecConConfig(weight=0.5, temperature=0.3), text, data, DIM, OUT)
+    objective = build(RLMRecConConfig(weight=0.5, temperature=0.3), text, data)
 
     def contrast(anchor, match, candidates):
         a, m, c = unit_rows(anchor), unit_rows(objective.project(match)), unit_rows(objective.project(candidates))
@@ -287,7 +293,7 @@ def test_rlmrec_con_sums_users_positives_and_negatives(setting):
 def test_distill_is_cross_entropy_from_text_shares_to_ranking_shares(setting):
     text, final, batch, data = setting
     config = DistillConfig(weight=0.5, whiten=0, teacher_temperature=0.2, temperature=2.0, rows=7)
-    objective = alignment.build(config, text, data, DIM, OUT)
+    objective = build(config, text, data)
     users = batch.users[:7]
     teacher = np.exp(unit_rows(text.user[users]) @ unit_rows(text.item).T / 0.2)
     teacher /= teacher.sum(1, keepdims=True)
@@ -299,7 +305,7 @@ def test_distill_is_cross_entropy_from_text_shares_to_ranking_shares(setting):
 
 def test_kar_adds_each_sides_own_mixture_of_experts(setting):
     text, _, _, data = setting
-    objective = alignment.build(KARConfig(experts=2, width=5), text, data, DIM, OUT)
+    objective = build(KARConfig(experts=2, width=5), text, data)
     nodes = torch.randn(data.n_nodes, DIM)
     added = (objective.inputs(nodes) - nodes).detach().numpy()
 
@@ -318,7 +324,7 @@ def test_kar_adds_each_sides_own_mixture_of_experts(setting):
 
 def test_darec_clusters_anew_every_so_many_steps(setting):
     text, _, batch, data = setting
-    objective = alignment.build(DaRecConfig(sample=16, centres=3, recluster_steps=3), text, data, DIM, OUT)
+    objective = build(DaRecConfig(sample=16, centres=3, recluster_steps=3), text, data)
     changed = []
     for _ in range(7):
         before = objective.cf_centres.clone()
@@ -331,7 +337,7 @@ def test_a_text_that_learns_nothing_is_clustered_once(setting):
     """Later runs of k-means on the backbone's side only put its centres into another order."""
     text, _, batch, data = setting
     config = DaRecConfig(sample=16, centres=3, recluster_steps=1, kmeans_iterations=1)  # one does not suffice
-    objective = alignment.build(config, text, data, DIM, OUT)
+    objective = build(config, text, data)
     seen = []
     for _ in range(6):
         objective(Representations(torch.randn(data.n_nodes, OUT), data.n_users), batch)
@@ -347,7 +353,7 @@ def test_partners_of_two_spaces_have_their_rows_in_common(seed, matching, settin
     text, _, batch, data = setting
     torch.manual_seed(seed)
     config = DaRecConfig(components=1, propagate=0, centres=2, matching=matching)  # one component: +-1 by parity
-    objective = alignment.build(config, text, data, DIM, OUT)
+    objective = build(config, text, data)
     text_rows = objective.text.nodes
     final = 3 * torch.randn(2, OUT)[(text_rows[:, 0] > 0).long()] + 0.01 * torch.randn(data.n_nodes, OUT)
     objective(Representations(final, data.n_users), batch)
@@ -360,7 +366,7 @@ def test_partners_of_two_spaces_have_their_rows_in_common(seed, matching, settin
 def test_partners_in_one_space_are_near(seed, setting):
     text, final, batch, data = setting
     torch.manual_seed(seed)
-    objective = alignment.build(DaRecConfig(centres=3, local_loss="distance", **NETWORKS), text, data, DIM, OUT)
+    objective = build(DaRecConfig(centres=3, local_loss="distance", **NETWORKS), text, data)
     objective(final, batch)
     distances = torch.cdist(objective.cf_centres[0], objective.text_centres[0]).numpy()
     best = min(distances[range(3), order].sum() for order in map(list, permutations(range(3))))
@@ -369,7 +375,7 @@ def test_partners_in_one_space_are_near(seed, setting):
 
 def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
     text, final, batch, data = setting
-    objective = alignment.build(RLMRecGenConfig(rows=3), text, data, DIM, OUT).train()
+    objective = build(RLMRecGenConfig(rows=3), text, data).train()
     objective.inputs(torch.zeros(len(final.nodes), DIM))
     objective(final, batch)["rlmrec-gen"].backward()
     assert (final.nodes.grad.abs().sum(1) > 0).sum() == 3
@@ -382,5 +388,5 @@ def test_the_components_spread_over_the_train_graph(setting):
     graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
     expected = unit(whiten(Representations(power_sum(graph, alone.nodes, 2), data.n_users), 256))
     torch.testing.assert_close(spread.nodes, expected.nodes)
-    taught = alignment.build(DaRecConfig(propagate=2, text_temperature=0.25), text, data, DIM, OUT).text
+    taught = build(DaRecConfig(propagate=2, text_temperature=0.25), text, data).text
     torch.testing.assert_close(taught.nodes, 2 * spread.nodes)

