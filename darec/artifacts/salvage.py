@@ -24,7 +24,9 @@ def salvage(path: Path, width: int, page_bytes: int) -> Iterator[list[tuple[Any,
     copy = path.with_suffix(".salvage")
     try:
         shutil.copyfile(path, copy)
-        pages = _mend_first_page(copy, width, page_bytes)
+        pages = _new_first_page(copy, width, page_bytes)
+        if not pages:
+            return
         with closing(sqlite3.connect(copy, isolation_level=None)) as db:
             db.text_factory = bytes
             db.execute("PRAGMA journal_mode=OFF")
@@ -48,7 +50,7 @@ def _rows_of_page(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _mend_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
+def _new_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
     """Gives the file the first page of a new one with the same table; returns the numbers of the pages with rows."""
     columns = ", ".join(f"c{number}" for number in range(width))
     with closing(sqlite3.connect(":memory:")) as db:
