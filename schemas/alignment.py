@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.section import Section
+from schemas.backbones import EASEConfig, L3AEConfig
+from schemas.section import Section, added
 
 
 class DaRecWeights(Section):
@@ -147,14 +148,20 @@ class DistillConfig(Section):
     """Number of users of the batch that the loss is computed for in each step."""
 
 
+TeacherConfig = Annotated[EASEConfig | L3AEConfig, Field(discriminator="name")]
+
+
 class LinearTeacherConfig(Section):
-    """Distillation from a closed-form linear model over items and their texts, for up to 30,000 items."""
+    """Distillation from a closed-form linear model over items and their texts."""
 
     name: Literal["linear-teacher"] = "linear-teacher"
     weight: float = Field(default=1.0, ge=0)
     """Weight of the loss term."""
+    model: TeacherConfig | None = added(None)
+    """The teacher, with its own fields. By default it is EASE with item texts as additional rows of its data, for up to
+    30,000 items, configured by `l2`, `text` and `whiten`."""
     l2: float = Field(default=100.0, gt=0)
-    """Ridge penalty of the linear model."""
+    """Ridge penalty of the default teacher."""
     text: float = Field(default=50.0, ge=0)
     """Weight of the text similarities relative to the co-occurrence counts of items. 0 is plain EASE."""
     whiten: int = Field(default=128, ge=0, le=16_384)

@@ -7,13 +7,26 @@ from pydantic import Field
 from schemas.section import Section
 
 
-class MFConfig(Section):
+class BackboneSection(Section):
+    """Base of all backbones' fields."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the backbone itself looks at text vectors."""
+        return False
+
+    def without_text(self) -> "BackboneSection":
+        """The same model as it is without any text."""
+        return self
+
+
+class MFConfig(BackboneSection):
     """Matrix factorisation: the input embeddings are the representations."""
 
     name: Literal["mf"] = "mf"
 
 
-class LayersConfig(Section):
+class LayersConfig(BackboneSection):
     """Linear propagation, without weight matrices or activations."""
 
     layers: int = Field(default=3, ge=0, le=64)
@@ -30,7 +43,7 @@ class LightGCNConfig(LayersConfig):
     """Fraction of the edges kept in each training step, without rescaling. RLMRec keeps 0.8."""
 
 
-class NGCFConfig(Section):
+class NGCFConfig(BackboneSection):
     """NGCF (Wang et al., SIGIR 2019)."""
 
     name: Literal["ngcf"] = "ngcf"
@@ -42,7 +55,7 @@ class NGCFConfig(Section):
     """Fraction of the edges kept in each training step, without rescaling."""
 
 
-class GCCFConfig(Section):
+class GCCFConfig(BackboneSection):
     """LR-GCCF (Chen et al., AAAI 2020)."""
 
     name: Literal["gccf"] = "gccf"
@@ -82,7 +95,7 @@ class SimGCLConfig(ContrastConfig):
     """Norm of the random vector that is added to each row in each layer."""
 
 
-class DCCFConfig(Section):
+class DCCFConfig(BackboneSection):
     """DCCF (Ren et al., SIGIR 2023)."""
 
     name: Literal["dccf"] = "dccf"
@@ -96,7 +109,7 @@ class DCCFConfig(Section):
     """Temperature of the contrastive loss."""
 
 
-class AutoCFConfig(Section):
+class AutoCFConfig(BackboneSection):
     """AutoCF (Xia et al., WWW 2023). Its own full-softmax loss replaces `train.loss`."""
 
     name: Literal["autocf"] = "autocf"
@@ -116,7 +129,88 @@ class AutoCFConfig(Section):
     """Additional nodes, as a fraction of all, for the random pairs of the decoder."""
 
 
+class ClosedFormConfig(BackboneSection):
+    """A model that is computed, not trained. `train.dim` is the width of its vectors; losses and epochs don't apply."""
+
+
+class ItemModelConfig(ClosedFormConfig):
+    """Item-to-item weights from a ridge regression of each item on all other items."""
+
+    l2: float = Field(default=100.0, gt=0)
+    """Ridge penalty."""
+    exact_up_to: int = Field(default=30_000, ge=0, le=200_000)
+    """Number of items up to which the weights are exact, which takes three float32 matrices of items x items: 11 GB for
+    30,000 items. Larger catalogues are solved approximately."""
+    neighbours: int = Field(default=64, ge=1, le=1_024)
+    """Number of items that each item is regressed on in the approximation."""
+
+
+class EASEConfig(ItemModelConfig):
+    """EASE (Steck, WWW 2019), which does not use text."""
+
+    name: Literal["ease"] = "ease"
+
+
+class L3AEConfig(ItemModelConfig):
+    """L3AE (Moon et al., CIKM 2025): weights from item texts, then a ridge regression on interactions towards them."""
+
+    name: Literal["l3ae"] = "l3ae"
+    l2: float = Field(default=150.0, gt=0)
+    """Ridge penalty of the distance from the text's weights. In the paper: lambda_X + lambda_E."""
+    prior: float = Field(default=1.33, ge=0)
+    """Factor that the text's weights are multiplied by. In the paper: lambda_E / (lambda_X + lambda_E)."""
+    text_l2: float = Field(default=5.0, gt=0)
+    """Ridge penalty of the text's weights, which are fitted to text vectors of unit length."""
+    whiten: int = Field(default=0, ge=0, le=16_384)
+    """Number of dimensions that item texts are PCA-whitened to first. 0 means no whitening."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Always: it is fitted to item texts."""
+        return True
+
+    def without_text(self) -> EASEConfig:
+        """EASE, with its own default penalty."""
+        return EASEConfig(exact_up_to=self.exact_up_to, neighbours=self.neighbours)
+
+
+class IALSConfig(ClosedFormConfig):
+    """Implicit ALS (Hu et al., ICDM 2008) with frequency-scaled regularisation (Rendle et al., RecSys 2022)."""
+
+    name: Literal["ials"] = "ials"
+    sweeps: int = Field(default=16, ge=1, le=10_000)
+    """Number of times that users and then items are solved for."""
+    l2: float = Field(default=0.003, gt=0)
+    """L2 penalty of a row, multiplied by its number of interactions plus `unobserved` times the other side's size."""
+    unobserved: float = Field(default=0.03, gt=0)
+    """Weight of all user-item pairs relative to interactions."""
+
+
+class GraphFilterConfig(ClosedFormConfig):
+    """GF-CF (Shen et al., CIKM 2021): a linear and an ideal low-pass filter of the interaction graph."""
+
+    name: Literal["gf-cf"] = "gf-cf"
+    components: int = Field(default=256, ge=1, le=16_384)
+    """Number of singular vectors in the ideal low-pass filter."""
+    ideal: float = Field(default=0.3, ge=0)
+    """Weight of the ideal low-pass filter relative to the linear filter."""
+
+
+CLOSED_FORMS = ("ease", "l3ae", "ials", "gf-cf")
+"""Names of the models that are computed, not trained."""
+
 BackboneConfig = Annotated[
-    MFConfig | LightGCNConfig | NGCFConfig | GCCFConfig | SGLConfig | SimGCLConfig | DCCFConfig | AutoCFConfig,
+    MFConfig
+    | LightGCNConfig
+    | NGCFConfig
+    | GCCFConfig
+    | SGLConfig
+    | SimGCLConfig
+    | DCCFConfig
+    | AutoCFConfig
+    | EASEConfig
+    | L3AEConfig
+    | IALSConfig
+    | GraphFilterConfig,
     Field(discriminator="name"),
 ]

@@ -1,11 +1,11 @@
 """Configuration of training and evaluation."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import AutoCFConfig, BackboneConfig, LightGCNConfig
+from schemas.backbones import CLOSED_FORMS, AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig
 from schemas.section import Section, not_hashed
 
 
@@ -56,9 +56,10 @@ class TrainConfig(Section):
 
     backbone: BackboneConfig = Field(default_factory=LightGCNConfig)
     dim: int = Field(default=32, ge=1, le=16_384)
-    """Dimension of the id embeddings."""
+    """Dimension of the id embeddings, or of the vectors of a closed form."""
     alignment: tuple[AlignmentConfig, ...] = (DaRecConfig(),)
-    """Alignment objectives that are added to the loss of the backbone. An empty list means none."""
+    """Alignment objectives that are added to the loss of the backbone. An empty list means none. Closed forms have
+    none."""
     text: TextConfig = Field(default_factory=TextConfig)
     loss: LossConfig = Field(default_factory=BPRConfig)
     scoring: Literal["inner", "cosine"] = "inner"
@@ -106,16 +107,30 @@ class TrainConfig(Section):
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
     """Writes a checkpoint every N epochs. A killed run resumes from it exactly."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _closed_forms_have_no_alignment(cls, values: Any) -> Any:
+        """The default alignment is for backbones that are trained."""
+        backbone = values.get("backbone") if isinstance(values, dict) else None
+        name = backbone.get("name") if isinstance(backbone, dict) else getattr(backbone, "name", None)
+        return {"alignment": (), **values} if name in CLOSED_FORMS else values
+
     @property
     def needs_text(self) -> bool:
         """Whether text vectors take any part."""
-        return bool(self.alignment) or self.text.use != "none"
+        return bool(self.alignment) or self.text.use != "none" or self.backbone.needs_text
+
+    def without_text(self) -> "TrainConfig":
+        """The same model, loss and schedule without any text: what text is measured against."""
+        plain = {"alignment": (), "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
+        return self.model_copy(update=plain)
 
     @property
     def learns(self) -> bool:
         """Whether there is a loss: the ranking loss, an objective with a weight, or the backbone's own."""
         weighted = any(getattr(each, "weight", 0) for each in (*self.alignment, self.backbone))
-        return bool(self.ranking_weight) or weighted or isinstance(self.backbone, AutoCFConfig)
+        own_loss = isinstance(self.backbone, AutoCFConfig | ClosedFormConfig)
+        return bool(self.ranking_weight) or weighted or own_loss
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -123,6 +138,9 @@ class TrainConfig(Section):
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs, {self.epochs}")
         if isinstance(self.backbone, AutoCFConfig) and self.dim % self.backbone.heads:
             raise ValueError(f"backbone.heads {self.backbone.heads} must divide dim {self.dim}")
+        trained = self.alignment or self.text.use != "none" or self.scoring != "inner"
+        if isinstance(self.backbone, ClosedFormConfig) and trained:
+            raise ValueError(f"{self.backbone.name} is computed, not trained: leave out alignment, text and scoring")
         return self
 
 

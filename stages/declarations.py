@@ -23,7 +23,6 @@ from schemas.reports import (
     SplitReport,
     TrainReport,
 )
-from schemas.training import TextConfig
 from stages.contract import Effect, Stage
 
 # ---------------------------------------------------------------- ingest: raw files become clean tables
@@ -135,8 +134,7 @@ _TRAIN_INPUTS = (files.TRAIN_PART, files.VAL_PART, files.USER_VOCABULARY, files.
 
 def _without_text(recipe: Recipe) -> Mapping[str, Any]:
     """The same backbone, loss and schedule without any text: what the alignment is measured against."""
-    plain = {"alignment": (), "text": TextConfig(), "warm_start": False}
-    return {"train": recipe.train.model_copy(update=plain)}
+    return {"train": recipe.train.without_text()}
 
 
 TRAIN_REFERENCE = Stage(

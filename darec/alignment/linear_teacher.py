@@ -4,16 +4,15 @@ import torch
 from torch import Tensor
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting
-from darec.model.interactions import Batch, ItemLists, Representations
-from darec.model.linear import item_weights, top_unseen
+from darec.closed_form import ItemWeights, item_weights, text_rows_weights, top_unseen
+from darec.model.interactions import Batch, Interactions, ItemLists, Representations
 from darec.model.softmax import log_sum_exp
-from darec.model.whitening import whiten
 from schemas.alignment import LinearTeacherConfig
 
 
 @OBJECTIVES.register(LinearTeacherConfig)
 class LinearTeacher(Objective):
-    """Each user's best unseen items by `darec.model.linear` share the softmax over all unseen items, by their scores.
+    """Each user's best unseen items by a linear model share the softmax over all unseen items, by their scores.
 
     The linear model needs items x items numbers and sees no user twice the same way; what it knows about items that a
     user has not touched is all that full ranking asks for, and a softmax brings it into the representations.
@@ -23,10 +22,9 @@ class LinearTeacher(Objective):
         super().__init__()
         self.config = config
         text, interactions = setting.text, setting.interactions
-        item_text = whiten(text, config.whiten).item if config.whiten else text.item
         train, n_users, n_items = interactions.train, interactions.n_users, interactions.n_items
-        weights = item_weights(train, n_users, item_text, config.l2, config.text)
-        self.top, scores = top_unseen(train, n_users, weights, min(config.top, n_items))
+        weights = _weights(config, text, interactions)
+        self.top, scores = top_unseen(train, n_users, n_items, weights, min(config.top, n_items))
         self.shares = _shares(scores, config.sharpness)
         self.users = torch.unique(train.users)
         self.seen = ItemLists(train, n_users, n_items)
@@ -40,6 +38,12 @@ class LinearTeacher(Objective):
         wanted = (self.shares[users].unsqueeze(1) @ final.item[self.top[users]]).squeeze(1)
         normalisers = log_sum_exp(anchors, final.item, self.seen.of(users))
         return {"linear-teacher": config.weight * (normalisers - (anchors * wanted).sum(-1)).mean()}
+
+
+def _weights(config: LinearTeacherConfig, text: Representations, interactions: Interactions) -> ItemWeights:
+    if config.model is None:
+        return text_rows_weights(interactions, text, config.l2, config.text, config.whiten)
+    return item_weights(config.model, interactions, text)
 
 
 def _shares(scores: Tensor, sharpness: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""Backbones: one file each, all with the contract of `darec.backbones.base`."""
+"""Backbones that are trained: one file each, all with the contract of `darec.backbones.base`.
+
+Models that are computed are in `darec.closed_form`.
+"""
 
 from darec.backbones import autocf, dccf, gccf, lightgcn, mf, ngcf, sgl, simgcl
 from darec.backbones.base import BACKBONES, Backbone

@@ -51,6 +51,11 @@ class ItemLists:
         self._starts = torch.zeros(n_users + 1, dtype=torch.int64, device=keys.device)
         self._starts[1:] = torch.cumsum(torch.bincount(keys // n_items, minlength=n_users), 0)
 
+    @property
+    def lengths(self) -> Tensor:
+        """How many distinct items each user has, int64 [n_users]."""
+        return self._starts.diff()
+
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """All items of each of `users` (int64 [b]), as (positions in `users`, items), both int64 [total]."""
         counts = self._starts[users + 1] - self._starts[users]

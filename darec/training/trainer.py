@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from darec import closed_form
 from darec.common.device import pick
 from darec.common.errors import UserError
 from darec.common.progress import Progress, Silent
@@ -23,6 +24,7 @@ from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
+from schemas.backbones import ClosedFormConfig
 from schemas.section import hashed
 from schemas.training import TrainConfig
 
@@ -64,10 +66,12 @@ def train(
 ) -> Trained:
     """Trains a model; equal arguments give equal bits on a CPU with the same number of threads.
 
+    A closed form is computed: one epoch, without a model state, a checkpoint, or id embeddings to begin with.
+
     Args:
         config: what to train and how.
         interactions: train and validation pairs.
-        text: text vectors of all nodes; needed if `config` has objectives or a text input.
+        text: text vectors of all nodes; needed if `config.needs_text`.
         adjacency: the train graph; by default the normalised one of the train pairs.
         warm: id embeddings to begin with, [N, dim]; what is not finite begins at random.
         resume: the checkpoint file: written as training goes, and gone on from if it is there and of equal settings.
@@ -82,10 +86,32 @@ def train(
     device = pick(config.device, "train.device")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(config.seed)
+        if isinstance(config.backbone, ClosedFormConfig):
+            text = text.to(device) if text else None
+            return _compute(config, config.backbone, interactions.to(device), text, listener)
         trainer = Trainer(config, interactions, text, adjacency, device)
         trainer.progress, trainer.listener = progress or Silent(), listener
         trainer.warm_start(warm)
         return trainer.fit(resume)
+
+
+def _compute(
+    config: TrainConfig,
+    backbone: ClosedFormConfig,
+    interactions: Interactions,
+    text: Representations | None,
+    listener: Listener | None,
+) -> Trained:
+    """A closed form's vectors, with its validation as the history's only epoch."""
+    _check_text(text)
+    if not len(interactions.train):
+        raise UserError("there are no train interactions", where="train", hint="check the split")
+    final = with_cold_rows(config, closed_form.fit(backbone, interactions, text, config.dim), text, interactions)
+    validation, history = validate(final, interactions), History()
+    history.add(1, 0, {f"val/{name}": value for name, value in validation.items()})
+    if listener and validation:
+        listener(1, validation)
+    return Trained(final.to(torch.device("cpu")), {}, history.table(), 1, 1, validation)
 
 
 class Trainer:
@@ -107,9 +133,7 @@ class Trainer:
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
-        if text is not None and not text.nodes.isfinite().all():
-            hint = "make them again: `darec run --force embed`"
-            raise UserError("some text vectors are not finite", where="train", hint=hint)
+        _check_text(text)
         self.sampler = Sampler(self.interactions, config.batch_size)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         if config.compile:
@@ -214,10 +238,7 @@ class Trainer:
         if not len(self.interactions.val):
             self._keep_best({})
             return
-        final, n_items = self.model.represent(), self.interactions.n_items
-        self._check_finite(scores=largest_score(final))
-        ranking = rank(final, self.interactions.train, self.interactions.val, _K)
-        values = score(ranking, self.interactions.val, n_items, (_K,), ("recall", "ndcg")).means()
+        values = validate(self._represent(), self.interactions)
         self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
         if not self.best or values[f"recall@{_K}"] > self.validation[f"recall@{_K}"]:
             self._keep_best(values)
@@ -254,16 +275,38 @@ class Trainer:
 
     def _result(self) -> Trained:
         self.model.load_state_dict(self.best)
-        final = self._warm_and_cold().to(torch.device("cpu"))
-        state = {name: value.cpu() for name, value in self.best.items()}
+        final = with_cold_rows(self.config, self._represent(), self.text, self.interactions)
+        state, final = {name: value.cpu() for name, value in self.best.items()}, final.to(torch.device("cpu"))
         return Trained(final, state, self.history.table(), self.best_epoch, self.epoch, self.validation)
 
-    def _warm_and_cold(self) -> Representations:
+    def _represent(self) -> Representations:
+        """The model's final representations. Raises DivergedError where their scores are no numbers."""
         final = self.model.represent()
         self._check_finite(scores=largest_score(final))
-        if self.text is None or not self.config.needs_text or self.config.cold_start == "none":
-            return final
-        return cold_start.fill(final, self.text, self.interactions, unit=self.config.scoring == "cosine")
+        return final
+
+
+def _check_text(text: Representations | None) -> None:
+    if text is not None and not text.nodes.isfinite().all():
+        hint = "make them again: `darec run --force embed`"
+        raise UserError("some text vectors are not finite", where="train", hint=hint)
+
+
+def validate(final: Representations, interactions: Interactions) -> dict[str, float]:
+    """Recall and NDCG on validation; empty if there are no validation pairs."""
+    if not len(interactions.val):
+        return {}
+    ranking = rank(final, interactions.train, interactions.val, _K)
+    return score(ranking, interactions.val, interactions.n_items, (_K,), ("recall", "ndcg")).means()
+
+
+def with_cold_rows(
+    config: TrainConfig, final: Representations, text: Representations | None, interactions: Interactions
+) -> Representations:
+    """`final` with the rows of users and items without train interactions predicted from text, if so configured."""
+    if text is None or not config.needs_text or config.cold_start == "none":
+        return final
+    return cold_start.fill(final, text, interactions, unit=config.scoring == "cosine")
 
 
 def _compile_projections(model: torch.nn.Module) -> None:

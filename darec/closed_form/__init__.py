@@ -1,0 +1,80 @@
+"""Models that are computed, not trained: ridge regressions between items, alternating least squares, graph filters.
+
+One file each. `fit` gives their vectors, which are evaluated, indexed and released like those of any backbone.
+"""
+
+from darec.closed_form.factorisation import factorise
+from darec.closed_form.gf_cf import graph_filter
+from darec.closed_form.ials import alternating_least_squares
+from darec.closed_form.item_weights import DenseWeights, ItemWeights, top_unseen
+from darec.closed_form.neighbours import neighbour_weights
+from darec.closed_form.ridge import ease, ease_with_text_rows, l3ae, text_prior
+from darec.common.errors import UserError
+from darec.model.interactions import Interactions, Representations
+from darec.model.whitening import whiten
+from schemas.backbones import (
+    ClosedFormConfig,
+    EASEConfig,
+    GraphFilterConfig,
+    IALSConfig,
+    ItemModelConfig,
+    L3AEConfig,
+)
+
+__all__ = ["ItemWeights", "fit", "item_weights", "text_rows_weights", "top_unseen"]
+
+_MOST_TEXT_ROWS_ITEMS = 30_000  # three float32 matrices of items x items: 11 GB
+
+
+def fit(
+    config: ClosedFormConfig, interactions: Interactions, text: Representations | None, dim: int
+) -> Representations:
+    """Vectors of width `dim` of the model that `config` names; random numbers come from torch's global generator.
+
+    Raises:
+        UserError: the model needs text and there is none.
+    """
+    train, n_users, n_items = interactions.train, interactions.n_users, interactions.n_items
+    match config:
+        case IALSConfig():
+            return alternating_least_squares(train, n_users, n_items, dim, config.sweeps, config.l2, config.unobserved)
+        case GraphFilterConfig():
+            weights = graph_filter(train, n_users, n_items, config.components, config.ideal)
+        case EASEConfig() | L3AEConfig():
+            weights = item_weights(config, interactions, text)
+        case _:
+            raise TypeError(f"no closed form: {config!r}")
+    return factorise(train, n_users, n_items, weights, dim)
+
+
+def item_weights(config: ItemModelConfig, interactions: Interactions, text: Representations | None) -> ItemWeights:
+    """How much an item in a history speaks for another, by the model that `config` names.
+
+    Raises:
+        UserError: the model needs text and there is none.
+    """
+    size = interactions.train, interactions.n_users, interactions.n_items
+    prior = None
+    if isinstance(config, L3AEConfig):
+        if text is None:
+            raise UserError("text vectors are needed", where="train.backbone", hint="use ease, which needs none")
+        item_text = whiten(text, config.whiten).item if config.whiten else text.item
+        prior = text_prior(item_text, config.text_l2, config.prior)
+    if interactions.n_items > config.exact_up_to:
+        return neighbour_weights(*size, config.l2, config.neighbours, prior)
+    return l3ae(*size, config.l2, prior) if prior else ease(*size, config.l2)
+
+
+def text_rows_weights(
+    interactions: Interactions, text: Representations, l2: float, weight: float, whitened: int
+) -> DenseWeights:
+    """EASE with the texts as further rows; `whitened` is 0 or the number of principal components to take of them.
+
+    Raises:
+        UserError: too many items for a matrix of items x items.
+    """
+    if interactions.n_items > _MOST_TEXT_ROWS_ITEMS:
+        hint = "set linear-teacher's model to l3ae or ease, which have an approximation for such catalogues"
+        raise UserError(f"{interactions.n_items} items are too many", where="train.alignment", hint=hint)
+    item_text = whiten(text, whitened).item if whitened else text.item
+    return ease_with_text_rows(interactions.train, interactions.n_users, item_text, l2, weight)

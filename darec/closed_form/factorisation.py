@@ -1,0 +1,54 @@
+"""From weights between items to vectors of users and items, so that a linear model is released as any other."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from darec.closed_form.item_weights import ItemWeights, history_matrix
+from darec.model.interactions import Pairs, Representations
+
+Product = Callable[[Tensor], Tensor]
+"""A matrix by what it makes of the columns of another one."""
+
+_OVERSAMPLED = 16  # columns of the random search beyond those that are wanted
+_ITERATIONS = 4
+_PROBES = 64
+
+
+def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, dim: int) -> Representations:
+    """Vectors of width `dim` whose inner products are close to the scores X B.
+
+    It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 keeps busy users from filling it,
+    and S = (length of the column)^-1/4 popular items. With its right vectors V, items are S^-1 V and users X B S V.
+    """
+    history = history_matrix(train, n_users, n_items)
+    of_users, of_items = history.to_sparse_csr(), history.T.coalesce().to_sparse_csr()
+    busy = torch.bincount(train.keys(n_items) // n_items, minlength=n_users).clamp_min(1).float().rsqrt()[:, None]
+
+    def transposed(rows: Tensor) -> Tensor:
+        return weights.transposed_times(of_items @ (busy * rows))
+
+    # The squared length of a column is the mean of (column . g)^2 over random g.
+    probes = torch.randn(n_users, _PROBES, device=history.device)
+    lengths = transposed(probes).square().mean(1).sqrt()
+    scale = lengths.clamp_min(1e-4 * float(lengths.max()) + 1e-12).pow(-0.25)[:, None]
+    vectors = right_singular_vectors(
+        lambda columns: busy * (of_users @ weights.times(scale * columns)),
+        lambda rows: scale * transposed(rows),
+        torch.randn(n_items, dim + _OVERSAMPLED, device=history.device),
+    )[:, :dim]
+    return Representations.join(of_users @ weights.times(scale * vectors), vectors / scale)
+
+
+def right_singular_vectors(times: Product, transposed_times: Product, start: Tensor) -> Tensor:
+    """Those of the greatest singular values of A, greatest first, from random columns `start` [n, k]: [n, k].
+
+    Subspace iteration (Halko et al., SIAM Review 2011). The last few columns are less exact than the others.
+    """
+    columns = start
+    for _ in range(_ITERATIONS):
+        rows = torch.linalg.qr(times(columns)).Q
+        columns = torch.linalg.qr(transposed_times(rows)).Q
+    inner = times(columns)
+    return columns @ torch.linalg.eigh(inner.T @ inner).eigenvectors.flip(1)

@@ -1,0 +1,62 @@
+"""GF-CF (Shen et al., CIKM 2021): recommendation as a low-pass filter of the interaction graph."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darec.closed_form.factorisation import right_singular_vectors
+from darec.closed_form.item_weights import history_matrix
+from darec.model.interactions import Pairs
+
+_OVERSAMPLED = 16
+
+
+@dataclass(frozen=True)
+class GraphFilter:
+    """B = R'R + ideal D^-1/2 V V' D^1/2: R = D_users^-1/2 X D^-1/2, V its leading right singular vectors, D the items'
+    degrees. The item-to-item weights of the model, as products.
+    """
+
+    normalised: Tensor
+    """R, CSR [n_users, n_items]."""
+    transposed: Tensor
+    """R', CSR."""
+    vectors: Tensor
+    """V, [n_items, components]."""
+    root_degree: Tensor
+    """D^1/2 as a column, [n_items, 1]."""
+    ideal: float
+
+    def times(self, right: Tensor) -> Tensor:
+        """B Y."""
+        ideal = (self.vectors @ (self.vectors.T @ (self.root_degree * right))) / self.root_degree
+        return self.transposed @ (self.normalised @ right) + self.ideal * ideal
+
+    def transposed_times(self, right: Tensor) -> Tensor:
+        """B' Y."""
+        ideal = (self.vectors @ (self.vectors.T @ (right / self.root_degree))) * self.root_degree
+        return self.transposed @ (self.normalised @ right) + self.ideal * ideal
+
+    def scores(self, history: Tensor) -> Tensor:
+        """H B."""
+        return self.transposed_times(history.to_dense().T).T
+
+
+def graph_filter(train: Pairs, n_users: int, n_items: int, components: int, ideal: float) -> GraphFilter:
+    """Both filters of the train graph; an item without interactions counts as if it had one."""
+    history = history_matrix(train, n_users, n_items)
+    users, items = history.indices()
+    user_degree, item_degree = (
+        torch.bincount(side, minlength=size).clamp_min(1).float() for side, size in ((users, n_users), (items, n_items))
+    )
+    values = (user_degree[users] * item_degree[items]).rsqrt()
+    normalised = torch.sparse_coo_tensor(
+        history.indices(), values, history.shape, is_coalesced=True, check_invariants=False
+    )
+    rows, columns = normalised.to_sparse_csr(), normalised.T.coalesce().to_sparse_csr()
+    width = min(components + _OVERSAMPLED, n_users, n_items)
+    vectors = right_singular_vectors(
+        lambda block: rows @ block, lambda block: columns @ block, torch.randn(n_items, width, device=history.device)
+    )
+    return GraphFilter(rows, columns, vectors[:, :components], item_degree.sqrt()[:, None], ideal)

@@ -1,0 +1,97 @@
+"""Item-to-item weights: how much an item in a user's history speaks for another one."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from darec.model.interactions import ItemLists, Pairs
+
+_BLOCK_USERS = 1024
+
+
+class ItemWeights(Protocol):
+    """A matrix B [n_items, n_items] by its products: a user's scores are the sum of the rows of B of its items.
+
+    The diagonal never counts: it speaks for items that a user has, and those are not recommended.
+    """
+
+    def times(self, right: Tensor) -> Tensor:
+        """B Y: [n_items, k] -> [n_items, k]."""
+        ...
+
+    def transposed_times(self, right: Tensor) -> Tensor:
+        """B' Y: [n_items, k] -> [n_items, k]."""
+        ...
+
+    def scores(self, history: Tensor) -> Tensor:
+        """H B as a dense tensor [b, n_items]; `history` H is sparse COO [b, n_items]."""
+        ...
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    """The whole matrix, float32 [n_items, n_items]."""
+
+    matrix: Tensor
+
+    def times(self, right: Tensor) -> Tensor:
+        """B Y."""
+        return self.matrix @ right
+
+    def transposed_times(self, right: Tensor) -> Tensor:
+        """B' Y."""
+        return self.matrix.T @ right
+
+    def scores(self, history: Tensor) -> Tensor:
+        """H B."""
+        return torch.sparse.mm(history, self.matrix)
+
+
+@dataclass(frozen=True)
+class FactoredWeights:
+    """B = L R' + S: L and R are [n_items, r], S is sparse CSR. Memory is that of the factors and of S's entries."""
+
+    left: Tensor
+    right: Tensor
+    sparse: Tensor
+    sparse_transposed: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass sets a derived field this way. CSR products are fast from one side only.
+        object.__setattr__(self, "sparse_transposed", self.sparse.to_sparse_coo().T.coalesce().to_sparse_csr())
+
+    def times(self, right: Tensor) -> Tensor:
+        """B Y."""
+        return self.left @ (self.right.T @ right) + self.sparse @ right
+
+    def transposed_times(self, right: Tensor) -> Tensor:
+        """B' Y."""
+        return self.right @ (self.left.T @ right) + self.sparse_transposed @ right
+
+    def scores(self, history: Tensor) -> Tensor:
+        """H B."""
+        low_rank = torch.sparse.mm(history, self.left) @ self.right.T
+        return low_rank.add_(torch.sparse.mm(history, self.sparse.to_sparse_coo()).to_dense())
+
+
+def history_matrix(pairs: Pairs, n_users: int, n_items: int) -> Tensor:
+    """X, sparse COO float32 [n_users, n_items]: 1 at each distinct pair."""
+    keys = pairs.keys(n_items)
+    indices = torch.stack([keys // n_items, keys % n_items])
+    ones = torch.ones(len(keys), device=keys.device)
+    return torch.sparse_coo_tensor(indices, ones, (n_users, n_items), is_coalesced=True, check_invariants=False)
+
+
+def top_unseen(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, k: int) -> tuple[Tensor, Tensor]:
+    """Each user's k best items that it has not in train, best first: items int64 [n_users, k], scores float32."""
+    history, seen = history_matrix(train, n_users, n_items), ItemLists(train, n_users, n_items)
+    items, scores = [], []
+    for users in torch.arange(n_users, device=history.device).split(_BLOCK_USERS):
+        block = weights.scores(history.index_select(0, users))
+        block[seen.of(users)] = -torch.inf
+        best = block.topk(k)
+        items.append(best.indices)
+        scores.append(best.values)
+    return torch.cat(items), torch.cat(scores)
