@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import CLOSED_FORMS, AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig
-from schemas.section import Section, not_hashed
+from schemas.section import Section, added, not_hashed
 
 
 class BPRConfig(Section):
@@ -157,6 +157,9 @@ class EvaluateConfig(Section):
     """The cutoffs k of every metric, in ascending order."""
     slices: int = Field(default=3, ge=1, le=100)
     """Number of groups of users by train interactions, and of items by popularity, that are reported separately."""
+    category: str = added("")
+    """Attribute of items that `category_coverage` groups them by, such as genres; values may be lists separated by `|`
+    or commas. Empty: it is not measured."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
