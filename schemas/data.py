@@ -140,6 +140,8 @@ class DataConfig(Section):
     """Ids that differ only so are one id: upper and lower case, leading zeros, runs of spaces. null means that they
     are kept apart and told, and refused where they concern more than `max_bad_share` of the rows; [] keeps them apart.
     Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers never make two ids."""
+    unknown_items: Literal["drop", "keep"] = added("drop")
+    """Interactions with items that the items file lacks: lost, and counted so, or kept with their ids as titles."""
     timestamp_unit: TimeUnit | None = added(None)
     """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
     null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
@@ -179,13 +181,10 @@ class DataConfig(Section):
     def _has_interactions(self) -> Self:
         if SOURCES[self.source] is None and self.interactions is None:
             raise ValueError(f"source {self.source!r} needs `interactions`, the path of the interactions file")
-        if (
-            self.half_life_days is not None
-            and self.interaction_columns.timestamp is None
-            and SOURCES[self.source] is None
-        ):
+        columns = self.interaction_columns
+        if SOURCES[self.source] is None and self.half_life_days is not None and columns.timestamp is None:
             raise ValueError("half_life_days needs interaction_columns.timestamp")
-        if self.events is not None and self.interaction_columns.event is None and SOURCES[self.source] is None:
+        if SOURCES[self.source] is None and self.events is not None and columns.event is None:
             raise ValueError("events needs interaction_columns.event, the column of the event types")
         return self
 

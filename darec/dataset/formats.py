@@ -12,9 +12,9 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.dataset.files import SourceFile
-from darec.dataset.look import WHITESPACE, header_lines, stray_quotes
+from darec.dataset.look import WHITESPACE, header_lines, rows_within, stray_quotes
 from darec.dataset.raw import MORE_FIELDS, reading
-from darec.dataset.unpack import Scratch, head_of, plain_text
+from darec.dataset.unpack import Scratch, head_of, plain_text, refuse_binary
 from schemas import columns as c
 from schemas.data import FileFormat
 
@@ -175,6 +175,7 @@ def _columns(path: Path, form: FileFormat) -> tuple[list[str], FileFormat, int]:
     """The names of a delimited file's columns, its format with what the first lines say, and the lines to skip."""
     assert form.encoding is not None
     head = head_of(path, form.compression)
+    refuse_binary(path, head, head.encoding or form.encoding)
     lines = head.text(form.encoding).split("\n")
     declared, first, header = header_lines(lines, form)
     if declared is not None:
@@ -234,9 +235,11 @@ def _is_strict_lines(text: Path) -> bool:
     with text.open(encoding="utf-8") as stream:
         lines = list(itertools.islice((line for line in stream if line.strip()), 100))
     try:
-        return all(isinstance(json.loads(line, parse_constant=_refuse), dict) for line in lines)
+        values = [json.loads(line, parse_constant=_refuse) for line in lines]
     except ValueError:
         return False
+    is_table = len(values) == 1 and isinstance(values[0], dict) and rows_within(values[0]) is not None
+    return all(isinstance(value, dict) for value in values) and not is_table
 
 
 def _refuse(constant: str) -> None:
@@ -278,11 +281,8 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
             buffer, number = buffer[end:], number + 1
             if not isinstance(value, dict):
                 raise _no_json(path, f"value {number} is no object but {type(value).__name__}")
-            inner = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
-            if number == 1 and ended and not buffer.strip(" \t\r\n]") and len(inner) == 1:
-                yield from inner[0]
-            else:
-                yield value
+            inner = rows_within(value) if number == 1 and ended and not buffer.strip(" \t\r\n]") else None
+            yield from inner if inner is not None else [value]
 
 
 def _python_dictionary(buffer: str) -> tuple[Any, int]:

@@ -39,7 +39,9 @@ class Ids:
     notes: list[str] = field(default_factory=list)
     """What was done, for the report."""
     twins: tuple[int, str, str] | None = None
-    """Rows whose id has a twin that was kept apart, an example, and the kind of difference."""
+    """Rows with an id that has a more frequent twin and was kept apart, an example, and the kind of difference."""
+    nearest: tuple[str, str] | None = None
+    """The unknown id with most rows, and the one of the catalogue that looks most like it."""
 
 
 def as_id(raw: RawTable, column: str) -> pl.Expr:
@@ -107,26 +109,30 @@ def judge(
     problems = np.full(len(numbers), EMPTY, np.uint8)
     numbers[known["code"].to_numpy()] = ids.search_sorted(known["id"]).to_numpy()
     problems[table["code"].to_numpy()] = table["problem"].to_numpy()
+    nearest = _most_wanted(table, catalogue)
     examples = {
-        kind: _example(table.filter(pl.col("problem") == kind), kind, catalogue) for kind in (EMPTY, MANGLED, UNKNOWN)
+        kind: repr(value) for kind in (EMPTY, MANGLED, UNKNOWN) if (value := _most_frequent(table, kind)) is not None
     }
-    return Ids(
-        numbers,
-        problems,
-        ids,
-        {kind: text for kind, text in examples.items() if text},
-        tidy_notes,
-        _twins(known, merge),
-    )
+    if nearest is not None:
+        examples[UNKNOWN] = f"{nearest[0]!r}, nearest in the items {nearest[1]!r}"
+    return Ids(numbers, problems, ids, examples, tidy_notes, _twins(known, merge), nearest)
 
 
-def _example(table: pl.DataFrame, kind: int, catalogue: pl.Series | None) -> str:
-    if table.is_empty():
-        return ""
-    value = table.sort("rows", "value", descending=[True, False])["value"][0]
-    if kind == UNKNOWN and catalogue is not None and (nearest := _nearest(value, catalogue)):
-        return f"{value!r}, nearest in the items {nearest!r}"
-    return repr(value)
+def difference(one: str, other: str) -> str | None:
+    """The only kind of difference between two ids (case, zeros, spaces), None if there is another."""
+    return next((kind for kind in ("case", "zeros", "spaces") if _same([one, other], kind)), None)
+
+
+def _most_frequent(table: pl.DataFrame, problem: int) -> str | None:
+    values = table.filter(pl.col("problem") == problem).sort("rows", "value", descending=[True, False])["value"]
+    return values[0] if len(values) else None
+
+
+def _most_wanted(table: pl.DataFrame, catalogue: pl.Series | None) -> tuple[str, str] | None:
+    value = _most_frequent(table, UNKNOWN)
+    if value is None or catalogue is None or (nearest := _nearest(value, catalogue)) is None:
+        return None
+    return value, nearest
 
 
 def _nearest(value: str, catalogue: pl.Series) -> str | None:
@@ -188,7 +194,12 @@ def _twins(known: pl.DataFrame, merge: Sequence[str]) -> tuple[int, str, str] | 
     first = groups.sort("key", "id")
     pair = first.filter(pl.col("key") == first["key"][0])["id"][:2].to_list()
     kinds = [kind for kind in ("case", "zeros", "spaces") if kind not in merge and _same(pair, kind)]
-    return int(groups["rows"].sum()), f"{pair[0]!r} and {pair[1]!r}", kinds[0] if kinds else "case, zeros, spaces"
+    most = groups.group_by("key").agg(pl.col("rows").max())["rows"].sum()
+    return (
+        int(groups["rows"].sum()) - int(most),
+        f"{pair[0]!r} and {pair[1]!r}",
+        kinds[0] if kinds else "case, zeros, spaces",
+    )
 
 
 def _same(pair: list[str], kind: str) -> bool:

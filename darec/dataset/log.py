@@ -66,6 +66,8 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
     if rows.is_empty():
         raise UserError("the interactions file has no rows", where=str(raw.path), hint="give a file with rows")
 
+    if config.unknown_items == "keep":
+        catalogue = None
     users, items = _judged(raw, rows, c.USER, config, None), _judged(raw, rows, c.ITEM, config, catalogue)
     for word, judged in (("users", users), ("items", items)):
         notes += [f"{word}: {note}" for note in judged.notes]

@@ -89,7 +89,10 @@ def fields_of(line: str, form: FileFormat) -> list[str]:
         return line.split()
     if len(form.separator) > 1 or form.quote == "none":
         return line.split(form.separator)
-    return next(csv.reader(io.StringIO(line), delimiter=form.separator, quotechar=form.quote or '"'), [])
+    try:
+        return next(csv.reader(io.StringIO(line), delimiter=form.separator, quotechar=form.quote or '"'), [])
+    except csv.Error:  # a field of more than 128 KiB
+        return line.split(form.separator)
 
 
 def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
@@ -144,9 +147,17 @@ def _json(path: Path, text: str, lines: list[str]) -> Look:
         except ValueError:
             continue
     rows = [row for row in rows if isinstance(row, dict)] or _json_objects(text)
+    if len(rows) == 1:
+        rows = rows_within(rows[0]) or rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
     values = [[_as_text(row.get(name)) for name in columns] for row in rows]
     return Look(path, FileFormat(format="json"), columns, values, lines[0])
+
+
+def rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
+    """The one list of objects that an object holds, as in {"count": 2, "data": [{...}, {...}]}; None otherwise."""
+    inner = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
+    return inner[0] if len(inner) == 1 and len(inner[0]) > 1 else None
 
 
 def _json_objects(text: str) -> list[dict[str, object]]:
@@ -159,8 +170,7 @@ def _json_objects(text: str) -> list[dict[str, object]]:
             value, end = decoder.raw_decode(rest)
         except ValueError:
             break
-        inner = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else []
-        found += inner[0] if len(inner) == 1 and inner[0] and isinstance(inner[0][0], dict) else [value]
+        found.append(value)
         rest = rest[end:].lstrip(" \n\t\r,]")
     if not found:
         for line in text.split("\n")[:_SAMPLE_LINES]:
@@ -245,18 +255,17 @@ def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
 
 
 def _separator(lines: list[str]) -> str | None:
-    """The separator that divides most lines into equally many fields."""
+    """The separator that divides most lines into equally many fields, the first line among them if possible."""
     best, best_score = None, 0.0
     for separator in _SEPARATORS:
-        counts = Counter(map(len, _rows(lines, FileFormat(separator=separator)))) if len(separator) == 1 else None
-        counts = counts or Counter(len(line.split(separator)) for line in lines)
-        width, rows = counts.most_common(1)[0]
-        share = rows / counts.total()
-        if width > 1 and share > best_score + 0.02 and share > 0.5:
-            best, best_score = separator, share
-    widths = Counter(len(line.split()) for line in lines)
-    width, rows = widths.most_common(1)[0]
-    if width > 1 and best in (None, " ") and rows / widths.total() > best_score + 0.02:
+        single = len(separator) == 1
+        rows = _rows(lines, FileFormat(separator=separator)) if single else [line.split(separator) for line in lines]
+        width, count = Counter(map(len, rows)).most_common(1)[0]
+        score = count / len(rows) - (0.5 if len(rows[0]) == 1 else 0)
+        if width > 1 and score > best_score + 0.02 and count > 0.5 * len(rows):
+            best, best_score = separator, score
+    width, count = Counter(len(line.split()) for line in lines).most_common(1)[0]
+    if width > 1 and best in (None, " ") and count / len(lines) > best_score + 0.02:
         return WHITESPACE
     return best
 

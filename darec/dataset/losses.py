@@ -7,6 +7,7 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.dataset import ids, times
+from darec.dataset.errors import AnswerableError
 from darec.dataset.ratings import as_rating
 from darec.dataset.raw import MORE_FIELDS, RawTable
 from schemas import columns as c
@@ -38,6 +39,7 @@ LOST = {  # causes, most telling first -> the column at fault, and what the user
     "unknown_item": (c.ITEM, "use the same ids in both files: correct data.items or data.item_columns.item"),
 }
 NO_LOSS = ("blank", "other_event", "below_min_rating", "disliked", "duplicate")  # left out as the recipe says
+_MOST = 0.5  # share of lost rows from which the column is taken for another than the recipe says
 _KINDS = {"empty": ids.EMPTY, "mangled": ids.MANGLED, "unknown": ids.UNKNOWN}
 
 
@@ -80,9 +82,20 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
     column, hint = LOST[worst]
     listed = ", ".join(f"{cause} {found['rows']:,}" for cause, found in lost.items())
     what = f"{total:,} of {log.rows.height:,} rows would be lost ({listed}), such as {lost[worst]['example']}"
-    if worst == "unknown_item" and "nearest" in lost[worst]["example"]:
-        hint += ", or set data.merge_ids if they differ only by case, leading zeros or blanks"
-    raise UserError(what, where=raw.place(column), hint=f"{hint}; data.max_bad_share is the limit")
+    share = total / log.rows.height
+    settings: dict[str, Any] = {"max_bad_share": round(min(share + 0.01, 1), 2)}
+    if worst == "unknown_item":
+        kind = ids.difference(*log.items.nearest) if log.items.nearest else None
+        settings = {"merge_ids": (kind,)} if kind else {"unknown_items": "keep"}
+        hint += f", set data.merge_ids: [{kind}]" if kind else ", or set data.unknown_items: keep"
+    elif column == c.TIMESTAMP and share > _MOST:
+        settings = {"interaction_columns": {"timestamp": None}}
+    raise AnswerableError(
+        what,
+        where=raw.place(column),
+        hint=f"{hint}; data.max_bad_share is the limit",
+        settings={"data": settings} if share <= _MOST or "max_bad_share" not in settings else {},
+    )
 
 
 def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
@@ -99,7 +112,8 @@ def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
         what = f"{rows:,} of {log.rows.height:,} rows have an id with a near twin, such as {example}"
         hint = f"set data.merge_ids: [{kind}] to make them one, or [] to keep them apart"
         if rows > config.max_bad_share * log.rows.height:
-            raise UserError(what, where=raw.place(column), hint=hint)
+            settings = {"data": {"merge_ids": (kind,)}}
+            raise AnswerableError(what, where=raw.place(column), hint=hint, settings=settings)
         told.append(f"{raw.names[column]}: {what}; {hint}")
     return told
 

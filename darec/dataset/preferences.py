@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from darec.common.errors import UserError
 from darec.dataset import times
+from darec.dataset.errors import AnswerableError
 from darec.dataset.ratings import scale_of
 from darec.dataset.raw import RawTable
 from schemas import columns as c
@@ -31,7 +31,8 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
         if is_set and config.min_rating is not None and unread and not _says_no(config, "rating"):
             what = f"data.min_rating is {config.min_rating:g}, and no rating is read; the file has a column {unread!r}"
             hint = f"set data.interaction_columns.rating: {unread}, or data.min_rating: null"
-            raise UserError(what, where=str(raw.path), hint=hint)
+            settings = {"data": {"interaction_columns": {"rating": unread}}}
+            raise AnswerableError(what, where=str(raw.path), hint=hint, settings=settings)
         return float("-inf"), []
     scale = scale_of(ratings)
     if config.min_rating is None or scale is None:
@@ -39,7 +40,8 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
     if not scale.is_stars and not is_set:
         suggested = "null (every row is a like)" if scale.suggestion is None else f"{scale.suggestion:g}"
         what = f"the ratings are {scale.words}: the default threshold of 4 is for ratings from 1 to 5"
-        raise UserError(what, where=raw.place(c.RATING), hint=f"set data.min_rating, such as {suggested}")
+        hint, settings = f"set data.min_rating, such as {suggested}", {"data": {"min_rating": scale.suggestion}}
+        raise AnswerableError(what, where=raw.place(c.RATING), hint=hint, settings=settings)
     doubts = []
     if bool((ratings >= config.min_rating).all()):
         doubts = [f"the ratings are {scale.words}, none below data.min_rating ({config.min_rating:g}): all are likes"]

@@ -35,13 +35,15 @@ def as_rating(raw: RawTable, column: str) -> pl.Expr:
     """Ratings as float32, null where the text is no number and no word for yes or no."""
     kind, values = raw.rows.collect_schema()[column], pl.col(column)
     if kind in (pl.String, pl.Categorical, pl.Enum):
-        values = _number(values.cast(pl.String).str.strip_chars(), raw.form.decimal_comma)
+        values = parsed(values.cast(pl.String), raw.form.decimal_comma)
     elif not (kind.is_numeric() or kind in (pl.Boolean, pl.Null)):
         raise UserError(f"ratings are {kind}, not numbers", where=raw.place(column), hint="store them as numbers")
     return values.cast(pl.Float32, strict=False)
 
 
-def _number(text: pl.Expr, decimal_comma: bool | None) -> pl.Expr:
+def parsed(text: pl.Expr, decimal_comma: bool | None = None) -> pl.Expr:
+    """Numbers of text, null where it is no number and no word for yes or no; `decimal_comma` as in `FileFormat`."""
+    text = text.str.strip_chars()
     plain = text.cast(pl.Float64, strict=False)
     words = text.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.Float64)
     if decimal_comma is None:

@@ -30,6 +30,8 @@ class RawTable:
     """How the file is written, completed."""
     unread: tuple[str, ...] = ()
     """Columns of the file that are not read."""
+    attributes: tuple[str, ...] = ()
+    """Columns of the file that become attributes."""
     doubts: tuple[str, ...] = ()
     """What may be wrong with the file, for the report."""
 

@@ -117,7 +117,7 @@ def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
     chosen = (pl.col(names[c.ITEM]).alias(c.ITEM), title.alias(c.TITLE), description.alias(c.DESCRIPTION))
     described = rows.select(*chosen, attribute_list(rows, attributes, form.null_values))
     unread = tuple(name for name in rows.collect_schema().names() if name not in {*names.values(), *attributes})
-    return RawTable(described, path, names, form, unread, doubts)
+    return RawTable(described, path, names, form, unread, tuple(attributes), doubts)
 
 
 def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
@@ -126,7 +126,9 @@ def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
     user = named_columns(rows, {"user": columns.user}, path, form, "user")["user"]
     attributes = _attributes(rows, columns.attributes, {user}, path, form, "user")
     described = rows.select(pl.col(user).alias(c.USER), attribute_list(rows, attributes, form.null_values))
-    return RawTable(described, path, {c.USER: user}, form, doubts=_strange_letters(rows, attributes, path, form))
+    unread = tuple(name for name in rows.collect_schema().names() if name not in {user, *attributes})
+    doubts = _strange_letters(rows, attributes, path, form)
+    return RawTable(described, path, {c.USER: user}, form, unread, tuple(attributes), doubts)
 
 
 def _form(config: DataConfig, role: str) -> FileFormat:

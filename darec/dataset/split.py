@@ -11,6 +11,7 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.common.hashing import hash_ids, mix
+from darec.dataset.errors import AnswerableError
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_PART
@@ -156,7 +157,8 @@ def _too_little(core: pl.DataFrame, k: int) -> UserError:
     left = f"{users} users and {items} items are left"
     if k > 1:
         what = f"{left} with at least {k} interactions each; at least two of both are needed"
-        return UserError(what, where="split.k_core", hint="lower split.k_core, or give more data")
+        hint, settings = "lower split.k_core, or give more data", {"split": {"k_core": 0}}
+        return AnswerableError(what, where="split.k_core", hint=hint, settings=settings)
     return UserError(f"{left}; at least two of both are needed", where="interactions", hint="give more data")
 
 

@@ -72,13 +72,13 @@ def nanoseconds(column: str, kind: pl.DataType, read: TimeForms) -> pl.Expr:
     if kind.is_integer():
         return _of_number(values.cast(pl.Int64, strict=False), read.unit)
     if kind.is_numeric():
-        return _of_number(values.cast(pl.Float64).fill_nan(None), read.unit)
+        return _of_float(values.cast(pl.Float64).fill_nan(None), read.unit)
     text = values.cast(pl.String).str.strip_chars()
     whole, number = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).fill_nan(None)
     if read.mangled:
         number = pl.when(~text.str.contains(_SCIENTIFIC)).then(number)
     dates = [_plausible(_of_datetime(_parsed(_tidy(text), form))) for form in read.forms]
-    return pl.coalesce(_of_number(whole, read.unit), _of_number(number, read.unit), *dates)
+    return pl.coalesce(_of_number(whole, read.unit), _of_float(number, read.unit), *dates)
 
 
 def span(times: pl.Series) -> str:
@@ -115,6 +115,12 @@ def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
         if unit in (None, name):
             known = known.when((values >= low) & (values < high)).then(_of_unit(values, name))
     return known.otherwise(IMPLAUSIBLE)
+
+
+def _of_float(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
+    """As `_of_number`, to the microsecond: a double holds no more of today's times."""
+    times = _of_number(values, unit)
+    return pl.when(times != IMPLAUSIBLE).then((times + 500).floordiv(1_000) * 1_000).otherwise(times)
 
 
 def _of_unit(values: pl.Expr, unit: str) -> pl.Expr:

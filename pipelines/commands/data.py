@@ -7,7 +7,7 @@ import typer
 from pipelines.commands.options import RecipeOption, SetOption, open_recipe
 from pipelines.show import console
 
-app = typer.Typer(help="Fetch raw data.", no_args_is_help=True)
+app = typer.Typer(help="Fetch raw data, or describe your own.", no_args_is_help=True)
 
 
 @app.callback()
@@ -26,3 +26,20 @@ def fetch(
 
     loaded, _ = open_recipe(recipe, overrides)
     console.print(f"{name}: {fetch_data(name, loaded.data.folder)}")
+
+
+@app.command()
+def inspect(
+    files: Annotated[list[str], typer.Argument(help="Files, folders or globs: interactions, and items and users.")],
+) -> None:
+    """Print the recipe that reads your files; what was seen and what is doubtful goes to stderr.
+
+    `darec data inspect log.csv items.csv > configs/mine.yaml`, then `darec run --recipe configs/mine.yaml`.
+    """
+    from darec.dataset.inspect import inspect as inspect_files
+
+    found = inspect_files(files)
+    for mark, lines in (("seen", found.seen), ("doubt", found.doubts)):
+        for line in lines:
+            typer.echo(f"{mark}: {''.join(filter(str.isprintable, line))}", err=True)
+    typer.echo(found.yaml, nl=False)

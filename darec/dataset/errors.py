@@ -1,0 +1,17 @@
+"""An error about data that a setting of the recipe answers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from darec.common.errors import UserError
+
+
+class AnswerableError(UserError):
+    """Data that cannot be used as the recipe says, and the settings with which it can."""
+
+    def __init__(
+        self, what: str, *, where: str = "", hint: str = "", settings: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self.settings = settings
+        """Section of the recipe -> field -> value."""
+        super().__init__(what, where=where, hint=hint)

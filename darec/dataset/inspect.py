@@ -1,0 +1,286 @@
+"""`darec data inspect`: looks at files that nobody has described, and describes them as a recipe does."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from darec.common.errors import UserError
+from darec.common.strict_yaml import dump
+from darec.dataset.clean import clean
+from darec.dataset.errors import AnswerableError
+from darec.dataset.files import SourceFile, expand
+from darec.dataset.look import Look, look_at
+from darec.dataset.ratings import parsed, scale_of
+from darec.dataset.readers import RawData, read_source
+from darec.dataset.roles import Reading, Role, event_weights, part_of, read_roles
+from darec.dataset.sources import resolve, source_files
+from darec.dataset.split import split_interactions
+from schemas.data import DataConfig, SplitConfig
+from schemas.sources import SOURCES
+
+_KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
+_LARGE = 300 * 2**20  # bytes; larger files are described by their beginning and not read through
+_TRIES = 6
+
+
+@dataclass
+class Inspection:
+    """The description of some files."""
+
+    section: dict[str, Any]
+    """Sections of a recipe: `data`, and `split` where the default does not do."""
+    seen: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def yaml(self) -> str:
+        """The sections as YAML."""
+        return dump(self.section)
+
+
+@dataclass
+class _Described:
+    place: str
+    files: list[SourceFile]
+    look: Look
+    reading: Reading
+
+
+def inspect(places: Sequence[str]) -> Inspection:
+    """Describes files: which holds interactions, items and users, how each is written, and what its columns are.
+
+    The description is tried: small files are read with it, and what stands in the way is set or told.
+
+    Raises:
+        UserError: no file holds interactions, or one is no table in a layout that darec reads.
+    """
+    if len(places) == 1 and Path(places[0]).is_dir() and (named := _public(Path(places[0]))):
+        return named
+    described = [_described(place) for place in places]
+    found = Inspection({"data": {}})
+    by_role: dict[Role, list[_Described]] = {}
+    for each in described:
+        by_role.setdefault(each.reading.role, []).append(each)
+    if "interactions" not in by_role:
+        columns = "; ".join(f"{each.place}: {', '.join(each.look.columns[:10])}" for each in described)
+        hint = "name the file of the interactions, with a column of users and one of items"
+        raise UserError(f"no file looks like interactions ({columns})", where=", ".join(places), hint=hint)
+    _describe_interactions(found, by_role["interactions"])
+    for role in ("items", "users"):
+        for each in by_role.get(role, [])[:1]:
+            _describe_entities(found, role, each)
+        for each in by_role.get(role, [])[1:]:
+            found.doubts.append(f"{each.place} looks like {role} too, and is left out")
+    for each in described:
+        found.seen.append(_layout(each))
+        found.doubts += [f"{each.place}: {doubt}" for doubt in (*each.look.doubts, *each.reading.doubts)]
+    _settle(found)
+    return found
+
+
+def _described(place: str) -> _Described:
+    files = expand(place, "interactions")
+    look = look_at(files[0].path)
+    if files[0].partition:
+        names = [name for name, _ in files[0].partition]
+        values = [value or "" for _, value in files[0].partition]
+        look = Look(
+            look.path,
+            look.form,
+            look.columns + names,
+            [row + values for row in look.rows],
+            look.first_line,
+            look.doubts,
+        )
+    return _Described(place, files, look, read_roles(look))
+
+
+def _describe_interactions(found: Inspection, described: list[_Described]) -> None:
+    data, first = found.section["data"], described[0]
+    data["source"] = _source(first.look)
+    parts = {part_of(Path(each.place).name): each.place for each in described}
+    if len(described) > 1 and None not in parts and "train" in parts:
+        data["interactions"] = {part: parts[part] for part in ("train", "val", "test") if part in parts}
+        found.section["split"] = {"strategy": "column"} | ({} if "val" in parts else {"val_share": 0.1})
+    else:
+        data["interactions"] = first.place if len(described) == 1 else [each.place for each in described]
+    _describe_format(data, "interaction", first, data["source"])
+    columns = first.reading.columns
+    mapped: dict[str, Any] = {}
+    for meaning in ("user", "item", "rating", "timestamp", "split", "event"):
+        if meaning in columns and not (meaning == "rating" and first.reading.item_rating_separator):
+            mapped[meaning] = _name(first.look, columns[meaning])
+    if first.look.form.format == "lightgcn":
+        mapped = {}
+    data["interaction_columns"] = {key: value for key, value in mapped.items() if value != f"{key}_id"}
+    if not data["interaction_columns"]:
+        del data["interaction_columns"]
+    _describe_values(found, first, columns)
+
+
+def _describe_values(found: Inspection, first: _Described, columns: dict[str, int]) -> None:
+    """The threshold, the events and the split that the values ask for."""
+    data = found.section["data"]
+    if "rating" in columns:
+        values = pl.Series(first.look.column(columns["rating"]), dtype=pl.String)
+        scale = scale_of(_numbers(values))
+        if scale is not None and not scale.is_stars:
+            data["min_rating"] = scale.suggestion
+            found.doubts.append(f"ratings are {scale.words}: is {_shown(scale.suggestion)} the right data.min_rating?")
+    if first.reading.item_rating_separator:
+        data["min_rating"] = 1
+    if "event" in columns:
+        events = sorted(set(filter(None, first.look.column(columns["event"]))))
+        weights = event_weights(events)
+        if weights and len(events) > 1:
+            data["events"] = weights
+            found.doubts.append(f"events are weighted by their names: correct data.events ({', '.join(events)})")
+        elif len(events) > 1:
+            found.doubts.append(f"events {', '.join(events[:10])} count alike: set data.events to weigh or choose them")
+    if "split" in columns:
+        found.section.setdefault("split", {"strategy": "column"})
+    elif "timestamp" not in columns:
+        found.section.setdefault("split", {"strategy": "random"})
+
+
+def _describe_entities(found: Inspection, role: Role, each: _Described) -> None:
+    data, key = found.section["data"], _KEYS[role]
+    data[role] = each.place
+    _describe_format(data, key, each, data["source"])
+    columns = {meaning: _name(each.look, number) for meaning, number in each.reading.columns.items()}
+    mapped: dict[str, Any] = {
+        name: value for name, value in columns.items() if value != (name if name == "title" else f"{name}_id")
+    }
+    if role == "items" and "title" not in columns:
+        mapped["title"] = None
+    if mapped:
+        data[f"{key}_columns"] = mapped
+
+
+def _describe_format(data: dict[str, Any], key: str, each: _Described, source: str) -> None:
+    """The settings of a file's format that do not follow from `source`."""
+    settings = each.look.form.model_dump(exclude_defaults=True)
+    own = settings.pop("format")
+    if (own == "tsv" and source == "csv") or (own == "csv" and source == "tsv"):
+        settings = {"separator": settings.get("separator", {"csv": ",", "tsv": "\t"}[own])} | settings
+    elif own != source:
+        settings = {"format": own} | settings
+    if each.reading.item_separator:
+        settings["item_separator"] = each.reading.item_separator
+    if each.reading.item_rating_separator:
+        settings["item_rating_separator"] = each.reading.item_rating_separator
+    if settings:
+        data[f"{key}_format"] = settings
+
+
+def _source(look: Look) -> str:
+    return str(look.form.format)
+
+
+def _name(look: Look, number: int) -> str | int:
+    """The column's name, or its number where the file names none."""
+    name = look.columns[number]
+    return number + 1 if re.fullmatch(r"column_\d+", name) else name
+
+
+def _layout(each: _Described) -> str:
+    settings = each.look.form.model_dump(exclude_defaults=True)
+    kind = settings.pop("format")
+    told = ", ".join([str(kind), *(f"{name} {value!r}" for name, value in settings.items())])
+    names = ", ".join(f"{meaning} {_name(each.look, number)!r}" for meaning, number in each.reading.columns.items())
+    more = f" and {len(each.files) - 1} more" if len(each.files) > 1 else ""
+    return f"{each.place}{more}: {each.reading.role} ({told}); {names}"
+
+
+def _settle(found: Inspection) -> None:
+    """Reads the files with the description; settings that faults of the data ask for are added, and told as doubts."""
+    data = DataConfig.model_validate(found.section["data"])
+    size = sum(file.path.stat().st_size for files in source_files(data).values() for file in files)
+    if size > _LARGE:
+        found.doubts.append(f"the files were not read through, as they have {size / 2**30:.1f} GiB")
+        return
+    for _ in range(_TRIES):
+        try:
+            config = DataConfig.model_validate(found.section["data"])
+            raw = read_source(config)
+            cleaned = clean(raw, config)
+            split_interactions(cleaned.interactions, SplitConfig.model_validate(found.section.get("split", {})))
+        except AnswerableError as error:
+            found.doubts.append(str(error))
+            if not error.settings:
+                return
+            _answer(found.section, error.settings)
+        except UserError as error:
+            found.doubts.append(f"this cannot be read yet: {error}")
+            return
+        else:
+            _tell(found, raw, cleaned.report)
+            return
+
+
+def _answer(section: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Lays the settings over the sections; without timestamps the split is drawn."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            _answer(section.setdefault(name, {}), value)
+        else:
+            section[name] = list(value) if isinstance(value, tuple) else value
+    if section.get("data", {}).get("interaction_columns", {}).get("timestamp", "") is None:
+        section["split"] = {"strategy": "random"}
+
+
+def _tell(found: Inspection, raw: RawData, report: Mapping[str, Any]) -> None:
+    found.seen += report["notes"]
+    found.seen += _attributes(raw)
+    counts = ", ".join(f"{name} {report[name]:,}" for name in ("rows_in", "rows_out", "users", "items"))
+    found.seen.append(f"read: {counts}")
+    for cause, lost in report["lost"].items():
+        found.doubts.append(f"{lost['rows']:,} rows are lost: {cause}, such as {lost['example']}")
+    found.doubts += report["doubts"]
+
+
+def _attributes(raw: RawData) -> list[str]:
+    """The columns that become text for the LLM, and those that do not."""
+    lines = []
+    for role, table in (("items", raw.items), ("users", raw.users)):
+        if table is not None:
+            shown = ", ".join(table.attributes) or "none"
+            left = f"; left out: {', '.join(table.unread)}" if table.unread else ""
+            lines.append(f"attributes of {role} worth showing to an LLM: {shown}{left}")
+    return lines
+
+
+def _numbers(values: pl.Series) -> pl.Series:
+    return values.to_frame("text").select(parsed(pl.col("text"))).to_series()
+
+
+def _shown(value: float | None) -> str:
+    return "null (every row is a like)" if value is None else f"{value:g}"
+
+
+def _public(folder: Path) -> Inspection | None:
+    """The public data set that a folder holds, if its files have the names of one."""
+    for name, path in SOURCES.items():
+        if path is None:
+            continue
+        config = DataConfig(source=name, folder=folder)
+        try:
+            resolved = resolve(config)
+        except UserError:
+            continue
+        first = expand(resolved.interactions or "", "interactions")[0].path
+        if not _has_own_name(name, first):
+            continue
+        found = Inspection({"data": {"source": name, "folder": str(folder)}}, [f"{folder}: {name}"])
+        _settle(found)
+        return found
+    return None
+
+
+def _has_own_name(source: str, path: Path) -> bool:
+    """Whether the file's name is that of a data set, and not one that any file might have."""
+    return not source.startswith("amazon") or re.match(r"ratings_|reviews_", path.name) is not None

@@ -1,0 +1,277 @@
+"""Which column of a file means what, judged by names and values: used to describe files that nobody has described."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import polars as pl
+
+from darec.dataset import times
+from darec.dataset.look import Look, is_number
+from schemas.data import NULL_WORDS
+
+Role = Literal["interactions", "items", "users"]
+
+_WHOM = (
+    "user|usr|use|reviewer|visitor|customer|cust|client|member|profile|account|person|listener|reader|viewer|player|"
+    "buyer|subscriber|consumer|household|steam|session|u"
+)
+_WHAT = (
+    "item|itm|ite|movie|film|book|product|prod|business|venue|place|poi|location|artist|song|track|album|music|anime|"
+    "manga|news|article|game|app|video|recipe|beer|wine|joke|course|content|doc|document|listing|offer|restaurant|"
+    "hotel|show|series|podcast|merchant|page|post|ad|i"
+)
+_NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
+_NAMES: dict[str, tuple[str, ...]] = {  # bare names (letters and digits) of a column, the most telling first
+    "user": (
+        f"(origin|orig|raw)?({_WHOM}){_NUMBERED}",
+        "uid|msno|steamid",
+        _WHOM,
+        f"({_WHOM})(name|hash)|author|authorid",
+    ),
+    "item": (
+        "parentasin",
+        f"({_WHAT}){_NUMBERED}|asin|sku|isbn|isbn13|stockcode|iid",
+        _WHAT,
+        f"({_WHAT})(name|uri|url)",
+    ),
+    "rating": (
+        "rating|ratings|rate|stars|star|overall|score|liked|thumbs|userrating|bookrating|ratingscore|myscore",
+        "weight|plays|playcount|listencount|count|listens|votes?|feedback|preference|value|hours|playtime|label|like",
+    ),
+    "timestamp": (
+        "unixreviewtime|timestamp|ts|timestampms|unixtime|epoch",
+        "time|date|datetime|when",
+        ".*(time|date|timestamp|at|day)",
+    ),
+    "event": (
+        "event|eventtype|eventname|action|actiontype|behavior|behaviortype|behaviour|actid|interaction",
+        "interactiontype|activity|type|op",
+    ),
+    "split": ("split|part|fold|set|subset|partition|xlabel|phase",),
+    "title": (f"title|(({_WHAT})(title|name))|name|headline|label", "originaltitle|fulltitle"),
+    "description": ("description|overview|summary|abstract|plot|synopsis|desc|about",),
+}
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
+_EVENT_WEIGHTS = {
+    0.5: "impression",
+    1: "view click pv pageview detail read play listen watch search",
+    3: "cart addtocart basket fav favorite favourite like save share wishlist bookmark follow comment",
+    5: "buy purchase order transaction checkout conversion",
+    -1: "skip remove removefromcart unlike",
+    -3: "dislike hide report return refund",
+}
+_WEIGHT_OF = {event: float(weight) for weight, events in _EVENT_WEIGHTS.items() for event in events.split()}
+_YES_AND_NO = {"true", "false", "yes", "no", "0", "1", "like", "dislike", "t", "f", "y", "n"}
+
+
+@dataclass
+class Reading:
+    """What the columns of a file are taken for."""
+
+    role: Role
+    columns: dict[str, int]
+    """Meaning (user, item, rating, ...) -> number of the column, from 0."""
+    doubts: list[str] = field(default_factory=list)
+    item_separator: str | None = None
+    item_rating_separator: str | None = None
+
+
+def read_roles(look: Look) -> Reading:
+    """What a file is, and what its columns are."""
+    is_named = not all(re.fullmatch(r"column_\d+", name) for name in look.columns)
+    found = _by_name(look) if is_named else {}
+    if not is_named:
+        return _by_position(look)
+    if "user" in found and "item" in found:
+        return _interactions(look, found)
+    if "user" not in found and "item" not in found and "title" not in found:
+        reading = _by_position(look)
+        names = ", ".join(f"{meaning} {look.columns[number]!r}" for meaning, number in reading.columns.items())
+        reading.doubts.append(f"columns are told by their values and places, not by their names: {names}")
+        return reading
+    return _entities(look, found)
+
+
+def event_weights(events: Sequence[str]) -> dict[str, float] | None:
+    """Weights for event types whose names are known, None if one is not."""
+    weights = {event: _WEIGHT_OF.get(_bare(event)) for event in events}
+    known = {event: weight for event, weight in weights.items() if weight is not None}
+    return known if len(known) == len(weights) else None
+
+
+def part_of(name: str) -> Literal["train", "val", "test"] | None:
+    """The part of a split that a file's name tells: `x.train.inter`, `test.txt`."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    if words & {"train", "training"}:
+        return "train"
+    if words & {"val", "valid", "validation", "dev"}:
+        return "val"
+    return "test" if words & {"test", "testing"} else None
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _by_name(look: Look) -> dict[str, int]:
+    """Each meaning's column with the best-ranked name whose values do not speak against it."""
+    bare = [_bare(name) for name in look.columns]
+    found: dict[str, int] = {}
+    for meaning, patterns in _NAMES.items():
+        candidates = [
+            (rank, number)
+            for rank, pattern in enumerate(patterns)
+            for number, name in enumerate(bare)
+            if number not in found.values()
+            and re.fullmatch(pattern, name)
+            and _FITS.get(meaning, _anything)(look.column(number))
+        ]
+        if candidates:
+            found[meaning] = min(candidates)[1]
+    return found
+
+
+def _interactions(look: Look, found: dict[str, int]) -> Reading:
+    found = {meaning: number for meaning, number in found.items() if meaning not in ("title", "description")}
+    reading = Reading("interactions", found)
+    for meaning in ("rating", "timestamp"):
+        named = [n for n, name in enumerate(look.columns) if re.fullmatch(_NAMES[meaning][0], _bare(name))]
+        if named and meaning not in found:
+            example = next(iter(_known(look.column(named[0]))), "")
+            reading.doubts.append(f"{look.columns[named[0]]!r} is left out: {example[:40]!r} is no {meaning}")
+    return reading
+
+
+def _entities(look: Look, found: dict[str, int]) -> Reading:
+    """A file that names items or users, but not both."""
+    names = [_bare(name) for name in look.columns]
+    ids = [number for number, name in enumerate(names) if re.fullmatch(r"id|key|index", name)]
+    unique = ids or [
+        number
+        for number in range(len(names))
+        if _is_unique(look.column(number)) and not _counts_up(look.column(number))
+    ]
+    role: Role = "users" if "user" in found and "title" not in found else "items"
+    key = "user" if role == "users" else "item"
+    if key not in found and unique:
+        found[key] = unique[0]
+    if key not in found:
+        found[key] = next(number for number in range(len(names)) if number != found.get("title"))
+    kept = (key,) if role == "users" else (key, "title", "description")
+    return Reading(role, {meaning: found[meaning] for meaning in kept if meaning in found})
+
+
+def _by_position(look: Look) -> Reading:
+    """Columns without names: a time, a rating and what is left, the user before the item."""
+    numbers = [number for number in range(len(look.columns)) if any(value.strip() for value in look.column(number))]
+    lists = {number: marks for number in numbers if (marks := _list_marks(look.column(number)))}
+    first = look.column(numbers[0])
+    time = next((number for number in numbers[1:] if _is_time(look.column(number))), None)
+    if _is_unique(first) and len(first) > 3 and time is None and _has_words(look, numbers[1:]):
+        title = next(number for number in numbers[1:] if _is_text(look.column(number)))
+        longest = max(len(value) for value in look.column(title))
+        if longest > 3 and not _is_short(look.column(title)):
+            return Reading("items", {"item": numbers[0], "title": title})
+        return Reading("users", {"user": numbers[0]})
+    ids = [number for number in numbers if number != time and number not in lists]
+    if lists and len(ids) > 1 and _counts_up(look.column(ids[0])):
+        ids = ids[1:]
+    rating = next((number for number in reversed(ids[2:]) if _is_rating(look.column(number))), None)
+    columns = {"user": ids[0], "item": ids[1] if len(ids) > 1 else ids[0]}
+    reading = Reading("interactions", columns, ["the first id is taken for the user, the second for the item"])
+    if lists and len(ids) == 1:
+        number = next((number for number, marks in lists.items() if marks[1]), next(iter(lists)))
+        columns["item"] = number
+        reading.item_separator, reading.item_rating_separator = lists[number][0], lists[number][1]
+        reading.doubts = ["one field holds several items: each is an interaction of its own"]
+    if rating is not None:
+        columns["rating"] = rating
+    if time is not None:
+        columns["timestamp"] = time
+    return reading
+
+
+def _anything(values: list[str]) -> bool:
+    return True
+
+
+def _known(values: list[str]) -> list[str]:
+    return [value for value in values if value.strip().lower() not in NULL_WORDS]
+
+
+def _is_rating(values: list[str]) -> bool:
+    """Numbers or words for yes and no, few of them different; no column of ids."""
+    known = [value.strip() for value in _known(values)]
+    words = {value.lower() for value in known} <= _YES_AND_NO
+    return bool(known) and (words or (all(map(is_number, known)) and len(set(known)) <= max(25, 0.2 * len(known))))
+
+
+def _is_amount(values: list[str]) -> bool:
+    known = [value.strip() for value in _known(values)]
+    return _is_rating(values) or (bool(known) and sum(map(is_number, known)) > 0.9 * len(known))
+
+
+def _is_time(values: list[str]) -> bool:
+    known = pl.Series("time", _known(values), dtype=pl.String)
+    if known.is_empty():
+        return False
+    read = times.recognise(known, None, None)
+    found = known.to_frame().select(times.nanoseconds("time", pl.String(), read)).to_series()
+    return int((found != times.IMPLAUSIBLE).fill_null(False).sum()) > 0.8 * len(known)
+
+
+def _is_event(values: list[str]) -> bool:
+    known = set(_known(values))
+    return 0 < len(known) <= 20 and not any("." in value for value in known)
+
+
+def _is_split(values: list[str]) -> bool:
+    return {value.strip().lower() for value in _known(values)} <= _PARTS
+
+
+def _is_text(values: list[str]) -> bool:
+    known = _known(values)
+    return bool(known) and sum(map(is_number, known)) < 0.5 * len(known)
+
+
+def _is_short(values: list[str]) -> bool:
+    """Codes such as M and F rather than titles."""
+    return len(set(values)) <= max(3, 0.1 * len(values))
+
+
+def _has_words(look: Look, numbers: list[int]) -> bool:
+    return any(_is_text(look.column(number)) for number in numbers)
+
+
+def _is_unique(values: list[str]) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _counts_up(values: list[str]) -> bool:
+    numbers = [int(value) for value in values if value.strip().isdigit()]
+    return len(numbers) == len(values) > 1 and all(b - a == 1 for a, b in pairwise(numbers))
+
+
+def _list_marks(values: list[str]) -> tuple[str, str | None] | None:
+    """The separator of lists of ids in one field, and the one before a 0 or 1; None if these are no lists."""
+    known = _known(values)
+    if not known or sum(" " in value.strip() for value in known) < 0.5 * len(known):
+        return None
+    words = [word for value in known for word in value.split()]
+    if sum(bool(re.fullmatch(r"\S+-[01]", word)) for word in words) > 0.9 * len(words):
+        return " ", "-"
+    has_digits = sum(bool(re.fullmatch(r"[A-Za-z]{0,3}\d+", word)) for word in words)
+    return (" ", None) if has_digits > 0.9 * len(words) else None
+
+
+_FITS: dict[str, Callable[[list[str]], bool]] = {
+    "rating": _is_amount,
+    "timestamp": _is_time,
+    "event": _is_event,
+    "split": _is_split,
+    "title": _is_text,
+    "description": _is_text,
+}

@@ -1,0 +1,229 @@
+"""One small log, written in every layout that people have: what each must give is known."""
+
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+USERS, ITEMS = 12, 9
+Row = tuple[str, str, int, int]
+
+
+def rows() -> list[Row]:
+    """(user, item, rating 1 to 5, seconds): every user rates six or seven of nine items, one a day."""
+    found = []
+    for user in range(USERS):
+        liked = [item for item in range(ITEMS) if (user * 7 + item * 5) % 9 > 1]
+        for day, item in enumerate(sorted(liked, key=lambda item, user=user: (item * 7 + user * 3) % 11)):
+            rating = 1 + (user * item + day) % 5
+            found.append((f"u{user + 1}", f"i{item + 1}", rating, 1_500_000_000 + user * 3_600 + day * 86_400))
+    return found
+
+
+ROWS = rows()
+TITLES = {f"i{item + 1}": f"The Title of {item + 1}" for item in range(ITEMS)}
+HEADER = ("user_id", "item_id", "rating", "timestamp")
+COLUMNS = {"rating": "rating", "timestamp": "timestamp"}
+NUMBERS = {"user": 1, "item": 2, "rating": 3, "timestamp": 4}
+
+
+@dataclass
+class Layout:
+    """Files, and the section `data` that reads them; paths in it are relative to the files' folder."""
+
+    name: str
+    files: dict[str, bytes | str]
+    data: dict[str, Any] = field(default_factory=dict)
+    places: Sequence[str] = ()
+    """What `darec data inspect` is given, if not all files."""
+    times: Callable[[int], int] = lambda seconds: seconds
+    """What is left of a timestamp in the file's resolution."""
+    is_inspected: bool = True
+    """Whether the description can be found without being told."""
+
+    def write(self, folder: Path) -> None:
+        """Writes the files."""
+        for name, content in self.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def delimited(
+    separator: str = ",",
+    header: Sequence[str] | None = HEADER,
+    table: Iterable[Sequence[object]] = ROWS,
+    end: str = "\n",
+) -> str:
+    """A text of fields."""
+    lines = [separator.join(map(str, row)) for row in ([header] if header else []) + list(table)]
+    return end.join(lines) + end
+
+
+def timed(form: Callable[[int], object]) -> str:
+    """The log with other timestamps."""
+    return delimited(table=[(user, item, rating, form(time)) for user, item, rating, time in ROWS])
+
+
+def dated(form: str) -> Callable[[int], str]:
+    """A formatter of timestamps."""
+    return lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime(form)
+
+
+def parquet(table: pl.DataFrame) -> bytes:
+    """A Parquet file."""
+    table.write_parquet(stream := io.BytesIO())
+    return stream.getvalue()
+
+
+def zipped(**members: str) -> bytes:
+    """A ZIP archive."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("__", "."), text)
+    return stream.getvalue()
+
+
+FRAME = pl.DataFrame(ROWS, schema=list(HEADER), orient="row")
+DICTS = FRAME.to_dicts()
+CSV = delimited()
+
+
+def csv(name: str, text: bytes | str, file: str = "log.csv", **options: Any) -> Layout:
+    """A log in one delimited file."""
+    data = {"source": "csv", "interactions": file, "interaction_columns": COLUMNS} | options.pop("data", {})
+    return Layout(name, {file: text}, data, **options)
+
+
+def of_format(name: str, text: bytes | str, file: str = "log.csv", **settings: Any) -> Layout:
+    """A log in one delimited file whose format needs settings."""
+    return csv(name, text, file, data={"interaction_format": settings})
+
+
+def other_names(name: str, **names: str) -> Layout:
+    """A log whose columns have other names."""
+    header = [names.get(column.removesuffix("_id"), column) for column in HEADER]
+    return csv(name, delimited(header=header), data={"interaction_columns": COLUMNS | names})
+
+
+HEADLESS = {"interaction_format": {"header": False}, "interaction_columns": NUMBERS}
+DAYS = {"times": lambda seconds: seconds // 86_400 * 86_400}
+MINUTES = {"times": lambda seconds: seconds // 60 * 60}
+PARTS = [ROWS[:20], ROWS[20:50], ROWS[50:]]
+
+DELIMITED = [
+    csv("csv", CSV),
+    csv("blank lines and CRLF", delimited(end="\r\n").replace("\r\nu3,", "\r\n\r\nu3,", 1)),
+    csv("line ends of old Macs", delimited(end="\r")),
+    csv("byte order mark", "\ufeff" + CSV),
+    csv("quoted", delimited(table=[(f'"{u}"', f'"{i}"', r, t) for u, i, r, t in ROWS])),
+    csv("trailing separator", CSV.replace("\n", ",\n").replace("timestamp,\n", "timestamp\n", 1)),
+    csv("trailing separator, header too", CSV.replace("\n", ",\n")),
+    csv("line sep=", "sep=,\n" + CSV),
+    csv("line sep=;", "sep=;\n" + delimited(";")),
+    of_format("semicolons", delimited(";"), separator=";"),
+    of_format("bars", delimited("|"), separator="|"),
+    of_format("blanks", delimited(" "), separator=" "),
+    of_format("runs of blanks", delimited("   "), separator="whitespace"),
+    of_format("tabs in .csv", delimited("\t"), separator="\t"),
+    of_format("two colons", delimited("::"), separator="::", quote="none"),
+    of_format("Hive's separator", delimited("\x01"), separator="\x01"),
+    csv("tsv", delimited("\t"), "log.tsv", data={"source": "tsv"}),
+    csv("no header", delimited(header=None), data=HEADLESS),
+    csv("no header, two colons", delimited("::", None), "ratings.dat",
+        data=HEADLESS | {"interaction_format": {"header": False, "separator": "::", "quote": "none"}}),
+    csv("no header, named", delimited(header=None), is_inspected=False,
+        data={"interaction_format": {"names": ["user_id", "item_id", "rating", "timestamp"]}}),
+    of_format("lines before the header", "exported by us\n\n" + CSV, skip_lines=2),
+    of_format("comments", "# exported\n# by us\n" + CSV, comment="#"),
+    other_names("other names", user="reviewerID", item="asin", rating="overall", timestamp="unixReviewTime"),
+    other_names("upper case", user="USER_ID", item="ITEM_ID", rating="RATING", timestamp="TIMESTAMP"),
+    other_names("visitors", user="visitorid", item="itemid"),
+    csv("UTF-16 with a mark", CSV.encode("utf-16")),
+    csv("UTF-16 without", CSV.encode("utf-16-le"), data={"encoding": "utf-16-le"}, is_inspected=False),
+    csv("latin-1", CSV.replace("u1,", "é1,").encode("latin-1"), data={"encoding": "latin-1"}, is_inspected=False),
+    csv("gzip", gzip.compress(CSV.encode()), "log.csv.gz"),
+    csv("gzip named .csv", gzip.compress(CSV.encode())),
+    csv("gzip of latin-1", gzip.compress(CSV.encode("latin-1")), "log.csv.gz", data={"encoding": "latin-1"}),
+    csv("zip", zipped(log__csv=CSV), "log.zip"),
+    csv("recbole", delimited("\t", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]), "log.inter",
+        data={"source": "recbole"}),
+    csv("ids as floats", CSV.replace("u", "1").replace("1ser", "user").replace(",i", ",").replace(",tem", ",item")
+        .replace("1serid", "user"), is_inspected=False, data={}),
+][:-1]  # fmt: skip
+
+OTHERS = [
+    csv("json lines", "".join(json.dumps(row) + "\n" for row in DICTS), "log.jsonl", data={"source": "json"}),
+    csv("json lines, packed", gzip.compress("".join(json.dumps(row) + "\n" for row in DICTS).encode()), "log.json.gz",
+        data={"source": "json"}),
+    csv("json array", json.dumps(DICTS), "log.json", data={"source": "json"}),
+    csv("json array, indented", json.dumps(DICTS, indent=1), "log.json", data={"source": "json"}),
+    csv("json in an object", json.dumps({"data": DICTS}), "log.json", data={"source": "json"}),
+    csv("json with NaN", json.dumps([row | {"extra": float("nan")} for row in DICTS]), "log.json",
+        data={"source": "json"}),
+    csv("python dictionaries", "".join(f"{row}\n" for row in DICTS), "log.json", data={"source": "json"}),
+    csv("parquet", parquet(FRAME), "log.parquet", data={"source": "parquet"}),
+    csv("parquet, bytes as ids", parquet(FRAME.with_columns(pl.col("user_id").cast(pl.Binary))), "log.parquet",
+        data={"source": "parquet"}),
+    csv("parquet, categories and dates", parquet(FRAME.with_columns(pl.col("user_id").cast(pl.Categorical),
+        pl.from_epoch("timestamp"))), "log.parquet", data={"source": "parquet"}),
+]  # fmt: skip
+
+SEVERAL = [
+    Layout("a list of files", {f"{n}.csv": delimited(table=part) for n, part in enumerate(PARTS)},
+           {"source": "csv", "interactions": ["0.csv", "1.csv", "2.csv"], "interaction_columns": COLUMNS}),
+    Layout("columns in another order", {
+        "0.csv": delimited(table=ROWS[:30]),
+        "1.csv": delimited(header=HEADER[::-1], table=[row[::-1] for row in ROWS[30:]])},
+           {"source": "csv", "interactions": ["0.csv", "1.csv"], "interaction_columns": COLUMNS}),
+    Layout("a glob", {f"{n}.csv": delimited(table=part) for n, part in enumerate(PARTS)} | {"_x.csv": "no"},
+           {"source": "csv", "interactions": "*.csv", "interaction_columns": COLUMNS}, ["*.csv"]),
+    Layout("Spark's folder", {f"log.csv/part-{n}.csv": delimited(table=part) for n, part in enumerate(PARTS)}
+           | {"log.csv/_SUCCESS": "", "log.csv/.part-0.csv.crc": b"\0\1"},
+           {"source": "csv", "interactions": "log.csv", "interaction_columns": COLUMNS}, ["log.csv"]),
+    Layout("hive partitions", {f"log/rating={n}/a.parquet": parquet(FRAME.filter(rating=n).drop("rating"))
+                               for n in range(1, 6)},
+           {"source": "parquet", "interactions": "log", "interaction_columns": COLUMNS}, ["log"]),
+    Layout("hive partitions of CSV", {f"log/rating={n}/a.csv": FRAME.filter(rating=n).drop("rating").write_csv()
+                                      for n in range(1, 6)},
+           {"source": "csv", "interactions": "log", "interaction_columns": COLUMNS}, ["log"]),
+]  # fmt: skip
+
+TIMED = [
+    csv("milliseconds", timed(lambda t: t * 1_000)),
+    csv("microseconds", timed(lambda t: t * 10**6)),
+    csv("nanoseconds", timed(lambda t: t * 10**9)),
+    csv("seconds and milliseconds", timed(lambda t: t if t % 2 else t * 1_000)),
+    csv("seconds as floats", timed(float)),
+    csv("Java's doubles", timed(lambda t: f"{t / 1e9:.9f}E9")),
+    csv("days as numbers", timed(dated("%Y%m%d")), **DAYS),
+    csv("seconds as digits", timed(dated("%Y%m%d%H%M%S"))),
+    csv("ISO with T and Z", timed(dated("%Y-%m-%dT%H:%M:%SZ"))),
+    csv("ISO with offsets", timed(lambda t: dated("%Y-%m-%d %H:%M:%S")(t + 7_200) + ("+02" if t % 2 else "+02:00"))),
+    csv("ISO with a fraction", timed(dated("%Y-%m-%d %H:%M:%S.250"))),
+    csv("fraction after a comma", timed(lambda t: f'"{dated("%Y-%m-%d %H:%M:%S,123")(t)}"')),
+    csv("minutes", timed(dated("%Y-%m-%d %H:%M")), **MINUTES),
+    csv("slashes", timed(dated("%Y/%m/%d %H:%M:%S"))),
+    csv("am and pm", timed(dated("%m/%d/%Y %I:%M:%S %p"))),
+    csv("day first", timed(dated("%d/%m/%Y %H:%M:%S"))),
+    csv("dots", timed(dated("%d.%m.%Y %H:%M")), **MINUTES),
+    csv("dates", timed(dated("%Y-%m-%d")), **DAYS),
+    csv("RFC 2822", timed(lambda t: f'"{dated("%a, %d %b %Y %H:%M:%S GMT")(t)}"')),
+    csv("ctime", timed(dated("%a %b %d %H:%M:%S +0000 %Y"))),
+    csv("with the zone's name", timed(dated("%Y-%m-%d %H:%M:%S UTC"))),
+    csv("two forms", timed(lambda t: dated("%Y-%m-%d %H:%M:%S" if t % 7 else "%Y/%m/%d %H:%M")(t)),
+        times=lambda t: t if t % 7 else t // 60 * 60),
+    csv("a form that is set", timed(dated("%Hh%M %d~%m~%Y")), data={"timestamp_format": "%Hh%M %d~%m~%Y"},
+        is_inspected=False, **MINUTES),
+    csv("a unit that is set", timed(lambda t: t / 86_400), data={"timestamp_unit": "days"}, is_inspected=False),
+]  # fmt: skip
+
+LAYOUTS = [*DELIMITED, *OTHERS, *SEVERAL, *TIMED]
