@@ -10,12 +10,11 @@ appended to replace it. Any number of processes may read and append at once.
 """
 
 import fcntl
-import logging
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -30,9 +29,8 @@ from darec.artifacts.salvage import salvage
 from darec.artifacts.sqlite_rows import KEY
 from darec.artifacts.tables import conform
 from darec.common.errors import TransientError
+from darec.common.notices import tell_once
 from schemas.tables import TableSchema
-
-_log = logging.getLogger(__name__)
 
 
 def row_key(*parts: bytes) -> str:
@@ -100,15 +98,28 @@ class Ledger:
             if repair and len(survey.missing) and self._rebuild_if_damaged():
                 survey = self.survey(keys)
         if survey.damage:
-            _log.warning("ledger %s: %s; what is missing has to be made again", self.path, survey.damage)
+            tell_once(f"ledger {self.path}: {survey.damage}; rows that are missing for it have to be made again")
         return survey.missing
 
-    def get(self, keys: pl.Series) -> pl.DataFrame:
-        """The sound rows of `keys` that are there, one each, in no order."""
+    def get(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """The sound rows of `keys` that are there, one each, in no order: key and `columns`, or all columns."""
         wanted = keys.unique(maintain_order=True).rename(KEY)
+        names = [KEY, *columns] if columns else list(self.schema)
         with sql.explained(self.path):
-            found = list(self._sound_rows(wanted, list(self.schema), Survey(wanted)))
-        return pl.concat([pl.DataFrame(schema=self.schema), *found])
+            found = list(self._sound_rows(wanted, names, Survey(wanted)))
+        return pl.concat([pl.DataFrame(schema={name: self.schema[name] for name in names}), *found])
+
+    def rows(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """The rows of `keys` in their order, as often as they are there: key and `columns`, or all columns.
+
+        Raises:
+            TransientError: one of them is not there, or no longer sound.
+        """
+        found = self.get(keys, columns)
+        if lacking := keys.n_unique() - found.height:
+            what = f"{lacking:,} rows that were kept in the ledger cannot be read any more"
+            raise TransientError(what, where=str(self.path), hint="run again: they are made again")
+        return keys.rename(KEY).to_frame().join(found, on=KEY, how="left", maintain_order="left")
 
     def append(self, rows: pl.DataFrame, *, replace: bool = False) -> None:
         """Keeps `rows`; when this returns they survive a kill and a power cut.
@@ -149,10 +160,12 @@ class Ledger:
                         raise
                     survey.faults.append(f"the file is damaged ({error})")
                     names = []
+                held = [name for name in columns if name in names]
+                absent = [pl.lit(None, self.schema[name]).alias(name) for name in columns if name not in names]
                 for start in range(0, len(keys) if names else 0, sql.BATCH):
-                    rows, damaged = sql.look_up(db, names, keys[start : start + sql.BATCH].to_list())
+                    rows, damaged = sql.look_up(db, names, keys[start : start + sql.BATCH].to_list(), held)
                     survey.damaged_rows += damaged
-                    table = sql.as_table(names, rows, self.schema).select(columns)
+                    table = sql.as_table(held, rows, self.schema).with_columns(absent).select(columns)
                     found.append(table[KEY])
                     yield table
 
@@ -294,8 +307,8 @@ class Ledger:
         self._move_journal(aside)
         draft.replace(self.path)
         sql.flush_folder(self.path.parent)
-        what = "ledger %s was damaged (%s): %s rows were recovered; the damaged file is kept as %s"
-        _log.warning(what, self.path, fault, f"{kept:,}", aside.name)
+        what = f"ledger {self.path} was damaged ({fault}): {kept:,} rows were recovered"
+        tell_once(f"{what}; the damaged file is kept as {aside.name}")
 
     def _name_aside(self) -> Path:
         return self.path.with_name(f"{self.path.stem}-{time.time_ns()}.damaged")

@@ -197,21 +197,31 @@ def add_columns(db: sqlite3.Connection, names: list[str], schema: TableSchema) -
 # Rows
 
 
-def look_up(db: sqlite3.Connection, names: list[str], keys: list[str]) -> tuple[list[Row], int]:
-    """The sound rows of `keys`, and how many others there are. A page that cannot be read costs its own rows only."""
-    columns = ", ".join(map(_quoted, names))
+def look_up(
+    db: sqlite3.Connection, names: list[str], keys: list[str], columns: list[str]
+) -> tuple[list[tuple[Any, ...]], int]:
+    """`columns` of the sound rows of `keys`, and how many rows there are beside them.
+
+    A page that cannot be read costs its own rows only. `names` are all columns of the file, which the checksum covers.
+    """
+    places = [names.index(column) for column in columns]
+    sound, others = [], 0
+    listed = ", ".join(map(_quoted, names))
     try:
-        rows = db.execute(f"SELECT {columns} FROM rows WHERE key IN ({_places(len(keys))})", keys).fetchall()
+        for row in db.execute(f"SELECT {listed} FROM rows WHERE key IN ({_places(len(keys))})", keys):
+            if is_sound(row):
+                sound.append(tuple([row[place] for place in places]))
+            else:
+                others += 1
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
         if len(keys) == 1:
             return [], 1
         half = len(keys) // 2
-        (left, bad), (right, worse) = (look_up(db, names, part) for part in (keys[:half], keys[half:]))
+        (left, bad), (right, worse) = (look_up(db, names, part, columns) for part in (keys[:half], keys[half:]))
         return left + right, bad + worse
-    sound = [row for row in rows if is_sound(row)]
-    return sound, len(rows) - len(sound)
+    return sound, others
 
 
 def insert(db: sqlite3.Connection, rows: Iterable[Row], width: int, *, replace: bool = False) -> int:
@@ -254,12 +264,12 @@ def _as_bytes(cell: str | bytes | float) -> bytes:
 # Between SQLite and Polars
 
 
-def as_table(names: list[str], rows: list[Row], schema: TableSchema) -> pl.DataFrame:
-    """Rows of a file as a table of the schema, one a key; a column that the file lacks is null."""
-    cells = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}
+def as_table(columns: list[str], rows: list[tuple[Any, ...]], schema: TableSchema) -> pl.DataFrame:
+    """Cells of a file as a table with the types of the schema, one row a key."""
+    cells = zip(*rows, strict=True) if rows else [()] * len(columns)
     series = [
-        pl.Series(name, cells.get(name, [None] * len(rows)), dtype=_RAW[sql_type(dtype)]).cast(dtype)
-        for name, dtype in schema.items()
+        pl.Series(name, values, dtype=_RAW[sql_type(schema[name])]).cast(schema[name])
+        for name, values in zip(columns, cells, strict=True)
     ]
     return pl.DataFrame(series).unique(KEY, keep="first", maintain_order=True)
 

@@ -18,6 +18,7 @@ from schemas.semantic import EmbedConfig
 from schemas.tables import TableSchema
 
 LEDGER_ROWS = TableSchema({KEY: pl.String(), "vector": pl.Binary()})  # little-endian float32
+_ROWS_READ = 2048  # at a time
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,15 @@ class Embedding:
             self.progress.advance(len(vectors))
 
     def _read(self, keys: pl.Series) -> np.ndarray:
-        found = self.ledger.get(keys)
-        ordered = keys.to_frame(KEY).join(found, on=KEY, how="left", maintain_order="left")["vector"]
-        return np.frombuffer(b"".join(ordered), dtype="<f4").reshape(len(keys), -1)
+        """The vectors of `keys`, in their order, read a chunk at a time so that they are in memory once."""
+        vectors = np.empty((len(keys), 0), np.float32)
+        for part in keys.to_frame().with_row_index().sort(KEY).iter_slices(_ROWS_READ):
+            cells = self.ledger.rows(part[KEY], ["vector"])["vector"]
+            chunk = np.frombuffer(b"".join(cells), "<f4").reshape(len(cells), -1)
+            if vectors.shape[1] == 0:
+                vectors = np.empty((len(keys), chunk.shape[1]), np.float32)
+            vectors[part["index"].to_numpy()] = chunk
+        return vectors
 
 
 def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:

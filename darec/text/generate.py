@@ -173,5 +173,4 @@ class Generation:
 
 def read_texts(ledger: Ledger, keys: pl.Series) -> pl.DataFrame:
     """`text` and `cause` of each of `keys`, in their order."""
-    rows = ledger.get(keys).select(KEY, "text", "cause")
-    return keys.to_frame(KEY).join(rows, on=KEY, how="left", maintain_order="left")
+    return ledger.rows(keys, ["text", "cause"])

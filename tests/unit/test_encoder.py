@@ -1,5 +1,8 @@
 """Text vectors by the real encoder: right rows, unit length, and known texts are not encoded again."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +59,44 @@ def test_a_folder_that_is_no_text_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError, match="cannot be loaded"):
         Embedding(EmbedConfig(model=str(tmp_path / "model")), tmp_path / "ledger").run(TEXTS)
+
+
+MEMORY = """
+import sys
+import os
+import subprocess
+import sys
+from pathlib import Path
+import numpy as np, polars as pl
+from darec.text import encoder
+from darec.text.encoder import Embedding
+from schemas.semantic import EmbedConfig
+
+def highest() -> int:
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+
+count, width = 60_000, 384
+encoder._vectors = lambda config, texts: (
+    (start, np.full((min(1024, count - start), width), start, np.float32)) for start in range(0, count, 1024)
+)
+embedding = Embedding(EmbedConfig(), Path(sys.argv[1]))
+texts = pl.Series("text", [f"text {number}" for number in range(count)])
+embedding.run(texts[:0])
+embedding._encode(pl.DataFrame({"key": embedding.keys(texts), "text": texts}))
+Path("/proc/self/clear_refs").write_text("5")  # the highest use so far is forgotten
+before = highest()
+vectors, report = embedding.run(texts)
+assert report["generated"] == 0 and vectors.shape == (count, width)
+print((highest() - before) * 1024 / vectors.nbytes)
+"""
+
+
+def test_vectors_are_in_memory_once(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path)],
+        env={**os.environ, "POLARS_MAX_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) < 1.5
