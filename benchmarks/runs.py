@@ -116,7 +116,9 @@ def run_job(run: Run) -> Job:
         settings=hashed(run.settings),
         checksums=False,
         # A run that was made while a default had another value does not count.
-        accepts=lambda artifact: agrees(artifact.manifest.settings, hashed(run.settings)),
+        outdated=lambda artifact: (
+            None if agrees(artifact.manifest.settings, hashed(run.settings)) else "other defaults"
+        ),
         why=run.entry.label,
     )
 

@@ -76,6 +76,11 @@ class ProfileReport(StageReport):
     """Distinct prompts whose profile was known already."""
     generated: int = 0
     retried: int = 0
+    """Unusable answers that were asked for a second time in this run."""
+    asked_again: int = 0
+    """Rows without a usable answer in earlier runs that were asked again."""
+    recovered: int = 0
+    """Those of them that have an answer now."""
     from_metadata: int = 0
     """Rows whose text comes from metadata, as the LLM gave no usable answer."""
     failures: dict[str, int] = {}

@@ -48,6 +48,15 @@ class LLMConfig(Section):
     """Further tries of a request after a transient error, with exponential backoff."""
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
     """Seconds until a request to the server counts as failed, however much of its answer has come."""
+    max_fallback_share: float = not_hashed(0.25, ge=0, le=1)
+    """A profile stage stops if the LLM gives no usable answer for more than this share of its rows. All answers are
+    kept; the next run asks the others again."""
+    fallback_retries: int = not_hashed(3, ge=0, le=1_000)
+    """Later nights on which a row without a usable answer is asked again; 0: never."""
+    fallback_retry_share: float = not_hashed(0.1, ge=0, le=1)
+    """Largest share of a stage's rows that is asked again in one night (at least one row); shortest prompts first."""
+    fallback_retry_hours: float = not_hashed(12.0, ge=0, le=8_760)
+    """A row without a usable answer is not asked again before so many hours have passed."""
 
 
 class ItemProfileConfig(Section):

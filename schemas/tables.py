@@ -81,6 +81,8 @@ USER_PROFILES = TableSchema(
     }
 )
 
+FALLBACKS = TableSchema({"key": pl.String(), "cause": pl.String()})  # rows whose text comes from metadata
+
 EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()})
 
 SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})

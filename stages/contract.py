@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from darec.artifacts.files import Content, File
+from darec.artifacts.store import Artifact
 from darec.common.errors import DarecError
 from darec.common.progress import Progress, Silent
 from schemas.recipe import Recipe
@@ -66,6 +67,10 @@ def _nothing(recipe: Recipe) -> Mapping[str, Any]:
     return {}
 
 
+def _up_to_date(recipe: Recipe, artifact: Artifact, ledger: Path) -> str | None:
+    return None
+
+
 def _never(recipe: Recipe) -> bool:
     return False
 
@@ -108,6 +113,8 @@ class Stage(Task[Report_co]):
     """The files of its artifact."""
     fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
     """Whatever else is in the key: bytes of prompts, identities of models, hashes of source files."""
+    outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date
+    """Why a whole artifact of the right key is made again all the same, or None. Given the root of the row ledgers."""
     counts_rows: bool = False
     """Whether the body has `pending`: how many rows a run would have to generate, given the row ledger."""
     reads_release: Callable[[Recipe], bool] = _never

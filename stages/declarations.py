@@ -9,6 +9,7 @@ from typing import Any
 
 from darec.artifacts import files
 from darec.dataset.sources import fingerprint
+from darec.text.fallbacks import due_again
 from darec.text.identity import model_identity, prompt_hash
 from darec.text.models import identity
 from schemas.recipe import Recipe
@@ -63,7 +64,8 @@ PROFILE_ITEMS = Stage(
     body="stages.profile_items",
     report=ProfileReport,
     reads=lambda recipe: (files.ITEMS, files.ITEM_VOCABULARY),
-    writes=(files.ITEM_PROFILES,),
+    writes=(files.ITEM_PROFILES, files.ITEM_FALLBACKS),
+    outdated=lambda recipe, artifact, ledger: due_again(recipe.llm, artifact, files.ITEM_FALLBACKS, ledger),
     config=lambda recipe: {"llm": recipe.llm, "profile_items": recipe.profile_items},
     fingerprint=lambda recipe: {
         "prompt": prompt_hash(recipe.profile_items.prompt),
@@ -86,7 +88,8 @@ PROFILE_USERS = Stage(
         files.ITEM_VOCABULARY,
         files.ITEM_PROFILES,
     ),
-    writes=(files.USER_PROFILES,),
+    writes=(files.USER_PROFILES, files.USER_FALLBACKS),
+    outdated=lambda recipe, artifact, ledger: due_again(recipe.llm, artifact, files.USER_FALLBACKS, ledger),
     config=lambda recipe: {"llm": recipe.llm, "profile_users": recipe.profile_users},
     fingerprint=lambda recipe: {
         "prompt": prompt_hash(recipe.profile_users.prompt),

@@ -53,8 +53,8 @@ class Job:
     """The whole configuration, for the manifest."""
     checksums: bool = True
     """Whether a hit is verified by checksums and not only by sizes."""
-    accepts: Callable[[Artifact], bool] = lambda artifact: True
-    """Whether an artifact of the right key may be used."""
+    outdated: Callable[[Artifact], str | None] = lambda artifact: None
+    """Why a whole artifact of the right key is made again all the same, or None."""
     why: str | None = None
     """Why the work is done, for the manifest; None finds out what changed."""
 
@@ -64,9 +64,9 @@ class Job:
         return artifact_key(self.fingerprint)
 
     def find(self, store: Store) -> Artifact | None:
-        """The artifact, if it is there, whole and acceptable."""
+        """The artifact, if it is there, whole and not outdated."""
         found = store.find(self.stage, self.key, self.checksums)
-        return found if found is not None and self.accepts(found) else None
+        return found if found is not None and self.outdated(found) is None else None
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], st
         inputs=inputs,
         settings=recipe.model_dump(mode="json"),
         checksums=recipe.runtime.verify == "checksums",
+        outdated=lambda artifact: stage.outdated(recipe, artifact, store.ledger),
     )
 
 
@@ -191,12 +192,15 @@ def execute(
     """
     mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     with store.in_use(), store.lease(f"{job.stage}-{job.key}", mode):
-        found = None if force else job.find(store)
-        if found is not None:
+        found = None if force else store.find(job.stage, job.key, job.checksums)
+        outdated = job.outdated(found) if found is not None else None
+        if found is not None and outdated is None:
             return Result(job.stage, CACHED, (UNCHANGED,), found, job.report.model_validate(found.manifest.report))
 
         if force:
             why = ("forced",)
+        elif outdated is not None:
+            why = (outdated,)
         elif store.artifact(job.stage, job.key).path.is_dir():
             why = ("its artifact was damaged",)
         else:

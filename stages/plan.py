@@ -64,10 +64,11 @@ def _plan_stage(
     artifact = store.artifact(stage.name, job.key)
     there = artifact.path.is_dir()
     damage = artifact.damage(checksums) if there else None
-    if there and damage is None:
+    outdated = job.outdated(artifact) if there and damage is None else None
+    if there and damage is None and outdated is None:
         return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds)
 
-    why = (f"damaged: {damage}",) if damage else reasons(job, store)
+    why = (outdated,) if outdated else (f"damaged: {damage}",) if damage else reasons(job, store)
     rows = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
     return Step(stage, "stale", why, job.key, rows=rows, seconds_last_time=seconds)
 

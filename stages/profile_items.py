@@ -1,21 +1,22 @@
 """profile_items: the LLM writes for each item what it is like and who enjoys it."""
 
-from darec.artifacts.files import ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
+from darec.artifacts.files import ITEM_FALLBACKS, ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
 from darec.text.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
-from darec.text.profiling import ProfileTask
+from darec.text.profiling import ProfileTask, fallbacks_in
 from schemas.reports import ProfileReport
 from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
-    """Profiles every item of the vocabulary; only prompts that the row ledger lacks are sent to the LLM."""
+    """Profiles every item of the vocabulary; only prompts without an answer in the row ledger are sent to the LLM."""
     profiles, report = _task(context).run(context.progress)
     context.write(ITEM_PROFILES, profiles)
+    context.write(ITEM_FALLBACKS, fallbacks_in(profiles))
     return Outcome(profiles.height, ProfileReport.model_validate(report))
 
 
 def pending(context: StageContext) -> int:
-    """How many prompts the row ledger lacks."""
+    """How many prompts a run would send to the LLM."""
     return _task(context).pending()
 
 

@@ -5,26 +5,28 @@ from darec.artifacts.files import (
     ITEM_VOCABULARY,
     ITEMS,
     TRAIN_PART,
+    USER_FALLBACKS,
     USER_PROFILES,
     USER_VOCABULARY,
     USERS,
 )
 from darec.text.entities import USER_VARIABLES, items_as_data, user_text_from_metadata, users_as_data
-from darec.text.profiling import ProfileTask
+from darec.text.profiling import ProfileTask, fallbacks_in
 from schemas import columns as c
 from schemas.reports import ProfileReport
 from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
-    """Profiles every user of the vocabulary; only prompts that the row ledger lacks are sent to the LLM."""
+    """Profiles every user of the vocabulary; only prompts without an answer in the row ledger are sent to the LLM."""
     profiles, report = _task(context).run(context.progress)
     context.write(USER_PROFILES, profiles)
+    context.write(USER_FALLBACKS, fallbacks_in(profiles))
     return Outcome(profiles.height, ProfileReport.model_validate(report))
 
 
 def pending(context: StageContext) -> int:
-    """How many prompts the row ledger lacks."""
+    """How many prompts a run would send to the LLM."""
     return _task(context).pending()
 
 

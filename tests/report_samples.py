@@ -14,6 +14,7 @@ from darec.artifacts.formats import Vectors
 from darec.artifacts.store import Store
 from schemas.recipe import Recipe
 from schemas.reports import EmbedReport, ProfileReport
+from schemas.tables import FALLBACKS
 from stages.contract import Outcome, StageContext
 from stages.execute import Result
 from stages.registry import STAGES, needed
@@ -52,11 +53,14 @@ def run(chosen: Recipe, until: str = "publish") -> dict[str, str]:
     return {result.stage: result.artifact.key for result in results if result.artifact}
 
 
-def _profiles(context: StageContext, file: File[pl.DataFrame], ids: File[pl.DataFrame]) -> Outcome:
+def _profiles(
+    context: StageContext, file: File[pl.DataFrame], fallbacks: File[pl.DataFrame], ids: File[pl.DataFrame]
+) -> Outcome:
     vocabulary = context.read(ids)
     name = vocabulary.columns[1]
     rows = vocabulary.with_columns(profile=pl.format("Profile of {}", name), source=pl.lit("llm"))
     context.write(file, rows)
+    context.write(fallbacks, pl.DataFrame(schema=FALLBACKS))
     samples = [{"prompt": f"Item: {HOSTILE}", "profile": f"Profile {HOSTILE}"}]
     report = {"generated": rows.height, "prompt_tokens": 1000, "output_tokens": 234, "from_metadata": 3}
     report |= {"output_tokens_per_second": 12.5, "causes": {"length": 2, "not_json": 1}, "samples": samples}
@@ -64,11 +68,11 @@ def _profiles(context: StageContext, file: File[pl.DataFrame], ids: File[pl.Data
 
 
 def _profile_items(context: StageContext) -> Outcome:
-    return _profiles(context, files.ITEM_PROFILES, files.ITEM_VOCABULARY)
+    return _profiles(context, files.ITEM_PROFILES, files.ITEM_FALLBACKS, files.ITEM_VOCABULARY)
 
 
 def _profile_users(context: StageContext) -> Outcome:
-    return _profiles(context, files.USER_PROFILES, files.USER_VOCABULARY)
+    return _profiles(context, files.USER_PROFILES, files.USER_FALLBACKS, files.USER_VOCABULARY)
 
 
 def _embed(context: StageContext) -> Outcome:

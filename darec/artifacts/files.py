@@ -41,9 +41,11 @@ ITEM_VOCABULARY = File("split", "items.parquet", Table("ITEM_VOCABULARY"))
 
 # profile_items: the LLM on items
 ITEM_PROFILES = File("profile_items", "profiles.parquet", Table("ITEM_PROFILES"))
+ITEM_FALLBACKS = File("profile_items", "fallbacks.parquet", Table("FALLBACKS"))
 
 # profile_users: the LLM on users
 USER_PROFILES = File("profile_users", "profiles.parquet", Table("USER_PROFILES"))
+USER_FALLBACKS = File("profile_users", "fallbacks.parquet", Table("FALLBACKS"))
 
 # embed: text vectors
 TEXT_VECTORS = File("embed", "vectors.safetensors", VectorFile())

@@ -19,6 +19,8 @@ CAUSES = {
     "failed": "the engine fails for this row alone",
 }
 """Why a row has no profile of the LLM's."""
+NEVER_SAMPLED = ("too_long", "filtered", "rejected", "failed")
+"""The causes of rows to which the model itself gave no answer."""
 
 _SHORTEST = 8
 _LONGEST = 20_000  # characters of an answer that are looked at

@@ -6,13 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from darec.artifacts.ledger import KEY, Ledger, row_key
+from darec.common.errors import DarecError
+from darec.common.notices import tell_once
 from darec.common.progress import Progress, Silent
-from darec.text.answers import CAUSES, printable, read_profile
+from darec.text.answers import CAUSES, NEVER_SAMPLED, printable, read_profile
+from darec.text.fallbacks import due
 from darec.text.identity import model_identity
 from darec.text.models import resolve
 from darec.text.protocol import Answer, Conversation, Engine, Request
@@ -26,7 +30,10 @@ LEDGER_ROWS = TableSchema(
         "cause": pl.String(),  # why, else empty
         "prompt_tokens": pl.Int32(),
         "output_tokens": pl.Int32(),
-    }
+        "attempts": pl.Int32(),  # nights on which it was asked, of a row that failed on the first; else null
+        "asked": pl.Int64(),  # when it was asked last, in seconds since 1970; else null
+    },
+    nullable=("attempts", "asked"),
 )
 _RETRY_TEMPERATURE = 0.7
 _EXAMPLE_CHARS = 120
@@ -54,9 +61,14 @@ def open_engine(config: LLMConfig) -> AbstractContextManager[Engine]:
     return closing(OfflineEngine(EngineSettings.of(config, resolve(config.model, config.revision))))
 
 
+def profile_ledger(root: Path) -> Ledger:
+    """The row ledger of all profiles."""
+    return Ledger(root / "profiles.sqlite", LEDGER_ROWS)
+
+
 @dataclass
 class Generation:
-    """One pass over the rows that the ledger lacks."""
+    """One pass over the rows that the ledger lacks, and the fallbacks that are due again."""
 
     llm: LLMConfig
     config: ProfileConfig
@@ -65,6 +77,8 @@ class Generation:
     tally: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     """The beginning of an unusable answer, or of what the server said, for each cause."""
+    before: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The ledger's rows of the keys that are asked again, from earlier nights."""
 
     def run(
         self,
@@ -83,19 +97,39 @@ class Generation:
             keys: their ledger keys.
             shorter: versions of a row's prompt with less data, longest first.
             engine: stands in for the configured one.
+
+        Raises:
+            DarecError: the engine cannot be had or ended; if only fallbacks are due, that is told and no error.
         """
         started = time.monotonic()
-        missing = set(self.ledger.missing(keys, repair=True).to_list())
-        rows: dict[str, int] = {}
-        for row, key in enumerate(keys):
-            if key in missing:
-                rows.setdefault(key, row)
-        self.progress.start("profiles", len(rows))
-        if rows:
-            prompts = {key: conversations[row] for key, row in rows.items()}
-            with open_engine(self.llm) if engine is None else nullcontext(engine) as source:
-                self._generate(source, prompts, lambda key: shorter(rows[key]))
-        return self._report(keys, len(rows), time.monotonic() - started)
+        new, again = self.to_ask(keys, repair=True)
+        self.before = {row[KEY]: row for row in again.iter_rows(named=True)}
+        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
+        prompts = {key: conversations[rows[key]] for key in [*new, *self.before]}
+        self.progress.start("profiles", len(prompts))
+        try:
+            if prompts:
+                with open_engine(self.llm) if engine is None else nullcontext(engine) as source:
+                    self._generate(source, prompts, lambda key: shorter(rows[key]))
+        except DarecError as error:
+            if len(new):
+                raise
+            tell_once(f"{again.height:,} rows without an answer of the LLM could not be asked again: {error}")
+            self.ledger.append(again.with_columns(asked=pl.lit(int(time.time()))), replace=True)
+        return self._report(keys, len(new), time.monotonic() - started)
+
+    def to_ask(self, keys: pl.Series, repair: bool = False) -> tuple[pl.Series, pl.DataFrame]:
+        """The keys that the ledger lacks, and its rows of the fallbacks that are due again.
+
+        Args:
+            keys: the keys of a whole table.
+            repair: whether the ledger may be changed to recover rows before they count as missing.
+        """
+        new = self.ledger.missing(keys, repair=repair)
+        held = self.ledger.get(keys)
+        failed = held.filter(pl.col("cause") != "")[KEY]
+        too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
+        return new, due(held, keys.n_unique(), self.llm, time.time(), urgent=new.is_empty() and too_many)
 
     def _generate(
         self,
@@ -111,16 +145,19 @@ class Generation:
         bad = {key: cause for key, cause in bad.items() if key not in cut}
         bad |= self._ask(engine, again, final=("too_long",))
 
-        # At the same temperature a model would give the same answer.
         self.tally["retried"] = len(bad)
-        again = [self._request(key, prompts[key], cut.get(key, ()), warmer=True) for key in bad]
+        again = [self._request(key, prompts[key], cut.get(key, ()), tries=1) for key in bad]
         self._ask(engine, again, final=CAUSES)
 
     def _request(
-        self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), warmer: bool = False
+        self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), tries: int = 0
     ) -> Request:
-        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if warmer else self.llm.temperature
-        return Request(key, messages, (int(key[:7], 16) + self.llm.seed + warmer) % 2**31, temperature, shorter)
+        """A row that the model has answered badly is asked warmer and with another seed, or the answer is the same."""
+        earlier = self.before.get(key)
+        if earlier is not None and earlier["cause"] not in NEVER_SAMPLED:
+            tries += 2 * (earlier["attempts"] or 1)
+        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if tries else self.llm.temperature
+        return Request(key, messages, (int(key[:7], 16) + self.llm.seed + tries) % 2**31, temperature, shorter)
 
     def _ask(self, engine: Engine, requests: Sequence[Request], final: Collection[str]) -> dict[str, str]:
         """Asks, and keeps the usable rows and those that failed for a `final` cause. Gives key and cause of the others.
@@ -140,7 +177,7 @@ class Generation:
                     failure = error
             kept = [row for row in rows if not row["cause"] or row["cause"] in final]
             bad |= {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
-            self.ledger.append(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
+            self._keep(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])
             self.progress.advance(len(kept))
             if failure is not None:
@@ -153,8 +190,24 @@ class Generation:
             self.examples.setdefault(cause, printable(answer.text, _EXAMPLE_CHARS))
         self.tally["prompt_tokens"] += answer.prompt_tokens
         self.tally["output_tokens"] += answer.output_tokens
-        tokens = {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
-        return {KEY: answer.key, "text": text or "", "cause": cause, **tokens}
+        row = {KEY: answer.key, "text": text or "", "cause": cause}
+        row |= {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
+        earlier = self.before.get(answer.key)
+        if not cause and earlier is None:
+            return row | {"attempts": None, "asked": None}
+        attempts = 1 + (earlier["attempts"] or 1) if earlier else 1
+        return row | {"attempts": attempts, "asked": int(time.time())}
+
+    def _keep(self, rows: pl.DataFrame) -> None:
+        """Writes rows to the ledger; one that was asked again takes the place of its fallback."""
+        replacing = rows.filter(pl.col(KEY).is_in(list(self.before)))
+        self.ledger.append(rows.filter(~pl.col(KEY).is_in(list(self.before))))
+
+        # Another run may have had more luck meanwhile.
+        answered = self.ledger.get(replacing[KEY]).filter(pl.col("cause") == "")[KEY]
+        worse = (pl.col("cause") != "") & pl.col(KEY).is_in(answered.implode())
+        self.ledger.append(replacing.filter(~worse), replace=True)
+        self.tally["recovered"] += replacing.filter(pl.col("cause") == "").height
 
     def _report(self, keys: pl.Series, generated: int, seconds: float) -> dict[str, Any]:
         causes = {name: self.tally[name] for name in sorted(self.tally) if self.tally[name]}
@@ -163,6 +216,8 @@ class Generation:
             "from_ledger": keys.n_unique() - generated,
             "generated": generated,
             "retried": self.tally["retried"],
+            "asked_again": len(self.before),
+            "recovered": self.tally["recovered"],
             "failures": {name.removeprefix("failed_"): n for name, n in causes.items() if name.startswith("failed_")},
             "prompt_tokens": self.tally["prompt_tokens"],
             "output_tokens": self.tally["output_tokens"],

@@ -7,10 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from darec.artifacts.ledger import Ledger
+from darec.artifacts.ledger import KEY, Ledger
+from darec.common.errors import UserError
 from darec.common.progress import Progress, Silent
+from darec.text.answers import CAUSES
 from darec.text.entities import values
-from darec.text.generate import LEDGER_ROWS, Generation, ProfileConfig, conversation_keys, read_texts
+from darec.text.generate import Generation, ProfileConfig, conversation_keys, profile_ledger, read_texts
 from darec.text.prompts import Prompt, chat_prompt, with_less_data
 from darec.text.protocol import Conversation, Engine
 from schemas import columns as c
@@ -33,7 +35,7 @@ class ProfileTask:
     @property
     def ledger(self) -> Ledger:
         """The row ledger of all profiles."""
-        return Ledger(self.ledger_root / "profiles.sqlite", LEDGER_ROWS)
+        return profile_ledger(self.ledger_root)
 
     @cached_property
     def prompt(self) -> Prompt:
@@ -50,30 +52,60 @@ class ProfileTask:
         return tuple(self.prompt.messages(part) for part in with_less_data(whole))
 
     def pending(self) -> int:
-        """How many prompts the ledger does not know."""
-        return len(self.ledger.missing(conversation_keys(self.conversations(), self.llm, self.config)))
+        """How many prompts a run would send to the LLM: new ones, and fallbacks that are due again."""
+        keys = conversation_keys(self.conversations(), self.llm, self.config)
+        new, again = Generation(self.llm, self.config, self.ledger).to_ask(keys)
+        return len(new) + again.height
 
     def run(
         self, progress: Progress | None = None, engine: Engine | None = None
     ) -> tuple[pl.DataFrame, dict[str, Any]]:
-        """The rows with `profile` and `source` (llm or metadata), and the report; no row is ever dropped."""
+        """The rows with `profile` and `source` (llm or metadata), and the report; no row is ever dropped.
+
+        Raises:
+            UserError: the LLM gave no usable answer for too many rows; all answers are kept.
+        """
         conversations = self.conversations()
         keys = conversation_keys(conversations, self.llm, self.config)
         generation = Generation(self.llm, self.config, self.ledger, progress or Silent())
         report = generation.run(conversations, keys, self.shorter, engine)
+
         texts = read_texts(self.ledger, keys)
         failed = pl.col("text") == ""
         profiles = pl.concat([self.rows, texts], how="horizontal").with_columns(
             pl.when(failed).then(self.from_metadata).otherwise("text").alias(c.PROFILE),
             pl.when(failed).then(pl.lit("metadata")).otherwise(pl.lit("llm")).alias(c.SOURCE),
         )
-        return profiles, report | _summary(profiles, conversations)
+        fallbacks = profiles.filter(pl.col(c.SOURCE) == "metadata")
+        causes = dict(fallbacks["cause"].value_counts(sort=True).iter_rows())
+        if fallbacks.height > self.llm.max_fallback_share * profiles.height:
+            raise _too_many(fallbacks.height, profiles.height, causes, generation.examples, self.llm)
+
+        report |= {"from_metadata": fallbacks.height, "causes": causes, "samples": _samples(profiles, conversations)}
+        return profiles, report
 
 
-def _summary(profiles: pl.DataFrame, conversations: list[Conversation]) -> dict[str, Any]:
-    failed = profiles.filter(pl.col(c.SOURCE) == "metadata")
-    causes = dict(failed["cause"].value_counts(sort=True).iter_rows())
+def fallbacks_in(profiles: pl.DataFrame) -> pl.DataFrame:
+    """Ledger key and cause of the profiled rows whose text comes from metadata, once each."""
+    fallbacks = profiles.filter(pl.col(c.SOURCE) == "metadata")
+    return fallbacks.select(KEY, "cause").unique(KEY, keep="first", maintain_order=True)
+
+
+def _samples(profiles: pl.DataFrame, conversations: list[Conversation]) -> list[dict[str, str]]:
     step = max(1, profiles.height // _SAMPLES)
     numbers = list(range(0, profiles.height, step))[:_SAMPLES]
-    samples = [{"prompt": conversations[n][-1]["content"], "profile": profiles[c.PROFILE][n]} for n in numbers]
-    return {"from_metadata": failed.height, "causes": causes, "samples": samples}
+    return [{"prompt": conversations[n][-1]["content"], "profile": profiles[c.PROFILE][n]} for n in numbers]
+
+
+def _too_many(failed: int, rows: int, causes: dict[str, int], examples: dict[str, str], llm: LLMConfig) -> UserError:
+    """The error of a stage that stops: the rows of each cause, what it means, and an example of it."""
+    reasons = []
+    for cause, count in causes.items():
+        example = f", for example {examples[cause]!r}" if cause in examples else ""
+        reasons.append(f"{cause} {count:,} ({CAUSES.get(cause, 'unknown')}{example})")
+    return UserError(
+        f"the LLM gives no usable answer for {failed:,} of {rows:,} rows ({failed / rows:.0%}): {', '.join(reasons)}",
+        where=llm.model,
+        hint="fix the cause and run again: usable answers are kept, and the other rows are asked again, on at most "
+        "llm.fallback_retries runs; or raise llm.max_fallback_share",
+    )

@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from darec.common.errors import TransientError, UserError
+from darec.common.notices import tell_once
 from darec.text.answers import printable
 from darec.text.protocol import Answer, Conversation, Request
 from darec.text.replies import RejectedError, Reply, RetryableError, read_reply
@@ -67,7 +67,6 @@ class ServerEngine:
         self._runner = asyncio.Runner()
         self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the newest request that was answered
         self._answered = 0.0  # when that was
-        self._told = False  # whether the other name of the model has been told
 
     def _key(self) -> dict[str, str]:
         key = os.environ.get(self.config.api_key_env, "").strip()
@@ -238,10 +237,8 @@ class ServerEngine:
         return reply
 
     def _tell_other_model(self, name: str) -> None:
-        """Says once that another model answers than the one asked for; dated and prefixed forms of its name are it."""
+        """Says that another model answers than the one asked for; dated and prefixed forms of its name are it."""
         asked = self.config.model
-        if not name or self._told or name.startswith(asked) or asked.endswith(name) or name.endswith(asked):
-            return
-        self._told = True
-        message = f"the LLM server {self.config.server_url} answers as model {printable(name, 80)!r}, not {asked!r}"
-        warnings.warn(f"{message}: its rows are kept as {asked!r}'s", stacklevel=2)
+        if name and not (name.startswith(asked) or asked.endswith(name) or name.endswith(asked)):
+            answering = f"the LLM server {self.config.server_url} answers as model {printable(name, 80)!r}"
+            tell_once(f"{answering}, not {asked!r}: its rows are kept as {asked!r}'s")

@@ -125,7 +125,7 @@ def test_a_bad_answer_is_asked_for_once_more_and_warmer(tmp_path: Path) -> None:
     assert report["failures"] == {"cut_off": 1}
 
 
-def test_what_fails_twice_gets_its_text_from_metadata_and_is_not_asked_again(tmp_path: Path) -> None:
+def test_what_fails_twice_gets_its_text_from_metadata_and_is_not_asked_again_that_night(tmp_path: Path) -> None:
     def answer(prompt: str, warm: bool) -> tuple[str, str]:
         return profile("so so so so so so so so") if "Jaws" in prompt else well(prompt, warm)
 
@@ -159,7 +159,8 @@ def test_users_without_history_and_without_metadata_are_kept(tmp_path: Path) -> 
         schema=tables.SPLIT_PART,
     )
     rows = users_as_data(vocabulary, users, shown, train, 3, 0)
-    user_task = ProfileTask(rows, USER_VARIABLES, user_text_from_metadata(), LLMConfig(), UserProfileConfig(), tmp_path)
+    llm = LLMConfig(max_fallback_share=1.0)
+    user_task = ProfileTask(rows, USER_VARIABLES, user_text_from_metadata(), llm, UserProfileConfig(), tmp_path)
     assert user_task.conversations()[0][-1]["content"] == '"Heat (1995)" 5: "tense"\n"Alien (1979)" 4: "tense"'
     profiles, _ = user_task.run(engine=Script(lambda *_: ("", "stop")))
     assert profiles[c.PROFILE].to_list() == ["genres x; enjoys Heat (1995); Alien (1979)", "nothing known"]

@@ -1,0 +1,75 @@
+"""Rows whose text comes from metadata, as the LLM gave no usable answer: which of them are asked again, and when.
+
+Each is asked again on at most `llm.fallback_retries` later nights, those with the shortest prompts first, and in one
+night at most the share `llm.fallback_retry_share` of all rows. Between two of its nights are at least
+`llm.fallback_retry_hours`, so that a run that is repeated at once stays a hit. If a stage stops because too many rows
+are without an answer (`llm.max_fallback_share`), the next run asks all of them: somebody has seen to the cause by then.
+
+The row ledger holds how often such a row was asked and when it was asked last; rows of version 0.1 were asked once,
+long ago. An artifact lists its fallbacks in a file of its own, so that no prompt has to be rendered to find out whether
+one of them is due. If so the artifact is outdated, and its stage runs again under the same key.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darec.artifacts.files import File
+from darec.artifacts.store import Artifact
+from darec.common.errors import DarecError
+from darec.common.notices import tell_once
+from schemas.reports import ProfileReport
+from schemas.semantic import LLMConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bool = False) -> "pl.DataFrame":
+    """The rows that are to be asked again now: those asked on fewest nights first, and of these the cheapest.
+
+    Args:
+        rows: what the ledger holds of the stage's keys (`darec.text.generate.LEDGER_ROWS`).
+        total: how many keys the stage has.
+        llm: the limits.
+        now: seconds since 1970.
+        urgent: whether the stage stopped for too many fallbacks, and waits for nothing but these.
+    """
+    import polars as pl
+
+    attempts, asked = pl.col("attempts").fill_null(1), pl.col("asked").fill_null(0)
+    tonight = asked > now - 3600 * llm.fallback_retry_hours
+    left = rows.filter(pl.col("cause") != "", attempts <= llm.fallback_retries)
+    cheapest = left.sort(attempts, "prompt_tokens", "key")
+    if urgent:
+        return cheapest
+
+    allowed = max(1, int(llm.fallback_retry_share * total)) - rows.filter(tonight).height
+    return cheapest.filter(~tonight).head(max(0, allowed))
+
+
+def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]", ledger: Path) -> str | None:
+    """Why the finished artifact of a profile stage is to be made again, or None.
+
+    Args:
+        llm: the limits.
+        artifact: the artifact.
+        fallbacks: the file in which it lists the rows that have no answer of the LLM.
+        ledger: the root of the row ledgers.
+    """
+    report = ProfileReport.model_validate(artifact.manifest.report)
+    if not report.from_metadata or not llm.fallback_retries:
+        return None
+    if fallbacks.name not in artifact.manifest.files:
+        return f"{report.from_metadata:,} rows without an answer of the LLM are due again"
+
+    from darec.text.generate import profile_ledger
+
+    try:
+        rows = profile_ledger(ledger).get(fallbacks.of(artifact)["key"])
+    except DarecError as error:  # the hit is as good as it was
+        tell_once(f"{artifact.stage}: which rows are due again cannot be told: {error}")
+        return None
+    answered = rows.filter(rows["cause"] == "").height
+    count = answered + due(rows, report.rows, llm, time.time()).height
+    return f"{count:,} rows without an answer of the LLM are due again" if count else None
