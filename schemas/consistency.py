@@ -9,8 +9,21 @@ from schemas.sources import SOURCES
 if TYPE_CHECKING:
     from schemas.recipe import Recipe
 
-METRICS = ("recall", "ndcg", "precision", "mrr", "hit", "coverage", "novelty")
-"""What evaluation measures at every cutoff."""
+METRICS = (
+    "recall",
+    "ndcg",
+    "precision",
+    "mrr",
+    "hit",
+    "diversity",
+    "novelty",
+    "long_tail",
+    "calibration",
+    "coverage",
+    "category_coverage",
+    "gini",
+)
+"""What evaluation measures at every cutoff (`darec.evaluation.registry`)."""
 
 
 def contradictions(recipe: "Recipe") -> Iterator[str]:

@@ -1,12 +1,12 @@
 """Configuration of training and evaluation."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import CLOSED_FORMS, AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig
-from schemas.section import Section, not_hashed
+from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig
+from schemas.section import Section, added, not_hashed
 
 
 class BPRConfig(Section):
@@ -107,14 +107,6 @@ class TrainConfig(Section):
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
     """Writes a checkpoint every N epochs. A killed run resumes from it exactly."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _closed_forms_have_no_alignment(cls, values: Any) -> Any:
-        """The default alignment is for backbones that are trained."""
-        backbone = values.get("backbone") if isinstance(values, dict) else None
-        name = backbone.get("name") if isinstance(backbone, dict) else getattr(backbone, "name", None)
-        return {"alignment": (), **values} if name in CLOSED_FORMS else values
-
     @property
     def needs_text(self) -> bool:
         """Whether text vectors take any part."""
@@ -138,8 +130,15 @@ class TrainConfig(Section):
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs, {self.epochs}")
         if isinstance(self.backbone, AutoCFConfig) and self.dim % self.backbone.heads:
             raise ValueError(f"backbone.heads {self.backbone.heads} must divide dim {self.dim}")
-        trained = self.alignment or self.text.use != "none" or self.scoring != "inner"
-        if isinstance(self.backbone, ClosedFormConfig) and trained:
+        return self
+
+    @model_validator(mode="after")
+    def _closed_forms_are_not_trained(self) -> Self:
+        if not isinstance(self.backbone, ClosedFormConfig):
+            return self
+        if "alignment" not in self.model_fields_set:  # its default is for backbones that are trained
+            self.__dict__["alignment"] = ()
+        if self.alignment or self.text.use != "none" or self.scoring != "inner":
             raise ValueError(f"{self.backbone.name} is computed, not trained: leave out alignment, text and scoring")
         return self
 
@@ -157,6 +156,9 @@ class EvaluateConfig(Section):
     """The cutoffs k of every metric, in ascending order."""
     slices: int = Field(default=3, ge=1, le=100)
     """Number of groups of users by train interactions, and of items by popularity, that are reported separately."""
+    category: str = added("")
+    """Attribute of items that `category_coverage` groups them by, such as genres; values may be lists separated by `|`
+    or commas. Empty: it is not measured."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")

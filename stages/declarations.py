@@ -169,7 +169,7 @@ TRAIN = Stage(
 
 EVALUATE = Stage(
     name="evaluate",
-    version=1,
+    version=2,
     subflow="collaborative",
     body="stages.evaluate",
     report=EvaluationReport,
@@ -177,7 +177,8 @@ EVALUATE = Stage(
         files.TRAIN_PART,
         files.VAL_PART,
         files.TEST_PART,
-        *((files.REFERENCE_EMBEDDINGS,) if recipe.train.needs_text else ()),
+        *((files.REFERENCE_EMBEDDINGS, files.TEXT_VECTORS) if recipe.train.needs_text else ()),
+        *((files.ITEMS, files.ITEM_VOCABULARY) if recipe.evaluate.category else ()),
         files.EMBEDDINGS,
     ),
     writes=(files.METRICS, files.PER_USER_METRICS),

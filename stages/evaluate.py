@@ -1,11 +1,28 @@
 """evaluate: how good the vectors are on validation and test, beside popularity and the model without alignment."""
 
+import polars as pl
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from darec.artifacts.files import EMBEDDINGS, METRICS, REFERENCE_EMBEDDINGS, TEST_PART, TRAIN_PART, VAL_PART, File
+from darec.artifacts.files import (
+    EMBEDDINGS,
+    ITEM_VOCABULARY,
+    ITEMS,
+    METRICS,
+    REFERENCE_EMBEDDINGS,
+    TEST_PART,
+    TEXT_VECTORS,
+    TRAIN_PART,
+    VAL_PART,
+    File,
+)
 from darec.artifacts.formats import Vectors
+from darec.common.errors import UserError
+from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from darec.model.interactions import Interactions, Pairs, Representations
+from schemas import columns as c
 from schemas.reports import EvaluationReport
 from stages.contract import Outcome, StageContext
 
@@ -13,10 +30,15 @@ from stages.contract import Outcome, StageContext
 def run(context: StageContext) -> Outcome[EvaluationReport]:
     """Evaluates the trained vectors and what they are compared with."""
     final = _vectors(context, EMBEDDINGS)
-    reference = _vectors(context, REFERENCE_EMBEDDINGS) if context.recipe.train.needs_text else None
+    has_text = context.recipe.train.needs_text
+    reference = _vectors(context, REFERENCE_EMBEDDINGS) if has_text else None
     parts = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART, TEST_PART))
     interactions = Interactions(final.n_users, len(final.item), *parts)
-    result = report(final, reference, interactions, context.recipe.evaluate)
+
+    text = functional.normalize(torch.from_numpy(context.read(TEXT_VECTORS).item), dim=-1) if has_text else None
+    category = context.recipe.evaluate.category
+    catalogue = Catalogue.of(interactions, text, _categories(context, category) if category else None)
+    result = report(final, reference, interactions, context.recipe.evaluate, catalogue)
 
     context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")
@@ -26,3 +48,32 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
 def _vectors(context: StageContext, file: File[Vectors]) -> Representations:
     vectors = context.read(file)
     return Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
+
+
+def _categories(context: StageContext, attribute: str) -> Tensor:
+    """Which values of the attribute each item has: bool [items, values].
+
+    Raises:
+        UserError: no item has the attribute.
+    """
+    described = context.read(ITEMS).select(c.ITEM, c.ATTRIBUTES)
+    items = context.read(ITEM_VOCABULARY).join(described, on=c.ITEM, how="left").sort(c.ITEM_INDEX)
+    values = (
+        items.select(c.ITEM_INDEX, c.ATTRIBUTES)
+        .explode(c.ATTRIBUTES)
+        .drop_nulls()
+        .unnest(c.ATTRIBUTES)
+        .filter(pl.col("name") == attribute)
+        .with_columns(pl.col("value").str.replace_all(",", "|", literal=True).str.split("|"))
+        .explode("value")
+        .with_columns(pl.col("value").str.strip_chars())
+        .filter(pl.col("value") != "")
+    )
+    if values.is_empty():
+        hint = "name an attribute of the items file, or leave it empty"
+        raise UserError(f"no item has the attribute {attribute!r}", where="evaluate.category", hint=hint)
+
+    numbers = values["value"].rank("dense").cast(pl.Int64).to_numpy() - 1
+    categories = torch.zeros(items.height, int(numbers.max()) + 1, dtype=torch.bool)
+    categories[values[c.ITEM_INDEX].cast(pl.Int64).to_numpy(), numbers] = True
+    return categories

@@ -1,38 +1,111 @@
-"""Ranking metrics of each user, as tensors over a block of b users and k ranks.
+"""What a metric is: one class with a name, over the recommendation lists of all evaluated users.
 
-`hits` [b, k] is 1 where the item at that rank is relevant; `relevant` [b] is how many items are, all above 0.
+A metric of users gives every user a value, and so has means, slices of users and items, and paired tests. A metric of
+the whole has one value per model: how the lists of all users together use the catalogue. Either is a class in a file of
+this folder, registered here under its name and imported in `darec.evaluation.registry`; its name is also listed in
+`schemas.consistency.METRICS`, by which recipes are checked. It is then in the report, the HTML page and the gate.
 """
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-
-def recall(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """hits in the first k / relevant."""
-    return hits[:, :k].sum(1) / relevant
+from darec.model.interactions import Interactions, Pairs
 
 
-def precision(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """hits in the first k / k."""
-    return hits[:, :k].sum(1) / k
+@dataclass(frozen=True)
+class Catalogue:
+    """What metrics beyond accuracy may use of users and items."""
+
+    train: Pairs
+    n_users: int
+    n_items: int
+    item_vectors: Tensor | None = None
+    """Unit text vectors, float32 [n_items, d]; None where the model uses no text."""
+    categories: Tensor | None = None
+    """Which categories an item has, bool [n_items, C]; None where no attribute is named as the category."""
+
+    @classmethod
+    def of(
+        cls, data: Interactions, item_vectors: Tensor | None = None, categories: Tensor | None = None
+    ) -> "Catalogue":
+        """The catalogue of a data set."""
+        return cls(data.train, data.n_users, data.n_items, item_vectors, categories)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Train interactions of each item, float64 [n_items]."""
+        return torch.bincount(self.train.items, minlength=self.n_items).double()
+
+    @cached_property
+    def popularity_group(self) -> Tensor:
+        """0 for the most popular items that hold a fifth of all train interactions, 2 for the least popular ones that
+        hold the last fifth (the long tail, with all items without interactions), 1 between: int64 [n_items].
+        """
+        order = torch.argsort(self.counts, descending=True, stable=True)
+        before = self.counts[order].cumsum(0) - self.counts[order]
+        share = before / self.counts.sum().clamp_min(1)
+        group = torch.empty_like(order)
+        group[order] = (share >= 0.2).long() + (share >= 0.8).long()
+        return group
 
 
-def ndcg(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """sum of 1 / log2(rank + 1) over hits, divided by its value were the first min(k, relevant) ranks all hits."""
-    discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=hits.dtype, device=hits.device))
-    ideal = discount.cumsum(0)[relevant.long().clamp(max=k) - 1]
-    return (hits[:, :k] * discount[: hits.shape[1]]).sum(1) / ideal
+@dataclass(frozen=True)
+class Lists:
+    """The first K items of n users, and which of them are hits."""
+
+    users: Tensor
+    """int64 [n]."""
+    top: Tensor
+    """Item numbers, best first, int64 [n, K]."""
+    hits: Tensor
+    """1 where the item at that rank is relevant, float64 [n, K]."""
+    relevant: Tensor
+    """How many items are relevant, all above 0, float64 [n]."""
+    catalogue: Catalogue | None = None
 
 
-def mrr(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """1 / rank of the first hit among the first k, or 0."""
-    ranks = torch.arange(1, k + 1, dtype=hits.dtype, device=hits.device)
-    return (hits[:, :k] / ranks[: hits.shape[1]]).amax(1)
+class UserMetric(ABC):
+    """A metric with a value for every user."""
+
+    name: ClassVar[str]
+    needs_catalogue: ClassVar[bool] = False
+
+    @abstractmethod
+    def per_user(self, lists: Lists, k: int) -> Tensor | None:
+        """The value of each user's first k items, float64 [n]; None where the data does not have what it needs."""
 
 
-def hit(hits: Tensor, relevant: Tensor, k: int) -> Tensor:
-    """1 if any of the first k is a hit."""
-    return hits[:, :k].amax(1)
+class CatalogueMetric(ABC):
+    """A metric of all lists together."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def overall(self, top: Tensor, catalogue: Catalogue) -> float | None:
+        """The value of the lists `top`, int64 [n, k]; None where the data does not have what it needs."""
 
 
-METRICS = {"recall": recall, "ndcg": ndcg, "precision": precision, "mrr": mrr, "hit": hit}
+USER_METRICS: dict[str, UserMetric] = {}
+CATALOGUE_METRICS: dict[str, CatalogueMetric] = {}
+
+Class = TypeVar("Class", bound=type[UserMetric] | type[CatalogueMetric])
+
+
+def metric(name: str) -> Callable[[Class], Class]:
+    """Class decorator: registers the metric under `name`, which reports follow with `@k`."""
+
+    def register(kind: Class) -> Class:
+        kind.name = name
+        if issubclass(kind, UserMetric):
+            USER_METRICS[name] = kind()
+        elif issubclass(kind, CatalogueMetric):
+            CATALOGUE_METRICS[name] = kind()
+        return kind
+
+    return register

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darec.evaluation.metrics import METRICS
+from darec.evaluation.metrics import Catalogue, Lists
 from darec.evaluation.ranking import Ranker
+from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.model.interactions import Pairs, Representations
 
 
@@ -48,37 +49,54 @@ def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_us
 
 
 def score(
-    ranking: Ranking, held_out: Pairs, n_items: int, cutoffs: Sequence[int], metrics: Sequence[str] = ()
+    ranking: Ranking,
+    held_out: Pairs,
+    n_items: int,
+    cutoffs: Sequence[int],
+    metrics: Sequence[str] = (),
+    catalogue: Catalogue | None = None,
 ) -> Scores:
-    """Metrics (all unless named) of a ranking against `held_out`; users without a pair in it are left out."""
+    """Metrics of each user of a ranking against `held_out`; users without a pair in it are left out.
+
+    Args:
+        ranking: the lists.
+        held_out: what counts as relevant.
+        n_items: how many items there are.
+        cutoffs: the k of each metric.
+        metrics: names of metrics; by default all that can be measured.
+        catalogue: what metrics beyond accuracy need; without it only accuracy is measured.
+    """
+    lists = _lists(ranking, held_out, n_items, catalogue)
+    names = metrics or [name for name, each in USER_METRICS.items() if catalogue or not each.needs_catalogue]
+    measured = {f"{name}@{k}": USER_METRICS[name].per_user(lists, k) for name in names for k in cutoffs}
+    return Scores(lists.users, {name: value for name, value in measured.items() if value is not None})
+
+
+def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue | None) -> Lists:
+    """The lists of users that have something held out, and their hits."""
     keys = held_out.keys(n_items)
-    relevant = torch.zeros(
-        int(ranking.users.max()) + 1 if len(ranking.users) else 1, dtype=torch.float64, device=keys.device
-    )
+    size = int(ranking.users.max()) + 1 if len(ranking.users) else 1
+    relevant = torch.zeros(size, dtype=torch.float64, device=keys.device)
     owners = keys // n_items
     relevant.index_add_(0, owners, torch.ones_like(owners, dtype=torch.float64))
     counted = relevant[ranking.users] > 0
-    users, top = ranking.users[counted], ranking.top[counted]
+    users, top = ranking.users[counted], ranking.top[counted].long()
+
+    # Pairs are sorted numbers: a list's item is a hit if its pair is found among them.
     found = users[:, None] * n_items + top
     position = torch.searchsorted(keys, found).clamp_max(max(len(keys) - 1, 0))
     hits = (keys[position] == found).double() if len(keys) else torch.zeros_like(found, dtype=torch.float64)
-    names = metrics or tuple(METRICS)
-    values = {f"{name}@{k}": METRICS[name](hits, relevant[users], k) for name in names for k in cutoffs}
-    return Scores(users, values)
+    return Lists(users, top, hits, relevant[users], catalogue)
 
 
-def coverage(ranking: Ranking, n_items: int, k: int) -> float:
-    """The share of all items that are among somebody's first k."""
-    return len(torch.unique(ranking.top[:, :k])) / n_items
-
-
-def novelty(ranking: Ranking, train: Pairs, n_users: int, n_items: int, k: int) -> float:
-    """Mean of -log2(share of users who have the item in train) over all first k (Zhou et al., 2010).
-
-    An item without train interactions counts as if it had one.
-    """
-    popularity = torch.bincount(train.items, minlength=n_items).double().clamp_min(1) / n_users
-    return float(-torch.log2(popularity)[ranking.top[:, :k].long()].mean())
+def summarise(ranking: Ranking, catalogue: Catalogue, cutoffs: Sequence[int]) -> dict[str, float]:
+    """The metrics of all lists together that can be measured."""
+    measured = {
+        f"{name}@{k}": each.overall(ranking.top[:, :k].long(), catalogue)
+        for name, each in CATALOGUE_METRICS.items()
+        for k in cutoffs
+    }
+    return {name: value for name, value in measured.items() if value is not None}
 
 
 def popularity(train: Pairs, n_users: int, n_items: int) -> Representations:

@@ -8,7 +8,8 @@ import polars as pl
 import torch
 
 from darec.common.device import pick
-from darec.evaluation.protocol import Ranking, Scores, coverage, novelty, popularity, rank, score
+from darec.evaluation.metrics import Catalogue
+from darec.evaluation.protocol import Ranking, Scores, popularity, rank, score, summarise
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
 from darec.model.interactions import Interactions, Pairs, Representations
@@ -36,34 +37,45 @@ class Report:
     per_user: pl.DataFrame
 
 
-def judge(final: Representations, data: Interactions, held_out: Pairs, config: EvaluateConfig) -> EvaluatedModel:
+def judge(
+    final: Representations,
+    data: Interactions,
+    held_out: Pairs,
+    config: EvaluateConfig,
+    catalogue: Catalogue | None = None,
+) -> EvaluatedModel:
     """Ranks, on the device that `config` names, and scores one model by the protocol."""
+    catalogue = catalogue or Catalogue.of(data)
     device = pick(config.device, "evaluate.device")
     train, wanted = data.train.to(device), held_out.to(device)
     ranking = rank(final.to(device), train, wanted, max(config.cutoffs), config.batch_users).to(torch.device("cpu"))
-    scores = score(ranking, held_out, data.n_items, config.cutoffs)
-    summary = scores.means()
-    for k in config.cutoffs:
-        summary[f"coverage@{k}"] = coverage(ranking, data.n_items, k)
-        summary[f"novelty@{k}"] = novelty(ranking, data.train, data.n_users, data.n_items, k)
-    return EvaluatedModel(ranking, scores, summary)
+    scores = score(ranking, held_out, data.n_items, config.cutoffs, catalogue=catalogue)
+    return EvaluatedModel(ranking, scores, scores.means() | summarise(ranking, catalogue, config.cutoffs))
 
 
 def report(
-    final: Representations, reference: Representations | None, data: Interactions, config: EvaluateConfig
+    final: Representations,
+    reference: Representations | None,
+    data: Interactions,
+    config: EvaluateConfig,
+    catalogue: Catalogue | None = None,
 ) -> Report:
     """Judges `final` beside popularity and, if there is one, the model trained without alignment."""
-    model = judge(final, data, data.test, config)
+    catalogue = catalogue or Catalogue.of(data)
+    most_popular = popularity(data.train, data.n_users, data.n_items)
+    model = judge(final, data, data.test, config, catalogue)
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,
-        "validation": judge(final, data, data.val, config).summary,
-        "popularity": judge(popularity(data.train, data.n_users, data.n_items), data, data.test, config).summary,
-        "slices": [asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices)],
+        "validation": judge(final, data, data.val, config, catalogue).summary,
+        "popularity": judge(most_popular, data, data.test, config, catalogue).summary,
+        "slices": [
+            asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue)
+        ],
     }
     columns = _columns(model.scores, "")
     if reference is not None:
-        other = judge(reference, data, data.test, config)
+        other = judge(reference, data, data.test, config, catalogue)
         metrics["reference"] = other.summary
         metrics["significance"] = {name: asdict(result) for name, result in compare(model.scores, other.scores).items()}
         columns |= _columns(other.scores, "reference/")

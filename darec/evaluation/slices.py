@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, score
 from darec.model.interactions import Interactions, Pairs
 
@@ -23,7 +24,14 @@ class Slice:
     metrics: dict[str, float]
 
 
-def slices(ranking: Ranking, data: Interactions, held_out: Pairs, cutoffs: tuple[int, ...], groups: int) -> list[Slice]:
+def slices(
+    ranking: Ranking,
+    data: Interactions,
+    held_out: Pairs,
+    cutoffs: tuple[int, ...],
+    groups: int,
+    catalogue: Catalogue | None = None,
+) -> list[Slice]:
     """Both sides cut into about equally many held-out pairs each; what has no train interaction is a group of its own.
 
     An item slice counts only its own items as relevant: the users' lists are the same as for the whole.
@@ -37,7 +45,7 @@ def slices(ranking: Ranking, data: Interactions, held_out: Pairs, cutoffs: tuple
         for low, high in _bounds(degree, groups):
             inside = (degree >= low) & (degree <= high)
             part = Pairs(held_out.users[inside], held_out.items[inside])
-            scores = score(ranking, part, data.n_items, cutoffs)
+            scores = score(ranking, part, data.n_items, cutoffs, catalogue=catalogue)
             found.append(Slice(side, low, high, len(scores.users), len(part), scores.means()))
     return found
 

@@ -9,9 +9,10 @@ from darec.common.errors import DarecError
 from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, SliceRow, Slices
 from darec.report.source import Source
 from darec.serving.releases import Releases
+from schemas.consistency import METRICS
 from schemas.reports import SliceReport, TrainReport
 
-_ORDER = ("recall", "ndcg", "hit", "precision", "mrr", "coverage", "novelty")
+_ORDER = METRICS
 _POINTS = 300  # a chart shows no more of a line
 _NAMES = {"train": "this model", "train_reference": "without alignment"}
 

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from darec.evaluation.metrics import METRICS
+from darec.evaluation.registry import NAMES
 from darec.evaluation.report import EvaluatedModel, judge
 from darec.evaluation.significance import interval
 from darec.model.interactions import Interactions, Pairs, Representations
@@ -25,7 +25,7 @@ from schemas.release import ITEMS_FILE, USERS_FILE, Comparison, Difference
 from schemas.training import EvaluateConfig
 
 _PAIR = (c.USER_INDEX, c.ITEM_INDEX)
-_METRIC = re.compile(rf"({'|'.join([*METRICS, 'coverage', 'novelty'])})@[1-9]\d*")
+_METRIC = re.compile(rf"({'|'.join(NAMES)})@[1-9]\d*")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from pipelines.cli import app, guarded
 from stages.prepare import prepare
@@ -169,6 +170,7 @@ def outcome(until: str, overrides: tuple[str, ...]) -> int:
         prepare(recipe)
         run(recipe, until)
 
+    configure("text")  # as the command does: to standard error, which the test captures
     return guarded(prepared_run)
 
 

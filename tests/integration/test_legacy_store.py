@@ -33,7 +33,7 @@ def legacy(tmp_path, monkeypatch):
 
 
 def test_every_artifact_of_an_old_store_is_a_hit(legacy):
-    steps = plan(legacy, Store(legacy.runtime.store), "export")
+    steps = plan(legacy, Store(legacy.runtime.store), "train")
     assert [step.task.name for step in steps if step.state != "hit"] == []
 
 

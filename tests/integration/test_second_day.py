@@ -3,6 +3,7 @@
 The data is small; the LLM (behind its own server, so that it is loaded once), the encoder and everything else are real.
 """
 
+import io
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ import yaml
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
+from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from darec.text.models import models_root
 from pipelines.reports import report_run
@@ -37,7 +39,7 @@ pytestmark = pytest.mark.skipif(
 PROMPTS = Path("prompts").resolve()
 HASHED = [path for path, is_free in _leaves(Recipe()) if not is_free]
 MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source")}
-"""These, and the names of columns, may name what is not there: then one clear line says so before any work."""
+"""These, and columns and formats of files, may not fit what is there: then one clear line says so."""
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_any_hashed_field_may_be_edited(world: Path, path: tuple[str, ...]) -> N
     try:
         go_on(changed)
     except UserError:
-        assert path in MAY_BE_REFUSED or path[1].endswith("columns")
+        assert path in MAY_BE_REFUSED or path[1].endswith(("columns", "format"))
         return
     assert go_on(changed) == [], "nothing is left to do"
 
@@ -124,6 +126,7 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 import stages.execute as executor
+from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from stages.walk import run
 
@@ -159,16 +162,18 @@ def test_a_second_run_that_is_killed_in_a_stage_goes_on(world: Path, stage: str,
     assert sum(generated) == 0, "a row that was paid for was generated again"
 
 
-def test_an_error_of_a_display_stops_no_run(world: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_an_error_of_a_display_stops_no_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines import direct
 
     def fails(*_: object) -> None:
         raise KeyError("prompt_tokens")
 
     monkeypatch.setattr(direct, "report_run", fails)
+    log = io.StringIO()
+    configure("text", log)
     results = direct.run_directly(the_recipe(), "publish", ())
     assert results[-1].stage == "publish"
-    assert "the report could not be shown" in capsys.readouterr().err
+    assert "the report could not be shown" in log.getvalue()
 
 
 def test_a_failure_says_which_stage_and_keeps_the_release(world: Path) -> None:

@@ -97,14 +97,6 @@ def test_train_items_are_never_recommended_and_blocks_do_not_matter(case):
     assert not seen & shown
 
 
-def test_coverage_and_novelty_by_hand():
-    ranking = protocol.Ranking(torch.tensor([0, 1]), torch.tensor([[0, 1], [0, 2]]))
-    train = Pairs.of(np.array([0, 1, 2, 3, 0]), np.array([0, 0, 0, 0, 1]))
-    assert protocol.coverage(ranking, 4, 1) == 0.25
-    assert protocol.coverage(ranking, 4, 2) == 0.75
-    assert protocol.novelty(ranking, train, 4, 4, 2) == pytest.approx((0 + 2 + 0 + 2) / 4)
-
-
 def test_slices_partition_the_held_out_pairs(case):
     data, final = case
     ranking = protocol.rank(final, data.train, data.test, 20)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+import torch
 from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.overrides import alternatives
 from darec.common.recipes import configure, load_recipe
+from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from schemas.bench import BenchRecipe, TuneRecipe
 from schemas.consistency import METRICS
@@ -99,7 +101,9 @@ def test_benchmarks_and_searches_are_checked_too(kind: type[BaseModel], values: 
 
 def test_the_gate_knows_every_metric_that_is_measured(tmp_path: Path):
     interactions = checkerboard(tmp_path)
-    measured = report(parity_text(interactions), None, interactions, EvaluateConfig(cutoffs=(3,))).metrics["test"]
+    text = parity_text(interactions)
+    catalogue = Catalogue.of(interactions, text.item, torch.ones(interactions.n_items, 1, dtype=torch.bool))
+    measured = report(text, None, interactions, EvaluateConfig(cutoffs=(3,)), catalogue).metrics["test"]
     assert set(measured) == {f"{name}@3" for name in METRICS}
 
 
@@ -166,4 +170,4 @@ def test_a_recipe_that_is_accepted_is_planned_or_told(folder: Path, values: dict
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 3000
     else:
-        assert [step.stage.name for step in steps][-1] == "publish"
+        assert [step.task.name for step in steps][-1] == "publish"

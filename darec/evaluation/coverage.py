@@ -1,0 +1,33 @@
+"""Coverage: how much of the catalogue is recommended to anybody."""
+
+import torch
+from torch import Tensor
+
+from darec.evaluation.metrics import Catalogue, CatalogueMetric, metric
+
+
+@metric("coverage")
+class Coverage(CatalogueMetric):
+    """The share of all items that are in somebody's list."""
+
+    def overall(self, top: Tensor, catalogue: Catalogue) -> float:
+        """In [0, 1]."""
+        return len(torch.unique(top)) / catalogue.n_items
+
+
+@metric("category_coverage")
+class CategoryCoverage(CatalogueMetric):
+    """The share of a category's items that are in somebody's list, as the mean over categories.
+
+    A category with few items counts as much as one with many. It is measured where `evaluate.category` is set.
+    """
+
+    def overall(self, top: Tensor, catalogue: Catalogue) -> float | None:
+        """In [0, 1]."""
+        if catalogue.categories is None:
+            return None
+        shown = torch.zeros(catalogue.n_items, dtype=torch.bool)
+        shown[torch.unique(top)] = True
+        sizes = catalogue.categories.sum(0)
+        shares = (catalogue.categories & shown[:, None]).sum(0).double() / sizes.clamp_min(1)
+        return float(shares[sizes > 0].mean())

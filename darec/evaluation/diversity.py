@@ -1,0 +1,31 @@
+"""Diversity: how unlike each other the items of a list are."""
+
+import torch
+from torch import Tensor
+
+from darec.evaluation.metrics import Lists, UserMetric, metric
+
+_BLOCK = 512  # users at once: memory is that of their items' vectors
+
+
+@metric("diversity")
+class IntraListDiversity(UserMetric):
+    """1 less the mean cosine over all pairs of a list's items, by text vector (Ziegler et al., WWW 2005).
+
+    With s the sum of k unit vectors, the k (k - 1) cosines of different items add up to |s|^2 - k.
+    """
+
+    needs_catalogue = True
+
+    def per_user(self, lists: Lists, k: int) -> Tensor | None:
+        """In [0, 2]; a list of one item has diversity 0. None without text vectors."""
+        assert lists.catalogue is not None
+        vectors = lists.catalogue.item_vectors
+        if vectors is None:
+            return None
+        if k == 1:
+            return torch.zeros(len(lists.users), dtype=torch.float64)
+        top = lists.top[:, :k]
+        k = top.shape[1]
+        sums = torch.cat([vectors[block].double().sum(1) for block in top.split(_BLOCK)] or [vectors[:0].double()])
+        return 1 - (sums.square().sum(1) - k) / (k * (k - 1))

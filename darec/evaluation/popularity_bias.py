@@ -1,0 +1,72 @@
+"""Popularity bias: how much lists lean on popular items, beyond what users' own histories do."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from darec.evaluation.metrics import Catalogue, CatalogueMetric, Lists, UserMetric, metric
+
+_GROUPS = 3
+
+
+@metric("gini")
+class Gini(CatalogueMetric):
+    """Gini coefficient of how often each item is recommended: 0 all items equally often, near 1 a few items always."""
+
+    def overall(self, top: Tensor, catalogue: Catalogue) -> float:
+        """In [0, 1)."""
+        exposure = torch.bincount(top.flatten(), minlength=catalogue.n_items).double().sort().values
+        n = catalogue.n_items
+        ranks = torch.arange(1, n + 1, dtype=torch.float64)
+        return float(((2 * ranks - n - 1) * exposure).sum() / (n * exposure.sum()).clamp_min(1))
+
+
+@metric("long_tail")
+class LongTailShare(UserMetric):
+    """The share of a list that is from the long tail: the items that hold the last fifth of train interactions."""
+
+    needs_catalogue = True
+
+    def per_user(self, lists: Lists, k: int) -> Tensor:
+        """In [0, 1]."""
+        assert lists.catalogue is not None
+        return (lists.catalogue.popularity_group[lists.top[:, :k]] == _GROUPS - 1).double().mean(1)
+
+
+@metric("calibration")
+class PopularityCalibrationError(UserMetric):
+    """Jensen-Shannon divergence between the popularity groups of a user's history and of the list.
+
+    The user popularity deviation of Abdollahpouri et al. (UMAP 2021), per user. A user without history is compared
+    with the history of all users together.
+    """
+
+    needs_catalogue = True
+
+    def per_user(self, lists: Lists, k: int) -> Tensor:
+        """In [0, 1] bits: 0 where the list leans on popular items just as the user does."""
+        catalogue = lists.catalogue
+        assert catalogue is not None
+        group = catalogue.popularity_group
+        history = torch.zeros(catalogue.n_users, _GROUPS, dtype=torch.float64)
+        places = catalogue.train.users * _GROUPS + group[catalogue.train.items]
+        history.view(-1).index_add_(0, places, torch.ones(len(places), dtype=torch.float64))
+        everybody = history.sum(0, keepdim=True)
+
+        wanted = history[lists.users]
+        wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, everybody)
+        given = functional.one_hot(group[lists.top[:, :k]], _GROUPS).double().sum(1)
+        return _jensen_shannon(wanted, given)
+
+
+def _jensen_shannon(left: Tensor, right: Tensor) -> Tensor:
+    """Base-2 Jensen-Shannon divergence of each row's distributions, given as counts: [n, G], [n, G] -> [n]."""
+    left = left / left.sum(1, keepdim=True).clamp_min(1)
+    right = right / right.sum(1, keepdim=True).clamp_min(1)
+    middle = (left + right) / 2
+
+    def relative_entropy(part: Tensor) -> Tensor:
+        terms = torch.special.xlogy(part, part) - torch.special.xlogy(part, middle)
+        return terms.sum(1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+
+    return (relative_entropy(left) + relative_entropy(right)) / 2
