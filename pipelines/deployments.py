@@ -43,7 +43,8 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     if not (folder / "prefect.yaml").is_file():
         raise UserError("there is no prefect.yaml", where=str(folder), hint="run from the project's folder")
     done = [_work_pool(), *_deployments(folder, recipe)]
-    _save(_crash_stalled_runs())
+    for automation in _crash_stalled_runs():
+        _save(automation)
     done.append("automation: a run without heartbeat becomes Crashed")
     if url := os.environ.get(WEBHOOK_VARIABLE):
         for automation in _notify(url):
@@ -79,25 +80,31 @@ def _deployments(folder: Path, recipe: Path | None) -> list[str]:
     return sorted(f"deployment {deployment.name}" for deployment in found if "darec" in deployment.tags)
 
 
-def _crash_stalled_runs() -> Automation:
-    """A worker and its run killed together leave the run `Running` for ever, its concurrency slot taken."""
-    heartbeat = "prefect.flow-run.heartbeat"
+def _crash_stalled_runs() -> Iterator[Automation]:
+    """A worker and its run killed together leave the run `Running` for ever, its concurrency slot taken.
+
+    What a run itself reports, its heartbeat, is lost if it dies in its first moments; a run of a deployment is expected
+    to send one from the moment on at which the server handed it out. Subflows belong to no deployment.
+    """
+    heartbeat, pending, running = (f"prefect.flow-run.{event}" for event in ("heartbeat", "Pending", "Running"))
     gone = "No heartbeat: the run's process is gone."
     crash = ChangeFlowRunState(name=None, state=StateType.CRASHED, message=gone, force=False)
-    return Automation(
-        name="darec: mark stalled runs as crashed",
-        description="A run whose heartbeat stopped is dead: mark it Crashed.",
-        trigger=EventTrigger(
-            after={heartbeat},
-            expect={heartbeat, *_ENDS},
+    for name, after, related in (
+        ("darec: mark stalled runs as crashed", {heartbeat}, {}),
+        ("darec: mark runs that never began as crashed", {pending, running}, {"prefect.resource.role": "deployment"}),
+    ):
+        trigger = EventTrigger(
+            after=after,
+            expect={heartbeat, *(after - {pending}), *_ENDS},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},  # pyright: ignore[reportArgumentType]
+            match_related=related,  # pyright: ignore[reportArgumentType]
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
             within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
-        ),
-        actions=[crash],  # pyright: ignore[reportArgumentType]
-    )
+        )
+        description = "A run without a heartbeat is dead: mark it Crashed."
+        yield Automation(name=name, description=description, trigger=trigger, actions=[crash])  # pyright: ignore[reportArgumentType]
 
 
 def _notify(url: str) -> Iterator[Automation]:

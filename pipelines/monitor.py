@@ -66,7 +66,6 @@ def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
 
 def main(store: str, port: str, address: str = "127.0.0.1") -> None:
     """Serves until it is ended."""
-    folder(Store(Path(store))).mkdir(parents=True, exist_ok=True)
     ThreadingHTTPServer((address, int(port)), partial(Handler, store=Path(store))).serve_forever()
 
 

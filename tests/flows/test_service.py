@@ -24,7 +24,7 @@ from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from stages.walk import run
 from tests.data import write_checkerboard
-from tests.processes import free_port
+from tests.processes import free_port, healthy, wait_for
 from tests.stores import RECIPE
 
 pytestmark = pytest.mark.timeout(1200)
@@ -42,12 +42,15 @@ class Service:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(self, method: str, path: str, **content: Any) -> Any:
-        """The answer, asked for again as long as it is "not now": what Prefect says while SQLite has another writer."""
+        """The answer, asked for again while server or database are started again, as Prefect's clients do."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **content)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
-                return answer.raise_for_status().json()
+            try:
+                answer = httpx.request(method, f"{self.url}/api/{path}", timeout=PATIENCE, **content)
+                if answer.status_code < 500 or time.monotonic() > deadline:
+                    return answer.raise_for_status().json()
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
             time.sleep(1)
 
     def start(self, deployment: str, **parameters: Any) -> str:
@@ -85,6 +88,15 @@ class Service:
     def artifact(self, key: str) -> dict[str, Any]:
         return self.ask("GET", f"artifacts/{key}/latest")
 
+    def part(self, command: str) -> psutil.Process:
+        """The process of `darec ui` whose command line has this word: postgres, uvicorn, worker or monitor."""
+        [found] = [each for each in psutil.Process(self.process.pid).children() if command in " ".join(each.cmdline())]
+        return found
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
     def process_of(self, run: str) -> psutil.Process:
         """The process that a worker started for `run`."""
         deadline = time.monotonic() + PATIENCE
@@ -99,27 +111,31 @@ class Service:
         raise AssertionError(f"no process for run {run}")
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
-    write_checkerboard(folder / "data")
+def start_ui(folder: Path, port: int, **settings: str) -> subprocess.Popen[bytes]:
+    """`darec ui` on the data in `folder`, once it says that it is there."""
     (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store", train="epochs: 5"))
-    port = free_port()
-    calls: list[dict[str, Any]] = []
-    hook = _webhook(calls)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "2"}
-    environment |= {"DAREC_WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    environment |= {"PREFECT_HOME": str(folder / "prefect"), **settings}
     command = [str(Path(sys.executable).parent / "darec"), "ui", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "--recipe", str(folder / "recipe.yaml")], cwd=PROJECT, env=environment, stdout=log, stderr=log
         )
+    up = b"Ctrl-C stops everything"
+    wait_for(lambda: process.poll() is not None or up in (folder / "log").read_bytes(), PATIENCE)
+    assert process.poll() is None, (folder / "log").read_text()
+    return process
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    write_checkerboard(folder / "data")
+    port = free_port()
+    calls: list[dict[str, Any]] = []
+    hook = _webhook(calls)
+    process = start_ui(folder, port, DAREC_WEBHOOK_URL=f"http://127.0.0.1:{hook.server_port}/")
     try:
-        deadline = time.monotonic() + PATIENCE
-        while b"Ctrl-C stops everything" not in (folder / "log").read_bytes():
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.5)
         yield Service(process, f"http://127.0.0.1:{port}", folder, calls)
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -294,6 +310,54 @@ def _page(browser: str, address: str, picture: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+def test_the_database_is_a_postgresql_under_prefects_home(service: Service, nightly: str):
+    assert (service.folder / "prefect" / "postgresql" / "PG_VERSION").is_file()
+    assert not (service.folder / "prefect" / "prefect.db").exists()
+    assert str(service.folder / "prefect" / "postgresql") in service.part("postgres").cmdline()
+
+
+def test_metrics_health_and_logs_tell_of_the_last_run(service: Service, nightly: str):
+    service.finish("darec/nightly")
+    port = int(service.url.rpartition(":")[2]) + 1
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").raise_for_status().text
+    assert 'darec_last_run_outcome{outcome="unchanged"} 1.0' in metrics
+    health = httpx.get(f"http://127.0.0.1:{port}/health")
+    assert health.status_code == 200 and health.json()["outcome"] == "unchanged"
+    logs = service.ask("POST", "logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"})
+    assert {"stages.walk", "pipelines.nights"} <= {log["name"] for log in logs}
+
+
+def test_nothing_was_logged_that_an_operator_would_have_to_look_into(service: Service, nightly: str):
+    """SQLite with a worker logged `database is locked` once a second, with a traceback of the server each time."""
+    assert not re.findall(r"ERROR *\| *(?:prefect\.server|uvicorn|prefect\._internal).*|.*is locked.*", service.log)
+
+
 def test_a_run_that_died_with_its_worker_is_crashed_and_not_running_for_ever(service: Service, orphan: str):
     assert service.wait(orphan, "CRASHED", "COMPLETED", "FAILED")["type"] == "CRASHED"
     assert "heartbeat" in service.state(orphan)["message"].lower()
+
+
+@pytest.mark.parametrize("victim", ["uvicorn", "postgres"])
+def test_a_run_survives_server_and_database_which_are_started_again(service: Service, nightly: str, victim: str):
+    seed = 5 + len(victim)
+    long = [f"train.seed={seed}", "train.epochs=1500", "train.patience=1500", "train.eval_every=10"]
+    run = service.start("darec/nightly", overrides=[*long, "gate.tolerances={}"])
+    service.wait(run, "RUNNING")
+    before = len(list((service.folder / "store" / "work" / "train").glob("*")))
+    assert wait_for(lambda: len(list((service.folder / "store" / "work" / "train").glob("*"))) > before)
+    service.part(victim).kill()
+    assert wait_for(lambda: "ended with -9 and is started again" in service.log)
+    assert wait_for(lambda: healthy(f"{service.url}/api"))
+    assert service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")["type"] == "COMPLETED"
+    service.finish("darec/nightly")
+
+
+def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):
+    write_checkerboard(tmp_path / "data")
+    process = start_ui(tmp_path, free_port())
+    parts = psutil.Process(process.pid).children(recursive=True)
+    assert len(parts) > 4
+    process.kill()
+    process.wait()
+    assert not psutil.wait_procs(parts, timeout=60)[1], "they outlived it"
+    assert "database system is shut down" in (tmp_path / "prefect" / "postgresql.log").read_text()
