@@ -79,8 +79,7 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
         raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose of {PROMPTED}")
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
     _check_prompt(stage, content)
-    folder = Store(recipe.runtime.store).root / "prompts"
-    path = folder / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
+    path = Store(recipe.runtime.store).make("prompts") / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
     for target in (path, Path(getattr(nightly, stage).prompt)) if nightly else (path,):
         _write(target, content)
     return path

@@ -13,7 +13,6 @@ the records is what a new bundle is compared with; `promote`, `rollback` and the
 """
 
 import os
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,16 +26,15 @@ from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash, differences
 from darec.artifacts.lineage import latest_by_stage
-from darec.artifacts.store import Artifact, Store, explained
+from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError, UserError
-from darec.common.files import read_bytes
 from darec.common.notices import tell_once
 from darec.serving.gate import RULES, decide
+from darec.serving.records import CurrentLink, Records
 from schemas.release import BundleReport, Decision, Event, GateConfig, Release
 from schemas.training import EvaluateConfig
 
 LEASE = "releases"
-_RECORD = re.compile(r"[\w-]+\.json")
 _ENTERED = ("published", "promoted")  # events by which a release came into production
 _REPAIR = "`darec rollback`, or `darec promote` one of `darec releases`"
 _SHORTEST = 8  # characters of an id that may stand for the whole
@@ -59,18 +57,17 @@ class Releases:
 
     def __init__(self, root: Path) -> None:
         self._store = Store(root)
-        self._folder = self._store.root / "releases"
-        self._link = self._store.root / "current"
+        self._records, self._link = Records(self._store), CurrentLink(self._store)
 
     def all(self) -> list[Release]:
         """Every bundle that met the gate and whose record can be read, newest first."""
-        return self._records()[0]
+        return self._records.read()[0]
 
     def current(self) -> Release | None:
         """The release in production; None before the first, and if the link leads to none, which the log then says."""
         releases = self.all()
         if trouble := self._trouble(releases):
-            tell_once(f"{trouble} [{self._link}] -> {_REPAIR}")
+            tell_once(f"{trouble} [{self._link.path}] -> {_REPAIR}")
         return self._pointed(releases)
 
     def trouble(self) -> str | None:
@@ -93,7 +90,7 @@ class Releases:
         if not fits and len(release_id) < _SHORTEST:
             what += f" (fewer than {_SHORTEST} characters stand for no id)"
         known = ", ".join(release.id for release in (fits or releases)[:5])
-        raise UserError(what, where=str(self._folder), hint=f"known, newest first: {known or 'none'}")
+        raise UserError(what, where=str(self._records.folder), hint=f"known, newest first: {known or 'none'}")
 
     def of_bundle(self, bundle: Path) -> Release | None:
         """The record of this bundle, or of another artifact with the same bytes."""
@@ -110,13 +107,13 @@ class Releases:
             UserError: nothing has been published yet.
             DarecError: the link `current` leads nowhere, or out of this store.
         """
-        artifact, trouble = self._follow()
-        if artifact is not None and trouble is None:
-            return self._store.root / artifact
+        target = self._link.follow()
+        if target.artifact is not None and target.trouble is None:
+            return self._store.root / target.artifact
         if self._trouble(self.all()) is None:
             hint = "`darec run` makes the first release"
-            raise UserError("nothing has been published yet", where=str(self._link), hint=hint)
-        raise DarecError(str(trouble), where=str(self._link), hint=_REPAIR)
+            raise UserError("nothing has been published yet", where=str(self._link.path), hint=hint)
+        raise DarecError(str(target.trouble), where=str(self._link.path), hint=_REPAIR)
 
     def settled(self, bundle: Path, gate: GateConfig) -> str | None:
         """Why publishing this bundle would change nothing, None if it has yet to meet the gate.
@@ -136,18 +133,22 @@ class Releases:
         Raises:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
         """
-        with self._store.lease(LEASE):
+        while True:
             releases = self.all()
-            known, production = self._of_content(_content(bundle), releases), self._production(releases)
+            known, pointed = self._of_content(_content(bundle), releases), self._pointed(releases)
+            production = self._production(releases)
             if known and self._settled(bundle, gate, releases):
                 return known
             self._verify(bundle)
-            if known and production and known.id == production.id:  # only the link or the bundle's folder was damaged
-                event = _event("published", who, "production was repaired")
-                facts = {"artifact": self._relative(bundle), "events": (*known.events, event)}
-                return self._enter(known.model_copy(update=facts), production)
-            release = self._judge(bundle, known, gate, who, evaluate or EvaluateConfig())
-            return self._enter(release, production) if release.decision.passed else self._write(release)
+
+            # Measuring takes a while, and a rollback must not wait for it: the lease is taken afterwards.
+            judged = self._judge(bundle, known, releases, gate, who, evaluate or EvaluateConfig())
+            with self._store.lease(LEASE):
+                if _history(self.all()) != _history(releases) or self._pointed(releases) != pointed:
+                    continue  # somebody else published, promoted or rolled back meanwhile
+                if judged.outcome == "refused":
+                    return self._records.write(judged)
+                return self._enter(judged, production)
 
     def promote(self, release_id: str, who: str = "", why: str = "by hand") -> Release:
         """Puts a release into production, whatever the gate said of it.
@@ -187,10 +188,10 @@ class Releases:
                 marked = self._unrecorded(event)
             try:
                 if marked:
-                    self._write(marked)
+                    self._records.write(marked)
             except UserError as error:
                 tell_once(f"the release that was left is not marked as rolled back and may be published again: {error}")
-            self._point_to(target)
+            self._link.point_to(target.artifact)
             return target
 
     def referenced(self, keep: int) -> set[Artifact]:
@@ -199,15 +200,15 @@ class Releases:
         Those `keep` are neither current nor refused: nights of refused bundles drive no good one out. While a record
         cannot be read, every bundle without a readable record is one that gc must leave.
         """
-        releases, unreadable = self._records()
+        releases, unreadable = self._records.read()
         current = self._production(releases)
         needed = {current.id, current.previous} if current else set()
         good = [r.id for r in releases if r.state != "refused" and r != current]
         ids = needed | set(good[:keep])
         bundles = {Artifact(self.folder(release)) for release in releases if release.id in ids}
-        artifact, _ = self._follow()
-        if artifact and self._pointed(releases) is None:  # without a record it is still what consumers read
-            bundles |= {Artifact(self._store.root / artifact)} & set(self._store.artifacts("export"))
+        current_bundle = self._link.follow().artifact
+        if current_bundle and self._pointed(releases) is None:  # without a record it is still what consumers read
+            bundles |= {Artifact(self._store.root / current_bundle)} & set(self._store.artifacts("export"))
         if unreadable:
             known = {Artifact(self.folder(release)) for release in releases}
             bundles |= set(self._store.artifacts("export")) - known
@@ -231,49 +232,18 @@ class Releases:
             config=differences(self._lineage(old), self._lineage(new)),
         )
 
-    def _records(self) -> tuple[list[Release], list[Path]]:
-        """The releases, newest first, and the records that cannot be read."""
-        releases, unreadable = [], []
-        for path in _record_files(self._folder):
-            try:
-                releases.append(_read(path))
-            except (OSError, ValueError) as error:
-                tell_once(f"left alone, since this release record cannot be read ({_brief(error)}): {path}")
-                unreadable.append(path)
-        order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
-        return order, unreadable
-
-    def _follow(self) -> tuple[str | None, str | None]:
-        """The bundle that the link names, relative to the root, as far as it is one of this store; what is wrong."""
-        try:
-            text = str(self._link.readlink())
-        except FileNotFoundError:
-            return None, "there is no link `current`"
-        except OSError:
-            return None, "`current` is not a symbolic link"
-        named = os.path.relpath(os.path.join(self._store.root, text), self._store.root)  # noqa: PTH118 - follows none
-        try:
-            found = self._link.resolve(strict=True)
-        except FileNotFoundError:
-            return named, f"`current` leads to {text}, which is not there"
-        except (OSError, RuntimeError):  # a loop
-            return None, f"`current` leads nowhere (it points to {text})"
-        if not found.is_relative_to(self._store.root):
-            return None, f"`current` leads out of this store, to {found}"
-        return str(found.relative_to(self._store.root)), None
-
     def _pointed(self, releases: Sequence[Release]) -> Release | None:
         """The release that the link names, though its bundle may be gone."""
-        artifact, _ = self._follow()
+        artifact = self._link.follow().artifact
         return next((release for release in releases if release.artifact == artifact), None)
 
     def _trouble(self, releases: Sequence[Release]) -> str | None:
-        artifact, trouble = self._follow()
-        if trouble is not None:
-            never = not os.path.lexists(self._link) and self._production(releases) is None
-            return None if never else trouble
+        target = self._link.follow()
+        if target.trouble is not None:
+            never = not self._link.exists and self._production(releases) is None
+            return None if never else target.trouble
         if self._pointed(releases) is None:
-            return f"`current` leads to {artifact}, which has no record that can be read"
+            return f"`current` leads to {target.artifact}, which has no record that can be read"
         return None
 
     def _production(self, releases: Sequence[Release]) -> Release | None:
@@ -298,7 +268,7 @@ class Releases:
         for release in self._earlier(left, releases):
             if release.state == "rolled_back":
                 what = f"{release.id}, the release before, was rolled back too"
-                trouble = UserError(what, where=str(self._link), hint=hint)
+                trouble = UserError(what, where=str(self._link.path), hint=hint)
             else:
                 try:
                     self._verify(self.folder(release))
@@ -310,8 +280,10 @@ class Releases:
         if refusal:
             raise refusal
         if left:
-            raise UserError(f"{left.id} is the first release: there is none before", where=str(self._link), hint=hint)
-        raise UserError("there is no release to roll back", where=str(self._link), hint="run the pipeline first")
+            raise UserError(
+                f"{left.id} is the first release: there is none before", where=str(self._link.path), hint=hint
+            )
+        raise UserError("there is no release to roll back", where=str(self._link.path), hint="run the pipeline first")
 
     def _earlier(self, left: Release | None, releases: Sequence[Release]) -> Iterator[Release]:
         """The releases before `left`, nearest first; where a record is missing, all that were once in production."""
@@ -324,20 +296,20 @@ class Releases:
             left = by_id.get(left.previous)
             if left:
                 yield left
-        broken, _ = self._follow()
+        broken = self._link.follow().artifact
         yield from (r for r in self._once_current(releases) if r.id not in met and r.artifact != broken)
 
     def _unrecorded(self, event: Event) -> Release | None:
         """A record, rolled back, for a bundle in production that has none; None if the bundle cannot be read."""
         from darec.serving.bundle import read_report
 
-        artifact, trouble = self._follow()
-        if artifact is None or trouble is not None:
+        target = self._link.follow()
+        if target.artifact is None or target.trouble is not None:
             return None
-        bundle = self._store.root / artifact
+        bundle = self._store.root / target.artifact
         try:
             facts = self._new(bundle, event) | {
-                "artifact": artifact,
+                "artifact": target.artifact,
                 "content": _content(bundle),
                 "state": "rolled_back",
                 "judged_against": None,
@@ -349,7 +321,7 @@ class Releases:
             release = Release.model_validate(facts)
         except (DarecError, ValidationError):
             return None
-        if os.path.lexists(self._folder / f"{release.id}.json"):  # the record that cannot be read
+        if os.path.lexists(self._records.folder / f"{release.id}.json"):  # the record that cannot be read
             return release.model_copy(update={"id": f"{release.id}-{uuid.uuid4().hex[:4]}"})
         return release
 
@@ -394,21 +366,31 @@ class Releases:
             raise DarecError(f"the bundle is damaged: {trouble}", where=str(bundle), hint=hint)
 
     def _judge(
-        self, bundle: Path, known: Release | None, gate: GateConfig, who: str, evaluate: EvaluateConfig
+        self,
+        bundle: Path,
+        known: Release | None,
+        releases: Sequence[Release],
+        gate: GateConfig,
+        who: str,
+        evaluate: EvaluateConfig,
     ) -> Release:
         """The bundle's record as the gate leaves it: a new one, or the `known` one with another event."""
         from darec.serving.bundle import read_report  # these bring polars and torch, which `settled` can do without
         from darec.serving.evidence import gather
 
-        releases = self.all()
         production = self._production(releases)
+        if known and production and known.id == production.id:  # only the link or the bundle's folder was damaged
+            event = _event("published", who, "production was repaired")
+            facts = {"artifact": self._relative(bundle), "events": (*known.events, event)}
+            return known.model_copy(update=facts)
+
         apart = {release.id for release in (known, production) if release}
         earlier = [r for r in self._window(releases, gate.best_of_nights) if r.id not in apart]
         evidence = gather(self._store, Artifact(bundle), production, earlier, gate, evaluate)
-
         report = read_report(bundle)
         reports = [release.report for release in earlier]
         decision = decide(report, production.report if production else None, gate, evidence, reports)
+
         event = _event("published" if decision.passed else "refused", who, decision.reason)
         past = dict(known) if known else self._new(bundle, event)
         once_current = known is not None and known.state == "published"
@@ -432,36 +414,9 @@ class Releases:
     def _enter(self, release: Release, current: Release | None) -> Release:
         """Record first, then the link: a kill in between leaves the old release in production."""
         previous = release.previous if current is None or current.id == release.id else current.id
-        entered = self._write(release.model_copy(update={"previous": previous}))
-        self._point_to(entered)
+        entered = self._records.write(release.model_copy(update={"previous": previous}))
+        self._link.point_to(entered.artifact)
         return entered
-
-    def _write(self, release: Release) -> Release:
-        path = self._store.make("releases") / f"{release.id}.json"
-        draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
-        with explained(path):
-            try:
-                with draft.open("x", encoding="utf-8") as stream:
-                    stream.write(release.model_dump_json(indent=1))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                self._store.restrict(draft)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-            _flush(self._folder)
-        return release
-
-    def _point_to(self, release: Release) -> None:
-        draft = self._store.make("tmp") / f"current-{uuid.uuid4().hex[:8]}"
-        with explained(self._link):
-            if os.path.lexists(self._link) and not self._link.is_symlink():
-                aside = self._link.with_name(f"current-{uuid.uuid4().hex[:8]}")
-                self._link.rename(aside)
-                tell_once(f"`current` was not a symbolic link; it is now {aside}")
-            draft.symlink_to(release.artifact)
-            draft.replace(self._link)
-            _flush(self._store.root)
 
     def _relative(self, bundle: Path) -> str:
         try:
@@ -503,48 +458,10 @@ def _whoami() -> str:
         return f"uid {os.getuid()}"
 
 
+def _history(releases: Sequence[Release]) -> list[tuple[str, tuple[Event, ...]]]:
+    return [(release.id, release.events) for release in releases]
+
+
 def _sizes(report: BundleReport) -> dict[str, int]:
     counts = {"users": report.users.rows, "items": report.items.rows}
     return counts | {"interactions": report.interactions, "width": report.width}
-
-
-def _record_files(folder: Path) -> list[Path]:
-    """The files in `folder` that have a record's name; anything else there is told and left out."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [(Path(entry), entry.is_file(follow_symlinks=False)) for entry in entries]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        tell_once(f"the release records cannot be listed ({error.strerror}): {folder}")
-        return []
-    records = sorted(path for path, is_file in found if is_file and _RECORD.fullmatch(path.name))
-    for path in sorted({path for path, _ in found} - set(records)):
-        tell_once(f"left alone, since it is no release record: {path}")
-    return records
-
-
-def _read(path: Path) -> Release:
-    """Raises OSError or ValueError for a file that is not the record that its name says."""
-    release = Release.model_validate_json(read_bytes(path))
-    if release.id != path.stem:
-        raise ValueError(f"it is the record of {release.id}")
-    if not release.events:
-        raise ValueError("it has no events")
-    return release
-
-
-def _brief(error: Exception) -> str:
-    """One line of why a record cannot be read."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
-    return str(error)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,4 +21,4 @@ def ui(
     def announce(url: str, deployed: list[str]) -> None:
         console.print("\n".join([*deployed, f"[bold]{url}[/]  (Ctrl-C stops everything)"]))
 
-    serve(host, port, recipe_path(recipe), store.root, announce)
+    serve(host, port, recipe_path(recipe), store.make(), announce)

@@ -13,6 +13,7 @@ import pytest
 from darec.artifacts.keys import content_hash
 from darec.artifacts.store import Artifact, Store, file_records
 from darec.common.errors import DarecError, UserError
+from darec.serving import evidence
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
@@ -293,6 +294,24 @@ def test_kill_9_at_any_moment_leaves_a_whole_release_in_production(store, releas
     assert len(seen) > 1, "the processes did move the link"
     releases.publish(bundles[1], GATE)
     releases.promote(releases.all()[0].id)
+
+
+def test_a_rollback_does_not_wait_for_a_bundle_that_is_being_measured(store, releases, monkeypatch):
+    first, second = publish(store), publish(store, seed=1)
+    third = export(store, contents(seed=2), GOOD)
+    measure, times = evidence.gather, []
+
+    def interrupted(*arguments):
+        times.append(arguments)
+        if len(times) == 1:
+            assert releases.rollback().id == first.id
+        return measure(*arguments)
+
+    monkeypatch.setattr(evidence, "gather", interrupted)
+    release = releases.publish(third.path, GATE)
+    assert len(times) == 2, "what was measured against the release that is gone is measured again"
+    assert (release.judged_against, release.previous) == (first.id, first.id)
+    assert releases.get(second.id).state == "rolled_back"
 
 
 def test_two_publishers_at_once_are_one_after_the_other(store, releases):

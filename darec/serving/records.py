@@ -1,0 +1,148 @@
+"""The release records and the link `current` as files: read beside whatever else lies there, and replaced whole."""
+
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from darec.artifacts.store import Store, explained
+from darec.common.files import read_bytes
+from darec.common.notices import tell_once
+from schemas.release import Release
+
+_NAME = re.compile(r"[\w-]+\.json")
+
+
+class Records:
+    """`<store>/releases/<id>.json`. What cannot be read and what is no record is told once and left alone."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.folder = store.root / "releases"
+
+    def read(self) -> tuple[list[Release], list[Path]]:
+        """The releases, newest first, and the records that cannot be read."""
+        releases, unreadable = [], []
+        for path in self._files():
+            try:
+                releases.append(_read(path))
+            except (OSError, ValueError) as error:
+                tell_once(f"left alone, since this release record cannot be read ({_brief(error)}): {path}")
+                unreadable.append(path)
+        order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
+        return order, unreadable
+
+    def write(self, release: Release) -> Release:
+        """Writes or replaces the release's record. Raises UserError if the disk is full or may not be written."""
+        path = self._store.make("releases") / f"{release.id}.json"
+        draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
+        with explained(path):
+            try:
+                with draft.open("x", encoding="utf-8") as stream:
+                    stream.write(release.model_dump_json(indent=1))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                self._store.restrict(draft)
+                draft.replace(path)
+            finally:
+                draft.unlink(missing_ok=True)
+            _flush(self.folder)
+        return release
+
+    def _files(self) -> list[Path]:
+        """The files that have a record's name."""
+        try:
+            with os.scandir(self.folder) as entries:
+                found = [(Path(entry), entry.is_file(follow_symlinks=False)) for entry in entries]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            tell_once(f"the release records cannot be listed ({error.strerror}): {self.folder}")
+            return []
+        records = sorted(path for path, is_file in found if is_file and _NAME.fullmatch(path.name))
+        for path in sorted({path for path, _ in found} - set(records)):
+            tell_once(f"left alone, since it is no release record: {path}")
+        return records
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the link leads."""
+
+    artifact: str | None
+    """The bundle's folder relative to the store's root, there or not; None if it is none of this store."""
+    trouble: str | None
+    """What is wrong with the link, or None."""
+
+
+class CurrentLink:
+    """`<store>/current`: the symbolic link to the bundle in production."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.path = store.root / "current"
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything is at its place."""
+        return os.path.lexists(self.path)
+
+    def follow(self) -> Target:
+        """Where it leads, whatever it is."""
+        try:
+            text = str(self.path.readlink())
+        except FileNotFoundError:
+            return Target(None, "there is no link `current`")
+        except OSError:
+            return Target(None, "`current` is not a symbolic link")
+        try:
+            found = self.path.resolve(strict=True)
+        except FileNotFoundError:
+            named = os.path.normpath(self._store.root / text)  # follows no link
+            return Target(os.path.relpath(named, self._store.root), f"`current` leads to {text}, which is not there")
+        except (OSError, RuntimeError):  # a loop
+            return Target(None, f"`current` leads nowhere (it points to {text})")
+        if not found.is_relative_to(self._store.root):
+            return Target(None, f"`current` leads out of this store, to {found}")
+        return Target(str(found.relative_to(self._store.root)), None)
+
+    def point_to(self, artifact: str) -> None:
+        """Replaces the link in one rename; anything else at its place is moved aside."""
+        draft = self._store.make("tmp") / f"current-{uuid.uuid4().hex[:8]}"
+        with explained(self.path):
+            if self.exists and not self.path.is_symlink():
+                aside = self.path.with_name(f"current-{uuid.uuid4().hex[:8]}")
+                self.path.rename(aside)
+                tell_once(f"`current` was not a symbolic link; it is now {aside}")
+            draft.symlink_to(artifact)
+            draft.replace(self.path)
+            _flush(self._store.root)
+
+
+def _read(path: Path) -> Release:
+    """Raises OSError or ValueError for a file that is not the record that its name says."""
+    release = Release.model_validate_json(read_bytes(path))
+    if release.id != path.stem:
+        raise ValueError(f"it is the record of {release.id}")
+    if not release.events:
+        raise ValueError("it has no events")
+    return release
+
+
+def _brief(error: Exception) -> str:
+    """One line of why a record cannot be read."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
+    return str(error)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
