@@ -155,14 +155,15 @@ def _show_metrics(result: Result, store: Store) -> None:
 
 
 def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -> Table:
-    """Each test metric beside the current release's and the references' of the same split."""
+    """Each test metric beside the references' on the same test, and the current release's on its own night's.
+
+    The gate measures the current release on this test too (`publish-gate`).
+    """
     rows = []
     for name, value in sorted(report.test.items()):
-        before = current.get(name)
-        row = {"metric": name, "this run": _rounded(value), "current release": _rounded(before)}
-        row["change"] = f"{(value - before) / before:+.1%}" if before and value is not None else None
-        row["popularity"] = _rounded(report.popularity.get(name))
+        row = {"metric": name, "this run": _rounded(value), "popularity": _rounded(report.popularity.get(name))}
         row["reference"] = _rounded((report.reference or {}).get(name))
+        row["current release, its night"] = _rounded(current.get(name))
         rows.append(row)
     return rows
 

@@ -145,6 +145,7 @@ class Comparison(Shape):
     """Users with test interactions tonight, whether or not the other model knows them."""
     test_pairs: int
     metrics: dict[str, Difference]
+    """Those of the gate's tolerances that interactions alone tell."""
 
 
 class TextReport(Shape):

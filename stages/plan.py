@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from darec.artifacts.store import Artifact, Store
-from darec.common.errors import UserError
+from darec.common.errors import TransientError, UserError
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
 from stages.execute import NOT_GATED, UNCHANGED, Job, reasons, stage_context, stage_job
@@ -49,7 +49,10 @@ def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = 
             job = stage_job(task, recipe, upstream, store)
         except UserError as error:
             return Step(task, "blocked", (str(error),), seconds_last_time=seconds)
-        return _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
+        try:
+            return _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
+        except TransientError as error:  # a file that cannot be read now
+            return Step(task, "blocked", (str(error),), job.key, seconds_last_time=seconds)
 
     return list(walk(needed(recipe, target), visit))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from schemas.release import Check
+from schemas.release import Check, Comparison
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Metrics:
     main: tuple[MetricRow, ...]
     """At the greatest cutoff."""
     others: tuple[MetricRow, ...]
+    same_test: tuple[tuple[str, Comparison], ...] = ()
+    """What the gate measured on this night's test: each other model, named for people."""
+    why_not: str = ""
+    """Why the release in production was not among them."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Headline, metrics, training curves and slices: how good the model is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import polars as pl
 
@@ -10,6 +10,7 @@ from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, Slic
 from darec.report.source import Source
 from darec.serving.releases import Releases
 from schemas.consistency import METRICS
+from schemas.release import Comparison, Evidence
 from schemas.reports import SliceReport, TrainReport
 
 _ORDER = METRICS
@@ -39,12 +40,12 @@ def headline(source: Source) -> Headline:
 
 
 def metrics(source: Source) -> Metrics:
-    """Test metrics beside the release in production at the gate, the model without alignment, and popularity."""
+    """Test metrics beside the model without alignment and popularity; other releases as the gate measured them.
+
+    The figures of another night are not set beside these: they were measured on another test.
+    """
     found = source.metrics
-    previous = source.previous
     columns = {"this model": found.test}
-    if previous and previous.release:
-        columns["release before"] = previous.release.report.metrics
     if found.reference is not None:
         columns["without alignment"] = found.reference
     columns["popularity"] = found.popularity
@@ -55,7 +56,18 @@ def metrics(source: Source) -> Metrics:
     ]
     cutoff = greatest_cutoff(found.test)
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
-    return Metrics(tuple(columns), main, tuple(row for row in rows if row not in main))
+    others = tuple(row for row in rows if row not in main)
+    evidence = source.release.evidence if source.release else Evidence()
+    return Metrics(tuple(columns), main, others, tuple(_compared(evidence)), evidence.why_not)
+
+
+def _compared(evidence: Evidence) -> Iterator[tuple[str, Comparison]]:
+    """The release in production first, then earlier ones."""
+    if evidence.current:
+        yield f"{evidence.current.against}, then in production", evidence.current
+    yield from ((f"{comparison.against}, earlier", comparison) for comparison in evidence.best)
+    if evidence.reference:
+        yield "without alignment", evidence.reference
 
 
 def curves(source: Source) -> tuple[Chart, ...]:

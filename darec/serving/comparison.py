@@ -61,7 +61,8 @@ class Tonight:
     ) -> Comparison | None:
         """Both models' `metrics` (such as `recall@20`), on at most `most_users` users, evenly spaced over their ids.
 
-        None if both models know no test interaction, or if `metrics` names no metric.
+        Metrics that need more than interactions (categories, text vectors) are left out. None if both models know no
+        test interaction, or if `metrics` names no metric.
         """
         wanted = [name for name in sorted(set(metrics)) if _METRIC.fullmatch(name)]
         users = _shared(self.challenger.users, other.users, c.USER, c.USER_INDEX)
@@ -88,7 +89,7 @@ class Tonight:
             pairs=len(data.test),
             test_users=self.test[c.USER_INDEX].n_unique(),
             test_pairs=self.test.height,
-            metrics={name: _difference(first, second, name) for name in wanted},
+            metrics={name: _difference(first, second, name) for name in wanted if name in first.summary},
         )
 
 

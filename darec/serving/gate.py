@@ -89,7 +89,7 @@ def _aligned(name: str, index: IndexReport, items: VectorReport) -> Check:
 def _against(candidate: BundleReport, current: BundleReport, config: GateConfig, evidence: Evidence) -> Iterator[Check]:
     for name, tolerance in config.tolerances.items():
         check, allowed = f"against current: {name}", f"tolerance {100 * tolerance:g}%"
-        if evidence.current:
+        if evidence.current and _measured(evidence, name):
             than = f"current {{}} on the same {evidence.current.users:,} users, {allowed}"
             yield _kept(check, name, evidence.current.metrics.get(name), tolerance, than)
         elif name not in candidate.metrics or name in current.metrics:
@@ -113,14 +113,18 @@ def _floor(
     """Against whichever earlier release leaves the challenger farthest behind."""
     for name in config.tolerances:
         check, allowed = f"against the best of {config.best_of_nights} nights: {name}", f"floor {100 * config.floor:g}%"
-        if evidence.best:
+        if any(name in comparison.metrics for comparison in evidence.best):
             worst = min(evidence.best, key=lambda comparison: _ratio(comparison.metrics.get(name)))
             than = f"{worst.against} {{}} on the same {worst.users:,} users, {allowed}"
             yield _kept(check, name, worst.metrics.get(name), config.floor, than)
-        elif evidence.current is None and any(report.metrics.get(name) is not None for report in earlier):
+        elif not _measured(evidence, name) and any(report.metrics.get(name) is not None for report in earlier):
             best = max(earlier, key=lambda report: report.metrics.get(name) or 0.0)
             than = f"best {{}} on its own night's test, {allowed}"
             yield _kept(check, name, _reported(candidate, best, name), config.floor, than)
+
+
+def _measured(evidence: Evidence, name: str) -> bool:
+    return evidence.current is not None and name in evidence.current.metrics
 
 
 def _reported(candidate: BundleReport, other: BundleReport, name: str) -> Difference:

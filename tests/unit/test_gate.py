@@ -166,9 +166,14 @@ def test_a_fall_within_chance_says_how_far_chance_reaches():
     assert message.endswith("(current 0.2000 on the same 900 users, tolerance 5%), within chance: up to 0.1950 at 95%")
 
 
-def test_a_metric_that_was_not_compared_is_refused():
-    evidence = Evidence(current=compared(ndcg_at_20=(0.2, 0.2, 0, 0)))
-    assert "recall@20 was not measured" in decide(report(), report(), RECALL, evidence).reason
+def test_a_metric_that_interactions_alone_do_not_tell_is_taken_by_its_own_night():
+    evidence = Evidence(current=compared(ndcg_at_20=(0.2, 0.2, 0, 0)), best=(compared(ndcg_at_20=(0.2, 0.2, 0, 0)),))
+    assert decide(report(), report(), RECALL, evidence).passed
+    assert "own night's test" in decide(report({"recall@20": 0.1}), report(), RECALL, evidence).reason
+    floor = decide(report({"recall@20": 0.19}), report(), RECALL, evidence, [report({"recall@20": 0.3})])
+    assert floor.reason.endswith("(best 0.3000 on its own night's test, floor 10%)")
+    unknown = GateConfig(tolerances={"recal@20": 0.05})
+    assert decide(report(), report(), unknown, evidence).reason == "recal@20 was not measured"
 
 
 FLOOR = {

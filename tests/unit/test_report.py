@@ -65,23 +65,39 @@ def test_control_characters_do_not_reach_the_page(content):
     assert "ab" in page
 
 
-def test_metrics_stand_beside_the_release_before_the_reference_and_popularity(content, nights):
+def test_metrics_stand_beside_the_reference_and_popularity(content, nights):
     store, _, _ = nights
-    old = Releases(store.root).all()[1]
     metrics = content.metrics
-    assert metrics.models == ("this model", "release before", "without alignment", "popularity")
+    assert metrics.models == ("this model", "without alignment", "popularity")
     row = next(row for row in metrics.main if row.name == "ndcg@20")
     source = Source.of_release(store, Releases(store.root).all()[0])
     found = source.metrics
     assert row.values == (
         found.test["ndcg@20"],
-        old.report.metrics["ndcg@20"],
         found.reference["ndcg@20"],
         found.popularity["ndcg@20"],
     )
     assert row.p_value == found.significance["ndcg@20"].wilcoxon
     assert [row.name for row in metrics.main][:2] == ["recall@20", "ndcg@20"]
     assert {row.name.rpartition("@")[2] for row in metrics.others} == {"5", "10"}
+
+
+def test_other_models_are_shown_as_the_gate_measured_them_on_the_same_test(tmp_path):
+    chosen = recipe(tmp_path, gate={"minimums": {}, "tolerances": {"ndcg@20": 1.0}})
+    run(chosen)
+    reseeded = recipe(tmp_path, gate={"minimums": {}, "tolerances": {"ndcg@20": 1.0}}, train=OTHER_SEED)
+    second = run(reseeded)
+    source = Source.of_run(Store(chosen.runtime.store), second)
+    content = collect(source)
+    [current, reference] = content.metrics.same_test
+    assert current[0] == f"{source.release.judged_against}, then in production" and reference[0] == "without alignment"
+    page = render(content)
+    found = source.release.evidence.current.metrics["ndcg@20"]
+    assert "On the same test interactions" in page and "40 of 40" in page
+    assert f"{found.low:+.4f} to {found.high:+.4f}" in page
+
+
+OTHER_SEED = {"epochs": 4, "eval_every": 2, "dim": 8, "seed": 1}
 
 
 def test_drift_counts_what_came_and_how_popularity_moved(content):
