@@ -12,6 +12,7 @@ import typer
 
 from darec.common.errors import DarecError
 from darec.common.logs import FORMAT_VARIABLE, configure
+from darec.common.memory import check_address_space
 from pipelines.commands import bench, config, data, models
 from pipelines.commands.deploy import deploy
 from pipelines.commands.diff import diff
@@ -29,6 +30,7 @@ from pipelines.commands.similar import similar
 from pipelines.commands.status import status
 from pipelines.commands.tune import tune
 from pipelines.commands.ui import ui
+from pipelines.show import print_error
 
 _logger = logging.getLogger(__name__)
 
@@ -38,6 +40,12 @@ _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Operations": (ui, history, deploy, doctor, gc),
     "Research": (tune,),
 }
+
+_OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocation of")
+"""What PyTorch and Polars say."""
+
+_LIGHT = {"config", "history", "releases", "rollback", "promote", "gc", "doctor"}
+"""Commands that load no big library: they work where memory is too small for the others."""
 
 app = typer.Typer(
     name="darec",
@@ -62,6 +70,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback on failure.")] = False,
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
@@ -75,6 +84,8 @@ def options(
         os.environ["DAREC_DEBUG"] = "1"
     os.environ[FORMAT_VARIABLE] = log_format  # for the processes that a command starts
     configure()
+    if context.invoked_subcommand not in _LIGHT:
+        check_address_space()
 
 
 def main() -> None:
@@ -91,20 +102,29 @@ def guarded(action: Callable[[], Any]) -> int:
     try:
         action()
     except KeyboardInterrupt:
-        print("interrupted: finished work is kept", file=sys.stderr)
+        print_error("interrupted: finished work is kept")
         return 130
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of Polars is none
+            raise
         if os.environ.get("DAREC_DEBUG"):
-            traceback.print_exc()
+            print_error(traceback.format_exc())
         return report_failure(error)
     return 0
 
 
-def report_failure(error: Exception) -> int:
+def report_failure(error: BaseException) -> int:
     """Logs the error's one line; returns the exit code."""
     if isinstance(error, DarecError):
         _logger.error("%s", error)
         return error.exit_code
+    if isinstance(error, OSError) and error.filename:
+        hint = "make the path readable and writable, and run again"
+        _logger.error("%s [%s] -> %s", error.strerror, error.filename, hint)
+        return 1
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        _logger.error("there is not enough memory -> free some, or lower train.batch_size and train.dim")
+        return 1
     first = (str(error) or repr(error)).splitlines()[0]
     _logger.error("%s: %s -> run again with --debug and report it", type(error).__name__, first)
     return 1

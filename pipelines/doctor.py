@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError
@@ -62,9 +62,7 @@ def findings_table(findings: list[Finding]) -> Table:
     for column in ("what", "state", "found", "how to fix"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        table.add_row(
-            finding.what, f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.detail), escape(finding.hint)
-        )
+        table.add_row(finding.what, Text(finding.level, _STYLE[finding.level]), finding.detail, finding.hint)
     return table
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.files import regular_file
 from darec.serving.releases import Releases
 from stages.execute import Result
 
@@ -14,23 +15,51 @@ REPORTS_URL = "DAREC_REPORTS_URL"
 """The environment variable that says where `<store>/reports` is served."""
 
 
-def write_report(store: Store, release: str | None = None, out: Path | None = None) -> Path:
+def write_report(store: Store, release: str | None = None, out: Path | None = None, *, overwrite: bool = False) -> Path:
     """Writes the report of a release, by default the newest; returns its path.
 
+    Args:
+        store: where the release is.
+        release: its id.
+        out: the file to write, by default one named after the release in `<store>/reports`.
+        overwrite: replace an HTML page that is at `out`.
+
     Raises:
-        UserError: there is no such release, or none at all.
+        UserError: there is no such release, or none at all; `out` is taken or cannot be written.
     """
     from darec.report.render import write
     from darec.report.source import Source
 
+    if out is not None:
+        _check_free(out, overwrite)
     releases = Releases(store.root)
     newest = releases.all()[:1]
     if not newest:
         raise UserError("there is no release to report on", where=str(store.root), hint="run `darec run` first")
     source = Source.of_release(store, releases.get(release) if release else newest[0])
     path = out or _default_path(store, source.name)
-    write(source, path)
+    try:
+        write(source, path)
+    except OSError as error:
+        hint = "name a file in a folder that this user may write"
+        raise UserError(f"the report cannot be written ({error.strerror})", where=str(path), hint=hint) from error
     return path
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raises UserError unless `out` is a new file, or an HTML page that may be replaced: never data or a recipe."""
+    if not os.path.lexists(out):
+        return
+    facts = regular_file(out, "--out", hint="name a new file")
+    if not overwrite:
+        raise UserError("there is a file already", where=str(out), hint="name a new file, or add --overwrite")
+    if facts.st_size and not _is_page(out):
+        raise UserError("this file is no HTML page and is left as it is", where=str(out), hint="name a new file")
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(200).lstrip().lower().startswith(b"<!doctype html")
 
 
 def report_run(store: Store, results: Sequence[Result]) -> Path:

@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,16 +18,29 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from darec.common.printable import printable
 from stages.execute import Result
 from stages.plan import Step
 
 _logger = logging.getLogger(__name__)
 
+
+class _Console(Console):
+    """Shows control characters of what it prints as escapes: titles, ids and names come from outside."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
 # Without a terminal (a log file, cron) lines are not wrapped to some width, and nothing is animated.
-console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200)
+console = _Console(
+    soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200, markup=False, emoji=False
+)
 
 _STATE_STYLE = {
     "hit": "green",
@@ -49,14 +61,14 @@ class Bars:
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self._bars = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -108,12 +120,22 @@ def harmless(what: str) -> Iterator[None]:
         _logger.warning("%s could not be shown (%s: %s)", what, type(error).__name__, reason)
 
 
+def print_plain(text: str) -> None:
+    """Prints to standard output, free of colour and wrapping, control characters as escapes."""
+    print(printable(text))
+
+
+def print_error(text: str) -> None:
+    """Prints to standard error, control characters as escapes."""
+    print(printable(text), file=sys.stderr)
+
+
 def plan_table(steps: Iterable[Step]) -> Table:
     """The plan for the terminal."""
     table = _table("Plan", "stage", "state", "why", "rows to do", "seconds last time")
     for step in steps:
         seconds = _cell(step.seconds_last_time)
-        table.add_row(step.task.name, _styled(step.state), escape("; ".join(step.why)), _cell(step.rows), seconds)
+        table.add_row(step.task.name, _styled(step.state), "; ".join(step.why), _cell(step.rows), seconds)
     return table
 
 
@@ -136,7 +158,7 @@ def results_table(results: Sequence[Result]) -> Table:
     """What a run did, task by task; the last line says whether the release was published or refused, and why."""
     table = _table("Run", "stage", "state", "why", "rows", "seconds")
     for result in results:
-        why = escape("; ".join(result.why))
+        why = "; ".join(result.why)
         table.add_row(result.stage, _styled(result.state), why, _cell(result.rows), _cell(result.seconds or None))
     return table
 
@@ -154,8 +176,8 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _styled(state: str) -> str:
-    return f"[{_STATE_STYLE.get(state, 'default')}]{state}[/]"
+def _styled(state: str) -> Text:
+    return Text(state, style=_STATE_STYLE.get(state, "default"))
 
 
 def _cell(value: float | int | None) -> str:
@@ -165,7 +187,7 @@ def _cell(value: float | int | None) -> str:
 
 
 def print_rows(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "") -> None:
-    """A table; titles and ids come from the raw data, so nothing in them is taken as markup."""
+    """A table, or the line `empty` if there are no rows."""
     rows = list(rows)
     if not rows:
         console.print(Text(empty))

@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 
 from darec.artifacts.files import HISTORY
 from darec.artifacts.store import Store
+from darec.common.printable import printable
 from darec.report.content import Chart, Line
 from darec.report.svg import line_chart_uri
 from darec.serving.releases import Releases
@@ -205,10 +206,10 @@ def _markdown_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _inline(value: Any) -> str:
     """One line that Markdown takes as text: profiles and titles come from outside."""
-    text = " ".join(str(value).split())
+    text = " ".join(printable(str(value)).split())
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in text)
 
 
 def _quoted(text: str) -> str:
     """Outside text as an indented block, which Markdown leaves as it is."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return "\n".join(f"    {line}" for line in printable(text).splitlines())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from darec.common.errors import UserError
+from darec.common.memory import check_address_space
 from darec.dataset.fetch import fetch
 from darec.text.models import ensure, resolve
 from schemas.recipe import Recipe
@@ -18,9 +19,10 @@ def prepare(recipe: Recipe) -> None:
     A text encoder or a GPU that is missing is found here, not after the LLM's minutes.
 
     Raises:
-        UserError: too little free disk, or a model or a GPU that is not there.
+        UserError: too little memory or free disk, or a model or a GPU that is not there.
         TransientError: a download that does not come through.
     """
+    check_address_space()
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     check_device(recipe)
     if recipe.data.source == "movielens-100k":

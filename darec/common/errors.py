@@ -1,12 +1,13 @@
 """The kinds of failure darec knows, each saying what is wrong, where, and how to fix it."""
 
+from darec.common.printable import printable
 from schemas.secret import redacted
 
 
 class DarecError(Exception):
     """A failure of darec or of its machine. The command line exits with 1.
 
-    Passwords of addresses are left out of it, wherever its words come from.
+    Its words may come from outside: passwords of addresses are left out, and control characters are shown as escapes.
     """
 
     exit_code = 1
@@ -18,7 +19,7 @@ class DarecError(Exception):
     def __str__(self) -> str:
         place = f" [{self.where}]" if self.where else ""
         remedy = f" -> {self.hint}" if self.hint else ""
-        return " ".join(f"{self.what}{place}{remedy}".split())
+        return printable(" ".join(f"{self.what}{place}{remedy}".split()))
 
 
 class UserError(DarecError):

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
 from darec.common.errors import UserError
+from darec.common.printable import printable
 
 Format = Literal["text", "json"]
 
@@ -75,7 +76,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
-        return f"{record.levelname.lower()}: {super().format(record)}"
+        return f"{record.levelname.lower()}: {printable(super().format(record))}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -93,4 +94,4 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return printable(json.dumps(line, ensure_ascii=False, default=str))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from darec.common.errors import UserError
-from pipelines.show import Bars, console
+from pipelines.show import Bars, console, print_plain
 from schemas.bench import BenchRecipe
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def table(
 ) -> None:
     """Tables in Markdown of the runs that are finished, with spread and paired tests."""
     loaded, runs = _open(recipe, data, overrides, only, seeds)
-    print(_write_tables(loaded, runs, store, out, against or loaded.baseline))
+    print_plain(_write_tables(loaded, runs, store, out, against or loaded.baseline))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def cold_start(
     folder = out or STORE.parent / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(text := cold.table(done))
-    print(text)
+    print_plain(text)
 
 
 @app.command()
@@ -163,7 +163,7 @@ def nights(
             console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
     (out / "table.md").write_text(text := table(done))
     plot(done, out / "nights.png")
-    print(text)
+    print_plain(text)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def speed(
     loaded = load_data(source.stem, source, text=False)
     with Bars("speed") as bars:
         measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None, place)
-    print(timing.table(measured, growth, loaded.interactions, place))
+    print_plain(timing.table(measured, growth, loaded.interactions, place))
 
 
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:

@@ -3,6 +3,7 @@
 import typer
 
 from pipelines.commands.options import RecipeOption, SetOption, open_recipe, print_json
+from pipelines.show import print_plain
 from schemas.recipe import Recipe
 
 app = typer.Typer(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
@@ -14,7 +15,7 @@ def show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     from darec.common.strict_yaml import dump
 
     loaded, _ = open_recipe(recipe, overrides)
-    print(dump(loaded.model_dump(mode="json")))
+    print_plain(dump(loaded.model_dump(mode="json")))
 
 
 @app.command()

@@ -17,7 +17,7 @@ def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None
     if artifact is None:
         raise UserError(f"stage {stage!r} has no artifact yet", where=str(store.root), hint="run `darec run`")
 
-    console.print(f"[bold]{artifact.path}[/]")
+    console.print(str(artifact.path), style="bold")
     console.print(JSON(artifact.manifest.model_dump_json()))
     console.print("Lineage (the newest artifact, then what it was made from):")
     for depth, each in lineage(store, artifact):

@@ -3,8 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import console
@@ -36,16 +36,15 @@ def _table(nights: list[Night]) -> Table:
         numeric = name in ("recall", "coverage", "tokens", "minutes")
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for night in nights:
-        colour = _COLOURS.get(night.outcome, "default")
         table.add_row(
             f"{night.started:%Y-%m-%d %H:%M}",
-            f"[{colour}]{night.outcome}[/]",
-            escape(night.release or ""),
+            Text(night.outcome, _COLOURS.get(night.outcome, "default")),
+            night.release or "",
             _metric(night, "recall"),
             _metric(night, "coverage"),
             "" if night.tokens is None else f"{night.tokens:,}",
             "" if night.minutes is None else f"{night.minutes:.1f}",
-            escape(night.why),
+            night.why,
         )
     return table
 

@@ -1,13 +1,12 @@
 """`darec models`: the LLM and the text encoder on this machine."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from darec.common.errors import DarecError
 from pipelines.commands.options import RecipeOption, SetOption, open_recipe
-from pipelines.show import console
+from pipelines.show import console, print_error
 
 app = typer.Typer(help="Fetch models.", no_args_is_help=True)
 
@@ -44,7 +43,7 @@ def fetch(
         try:
             console.print(f"{model}: {_fetch(model, at, named=bool(models))}", highlight=False, soft_wrap=True)
         except DarecError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(f"error: {error}")
             code = error.exit_code
     if code:
         raise typer.Exit(code)

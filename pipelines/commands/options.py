@@ -8,6 +8,7 @@ import typer
 
 from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
+from pipelines.show import print_plain
 from schemas.recipe import Recipe
 from stages.registry import LAST
 
@@ -42,4 +43,4 @@ def open_recipe(recipe: Path | None, overrides: list[str] | None) -> tuple[Recip
 
 def print_json(value: Any) -> None:
     """Machine-readable output, free of colour and wrapping."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    print_plain(json.dumps(value, indent=1, ensure_ascii=False, default=str))

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.commands.options import RecipeOption, SetOption, open_recipe
 from pipelines.reports import write_report
+from pipelines.show import print_plain
 
 
 def report(
@@ -14,9 +15,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write [default: reports/RELEASE.html in the store].")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that --out names.")] = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Write the HTML report of a release: one file that needs nothing else to be read."""
     _, store = open_recipe(recipe, overrides)
-    print(write_report(store, release, out))
+    print_plain(str(write_report(store, release, out, overwrite=overwrite)))

@@ -19,6 +19,7 @@ def ui(
     _, store = open_recipe(recipe, None)
 
     def announce(url: str, deployed: list[str]) -> None:
-        console.print("\n".join([*deployed, f"[bold]{url}[/]  (Ctrl-C stops everything)"]))
+        console.print("\n".join(deployed))
+        console.print(f"{url}  (Ctrl-C stops everything)", style="bold")
 
     serve(host, port, recipe_path(recipe), store.make(), announce)

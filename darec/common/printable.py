@@ -1,0 +1,31 @@
+"""Text from outside, made fit to be printed: a title or an id may hold codes that a terminal obeys."""
+
+import unicodedata
+
+_KEPT = "\n\t\u00ad\u061c\u200c\u200d\u200e\u200f"
+"""Besides line feed and tab: soft hyphen, joiners and direction marks, which are parts of words and of emoji."""
+
+
+class _Escapes(dict[int, str]):
+    """For `str.translate`: character to what is printed of it, filled as characters occur."""
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        harmful = unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") and sign not in _KEPT
+        units = sign.encode("utf-16-be", "surrogatepass")
+        pairs = (units[start : start + 2].hex() for start in range(0, len(units), 2))
+        self[code] = "".join(f"\\u{pair}" for pair in pairs) if harmful else sign
+        return self[code]
+
+
+_ESCAPES = _Escapes()
+
+
+def printable(text: str) -> str:
+    r"""`text` with every control character as a visible escape, as `\u001b`; line feeds and tabs stay.
+
+    Control characters are those of ASCII and Latin-1 (escape sequences, bell, carriage return, backspace), line and
+    paragraph separators, lone surrogates, and what overrides the direction of text or is invisible. In a string of JSON
+    such an escape means the character itself, so JSON stays what it was.
+    """
+    return text if text.isprintable() else text.translate(_ESCAPES)
