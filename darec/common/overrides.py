@@ -9,14 +9,14 @@ that tells what the section is: then it replaces the section. Any other value re
 or a table of free keys.
 """
 
-import types
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from darec.common.errors import UserError
+from darec.common.section_types import entry_type, field_type, section_of
 from darec.common.strict_yaml import DEEPEST, StrictYAMLError, parse
 from schemas.bench import Overrides
 
@@ -83,24 +83,24 @@ def _set(there: Any, steps: list[str], value: Any, annotation: Any, place: _Plac
             raise place.error(f"is a list of {count}: it has no entry {step!r}", hint)
         index = int(step)
         before = {} if appended and rest else None if appended else there[index]
-        return [*there[:index], _set(before, rest, value, _entry_type(annotation), place / step), *there[index + 1 :]]
+        return [*there[:index], _set(before, rest, value, entry_type(annotation), place / step), *there[index + 1 :]]
 
     if not isinstance(there, dict):
         raise place.error("is not a section", "see `darec config show`")
-    section, tag = _section(annotation, there)
+    section, tag = section_of(annotation, there)
     if steps == [tag] and there.get(tag) != value:
         return {tag: value}
     length = _key_length(there, steps)
     key, rest = ".".join(steps[:length]), steps[length:]
     before = there[key] if key in there else _default(section, key)
     before = {} if before is None and rest else before
-    return there | {key: _set(before, rest, value, _field_type(section, annotation, key), place / key)}
+    return there | {key: _set(before, rest, value, field_type(section, annotation, key), place / key)}
 
 
 def _laid_over(there: Any, value: Any, annotation: Any, place: _Place) -> Any:
     if not isinstance(value, dict) or not isinstance(there, dict):
         return value
-    section, tag = _section(annotation, there)
+    section, tag = section_of(annotation, there)
     if section is None or (tag and value.get(tag, there.get(tag)) != there.get(tag)):
         return value
     for key, each in value.items():
@@ -119,38 +119,3 @@ def _default(section: type[BaseModel] | None, key: str) -> Any:
     if section is None or key not in section.model_fields or section.model_fields[key].is_required():
         return None
     return to_jsonable_python(section.model_fields[key].get_default(call_default_factory=True))
-
-
-def _section(annotation: Any, value: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str | None]:
-    """The section that a table of the type `annotation` is, and the field that tells it from other kinds, if any."""
-    kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    if len(kinds) == 1:
-        return kinds[0], None
-    for kind in kinds:
-        for name, field in kind.model_fields.items():
-            if get_origin(field.annotation) is Literal and get_args(field.annotation) == (value.get(name),):
-                return kind, name
-    return None, None
-
-
-def _field_type(section: type[BaseModel] | None, annotation: Any, key: str) -> Any:
-    if section is not None:
-        return section.model_fields[key].annotation if key in section.model_fields else None
-    return _entry_type(annotation)
-
-
-def _entry_type(annotation: Any) -> Any:
-    """The type of the entries of a list, a tuple of any length, or a table of free keys."""
-    for kind in alternatives(annotation):
-        if get_origin(kind) in (list, tuple, dict):
-            return get_args(kind)[1 if get_origin(kind) is dict else 0]
-    return None
-
-
-def alternatives(annotation: Any) -> list[Any]:
-    """The types that a value of `annotation` may have, without `Annotated` and unions."""
-    if get_origin(annotation) is Annotated:
-        return alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [kind for each in get_args(annotation) for kind in alternatives(each)]
-    return [annotation]

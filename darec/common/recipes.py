@@ -13,10 +13,11 @@ from pydantic_core import ErrorDetails
 from darec.common.errors import UserError
 from darec.common.files import read_text
 from darec.common.overrides import overlay, parse_settings
+from darec.common.section_types import mismatches
 from darec.common.strict_yaml import DEEPEST, parse
 from schemas.bench import Overrides
 from schemas.recipe import Recipe
-from schemas.secret import SecretURL, is_hidden
+from schemas.secret import is_hidden
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,22 +56,18 @@ def configure(kind: type[Model], *layers: Overrides, where: str) -> Model:
 
 
 def _validated(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
-    """Validates as JSON is, strictly: a boolean or a text is no number, though a list may stand for a tuple."""
+    if wrong := list(mismatches(values, kind)):
+        raise UserError(_joined(wrong), where=where, hint="see `darec config schema`")
     try:
-        return kind.model_validate_json(json.dumps(values, default=_plain), strict=True)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise explain(error, where, kind) from error
-
-
-def _plain(value: Any) -> str:
-    """The text of what JSON has no word for: a path, a date of TOML, an address with a password."""
-    return value.get_secret_value() if isinstance(value, SecretURL) else str(value)
 
 
 def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     text = read_text(path, "the recipe", hint="see configs/ for recipes", limit=_LARGEST)
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else parse(text)
+        values = _parse_toml(text) if path.suffix == ".toml" else parse(text)
         too_deep = _depth(values) > DEEPEST
     except RecursionError:
         values, too_deep = {}, True
@@ -88,6 +85,11 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     return values
 
 
+def _parse_toml(text: str) -> dict[str, Any]:
+    """Dates are texts, as in YAML."""
+    return json.loads(json.dumps(tomllib.loads(text), default=str))
+
+
 def _depth(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + max(map(_depth, inner), default=0)
@@ -95,10 +97,12 @@ def _depth(value: Any) -> int:
 
 def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
     """The error that names field, value and reason of each problem with a `kind`, and the nearest known key."""
-    problems = error.errors(include_url=False)
-    lines = "; ".join(_describe(problem, kind) for problem in problems[:5])
-    more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-    return UserError(f"{lines}{more}", where=where, hint="see `darec config schema`")
+    lines = [_describe(problem, kind) for problem in error.errors(include_url=False)]
+    return UserError(_joined(lines), where=where, hint="see `darec config schema`")
+
+
+def _joined(lines: Sequence[str]) -> str:
+    return "; ".join([*lines[:5], *([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])])
 
 
 def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:

@@ -52,7 +52,7 @@ def test_as_text_a_terminal_sees_warnings_only(stream):
     logs.configure("text", stream)
     logging.getLogger("darec").info("quiet")
     tell_once("something of \x07 this test's own")
-    assert stream.getvalue() == "warning: something of ? this test's own\n"
+    assert stream.getvalue() == "warning: something of \\u0007 this test's own\n"
 
 
 def test_being_configured_twice_says_nothing_twice_and_keeps_the_handlers_of_others(stream):

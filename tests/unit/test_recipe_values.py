@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
-from darec.common.overrides import alternatives
 from darec.common.recipes import configure, load_recipe
+from darec.common.section_types import alternatives
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from schemas.bench import BenchRecipe, TuneRecipe
