@@ -137,7 +137,7 @@ class TrainConfig(Section):
         if not isinstance(self.backbone, ClosedFormConfig):
             return self
         if "alignment" not in self.model_fields_set:  # its default is for backbones that are trained
-            object.__setattr__(self, "alignment", ())
+            vars(self)["alignment"] = ()
         if self.alignment or self.text.use != "none" or self.scoring != "inner":
             raise ValueError(f"{self.backbone.name} is computed, not trained: leave out alignment, text and scoring")
         return self
