@@ -199,7 +199,7 @@ class SplitConfig(Section):
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """The shares of train, val and test; not used by `column` and `leave-one-out`."""
     gap_days: float = added(0.0, ge=0)
-    """Only for global-time: interactions within so many days before val and before test are left out."""
+    """Only for global-time: number of days before val and before test whose interactions are left out."""
     val_share: float = added(0.0, ge=0, lt=1)
     """Only for column: the share of each user's train interactions that becomes val, for sources without one."""
     k_core: int = Field(default=5, ge=0, le=1_000_000)

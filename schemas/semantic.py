@@ -56,7 +56,7 @@ class LLMConfig(Section):
     fallback_retry_share: float = not_hashed(0.1, ge=0, le=1)
     """Largest share of a stage's rows that is asked again in one night (at least one row); shortest prompts first."""
     fallback_retry_hours: float = not_hashed(12.0, ge=0, le=8_760)
-    """A row without a usable answer is not asked again before so many hours have passed."""
+    """Hours before a row without a usable answer is asked again."""
 
 
 class ItemProfileConfig(Section):

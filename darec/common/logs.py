@@ -68,7 +68,7 @@ def chosen_format() -> Format:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, so that it can be told from those of others."""
+    """Ours, to distinguish it from the handlers of others."""
 
 
 class TextFormatter(logging.Formatter):

@@ -1,4 +1,4 @@
-"""Raw tables made clean: ids, times and ratings judged, every lost row counted, one row a pair."""
+"""Raw tables made clean: ids, times and ratings judged, every lost row counted, one row per pair."""
 
 from dataclasses import dataclass
 from typing import Any

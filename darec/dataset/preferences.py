@@ -1,4 +1,4 @@
-"""From rows to likes and dislikes: a threshold that fits the ratings, weights of events and age, one row a pair."""
+"""From rows to likes and dislikes: a threshold that fits the ratings, weights of events and age, one row per pair."""
 
 import polars as pl
 

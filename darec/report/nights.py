@@ -20,7 +20,7 @@ TEXTFILE = Path("metrics") / "darec.prom"
 
 
 def record(root: Path, night: Night) -> None:
-    """Adds a run to the history of the store at `root`, and writes the metrics of `TEXTFILE` anew."""
+    """Adds a run to the history of the store at `root`, and rewrites the metrics of `TEXTFILE`."""
     from prometheus_client import write_to_textfile
 
     line = night.model_dump_json() + "\n"

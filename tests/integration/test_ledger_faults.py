@@ -399,7 +399,7 @@ def test_a_kill_at_any_moment_of_making_the_file_leaves_a_ledger_that_works(tmp_
         kills += 1
         survey = ledger.survey(chunk(attempt))
         assert len(survey.missing) in (0, 20) and not survey.damage, attempt
-        if not len(survey.missing):  # it was made: begin anew
+        if not len(survey.missing):  # it was made: begin again
             for path in tmp_path.iterdir():
                 path.unlink()
     assert kills > 10
@@ -412,7 +412,7 @@ def test_a_kill_at_any_moment_of_a_rebuild_loses_nothing(ledger: Ledger, failing
     kills = 0
     for _ in Nursery(failing_disk, ledger.path, "repair"):
         kills += 1
-        if ledger.survey(KEYS).missing.is_empty():  # it was repaired: damage it anew
+        if ledger.survey(KEYS).missing.is_empty():  # it was repaired: damage it again
             ledger.path.write_bytes(content)
     assert kills > 10
     assert texts(ledger) == TEXTS

@@ -136,7 +136,7 @@ def test_a_row_that_is_always_refused_is_asked_on_three_more_nights_and_then_lef
     assert asked == [rows + 1, 0, 2, 0, 2, 0, 2, 0, *[0] * 8]
     requests = [request for request in house.llm.asked if f'"{bad}"' in request["messages"][-1]["content"]]
     assert len(requests) == 8
-    assert len({request["seed"] for request in requests}) == 8, "each try draws anew"
+    assert len({request["seed"] for request in requests}) == 8, "each try has its own draw"
     assert [request["temperature"] > 0 for request in requests] == [False] + [True] * 7
     assert plan(house.recipe(), Store(house.recipe().runtime.store), "profile_items")[-1].state == "hit"
     assert (
