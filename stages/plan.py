@@ -5,6 +5,7 @@ from typing import Literal
 
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import TransientError, UserError
+from darec.common.notices import collected
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
 from stages.execute import NOT_GATED, UNCHANGED, Job, reasons, stage_context, stage_job
@@ -72,8 +73,9 @@ def _plan_stage(
         return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds)
 
     why = (outdated,) if outdated else (f"damaged: {damage}",) if damage else reasons(job, store)
-    rows = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
-    return Step(stage, "stale", why, job.key, rows=rows, seconds_last_time=seconds)
+    with collected() as notices:  # of a damaged ledger, which makes more rows than the change would
+        rows = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
+    return Step(stage, "stale", (*why, *notices), job.key, rows=rows, seconds_last_time=seconds)
 
 
 def _plan_effect(effect: Effect, recipe: Recipe, upstream: Upstream, store: Store) -> Step:

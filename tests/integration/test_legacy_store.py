@@ -5,6 +5,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from darec.artifacts.store import Artifact, Store
@@ -69,3 +70,26 @@ def test_a_bundle_of_an_old_store_is_compared_with_an_old_release_on_its_own_tes
     assert evidence.current.users == 16 and set(evidence.current.metrics) == {"recall@20", "ndcg@20"}
     assert evidence.reference is not None
     assert {stage: texts.empty for stage, texts in evidence.texts.items()} == {"profile_items": 0, "profile_users": 0}
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "empty"])
+def test_a_plan_says_that_rows_are_missing_since_the_ledger_is_damaged_and_changes_nothing(legacy, damage):
+    root = legacy.runtime.store
+    artifacts, ledger = root / "artifacts" / "profile_items", root / "ledger" / "profiles.sqlite"
+    [artifact] = artifacts.iterdir()
+    profiles = pl.read_parquet(artifact / "profiles.parquet").filter(pl.col("source") == "llm")
+    shutil.rmtree(artifact)
+    run(legacy, "profile_items")  # imports the rows of version 0.1
+    shutil.rmtree(ledger.with_suffix(""))
+    shutil.rmtree(artifact)
+
+    content = bytearray(ledger.read_bytes())
+    content[content.index(profiles["profile"][0].encode()) + 3] ^= 1
+    ledger.write_bytes({"byte": content, "cut": content[: len(content) // 2], "empty": b""}[damage])
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ledger.parent.glob("*.*")}
+    for _ in range(2):  # a second plan in the same process says it, too
+        step = next(step for step in plan(legacy, Store(root), "profile_items") if step.task.name == "profile_items")
+        assert step.state == "stale"
+        assert "damaged" in " ".join(step.why)
+        assert step.rows == {"byte": 1, "cut": step.rows, "empty": 12}[damage] != 0
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in ledger.parent.glob("*.*")} == before

@@ -25,7 +25,7 @@ GOOD, WORSE = {"recall@20": 0.3, "ndcg@20": 0.2}, {"recall@20": 0.2, "ndcg@20": 
 
 @pytest.fixture(autouse=True)
 def each_test_is_told_anew():
-    notices.tell_once.cache_clear()
+    notices._log_once.cache_clear()
 
 
 @pytest.fixture
