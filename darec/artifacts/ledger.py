@@ -1,6 +1,6 @@
 """The row ledger: what was made for a row, kept by the hash of all that went into it.
 
-A ledger is one SQLite file: SQLite needs no further package, takes rows faster than any model makes them, and reports a
+A ledger is one SQLite file: SQLite needs no further package, takes rows faster than an LLM makes them, and reports a
 damaged or missing page where LMDB ends the process. It uses the rollback journal and not the write-ahead log, so that a
 reader writes nothing, not even where it may, and a copy of the one file is a backup.
 
