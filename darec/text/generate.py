@@ -126,10 +126,11 @@ class Generation:
             repair: whether the ledger may be changed to recover rows before they count as missing.
         """
         new = self.ledger.missing(keys, repair=repair)
-        held = self.ledger.get(keys)
+        held = self.ledger.get(keys, ["cause", "prompt_tokens", "attempts", "asked"])  # not the texts of all rows
         failed = held.filter(pl.col("cause") != "")[KEY]
         too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
-        return new, due(held, keys.n_unique(), self.llm, time.time(), urgent=new.is_empty() and too_many)
+        again = due(held, keys.n_unique(), self.llm, time.time(), urgent=new.is_empty() and too_many)
+        return new, self.ledger.rows(again[KEY])
 
     def _generate(
         self,
