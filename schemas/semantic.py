@@ -37,7 +37,7 @@ class LLMConfig(Section):
     """Rows in work at once in one engine."""
     chunk: int = not_hashed(0, ge=0, le=2**24)
     """Rows handed to an offline engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU. Answers of a
-    server are written once a second."""
+    server are written as they come."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
     """Base address of the server. A user, password or query value in it reaches the server and is shown nowhere."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")

@@ -115,7 +115,8 @@ class Generation:
             if len(new):
                 raise
             tell_once(f"{again.height:,} rows without an answer of the LLM could not be asked again: {error}")
-            self.ledger.append(again.with_columns(asked=pl.lit(int(time.time()))), replace=True)
+            postponed = self.ledger.get(again[KEY]).with_columns(asked=pl.lit(int(time.time())))
+            self.ledger.append(postponed, replace=True)
         return self._report(keys, len(new), time.monotonic() - started)
 
     def to_ask(self, keys: pl.Series, repair: bool = False) -> tuple[pl.Series, pl.DataFrame]:
@@ -201,8 +202,11 @@ class Generation:
 
     def _keep(self, rows: pl.DataFrame) -> None:
         """Writes rows to the ledger; one that was asked again takes the place of its fallback."""
-        replacing = rows.filter(pl.col(KEY).is_in(list(self.before)))
-        self.ledger.append(rows.filter(~pl.col(KEY).is_in(list(self.before))))
+        asked_before = pl.col(KEY).is_in(list(self.before))
+        self.ledger.append(rows.filter(~asked_before))
+        replacing = rows.filter(asked_before)
+        if replacing.is_empty():
+            return
 
         # Another run may have had more luck meanwhile.
         answered = self.ledger.get(replacing[KEY]).filter(pl.col("cause") == "")[KEY]
@@ -229,4 +233,9 @@ class Generation:
 
 def read_texts(ledger: Ledger, keys: pl.Series) -> pl.DataFrame:
     """`text` and `cause` of each of `keys`, in their order."""
-    return ledger.rows(keys, ["text", "cause"])
+    return ledger.rows(keys, ["text", "cause"]).with_columns(_visible(pl.col("text")))
+
+
+def _visible(text: pl.Expr) -> pl.Expr:
+    """Texts without what `printable` leaves out: version 0.1 kept answers as they were."""
+    return text.str.replace_all(r"[\p{Cc}\p{Zl}\p{Zp}]", " ").str.replace_all(r"\p{C}", "")

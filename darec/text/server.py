@@ -25,7 +25,6 @@ from schemas.semantic import LLMConfig
 
 _FIRST_PAUSE = 0.5  # seconds before the second try; doubled for each further one
 _LONGEST_PAUSE = 60.0
-_INTERVAL = 1.0  # seconds between two handings over of finished answers
 _MOST_CUT_ANSWERS = 2  # for one row
 _MOST_BYTES = 8 * 2**20  # of one response
 
@@ -39,8 +38,15 @@ class _Batch:
     doubtful_limit: int
     """So many failed rows, before any was answered, are the server's fault."""
     finished: list[Answer] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a row or a worker has finished."""
     doubtful: list[tuple[Request, RetryableError | RejectedError]] = field(default_factory=list)
     """Rows that failed before any other was answered: whose fault it is will be known later."""
+
+    def finish(self, answer: Answer) -> None:
+        """Adds an answer for the next call of `take`."""
+        self.finished.append(answer)
+        self.news.set()
 
     def take(self) -> list[Answer]:
         """The answers that came since the last call."""
@@ -49,7 +55,7 @@ class _Batch:
 
 
 class ServerEngine:
-    """Keeps at most `concurrency` requests open, and gives finished answers once a second."""
+    """Keeps at most `concurrency` requests open, and gives answers as they finish: a kill loses none of them."""
 
     def __init__(self, config: LLMConfig) -> None:
         self.config = config
@@ -118,12 +124,13 @@ class ServerEngine:
         return [asyncio.create_task(self._work(batch)) for _ in range(count)]
 
     async def _wait(self, workers: list[asyncio.Task[None]], batch: _Batch) -> tuple[bool, BaseException | None]:
-        """After a second, or as soon as all is done or cannot go on: whether it goes on, and why it cannot."""
+        """As soon as a row or a worker has finished: whether it goes on, and why it cannot."""
         if workers:
-            done, waiting = await asyncio.wait(workers, timeout=_INTERVAL, return_when=asyncio.FIRST_EXCEPTION)
-            failure = next((failure for task in done if (failure := task.exception()) is not None), None)
-            if waiting or failure:
-                return bool(waiting), failure
+            await batch.news.wait()
+            batch.news.clear()
+        failure = next((failure for task in workers if task.done() and (failure := task.exception())), None)
+        if failure is not None or not all(task.done() for task in workers):
+            return failure is None, failure
         try:
             await self._decide(batch)
         except (UserError, TransientError) as failure:
@@ -137,16 +144,19 @@ class ServerEngine:
 
     async def _work(self, batch: _Batch) -> None:
         """Asks for one row after the other until none is left."""
-        for request in batch.waiting:  # shared by all workers, so each row is taken once
-            try:
-                reply = await self._answer(request, batch.settings)
-            except (RetryableError, RejectedError) as fault:
-                batch.doubtful.append((request, fault))
-                if self._good is not None or len(batch.doubtful) >= batch.doubtful_limit:
-                    await self._decide(batch)
-            else:
-                tokens = reply.prompt_tokens, reply.output_tokens
-                batch.finished.append(Answer(request.key, reply.text, reply.finish_reason, *tokens))
+        try:
+            for request in batch.waiting:  # shared by all workers, so each row is taken once
+                try:
+                    reply = await self._answer(request, batch.settings)
+                except (RetryableError, RejectedError) as fault:
+                    batch.doubtful.append((request, fault))
+                    if self._good is not None or len(batch.doubtful) >= batch.doubtful_limit:
+                        await self._decide(batch)
+                else:
+                    tokens = reply.prompt_tokens, reply.output_tokens
+                    batch.finish(Answer(request.key, reply.text, reply.finish_reason, *tokens))
+        finally:
+            batch.news.set()
 
     async def _decide(self, batch: _Batch) -> None:
         """Settles the doubtful rows: each is at fault itself if the server answers others, else the server is.
@@ -162,11 +172,11 @@ class ServerEngine:
                     raise UserError(
                         fault.what, where=str(self.config.server_url), hint="check llm.model and its server"
                     )
-                batch.finished.append(Answer(request.key, fault.what, "rejected", 0, 0))
+                batch.finish(Answer(request.key, fault.what, "rejected", 0, 0))
             else:
                 if not await self._healthy(fault):
                     raise TransientError(fault.what, where=str(self.config.server_url), hint=fault.hint)
-                batch.finished.append(Answer(request.key, fault.what, "failed", 0, 0))
+                batch.finish(Answer(request.key, fault.what, "failed", 0, 0))
 
     async def _healthy(self, fault: RetryableError) -> bool:
         """Whether the server has answered since the row first failed, or answers what it has answered before."""

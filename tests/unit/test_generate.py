@@ -17,6 +17,7 @@ from darec.text.entities import (
     user_text_from_metadata,
     users_as_data,
 )
+from darec.text.generate import conversation_keys
 from darec.text.profiling import ProfileTask
 from darec.text.protocol import Answer, Request
 from schemas import columns as c
@@ -188,3 +189,14 @@ def test_a_usable_answer_is_tidied() -> None:
     assert read_profile(Answer("k", '{"profile":" a warm\\n tale "}', "stop", 1, 1), 90) == ("a warm tale", "")
     assert whole_words("a warm tale of frie", 19) == "a warm tale of"
     assert not loops("a warm, witty story of friends falling in love, for fans of romantic comedies and clever talk")
+
+
+def test_a_text_that_an_old_ledger_kept_with_control_characters_is_given_without_them(tmp_path: Path) -> None:
+    work = task(tmp_path, items())
+    keys = conversation_keys(work.conversations(), work.llm, work.config)
+    texts = ["a\x1b[31m red\x07 tale", "safe\u202egnp.exe", "zero\u200bwidth", "Amélie 天空 🦈"]
+    rows = {"key": keys, "text": texts, "cause": [""] * 4, "prompt_tokens": [1] * 4, "output_tokens": [1] * 4}
+    work.ledger.append(pl.DataFrame(rows))
+    profiles, report = work.run(engine=Script(well))
+    assert report["generated"] == 0
+    assert profiles[c.PROFILE].to_list() == ["a [31m red  tale", "safegnp.exe", "zerowidth", "Amélie 天空 🦈"]

@@ -590,6 +590,19 @@ def test_a_wish_to_wait_that_makes_no_sense_is_none(value: str) -> None:
     assert caught.value.after == 0
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raw=st.binary(max_size=200) | st.binary(max_size=120).map(lambda rest: b"HTTP/1.1 200 OK\r\n" + rest))
+def test_no_bytes_on_the_wire_cost_another_row(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
+    def sends_raw(request: Body, handler: Handler) -> None:
+        handler.wfile.write(raw)
+        handler.close_connection = True
+
+    with stub(but_for_jaws(sends_raw)) as llm:
+        profiles, report = task(tmp_path_factory.mktemp("raw"), llm.url, retries=1).run()
+    assert sources(profiles) == ["llm", "metadata", "llm", "llm"]
+    assert report["causes"] == {"failed": 1}
+
+
 # Interruptions
 
 
@@ -608,7 +621,7 @@ def test_what_is_finished_is_given_before_the_failure(tmp_path: Path) -> None:
     assert work.pending() == 1
 
 
-def test_rows_are_kept_every_second_and_not_at_the_end(tmp_path: Path) -> None:
+def test_rows_are_kept_as_they_come_and_not_at_the_end(tmp_path: Path) -> None:
     with stub(but_for_jaws(silence)) as llm:
         work = task(tmp_path, llm.url, timeout=6, retries=0)
         running = threading.Thread(target=work.run, daemon=True)
