@@ -53,6 +53,10 @@ class SplitReport(StageReport):
     rows_out: int = 0
     users: int = 0
     items: int = 0
+    test_cold_users: int = 0
+    """Users of the test without any train interaction."""
+    test_cold_items: int = 0
+    """Items of the test without any train interaction."""
 
 
 class GraphReport(StageReport):

@@ -33,9 +33,9 @@ ITEMS = File("ingest", "items.parquet", Table("ITEMS"))
 USERS = File("ingest", "users.parquet", Table("USERS"))
 
 # split: train, validation and test; the numbers of users and items
-TRAIN_PART = File("split", "train.parquet", Table("SPLIT_PART"))
-VAL_PART = File("split", "val.parquet", Table("SPLIT_PART"))
-TEST_PART = File("split", "test.parquet", Table("SPLIT_PART"))
+TRAIN_PART = File("split", "train.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
+VAL_PART = File("split", "val.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
+TEST_PART = File("split", "test.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
 USER_VOCABULARY = File("split", "users.parquet", Table("USER_VOCABULARY"))
 ITEM_VOCABULARY = File("split", "items.parquet", Table("ITEM_VOCABULARY"))
 

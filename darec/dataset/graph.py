@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from darec.common.errors import UserError
 from schemas import columns as c
 from schemas.data import GraphConfig
 from schemas.tables import EDGES
@@ -10,11 +11,22 @@ from schemas.tables import EDGES
 def edge_list(train: pl.LazyFrame, config: GraphConfig) -> pl.LazyFrame:
     """One edge a train row, sorted by user and item, with its weight.
 
-    `symmetric` gives the entries of D^-1/2 A D^-1/2: 1 / sqrt(degree of the user x degree of the item)
-    (LightGCN, arXiv 2002.02126, eq. 3).
+    `symmetric` gives the entries of D^-1/2 A D^-1/2: w / sqrt(degree of the user x degree of the item), with w = 1 and
+    degrees being counts (LightGCN, arXiv 2002.02126, eq. 3), or w that of the interaction and degrees being sums of w.
+
+    Raises:
+        UserError: the weights of interactions shall count, and there are none.
     """
-    users, items = (pl.len().over(column).cast(pl.Float64) for column in (c.USER_INDEX, c.ITEM_INDEX))
-    weight = 1 / (users * items).sqrt() if config.weighting == "symmetric" else pl.lit(1.0)
+    size = pl.lit(1.0)
+    degrees = [pl.len().over(column).cast(pl.Float64) for column in (c.USER_INDEX, c.ITEM_INDEX)]
+    if config.event_weights != "ignore":
+        if c.WEIGHT not in train.collect_schema():
+            hint = "set data.events or data.half_life_days, or graph.event_weights to ignore"
+            raise UserError("the interactions have no weights", where="graph.event_weights", hint=hint)
+        size = pl.col(c.WEIGHT).cast(pl.Float64)
+        size = size.log1p() if config.event_weights == "log" else size
+        degrees = [size.sum().over(column) for column in (c.USER_INDEX, c.ITEM_INDEX)]
+    weight = size / (degrees[0] * degrees[1]).sqrt() if config.weighting == "symmetric" else size
     return (
         train.with_columns(weight.cast(pl.Float32).alias(c.WEIGHT)).select(list(EDGES)).sort(c.USER_INDEX, c.ITEM_INDEX)
     )

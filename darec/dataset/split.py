@@ -1,8 +1,9 @@
-"""Interactions to vocabularies and train / val / test: k-core, then a division of each user's own interactions.
+"""Interactions to vocabularies and train / val / test: k-core, then a division by user, by time, or as given.
 
 Whatever the order of the input rows, the result is the same. Numbers are given to ids in their sorted order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,10 @@ from darec.common.hashing import hash_ids, mix
 from darec.dataset.errors import AnswerableError
 from schemas import columns as c
 from schemas.data import SplitConfig
-from schemas.tables import PARTS, SPLIT_PART
+from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
+
+Count = Callable[[pl.Expr, pl.Expr], pl.Expr]
+"""How many rows of a user, given all of the user's rows and those that may be taken."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,13 @@ def split_interactions(interactions: pl.DataFrame, config: SplitConfig) -> Split
         raise _too_little(core, k)
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
-    labelled = core if config.strategy == "column" else _labelled(core, users, items, config)
+    labelled = _labelled(core, users, items, config)
+    if config.gap_days:
+        labelled, users = _renumbered(labelled, c.USER_INDEX, users)
+        labelled, items = _renumbered(labelled, c.ITEM_INDEX, items)
     ordered = labelled.sort(c.USER_INDEX, *_time(labelled), c.ITEM_INDEX)
-    parts = {part: ordered.filter(pl.col(c.SPLIT) == part).select(list(SPLIT_PART)) for part in PARTS}
+    columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in ordered.columns)]
+    parts = {part: ordered.filter(pl.col(c.SPLIT) == part).select(columns) for part in PARTS}
     _check_parts(parts, config)
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
     return Split(parts, *vocabularies, _report(interactions.height, parts, len(users), len(items), rounds))
@@ -80,29 +88,84 @@ def _renumbered(rows: pl.DataFrame, column: str, ids: pl.Series) -> tuple[pl.Dat
 
 
 def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> pl.DataFrame:
-    """`rows` with each user's last ones labelled test, those before val, by time or by a draw.
+    """`rows` with the part of each in `split`. Rows within the gap of a split by one point in time are gone."""
+    if config.strategy == "global-time":
+        return _at_one_time(rows, config)
+    drawn = _drawn(rows, users, items, config.seed)
+    if config.strategy == "column":
+        return _with_val_of_train(drawn, config.val_share) if config.val_share else rows
+    if config.strategy == "leave-one-out":
+        has_times = not rows[c.TIMESTAMP].null_count()
+        return _last_of_each_user(drawn, [*(_time(rows) if has_times else []), "draw"], _one, _one)
+    order = [*(_time(rows) if config.strategy == "temporal" else []), "draw"]
+    return _last_of_each_user(drawn, order, *(_share_of(config.ratios[part]) for part in (1, 2)))
 
-    val and test get their share rounded down, but one row as soon as the user has rows to spare for it: of 1 row it
-    is train, of 2 train and test, of 3 each part. Train never goes empty. The draw depends on the pair of ids and the
-    seed alone, so that other rows' coming and going does not change it.
+
+def _drawn(rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.DataFrame:
+    """`rows` with a number in `draw` that depends on the pair of ids and the seed alone.
+
+    So the draw does not change when other rows come and go.
     """
-    seed = np.uint64(config.seed)
-    user_hash, item_hash = mix(hash_ids(users) ^ mix(np.array([seed]))), hash_ids(items)
+    user_hash, item_hash = mix(hash_ids(users) ^ mix(np.array([np.uint64(seed)]))), hash_ids(items)
     draw = mix(user_hash[rows[c.USER_INDEX].to_numpy()] + item_hash[rows[c.ITEM_INDEX].to_numpy()])
-    time = _time(rows) if config.strategy == "temporal" else []
-    ordered = rows.with_columns(pl.Series("draw", draw)).sort(c.USER_INDEX, *time, "draw", c.ITEM_INDEX)
+    return rows.with_columns(pl.Series("draw", draw))
+
+
+def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test_of: Count) -> pl.DataFrame:
+    """`rows` with each user's last ones labelled test, and those before them val.
+
+    `val_of` and `test_of` say how many, given the user's rows and how many of them may be taken: train never goes
+    empty, so of 1 row it is train, of 2 train and test.
+    """
+    ordered = rows.sort(c.USER_INDEX, *order, c.ITEM_INDEX)
     count = pl.len().over(c.USER_INDEX).cast(pl.Int64)
     left = count - pl.int_range(pl.len()).over(c.USER_INDEX)  # rows of the user from this one on
-    test = _share(count, config.ratios[2], count - 1)
-    val = _share(count, config.ratios[1], count - 1 - test)
+    test = test_of(count, count - 1)
+    val = val_of(count, count - 1 - test)
+    label = pl.when(left <= test).then(pl.lit("test")).when(left <= test + val).then(pl.lit("val"))
+    return ordered.with_columns(label.otherwise(pl.lit("train")).alias(c.SPLIT))
+
+
+def _share_of(ratio: float) -> Count:
+    """A share rounded down, but one row as soon as there is one to spare."""
+
+    def share(count: pl.Expr, spare: pl.Expr) -> pl.Expr:
+        if ratio == 0:
+            return pl.lit(0)
+        rounded = (count * ratio + 1e-9).floor().cast(pl.Int64)  # 0.29 * 100 is 28.999...
+        return pl.min_horizontal(pl.max_horizontal(rounded, pl.lit(1)), spare)
+
+    return share
+
+
+def _one(count: pl.Expr, spare: pl.Expr) -> pl.Expr:
+    return pl.min_horizontal(pl.lit(1), spare)
+
+
+def _with_val_of_train(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+    """Labelled rows, with a share of each user's last train rows as val."""
+    train = rows.filter(pl.col(c.SPLIT) == PARTS[0])
+    order = [*([] if train[c.TIMESTAMP].null_count() else _time(train)), "draw"]
+    divided = _last_of_each_user(train, order, _share_of(share), lambda count, spare: pl.lit(0))
+    return pl.concat([divided, rows.filter(pl.col(c.SPLIT) != PARTS[0])])
+
+
+def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """`rows` divided at two points in time, the same for all users, that leave the shares of val and test after them."""
+    times = rows[c.TIMESTAMP].sort()
+    last = len(times) - 1
+    test_from = times[min(round(len(times) * (1 - config.ratios[2])), last)]
+    val_from = times[min(round(len(times) * config.ratios[0]), last)]
+    gap, time = int(config.gap_days * 86_400), pl.col(c.TIMESTAMP)
     label = (
-        pl.when(left <= test)
+        pl.when(time >= test_from)
         .then(pl.lit("test"))
-        .when(left <= test + val)
+        .when((time >= val_from) & (time < test_from - gap))
         .then(pl.lit("val"))
-        .otherwise(pl.lit("train"))
+        .when(time < val_from - gap)
+        .then(pl.lit("train"))
     )
-    return ordered.with_columns(label.alias(c.SPLIT))
+    return rows.with_columns(label.alias(c.SPLIT)).filter(pl.col(c.SPLIT).is_not_null())
 
 
 def _time(rows: pl.DataFrame) -> list[str]:
@@ -110,19 +173,16 @@ def _time(rows: pl.DataFrame) -> list[str]:
     return [name for name in (c.TIMESTAMP, c.NANOSECOND) if name in rows.columns]
 
 
-def _share(count: pl.Expr, ratio: float, spare: pl.Expr) -> pl.Expr:
-    if ratio == 0:
-        return pl.lit(0)
-    rounded = (count * ratio + 1e-9).floor().cast(pl.Int64)  # 0.29 * 100 is 28.999...
-    return pl.min_horizontal(pl.max_horizontal(rounded, pl.lit(1)), spare)
-
-
 def _vocabulary(ids: pl.Series, index: str, name: str) -> pl.DataFrame:
     return pl.DataFrame({index: pl.int_range(len(ids), dtype=pl.Int32, eager=True), name: ids})
 
 
 def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int, rounds: int) -> dict[str, Any]:
-    train = parts["train"]
+    train, test = parts["train"], parts["test"]
+    cold = {
+        side: test.join(train.select(index).unique(), on=index, how="anti")
+        for side, index in (("users", c.USER_INDEX), ("items", c.ITEM_INDEX))
+    }
     rows = {part: table.height for part, table in parts.items()}
     return {
         "rows_in": rows_in,
@@ -132,15 +192,17 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
         "items": items,
         "cold_users": users - train[c.USER_INDEX].n_unique(),
         "cold_items": items - train[c.ITEM_INDEX].n_unique(),
+        "test_cold_users": cold["users"][c.USER_INDEX].n_unique(),
+        "test_cold_items": cold["items"][c.ITEM_INDEX].n_unique(),
         "density": sum(rows.values()) / (users * items),
         "k_core_rounds": rounds,
     }
 
 
 def _check_strategy(interactions: pl.DataFrame, config: SplitConfig) -> None:
-    if config.strategy == "temporal" and interactions[c.TIMESTAMP].null_count():
+    if config.strategy in ("temporal", "global-time") and interactions[c.TIMESTAMP].null_count():
         raise UserError(
-            "a temporal split needs timestamps, and the data has none",
+            f"a {config.strategy} split needs timestamps, and the data has none",
             where="split.strategy",
             hint="set data.interaction_columns.timestamp, or split.strategy to random",
         )
@@ -166,6 +228,8 @@ def _check_parts(parts: dict[str, pl.DataFrame], config: SplitConfig) -> None:
     for part, table in parts.items():
         if table.is_empty() and config.strategy == "column":
             hint = f"label some interactions {part}, or set split.strategy to temporal or random"
+            if part == "val":
+                hint += ", or take val from train with split.val_share"
             raise UserError(f"no interaction is labelled {part}", where="split.strategy", hint=hint)
         if table.is_empty():
             hint = "raise its share in split.ratios, or give users with at least three interactions"
