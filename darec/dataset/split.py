@@ -151,7 +151,7 @@ def _with_val_of_train(rows: pl.DataFrame, share: float) -> pl.DataFrame:
 
 
 def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
-    """`rows` divided at two points in time, the same for all users, that leave the shares of val and test after them."""
+    """`rows` divided at two points in time, the same for all users: the shares of val and test come after them."""
     times = rows[c.TIMESTAMP].sort()
     last = len(times) - 1
     test_from = times[min(round(len(times) * (1 - config.ratios[2])), last)]
