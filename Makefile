@@ -75,8 +75,9 @@ lock: ## renew the locks: every package at its newest version that fits
 ui: setup ## database, Prefect server with UI, worker and deployments on this machine
 	$(BIN)/darec ui
 
-compose-check: ## build the images, bring the whole stack up, kill its parts, back up and restore
-	docker/check.sh
+compose-check: setup ## docker-compose.yml in real containers: a night, kills, backup and restore, an exchanged image
+	@docker info >/dev/null 2>&1 || { echo 'NOT CHECKED: there is no Docker engine'; exit 1; }
+	DAREC_COMPOSE=1 $(BIN)/python -m pytest -v tests/compose
 
 bench: setup ## speed beside the peers, side by side
 	$(BIN)/darec bench speed
