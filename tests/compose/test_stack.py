@@ -2,7 +2,7 @@
 
 Builds the images, starts database, server, worker, reports and an LLM server on the CPU, lets a night run to its
 release, kills the process of every container, takes a backup, loses the volumes, restores them, and exchanges an image.
-It needs a Docker engine and about 12 GB; what it makes is called darec-check and is removed at the end, images excepted.
+It needs a Docker engine and about 12 GB; what it makes is called darec-check and is removed at the end, but the images.
 """
 
 import base64
