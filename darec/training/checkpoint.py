@@ -1,5 +1,6 @@
 """A training run's whole state in one safetensors file, replaced atomically: a killed run goes on bit by bit."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from darec.common.errors import DarecError
+from darec.common.errors import DarecError, UserError
 
 State = dict[str, Any]
 """Nested dicts with string keys whose leaves are tensors or JSON values."""
@@ -22,7 +23,8 @@ def save(state: State, path: Path) -> None:
     """Writes tensors as tensors and everything else as JSON in the file's header, which safetensors bounds to 100 MB.
 
     Raises:
-        DarecError: the disk is full or may not be written.
+        UserError: the disk is full.
+        DarecError: the folder may not be written.
     """
     tensors: dict[str, Tensor] = {}
     values = _split(state, "", tensors)
@@ -34,6 +36,8 @@ def save(state: State, path: Path) -> None:
         partial.replace(path)
     except (SafetensorError, OSError) as error:
         hint = "free space (`darec gc`) and run again: training goes on from the checkpoint before"
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise UserError("the checkpoint cannot be written: the disk is full", where=str(path), hint=hint) from error
         raise DarecError(f"the checkpoint cannot be written ({error})", where=str(path), hint=hint) from error
 
 
