@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 )
 PROMPTS = Path("prompts").resolve()
 HASHED = [path for path, is_free in _leaves(Recipe()) if not is_free]
-MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source")}
+MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source"), ("evaluate", "category")}
 """These, and columns and formats of files, may not fit what is there: then one clear line says so."""
 
 
