@@ -184,17 +184,15 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.fixture
-def open_to_all(ledger: Ledger) -> Iterator[Ledger]:
+def open_to_all(ledger: Ledger) -> Ledger:
     """The ledger where every user may go; pytest's own folders are closed to others."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    closed = [folder for folder in ledger.path.parents if folder.stat().st_mode & 0o005 != 0o005]
-    modes = {folder: folder.stat().st_mode for folder in closed}
-    for folder in closed:
-        folder.chmod(0o755)
-    yield ledger
-    for folder, mode in modes.items():
-        folder.chmod(mode)
+    # They stay open: tests that run beside this one share them.
+    for folder in ledger.path.parents:
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(0o755)
+    return ledger
 
 
 @pytest.mark.parametrize("forbidden", ["file", "folder", "old folder"])
