@@ -1,8 +1,9 @@
 """The whole of docker-compose.yml in real containers: `make compose-check`.
 
 Builds the images, starts database, server, worker, reports and an LLM server on the CPU, lets a night run to its
-release, kills the process of every container, takes a backup, loses the volumes, restores them, and exchanges an image.
-It needs a Docker engine and about 12 GB; what it makes is called darec-check and is removed at the end, but the images.
+release, kills the process of every container, takes a backup, loses the volumes, restores them and
+replaces an image.
+It needs a Docker engine and about 12 GB; what it makes is called darec-check and is removed at the end, images excepted.
 """
 
 import base64
@@ -158,7 +159,7 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     stack.volume("data", "sh", "-c", copy)
     if (models := PROJECT / "data" / "models").is_dir():  # elsewhere the containers fetch them
         shutil.copytree(models, folder / "models")
-        stack.volume("models", "sh", "-c", "cp -r /host/models/. /volume && chown -R 10001:10001 /volume")
+        stack.volume("models", "sh", "-c", f"cp -r /host/models/. /volume && {own}")
     try:
         stack.up()
         yield stack
