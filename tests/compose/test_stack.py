@@ -149,15 +149,14 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     stack.compose("down", "--volumes", "--remove-orphans")
     stack.compose("build", "server", "worker")
     with tarfile.open(PROJECT / "tests" / "legacy" / "store-0.1.tar.gz") as archive:
-        archive.extractall(
-            folder / "check", [each for each in archive if each.name.startswith("./data/")], filter="data"
-        )
+        data = [each for each in archive if each.name.startswith("data/")]
+        archive.extractall(folder / "check", data, filter="data")
     (folder / "check" / "data" / "recipe.yaml").write_text(RECIPE)
-    copy = (
-        "mkdir -p /volume/check /volume/models && cp /host/check/data/* /volume/check && chown -R 10001:10001 /volume"
-    )
+    own = "chown -R 10001:10001 /volume"
+    copy = f"mkdir -p /volume/check /volume/models && cp /host/check/data/* /volume/check && {own}"
     stack.volume("data", "sh", "-c", copy)
-    if (models := PROJECT / "data" / "models").is_dir():  # elsewhere the containers fetch them
+    models = Path(os.environ.get("DAREC_MODELS", PROJECT / "data" / "models"))
+    if models.is_dir():  # elsewhere the containers fetch them
         shutil.copytree(models, folder / "models")
         stack.volume("models", "sh", "-c", f"cp -r /host/models/. /volume && {own}")
     try:

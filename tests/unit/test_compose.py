@@ -41,7 +41,8 @@ def test_what_a_profile_serves_runs_on_what_it_is_called() -> None:
 
 def test_the_links_of_the_runs_lead_to_the_service_of_the_reports() -> None:
     [port] = SERVICES["reports"]["ports"]
-    assert SERVICES["worker"]["environment"]["DAREC_REPORTS_URL"].endswith(f"http://{port.rpartition(':')[0]}}}")
+    default = re.sub(r"\$\{DAREC_REPORTS_PORT:-(\d+)\}", r"\1", port).rpartition(":")[0]
+    assert SERVICES["worker"]["environment"]["DAREC_REPORTS_URL"].endswith(f"http://{default}}}")
     assert "data:/app/data:ro" in SERVICES["reports"]["volumes"] and "data:/app/data" in SERVICES["worker"]["volumes"]
 
 
