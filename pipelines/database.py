@@ -84,7 +84,7 @@ class Database:
         installed = _call(_program("postgres"), "--version").stdout.split()[-1].partition(".")[0]
         if there != installed:
             what = f"the database is one of PostgreSQL {there}, and PostgreSQL {installed} is installed"
-            hint = f"move it over by a dump (docs/operations.md), {_SET_ASIDE}"
+            hint = f"see Upgrade in docs/operations.md, {_SET_ASIDE}"
             raise UserError(what, where=str(self._folder), hint=hint)
 
     def _make(self) -> None:

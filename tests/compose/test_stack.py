@@ -1,9 +1,8 @@
 """The whole of docker-compose.yml in real containers: `make compose-check`.
 
 Builds the images, starts database, server, worker, reports and an LLM server on the CPU, lets a night run to its
-release, kills the process of every container, takes a backup, loses the volumes, restores them and
-replaces an image.
-It needs a Docker engine and about 12 GB; what it makes is called darec-check and is removed at the end, images excepted.
+release, kills the process of every container, takes a backup, loses the volumes, restores them, and replaces an image.
+It needs a Docker engine and about 12 GB. What it makes is called darec-check and is removed at the end, except images.
 """
 
 import base64
