@@ -29,6 +29,7 @@ from darec.artifacts.salvage import salvage
 from darec.artifacts.sqlite_rows import KEY
 from darec.artifacts.tables import conform
 from darec.common.errors import TransientError
+from darec.common.files import flush
 from darec.common.notices import tell_once
 from schemas.tables import TableSchema
 
@@ -222,7 +223,7 @@ class Ledger:
             if not sql.exists(self.path):
                 self._move_journal(self._name_aside())
                 sql.create(self._draft, sql.columns_for(self.schema)).rename(self.path)
-                sql.flush_folder(self.path.parent)
+                flush(self.path.parent)
             with sql.transaction(self.path) as db:
                 yield db
 
@@ -306,7 +307,7 @@ class Ledger:
         os.link(self.path, aside)
         self._move_journal(aside)
         draft.replace(self.path)
-        sql.flush_folder(self.path.parent)
+        flush(self.path.parent)
         what = f"ledger {self.path} was damaged ({fault}): {kept:,} rows were recovered"
         tell_once(f"{what}; the damaged file is kept as {aside.name}")
 

@@ -6,19 +6,28 @@ from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError
 
 
-def lineage(store: Store, artifact: Artifact, depth: int = 0) -> Iterator[tuple[int, Artifact]]:
+def lineage(store: Store, last: Artifact) -> Iterator[tuple[int, Artifact]]:
     """The artifact and everything behind it, each with its distance, every artifact before its inputs.
 
     An artifact that several others read comes once for each of them. One that was removed, or whose manifest cannot be
     read, ends its branch.
     """
-    yield depth, artifact
-    try:
-        inputs = artifact.manifest.inputs
-    except DarecError:
-        return
-    for stage, record in inputs.items():
-        yield from lineage(store, store.input(stage, record), depth + 1)
+    # There are many more ways back than artifacts: each input is looked up, and its manifest read, once.
+    known: dict[tuple[str, str, str], Artifact] = {}
+
+    def walk(artifact: Artifact, depth: int) -> Iterator[tuple[int, Artifact]]:
+        yield depth, artifact
+        try:
+            inputs = artifact.manifest.inputs
+        except DarecError:
+            return
+        for stage, record in inputs.items():
+            key = stage, record.key, record.content
+            if key not in known:
+                known[key] = store.input(stage, record)
+            yield from walk(known[key], depth + 1)
+
+    yield from walk(last, 0)
 
 
 def latest_by_stage(store: Store, last: Artifact) -> dict[str, Artifact]:

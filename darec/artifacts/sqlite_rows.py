@@ -100,15 +100,6 @@ def exists(path: Path) -> bool:
     return True
 
 
-def flush_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # Opening and making files
 
 

@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash, file_sha256
 from darec.common.errors import DarecError, TransientError, UserError
-from darec.common.files import NotAFileError, read_bytes
+from darec.common.files import NotAFileError, flush, read_bytes
 from darec.common.notices import tell_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
@@ -207,10 +207,10 @@ class Store:
             self._stamp(draft / MANIFEST, manifest.stage)
             for path in (*draft.rglob("*"), draft):
                 self.restrict(path)
-                _flush(path)
+                flush(path)
             self.make("artifacts", manifest.stage)
             self._replace(artifact, draft, manifest)
-            _flush(artifact.path.parent)
+            flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return self.artifact(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
 
@@ -337,14 +337,6 @@ def code_revision() -> str:
 
 def _unique() -> str:
     return uuid.uuid4().hex[:8]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

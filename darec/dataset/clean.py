@@ -81,7 +81,7 @@ def clean_interactions(
     threshold, doubtful = threshold_of(raw, kept["rating"], config)
 
     pairs = one_of_each_pair(weighted(kept, config), len(log.items.ids), config)
-    is_liked, is_disliked = verdicts(pairs, threshold, config)
+    is_liked, is_disliked = verdicts(threshold, config)
     liked = pairs.filter(is_liked)
     disliked = None if is_disliked is None else pairs.filter(is_disliked)
     left_out = log.left_out | {cause: found["rows"] for cause, found in lost.items()}

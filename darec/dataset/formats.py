@@ -90,7 +90,7 @@ def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     if len(form.separator) > 1:
         return _split_lines(text, path, form, names, skip)
     quote = None if form.quote == "none" else (form.quote or '"')
-    with reading(path, form.separator):
+    with reading(path):
         return pl.scan_csv(
             text,
             separator=form.separator,

@@ -91,7 +91,7 @@ def one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.D
     return pl.concat([rows.filter(~pl.col("is_repeated")), first]).sort("pair").drop("pair", "is_repeated")
 
 
-def verdicts(pairs: pl.DataFrame, threshold: float, config: DataConfig) -> tuple[pl.Expr, pl.Expr | None]:
+def verdicts(threshold: float, config: DataConfig) -> tuple[pl.Expr, pl.Expr | None]:
     """Which pairs are likes, and which are dislikes (None if the recipe names none)."""
     liked = (pl.col("rating") >= threshold) | pl.col("rating").is_null()
     disliked = None

@@ -41,20 +41,20 @@ class RawTable:
 
     def collect(self, rows: pl.LazyFrame) -> pl.DataFrame:
         """Runs a query over this table, streaming. Raises UserError for a file that cannot be read."""
-        with reading(self.path, self.form.separator or ""):
+        with reading(self.path):
             return rows.collect(engine="streaming")
 
 
 @contextmanager
-def reading(path: Path, separator: str = "") -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turns Polars' errors about a file's content into a UserError that names file, reason, and remedy."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
-        raise _explained(error, path, separator) from error
+        raise _explained(error, path) from error
 
 
-def _explained(error: BaseException, path: Path, separator: str) -> UserError:
+def _explained(error: BaseException, path: Path) -> UserError:
     text = str(error)
     if isinstance(error, pl.exceptions.NoDataError):
         return UserError("the file is empty", where=str(path), hint="give a file with a header line and rows")

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from darec.artifacts.store import Store, explained
-from darec.common.files import read_bytes
+from darec.common.files import flush, read_bytes
 from darec.common.notices import tell_once
 from schemas.release import Release
 
@@ -49,7 +49,7 @@ class Records:
                 draft.replace(path)
             finally:
                 draft.unlink(missing_ok=True)
-            _flush(self.folder)
+            flush(self.folder)
         return release
 
     def _files(self) -> list[Path]:
@@ -119,7 +119,7 @@ class CurrentLink:
                 tell_once(f"`current` was not a symbolic link; it is now {aside}")
             draft.symlink_to(artifact)
             draft.replace(self.path)
-            _flush(self._store.root)
+            flush(self._store.root)
 
 
 def _read(path: Path) -> Release:
@@ -138,11 +138,3 @@ def _brief(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
     return str(error)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -68,7 +68,7 @@ def histories(draw: st.DrawFn) -> list[tuple[str, str, dict[str, str]]]:
 @given(history=histories(), keep=st.integers(1, 3), data=st.data())
 def test_gc_keeps_what_is_referenced_and_all_it_was_made_from(history, keep, data):
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("darec.artifacts.store._flush", lambda path: None)  # no power is cut here
+        patch.setattr("darec.artifacts.store.flush", lambda path: None)  # no power is cut here
         store = Store(Path(folder))
         made = [add(store, *record) for record in history]
         released = data.draw(st.sets(st.sampled_from([a for a in made if a.stage == "export"]), max_size=3))

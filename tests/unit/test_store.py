@@ -165,7 +165,7 @@ def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
 
 def test_the_newest_artifact_is_found_without_reading_the_others(tmp_path: Path, monkeypatch) -> None:
     store = Store(tmp_path)
-    monkeypatch.setattr("darec.artifacts.store._flush", lambda path: None)  # no power is cut here
+    monkeypatch.setattr("darec.artifacts.store.flush", lambda path: None)  # no power is cut here
     for number in range(60):
         put(store, key=f"k{number}")
     read = []
