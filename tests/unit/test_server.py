@@ -7,6 +7,8 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -663,9 +665,15 @@ def test_an_answer_that_cannot_be_read_costs_no_other(tmp_path: Path, monkeypatc
             raise RuntimeError("a fault of ours")
         return real(answer, max_chars)
 
+    class AtOnce(ServerEngine):
+        """The answers of a real server as one chunk, so that the bad one has others beside it."""
+
+        def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int):
+            yield [answer for answers in super().generate(requests, schema, max_tokens) for answer in answers]
+
     monkeypatch.setattr(generate, "read_profile", fails)
     with stub(well) as llm:
         work = task(tmp_path, llm.url)
-        with pytest.raises(RuntimeError, match="a fault of ours"):
-            work.run()
+        with closing(AtOnce(work.llm)) as engine, pytest.raises(RuntimeError, match="a fault of ours"):
+            work.run(engine=engine)
     assert work.pending() == 1
