@@ -30,6 +30,11 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
     """One line for each contradiction, which names the fields of both sides and what is allowed."""
     yield from _split(recipe)
     yield from _prompts(recipe)
+    if recipe.graph.event_weights != "ignore" and not recipe.data.has_weights:
+        yield (
+            "graph.event_weights: the interactions have no weights: set data.events, data.half_life_days or "
+            "data.repeats to sum, or graph.event_weights to ignore"
+        )
     if not recipe.train.learns:
         yield "train.ranking_weight: with 0 no loss is left, because no objective in train.alignment has a weight"
     for field in ("tolerances", "minimums"):

@@ -165,6 +165,11 @@ class DataConfig(Section):
     max_unpacked_gb: float = not_hashed(100.0, gt=0)
     """A compressed file that unpacks to more is refused."""
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether interactions get weights, by their event type, age or number."""
+        return self.events is not None or self.half_life_days is not None or self.repeats == "sum"
+
     @field_validator("source")
     @classmethod
     def _is_a_source(cls, source: str) -> str:

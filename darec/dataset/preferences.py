@@ -51,9 +51,9 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
 def weighted(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Rows with the column `weight`: that of the event's type, halved for every half-life of age.
 
-    Without events and a half-life there is no such column.
+    Where nothing weighs them (`DataConfig.has_weights`) there is no such column.
     """
-    if config.events is None and config.half_life_days is None:
+    if not config.has_weights:
         return rows.drop("event")
     weight = pl.lit(1.0)
     if config.events is not None:

@@ -232,6 +232,9 @@ def test_events_are_chosen_weighed_and_dislikes_kept_apart(tmp_path):
     assert data.dislikes is not None and data.dislikes.select("user_id", "item_id").rows() == [("a", "y")]
     assert data.report["left_out"]["other_event"] == 1 and data.report["left_out"]["disliked"] == 1
     assert weights(read(tmp_path, EVENTS, repeats="sum", **options))["a", "x"] == 7
+    assert weights(read(tmp_path, EVENTS, interaction_columns=WITH_EVENTS, repeats="sum"))["a", "x"] == 3, (
+        "repeats are counted"
+    )
     half = weights(read(tmp_path, EVENTS, half_life_days=1, **options))
     assert half["b", "z"] == 1 and half["b", "x"] == 0.5 and half["a", "x"] == 2.5
 
