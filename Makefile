@@ -42,7 +42,7 @@ lint: ## style, types, import contracts, spelling and wording
 
 docs: setup ## the documentation site, in site/
 	$(PIP) install -qq --no-deps --require-hashes -r locks/docs.txt
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # In an environment of its own: what the auditor needs is none of the project's dependencies.
 audit: setup ## known vulnerabilities of every package in the environment
@@ -83,4 +83,4 @@ bench: setup ## speed beside the peers, side by side
 	$(BIN)/darec bench speed
 
 clean: ## remove the environment, keep data and artifacts
-	rm -rf $(VENV) .venv-audit .venv-lock
+	rm -rf $(VENV) .venv-audit .venv-lock site
