@@ -1,4 +1,4 @@
-"""A whole run in one file: the recipe and its sections."""
+"""The recipe, which configures a whole run, and its sections."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -14,22 +14,22 @@ from schemas.training import EvaluateConfig, TrainConfig
 
 
 class RuntimeConfig(Section):
-    """Where and how a run happens. Nothing here can change a result."""
+    """Where and how the pipeline runs. No field here can change a result."""
 
     store: Path = not_hashed(Path("data/store"))
-    """The artifact store's root folder."""
+    """Root folder of the artifact store."""
     verify: Literal["sizes", "checksums"] = not_hashed("checksums")
-    """How a cached artifact is checked before it is used."""
+    """How a cached artifact is verified before it is used: by the sizes of its files or by their SHA-256."""
     min_free_gb: float = not_hashed(1.0, ge=0, le=1_000_000)
-    """A run does not start with less free disk than this."""
+    """Minimum free disk space, in GB, for a run to start."""
     keep_releases: int = not_hashed(5, ge=1, le=1_000_000)
-    """How many releases `gc` keeps besides the current one."""
+    """Number of releases that `gc` keeps in addition to the current one."""
     keep_artifacts: int = not_hashed(3, ge=1, le=1_000_000)
-    """How many unreferenced artifacts a stage keeps at `gc`, newest first."""
+    """Number of unreferenced artifacts per stage that `gc` keeps, newest first."""
 
 
 class Recipe(Section):
-    """Every section has a default: an empty file is the MovieLens-100K recipe."""
+    """Configuration of a whole run. Every section has a default: an empty file is the MovieLens-100K recipe."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)

@@ -19,55 +19,59 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ExportConfig(Section):
-    """Which index the bundle carries. All kinds store the vectors unchanged, so scores are exact inner products."""
+    """The FAISS index of the bundle. All kinds store the vectors unchanged, so scores are exact inner products."""
 
     index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"
-    """flat is exact, ivf searches some lists, hnsw walks a graph; auto is flat up to `flat_up_to` items, then ivf."""
+    """flat: exact search. ivf: searches some of the inverted lists. hnsw: searches a proximity graph. auto: flat up to
+    `flat_up_to` items, ivf above."""
     flat_up_to: int = Field(default=50_000, ge=0, le=2**31)
-    """The largest catalogue that `auto` searches exhaustively."""
+    """Maximum number of items for which `auto` uses exact search."""
     lists: int = Field(default=0, ge=0, le=2**24)
-    """IVF: number of lists; 0 takes the power of two nearest to 4 sqrt(items)."""
+    """IVF: number of lists. 0 means the power of two nearest to 4 sqrt(items)."""
     links: int = Field(default=32, ge=2, le=512)
-    """HNSW: links of a node and level."""
+    """HNSW: number of links per node and level."""
     build_effort: int = Field(default=200, ge=1, le=100_000)
-    """HNSW: candidates kept while a node is inserted (efConstruction)."""
+    """HNSW: number of candidates kept while a node is inserted (efConstruction)."""
     effort: int = Field(default=0, ge=0, le=2**24)
-    """Lists (ivf) or candidates (hnsw) looked at a query; 0: the least power of two that reaches `target_recall`."""
+    """Number of lists (ivf) or candidates (hnsw) searched per query. 0 means the smallest power of two that reaches
+    `target_recall`."""
     target_recall: float = Field(default=0.98, gt=0, le=1)
-    """The recall against exact search that `effort: 0` aims at."""
+    """Recall against exact search that `effort: 0` must reach."""
     recall_k: int = Field(default=20, ge=1, le=1_000)
-    """How many neighbours the measured recall looks at."""
+    """Number of neighbours k for which the recall is measured."""
     recall_queries: int = Field(default=500, ge=1, le=1_000_000)
-    """How many users (and items, for item-to-item) the recall is measured on, evenly spaced over the vocabulary."""
+    """Number of users (and of items, for the item-to-item index) on which the recall is measured, evenly spaced over
+    the vocabulary."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the IVF clustering."""
 
 
 class GateConfig(Section):
-    """When a bundle may replace the current release."""
+    """Conditions under which a bundle replaces the current release."""
 
     tolerances: dict[str, Share] = Field(default={"recall@20": 0.05, "ndcg@20": 0.05})
-    """Largest relative fall of a metric against the current release, both measured on tonight's test interactions;
-    0.05 lets it lose a twentieth. Refused is what lost more beyond chance: the whole 95% confidence interval of the
-    mean difference over users lies below."""
+    """Maximum relative decrease of a metric against the current release, such as 0.05 for 5%. Both models are measured
+    on the test interactions of this run. A bundle is refused if the decrease is significantly larger: the 95%
+    confidence interval of the mean difference over users lies entirely below the limit."""
     floor: float = added(0.1, ge=0, le=1)
-    """Largest relative fall of the same metrics against the best of the last `best_of_nights` releases, measured on
-    tonight's test too and by the same rule: many small falls in a row are stopped here."""
+    """Maximum relative decrease of the same metrics against the best of the last `best_of_nights` releases, by the same
+    rule. It stops a series of small decreases."""
     best_of_nights: int = added(14, ge=0, le=1000)
-    """How many releases that were in production the floor looks back on; their bundles are kept by `gc`. A release that
-    was promoted by hand is the first that it looks at. 0: no floor."""
+    """Number of past releases in production that `floor` compares with. `gc` keeps their bundles. Releases before one
+    that was promoted by hand are not compared. 0 turns `floor` off."""
     minimums: dict[str, float] = Field(default={"coverage@20": 0.01})
-    """Smallest value of a metric, whatever the current release has; holds for the first release too."""
+    """Minimum value of a metric, independent of the current release. It also applies to the first release."""
     index_recall: float = Field(default=0.95, ge=0, le=1)
-    """Smallest measured recall of both indexes against exact search."""
+    """Minimum recall of both indexes against exact search."""
     shrink: float = Field(default=0.2, ge=0, le=1)
-    """Largest share of users, items or interactions that may vanish against the current release."""
+    """Maximum fraction of users, items or interactions that may be missing compared with the current release."""
     growth: float = Field(default=1.0, ge=0)
-    """Largest share by which users, items or interactions may grow against the current release; 1 is twice the size."""
+    """Maximum relative growth of users, items or interactions against the current release. 1 means twice the size."""
     max_fallback_share: float = added(0.25, ge=0, le=1)
-    """Largest share of the items' or of the users' profiles that were made from metadata since the LLM gave none."""
+    """Maximum fraction of the profiles of items, or of users, that were made from metadata because the LLM gave no
+    usable answer."""
     sanity: bool = True
-    """Whether NaN, norms, ids, and agreement of tables and indexes are checked. Leave it on."""
+    """Whether to check for NaN, extreme norms, invalid ids, and tables that do not match the indexes. Leave it on."""
 
 
 class Shape(BaseModel):

@@ -9,79 +9,82 @@ from schemas.section import Section, not_hashed
 
 
 class LLMConfig(Section):
-    """The language model and how it is reached."""
+    """The language model and how it is run."""
 
     model: str = "smollm2-135m-instruct"
-    """A packaged model's alias, a Hugging Face id, or a folder; with `engine: server`, the name the server serves."""
+    """Alias of a packaged model, Hugging Face id, or folder. With `engine: server`, the name of the model on the
+    server."""
     revision: str = "main"
-    """Branch, tag or commit of a Hugging Face id."""
+    """Branch, tag or commit of a Hugging Face model."""
     engine: Literal["offline", "server"] = "offline"
-    """offline: vLLM in processes of its own; server: a running server that speaks the OpenAI protocol."""
+    """offline: vLLM in worker processes. server: a running server with an OpenAI-compatible API."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic; auto: bfloat16 where the device has it in hardware, float32 elsewhere."""
+    """Data type of the weights. auto: bfloat16 if the device supports it in hardware, else float32."""
     max_model_len: int = Field(default=2048, ge=128, le=2**24)
-    """Longest prompt and answer together, in tokens; of a row that is longer the longest texts are cut."""
+    """Maximum length of prompt and answer together, in tokens. In a longer row the longest texts are truncated."""
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """0 always takes the likeliest token."""
+    """Sampling temperature. 0 is greedy decoding."""
     frequency_penalty: float = Field(default=0.3, ge=-2, le=2)
-    """Keeps a small model from saying the same words over and over; 0 for a large one."""
+    """Penalty on tokens by how often they have occurred in the answer. It keeps small models from repeating words; use
+    0 for a large model."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of sampling; each row draws from its own stream."""
+    """Seed of sampling. Each row has a random stream of its own."""
     trust_remote_code: bool = False
-    """Runs Python code that the model's folder brings along. Leave it off unless you have read that code."""
+    """Runs Python code from the folder of the model. Leave it off unless you have read that code."""
     workers: int = not_hashed(0, ge=0, le=1_024)
-    """Engine processes; 0: one a core on CPU, one on GPU."""
+    """Number of engine processes. 0 means one per core on CPU, and one on GPU."""
     kv_cache_mib: int = not_hashed(512, ge=64, le=2**24)
-    """Memory for attention keys and values, in MiB a CPU worker; on GPU vLLM sizes it."""
+    """Memory of the key-value cache per CPU worker, in MiB. On GPU, vLLM chooses it."""
     batch: int = not_hashed(64, ge=1, le=2**20)
-    """Rows in work at once in one engine."""
+    """Maximum number of rows that one engine processes at the same time."""
     chunk: int = not_hashed(0, ge=0, le=2**24)
-    """Rows handed to an offline engine and written to the ledger at a time; 0: 64 on CPU, 2048 on GPU. Answers of a
-    server are written as they come."""
+    """Number of rows that are given to an offline engine and written to the ledger at a time. 0 means 64 on CPU and
+    2048 on GPU. Answers of a server are written as they come."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
-    """Base address of the server. A user, password or query value in it reaches the server and is shown nowhere."""
+    """Base URL of the server. A user, password or query value in it is sent to the server and is never shown."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
-    """Environment variable that holds the server's key; unset: no key is sent."""
+    """Environment variable that holds the API key of the server. If it is not set, no key is sent."""
     concurrency: int = not_hashed(128, ge=1, le=65_536)
-    """Requests open at the server at once."""
+    """Maximum number of open requests at the server."""
     retries: int = not_hashed(5, ge=0, le=1_000)
-    """Further tries of a request after a transient error, with exponential backoff."""
+    """Number of retries after a transient error, with exponential backoff."""
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
-    """Seconds until a request to the server counts as failed, however much of its answer has come."""
+    """Timeout of a request to the server, in seconds, for the whole answer."""
     max_fallback_share: float = not_hashed(0.25, ge=0, le=1)
-    """A profile stage stops if the LLM gives no usable answer for more than this share of its rows. All answers are
-    kept; the next run asks the others again."""
+    """A profile stage fails if the LLM gives no usable answer for more than this share of its rows. All answers are
+    kept, and the next run asks for the others again."""
     fallback_retries: int = not_hashed(3, ge=0, le=1_000)
-    """Later nights on which a row without a usable answer is asked again; 0: never."""
+    """Number of later nights on which a row without a usable answer is asked again. 0 means never."""
     fallback_retry_share: float = not_hashed(0.1, ge=0, le=1)
-    """Largest share of a stage's rows that is asked again in one night (at least one row); shortest prompts first."""
+    """Maximum share of the rows of a stage that is asked again in one night (at least one row), shortest prompts
+    first."""
     fallback_retry_hours: float = not_hashed(12.0, ge=0, le=8_760)
-    """Hours before a row without a usable answer is asked again."""
+    """Minimum age of a row without a usable answer before it is asked again, in hours."""
 
 
 class ItemProfileConfig(Section):
-    """Profiles of items: what it is like, who enjoys it."""
+    """Profiles of items: what an item is like and who enjoys it."""
 
     prompt: str = not_hashed("prompts/item_profile.j2")
-    """Template with the blocks `system` and `user`."""
+    """Jinja template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=40, ge=8, le=65_536)
-    """Most tokens of one answer, the JSON around the text included."""
+    """Maximum number of tokens of one answer, including the JSON around the text."""
     max_chars: int = Field(default=90, ge=20, le=4000)
-    """Longest profile, in characters; the grammar ends the text there."""
+    """Maximum length of a profile, in characters. The grammar ends the text there."""
 
 
 class UserProfileConfig(Section):
     """Profiles of users, from a sample of their train items."""
 
     prompt: str = not_hashed("prompts/user_profile.j2")
-    """Template with the blocks `system` and `user`."""
+    """Jinja template with the blocks `system` and `user`."""
     max_tokens: int = Field(default=40, ge=8, le=65_536)
-    """Most tokens of one answer, the JSON around the text included."""
+    """Maximum number of tokens of one answer, including the JSON around the text."""
     max_chars: int = Field(default=90, ge=20, le=4000)
-    """Longest profile, in characters; the grammar ends the text there."""
+    """Maximum length of a profile, in characters. The grammar ends the text there."""
     items: int = Field(default=3, ge=1, le=100)
-    """Items shown of a user's history: those with the lowest hash of user and item, so that a new interaction
-    changes the prompt of a user with n items with a chance of items / n only."""
+    """Number of items of a user's history in the prompt: those with the smallest hash of user and item. A new
+    interaction then changes the prompt of a user with n items only with probability items / n."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of that hash."""
 
@@ -90,27 +93,27 @@ class EmbedConfig(Section):
     """Text vectors of items and users."""
 
     model: str = "all-minilm-l6-v2"
-    """A packaged model's alias, a Hugging Face id, or a folder."""
+    """Alias of a packaged model, Hugging Face id, or folder."""
     revision: str = "main"
-    """Branch, tag or commit of a Hugging Face id."""
+    """Branch, tag or commit of a Hugging Face model."""
     engine: Literal["sentence-transformers", "vllm"] = "sentence-transformers"
-    """vllm: its pooling runner, for large models and tables."""
+    """Library that computes the vectors. vllm: the pooling runner, for large models and tables."""
     item_prompt: str = not_hashed("prompts/item_text.j2")
-    """Template of an item's text."""
+    """Jinja template of the text of an item."""
     user_prompt: str = not_hashed("prompts/user_text.j2")
-    """Template of a user's text."""
+    """Jinja template of the text of a user."""
     max_tokens: int = Field(default=128, ge=8, le=2**20)
-    """A longer text is cut here."""
+    """Maximum length of a text, in tokens. Longer texts are truncated."""
     trust_remote_code: bool = False
-    """Runs Python code that the model's folder brings along."""
+    """Runs Python code from the folder of the model."""
     batch: int = not_hashed(64, ge=1, le=2**20)
-    """Texts encoded at once."""
+    """Batch size of the encoder."""
     chunk: int = not_hashed(1024, ge=1, le=2**24)
-    """Vectors written to the ledger at a time."""
+    """Number of vectors that are written to the ledger at a time."""
 
 
 class Profile(BaseModel):
-    """What the LLM answers; every string is bounded, or a small model writes without end."""
+    """The answer of the LLM. Every string is bounded, because a small model may never stop."""
 
     model_config = ConfigDict(extra="forbid")
 
