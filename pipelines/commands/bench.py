@@ -15,19 +15,24 @@ if TYPE_CHECKING:
     from darec.artifacts.store import Store
     from stages.execute import Result
 
-app = typer.Typer(help="Grids of training runs, their tables and plots; speed beside the peers.", no_args_is_help=True)
+app = typer.Typer(help="Run grids of training runs, make tables and plots, and measure speed.", no_args_is_help=True)
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A benchmark's recipe: see configs/bench/.")]
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe of the benchmark: see configs/bench/.")]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", help="NAME=FOLDER or NAME=RECIPE.yaml, instead of the recipe's; repeatable."),
+    typer.Option("--data", help="Replace a data set of the recipe: NAME=FOLDER or NAME=RECIPE.yaml. May be repeated."),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="field.path=value over the recipe; repeatable.")]
-OnlyOption = Annotated[list[str] | None, typer.Option("--only", help="Only these data sets, backbones or alignments.")]
-SeedsOption = Annotated[str, typer.Option("--seeds", help="Only these seeds, as 0,1,2.")]
-StoreOption = Annotated[Path, typer.Option("--store", help="Where finished runs are kept.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one value of the recipe: field.path=value. May be repeated.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Use only these data sets, backbones or alignments, separated by commas."),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Use only these seeds, such as 0,1,2.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store that keeps finished runs.")]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder for tables and plots, by default data/bench/NAME.")
+    Path | None, typer.Option("--out", help="Folder for tables and plots [default: data/bench/NAME].")
 ]
 
 STORE = Path("data/bench/store")
@@ -45,7 +50,7 @@ def run(
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
-    """Do the runs that are missing; finished ones are hits, a killed one goes on from its checkpoint."""
+    """Run the missing entries of a grid. A run that was killed continues from its checkpoint."""
     from benchmarks.runs import run_grid
     from darec.artifacts.store import Store
 
@@ -65,12 +70,12 @@ def table(
     only: OnlyOption = None,
     seeds: SeedsOption = "",
     against: Annotated[
-        str | None, typer.Option(help="The alignment to compare with (default: the recipe's baseline).")
+        str | None, typer.Option(help="Alignment to compare with [default: the baseline of the recipe].")
     ] = None,
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
-    """Tables in Markdown of the runs that are finished, with spread and paired tests."""
+    """Write Markdown tables of the finished runs, with standard deviations and paired tests."""
     loaded, runs = _open(recipe, data, overrides, only, seeds)
     print_plain(_write_tables(loaded, runs, store, out, against or loaded.baseline))
 
@@ -85,7 +90,7 @@ def plot(
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
-    """Plots of the runs that are finished: accuracy, sparsity slices, sweeps, DaRec's parts before and after."""
+    """Plot the finished runs: accuracy, sparsity slices, sweeps, and the parts of DaRec before and after training."""
     from benchmarks import plots, results
     from darec.artifacts.store import Store
 
@@ -118,11 +123,13 @@ def cold_start(
     data: DataOption = None,
     overrides: SetOption = None,
     only: OnlyOption = None,
-    share: Annotated[float, typer.Option(min=0.0, max=0.9, help="Of all items, taken out of train.")] = 0.1,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Fraction of the items that is removed from train.")
+    ] = 0.1,
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
-    """Take items out of train and see how well their vectors, made from text, let them be found."""
+    """Remove items from train and measure how well vectors predicted from their text rank them."""
     from dataclasses import replace
 
     from benchmarks import cold
@@ -142,16 +149,17 @@ def cold_start(
 
 @app.command()
 def nights(
-    recipe: Annotated[Path, typer.Argument(help="A whole-run recipe on MovieLens-100K.")] = WHOLE_RUN,
-    nights: Annotated[int, typer.Option(min=0, help="Nights after the first.")] = 30,
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run on MovieLens-100K.")] = WHOLE_RUN,
+    nights: Annotated[int, typer.Option(min=0, help="Number of nights after the first.")] = 30,
     growth: Annotated[
-        float, typer.Option(min=0.0001, help="New interactions a night, as a share of the known.")
+        float, typer.Option(min=0.0001, help="New interactions per night, as a fraction of the known ones.")
     ] = 0.01,
-    scratch_every: Annotated[int, typer.Option(min=1, help="Nights that also train from scratch.")] = 1,
+    scratch_every: Annotated[int, typer.Option(min=1, help="Nights that are also trained from scratch.")] = 1,
     overrides: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of store, log, table and plot.")] = STORE.parent / "nights",
+    out: Annotated[Path, typer.Option("--out", help="Folder for store, log, table and plot.")] = STORE.parent
+    / "nights",
 ) -> None:
-    """The pipeline night after night on growing data: rows profiled, tokens, minutes and Recall@20 of each."""
+    """Run the pipeline on growing data for several nights: rows profiled, tokens, minutes and Recall@20 of each."""
     from benchmarks.nightly_simulation import simulate
     from benchmarks.nights import plot, table
     from darec.common.recipes import load_recipe
@@ -168,14 +176,20 @@ def nights(
 
 @app.command()
 def speed(
-    data: Annotated[Path, typer.Option("--data", help="A data set's folder, or a whole-run recipe.")] = DEFAULT_DATA,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 3,
-    recbole: Annotated[bool, typer.Option(help="Install RecBole into its own environment and time it.")] = True,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of each contestant; by default all cores.")] = None,
-    peers: Annotated[Path, typer.Option("--peers", help="Where RecBole's environment is kept.")] = Path("data/peers"),
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where darec trains and ranks.")] = "cpu",
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
+    ] = DEFAULT_DATA,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of measured rounds.")] = 3,
+    recbole: Annotated[
+        bool, typer.Option(help="Also measure RecBole, installed into an environment of its own.")
+    ] = True,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Number of threads of each candidate [default: all cores].")
+    ] = None,
+    peers: Annotated[Path, typer.Option("--peers", help="Folder of the environment of RecBole.")] = Path("data/peers"),
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device on which darec trains and ranks.")] = "cpu",
 ) -> None:
-    """An epoch, an evaluation and DaRec's overhead beside RecBole and RLMRec's scheme, interleaved, in one run."""
+    """Measure an epoch, an evaluation and the overhead of DaRec against RecBole and the scheme of RLMRec."""
     import torch
 
     from benchmarks import speed as timing

@@ -21,7 +21,7 @@ def fetch(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Fetch a public data set into the folder that the recipe reads it from."""
+    """Download a public data set into the folder that the recipe reads."""
     from darec.dataset.fetch import fetch as fetch_data
 
     loaded, _ = open_recipe(recipe, overrides)

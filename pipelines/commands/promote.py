@@ -9,12 +9,12 @@ from pipelines.show import console
 
 
 def promote(
-    release: Annotated[str, typer.Argument(help="The release's id, or enough of its beginning or end.")],
+    release: Annotated[str, typer.Argument(help="Id of the release, or a unique beginning or end of it.")],
     why: WhyOption = "by hand",
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Make a release the current one, whatever the gate decided."""
+    """Make a release the current one, regardless of the decision of the gate."""
     from darec.serving.releases import Releases
 
     _, store = open_recipe(recipe, overrides)

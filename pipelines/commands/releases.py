@@ -8,7 +8,7 @@ from schemas.release import Release
 
 
 def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """List every bundle that was judged by the gate, newest first."""
+    """List every bundle that the gate has checked, newest first."""
     from darec.serving.releases import Releases
 
     _, store = open_recipe(recipe, overrides)

@@ -19,6 +19,6 @@ def report(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Write the HTML report of a release: one file that needs nothing else to be read."""
+    """Write the HTML report of a release as a single file."""
     _, store = open_recipe(recipe, overrides)
     print_plain(str(write_report(store, release, out, overwrite=overwrite)))

@@ -5,7 +5,7 @@ from pipelines.show import console
 
 
 def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Go back to the release before the current one, which is then not published again automatically."""
+    """Go back to the previous release. The one that is left is not published again automatically."""
     from darec.serving.releases import Releases
 
     _, store = open_recipe(recipe, overrides)

@@ -29,7 +29,7 @@ def run(
         bool, typer.Option("--require-publish", help=f"Exit with {REFUSED} if the release is not published.")
     ] = False,
 ) -> None:
-    """Run the pipeline: use every hit, run what is missing, publish the release if it passes the gate.
+    """Run the pipeline: reuse cached stages, run the others, and publish the release if it passes the gate.
 
     With PREFECT_API_URL set, the run is a flow of that Prefect server; otherwise it runs in this process.
     """

@@ -19,7 +19,7 @@ def status(
     until: UntilOption = WHOLE_RUN,
     as_json: JsonOption = False,
 ) -> None:
-    """Show each stage: hit or stale, why, rows to do, seconds last time."""
+    """Show for each stage whether it is a hit or stale, why, the rows to process, and its last duration."""
     loaded, store = open_recipe(recipe, overrides)
     steps = plan(loaded, store, until)
     if as_json:

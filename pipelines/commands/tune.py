@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def tune(
-    recipe: Annotated[Path, typer.Argument(help="A search's recipe: see configs/tune/.")],
-    only: Annotated[str, typer.Option("--only", help="Only these methods, as none,darec.")] = "",
+    recipe: Annotated[Path, typer.Argument(help="Recipe of the search: see configs/tune/.")],
+    only: Annotated[str, typer.Option("--only", help="Search only these methods, such as none,darec.")] = "",
     data: DataOption = None,
     overrides: SetOption = None,
-    out: Annotated[Path, typer.Option("--out", help="Where each search has its folder.")] = Path("data/tune"),
+    out: Annotated[Path, typer.Option("--out", help="Folder that holds one folder per search.")] = Path("data/tune"),
 ) -> None:
-    """Search hyper-parameters by validation Recall@20; a killed search goes on, a prolonged one too."""
+    """Search hyper-parameters by validation Recall@20. A search that was stopped continues where it was."""
     from benchmarks.data import sources
     from benchmarks.tune import searches
     from darec.common.recipes import load

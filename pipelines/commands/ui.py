@@ -13,7 +13,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65534, help="Port to listen on; reports use the next port.")] = 4200,
 ) -> None:
-    """Start a Prefect server with its UI, a worker, the deployments and the reports, until Ctrl-C."""
+    """Start a Prefect server with its UI, a worker, the deployments and the reports. Ctrl-C stops them."""
     from pipelines.service import serve
 
     _, store = open_recipe(recipe, None)
