@@ -1,0 +1,123 @@
+"""Pages that are made when the site is built: configuration from the schema, the notebook, and the changelog."""
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from schemas.bench import BenchRecipe, TuneRecipe
+from schemas.recipe import Recipe
+
+_INTRODUCTION = """# Configuration
+
+Every field of a recipe, with its type, its default and what it means. An empty recipe is the MovieLens-100K recipe.
+`darec config show` prints yours with all defaults; `--set SECTION.FIELD=VALUE` changes one value for one run.
+"""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the generated pages."""
+    files.append(File.generated(config, "configuration.md", content=_configuration()))
+    files.append(File.generated(config, "changelog.md", content=Path("CHANGELOG.md").read_text()))
+    files.append(File.generated(config, "notebook.md", content=_notebook(Path("docs/quickstart.ipynb"))))
+    return files
+
+
+def _notebook(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    sources = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+    return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in sources)
+
+
+def _configuration() -> str:
+    """One heading per section of the recipe, and one for each kind of section that a field may hold."""
+    pages = [_INTRODUCTION]
+    schema = Recipe.model_json_schema()
+    for name, field in schema["properties"].items():
+        section = _resolve(field, schema)
+        pages.append(f"## {name}\n\n{_text(section)}\n\n{_fields(section, schema)}")
+        pages += _sections(name, section, schema)
+    for title, kind in (("Benchmarks", BenchRecipe), ("Searches", TuneRecipe)):
+        schema = kind.model_json_schema()
+        pages.append(f"## {title}\n\n{_text(schema)}\n\n{_fields(schema, schema)}")
+        pages += _sections(title, schema, schema)
+    return "\n\n".join(pages)
+
+
+def _sections(name: str, section: dict[str, Any], schema: dict[str, Any]) -> list[str]:
+    inner = _inner(section, schema)
+    return [f"### {name}: {title}\n\n{_text(kind)}\n\n{_fields(kind, schema)}" for title, kind in inner]
+
+
+def _resolve(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    return schema["$defs"][field["$ref"].rsplit("/", 1)[-1]] if "$ref" in field else field
+
+
+def _references(value: Any) -> list[str]:
+    """Names of the sections that `value` refers to, in order."""
+    return list(dict.fromkeys(re.findall(r"#/\$defs/(\w+)", json.dumps(value))))
+
+
+def _inner(section: dict[str, Any], schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """All sections below `section`, depth first, by what a recipe calls them."""
+    found: dict[str, dict[str, Any]] = {}
+    waiting = _references(section.get("properties", {}))
+    while waiting:
+        name = waiting.pop(0)
+        if name not in found:
+            found[name] = schema["$defs"][name]
+            waiting = _references(found[name].get("properties", {})) + waiting
+    return [(_title(name, kind), kind) for name, kind in found.items() if "properties" in kind]
+
+
+def _title(name: str, kind: dict[str, Any]) -> str:
+    return kind["properties"].get("name", {}).get("const") or name.removesuffix("Config")
+
+
+def _text(described: dict[str, Any]) -> str:
+    return html.escape(" ".join(described.get("description", "").split()), quote=False)
+
+
+def _fields(section: dict[str, Any], schema: dict[str, Any]) -> str:
+    rows = ['<dl class="field">']
+    for name, field in section.get("properties", {}).items():
+        default = "" if "default" not in field else f", default <code>{html.escape(_value(field['default']))}</code>"
+        needed = ", required" if name in section.get("required", ()) else ""
+        kind = html.escape(_kind(field, schema))
+        rows.append(f"<dt><code>{name}</code>: {kind}{default}{needed}</dt>\n<dd>{_code(_text(field))}</dd>")
+    return "\n".join([*rows, "</dl>"])
+
+
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
+    """The type as a reader of YAML would say it, with its bounds."""
+    if "const" in field:
+        return json.dumps(field["const"])
+    if "enum" in field:
+        return " | ".join(map(str, field["enum"]))
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " | ".join(_kind(option, schema) for option in options)
+    if "$ref" in field:
+        name = field["$ref"].rsplit("/", 1)[-1]
+        return _title(name, schema["$defs"][name]) if "properties" in schema["$defs"][name] else name
+    if field.get("type") == "array":
+        return f"list of {_kind(field['items'], schema)}" if "items" in field else "list"
+    return f"{field.get('type', 'any value')}{_bounds(field)}"
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    parts = [f"{sign} {field[name]:,}" for name, sign in signs.items() if name in field]
+    return f" ({', '.join(parts)})" if parts else ""
