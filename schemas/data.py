@@ -17,7 +17,7 @@ Part = Literal["train", "val", "test"]
 
 _Place = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, Path) else value)]
 Files = _Place | tuple[_Place, ...] | dict[Part, _Place | tuple[_Place, ...]]
-"""A file, a folder, a glob or a URL; a list of them; or such for each of train, val and test."""
+"""A file, a folder, a glob or a URL; a list of them; or one of these for each of train, val and test."""
 
 TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "order"]
 
@@ -27,30 +27,32 @@ NULL_WORDS = (
 
 
 class FileFormat(Section):
-    """How one file is written. What is null follows from `data.source`; `darec data inspect FILE` finds the rest."""
+    """How one file is written. Fields that are null follow from `data.source`. `darec data inspect FILE` proposes
+    values for a file."""
 
     format: FormatName | None = None
-    """The layout of this file, where it is not that of `data.source`."""
+    """The layout of this file, if it differs from `data.source`."""
     separator: str | None = Field(default=None, min_length=1)
-    """What stands between two fields, one character or several (`::`); `whitespace` means any run of blanks."""
+    """The separator between fields, of one or several characters (`::`). `whitespace` means any run of blanks."""
     header: bool | None = None
     """Whether the first line names the columns. Without a header, columns are given by number or by `names`."""
     names: tuple[str, ...] | None = None
-    """The names of the columns, in the order of the file; they replace those of a header."""
+    """The names of the columns, in the order of the file. They replace the names of a header."""
     quote: str | None = Field(default=None, pattern="^(.|none)$")
-    """The character around fields that hold the separator; `none` means that fields are never quoted."""
+    """The character around fields that contain the separator. `none` means that fields are never quoted."""
     escape: Literal["\\"] | None = None
-    """The character before a quote that belongs to a field, where quotes are not doubled."""
+    """The character that escapes a quote within a field. null means that quotes are doubled."""
     encoding: str | None = None
     """The encoding of text, such as utf-8, utf-16, latin-1, cp1252 or gb18030; null means `data.encoding`."""
     compression: Literal["auto", "none", "gzip", "bz2", "xz", "zstd", "lz4", "zip"] = "auto"
     """auto: recognised by the first bytes of the file. A zip archive must hold one file."""
     skip_lines: int = Field(default=0, ge=0)
-    """Lines before the header, or before the first row where there is no header. A line `sep=;` is skipped anyway."""
+    """Number of lines to skip before the header, or before the first row if there is no header. A line such as `sep=;`
+    is always skipped."""
     comment: str | None = Field(default=None, min_length=1)
-    """Lines that begin with it are skipped."""
+    """Lines that start with this text are skipped."""
     null_values: tuple[str, ...] = NULL_WORDS
-    """Words that mean a missing value, in any case; the empty text always does."""
+    """Values that are read as missing, ignoring case. An empty field is always missing."""
     decimal_comma: bool | None = None
     """Whether ratings are written as 4,5 (and thousands as 1.234). null means that it is recognised from the values."""
     item_separator: str | None = Field(default=None, min_length=1)
@@ -137,33 +139,34 @@ class DataConfig(Section):
     item_columns: ItemColumns = Field(default_factory=ItemColumns)
     user_columns: UserColumns = Field(default_factory=UserColumns)
     merge_ids: tuple[Literal["case", "zeros", "spaces"], ...] | None = added(None)
-    """Ids that differ only so are one id: upper and lower case, leading zeros, runs of spaces. null means that they
-    are kept apart and told, and refused where they concern more than `max_bad_share` of the rows; [] keeps them apart.
-    Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers never make two ids."""
+    """Differences between ids that are ignored: upper and lower case, leading zeros, runs of spaces. null keeps such
+    ids apart and reports them, and refuses the data if they concern more than `max_bad_share` of the rows. [] keeps
+    them apart silently. Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers are
+    always ignored."""
     unknown_items: Literal["drop", "keep"] = added("drop")
     """Interactions with items that the items file lacks: lost, and counted so, or kept with their ids as titles."""
     timestamp_unit: TimeUnit | None = added(None)
     """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
     null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
     timestamp_format: str | None = added(None)
-    """The form of timestamps as text, such as "%d.%m.%Y %H:%M" (strftime). null means one of the usual forms."""
+    """The format of timestamps as text, such as "%d.%m.%Y %H:%M" (strftime). null means any common format."""
     min_rating: float | None = 4.0
-    """Ratings below it are no sign of liking and are left out; null keeps all. The default is applied only to ratings
-    that look like 1 to 5; for others it must be set. Without ratings it does nothing."""
+    """Minimum rating of a positive interaction. Rows with lower ratings are left out; null keeps all. The default
+    applies only to ratings on a scale of 1 to 5; for other scales it must be set. Without ratings it has no effect."""
     dislike_below: float | None = added(None)
-    """Ratings below it are dislikes: they are kept apart (`dislikes.parquet`) instead of being left out."""
+    """Ratings below this value are dislikes. They are written to `dislikes.parquet` instead of being left out."""
     events: dict[str, float] | None = added(None)
-    """The event types to read and the weight of each, such as {view: 1, purchase: 5}; other types are left out. A
-    weight below 0 is a dislike. null reads every row alike."""
+    """The event types to read and the weight of each, such as {view: 1, purchase: 5}. Other types are left out. A
+    negative weight means a dislike. null gives every row the same weight."""
     repeats: Literal["once", "sum"] = added("once")
     """Several events of one user with one item: `once` takes the largest weight, `sum` adds their weights."""
     half_life_days: float | None = added(None, gt=0)
-    """The age at which an interaction counts half, measured from the newest one; null means that age does not count."""
+    """Half-life of the weight of an interaction, in days before the newest one. null means no decay."""
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
-    """Ingest refuses interactions of which more than this share would be lost, whatever the cause. Ratings below
-    `min_rating`, repeated pairs and event types that are not read are no loss."""
+    """Maximum fraction of the interactions that may be lost, whatever the cause. Ingest refuses the data if it is more.
+    Ratings below `min_rating`, repeated pairs and event types that are not read do not count as lost."""
     max_unpacked_gb: float = not_hashed(100.0, gt=0)
-    """A compressed file that unpacks to more is refused."""
+    """Maximum unpacked size of a compressed file, in GB. A larger file is refused."""
 
     @property
     def has_weights(self) -> bool:
@@ -198,19 +201,21 @@ class SplitConfig(Section):
     """How interactions are divided into train, val and test."""
 
     strategy: Literal["temporal", "random", "column", "global-time", "leave-one-out"] = "temporal"
-    """temporal: each user's latest interactions are test. random: each user's, drawn by `seed`. column: the source's
-    own labels, or its own files for train, val and test. global-time: one point in time for all users. leave-one-out:
-    each user's last interaction is test and the one before it val, drawn where there are no timestamps."""
+    """temporal: the latest interactions of each user are test. random: interactions of each user are drawn with `seed`.
+    column: the labels of the source, or its files for train, val and test. global-time: one point in time for all
+    users. leave-one-out: the last interaction of each user is test and the one before it val; without timestamps they
+    are drawn at random."""
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """The shares of train, val and test; not used by `column` and `leave-one-out`."""
+    """Fractions of train, val and test. Not used by `column` and `leave-one-out`."""
     gap_days: float = added(0.0, ge=0)
     """Only for global-time: number of days before val and before test whose interactions are left out."""
     val_share: float = added(0.0, ge=0, lt=1)
-    """Only for column: the share of each user's train interactions that becomes val, for sources without one."""
+    """Only for column: fraction of each user's train interactions that becomes val, for sources without one."""
     k_core: int = Field(default=5, ge=0, le=1_000_000)
-    """Users and items with fewer interactions are left out, until none are left; 0 keeps all. Not used by `column`."""
+    """Users and items with fewer interactions are removed repeatedly until every one has at least this number. 0 keeps
+    all. Not used by `column`."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Draws the random split, and the order of interactions of one user with equal timestamps."""
+    """Seed of the random split, and of the order of a user's interactions with equal timestamps."""
 
     @model_validator(mode="after")
     def _ratios_are_shares(self) -> Self:
