@@ -75,10 +75,19 @@ def run_task(
 def run(
     recipe: Recipe, until: str = LAST, force: Collection[str] = (), progress: Progress | None = None
 ) -> list[Result]:
-    """Runs every task that `until` needs in this process, without an orchestrator.
+    """Runs the pipeline up to the task `until` in this process, without an orchestrator.
+
+    Args:
+        recipe: the configuration of the run.
+        until: name of the last task to run.
+        force: names of stages to run even if they are hits.
+        progress: shows the progress of each stage.
+
+    Returns:
+        The result of each task, in order.
 
     Raises:
-        DarecError: what the first task that failed could not do.
+        DarecError: a task failed; the tasks before it are kept.
     """
     store = Store(recipe.runtime.store)
 

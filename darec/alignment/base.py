@@ -16,7 +16,7 @@ from darec.model.propagation import Adjacency
 
 @dataclass(frozen=True)
 class Setting:
-    """What an objective may use of the training run that it is part of."""
+    """The parts of a training run that an objective may use."""
 
     text: Representations
     """The text vectors of all nodes, [N, d_L]."""
@@ -30,20 +30,23 @@ class Setting:
 
 
 class Objective(nn.Module):
-    """Base of all objectives. What it learns are its parameters; state that a resumed run needs, its buffers."""
+    """Base class of all objectives.
+
+    What training learns is a parameter; state that a resumed run needs is a buffer.
+    """
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (the first is 0), after a resume too: where weights follow a schedule."""
+        """Called before each epoch (the first is 0), also after a resume. Use it for weights that follow a schedule."""
 
     def inputs(self, nodes: Tensor) -> Tensor:
-        """The input rows [N, dim] that the backbone shall see instead of `nodes`, in training and in use.
+        """Returns the input rows [N, dim] of the backbone in place of `nodes`, in training and inference.
 
-        With `self.training` it may draw from torch's global generator; `forward` follows in the same step.
+        In training it may draw from torch's global generator; `forward` follows in the same step.
         """
         return nodes
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms by name, already weighted: the trainer adds and logs them as they are."""
+        """Returns loss terms by name, already weighted. The trainer adds and logs them unchanged."""
         return {}
 
 

@@ -1,8 +1,7 @@
-"""What a backbone is: a rule that turns the input rows of all nodes into their final representations.
+"""The base class of backbones, which turn the input rows of all nodes into their final representations.
 
-The input rows (id embeddings, text, masks) are not its business: `darec.training.model` makes them, the same for every
-backbone. A new backbone is one config class in `schemas.backbones` and one file here, whose class is registered and
-imported in `darec.backbones`.
+`darec.training.model` makes the input rows (id embeddings, text, masks) in the same way for every backbone. A new
+backbone is one config class in `schemas.backbones` and one file here, which is imported in `darec.backbones`.
 """
 
 from torch import Tensor, nn
@@ -13,10 +12,13 @@ from darec.model.propagation import Adjacency
 
 
 class Backbone(nn.Module):
-    """Base of all backbones. Whatever it learns beyond the input rows are its parameters; state to resume, buffers."""
+    """Base class of all backbones.
+
+    What training learns in addition to the input rows is a parameter; state that a resumed run needs is a buffer.
+    """
 
     own_ranking_loss = False
-    """True where `losses` brings the ranking loss itself; the trainer then adds none."""
+    """Whether `losses` includes the ranking loss, so that the trainer adds none."""
 
     def __init__(self, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__()
@@ -30,7 +32,7 @@ class Backbone(nn.Module):
         return self.dim
 
     def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (the first is 0), after a resume too."""
+        """Called before each epoch (the first is 0), also after a resume."""
 
     def forward(self, nodes: Tensor) -> Tensor:
         """Final representations [N, out_dim] from input rows [N, dim].
@@ -41,9 +43,12 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The backbone's own further terms, weighted, by name; called once after each `forward` in training.
+        """Additional loss terms by name, already weighted. Called once after each `forward` in training.
 
-        `nodes` is what `forward` was given, `final` what came out (at unit length where scores are cosines).
+        Args:
+            nodes: the input of `forward`.
+            final: its output, normalised to unit length if scores are cosines.
+            batch: the train pairs of the step.
         """
         return {}
 

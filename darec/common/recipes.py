@@ -32,7 +32,15 @@ _PLAIN = {
 
 
 def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe in `path` (all defaults if None) with `settings` laid over it. Raises UserError as `load`."""
+    """Reads the recipe in `path` and applies the overrides `settings`.
+
+    Args:
+        path: a YAML or TOML file; None means all defaults.
+        settings: overrides such as `train.epochs=50`.
+
+    Raises:
+        UserError: naming file, field, and the nearest known name or the reason.
+    """
     return load(Recipe, path, settings)
 
 

@@ -1,4 +1,4 @@
-"""Who touched what, as index arrays, and the tensors that pass between backbone, objectives and evaluation.
+"""Interactions as index arrays, and the tensors that backbones, objectives and evaluation share.
 
 Users and items are *nodes*: user u is node u, item i is node n_users + i. A matrix of node rows holds users first.
 """
@@ -22,12 +22,12 @@ class Pairs:
 
     @classmethod
     def of(cls, users: np.ndarray, items: np.ndarray) -> "Pairs":
-        """From any two integer arrays."""
+        """Makes pairs from two integer arrays of equal length."""
         return cls(*(torch.from_numpy(np.array(side, dtype=np.int64)) for side in (users, items)))
 
     @classmethod
     def of_table(cls, table: pl.DataFrame) -> "Pairs":
-        """From a table with the columns `user_index` and `item_index`."""
+        """Makes pairs from a table with the columns `user_index` and `item_index`."""
         return cls.of(table[c.USER_INDEX].to_numpy(), table[c.ITEM_INDEX].to_numpy())
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class Pairs:
 
 
 class ItemLists:
-    """Each user's items, one after the other."""
+    """The items of each user, in one array (compressed sparse rows)."""
 
     def __init__(self, pairs: Pairs, n_users: int, n_items: int) -> None:
         keys = pairs.keys(n_items)
@@ -57,7 +57,7 @@ class ItemLists:
         return self._starts.diff()
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """All items of each of `users` (int64 [b]), as (positions in `users`, items), both int64 [total]."""
+        """Returns all items of each of `users` (int64 [b]) as (positions in `users`, items), both int64 [total]."""
         counts = self._starts[users + 1] - self._starts[users]
         rows = torch.repeat_interleave(torch.arange(len(users), device=users.device), counts)
         first = torch.repeat_interleave(self._starts[users] - (counts.cumsum(0) - counts), counts)
@@ -76,7 +76,7 @@ class Interactions:
 
     @property
     def n_nodes(self) -> int:
-        """Users and items together."""
+        """Number of users and items together."""
         return self.n_users + self.n_items
 
     def to(self, device: torch.device) -> "Interactions":
@@ -94,7 +94,7 @@ class Representations:
 
     @classmethod
     def join(cls, user: Tensor, item: Tensor) -> "Representations":
-        """From both sides' rows, [n_users, d] and [n_items, d]."""
+        """Joins the rows of users [n_users, d] and of items [n_items, d]."""
         return cls(torch.cat([user, item]).float(), len(user))
 
     @property
@@ -109,7 +109,7 @@ class Representations:
 
     @property
     def dim(self) -> int:
-        """Width of a row."""
+        """Dimension of a row."""
         return self.nodes.shape[1]
 
     def to(self, device: torch.device) -> "Representations":

@@ -1,4 +1,4 @@
-"""The pieces all losses are made of: pure functions of tensors.
+"""Loss functions: pure functions of tensors.
 
 Letters in shapes: B pairs in a batch, n rows in a sample, m candidates, K centres, d width.
 """
@@ -24,7 +24,7 @@ def info_nce(
 ) -> Tensor:
     """mean_b [ log sum_j e^(cos(a_b, c_j)/t) - cos(a_b, m_b)/t ]; anchor and match [B, d], candidates [m, d].
 
-    The match counts among the candidates only where it is one of them (van den Oord et al., 2018; RLMRec).
+    The match is one of the negatives only if it is among the candidates (van den Oord et al., 2018; RLMRec).
     With `counts` [B], anchor b stands for `counts[b]` equal ones.
     """
     anchor = functional.normalize(anchor, dim=-1) / temperature
@@ -34,9 +34,10 @@ def info_nce(
 
 
 def contrast_views(first: Tensor, second: Tensor, rows: Tensor, temperature: float, negatives: str) -> Tensor:
-    """InfoNCE of `rows` (int64 [B], repeated ones count as often) between two views [n, d] of the same nodes.
+    """InfoNCE of `rows` (int64 [B], duplicates count repeatedly) between two views [n, d] of the same nodes.
 
-    negatives: "all" rows of the second view, or only those of the "batch".
+    Args:
+        negatives: "all" rows of the second view, or only those of the "batch".
     """
     rows, counts = torch.unique(rows, return_counts=True)
     match = second[rows]
@@ -90,8 +91,8 @@ def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Te
 def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_temperature: float) -> Tensor:
     """mean_i KL(p_i || q_i), q_i = softmax_{j != i}(cos(x_i, x_j) / t) over rows of `left`, p_i likewise of `right`.
 
-    Whom a row is near to, in place of how near: a reading of DaRec's L_glo. `left` is [n, d]; `right` [n, d'] teaches,
-    and is taught.
+    A variant of DaRec's L_glo that compares neighbourhoods instead of similarities. Gradients reach both `left` [n, d]
+    and `right` [n, d'].
     """
     sharp = sharpened(left, temperature), sharpened(right, right_temperature)
     scores = ((rows @ rows.T).fill_diagonal_(-1e9) for rows in sharp)
@@ -102,8 +103,8 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`structure_divergence` plus the entropy of a frozen `teacher`: mean_i -sum_j p_ij log q_ij.
 
-    `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence: no n x n matrix is touched but to be made and
-    multiplied, and the gradient comes with it. Temperatures are 0.02 or more: nothing keeps e^(1/t) from overflowing.
+    `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence, because the forward pass computes the
+    gradient too and reads each n x n matrix once. Temperatures must be at least 0.02, or e^(1/t) overflows.
     """
     return cast("Tensor", _StructureCrossEntropy.apply(full_precision(left), full_precision(teacher), temperature))
 
@@ -173,7 +174,7 @@ def centre_distance(left: Tensor, right: Tensor) -> Tensor:
 def centre_relations(left: Tensor, right: Tensor) -> Tensor:
     """mean_{i != j} (cos(left_i, left_j) - cos(right_i, right_j))^2 over matched centres [K, d], [K, d'].
 
-    DaRec's L_loc for sides that share no space: not where centres lie, but how they lie to each other.
+    DaRec's L_loc for two sides in different spaces: it compares the relations between centres, not their positions.
     """
     left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     count = len(left)

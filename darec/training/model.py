@@ -1,4 +1,4 @@
-"""The whole model: input rows -> objectives' changes -> backbone -> final representations -> loss terms."""
+"""The whole model: input rows, changed by objectives, pass the backbone; its representations enter the losses."""
 
 from typing import cast
 
@@ -19,7 +19,7 @@ from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
 
 
 class TextInput(nn.Module):
-    """Text vectors as input rows: a projection of its own for users and for items."""
+    """Text vectors as input rows, with one learnt projection for users and one for items."""
 
     def __init__(self, config: TextConfig, text: Representations, dim: int) -> None:
         super().__init__()
@@ -28,12 +28,12 @@ class TextInput(nn.Module):
         self.project_user, self.project_item = mlp(widths), mlp(widths)
 
     def forward(self) -> Tensor:
-        """[N, dim], float32 under autocast too, as id embeddings are."""
+        """Returns the projected rows, [N, dim], in float32 also under autocast, as id embeddings are."""
         return torch.cat([self.project_user(self.text.user), self.project_item(self.text.item)]).float()
 
 
 class Recommender(nn.Module):
-    """One backbone, any number of objectives, one ranking loss."""
+    """A backbone with any number of objectives and one ranking loss."""
 
     def __init__(
         self, config: TrainConfig, interactions: Interactions, adjacency: Adjacency, text: Representations | None
@@ -62,7 +62,7 @@ class Recommender(nn.Module):
         return cast("list[alignment.Objective]", list(self._objectives))
 
     def start_epoch(self, epoch: int) -> None:
-        """Tells every part that epoch `epoch` (the first is 0) begins."""
+        """Notifies the backbone and all objectives that epoch `epoch` (the first is 0) begins."""
         self.backbone.start_epoch(epoch)
         for objective in self.objectives:
             objective.start_epoch(epoch)

@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, validation now and then, the best state kept, a checkpoint to go on from."""
+"""The training loop: epochs of steps, early stopping on validation, and checkpoints."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,7 +29,7 @@ from schemas.section import hashed
 from schemas.training import TrainConfig
 
 Listener = Callable[[int, dict[str, float]], None]
-"""Told (epoch, validation metrics) after each evaluation; may raise to end the run."""
+"""Called with (epoch, validation metrics) after each evaluation. It may raise to stop training."""
 
 _K = 20  # the cutoff of validation; the best epoch is the one with the best Recall@20
 
@@ -40,7 +40,7 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: all of its best epoch, on the CPU."""
+    """A trained model: the state of its best epoch, on the CPU."""
 
     final: Representations
     state: dict[str, Tensor]
@@ -48,7 +48,7 @@ class Trained:
     history: pl.DataFrame
     best_epoch: int
     epochs: int
-    """How many epochs ran."""
+    """Number of epochs that were run."""
     validation: dict[str, float]
     """Metrics of the best epoch on validation."""
 
@@ -64,19 +64,20 @@ def train(
     progress: Progress | None = None,
     listener: Listener | None = None,
 ) -> Trained:
-    """Trains a model; equal arguments give equal bits on a CPU with the same number of threads.
+    """Trains a model. On a CPU, equal arguments and an equal number of threads give identical results.
 
-    A closed form is computed: one epoch, without a model state, a checkpoint, or id embeddings to begin with.
+    A closed-form model is computed in one epoch. It has no state and no checkpoint, and ignores `warm`.
 
     Args:
-        config: what to train and how.
+        config: model, objectives and schedule.
         interactions: train and validation pairs.
-        text: text vectors of all nodes; needed if `config.needs_text`.
-        adjacency: the train graph; by default the normalised one of the train pairs.
-        warm: id embeddings to begin with, [N, dim]; what is not finite begins at random.
-        resume: the checkpoint file: written as training goes, and gone on from if it is there and of equal settings.
-        progress: told of epochs.
-        listener: told of validation metrics.
+        text: text vectors of all nodes. Required if `config.needs_text`.
+        adjacency: the train graph; by default the symmetrically normalised graph of the train pairs.
+        warm: initial id embeddings, [N, dim]. Values that are not finite are initialised at random.
+        resume: path of the checkpoint, which is written during training. If it exists and its settings are equal,
+            training resumes from it.
+        progress: shows the progress in epochs.
+        listener: called after each evaluation.
 
     Raises:
         UserError: the data or configuration allow no training, or text vectors are not finite.
@@ -115,7 +116,7 @@ def _compute(
 
 
 class Trainer:
-    """One run's state and its loop; `train` is the way in."""
+    """State and loop of one training run. Use `train` to start one."""
 
     def __init__(
         self,
@@ -147,7 +148,7 @@ class Trainer:
         self.validation: dict[str, float] = {}
 
     def warm_start(self, warm: Tensor | None) -> None:
-        """Takes over the id embeddings that are given."""
+        """Initialises the id embeddings from `warm`, except rows of NaN."""
         if warm is None or self.model.embedding is None:
             return
         warm = warm.to(self.device)
@@ -155,7 +156,7 @@ class Trainer:
             self.model.embedding.copy_(torch.where(warm.isfinite(), warm, self.model.embedding))
 
     def fit(self, resume: Path | None) -> Trained:
-        """Runs to the end, from `resume` if it is there."""
+        """Trains to the end, from the checkpoint `resume` if it exists."""
         self._restore(resume)
         self.progress.start("train", self.config.epochs, "epochs")
         self.progress.advance(self.epoch)
@@ -170,13 +171,13 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """All epochs done, or validation better no more."""
+        """Whether all epochs are done or early stopping applies."""
         config = self.config
         retrying = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
         return self.epoch >= config.epochs or not retrying
 
     def run_epoch(self) -> None:
-        """Every train pair once."""
+        """Trains on every train pair once."""
         self.model.train()
         self.model.start_epoch(self.epoch)
         totals: dict[str, Tensor] = {}
