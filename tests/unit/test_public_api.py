@@ -12,7 +12,7 @@ import pytest
 import darec
 
 PARAMETERS = {
-    "evaluate": ["final", "reference", "data", "config"],
+    "evaluate": ["final", "reference", "data", "config", "catalogue"],
     "load_recipe": ["path", "settings"],
     "recommend": ["bundle", "user_id", "k"],
     "recommend_many": ["bundle", "user_ids", "k"],
