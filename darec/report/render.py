@@ -6,12 +6,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from darec.common.printable import printable
 from darec.report.collect import collect
 from darec.report.content import Absent, Report
 from darec.report.source import Source
 from darec.report.svg import line_chart, scatter
-
-_CONTROL = {code: None for code in (*range(32), 127) if chr(code) not in "\t\n\r"}  # not allowed in HTML
 
 
 def write(source: Source, path: Path) -> None:
@@ -47,7 +46,7 @@ def render(report: Report) -> str:
         "seconds": seconds,
     }
     page = environment.get_template("report.html.j2").render(report=report, line_chart=line_chart, scatter=scatter)
-    return page.translate(_CONTROL)
+    return printable(page)  # control characters are not allowed in HTML; others would turn the text around
 
 
 def number(value: float | int | str | None) -> str:

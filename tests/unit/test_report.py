@@ -1,4 +1,5 @@
 import shutil
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -59,10 +60,10 @@ def test_markup_in_the_data_stays_text(content):
 
 
 def test_control_characters_do_not_reach_the_page(content):
-    line = Line("a\x00\x08b", ((0, 1.0), (1, 2.0)))
+    line = Line("a\x00\x9bb\u202e", ((0, 1.0), (1, 2.0)))
     page = render(type(content)(**{**vars(content), "curves": (Chart("t\x1b", "epoch", (line, line)),)}))
-    assert not any(ord(character) < 32 and character not in "\n\t\r" for character in page)
-    assert "ab" in page
+    assert not any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in page)
+    assert r"a\u0000\u009bb\u202e" in page and "\u202e" not in page
 
 
 def test_metrics_stand_beside_the_reference_and_popularity(content, nights):
