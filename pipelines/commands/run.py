@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from darec.common.errors import UserError
 from pipelines.commands.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
 from pipelines.show import console, plan_table, results_table
+from schemas.secret import redacted
 from stages.execute import Result
 
 REFUSED = 3
@@ -66,6 +68,9 @@ def _run_flow(recipe: Path | None, overrides: list[str], until: str, force: list
     """The Prefect flow, on the configured server or on a temporary one."""
     from pipelines.api import prefect_api, quick_imports
 
+    if any(redacted(text) != text for text in overrides):
+        hint = "write it into the recipe file, or keep the key in the variable that llm.api_key_env names"
+        raise UserError("Prefect would keep the password of --set in its database", where="--set", hint=hint)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
     path = recipe_path(recipe)
     with prefect_api() as server:

@@ -89,3 +89,10 @@ def test_no_error_shows_a_password_wherever_its_words_come_from() -> None:
     assert redacted("mail bob@example.org, see https://example.org/a?b=c") == (
         "mail bob@example.org, see https://example.org/a?b=c"
     )
+
+
+def test_a_flow_is_not_given_it_as_a_parameter(tmp_path: Path) -> None:
+    command = ["run", "--prefect", "--set", f"llm.server_url={URL}", "--set", f"runtime.store={tmp_path}"]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, UserError) and "Prefect would keep the password" in str(refused.exception)
+    assert secrets_in(str(refused.exception)) == []
