@@ -84,7 +84,8 @@ class Task(Generic[Report_co]):
     body: Any
     """The module that does the work, by its dotted name (imported when there is work), or an object like one.
 
-    A stage's body has `run(context) -> Outcome`, and `pending(context) -> int` if `counts_rows` is set. An effect's
+    A stage's body has `run(context) -> Outcome`, and if `counts_rows` is set `pending(context) -> int` and
+    `check(recipe)`. An effect's
     body has `run(context) -> Outcome`, and `settled(context)`, which gives the report of an effect that was had before,
     or None if there is something to do. An effect's report has a `state` and a `reason`.
     """
@@ -116,7 +117,8 @@ class Stage(Task[Report_co]):
     outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date
     """Why a whole artifact of the right key is made again all the same, or None. Given the root of the row ledgers."""
     counts_rows: bool = False
-    """Whether the body has `pending`: how many rows a run would have to generate, given the row ledger."""
+    """Whether the body has `pending`: how many rows a run would have to generate, given the row ledger; and `check`,
+    which raises UserError for a faulty prompt of the recipe."""
     reads_release: Callable[[Recipe], bool] = _never
     """Whether it also reads the current release, which is not in the key (a warm start): the report says which one."""
 

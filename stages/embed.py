@@ -14,6 +14,7 @@ from darec.text.entities import (
 )
 from darec.text.prompts import Prompt
 from schemas import columns as c
+from schemas.recipe import Recipe
 from schemas.reports import EmbedReport
 from stages.contract import Outcome, StageContext
 
@@ -36,6 +37,12 @@ def pending(context: StageContext) -> int:
     return len(embedding.ledger.missing(embedding.keys(texts)))
 
 
+def check(recipe: Recipe) -> None:
+    """Raises UserError for a faulty prompt."""
+    _prompt(recipe.embed.item_prompt, ITEM_TEXT_VARIABLES)
+    _prompt(recipe.embed.user_prompt, USER_TEXT_VARIABLES)
+
+
 def _embedding(context: StageContext) -> Embedding:
     return Embedding(context.recipe.embed, context.ledger, context.progress)
 
@@ -53,5 +60,9 @@ def _user_texts(context: StageContext) -> pl.Series:
 
 
 def _texts(rows: pl.DataFrame, path: str, variables: tuple[str, ...]) -> pl.Series:
-    prompt = Prompt(path, variables, ("text",))
+    prompt = _prompt(path, variables)
     return pl.Series("text", [prompt.render("text", row) for row in values(rows, variables)], dtype=pl.String)
+
+
+def _prompt(path: str, variables: tuple[str, ...]) -> Prompt:
+    return Prompt(path, variables, ("text",))

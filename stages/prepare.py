@@ -1,25 +1,28 @@
-"""Before a run: enough disk, the named public data and packaged models on it, and every model in its place."""
+"""Before a run: enough disk, the named public data and packaged models on it, every model and sound prompts."""
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.memory import check_address_space
 from darec.dataset.fetch import fetch
 from darec.text.models import ensure, resolve
 from schemas.recipe import Recipe
+from schemas.section import hashed
 from schemas.semantic import EmbedConfig, LLMConfig
+from stages.contract import Stage
 from stages.registry import needed
 
 
 def prepare(recipe: Recipe) -> None:
     """Fetches what the recipe names and is not there yet; on later runs only looks.
 
-    A text encoder or a GPU that is missing is found here, not after the LLM's minutes.
+    A text encoder or a GPU that is missing and a faulty prompt are found here, not after hours of the LLM.
 
     Raises:
-        UserError: too little memory or free disk, or a model or a GPU that is not there.
+        UserError: too little memory or free disk, a model or a GPU that is not there, or a faulty prompt.
         TransientError: a download that does not come through.
     """
     check_address_space()
@@ -30,6 +33,7 @@ def prepare(recipe: Recipe) -> None:
     for config in models_here(recipe):
         ensure(config.model)
         resolve(config.model, config.revision)
+    check_prompts(recipe)
 
 
 def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
@@ -39,6 +43,17 @@ def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
         yield recipe.llm
     if "embed" in stages:
         yield recipe.embed
+
+
+def check_prompts(recipe: Recipe) -> None:
+    """Raises UserError for a prompt that cannot be rendered."""
+    store = Store(recipe.runtime.store)
+    for stage in needed(recipe):
+        if isinstance(stage, Stage) and stage.counts_rows:
+            # Trying a prompt takes a process. What the newest artifact was made from has been rendered already.
+            newest, extra = store.latest(stage.name), hashed(dict(stage.fingerprint(recipe)))
+            if newest is None or newest.manifest.fingerprint.get("extra") != extra:
+                stage.load().check(recipe)
 
 
 def check_device(recipe: Recipe) -> None:

@@ -3,6 +3,8 @@
 from darec.artifacts.files import ITEM_FALLBACKS, ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
 from darec.text.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
 from darec.text.profiling import ProfileTask, fallbacks_in
+from darec.text.prompts import chat_prompt
+from schemas.recipe import Recipe
 from schemas.reports import ProfileReport
 from stages.contract import Outcome, StageContext
 
@@ -18,6 +20,11 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 def pending(context: StageContext) -> int:
     """How many prompts a run would send to the LLM."""
     return _task(context).pending()
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError for a faulty prompt."""
+    chat_prompt(recipe.profile_items.prompt, ITEM_VARIABLES)
 
 
 def _task(context: StageContext) -> ProfileTask:

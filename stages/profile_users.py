@@ -12,7 +12,9 @@ from darec.artifacts.files import (
 )
 from darec.text.entities import USER_VARIABLES, items_as_data, user_text_from_metadata, users_as_data
 from darec.text.profiling import ProfileTask, fallbacks_in
+from darec.text.prompts import chat_prompt
 from schemas import columns as c
+from schemas.recipe import Recipe
 from schemas.reports import ProfileReport
 from stages.contract import Outcome, StageContext
 
@@ -28,6 +30,11 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 def pending(context: StageContext) -> int:
     """How many prompts a run would send to the LLM."""
     return _task(context).pending()
+
+
+def check(recipe: Recipe) -> None:
+    """Raises UserError for a faulty prompt."""
+    chat_prompt(recipe.profile_users.prompt, USER_VARIABLES)
 
 
 def _task(context: StageContext) -> ProfileTask:

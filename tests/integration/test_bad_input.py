@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from darec.common.errors import UserError
 from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from pipelines.cli import app, guarded
@@ -183,6 +184,14 @@ def test_one_clear_line(case: Case, folder: Path, capsys: pytest.CaptureFixture[
     assert code == case.code, lines[0]
     assert "Traceback" not in lines[0] and "->" in lines[0], lines[0]
     assert all(word.lower() in lines[0].lower() for word in case.words), lines[0]
+
+
+def test_a_faulty_prompt_of_the_last_text_stage_is_found_before_the_first(folder: Path) -> None:
+    """The folder's prompts are a link to those of the project: this test has a prompt beside it."""
+    (folder / "text.j2").write_text("{% block text %}{{ titel }}{% endblock %}")
+    settings = ("train.alignment=[{name: darec}]", "llm.engine=server", "embed.item_prompt=text.j2")
+    with pytest.raises(UserError, match=r"unknown variable 'titel' \[text.j2:1\]"):
+        prepare(load_recipe(Path("recipe.yaml"), settings))
 
 
 def test_there_are_forty_cases() -> None:
