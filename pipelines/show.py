@@ -163,6 +163,11 @@ def results_table(results: Sequence[Result]) -> Table:
     return table
 
 
+def remark_lines(results: Iterable[Result]) -> list[str]:
+    """What people should know of the data and the texts behind a run; said on every night, of cached stages too."""
+    return [f"{result.stage}: {remark}" for result in results for remark in result.report.remarks]
+
+
 def _table(title: str, *columns: str) -> Table:
     """A table without borders, so that 80 columns are enough for what matters."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD if console.is_terminal else None)

@@ -16,6 +16,11 @@ class StageReport(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What people should know of the stage's input or result, a sentence each: for tables, logs and the report."""
+        return ()
+
 
 class Loss(BaseModel):
     """Rows that one cause has cost."""
@@ -45,6 +50,15 @@ class IngestReport(StageReport):
     doubts: tuple[str, ...] = ()
     """What may be wrong with the data or the recipe, and the setting that settles it."""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lost rows by cause, and doubts."""
+        lost = (
+            f"{loss.rows:,} of {self.rows_in:,} rows are lost: {cause}, such as {loss.example}"
+            for cause, loss in self.lost.items()
+        )
+        return (*lost, *self.doubts)
+
 
 class SplitReport(StageReport):
     """How interactions were divided."""
@@ -57,6 +71,14 @@ class SplitReport(StageReport):
     """Users of the test without any train interaction."""
     test_cold_items: int = 0
     """Items of the test without any train interaction."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How many users and items the model cannot know."""
+        if not self.test_cold_users and not self.test_cold_items:
+            return ()
+        cold = f"{self.test_cold_users:,} users and {self.test_cold_items:,} items"
+        return (f"{cold} of the test have no train interaction",)
 
 
 class GraphReport(StageReport):
@@ -96,6 +118,15 @@ class ProfileReport(StageReport):
     output_tokens_per_second: float = 0.0
     seconds: float = 0.0
     samples: tuple[ProfileSample, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How many texts are no answer of the LLM, by cause."""
+        if not self.from_metadata:
+            return ()
+        causes = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(self.causes.items()))
+        why = f" ({causes})" if causes else ""
+        return (f"{self.from_metadata:,} of {self.rows:,} texts come from metadata, not from the LLM{why}",)
 
     @property
     def tokens(self) -> int:

@@ -6,6 +6,7 @@ from typing import TypeVar
 from darec.common.errors import DarecError
 from darec.report.content import Absent, Report
 from darec.report.costs import costs, origin
+from darec.report.data import data_notes
 from darec.report.drift import drift
 from darec.report.quality import curves, headline, metrics, slices
 from darec.report.semantics import generation, item_map, neighbours
@@ -27,6 +28,7 @@ def collect(source: Source) -> Report:
         neighbours=_section(neighbours, source),
         viewers=_section(viewers, source),
         map=_section(item_map, source),
+        data=_section(data_notes, source),
         drift=_section(drift, source),
         trend=_section(trend, source),
         costs=_section(costs, source),

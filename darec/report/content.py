@@ -191,6 +191,16 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class DataNotes:
+    """How the raw data was read and split."""
+
+    read: tuple[str, ...]
+    """What was seen, and how it was read."""
+    remarks: tuple[str, ...]
+    """Lost rows, doubts, and users and items that the test has and train has not."""
+
+
+@dataclass(frozen=True)
 class Cost:
     """What one stage cost when its artifact was made."""
 
@@ -229,6 +239,7 @@ class Report:
     neighbours: tuple[Neighbours, ...] | Absent
     viewers: tuple[Viewer, ...] | Absent
     map: Map | Absent
+    data: DataNotes | Absent
     drift: Drift | Absent
     trend: tuple[Chart, ...] | Absent
     costs: tuple[Cost, ...] | Absent

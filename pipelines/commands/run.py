@@ -9,7 +9,7 @@ import typer
 
 from darec.common.errors import UserError
 from pipelines.commands.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
-from pipelines.show import console, plan_table, results_table
+from pipelines.show import console, plan_table, remark_lines, results_table
 from schemas.secret import redacted
 from stages.execute import Result
 
@@ -54,6 +54,8 @@ def run(
         results = run_directly(loaded, until, force)
 
     console.print(results_table(results))
+    for line in remark_lines(results):
+        console.print(line)
     if until == WHOLE_RUN:
         console.print(f"Artifacts and releases: {store.root}")
         console.print(

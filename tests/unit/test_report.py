@@ -12,13 +12,14 @@ from darec.artifacts.keys import digest
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.report.collect import collect
-from darec.report.content import Absent, Chart, Line, Panel
+from darec.report.content import Absent, Chart, DataNotes, Line, Panel
 from darec.report.render import change, number, render
 from darec.report.source import Source, spread
 from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
 from pipelines.reports import report_run, write_report
-from schemas.reports import StageReport
+from pipelines.show import remark_lines
+from schemas.reports import GraphReport, IngestReport, Loss, ProfileReport, SplitReport, StageReport
 from stages.execute import Result
 from tests.report_samples import HOSTILE, recipe, run
 
@@ -99,6 +100,30 @@ def test_other_models_are_shown_as_the_gate_measured_them_on_the_same_test(tmp_p
 
 
 OTHER_SEED = {"epochs": 4, "eval_every": 2, "dim": 8, "seed": 1}
+
+
+def test_lost_rows_doubts_and_cold_items_are_said_on_the_page_and_after_the_run(content):
+    ingest = IngestReport(rows_in=1000, lost={"no item id": Loss(rows=12, example="'' in row 7")}, doubts=("odd",))
+    split = SplitReport(test_cold_users=0, test_cold_items=3)
+    profiles = ProfileReport(rows=60, from_metadata=9, causes={"loop": 7, "filtered": 2})
+    results = [
+        Result(name, "cached", (), None, report)
+        for name, report in {
+            "ingest": ingest,
+            "split": split,
+            "profile_items": profiles,
+            "graph": GraphReport(),
+        }.items()
+    ]
+    assert remark_lines(results) == [
+        "ingest: 12 of 1,000 rows are lost: no item id, such as '' in row 7",
+        "ingest: odd",
+        "split: 0 users and 3 items of the test have no train interaction",
+        "profile_items: 9 of 60 texts come from metadata, not from the LLM (filtered 2, loop 7)",
+    ]
+    page = render(replace(content, data=DataNotes(("comma-separated",), ingest.remarks)))
+    assert "<li>12 of 1,000 rows are lost: no item id, such as &#39;&#39; in row 7</li>" in page
+    assert "<li>comma-separated</li>" in page
 
 
 def test_drift_counts_what_came_and_how_popularity_moved(content):
