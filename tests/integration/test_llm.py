@@ -20,7 +20,7 @@ from darec.text.models import models_root, resolve
 from darec.text.protocol import Request
 from schemas import columns as c
 from schemas.semantic import LLMConfig
-from tests.integration.llm_rows import profile_task
+from tests.integration.llm_rows import profile_task, task_of
 from tests.processes import free_port, healthy, wait_for
 from tests.stores import ledger_keys
 
@@ -148,6 +148,11 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
     assert 0 < left < rows and len(kept) == rows - left
     with llm_server(port, tmp_path / "second.log"):
         profiles, report = task.run()
+        one_row = task.llm.model_copy(update={"max_fallback_share": 1.0})  # this model may well loop in Chinese
+        long = task_of(tmp_path / "long", ["天地玄黄宇宙洪荒" * 15], ["Drama"], one_row)
+        cut, cut_report = long.run()
+    assert cut_report["failures"].get("too_long") == 1, "vLLM's own words for a prompt that does not fit"
+    assert "too_long" not in cut_report["causes"] and cut.height == 1
     assert (report["generated"], report["from_ledger"]) == (left, rows - left)
     assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
     assert profiles.height == rows
