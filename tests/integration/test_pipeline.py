@@ -28,6 +28,7 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
 from tests.data import write_checkerboard
+from tests.nursery import Nursery
 from tests.stores import contents, flip_a_bit, ledger_keys
 
 pytestmark = pytest.mark.skipif(
@@ -238,52 +239,10 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> Non
     assert json.loads((Path("store/current") / "manifest.json").read_text())["stage"] == "export"
 
 
-# A process that has imported everything and forks a child for every line it reads: the kills hit work, not imports.
-NURSERY = """
-import os, sys
-from pathlib import Path
-import darec.evaluation.report, darec.serving.bundle, darec.text.encoder, darec.text.profiling
-import darec.training, stages.registry
-from darec.common.recipes import load_recipe
-from stages.walk import run
-print("ready", flush=True)
-for line in iter(sys.stdin.readline, ''):
-    child = os.fork()
-    if child == 0:
-        os.close(1)
-        run(load_recipe(Path("recipe.yaml"), [line.strip()]))
-        os._exit(0)
-    print(child, flush=True)
-    sys.stdin.readline()  # until then the child's number is nobody else's, dead or alive
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
-def nursery(world: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", NURSERY],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    yield process
-    process.kill()
-
-
-def run_and_kill(nursery: subprocess.Popen[str], setting: str, seconds: float) -> bool:
-    """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
-    assert nursery.stdin is not None and nursery.stdout is not None
-    nursery.stdin.write(f"{setting}\n")
-    nursery.stdin.flush()
-    child = int(nursery.stdout.readline())
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    nursery.stdin.write("reap\n")
-    nursery.stdin.flush()
-    return os.waitstatus_to_exitcode(int(nursery.stdout.readline())) == -signal.SIGKILL
+def nursery(world: Path) -> Iterator[Nursery]:
+    with Nursery() as process:
+        yield process
 
 
 def fresh_store(name: str) -> Path:
@@ -292,9 +251,7 @@ def fresh_store(name: str) -> Path:
     return Path(name)
 
 
-def test_twenty_kills_over_a_whole_run_and_one_resume_end_with_the_same_bytes(
-    world: Path, nursery: subprocess.Popen[str]
-) -> None:
+def test_twenty_kills_over_a_whole_run_and_one_resume_end_with_the_same_bytes(world: Path, nursery: Nursery) -> None:
     began = time.monotonic()
     run(the_recipe(f"runtime.store={fresh_store('calm')}"))
     seconds = time.monotonic() - began
@@ -303,7 +260,7 @@ def test_twenty_kills_over_a_whole_run_and_one_resume_end_with_the_same_bytes(
         number += 1
         store = fresh_store(f"stormy-{number}")
         setting = f"runtime.store={store}"
-        while kills < 20 and run_and_kill(nursery, setting, chance.uniform(0.01, seconds / 2)):
+        while kills < 20 and nursery.run_and_kill([setting], chance.uniform(0.01, seconds / 2)):
             kills += 1
             assert all(artifact.damage(checksums=True) is None for artifact in Store(store).artifacts())
         run(the_recipe(setting))
