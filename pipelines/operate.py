@@ -30,6 +30,7 @@ StageName = Literal[
     "graph",
     "train_reference",
     "train",
+    "rerank",
     "evaluate",
     "export",
     "publish",

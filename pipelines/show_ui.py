@@ -163,6 +163,8 @@ def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -
     rows = []
     for name, value in sorted(report.test.items()):
         row = {"metric": name, "this run": _rounded(value), "popularity": _rounded(report.popularity.get(name))}
+        if report.before_reranking is not None:
+            row["before reranking"] = _rounded(report.before_reranking.get(name))
         row["reference"] = _rounded((report.reference or {}).get(name))
         row["current release, its night"] = _rounded(current.get(name))
         rows.append(row)

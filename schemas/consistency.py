@@ -37,6 +37,11 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
         )
     if not recipe.train.learns:
         yield "train.ranking_weight: with 0 no loss is left, because no objective in train.alignment has a weight"
+    if recipe.rerank and "text" in recipe.rerank.vectors and not recipe.train.needs_text:
+        yield (
+            "rerank.similarity: the recipe uses no text: set rerank.similarity to interactions, or train with text "
+            "vectors"
+        )
     for field in ("tolerances", "minimums"):
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
 from schemas.release import ExportConfig, GateConfig
+from schemas.rerank import RerankConfig
 from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -39,6 +40,8 @@ class Recipe(Section):
     embed: EmbedConfig = Field(default_factory=EmbedConfig)
     graph: GraphConfig = Field(default_factory=GraphConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    rerank: RerankConfig | None = None
+    """Reorders the candidates that vectors find, in evaluation and in the release alike. null: their order is final."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     gate: GateConfig = Field(default_factory=GateConfig)

@@ -9,6 +9,8 @@ from schemas.section import Section, added
 
 ITEM_INDEX_FILE, SIMILAR_INDEX_FILE = "items.faiss", "similar.faiss"
 USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE = "users.parquet", "items.parquet", "seen.parquet", "report.json"
+RERANKER_FILE = "reranker.safetensors"
+"""In a bundle only if the recipe has a reranker."""
 BUNDLE_FILES = (ITEM_INDEX_FILE, SIMILAR_INDEX_FILE, USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE)
 
 Metrics = dict[str, float | None]

@@ -157,6 +157,13 @@ class TrainReport(StageReport):
     """Fingerprint of the released model that training began with; None for a start from random embeddings."""
 
 
+class RerankReport(StageReport):
+    """The reranker."""
+
+    name: str = ""
+    items: int = 0
+
+
 class SignificanceReport(BaseModel):
     """Two-sided paired tests of one metric against the model without alignment."""
 
@@ -186,6 +193,8 @@ class EvaluationReport(StageReport):
     """The reference that gives everybody the most popular items."""
     reference: Metrics | None = None
     """The model trained without alignment; None where the model uses no text."""
+    before_reranking: Metrics | None = None
+    """The same vectors on test without the reranker; None where there is no reranker."""
     significance: dict[str, SignificanceReport] = {}
     slices: tuple[SliceReport, ...] = ()
 

@@ -21,6 +21,7 @@ from schemas.reports import (
     IngestReport,
     ProfileReport,
     PublishReport,
+    RerankReport,
     SplitReport,
     TrainReport,
 )
@@ -165,6 +166,28 @@ TRAIN = Stage(
     reads_release=lambda recipe: recipe.train.warm_start,
 )
 
+# ---------------------------------------------------------------- rerank: the order of the candidates
+
+RERANK = Stage(
+    name="rerank",
+    version=1,
+    subflow="collaborative",
+    body="stages.rerank",
+    report=RerankReport,
+    reads=lambda recipe: (
+        files.EMBEDDINGS,
+        *((files.TEXT_VECTORS,) if recipe.rerank and "text" in recipe.rerank.vectors else ()),
+    ),
+    writes=(files.RERANKER,),
+    config=lambda recipe: {"rerank": recipe.rerank},
+)
+
+
+def _reranker(recipe: Recipe) -> tuple[files.File[Any], ...]:
+    """What evaluation and export read of the reranker, if there is one."""
+    return (files.RERANKER,) if recipe.rerank else ()
+
+
 # ---------------------------------------------------------------- evaluate: metrics on validation and test
 
 EVALUATE = Stage(
@@ -180,6 +203,7 @@ EVALUATE = Stage(
         *((files.REFERENCE_EMBEDDINGS, files.TEXT_VECTORS) if recipe.train.needs_text else ()),
         *((files.ITEMS, files.ITEM_VOCABULARY) if recipe.evaluate.category else ()),
         files.EMBEDDINGS,
+        *_reranker(recipe),
     ),
     writes=(files.METRICS, files.PER_USER_METRICS),
     config=lambda recipe: {"evaluate": recipe.evaluate},
@@ -201,6 +225,7 @@ EXPORT = Stage(
         files.USER_VOCABULARY,
         files.ITEM_VOCABULARY,
         files.EMBEDDINGS,
+        *_reranker(recipe),
         files.METRICS,
     ),
     writes=files.BUNDLE,

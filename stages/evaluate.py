@@ -11,6 +11,7 @@ from darec.artifacts.files import (
     ITEMS,
     METRICS,
     REFERENCE_EMBEDDINGS,
+    RERANKER,
     TEST_PART,
     TEXT_VECTORS,
     TRAIN_PART,
@@ -22,6 +23,7 @@ from darec.common.errors import UserError
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from darec.model.interactions import Interactions, Pairs, Representations
+from darec.model.rerankers import read
 from schemas import columns as c
 from schemas.reports import EvaluationReport
 from stages.contract import Outcome, StageContext
@@ -38,7 +40,8 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
     text = functional.normalize(torch.from_numpy(context.read(TEXT_VECTORS).item), dim=-1) if has_text else None
     category = context.recipe.evaluate.category
     catalogue = Catalogue.of(interactions, text, _categories(context, category) if category else None)
-    result = report(final, reference, interactions, context.recipe.evaluate, catalogue)
+    reranker = read(context.path(RERANKER)) if context.recipe.rerank else None
+    result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker)
 
     context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")

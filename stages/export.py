@@ -9,6 +9,7 @@ from darec.artifacts.files import (
     ITEM_VOCABULARY,
     ITEMS,
     METRICS,
+    RERANKER,
     TEST_PART,
     TRAIN_PART,
     USER_VOCABULARY,
@@ -36,6 +37,7 @@ def run(context: StageContext) -> Outcome[ExportReport]:
         seen=_seen(context),
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
         + _mismatched(context, items, ITEM_VOCABULARY, vectors.item),
+        reranker=context.path(RERANKER) if context.recipe.rerank else None,
     )
     context.progress.start("index", 1, "bundles")
     report: BundleReport = write_bundle(context.out, contents, context.read(METRICS)["test"], context.recipe.export)

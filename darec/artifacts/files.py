@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from darec.artifacts.formats import Format, Json, OpaqueFile, Table, VectorFile
 from darec.artifacts.store import Artifact
-from schemas.release import BUNDLE_FILES
+from schemas.release import BUNDLE_FILES, RERANKER_FILE
 
 Content = TypeVar("Content")
 
@@ -62,6 +62,9 @@ HISTORY = File("train", "history.parquet", Table("HISTORY"))
 REFERENCE_MODEL = File("train_reference", "model.safetensors", OpaqueFile())
 REFERENCE_EMBEDDINGS = File("train_reference", "embeddings.safetensors", VectorFile())
 REFERENCE_HISTORY = File("train_reference", "history.parquet", Table("HISTORY"))
+
+# rerank: the reranker, only if the recipe has one
+RERANKER = File("rerank", RERANKER_FILE, OpaqueFile())
 
 # evaluate: metrics
 METRICS = File("evaluate", "metrics.json", Json())

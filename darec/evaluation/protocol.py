@@ -14,6 +14,7 @@ from darec.evaluation.metrics import Catalogue, Lists
 from darec.evaluation.ranking import Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.model.interactions import Pairs, Representations
+from darec.model.rerank import Reranker
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,16 @@ class Scores:
         return {name: float(value.mean()) for name, value in self.values.items()}
 
 
-def rank(final: Representations, train: Pairs, held_out: Pairs, k: int, batch_users: int = 512) -> Ranking:
-    """Ranks all items for every user of `held_out`."""
-    ranker = Ranker(final, train)
+def rank(
+    final: Representations,
+    train: Pairs,
+    held_out: Pairs,
+    k: int,
+    batch_users: int = 512,
+    reranker: Reranker | None = None,
+) -> Ranking:
+    """Ranks all items for every user of `held_out`, as a release with these vectors and this reranker does."""
+    ranker = Ranker(final, train, reranker)
     users = torch.unique(held_out.users)
     blocks = [ranker.top(block, k).int() for block in users.split(batch_users)]
     return Ranking(users, torch.cat(blocks) if blocks else torch.empty(0, k, dtype=torch.int32))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from darec.common.errors import DarecError
 from darec.model.interactions import ItemLists, Pairs, Representations
+from darec.model.rerank import Reranker
 
 _CHUNK = 32  # items whose greatest score stands for them in the first round
 
@@ -41,17 +42,18 @@ def largest_score(final: Representations) -> float:
 
 
 class Ranker:
-    """Ranks all items for users, leaving out each user's train items.
+    """Ranks all items for users, leaving out each user's train items: by inner product, then by the reranker if any.
 
     Raises:
         DarecError: a score may not be a finite number; a NaN would take the first place.
     """
 
-    def __init__(self, final: Representations, train: Pairs) -> None:
+    def __init__(self, final: Representations, train: Pairs, reranker: Reranker | None = None) -> None:
         if not isfinite(largest_score(final)):
             hint = "train again with a lower train.learning_rate"
             raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
         self.n_items = len(final.item)
+        self.reranker = reranker
         self.seen = ItemLists(train, final.n_users, self.n_items)
         self.user = final.user
         self.item = functional.pad(final.item, (0, 0, 0, -self.n_items % _CHUNK))  # whole chunks: no copy of scores
@@ -59,11 +61,18 @@ class Ranker:
 
     @torch.no_grad()
     def top(self, users: Tensor, k: int) -> Tensor:
-        """Each user's k items of greatest inner product, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
+        """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
         scores = torch.mm(self.user[users], self.item.T, out=self._room(len(users)))
         scores[:, self.n_items :] = -torch.inf
-        scores[self.seen.of(users)] = torch.finfo(scores.dtype).min  # above the padding, which is no item at all
-        return top_items(scores, min(k, self.n_items))
+        least = torch.finfo(scores.dtype).min
+        scores[self.seen.of(users)] = least  # above the padding, which is no item at all
+        k = min(k, self.n_items)
+        if self.reranker is None:
+            return top_items(scores, k)
+
+        items = top_items(scores, min(max(k, self.reranker.config.candidates), self.n_items))
+        found = scores.gather(1, items)
+        return self.reranker.rerank(items, found.masked_fill(found == least, -torch.inf), k)[0]
 
     def _room(self, rows: int) -> Tensor:
         """The same memory for every block: to be given new memory takes longer than to fill it."""

@@ -48,6 +48,8 @@ def metrics(source: Source) -> Metrics:
     columns = {"this model": found.test}
     if found.reference is not None:
         columns["without alignment"] = found.reference
+    if found.before_reranking is not None:
+        columns["before reranking"] = found.before_reranking
     columns["popularity"] = found.popularity
     p_values = {name: test.wilcoxon for name, test in found.significance.items()}
     rows = [

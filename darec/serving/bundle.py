@@ -5,6 +5,7 @@ similar.faiss    the same over normalised vectors: item -> items
 users.parquet    external id, train interactions, vector; row = user index
 items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
 seen.parquet     known (user index, item index) pairs of all splits, sorted by user
+reranker.safetensors  what reorders the candidates of the index; only if the recipe has a reranker
 report.json      metrics, index recall, sizes, and facts about vectors and ids: what the gate judges
 """
 
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from shutil import copyfile
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -27,6 +29,7 @@ from schemas.release import (
     ITEM_INDEX_FILE,
     ITEMS_FILE,
     REPORT_FILE,
+    RERANKER_FILE,
     SEEN_FILE,
     SIMILAR_INDEX_FILE,
     USERS_FILE,
@@ -36,6 +39,9 @@ from schemas.release import (
     VectorReport,
 )
 from schemas.tables import SEEN, released_items, released_users
+
+if TYPE_CHECKING:
+    from darec.model.rerank import Reranker
 
 _HINT = "run again to export it again, or run `darec rollback`"
 
@@ -52,6 +58,8 @@ class Contents:
     """Of schema `SEEN`."""
     misplaced: int = 0
     """Users and items whose vector is not the trained one of their external id."""
+    reranker: Path | None = None
+    """The file of the reranker, if the recipe has one."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
@@ -82,6 +90,8 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     write_table(contents.users, folder / USERS_FILE, released_users(report.width))
     write_table(contents.items, folder / ITEMS_FILE, released_items(report.width))
     write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN)
+    if contents.reranker:
+        copyfile(contents.reranker, folder / RERANKER_FILE)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report
 
@@ -114,6 +124,16 @@ class Bundle:
     def similar_index(self) -> Any:
         """Cosine index over items."""
         return index.read(self.folder / SIMILAR_INDEX_FILE)
+
+    @cached_property
+    def reranker(self) -> "Reranker | None":
+        """What reorders the candidates of `item_index`, if the release has it."""
+        path = self.folder / RERANKER_FILE
+        if not path.is_file():
+            return None
+        from darec.model.rerankers import read  # brings torch, which a release without a reranker does not need
+
+        return read(path)
 
     @cached_property
     def items(self) -> pl.DataFrame:

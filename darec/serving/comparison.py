@@ -20,8 +20,10 @@ from darec.evaluation.registry import NAMES
 from darec.evaluation.report import EvaluatedModel, judge
 from darec.evaluation.significance import interval
 from darec.model.interactions import Interactions, Pairs, Representations
+from darec.model.rerank import Reranker
+from darec.model.rerankers import read
 from schemas import columns as c
-from schemas.release import ITEMS_FILE, USERS_FILE, Comparison, Difference
+from schemas.release import ITEMS_FILE, RERANKER_FILE, USERS_FILE, Comparison, Difference
 from schemas.training import EvaluateConfig
 
 _PAIR = (c.USER_INDEX, c.ITEM_INDEX)
@@ -39,12 +41,16 @@ class Model:
     """Columns `item_id` and `vector`."""
     train: pl.LazyFrame | None = None
     """The pairs that it was trained on, by its own numbers; None if none of tonight's test is among them."""
+    reranker: Reranker | None = None
+    """What reorders its candidates, by its own numbers."""
 
     @classmethod
     def of_bundle(cls, name: str, folder: Path, train: pl.LazyFrame | None = None) -> "Model":
         """The model that a bundle serves."""
         users, items = (pl.scan_parquet(folder / file, glob=False) for file in (USERS_FILE, ITEMS_FILE))
-        return cls(name, users.select(c.USER, c.VECTOR), items.select(c.ITEM, c.VECTOR), train)
+        path = folder / RERANKER_FILE
+        reranker = read(path) if path.is_file() else None
+        return cls(name, users.select(c.USER, c.VECTOR), items.select(c.ITEM, c.VECTOR), train, reranker)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,16 @@ class Tonight:
 
         cutoffs = tuple(sorted({int(name.partition("@")[2]) for name in wanted}))
         config = config.model_copy(update={"cutoffs": cutoffs})
-        first = judge(_representations(self.challenger, users, items, "mine"), data, data.test, config)
-        second = judge(_representations(other, users, items, "theirs"), data, data.test, config)
+        first, second = (
+            judge(
+                _representations(model, users, items, whose),
+                data,
+                data.test,
+                config,
+                reranker=_reranker(model, items[whose]),
+            )
+            for model, whose in ((self.challenger, "mine"), (other, "theirs"))
+        )
         return Comparison(
             against=other.name,
             users=users.height,
@@ -128,6 +142,11 @@ def _interactions(users: pl.DataFrame, items: pl.DataFrame, train: pl.DataFrame,
 def _representations(model: Model, users: pl.DataFrame, items: pl.DataFrame, whose: str) -> Representations:
     sides = (_vectors(model.users, users[whose]), _vectors(model.items, items[whose]))
     return Representations.join(*(torch.from_numpy(side) for side in sides))
+
+
+def _reranker(model: Model, rows: pl.Series) -> Reranker | None:
+    """The model's reranker over these items alone."""
+    return model.reranker.of(torch.from_numpy(rows.to_numpy().astype(np.int64))) if model.reranker else None
 
 
 def _vectors(frame: pl.LazyFrame, rows: pl.Series) -> Any:

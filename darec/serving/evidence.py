@@ -10,6 +10,7 @@ from darec.artifacts.keys import digest
 from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError
+from darec.model.rerank import Reranker
 from darec.serving.comparison import Model, Tonight
 from darec.serving.index import Floats
 from schemas import columns as c
@@ -69,7 +70,7 @@ def gather(
 
     reference = None
     with suppress(DarecError):
-        reference = against(_reference(made_from, split), _USERS)
+        reference = against(_reference(made_from, split, tonight.challenger.reranker), _USERS)
     return Evidence(
         current=current, why_not=why_not, best=tuple(best), reference=reference, texts=texts, split=held_out
     )
@@ -95,8 +96,11 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
     return Model.of_bundle(release.id, bundle.path, train)
 
 
-def _reference(made_from: dict[str, Artifact], split: Artifact) -> Model:
-    """Tonight's model without alignment; its numbers are those of the split. Raises DarecError if there is none."""
+def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Reranker | None) -> Model:
+    """Tonight's model without alignment, reranked as tonight's model is; its numbers are those of the split.
+
+    Raises DarecError if there is none.
+    """
     trained = made_from.get("train_reference")
     if trained is None or not _whole(trained):
         raise DarecError("there is no model without alignment")
@@ -110,6 +114,7 @@ def _reference(made_from: dict[str, Artifact], split: Artifact) -> Model:
         REFERENCE,
         users=side(files.USER_VOCABULARY.of(split), c.USER_INDEX, vectors.user),
         items=side(files.ITEM_VOCABULARY.of(split), c.ITEM_INDEX, vectors.item),
+        reranker=reranker,
     )
 
 

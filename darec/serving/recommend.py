@@ -36,11 +36,14 @@ def recommend_many(bundle: Bundle, user_ids: Sequence[str], k: int = 10) -> pl.D
     users = _known_users(bundle, user_ids)
     seen = _seen_pairs(bundle, users)
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
-    ids = np.full((users.height, min(k, bundle.items.height)), -1, np.int64)
+    width = min(k, bundle.items.height)
+    ids = np.full((users.height, width), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
+    fetch = min(max(k, bundle.reranker.config.candidates), bundle.items.height) if bundle.reranker else width
     for rows, answer in ((np.flatnonzero(trained), _by_model), (np.flatnonzero(~trained), _by_popularity)):
         if len(rows):
-            ids[rows], scores[rows] = answer(bundle, vectors_of(users[rows]), ids.shape[1], seen.of(rows))
+            candidates = answer(bundle, vectors_of(users[rows]), fetch, seen.of(rows))
+            ids[rows], scores[rows] = _reranked(bundle, *candidates, width)
     table = _answer(bundle, ids, scores)
     source = pl.Series(c.SOURCE, np.where(trained, MODEL, POPULARITY))
     asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
@@ -64,6 +67,16 @@ def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
     itself = Seen(np.zeros(1, np.int64), found[c.ITEM_INDEX].to_numpy().astype(np.int64))
     ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), min(k, bundle.items.height), itself)
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
+
+
+def _reranked(bundle: Bundle, ids: Ints, scores: Floats, k: int) -> tuple[Ints, Floats]:
+    """The first `k` candidates in the order of the release's reranker, if it has one: evaluation does the same."""
+    if bundle.reranker is None:
+        return ids[:, :k], scores[:, :k]
+    import torch
+
+    best, values = bundle.reranker.rerank(torch.from_numpy(ids), torch.from_numpy(scores), k)
+    return best.numpy(), values.numpy()
 
 
 def _by_model(bundle: Bundle, vectors: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:

@@ -39,7 +39,8 @@ def _configuration() -> str:
     schema = Recipe.model_json_schema()
     for name, field in schema["properties"].items():
         section = _resolve(field, schema)
-        pages.append(f"## {name}\n\n{_text(section)}\n\n{_fields(section, schema)}")
+        optional = "" if "$ref" in field else f"{_code(_text(field))} "
+        pages.append(f"## {name}\n\n{optional}{_text(section)}\n\n{_fields(section, schema)}")
         pages += _sections(name, section, schema)
     for title, kind in (("Benchmarks", BenchRecipe), ("Searches", TuneRecipe)):
         schema = kind.model_json_schema()
@@ -54,7 +55,8 @@ def _sections(name: str, section: dict[str, Any], schema: dict[str, Any]) -> lis
 
 
 def _resolve(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    return schema["$defs"][field["$ref"].rsplit("/", 1)[-1]] if "$ref" in field else field
+    """The section that a field of the recipe holds, whether or not it may be null."""
+    return schema["$defs"][_references(field)[0]]
 
 
 def _references(value: Any) -> list[str]:

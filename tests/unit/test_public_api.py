@@ -12,7 +12,7 @@ import pytest
 import darec
 
 PARAMETERS = {
-    "evaluate": ["final", "reference", "data", "config", "catalogue"],
+    "evaluate": ["final", "reference", "data", "config", "catalogue", "reranker"],
     "load_recipe": ["path", "settings"],
     "recommend": ["bundle", "user_id", "k"],
     "recommend_many": ["bundle", "user_ids", "k"],

@@ -1,0 +1,43 @@
+"""Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from darec.model.rerank import RERANKERS, Reranker
+from schemas.rerank import MMRConfig
+
+_LAST = -1e4  # the value of a place without a candidate, below every other
+
+
+@RERANKERS.register(MMRConfig)
+class MMR(Reranker):
+    """Relevant items that are unlike those before them in the list."""
+
+    def order(self, items: Tensor, scores: Tensor, k: int) -> Tensor:
+        """One place of all users' lists at a time, O(C^2 d) for each user."""
+        weight = self.config.weight
+        vectors = self.vectors[self.config.similarity][items.clamp_min(0)].float()
+        unit = functional.normalize(vectors, dim=2)  # [b, C, d]
+        cosine = unit @ unit.transpose(1, 2)  # [b, C, C]
+        place = torch.arange(items.shape[1], device=items.device)
+        value = torch.where(scores > -torch.inf, (1 - weight) * scaled(scores), _LAST - place)
+
+        rows = torch.arange(len(items), device=items.device)
+        chosen = value.argmax(1)  # nothing is in the list yet: the most relevant candidate
+        nearest = cosine[rows, chosen]  # greatest cosine of each candidate to an item of the list, [b, C]
+        places = [chosen]
+        for _ in range(1, k):
+            value[rows, chosen] = -torch.inf
+            chosen = (value - weight * nearest).argmax(1)
+            nearest = torch.maximum(nearest, cosine[rows, chosen])
+            places.append(chosen)
+        return torch.stack(places, 1)
+
+
+def scaled(scores: Tensor) -> Tensor:
+    """Each row's finite scores scaled to [0, 1], float32 [b, C]; zeros where all are equal."""
+    finite = scores > -torch.inf
+    least = scores.masked_fill(~finite, torch.inf).amin(1, keepdim=True)
+    most = scores.amax(1, keepdim=True)
+    return (scores - least) / (most - least).clamp_min(torch.finfo(scores.dtype).tiny)

@@ -1,0 +1,68 @@
+"""What a reranker is: something that reorders the candidates of each user, in evaluation and in a release alike.
+
+Candidates are the items of greatest inner product. A new reranker is one configuration class in `schemas.rerank` and
+one file beside this one, whose class is registered and imported in `darec.model.rerankers`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from darec.common.registry import Registry
+
+_BLOCK = 256  # users at once: memory is that of their candidates
+
+
+class Reranker(ABC):
+    """Base class of all rerankers."""
+
+    def __init__(self, config: Any, vectors: Mapping[str, Tensor]) -> None:
+        self.config = config
+        self.vectors = dict(vectors)
+        """The vectors of items that `config.vectors` names, [n_items, d] each: all that a release keeps for it."""
+
+    @abstractmethod
+    def order(self, items: Tensor, scores: Tensor, k: int) -> Tensor:
+        """Chooses k of each user's C candidates.
+
+        Args:
+            items: item numbers, best first, int64 [b, C].
+            scores: their scores, float32 [b, C]; -inf where there is no candidate: such places are chosen last.
+            k: length of a list, at most C.
+
+        Returns:
+            Places among the candidates, best first, int64 [b, k]; no place is in a list twice.
+        """
+
+    @torch.no_grad()
+    def rerank(self, items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The first k items of each list in the new order, and their scores, which stay those of the model.
+
+        Args:
+            items: as for `order`, int64 [b, n]; the first `config.candidates` are reordered.
+            scores: float32 [b, n].
+            k: length of a list, at most n.
+
+        Returns:
+            Item numbers int64 [b, k], and scores float32 [b, k].
+        """
+        head = min(self.config.candidates, items.shape[1])
+        blocks = zip(items[:, :head].split(_BLOCK), scores[:, :head].split(_BLOCK), strict=True)
+        order = torch.cat([self.order(*block, min(k, head)) for block in blocks])
+        unchanged = torch.arange(head, max(k, head), device=items.device).expand(len(items), -1)
+        places = torch.cat([order, unchanged], 1)
+        return items.gather(1, places), scores.gather(1, places)
+
+    def of(self, items: Tensor) -> Self:
+        """The same reranker for these items alone (int64 [n]), numbered by their place in `items`."""
+        return type(self)(self.config, {name: rows[items] for name, rows in self.vectors.items()})
+
+    def to(self, device: torch.device) -> Self:
+        """The same reranker on `device`."""
+        return type(self)(self.config, {name: rows.to(device) for name, rows in self.vectors.items()})
+
+
+RERANKERS: Registry[Reranker] = Registry("reranker")
