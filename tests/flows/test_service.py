@@ -20,15 +20,21 @@ import httpx
 import psutil
 import pytest
 
+from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
+from darec.text.models import models_root
+from schemas.semantic import EmbedConfig
 from stages.walk import run
 from tests.data import write_checkerboard
+from tests.disks import full, small_disk
+from tests.llm_stub import send, stub, well
 from tests.processes import free_port, healthy, wait_for
 from tests.stores import RECIPE
 
 pytestmark = pytest.mark.timeout(1200)
 PROJECT = Path(__file__).parents[2]
+OUTAGE = float(os.environ.get("DAREC_OUTAGE", "15"))  # seconds in which the LLM server fails
 PATIENCE = 300  # seconds; a loaded machine is slow, a hung run is for ever
 
 
@@ -350,6 +356,44 @@ def test_a_run_survives_server_and_database_which_are_started_again(service: Ser
     assert wait_for(lambda: healthy(f"{service.url}/api"))
     assert service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")["type"] == "COMPLETED"
     service.finish("darec/nightly")
+
+
+def test_the_night_after_one_on_a_full_disk_is_normal(service: Service, nightly: str, tmp_path: Path):
+    with small_disk(tmp_path / "disk", 8) as disk:
+        store = [f"runtime.store={disk}/store", "runtime.min_free_gb=0", "gate.tolerances={}"]
+        service.finish("darec/nightly", overrides=store)
+        with full(disk):
+            run = service.start("darec/nightly", overrides=[*store, "train.seed=21"])
+            failed = service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            assert failed["type"] == "FAILED" and "full" in failed["message"], failed
+        tasks = service.tasks(service.finish("darec/nightly", overrides=[*store, "train.seed=21"]))
+        assert (tasks["graph"][0], tasks["train"][0], tasks["publish"][0]) == ("Cached", "Completed", "Completed")
+
+
+def test_the_night_after_one_of_a_failing_llm_server_is_normal(service: Service, nightly: str):
+    if not (models_root() / EmbedConfig().model).is_dir():
+        pytest.skip("the text encoder is not fetched: darec models fetch")
+    outage = time.monotonic() + OUTAGE
+
+    def answer(request: dict[str, Any], handler: BaseHTTPRequestHandler) -> None:
+        if time.monotonic() < outage:
+            send(handler, {"error": {"message": "internal error"}}, 500)
+        else:
+            well(request, handler)
+
+    with stub(answer) as llm:
+        server = ["llm.engine=server", f"llm.server_url={llm.url}", "llm.model=stub", "llm.retries=1"]
+        overrides = [*server, "train.alignment=[{name: darec}]", "gate.tolerances={}"]
+        run = service.start("darec/nightly", overrides=overrides)
+        state = service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        assert state["type"] == "COMPLETED" or "LLM server" in state["message"], state
+        after = service.tasks(service.finish("darec/nightly", overrides=overrides))
+        assert after["publish"][0] in ("Completed", "Cached")
+        assert (
+            len(llm.prompts()) - len(set(llm.prompts())) <= 2 * 4 * 128
+        )  # the refused ones: tries, retries, open at once
+        profiles = Store(service.folder / "store").latest("profile_users")
+        assert profiles is not None and profiles.manifest.report["from_metadata"] == 0
 
 
 def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):

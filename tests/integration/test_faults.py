@@ -1,6 +1,5 @@
 """Faults at the worst moments, on real stages: a full disk, a read-only store, a flipped bit. Kills: test_pipeline."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from schemas.recipe import Recipe
 from stages.plan import plan
 from stages.prepare import prepare
 from stages.walk import run
+from tests.disks import full, small_disk
 from tests.stores import contents, flip_a_bit, recipe_for
 
 
@@ -57,30 +57,19 @@ def test_a_damaged_manifest_counts_as_no_artifact(undisturbed: tuple[Path, Recip
     assert contents(recipe.runtime.store) == before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.decode()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+@pytest.fixture(name="small_disk")
+def one_mebibyte(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        yield disk
 
 
 def test_a_full_disk_is_named_loses_nothing_and_is_survived(undisturbed: tuple[Path, Recipe], small_disk: Path):
     folder, calm = undisturbed
     recipe = load_recipe(recipe_for(folder, small_disk / "store"))
-    ballast = small_disk / "ballast"
-    room = os.statvfs(small_disk)
-    ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - 60 * 1024))
-    with pytest.raises(UserError, match="disk is full"):
-        run(recipe)
-    assert all(artifact.damage(checksums=True) is None for artifact in Store(small_disk / "store").artifacts())
-    ballast.unlink()
+    with full(small_disk, but_for=60 * 1024):
+        with pytest.raises(UserError, match="disk is full"):
+            run(recipe)
+        assert all(artifact.damage(checksums=True) is None for artifact in Store(small_disk / "store").artifacts())
     run(recipe)
     assert contents(small_disk / "store") == contents(calm.runtime.store)
 
