@@ -8,6 +8,7 @@ Stable names keep their meaning and their parameters until the next major versio
     Releases, Release: the releases of a store, and the record of one.
     Bundle: the files of a release, opened for queries.
     recommend, recommend_many, similar: queries against a bundle.
+    Rules: which items a query may answer with.
     DarecError, UserError: the errors that darec raises on purpose.
     __version__: the installed version.
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from darec.training.trainer import Trained, train
     from schemas.recipe import Recipe
     from schemas.release import Release
+    from schemas.rules import RulesConfig as Rules
     from schemas.training import EvaluateConfig, TrainConfig
     from stages.walk import run
 
@@ -46,6 +48,7 @@ __all__ = [
     "Release",
     "Releases",
     "Representations",
+    "Rules",
     "TrainConfig",
     "Trained",
     "UserError",
@@ -60,8 +63,8 @@ __all__ = [
 ]
 
 STABLE = (
-    "Bundle", "DarecError", "Recipe", "Release", "Releases", "UserError", "__version__", "load_recipe", "recommend",
-    "recommend_many", "run", "similar",
+    "Bundle", "DarecError", "Recipe", "Release", "Releases", "Rules", "UserError", "__version__", "load_recipe",
+    "recommend", "recommend_many", "run", "similar",
 )  # fmt: skip
 """The names of `__all__` that keep their meaning and parameters until the next major version."""
 
@@ -75,6 +78,7 @@ _PLACES = {
     "Release": "schemas.release",
     "Releases": "darec.serving.releases",
     "Representations": "darec.model.interactions",
+    "Rules": "schemas.rules:RulesConfig",
     "TrainConfig": "schemas.training",
     "Trained": "darec.training.trainer",
     "UserError": "darec.common.errors",

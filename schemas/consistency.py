@@ -42,6 +42,9 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "rerank.similarity: the recipe uses no text: set rerank.similarity to interactions, or train with text "
             "vectors"
         )
+    for rule, attribute in recipe.rules.attributes:
+        if attribute not in recipe.export.attributes:
+            yield f"rules.{rule}: {attribute!r} is not in export.attributes: add it, so that the release has it"
     for field in ("tolerances", "minimums"):
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):

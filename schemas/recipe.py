@@ -9,6 +9,7 @@ from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
 from schemas.release import ExportConfig, GateConfig
 from schemas.rerank import RerankConfig
+from schemas.rules import RulesConfig
 from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -45,6 +46,7 @@ class Recipe(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
+    rules: RulesConfig = Field(default_factory=RulesConfig)
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")

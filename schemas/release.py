@@ -9,8 +9,8 @@ from schemas.section import Section, added
 
 ITEM_INDEX_FILE, SIMILAR_INDEX_FILE = "items.faiss", "similar.faiss"
 USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE = "users.parquet", "items.parquet", "seen.parquet", "report.json"
-RERANKER_FILE = "reranker.safetensors"
-"""In a bundle only if the recipe has a reranker."""
+RERANKER_FILE, ATTRIBUTES_FILE = "reranker.safetensors", "attributes.parquet"
+"""In a bundle only if the recipe has a reranker, or names attributes."""
 BUNDLE_FILES = (ITEM_INDEX_FILE, SIMILAR_INDEX_FILE, USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE)
 
 Metrics = dict[str, float | None]
@@ -46,6 +46,9 @@ class ExportConfig(Section):
     the vocabulary."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the IVF clustering."""
+    attributes: tuple[str, ...] = added(())
+    """Attributes of items that the release carries for rules, such as genres or brand. A value may be a list separated
+    by `|` or commas."""
 
 
 class GateConfig(Section):

@@ -87,6 +87,8 @@ EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGH
 
 SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
 
+ITEM_ATTRIBUTES = TableSchema({c.ITEM_INDEX: pl.Int32(), "name": pl.String(), "value": pl.String()})
+
 
 def with_extras(schema: TableSchema, extras: TableSchema, present: Collection[str]) -> TableSchema:
     """`schema` with those columns of `extras` that are `present`."""

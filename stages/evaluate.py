@@ -20,6 +20,7 @@ from darec.artifacts.files import (
 )
 from darec.artifacts.formats import Vectors
 from darec.common.errors import UserError
+from darec.dataset.attributes import attribute_values
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from darec.model.interactions import Interactions, Pairs, Representations
@@ -59,24 +60,13 @@ def _categories(context: StageContext, attribute: str) -> Tensor:
     Raises:
         UserError: no item has the attribute.
     """
-    described = context.read(ITEMS).select(c.ITEM, c.ATTRIBUTES)
-    items = context.read(ITEM_VOCABULARY).join(described, on=c.ITEM, how="left").sort(c.ITEM_INDEX)
-    values = (
-        items.select(c.ITEM_INDEX, c.ATTRIBUTES)
-        .explode(c.ATTRIBUTES)
-        .drop_nulls()
-        .unnest(c.ATTRIBUTES)
-        .filter(pl.col("name") == attribute)
-        .with_columns(pl.col("value").str.replace_all(",", "|", literal=True).str.split("|"))
-        .explode("value")
-        .with_columns(pl.col("value").str.strip_chars())
-        .filter(pl.col("value") != "")
-    )
+    vocabulary = context.read(ITEM_VOCABULARY)
+    values = attribute_values(context.read(ITEMS), vocabulary, [attribute])
     if values.is_empty():
         hint = "name an attribute of the items file, or leave it empty"
         raise UserError(f"no item has the attribute {attribute!r}", where="evaluate.category", hint=hint)
 
     numbers = values["value"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    categories = torch.zeros(items.height, int(numbers.max()) + 1, dtype=torch.bool)
+    categories = torch.zeros(vocabulary.height, int(numbers.max()) + 1, dtype=torch.bool)
     categories[values[c.ITEM_INDEX].cast(pl.Int64).to_numpy(), numbers] = True
     return categories

@@ -17,6 +17,7 @@ from darec.artifacts.files import (
     File,
 )
 from darec.common.errors import DarecError
+from darec.dataset.attributes import attribute_values
 from darec.serving.bundle import Contents, vectors_of, write_bundle
 from schemas import columns as c
 from schemas.release import BundleReport
@@ -31,12 +32,14 @@ def run(context: StageContext) -> Outcome[ExportReport]:
     users = _with_vectors(context, USER_VOCABULARY, vectors.user, train, c.USER_INDEX)
     items = _titled(context, _with_vectors(context, ITEM_VOCABULARY, vectors.item, train, c.ITEM_INDEX))
 
+    names = context.recipe.export.attributes
     contents = Contents(
         users=users.select(c.USER, c.TRAIN_COUNT, c.VECTOR),
         items=items,
         seen=_seen(context),
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
         + _mismatched(context, items, ITEM_VOCABULARY, vectors.item),
+        attributes=attribute_values(context.read(ITEMS), context.read(ITEM_VOCABULARY), names) if names else None,
         reranker=context.path(RERANKER) if context.recipe.rerank else None,
     )
     context.progress.start("index", 1, "bundles")

@@ -34,6 +34,20 @@ class MMR(Reranker):
             places.append(chosen)
         return torch.stack(places, 1)
 
+    @torch.no_grad()
+    def diversity(self, items: Tensor) -> Tensor:
+        """1 less the mean cosine over all pairs of each list's items, int64 [b, k] -> float32 [b]; -1 is no item.
+
+        With s the sum of n unit vectors, the n (n - 1) cosines of different items add up to |s|^2 - n. A list of fewer
+        than two items is as diverse as can be: 2.
+        """
+        there = items >= 0
+        vectors = self.vectors[self.config.similarity][items.clamp_min(0)].float()
+        total = (functional.normalize(vectors, dim=2) * there[:, :, None]).sum(1)
+        n = there.sum(1)
+        value = 1 - (total.square().sum(1) - n) / (n * (n - 1)).clamp_min(1)
+        return torch.where(n > 1, value, 2.0)
+
 
 def scaled(scores: Tensor) -> Tensor:
     """Each row's finite scores scaled to [0, 1], float32 [b, C]; zeros where all are equal."""

@@ -6,6 +6,7 @@ users.parquet    external id, train interactions, vector; row = user index
 items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
 seen.parquet     known (user index, item index) pairs of all splits, sorted by user
 reranker.safetensors  what reorders the candidates of the index; only if the recipe has a reranker
+attributes.parquet    values of the items' attributes that rules may name; only if the recipe names attributes
 report.json      metrics, index recall, sizes, and facts about vectors and ids: what the gate judges
 """
 
@@ -22,10 +23,11 @@ from pydantic import ValidationError
 
 from darec.artifacts.store import Artifact
 from darec.artifacts.tables import write_table
-from darec.common.errors import DarecError
+from darec.common.errors import DarecError, UserError
 from darec.serving import index
 from schemas import columns as c
 from schemas.release import (
+    ATTRIBUTES_FILE,
     ITEM_INDEX_FILE,
     ITEMS_FILE,
     REPORT_FILE,
@@ -38,7 +40,7 @@ from schemas.release import (
     Metrics,
     VectorReport,
 )
-from schemas.tables import SEEN, released_items, released_users
+from schemas.tables import ITEM_ATTRIBUTES, SEEN, released_items, released_users
 
 if TYPE_CHECKING:
     from darec.model.rerank import Reranker
@@ -60,6 +62,8 @@ class Contents:
     """Users and items whose vector is not the trained one of their external id."""
     reranker: Path | None = None
     """The file of the reranker, if the recipe has one."""
+    attributes: pl.DataFrame | None = None
+    """Of schema `ITEM_ATTRIBUTES`, if the recipe names attributes."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
@@ -92,6 +96,8 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN)
     if contents.reranker:
         copyfile(contents.reranker, folder / RERANKER_FILE)
+    if contents.attributes is not None:
+        write_table(contents.attributes, folder / ATTRIBUTES_FILE, ITEM_ATTRIBUTES)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     return report
 
@@ -140,6 +146,14 @@ class Bundle:
         """`item_id`, `title`, `train_count` of all items; row = item index. Vectors stay on disk."""
         return self._scan(ITEMS_FILE).select(c.ITEM, c.TITLE, c.TRAIN_COUNT).collect()
 
+    def attribute(self, name: str) -> pl.DataFrame:
+        """`item_index` and `value` of all items that have the attribute. Raises UserError if the release lacks it."""
+        path = self.folder / ATTRIBUTES_FILE
+        if name not in self.report.config.attributes or not path.is_file():
+            hint = f"add {name!r} to export.attributes and run again"
+            raise UserError(f"the release does not carry the attribute {name!r}", where=str(self.folder), hint=hint)
+        return self._scan(ATTRIBUTES_FILE).filter(pl.col("name") == name).select(c.ITEM_INDEX, "value").collect()
+
     def users(self, user_ids: Sequence[str]) -> pl.DataFrame:
         """`user_index` and the columns of `users.parquet`, of the users that are known, in no promised order."""
         return self._pick(USERS_FILE, c.USER_INDEX, c.USER, user_ids)
@@ -147,6 +161,10 @@ class Bundle:
     def item_vectors(self, item_ids: Sequence[str]) -> pl.DataFrame:
         """`item_index` and the columns of `items.parquet`, of the items that are known, in no promised order."""
         return self._pick(ITEMS_FILE, c.ITEM_INDEX, c.ITEM, item_ids)
+
+    def all_item_vectors(self) -> index.Floats:
+        """The vectors of all items, float32 [n_items, width]."""
+        return vectors_of(self._scan(ITEMS_FILE).select(c.VECTOR).collect())
 
     def user_ids(self) -> pl.Series:
         """All external user ids; row = user index."""

@@ -23,7 +23,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Kind = Literal["flat", "ivf", "hnsw"]
 
+_faiss: Any = faiss  # for what its type stubs leave out
 _POINTS_A_LIST = 39  # FAISS asks for this many training points a centroid
+_NEARLY_ALL = 0.95  # an approximate search is filtered only if at least this share of the items is allowed
 _CHUNK = 1024  # queries searched at once
 
 
@@ -90,28 +92,34 @@ def read(path: Path) -> faiss.Index:
         ) from error
 
 
-def search(index: faiss.Index, queries: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
-    """The `k` unseen items of highest inner product a query, best first.
+def search(
+    index: faiss.Index, queries: Floats, k: int, seen: Seen, allowed: NDArray[np.bool_] | None = None
+) -> tuple[Ints, Floats]:
+    """The `k` unseen and allowed items of highest inner product a query, best first.
 
-    Fetches k + |seen| and drops the seen ones, so the filter costs no recall; a query that an approximate index leaves
-    short is searched again exactly.
+    What is allowed is the same for all queries, and FAISS looks at nothing else. What is seen differs by query, which
+    FAISS has no filter for: k + |seen| items are fetched and the seen ones dropped, so this filter costs no recall
+    either. A query that an approximate index leaves short is searched again exactly.
 
     Args:
         index: From `build` or `read`.
         queries: [b, d] float32.
         k: Length of an answer, at least 1.
         seen: Pairs to leave out.
+        allowed: Whether an item may be found, [items]; None if all may.
 
     Returns:
         Item indices [b, k], -1 where no unseen item is left, and scores [b, k], -inf there.
     """
     ids = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
+    filtered = _Filter.of(allowed, index)
+    seen = seen if allowed is None else Seen(seen.rows[allowed[seen.items]], seen.items[allowed[seen.items]])
     counts = seen.counts(len(queries))
     order = np.argsort(counts, kind="stable")  # neighbours in a chunk need about the same number of fetched items
     for start in range(0, len(queries), _CHUNK):
         rows = order[start : start + _CHUNK]
-        ids[rows], scores[rows] = _search_chunk(index, queries[rows], k, seen.of(rows))
+        ids[rows], scores[rows] = _search_chunk(index, queries[rows], k, seen.of(rows), filtered)
     return ids, scores
 
 
@@ -128,22 +136,55 @@ def recall(index: faiss.Index, vectors: Floats, queries: Floats, limits: Floats,
     return float(((ids >= 0) & (scores >= (limits - slack)[:, None])).mean())
 
 
-def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
+@dataclass(frozen=True)
+class _Filter:
+    """Which items a search looks at."""
+
+    items: int
+    """How many items may be found."""
+    selector: Any = None
+    exact: bool = False
+    """Whether all allowed items are compared with a query, whatever the index.
+
+    An approximate index searches near the query, and where the allowed items are elsewhere it finds few of the best
+    ones: at a tenth of the items, the recall of IVF falls from 0.99 to between 0.3 and 0.98.
+    """
+
+    @classmethod
+    def of(cls, allowed: NDArray[np.bool_] | None, index: faiss.Index) -> "_Filter":
+        if allowed is None:
+            return cls(index.ntotal)
+        selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        count = int(allowed.sum())
+        return cls(count, selector, count < _NEARLY_ALL * index.ntotal)
+
+
+def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen, filtered: _Filter) -> tuple[Ints, Floats]:
     counts = seen.counts(len(queries))
-    fetch = min(k + int(counts.max(initial=0)), index.ntotal)
-    ids, scores = _unseen(*_approximate(index, queries, fetch), k, seen)
-    short = np.flatnonzero((ids >= 0).sum(1) < np.minimum(k, index.ntotal - counts))
-    if len(short) and not isinstance(index, faiss.IndexFlat):
-        ids[short], scores[short] = _unseen(*_exact(index, queries[short], fetch), k, seen.of(short))
+    fetch = min(k + int(counts.max(initial=0)), filtered.items)
+    if fetch == 0:
+        return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    find = _exact if filtered.exact else _approximate
+    ids, scores = without_seen(*find(index, queries, fetch, filtered.selector), k, seen)
+    short = np.flatnonzero((ids >= 0).sum(1) < np.minimum(k, filtered.items - counts))
+    if len(short) and find is not _exact:
+        ids[short], scores[short] = without_seen(
+            *_exact(index, queries[short], fetch, filtered.selector), k, seen.of(short)
+        )
     return ids, scores
 
 
-def _unseen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, Floats]:
-    """The first `k` columns of each row that are items and not seen, moved to the left."""
+def without_seen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    """The first `k` items of each row that are not seen, moved to the left."""
     width = int(ids.max(initial=0)) + 1
     in_range = seen.items < width
     codes = np.arange(len(ids))[:, None] * width + ids
     keep = (ids >= 0) & ~np.isin(codes, seen.rows[in_range] * width + seen.items[in_range])
+    return left_aligned(ids, scores, keep, k)
+
+
+def left_aligned(ids: Ints, scores: Floats, keep: NDArray[np.bool_], k: int) -> tuple[Ints, Floats]:
+    """The first `k` columns of each row that are to be kept, moved to the left; -1 and -inf after them."""
     place = np.cumsum(keep, axis=1) - 1
     row, column = np.nonzero(keep & (place < k))
     best_ids = np.full((len(ids), k), -1, np.int64)
@@ -153,17 +194,26 @@ def _unseen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, Floats
     return best_ids, best_scores
 
 
-def _approximate(index: faiss.Index, queries: Floats, k: int) -> tuple[Floats, Ints]:
-    return index.search(np.ascontiguousarray(queries), k)
+def _approximate(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
+    parameters = None
+    if selector is not None and isinstance(index, faiss.IndexHNSW):
+        parameters = _faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
+    elif selector is not None and isinstance(index, faiss.IndexIVF):
+        parameters = _faiss.SearchParametersIVF(nprobe=index.nprobe, sel=selector)
+    elif selector is not None:
+        parameters = _faiss.SearchParameters(sel=selector)
+    return index.search(np.ascontiguousarray(queries), k, params=parameters)
 
 
-def _exact(index: Any, queries: Floats, k: int) -> tuple[Floats, Ints]:
+def _exact(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
     queries = np.ascontiguousarray(queries)
+    if isinstance(index, faiss.IndexIVF):
+        everywhere = _faiss.SearchParametersIVF(nprobe=index.nlist)
+        everywhere.sel = selector
+        return index.search(queries, k, params=everywhere)
     if isinstance(index, faiss.IndexHNSW):
-        return faiss.downcast_index(index.storage).search(queries, k)
-    everywhere = faiss.SearchParametersIVF()
-    everywhere.nprobe = index.nlist
-    return index.search(queries, k, params=everywhere)
+        index = faiss.downcast_index(index.storage)
+    return index.search(queries, k, params=None if selector is None else _faiss.SearchParameters(sel=selector))
 
 
 def _kind(rows: int, config: ExportConfig) -> Kind:

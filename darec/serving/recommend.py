@@ -8,42 +8,50 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.index import Floats, Ints, Seen, normalised, search
+from darec.serving.index import Floats, Ints, Seen, normalised, nothing_seen, search
+from darec.serving.ranker import Ranker, by_index, by_popularity
+from darec.serving.rules import Rules
 from schemas import columns as c
+from schemas.rules import RulesConfig
 
 MODEL, POPULARITY = "model", "popularity"
 
 
-def recommend(bundle: Bundle, user_id: str, k: int = 10) -> pl.DataFrame:
+def recommend(bundle: Bundle, user_id: str, k: int = 10, rules: RulesConfig | None = None) -> pl.DataFrame:
     """The `k` best unseen items of one user; see `recommend_many`."""
-    return recommend_many(bundle, [user_id], k)
+    return recommend_many(bundle, [user_id], k, rules)
 
 
-def recommend_many(bundle: Bundle, user_ids: Sequence[str], k: int = 10) -> pl.DataFrame:
+def recommend_many(
+    bundle: Bundle, user_ids: Sequence[str], k: int = 10, rules: RulesConfig | None = None
+) -> pl.DataFrame:
     """The `k` best unseen items of each user, in the order asked.
 
     A user without train interactions has an untrained vector: it gets the most popular items instead, with
     `source` = "popularity" and the train count as score. A user who has seen everything gets no row; where fewer than
-    `k` unseen items are left, the answer is shorter.
+    `k` unseen items are left, the answer is shorter. `rules` say which items are left, and how a list is made up.
 
     Returns:
         Columns user_id, rank (from 1), item_id, title, score, source.
 
     Raises:
-        UserError: an id is unknown (the nearest known ones are named), or k < 1.
+        UserError: an id is unknown (the nearest known ones are named), k < 1, or the rules leave no item.
     """
     _positive(k)
     users = _known_users(bundle, user_ids)
-    seen = _seen_pairs(bundle, users)
+    applied = Rules.of(rules or RulesConfig(), bundle)
+    ranker = Ranker.of(bundle, applied)
+    seen = nothing_seen() if applied.seen else _seen_pairs(bundle, users)
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
-    width = min(k, bundle.items.height)
-    ids = np.full((users.height, width), -1, np.int64)
+    find = (
+        (np.flatnonzero(trained), by_index(bundle, vectors_of(users.filter(trained)), applied.allowed)),
+        (np.flatnonzero(~trained), by_popularity(bundle, applied.allowed)),
+    )
+    ids = np.full((users.height, min(k, bundle.items.height)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
-    fetch = min(max(k, bundle.reranker.config.candidates), bundle.items.height) if bundle.reranker else width
-    for rows, answer in ((np.flatnonzero(trained), _by_model), (np.flatnonzero(~trained), _by_popularity)):
+    for rows, candidates in find:
         if len(rows):
-            candidates = answer(bundle, vectors_of(users[rows]), fetch, seen.of(rows))
-            ids[rows], scores[rows] = _reranked(bundle, *candidates, width)
+            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
     table = _answer(bundle, ids, scores)
     source = pl.Series(c.SOURCE, np.where(trained, MODEL, POPULARITY))
     asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
@@ -67,31 +75,6 @@ def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
     itself = Seen(np.zeros(1, np.int64), found[c.ITEM_INDEX].to_numpy().astype(np.int64))
     ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), min(k, bundle.items.height), itself)
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
-
-
-def _reranked(bundle: Bundle, ids: Ints, scores: Floats, k: int) -> tuple[Ints, Floats]:
-    """The first `k` candidates in the order of the release's reranker, if it has one: evaluation does the same."""
-    if bundle.reranker is None:
-        return ids[:, :k], scores[:, :k]
-    import torch
-
-    best, values = bundle.reranker.rerank(torch.from_numpy(ids), torch.from_numpy(scores), k)
-    return best.numpy(), values.numpy()
-
-
-def _by_model(bundle: Bundle, vectors: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
-    return search(bundle.item_index, vectors, k, seen)
-
-
-def _by_popularity(bundle: Bundle, vectors: Floats, k: int, seen: Seen) -> tuple[Ints, Floats]:
-    """Most train interactions first, ties by item index; a query at a time, since such users are few."""
-    counts = bundle.items[c.TRAIN_COUNT].to_numpy()
-    best = np.argsort(-counts, kind="stable")
-    ids = np.full((len(vectors), k), -1, np.int64)
-    for row in range(len(vectors)):
-        unseen = best[~np.isin(best, seen.items[seen.rows == row])][:k]
-        ids[row, : len(unseen)] = unseen
-    return ids, np.where(ids >= 0, counts[ids], -np.inf).astype(np.float32)
 
 
 def _known_users(bundle: Bundle, user_ids: Sequence[str]) -> pl.DataFrame:

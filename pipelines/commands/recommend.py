@@ -5,6 +5,17 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.commands.rules import (
+    AtMostOption,
+    BlockCategoryOption,
+    BlockOption,
+    CategoryOption,
+    DiversityOption,
+    InStockOption,
+    OnlyOption,
+    SeenOption,
+    requested,
+)
 from pipelines.commands.serving import current_bundle
 from pipelines.show import print_rows
 
@@ -12,6 +23,14 @@ from pipelines.show import print_rows
 def recommend(
     users: Annotated[list[str], typer.Option("--user", help="External user id. May be repeated.")],
     k: CountOption = 10,
+    only: OnlyOption = None,
+    in_stock: InStockOption = None,
+    block: BlockOption = None,
+    category: CategoryOption = None,
+    block_category: BlockCategoryOption = None,
+    at_most: AtMostOption = None,
+    seen: SeenOption = None,
+    min_diversity: DiversityOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -19,12 +38,18 @@ def recommend(
     """Show the best unseen items of a user, from the current release."""
     from darec.serving.recommend import recommend_many
 
-    _, store = open_recipe(recipe, overrides)
-    answer = recommend_many(current_bundle(store.root), users, k)
+    loaded, store = open_recipe(recipe, overrides)
+    rules = requested(loaded.rules, only, in_stock, block, category, block_category, at_most, seen, min_diversity)
+    answer = recommend_many(current_bundle(store.root), users, k, rules)
     if as_json:
         print_json(answer.to_dicts())
         return
     for user in dict.fromkeys(users):
         rows = answer.filter(user_id=user).drop("user_id")
         title = f"for user {user}"
-        print_rows(title, rows.columns, rows.rows(), empty=f"nothing {title}: every item is known to them already")
+        print_rows(
+            title,
+            rows.columns,
+            rows.rows(),
+            empty=f"nothing {title}: no item is left that they do not know and that the rules allow",
+        )

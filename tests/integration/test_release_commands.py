@@ -49,6 +49,25 @@ def test_recommend_as_json_is_for_machines(two_releases):
     assert set(rows[0]) == {"user_id", "rank", "item_id", "title", "score", "source"}
 
 
+def test_recommend_takes_rules_from_options_and_from_the_recipe(two_releases, tmp_path):
+    def items(*options: str) -> list[str]:
+        rows = json.loads(darec(two_releases[0], "recommend", "--user", "u3", "-k", "50", "--json", *options))
+        return [row["item_id"] for row in rows]
+
+    everything = items("--seen")
+    assert sorted(everything) == sorted(f"i{number}" for number in range(50))
+    (tmp_path / "stock").write_text("i1\ni2\ni3\n")
+    in_stock = ("--seen", "--in-stock", str(tmp_path / "stock"))
+    assert items(*in_stock) == [item for item in everything if item in ("i1", "i2", "i3")]
+    blocked = ("--block", "i1", "--set", "rules.blocked=[i2]")
+    assert items(*in_stock, *blocked) == ["i3"], "an option adds to what the recipe blocks"
+    assert items("--set", "rules.seen=true") == everything and set(items()) < set(everything)
+    with pytest.raises(UserError, match=r"'brand' does not say NAME=N"):
+        items("--at-most", "brand")
+    with pytest.raises(UserError, match=r"at_most\.brand: Input should be greater than or equal to 1"):
+        items("--at-most", "brand=0")
+
+
 def test_similar_leaves_the_item_itself_out(two_releases):
     rows = json.loads(darec(two_releases[0], "similar", "--item", "i7", "-k", "49", "--json"))
     assert {row["item_id"] for row in rows} == {f"i{n}" for n in range(50)} - {"i7"}

@@ -14,8 +14,8 @@ import darec
 PARAMETERS = {
     "evaluate": ["final", "reference", "data", "config", "catalogue", "reranker"],
     "load_recipe": ["path", "settings"],
-    "recommend": ["bundle", "user_id", "k"],
-    "recommend_many": ["bundle", "user_ids", "k"],
+    "recommend": ["bundle", "user_id", "k", "rules"],
+    "recommend_many": ["bundle", "user_ids", "k", "rules"],
     "run": ["recipe", "until", "force", "progress"],
     "similar": ["bundle", "item_id", "k"],
     "train": ["config", "interactions", "text", "adjacency", "warm", "resume", "progress", "listener"],
@@ -32,6 +32,7 @@ CLASSES = {
     "Release": {"created"},
     "Releases": {"all", "current", "get", "serving", "promote", "rollback", "diff"},
     "Representations": {"join", "user", "item", "nodes", "n_users"},
+    "Rules": {"model_validate"},
     "TrainConfig": {"model_validate"},
     "Trained": {"final", "state", "history", "best_epoch", "epochs", "validation"},
     "UserError": {"exit_code"},
@@ -39,8 +40,8 @@ CLASSES = {
 """The classes, and what others use of each."""
 
 STABLE = {
-    "Bundle", "DarecError", "Recipe", "Release", "Releases", "UserError", "__version__", "load_recipe", "recommend",
-    "recommend_many", "run", "similar",
+    "Bundle", "DarecError", "Recipe", "Release", "Releases", "Rules", "UserError", "__version__", "load_recipe",
+    "recommend", "recommend_many", "run", "similar",
 }  # fmt: skip
 
 IMPORTED = "import sys, darec; dir(darec); print(*sys.modules)"

@@ -1,0 +1,129 @@
+"""How a release ranks: candidates by inner product, then the reranker, then the rules, until each list has K items."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darec.common.errors import UserError
+from darec.serving import index
+from darec.serving.bundle import Bundle
+from darec.serving.index import Floats, Ints, Seen
+from darec.serving.rules import Rules
+from schemas import columns as c
+
+if TYPE_CHECKING:
+    from darec.model.mmr import MMR
+    from darec.model.rerank import Reranker
+
+Candidates = Callable[[Ints, int, Seen], tuple[Ints, Floats]]
+"""Given query numbers [b], n, and what each has seen: the n best items that the rules allow, best first, and their
+scores, both [b, n]; -1 and -inf after the last."""
+
+_MORE = 4  # times as many candidates are asked for when a list is short
+_WEIGHTS = 10  # steps by which the weight of diversity is raised
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Turns candidates into lists. Everything that serves ranks by it: for one user, for many, and for all."""
+
+    n_items: int
+    reranker: "Reranker | None"
+    rules: Rules
+    stronger: "tuple[MMR, ...]" = ()
+    """Rerankers of rising weight of diversity, for lists below the minimum."""
+
+    @classmethod
+    def of(cls, bundle: Bundle, rules: Rules) -> Self:
+        """The ranker of a release under `rules`."""
+        stronger = _stronger(bundle) if rules.min_diversity else ()
+        return cls(bundle.items.height, bundle.reranker, rules, stronger)
+
+    def top(self, find: Candidates, queries: int, k: int, seen: Seen) -> tuple[Ints, Floats]:
+        """The lists of `queries` queries: item numbers and scores [queries, min(k, n_items)]; -1 and -inf at the end of
+        a list that has fewer, since no more items are left.
+        """
+        k = min(k, self.n_items)
+        ids, scores = self._lists(find, np.arange(queries), k, seen, self.reranker)
+        for reranker in self.stronger:
+            monotonous = np.flatnonzero(_diversity(reranker, ids) < self.rules.min_diversity)
+            if not len(monotonous):
+                break
+            ids[monotonous], scores[monotonous] = self._lists(find, monotonous, k, seen.of(monotonous), reranker)
+        return ids, scores
+
+    def _lists(
+        self, find: Candidates, queries: Ints, k: int, seen: Seen, reranker: "Reranker | None"
+    ) -> tuple[Ints, Floats]:
+        ids = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        limits = self.rules.limits
+        fetch = max(k if limits is None else _MORE * k, reranker.config.candidates if reranker else 0)
+        rows = np.arange(len(queries))
+        while len(rows):
+            fetch = min(fetch, self.n_items)
+            found, values = find(queries[rows], fetch, seen.of(rows))
+            more = found[:, -1] >= 0  # whether there may be further candidates
+            if reranker is not None:
+                found, values = _reranked(reranker, found, values, fetch if limits else k)
+            stays = found >= 0 if limits is None else limits.kept(found)
+            ids[rows], scores[rows] = index.left_aligned(found, values, stays, k)
+
+            # Without limits a list is short only if no candidate is left.
+            short = (ids[rows, -1] < 0) & more & (fetch < self.n_items) & (limits is not None)
+            rows, fetch = rows[short], _MORE * fetch
+        return ids, scores
+
+
+def by_index(bundle: Bundle, vectors: Floats, allowed: NDArray[np.bool_] | None) -> Candidates:
+    """Candidates from the release's index, for the users of `vectors` [b, width]."""
+    return lambda queries, n, seen: index.search(bundle.item_index, vectors[queries], n, seen, allowed)
+
+
+def by_popularity(bundle: Bundle, allowed: NDArray[np.bool_] | None) -> Candidates:
+    """The items with most train interactions, ties by item number; the count is the score."""
+    counts = bundle.items[c.TRAIN_COUNT].to_numpy()
+    best = np.argsort(-counts, kind="stable")
+    best = best if allowed is None else best[allowed[best]]
+
+    def find(queries: Ints, n: int, seen: Seen) -> tuple[Ints, Floats]:
+        most = n + int(seen.counts(len(queries)).max(initial=0))
+        ids = np.broadcast_to(best[:most], (len(queries), min(most, len(best))))
+        return index.without_seen(counts[ids].astype(np.float32), ids, n, seen)
+
+    return find
+
+
+def _reranked(reranker: "Reranker", ids: Ints, scores: Floats, k: int) -> tuple[Ints, Floats]:
+    import torch
+
+    best, values = reranker.rerank(torch.from_numpy(ids), torch.from_numpy(scores), k)
+    return best.numpy(), values.numpy()
+
+
+def _diversity(reranker: "MMR", ids: Ints) -> NDArray[np.float32]:
+    import torch
+
+    return reranker.diversity(torch.from_numpy(ids)).numpy()
+
+
+def _stronger(bundle: Bundle) -> "tuple[MMR, ...]":
+    """MMR with the release's own vectors, or with its item vectors if it has no reranker."""
+    import torch
+
+    from darec.model.mmr import MMR
+    from schemas.rerank import MMRConfig
+
+    own = bundle.reranker
+    if own is not None and not isinstance(own, MMR):
+        hint = "leave the rule out, or release with the reranker mmr"
+        raise UserError(f"the reranker {own.config.name} knows no diversity", where="rules.min_diversity", hint=hint)
+    if own is None:
+        trained = torch.tensor(bundle.all_item_vectors())
+        own = MMR(MMRConfig(weight=0, similarity="interactions"), {"interactions": trained})
+
+    weights = np.linspace(own.config.weight, 1, _WEIGHTS + 1).tolist()[1:]
+    return tuple(MMR(own.config.model_copy(update={"weight": weight}), own.vectors) for weight in weights)
