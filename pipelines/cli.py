@@ -13,7 +13,7 @@ import typer
 from darec.common.errors import DarecError
 from darec.common.logs import FORMAT_VARIABLE, configure
 from darec.common.memory import check_address_space
-from pipelines.commands import bench, config, data, models
+from pipelines.commands import bench, config, data, models, prompt
 from pipelines.commands.deploy import deploy
 from pipelines.commands.diff import diff
 from pipelines.commands.doctor import doctor
@@ -59,6 +59,7 @@ for panel, commands in _GROUPS.items():
 app.add_typer(config.app, name="config", rich_help_panel="Setup")
 app.add_typer(data.app, name="data", rich_help_panel="Setup")
 app.add_typer(models.app, name="models", rich_help_panel="Setup")
+app.add_typer(prompt.app, name="prompt", rich_help_panel="Research")
 app.add_typer(bench.app, name="bench", rich_help_panel="Research")
 
 

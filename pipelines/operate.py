@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -17,6 +18,7 @@ from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.serving.retention import Collection, collect
 from pipelines.flows import darec, is_transient
+from pipelines.show_ui import UIBars, show_trial
 from schemas.recipe import Recipe
 from schemas.release import Release
 from stages.execute import Result
@@ -35,6 +37,7 @@ StageName = Literal[
     "export",
     "publish",
 ]
+PromptName = Literal["profile_items", "profile_users", "item_text", "user_text"]
 PROMPTED = ("profile_items", "profile_users")  # the stages whose recipe section has a `prompt`
 
 
@@ -68,6 +71,45 @@ def rerun_stage(
     return darec(recipe or None, settings, stage if extent == "only" else "publish", [stage] if force else [])
 
 
+@flow(name="try-prompt", flow_run_name="try-{stage}")
+def try_prompt(
+    *,
+    stage: PromptName = "profile_items",
+    prompt: str = "",
+    rows: str = "30",
+    ask_old: bool = False,
+    seed: int = 0,
+    overrides: tuple[str, ...] = (),
+    recipe: str = "",
+) -> int:
+    """Tries a prompt on a few rows, beside the one on file, and shows both texts of each row.
+
+    Nothing is run again or kept except the answers of the LLM. Returns the number of rows that were tried.
+
+    Args:
+        stage: the stage whose prompt it is; item_text and user_text are the templates of the texts for the encoder.
+        prompt: the text of the new template.
+        rows: a number of rows (a random sample), id:a,b for certain items or users, or fallbacks for the rows without
+            a usable answer of the LLM.
+        ask_old: also ask the LLM with the prompt on file, for rows that it has not answered yet.
+        seed: seed of the random sample.
+        overrides: `section.field=value` settings laid over the recipe.
+        recipe: path of the recipe file; empty: the built-in defaults.
+    """
+    from stages.prompts import check_text, run_trial
+
+    content = prompt.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
+    check_text(stage, content)
+    loaded = _load(recipe, overrides)
+    with TemporaryDirectory() as folder, UIBars(stage) as bars:
+        path = Path(folder) / "the form's prompt"
+        path.write_text(content, encoding="utf-8")
+        store = Store(loaded.runtime.store)
+        tried = run_trial(loaded, store, stage, str(path), rows, seed=seed, ask_old=ask_old, progress=bars)
+    show_trial(replace(tried, new_path=path.name))
+    return len(tried.rows)
+
+
 def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None = None) -> Path:
     """Writes `text` where its own hash says, and over the prompt file of the recipe `nightly`; returns the former path.
 
@@ -78,27 +120,14 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
     """
     if stage not in PROMPTED:
         raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose of {PROMPTED}")
+    from stages.prompts import check_text
+
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
-    _check_prompt(stage, content)
+    check_text(stage, content)
     path = Store(recipe.runtime.store).make("prompts") / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
     for target in (path, Path(getattr(nightly, stage).prompt)) if nightly else (path,):
         _write(target, content)
     return path
-
-
-def _check_prompt(stage: str, content: str) -> None:
-    """Raises UserError for a template that the stage would refuse."""
-    from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES
-    from darec.text.prompts import chat_prompt
-
-    with TemporaryDirectory() as folder:
-        draft = Path(folder) / "prompt.j2"
-        draft.write_text(content, encoding="utf-8")
-        try:
-            chat_prompt(draft, {"profile_items": ITEM_VARIABLES, "profile_users": USER_VARIABLES}[stage])
-        except UserError as error:
-            where = error.where.replace(str(draft), "the form's prompt")
-            raise UserError(error.what, where=where, hint=error.hint) from error
 
 
 def _write(path: Path, content: str) -> None:

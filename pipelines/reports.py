@@ -31,7 +31,7 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
     from darec.report.source import Source
 
     if out is not None:
-        _check_free(out, overwrite)
+        check_free(out, overwrite)
     releases = Releases(store.root)
     newest = releases.all()[:1]
     if not newest:
@@ -46,7 +46,7 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
     return path
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
     """Raises UserError unless `out` is a new file, or an HTML page that may be replaced: never data or a recipe."""
     if not os.path.lexists(out):
         return

@@ -22,7 +22,9 @@ from darec.artifacts.store import Store
 from darec.common.printable import printable
 from darec.report.content import Chart, Line
 from darec.report.svg import line_chart_uri
+from darec.report.trial import summary
 from darec.serving.releases import Releases
+from darec.text.trial import Side, Trial, meaning
 from pipelines.reports import report_link
 from pipelines.show import Bars, harmless, plan_rows
 from schemas.reports import EvaluationReport, ProfileReport, PublishReport
@@ -181,6 +183,27 @@ def _show_gate(result: Result, store: Store) -> None:
         resource = {"prefect.resource.id": f"darec.release.{report.release}"}
         payload = {"release": report.release, "reason": report.reason, "run_id": flow_run.root_flow_run_id}
         emit_event(REFUSED_EVENT, resource=resource, payload=payload)
+
+
+def show_trial(trial: Trial) -> None:
+    """A prompt that was tried: each row with the old and the new text."""
+    description = f"{trial.name}: {len(trial.rows)} rows under the old and the new prompt"
+    create_markdown_artifact(
+        trial_markdown(trial), key=f"prompt-{trial.name}".replace("_", "-"), description=description
+    )
+
+
+def trial_markdown(trial: Trial) -> str:
+    """The trial as Markdown for the Prefect UI."""
+    lines = "\n".join(f"- {_inline(line)}" for line in summary(trial))
+    rows = [(row.title or row.id, _tried(row.old), _tried(row.new)) for row in trial.rows]
+    return f"### {_inline(trial.name)}\n\n{lines}\n\n{_markdown_table(('row', 'old', 'new'), rows)}"
+
+
+def _tried(side: Side) -> str:
+    tokens = f" ({side.tokens} tokens)" if side.tokens else ""
+    cause = f" (from metadata: {meaning(side.cause)})" if side.cause else ""
+    return f"{side.text if side.text is not None else 'not asked'}{tokens}{cause}"
 
 
 _SHOWN: dict[str, Callable[[Result, Store], None]] = {

@@ -48,18 +48,27 @@ def _embedding(context: StageContext) -> Embedding:
 
 
 def _item_texts(context: StageContext) -> pl.Series:
-    profiles = context.read(ITEM_PROFILES)
-    rows = items_as_data(profiles, context.read(ITEMS)).with_columns(profiles[c.PROFILE])
-    return _texts(rows, context.recipe.embed.item_prompt, ITEM_TEXT_VARIABLES)
+    return render_texts(item_rows(context), context.recipe.embed.item_prompt, ITEM_TEXT_VARIABLES)
 
 
 def _user_texts(context: StageContext) -> pl.Series:
+    return render_texts(user_rows(context), context.recipe.embed.user_prompt, USER_TEXT_VARIABLES)
+
+
+def item_rows(context: StageContext) -> pl.DataFrame:
+    """The variables of each item's text."""
+    profiles = context.read(ITEM_PROFILES)
+    return items_as_data(profiles, context.read(ITEMS)).with_columns(profiles[c.PROFILE])
+
+
+def user_rows(context: StageContext) -> pl.DataFrame:
+    """The variables of each user's text."""
     profiles = context.read(USER_PROFILES)
-    rows = described_users(profiles, context.read(USERS)).with_columns(profiles[c.PROFILE])
-    return _texts(rows, context.recipe.embed.user_prompt, USER_TEXT_VARIABLES)
+    return described_users(profiles, context.read(USERS)).with_columns(profiles[c.PROFILE])
 
 
-def _texts(rows: pl.DataFrame, path: str, variables: tuple[str, ...]) -> pl.Series:
+def render_texts(rows: pl.DataFrame, path: str, variables: tuple[str, ...]) -> pl.Series:
+    """The text of each row, which its vector is made of."""
     prompt = _prompt(path, variables)
     return pl.Series("text", [prompt.render("text", row) for row in values(rows, variables)], dtype=pl.String)
 

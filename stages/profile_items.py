@@ -11,7 +11,7 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
     """Profiles every item of the vocabulary; only prompts without an answer in the row ledger are sent to the LLM."""
-    profiles, report = _task(context).run(context.progress)
+    profiles, report = profile_task(context).run(context.progress)
     context.write(ITEM_PROFILES, profiles)
     context.write(ITEM_FALLBACKS, fallbacks_in(profiles))
     return Outcome(profiles.height, ProfileReport.model_validate(report))
@@ -19,7 +19,7 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 def pending(context: StageContext) -> int:
     """How many prompts a run would send to the LLM."""
-    return _task(context).pending()
+    return profile_task(context).pending()
 
 
 def check(recipe: Recipe) -> None:
@@ -27,7 +27,8 @@ def check(recipe: Recipe) -> None:
     chat_prompt(recipe.profile_items.prompt, ITEM_VARIABLES)
 
 
-def _task(context: StageContext) -> ProfileTask:
+def profile_task(context: StageContext) -> ProfileTask:
+    """The items, their prompt, and the ledger of their profiles."""
     return ProfileTask(
         rows=items_as_data(context.read(ITEM_VOCABULARY), context.read(ITEMS)),
         variables=ITEM_VARIABLES,

@@ -21,7 +21,7 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
     """Profiles every user of the vocabulary; only prompts without an answer in the row ledger are sent to the LLM."""
-    profiles, report = _task(context).run(context.progress)
+    profiles, report = profile_task(context).run(context.progress)
     context.write(USER_PROFILES, profiles)
     context.write(USER_FALLBACKS, fallbacks_in(profiles))
     return Outcome(profiles.height, ProfileReport.model_validate(report))
@@ -29,7 +29,7 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 def pending(context: StageContext) -> int:
     """How many prompts a run would send to the LLM."""
-    return _task(context).pending()
+    return profile_task(context).pending()
 
 
 def check(recipe: Recipe) -> None:
@@ -37,7 +37,8 @@ def check(recipe: Recipe) -> None:
     chat_prompt(recipe.profile_users.prompt, USER_VARIABLES)
 
 
-def _task(context: StageContext) -> ProfileTask:
+def profile_task(context: StageContext) -> ProfileTask:
+    """The users, their prompt, and the ledger of their profiles."""
     config = context.recipe.profile_users
     described = items_as_data(context.read(ITEM_VOCABULARY), context.read(ITEMS))
     profiles = context.read(ITEM_PROFILES).select(c.ITEM_INDEX, c.PROFILE)

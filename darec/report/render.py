@@ -3,6 +3,7 @@
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -19,7 +20,11 @@ def write(source: Source, path: Path) -> None:
     Raises:
         DarecError: the headline cannot be read. Any other section that cannot be read says so in the report.
     """
-    page = render(collect(source))
+    write_page(render(collect(source)), path)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Writes a page; what is at `path` is replaced in one rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(page, encoding="utf-8")
@@ -27,7 +32,12 @@ def write(source: Source, path: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """The page."""
+    """The page of a report."""
+    return render_page("report.html.j2", report=report)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page from a template of this folder. Every text in `values` is escaped."""
     environment = Environment(
         loader=PackageLoader("darec.report", "."),
         autoescape=True,
@@ -45,7 +55,7 @@ def render(report: Report) -> str:
         "share": share,
         "seconds": seconds,
     }
-    page = environment.get_template("report.html.j2").render(report=report, line_chart=line_chart, scatter=scatter)
+    page = environment.get_template(template).render(**values, line_chart=line_chart, scatter=scatter)
     return printable(page)  # control characters are not allowed in HTML; others would turn the text around
 
 

@@ -83,6 +83,23 @@ class Embedding:
         return vectors
 
 
+def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
+    """How many tokens of the encoder each text has, uncut; None for an encoder without a `tokenizer.json`.
+
+    Raises:
+        UserError: the model is not on this machine.
+    """
+    from tokenizers import Tokenizer
+
+    path = resolve(config.model, config.revision) / "tokenizer.json"
+    if not path.is_file():
+        return [None] * len(texts)
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts.to_list())]
+
+
 def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
     """(number of the first text, vectors [rows, d]) chunk by chunk."""
     folder = resolve(config.model, config.revision)

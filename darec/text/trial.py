@@ -1,0 +1,233 @@
+"""A prompt that is tried on a few rows, beside the prompt that the recipe has now."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from darec.artifacts.ledger import KEY
+from darec.common.errors import UserError
+from darec.common.progress import Progress, Silent
+from darec.text.answers import CAUSES
+from darec.text.generate import Generation, conversation_keys
+from darec.text.profiling import ProfileTask
+from darec.text.protocol import Conversation, Engine
+from schemas import columns as c
+
+FALLBACKS = "fallbacks"
+"""The word that chooses the rows for which the LLM gave no usable answer."""
+_IDS = "id:"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one prompt makes of a row."""
+
+    prompt: str
+    """The last turn of the prompt, or the whole text of a template without an LLM."""
+    text: str | None
+    """The profile; None if the LLM was not asked."""
+    cause: str = ""
+    """Why the text comes from metadata; empty for an answer of the LLM."""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @property
+    def tokens(self) -> str:
+        """The tokens in words; empty if they are not known."""
+        if self.prompt_tokens is None:
+            return ""
+        return f"{self.prompt_tokens:,}" + ("" if self.output_tokens is None else f" + {self.output_tokens:,}")
+
+
+@dataclass(frozen=True)
+class TriedRow:
+    """One item or user under both prompts."""
+
+    id: str
+    title: str
+    """The title of an item; empty for a user."""
+    old: Side
+    new: Side
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried, what came out, and what it took."""
+
+    name: str
+    """The name of the prompt: `profile_items`, `profile_users`, `item_text` or `user_text`."""
+    old_path: str
+    new_path: str
+    rows: tuple[TriedRow, ...]
+    old_turns: Conversation = ()
+    """The turns before the last one, which are the same for all rows in most prompts: those of the first row."""
+    new_turns: Conversation = ()
+    asked: int = 0
+    """Prompts that were sent to the LLM; the answers to the others were in the ledger."""
+    seconds: float = 0.0
+    """Time for these, with the start of the engine."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def asks_llm(self) -> bool:
+        """Whether the prompt is one of the LLM, and not the template of a text for the encoder."""
+        return self.name in ("profile_items", "profile_users")
+
+    @property
+    def turns_changed(self) -> bool:
+        """Whether the prompts differ before the last turn."""
+        return self.old_turns != self.new_turns
+
+
+def chosen_rows(
+    rows: pl.DataFrame, wanted: str, causes: Callable[[], pl.Series] | None = None, seed: int = 0
+) -> list[int]:
+    """Numbers of the wanted rows, in the order of the table.
+
+    Args:
+        rows: one row per item or user, with its id.
+        wanted: a number (a random sample, of which a larger one with the same seed is a superset), `id:a,b`, or
+            `fallbacks`.
+        causes: gives for each row why the LLM has no usable answer; empty for an answer, null for a row that was never
+            asked. None if there is no LLM.
+        seed: of the sample.
+
+    Raises:
+        UserError: an id is unknown, or `wanted` is none of the three.
+    """
+    if wanted == FALLBACKS:
+        if causes is None:
+            raise UserError("this template has no LLM and no fallbacks", hint="give --rows a number or id:a,b")
+        return np.flatnonzero((causes().fill_null("") != "").to_numpy()).tolist()
+    if wanted.startswith(_IDS):
+        return _rows_of(rows, [each.strip() for each in wanted.removeprefix(_IDS).split(",") if each.strip()])
+    if not wanted.isascii() or not wanted.isdigit() or not int(wanted):
+        hint = "give a number of rows, id:a,b, or fallbacks"
+        raise UserError(f"{wanted!r} chooses no rows", where="--rows", hint=hint)
+    shuffled = np.random.default_rng(seed).permutation(rows.height)
+    return sorted(shuffled[: int(wanted)].tolist())
+
+
+def _rows_of(rows: pl.DataFrame, ids: Sequence[str]) -> list[int]:
+    known = rows[id_column(rows)]
+    numbers = {name: row for row, name in enumerate(known)}
+    for name in ids:
+        if name not in numbers:
+            nearest = difflib.get_close_matches(name, known.to_list(), n=1, cutoff=0.0)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else "the table is empty"
+            raise UserError(f"there is no row {name!r}", where="--rows", hint=hint)
+    return sorted({numbers[name] for name in ids})
+
+
+def id_column(rows: pl.DataFrame) -> str:
+    """The column with the external id of an item or user."""
+    return c.ITEM if c.ITEM in rows.columns else c.USER
+
+
+def try_prompt(
+    name: str,
+    task: ProfileTask,
+    path: str,
+    wanted: str,
+    *,
+    seed: int = 0,
+    ask_old: bool = False,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+) -> Trial:
+    """Asks the LLM with the prompt in `path` for a few rows, and puts its answers beside those of the task's prompt.
+
+    Nothing is written except answers, which go to the row ledger: a later run with this prompt does not ask for them
+    again. The answers of the task's own prompt come from the ledger.
+
+    Args:
+        name: the name of the prompt.
+        task: the whole table with its present prompt.
+        path: the new prompt.
+        wanted: which rows, as `chosen_rows` takes it.
+        seed: of the sample of rows.
+        ask_old: also ask the LLM with the present prompt, for rows that the ledger lacks.
+        progress: shows how many rows are answered.
+        engine: stands in for the configured engine.
+
+    Raises:
+        UserError: a faulty prompt, an unknown row, or no row to try.
+        DarecError: the engine cannot be had or ended; the answers that came before are kept.
+    """
+    old = task
+    new = replace(task, config=task.config.model_copy(update={"prompt": path}))
+    _ = new.prompt  # a faulty one is refused before anything is rendered
+    numbers = chosen_rows(task.rows, wanted, lambda: known_causes(old), seed)
+    if not numbers:
+        raise UserError("there is no row to try", where=f"--rows {wanted}", hint="give a number of rows")
+
+    rows = task.rows[numbers]
+    old, new = replace(old, rows=rows), replace(new, rows=rows)
+    sides: dict[bool, tuple[list[Conversation], list[Side]]] = {}
+    asked, seconds = 0, 0.0
+    for part, ask in ((old, ask_old), (new, True)):
+        conversations = part.conversations()
+        keys = conversation_keys(conversations, part.llm, part.config)
+        if ask:
+            report = _ask(part, conversations, keys, progress, engine)
+            asked, seconds = asked + report["generated"], seconds + report["seconds"]
+        sides[part is new] = conversations, _sides(part, conversations, keys)
+
+    (old_prompts, old_sides), (new_prompts, new_sides) = sides[False], sides[True]
+    titles = rows[c.TITLE] if c.TITLE in rows.columns else [""] * rows.height
+    tried = zip(rows[id_column(rows)], titles, old_sides, new_sides, strict=True)
+    return Trial(
+        name=name,
+        old_path=task.config.prompt,
+        new_path=path,
+        rows=tuple(TriedRow(*row) for row in tried),
+        old_turns=old_prompts[0][:-1],
+        new_turns=new_prompts[0][:-1],
+        asked=asked,
+        seconds=seconds,
+    )
+
+
+def known_causes(task: ProfileTask) -> pl.Series:
+    """For each row of the task why the LLM has no usable answer; empty for an answer, null for a row never asked."""
+    keys = conversation_keys(task.conversations(), task.llm, task.config)
+    held = task.ledger.get(keys, ["cause"])
+    return keys.to_frame().join(held, on=KEY, how="left", maintain_order="left")["cause"]
+
+
+def _ask(
+    task: ProfileTask,
+    conversations: list[Conversation],
+    keys: pl.Series,
+    progress: Progress | None,
+    engine: Engine | None,
+) -> dict[str, Any]:
+    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked.
+    llm = task.llm.model_copy(update={"fallback_retries": 0})
+    generation = Generation(llm, task.config, task.ledger, progress or Silent())
+    return generation.run(conversations, keys, task.shorter, engine)
+
+
+def _sides(task: ProfileTask, conversations: list[Conversation], keys: pl.Series) -> list[Side]:
+    """What the ledger holds for each row; the text of a fallback is the one from metadata."""
+    held = task.ledger.get(keys, ["text", "cause", "prompt_tokens", "output_tokens"])
+    known = keys.to_frame().join(held, on=KEY, how="left", maintain_order="left")
+    texts = known.with_columns(metadata=task.rows.select(task.from_metadata.alias("m"))["m"]).with_columns(
+        text=pl.when(pl.col("cause") == "").then("text").when(pl.col("cause").is_not_null()).then("metadata")
+    )
+    columns = ("text", "cause", "prompt_tokens", "output_tokens")
+    return [
+        Side(messages[-1]["content"], text, cause or "", prompt_tokens, output_tokens)
+        for messages, (text, cause, prompt_tokens, output_tokens) in zip(
+            conversations, texts.select(columns).iter_rows(), strict=True
+        )
+    ]
+
+
+def meaning(cause: str) -> str:
+    """A cause of a fallback in words."""
+    return CAUSES.get(cause, cause)

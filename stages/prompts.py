@@ -1,0 +1,160 @@
+"""The prompts that can be tried, and what they are tried on: the artifacts of the stages before, nothing is run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import polars as pl
+
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import UserError
+from darec.common.progress import Progress
+from darec.text.encoder import token_counts
+from darec.text.entities import ITEM_TEXT_VARIABLES, ITEM_VARIABLES, USER_TEXT_VARIABLES, USER_VARIABLES
+from darec.text.prompts import Prompt, chat_prompt
+from darec.text.protocol import Engine
+from darec.text.trial import Side, Trial, TriedRow, chosen_rows, id_column, try_prompt
+from schemas import columns as c
+from schemas.recipe import Recipe
+from stages import embed, profile_items, profile_users
+from stages.contract import Stage, StageContext, Task
+from stages.execute import stage_context, stage_job
+from stages.registry import STAGES, needed
+from stages.walk import Upstream, walk
+
+
+@dataclass(frozen=True)
+class PromptUse:
+    """Where a prompt is used."""
+
+    stage: str
+    variables: tuple[str, ...]
+    path: Callable[[Recipe], str]
+    """The template that a recipe names."""
+    task: Callable[[StageContext], Any] | None = None
+    """The table that the LLM is asked about; None for a text that goes to the encoder as it is."""
+    rows: Callable[[StageContext], pl.DataFrame] | None = None
+    """The variables of each text of the encoder."""
+
+
+PROMPTS = {
+    "profile_items": PromptUse(
+        "profile_items",
+        ITEM_VARIABLES,
+        lambda recipe: recipe.profile_items.prompt,
+        task=profile_items.profile_task,
+    ),
+    "profile_users": PromptUse(
+        "profile_users",
+        USER_VARIABLES,
+        lambda recipe: recipe.profile_users.prompt,
+        task=profile_users.profile_task,
+    ),
+    "item_text": PromptUse("embed", ITEM_TEXT_VARIABLES, lambda recipe: recipe.embed.item_prompt, rows=embed.item_rows),
+    "user_text": PromptUse("embed", USER_TEXT_VARIABLES, lambda recipe: recipe.embed.user_prompt, rows=embed.user_rows),
+}
+"""The prompts by the names that the command line uses."""
+
+
+def prompt_use(name: str) -> PromptUse:
+    """The prompt of that name. Raises UserError if there is none."""
+    if name not in PROMPTS:
+        raise UserError(f"there is no prompt {name!r}", hint=f"choose one of {', '.join(PROMPTS)}")
+    return PROMPTS[name]
+
+
+def check_prompt(use: PromptUse, path: str) -> None:
+    """Raises UserError for a template that the stage would refuse."""
+    if use.task is not None:
+        chat_prompt(path, use.variables)
+    else:
+        Prompt(path, use.variables, ("text",))
+
+
+def check_text(name: str, content: str) -> None:
+    """As `check_prompt`, for a template that a form holds and no file."""
+    with TemporaryDirectory() as folder:
+        draft = Path(folder) / "prompt.j2"
+        draft.write_text(content, encoding="utf-8")
+        try:
+            check_prompt(prompt_use(name), str(draft))
+        except UserError as error:
+            where = error.where.replace(str(draft), "the form's prompt")
+            raise UserError(error.what, where=where, hint=error.hint) from error
+
+
+def inputs_of(stage: Stage, recipe: Recipe, store: Store, progress: Progress | None = None) -> StageContext:
+    """What a stage would read now. An input whose fallbacks are due again is as good as any other.
+
+    Raises:
+        UserError: a stage that it reads has no artifact for this recipe.
+    """
+
+    def visit(task: Task, upstream: Upstream) -> "_Found":
+        assert isinstance(task, Stage)
+        job = stage_job(task, recipe, upstream, store)
+        artifact = store.find(task.name, job.key)
+        if artifact is None:
+            what = f"stage {task.name} has no result for this recipe and data yet"
+            raise UserError(what, hint=f"run `darec run --until {task.name}` first")
+        return _Found(artifact)
+
+    before = [task for task in needed(recipe, stage.name) if task.name != stage.name]
+    upstream: dict[str, Artifact] = {}
+    for _ in walk(before, visit, upstream):
+        pass
+    return stage_context(stage, recipe, upstream, store, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Found:
+    artifact: Artifact
+
+
+def run_trial(
+    recipe: Recipe,
+    store: Store,
+    name: str,
+    path: str,
+    wanted: str,
+    *,
+    seed: int = 0,
+    ask_old: bool = False,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+) -> Trial:
+    """Tries the template in `path` in the place of prompt `name`, on a few rows; see `darec.text.trial.try_prompt`.
+
+    Raises:
+        UserError: there is no such prompt, it is faulty, or a stage before it has not run.
+        DarecError: the engine cannot be had or ended.
+    """
+    use = prompt_use(name)
+    check_prompt(use, path)
+    with store.in_use():
+        context = inputs_of(STAGES[use.stage], recipe, store, progress)
+        if use.task is None:
+            return _try_text(name, use, context, path, wanted, seed)
+        task = use.task(context)
+    return try_prompt(name, task, path, wanted, seed=seed, ask_old=ask_old, progress=progress, engine=engine)
+
+
+def _try_text(name: str, use: PromptUse, context: StageContext, path: str, wanted: str, seed: int) -> Trial:
+    """The texts that the encoder gets from both templates."""
+    assert use.rows is not None
+    table = use.rows(context)
+    rows = table[chosen_rows(table, wanted, seed=seed)]
+    config, present = context.recipe.embed, use.path(context.recipe)
+    sides = []
+    for template in (present, path):
+        texts = embed.render_texts(rows, template, use.variables)
+        counts = token_counts(config, texts)
+        sides.append([Side(text, text, "", count) for text, count in zip(texts, counts, strict=True)])
+
+    cut = sum(side.prompt_tokens is not None and side.prompt_tokens > config.max_tokens for side in sides[1])
+    note = f"{cut:,} of {rows.height:,} new texts are longer than embed.max_tokens ({config.max_tokens}) and are cut"
+    titles = rows[c.TITLE] if c.TITLE in rows.columns else [""] * rows.height
+    tried = zip(rows[id_column(rows)], titles, *sides, strict=True)
+    return Trial(name, present, path, tuple(TriedRow(*row) for row in tried), notes=(note,) if cut else ())
