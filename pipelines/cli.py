@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from darec.common.errors import DarecError
+from darec.common.errors import DarecError, LimitError
 from darec.common.logs import FORMAT_VARIABLE, configure
 from darec.common.memory import check_address_space
 from pipelines.commands import bench, config, data, models, prompt
@@ -117,7 +117,7 @@ def guarded(action: Callable[[], Any]) -> int:
 def report_failure(error: BaseException) -> int:
     """Logs the error's one line; returns the exit code."""
     if isinstance(error, DarecError):
-        _logger.error("%s", error)
+        _logger.log(logging.WARNING if isinstance(error, LimitError) else logging.ERROR, "%s", error)
         return error.exit_code
     if isinstance(error, OSError) and error.filename:
         hint = "make the path readable and writable, and run again"

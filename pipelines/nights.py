@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 from darec.artifacts.store import Store
 from darec.common import logs
+from darec.common.errors import LimitError
+from darec.text.budget import one_run
 from pipelines.show import harmless
 from schemas.night import Night, Outcome
 from schemas.reports import EvaluationReport, ProfileReport, PublishReport
@@ -26,7 +28,7 @@ def recorded(store: Store, run: str) -> Iterator[list[Result]]:
     """
     results: list[Result] = []
     started, clock = datetime.now(UTC), time.monotonic()
-    with logs.context(run=run):
+    with logs.context(run=run), one_run():
         _logger.info("the run begins")
         error: BaseException | None = None
         try:
@@ -59,7 +61,9 @@ def _night(started: datetime, minutes: float, results: Sequence[Result], error: 
 
     outcome: Outcome = "partial"
     why = f"it was to end with {results[-1].stage}" if results else ""
-    if error is not None:
+    if isinstance(error, LimitError):
+        why = str(error)
+    elif error is not None:
         outcome, why = "failed", str(error) or type(error).__name__
     elif decision is not None:
         outcome, why = "unchanged" if decision.cached else decision.report.state, decision.report.reason

@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from darec.common.printable import printable
+from schemas.semantic import LLMConfig
+from stages.costs import cost_lines
 from stages.execute import Result
 from stages.plan import Step
 
@@ -139,6 +141,13 @@ def plan_table(steps: Iterable[Step]) -> Table:
     return table
 
 
+def print_plan(steps: Sequence[Step], llm: LLMConfig) -> None:
+    """The plan in the terminal, and what asking the LLM would cost."""
+    console.print(plan_table(steps))
+    for line in cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], llm):
+        console.print(Text(line))
+
+
 def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
     """The plan as plain data: for `--json` and for the table in the Prefect UI."""
     return [
@@ -147,6 +156,9 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
             "state": step.state,
             "why": "; ".join(step.why),
             "rows": step.rows,
+            "tokens": step.cost.tokens,
+            "minutes": None if step.cost.minutes is None else round(step.cost.minutes, 2),
+            "price": None if step.cost.price is None else round(step.cost.price, 6),
             "seconds_last_time": step.seconds_last_time,
             "key": step.key,
         }

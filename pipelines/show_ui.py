@@ -71,33 +71,13 @@ class UIBars(Bars):
                 update_progress_artifact(self._artifact, percent)
 
 
-def show_plan(steps: Sequence[Step], store: Store) -> None:
+def show_plan(steps: Sequence[Step]) -> None:
     """The plan before the run starts: hit or stale, why, rows, and what that will roughly take."""
-    rows = [row | estimate(step, store) for row, step in zip(plan_rows(steps), steps, strict=True)]
+    rows = plan_rows(steps)
     minutes = sum(row["minutes"] or 0 for row in rows)
     hits = sum(step.state == "hit" for step in steps)
     summary = f"{hits} of {len(rows)} stages are hits; the rest took about {minutes:.1f} minutes when last measured"
     create_table_artifact(rows, key="plan", description=summary)
-
-
-def estimate(step: Step, store: Store) -> dict[str, Any]:
-    """Tokens and minutes a step will take, from the newest run that generated rows; None where nothing is known."""
-    if step.state == "hit":
-        return {"tokens": 0, "minutes": 0.0}
-
-    for artifact in store.artifacts(step.task.name) if step.rows is not None else ():
-        if artifact.damage() is not None:
-            continue
-        report = step.task.report.model_validate(artifact.manifest.report)
-        generated = getattr(report, "generated", 0)
-        if generated:
-            scale = (step.rows or 0) / generated
-            # An encoder generates rows as well, but spends no tokens.
-            tokens = round(report.tokens * scale) if isinstance(report, ProfileReport) else None
-            return {"tokens": tokens, "minutes": round(report.seconds * scale / 60, 2)}
-
-    seconds = step.seconds_last_time
-    return {"tokens": None, "minutes": None if seconds is None else round(seconds / 60, 2)}
 
 
 def show_report(path: Path) -> None:

@@ -61,6 +61,16 @@ class LLMConfig(Section):
     fallback_retry_hours: float = not_hashed(12.0, ge=0, le=8_760)
     """Minimum age of a row without a usable answer before it is asked again, in hours."""
 
+    price_per_million_input: float = not_hashed(0.0, ge=0, le=1_000_000)
+    """Price of a million prompt tokens, in any currency. With a price, plans and `darec prompt try` show the cost."""
+    price_per_million_output: float = not_hashed(0.0, ge=0, le=1_000_000)
+    """Price of a million output tokens, in the same currency."""
+    max_tokens_per_run: int = not_hashed(0, ge=0, le=2**53)
+    """Maximum number of prompt and output tokens of one run. When it is reached, the run stops, all answers are kept,
+    and the next run goes on from there. 0 means no limit."""
+    max_cost_per_run: float = not_hashed(0.0, ge=0, le=1e12)
+    """Maximum cost of one run at these prices, with the same effect. 0 means no limit."""
+
 
 class ItemProfileConfig(Section):
     """Profiles of items: what an item is like and who enjoys it."""

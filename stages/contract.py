@@ -56,6 +56,17 @@ class StageContext:
 
 
 @dataclass(frozen=True)
+class Pending:
+    """What a run would generate."""
+
+    rows: int
+    prompt_tokens: int | None = None
+    """An estimate of what the LLM would read; None for a stage without an LLM."""
+    output_tokens: int | None = None
+    """An estimate of what it would write; None where nothing is known yet."""
+
+
+@dataclass(frozen=True)
 class Outcome(Generic[Report_co]):
     """What a stage says about its work; it goes into the manifest, not into the artifact's content."""
 
@@ -84,7 +95,7 @@ class Task(Generic[Report_co]):
     body: Any
     """The module that does the work, by its dotted name (imported when there is work), or an object like one.
 
-    A stage's body has `run(context) -> Outcome`, and if `counts_rows` is set `pending(context) -> int` and
+    A stage's body has `run(context) -> Outcome`, and if `counts_rows` is set `pending(context) -> Pending` and
     `check(recipe)`. An effect's
     body has `run(context) -> Outcome`, and `settled(context)`, which gives the report of an effect that was had before,
     or None if there is something to do. An effect's report has a `state` and a `reason`.

@@ -16,7 +16,7 @@ from darec.text.prompts import Prompt
 from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.reports import EmbedReport
-from stages.contract import Outcome, StageContext
+from stages.contract import Outcome, Pending, StageContext
 
 
 def run(context: StageContext) -> Outcome[EmbedReport]:
@@ -30,11 +30,11 @@ def run(context: StageContext) -> Outcome[EmbedReport]:
     return Outcome(len(vectors), EmbedReport.model_validate(details))
 
 
-def pending(context: StageContext) -> int:
-    """How many texts the row ledger lacks."""
+def pending(context: StageContext) -> Pending:
+    """The texts that the row ledger lacks."""
     embedding = _embedding(context)
     texts = pl.concat([_user_texts(context), _item_texts(context)])
-    return len(embedding.ledger.missing(embedding.keys(texts)))
+    return Pending(len(embedding.ledger.missing(embedding.keys(texts))))
 
 
 def check(recipe: Recipe) -> None:

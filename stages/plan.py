@@ -8,6 +8,7 @@ from darec.common.errors import TransientError, UserError
 from darec.common.notices import collected
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
+from stages.costs import NOTHING, UNKNOWN, Cost, estimate
 from stages.execute import NOT_GATED, UNCHANGED, Job, reasons, stage_context, stage_job
 from stages.registry import LAST, needed
 from stages.walk import Upstream, walk
@@ -31,6 +32,8 @@ class Step:
     rows: int | None = None
     """Rows that a run would generate; None where that is not counted or not known yet."""
     seconds_last_time: float | None = None
+    cost: Cost = UNKNOWN
+    """Tokens, minutes and money that a run would take."""
 
 
 def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False) -> list[Step]:
@@ -70,12 +73,20 @@ def _plan_stage(
     damage = artifact.damage(checksums) if there else None
     outdated = job.outdated(artifact) if there and damage is None else None
     if there and damage is None and outdated is None:
-        return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds)
+        return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds, NOTHING)
 
     why = (outdated,) if outdated else (f"damaged: {damage}",) if damage else reasons(job, store)
     with collected() as notices:  # of a damaged ledger, which makes more rows than the change would
-        rows = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
-    return Step(stage, "stale", (*why, *notices), job.key, rows=rows, seconds_last_time=seconds)
+        pending = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
+    return Step(
+        stage,
+        "stale",
+        (*why, *notices),
+        job.key,
+        rows=pending.rows if pending else None,
+        seconds_last_time=seconds,
+        cost=estimate(stage, pending, recipe, store, seconds),
+    )
 
 
 def _plan_effect(effect: Effect, recipe: Recipe, upstream: Upstream, store: Store) -> Step:

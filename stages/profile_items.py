@@ -6,7 +6,7 @@ from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
 from schemas.recipe import Recipe
 from schemas.reports import ProfileReport
-from stages.contract import Outcome, StageContext
+from stages.contract import Outcome, Pending, StageContext
 
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
@@ -17,9 +17,9 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
     return Outcome(profiles.height, ProfileReport.model_validate(report))
 
 
-def pending(context: StageContext) -> int:
-    """How many prompts a run would send to the LLM."""
-    return profile_task(context).pending()
+def pending(context: StageContext) -> Pending:
+    """The prompts that a run would send to the LLM."""
+    return Pending(*profile_task(context).forecast())
 
 
 def check(recipe: Recipe) -> None:

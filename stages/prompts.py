@@ -1,7 +1,7 @@
 """The prompts that can be tried, and what they are tried on: the artifacts of the stages before, nothing is run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,15 +11,18 @@ import polars as pl
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
 from darec.common.progress import Progress
+from darec.text.budget import one_run
 from darec.text.encoder import token_counts
 from darec.text.entities import ITEM_TEXT_VARIABLES, ITEM_VARIABLES, USER_TEXT_VARIABLES, USER_VARIABLES
+from darec.text.profiling import ProfileTask
 from darec.text.prompts import Prompt, chat_prompt
 from darec.text.protocol import Engine
 from darec.text.trial import Side, Trial, TriedRow, chosen_rows, id_column, try_prompt
 from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import embed, profile_items, profile_users
-from stages.contract import Stage, StageContext, Task
+from stages.contract import Pending, Stage, StageContext, Task
+from stages.costs import cost_lines, estimate
 from stages.execute import stage_context, stage_job
 from stages.registry import STAGES, needed
 from stages.walk import Upstream, walk
@@ -138,7 +141,17 @@ def run_trial(
         if use.task is None:
             return _try_text(name, use, context, path, wanted, seed)
         task = use.task(context)
-    return try_prompt(name, task, path, wanted, seed=seed, ask_old=ask_old, progress=progress, engine=engine)
+    with one_run():
+        trial = try_prompt(name, task, path, wanted, seed=seed, ask_old=ask_old, progress=progress, engine=engine)
+    return replace(trial, notes=tuple(_whole_table(task, path, STAGES[use.stage], recipe, store)))
+
+
+def _whole_table(task: ProfileTask, path: str, stage: Stage, recipe: Recipe, store: Store) -> list[str]:
+    """What the new prompt would cost for the rows that were not tried."""
+    new = replace(task, config=task.config.model_copy(update={"prompt": path}))
+    pending = Pending(*new.forecast())
+    cost = estimate(stage, pending, recipe, store, None)
+    return cost_lines([("the rest of the table", pending.rows, cost)], recipe.llm)
 
 
 def _try_text(name: str, use: PromptUse, context: StageContext, path: str, wanted: str, seed: int) -> Trial:

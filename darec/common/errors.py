@@ -28,5 +28,14 @@ class UserError(DarecError):
     exit_code = 2
 
 
+class LimitError(DarecError):
+    """A limit that the recipe sets for one run was reached: nothing failed, and the next run goes on from there.
+
+    The command line exits with 130, as after Ctrl-C.
+    """
+
+    exit_code = 130
+
+
 class TransientError(DarecError):
     """A failure that may pass by itself (a server away, a full queue): the orchestrator may retry it."""

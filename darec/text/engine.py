@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -158,16 +159,21 @@ class OfflineEngine:
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
 
     def _spread(self, function: Callable[..., Done], work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Done]]:
-        """What `function` makes of each chunk. After a failure no other is begun, and what is finished is given."""
-        size = self._chunk_size(len(work))
+        """What `function` makes of each chunk. After a failure no other is begun, and what is finished is given.
+
+        Work is taken from `work` when a worker can begin it, so its iterator may end early.
+        """
+        chunks = self._chunks(work)
         waiting: dict[Future[Done], int] = {}
         failure: BaseException | None = None
-        try:
-            for start in range(0, len(work), size):
-                waiting[self._pool.submit(function, work[start : start + size], *rest)] = start
-        except BrokenProcessPool as error:
-            failure = error
-        while waiting:
+        while True:
+            try:
+                while failure is None and len(waiting) <= self.settings.workers and (chunk := next(chunks, None)):
+                    waiting[self._pool.submit(function, chunk[1], *rest)] = chunk[0]
+            except BrokenProcessPool as error:
+                failure = error
+            if not waiting:
+                break
             try:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
             except BaseException as interrupt:
@@ -191,6 +197,13 @@ class OfflineEngine:
             ) from failure
         if failure is not None:
             raise failure
+
+    def _chunks(self, work: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
+        """(number of the first, chunk of work) until `work` ends."""
+        size, items, start = self._chunk_size(len(work)), iter(work), 0
+        while chunk := list(islice(items, size)):
+            yield start, chunk
+            start += len(chunk)
 
     def _chunk_size(self, rows: int) -> int:
         """The configured chunk, or less, so that few rows still keep every worker busy."""

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from darec.common.errors import DarecError
 from darec.common.notices import tell_once
 from darec.common.progress import Progress, Silent
 from darec.text.answers import CAUSES, NEVER_SAMPLED, printable, read_profile
+from darec.text.budget import Budget
 from darec.text.fallbacks import due
 from darec.text.identity import model_identity
 from darec.text.models import resolve
@@ -79,6 +80,11 @@ class Generation:
     """The beginning of an unusable answer, or of what the server said, for each cause."""
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The ledger's rows of the keys that are asked again, from earlier nights."""
+    budget: Budget = field(init=False)
+    """What the run may still spend."""
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.llm, self.config.max_tokens)
 
     def run(
         self,
@@ -100,6 +106,7 @@ class Generation:
 
         Raises:
             DarecError: the engine cannot be had or ended; if only fallbacks are due, that is told and no error.
+            LimitError: the limit of the run is reached; answers are kept. If only fallbacks are due, as before.
         """
         started = time.monotonic()
         new, again = self.to_ask(keys, repair=True)
@@ -164,13 +171,14 @@ class Generation:
     def _ask(self, engine: Engine, requests: Sequence[Request], final: Collection[str]) -> dict[str, str]:
         """Asks, and keeps the usable rows and those that failed for a `final` cause. Gives key and cause of the others.
 
-        A row that cannot be read is raised when the others that came with it are kept.
+        A row that cannot be read is raised when the others that came with it are kept, and LimitError when the limit of
+        the run is reached and the open rows are answered.
         """
         bad: dict[str, str] = {}
         if not requests:
             return bad
-        schema = profile_schema(self.config.max_chars)
-        for answers in engine.generate(requests, schema, self.config.max_tokens):
+        schema, left = profile_schema(self.config.max_chars), len(requests)
+        for answers in self._answers(engine, requests, schema):
             rows, failure = [], None
             for answer in answers:
                 try:
@@ -182,9 +190,27 @@ class Generation:
             self._keep(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])
             self.progress.advance(len(kept))
+            left -= len(kept)
             if failure is not None:
                 raise failure
+        self.budget.stop(left)
         return bad
+
+    def _answers(self, engine: Engine, requests: Sequence[Request], schema: dict[str, Any]) -> Iterator[list[Answer]]:
+        """The engine's answers, until there are no more requests or the budget is used up.
+
+        The first rows are held back by a cautious estimate of their tokens. When they are answered, the engine gets the
+        others by what rows really take.
+        """
+        waiting = self.budget.ration(requests)
+        while True:
+            for answers in engine.generate(waiting, schema, self.config.max_tokens):
+                for answer in answers:
+                    self.budget.answered(answer)
+                yield answers
+            waiting = self.budget.ration(waiting.left())
+            if not self.budget.allows_more(waiting):
+                return
 
     def _row(self, answer: Answer) -> dict[str, Any]:
         text, cause = read_profile(answer, self.config.max_chars)

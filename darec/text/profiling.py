@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -11,6 +11,7 @@ from darec.artifacts.ledger import KEY, Ledger
 from darec.common.errors import UserError
 from darec.common.progress import Progress, Silent
 from darec.text.answers import CAUSES
+from darec.text.budget import CHARS_PER_TOKEN, characters
 from darec.text.entities import values
 from darec.text.generate import Generation, ProfileConfig, conversation_keys, profile_ledger, read_texts
 from darec.text.prompts import Prompt, chat_prompt, with_less_data
@@ -19,6 +20,15 @@ from schemas import columns as c
 from schemas.semantic import LLMConfig
 
 _SAMPLES = 5
+
+
+class Forecast(NamedTuple):
+    """What a run would ask the LLM for."""
+
+    rows: int
+    prompt_tokens: int
+    output_tokens: int | None
+    """None if no answer to this prompt is known yet."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +63,29 @@ class ProfileTask:
 
     def pending(self) -> int:
         """How many prompts a run would send to the LLM: new ones, and fallbacks that are due again."""
-        keys = conversation_keys(self.conversations(), self.llm, self.config)
+        return self.forecast().rows
+
+    def forecast(self) -> Forecast:
+        """What a run would send to the LLM, with tokens estimated from the answers that the ledger has to this prompt.
+
+        Without any, prompts are estimated from their length, and output tokens are not known.
+        """
+        conversations = self.conversations()
+        keys = conversation_keys(conversations, self.llm, self.config)
         new, again = Generation(self.llm, self.config, self.ledger).to_ask(keys)
-        return len(new) + again.height
+
+        lengths = pl.Series("characters", [characters(messages) for messages in conversations], pl.Int64)
+        rows = pl.DataFrame([keys, lengths]).unique(KEY, keep="first")
+        asked = rows.filter(pl.col(KEY).is_in(pl.concat([new, again[KEY]]).implode()))["characters"]
+        counts = self.ledger.get(keys, ["prompt_tokens", "output_tokens"]).filter(pl.col("prompt_tokens") > 0)
+        known = rows.join(counts, on=KEY)
+        read, written, shown = (int(known[name].sum()) for name in ("prompt_tokens", "output_tokens", "characters"))
+        per_character = read / shown if shown else 1 / CHARS_PER_TOKEN
+
+        count = len(new) + again.height
+        return Forecast(
+            count, round(int(asked.sum()) * per_character), round(count * written / known.height) if shown else None
+        )
 
     def run(
         self, progress: Progress | None = None, engine: Engine | None = None

@@ -42,7 +42,11 @@ class Engine(Protocol):
     """Answers requests under one JSON schema, giving finished answers as they finish, in any order."""
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Every request gets one answer, whether usable or not; what is finished is given before an error is raised."""
+        """Every request gets one answer, whether usable or not; what is finished is given before an error is raised.
+
+        An engine takes a request from `requests` only when it can begin it: the iterator ends early where the run's
+        limit of tokens is reached.
+        """
         ...
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from darec.common.errors import UserError
 from pipelines.commands.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
-from pipelines.show import console, plan_table, remark_lines, results_table
+from pipelines.show import console, print_plan, remark_lines, results_table
 from schemas.secret import redacted
 from stages.execute import Result
 
@@ -45,7 +45,7 @@ def run(
         task_named(name)
     loaded, store = open_recipe(recipe, overrides)
     steps = plan(loaded, store, until)
-    console.print(plan_table(steps))
+    print_plan(steps, loaded.llm)
 
     if prefect or configured_url() is not None:
         idle = not force and all(step.state == "hit" for step in steps)

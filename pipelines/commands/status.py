@@ -9,7 +9,7 @@ from pipelines.commands.options import (
     open_recipe,
     print_json,
 )
-from pipelines.show import console, plan_rows, plan_table
+from pipelines.show import plan_rows, print_plan
 from stages.plan import plan
 
 
@@ -19,10 +19,13 @@ def status(
     until: UntilOption = WHOLE_RUN,
     as_json: JsonOption = False,
 ) -> None:
-    """Show for each stage whether it is a hit or stale, why, the rows to process, and its last duration."""
+    """Show for each stage whether it is a hit or stale, why, the rows to process, and its last duration.
+
+    Below is what asking the LLM would take: tokens, minutes and, with the prices of the recipe, money.
+    """
     loaded, store = open_recipe(recipe, overrides)
     steps = plan(loaded, store, until)
     if as_json:
         print_json(plan_rows(steps))
     else:
-        console.print(plan_table(steps))
+        print_plan(steps, loaded.llm)

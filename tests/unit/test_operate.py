@@ -1,7 +1,6 @@
 """The operator's forms and what the UI is told, without a server."""
 
 import base64
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 from xml.etree import ElementTree
@@ -20,8 +19,10 @@ from darec.report.svg import line_chart_uri
 from pipelines import operate, show_ui
 from pipelines.deployments import HEARTBEAT_SECONDS, WORK_POOL
 from pipelines.flows import is_transient, prepared, run_stage
+from schemas.recipe import Recipe
 from schemas.reports import EvaluationReport
-from stages.plan import Step
+from stages.contract import Pending
+from stages.costs import UNKNOWN, Cost, estimate
 from stages.registry import STAGES, TASKS
 from tests.unit.test_retention import add
 
@@ -102,11 +103,14 @@ def test_the_plan_scales_the_last_generation_to_the_rows_to_do(tmp_path: Path):
     report = {"generated": 100, "prompt_tokens": 900, "output_tokens": 100, "seconds": 60.0}
     manifest = artifact.manifest.model_copy(update={"report": report})
     (artifact.path / "manifest.json").write_text(manifest.model_dump_json())
-    step = Step(STAGES["profile_users"], "stale", ("edited",), rows=50, seconds_last_time=60.0)
-    assert show_ui.estimate(step, store) == {"tokens": 500, "minutes": 0.5}
-    assert show_ui.estimate(replace(step, state="hit"), store) == {"tokens": 0, "minutes": 0.0}
-    unknown = Step(STAGES["graph"], "stale", ("never run",))
-    assert show_ui.estimate(unknown, store) == {"tokens": None, "minutes": None}
+    recipe = load_recipe(None, ["llm.price_per_million_input=2", "llm.price_per_million_output=10"])
+    cost = estimate(STAGES["profile_users"], Pending(50, 450), recipe, store, 60.0)
+    assert (cost.tokens, cost.minutes) == (500, 0.5) and cost.price == pytest.approx(450 * 2e-6 + 50 * 10e-6)
+    known = estimate(STAGES["profile_users"], Pending(50, 450, 100), recipe, store, 60.0)
+    assert (known.output_tokens, known.minutes) == (100, pytest.approx(0.55))
+    assert estimate(STAGES["graph"], None, recipe, store, None) == UNKNOWN
+    never = estimate(STAGES["profile_items"], Pending(10, 300), Recipe(), store, None)
+    assert never == Cost(300, 10 * Recipe().profile_items.max_tokens, None, None), "an upper bound"
 
 
 def test_metrics_stand_beside_the_current_release():

@@ -1,0 +1,170 @@
+"""What a run may spend on the LLM: tokens and money are counted, and no row is asked when a limit is reached.
+
+A limit holds for one run, over all of its stages. The rows that are open count with the mean tokens of the rows that
+were answered, and before the first answer with an estimate from their length and `max_tokens`. The limit is therefore
+exceeded by at most what one chunk per worker of the offline engine, or the open requests of a server, take beyond that.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import overload
+
+from darec.common.errors import LimitError
+from darec.text.protocol import Answer, Request
+from schemas.semantic import LLMConfig
+
+CHARS_PER_TOKEN = 4
+"""Of English text, roughly: until real counts are known."""
+
+
+@dataclass
+class Spending:
+    """The tokens that one run has taken so far."""
+
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and output tokens together."""
+        return self.prompt_tokens + self.output_tokens
+
+
+_run: ContextVar[Spending | None] = ContextVar("spending", default=None)
+
+
+@contextmanager
+def one_run() -> Iterator[Spending]:
+    """Everything that is asked in the block counts as one run; a block inside another belongs to the outer one."""
+    if (outer := _run.get()) is not None:
+        yield outer
+        return
+    token = _run.set(spending := Spending())
+    try:
+        yield spending
+    finally:
+        _run.reset(token)
+
+
+def price(llm: LLMConfig, prompt_tokens: float, output_tokens: float) -> float:
+    """What these tokens cost at the prices of the recipe."""
+    return (llm.price_per_million_input * prompt_tokens + llm.price_per_million_output * output_tokens) / 1e6
+
+
+def has_price(llm: LLMConfig) -> bool:
+    """Whether the recipe says what tokens cost."""
+    return llm.price_per_million_input > 0 or llm.price_per_million_output > 0
+
+
+class Budget:
+    """Counts what the answers of one stage took, and says whether another row may be asked."""
+
+    def __init__(self, llm: LLMConfig, max_tokens: int) -> None:
+        self.llm, self.max_tokens = llm, max_tokens
+        self.spending = _run.get() or Spending()
+        self.reached = False
+        """Whether a row was held back."""
+        self._open: dict[str, Request] = {}
+        self._answered, self._prompt_tokens, self._output_tokens = 0, 0, 0
+
+    def ration(self, requests: Sequence[Request]) -> "Rationed":
+        """The requests, of which an engine gets only those that the limits allow."""
+        return Rationed(requests, self)
+
+    def take(self, request: Request) -> bool:
+        """Whether the row may be asked now; if so it counts as open until it is answered."""
+        if self.reached or not self._affords(request):
+            self.reached = True
+            return False
+        self._open[request.key] = request
+        return True
+
+    def allows_more(self, requests: "Rationed") -> bool:
+        """Whether some of the requests that were held back may be asked now, as rows took less than was estimated."""
+        if self.reached and len(requests) and self._affords(requests[0]):
+            self.reached = False
+            return True
+        return False
+
+    def answered(self, answer: Answer) -> None:
+        """Counts an answer."""
+        self._open.pop(answer.key, None)
+        self.spending.prompt_tokens += answer.prompt_tokens
+        self.spending.output_tokens += answer.output_tokens
+        if answer.prompt_tokens or answer.output_tokens:
+            self._answered += 1
+            self._prompt_tokens += answer.prompt_tokens
+            self._output_tokens += answer.output_tokens
+
+    def stop(self, left: int) -> None:
+        """Raises LimitError if rows were held back.
+
+        Args:
+            left: how many rows have no answer yet.
+        """
+        if not self.reached:
+            return
+        llm, spent = self.llm, self.spending
+        what = f"the LLM has used {spent.tokens:,} tokens in this run"
+        if has_price(llm):
+            what += f" (price {price(llm, spent.prompt_tokens, spent.output_tokens):,.4g})"
+        names = [name for name in ("max_tokens_per_run", "max_cost_per_run") if getattr(llm, name)]
+        limits = " and ".join(f"llm.{name} {getattr(llm, name):,}" for name in names)
+        raise LimitError(
+            f"{what}, and another row would exceed the limit; {left:,} rows are left",
+            where=limits,
+            hint="all answers are kept: the next run goes on from there",
+        )
+
+    def _affords(self, request: Request) -> bool:
+        limits = self.llm.max_tokens_per_run, self.llm.max_cost_per_run
+        begun = self._open or self.spending.tokens
+        if not any(limits) or not begun:  # one row is always asked, so that every run gets on
+            return True
+        prompt, output = self._expected(request)
+        rows = len(self._open) + 1
+        prompt_tokens = self.spending.prompt_tokens + rows * prompt
+        output_tokens = self.spending.output_tokens + rows * output
+        tokens_fit = not limits[0] or prompt_tokens + output_tokens <= limits[0]
+        return tokens_fit and (not limits[1] or price(self.llm, prompt_tokens, output_tokens) <= limits[1])
+
+    def _expected(self, request: Request) -> tuple[float, float]:
+        """Prompt and output tokens of one row: the mean of those that were answered, or an estimate."""
+        if self._answered:
+            return self._prompt_tokens / self._answered, self._output_tokens / self._answered
+        return characters(request.messages) / CHARS_PER_TOKEN, self.max_tokens
+
+
+def characters(messages: Sequence[dict[str, str]]) -> int:
+    """Characters of a conversation."""
+    return sum(len(message["content"]) for message in messages)
+
+
+class Rationed(Sequence[Request]):
+    """Requests that end early when the budget is used up; an engine takes one when it can begin it."""
+
+    def __init__(self, requests: Sequence[Request], budget: Budget) -> None:
+        self._requests, self._budget, self._taken = requests, budget, 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Request]: ...
+    def __getitem__(self, index: int | slice) -> Request | Sequence[Request]:
+        return self._requests[index]
+
+    def __iter__(self) -> Iterator[Request]:
+        for request in self._requests:
+            if not self._budget.take(request):
+                return
+            self._taken += 1
+            yield request
+
+    def left(self) -> Sequence[Request]:
+        """The requests that were not taken."""
+        return self._requests[self._taken :]
