@@ -88,8 +88,8 @@ def check_text(name: str, content: str) -> None:
             raise UserError(error.what, where=where, hint=error.hint) from error
 
 
-def inputs_of(stage: Stage, recipe: Recipe, store: Store, progress: Progress | None = None) -> StageContext:
-    """What a stage would read now. An input whose fallbacks are due again is as good as any other.
+def inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]:
+    """The artifacts of the stages before one, by stage. One whose fallbacks are due again is as good as any other.
 
     Raises:
         UserError: a stage that it reads has no artifact for this recipe.
@@ -108,7 +108,7 @@ def inputs_of(stage: Stage, recipe: Recipe, store: Store, progress: Progress | N
     upstream: dict[str, Artifact] = {}
     for _ in walk(before, visit, upstream):
         pass
-    return stage_context(stage, recipe, upstream, store, progress=progress)
+    return upstream
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def run_trial(
     use = prompt_use(name)
     check_prompt(use, path)
     with store.in_use():
-        context = inputs_of(STAGES[use.stage], recipe, store, progress)
+        stage = STAGES[use.stage]
+        context = stage_context(stage, recipe, inputs_of(stage, recipe, store), store, progress=progress)
         if use.task is None:
             return _try_text(name, use, context, path, wanted, seed)
         task = use.task(context)

@@ -11,6 +11,7 @@ from darec.report.drift import drift
 from darec.report.quality import curves, headline, metrics, slices
 from darec.report.semantics import generation, item_map, neighbours
 from darec.report.source import Source
+from darec.report.texts import texts
 from darec.report.trend import trend
 from darec.report.viewers import viewers
 
@@ -25,6 +26,7 @@ def collect(source: Source) -> Report:
         curves=_section(curves, source),
         slices=_section(slices, source),
         generation=_section(generation, source),
+        texts=_section(texts, source),
         neighbours=_section(neighbours, source),
         viewers=_section(viewers, source),
         map=_section(item_map, source),

@@ -116,6 +116,17 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class TextRow:
+    """The texts of one profile stage, as they were embedded."""
+
+    stage: str
+    rows: int
+    """Rows that were measured: a sample of a large table."""
+    measures: tuple[tuple[str, str], ...]
+    """Label and value."""
+
+
+@dataclass(frozen=True)
 class Neighbours:
     """The items nearest to one item, by cosine: (title, cosine), best first."""
 
@@ -236,6 +247,7 @@ class Report:
     curves: tuple[Chart, ...] | Absent
     slices: Slices | Absent
     generation: tuple[Generation, ...] | Absent
+    texts: tuple[TextRow, ...] | Absent
     neighbours: tuple[Neighbours, ...] | Absent
     viewers: tuple[Viewer, ...] | Absent
     map: Map | Absent

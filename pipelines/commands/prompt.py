@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
-from pipelines.show import Bars, console
+from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.show import Bars, console, print_rows
 
 app = typer.Typer(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)
 
@@ -54,3 +54,48 @@ def try_(
     if out is not None:
         write_page(trial_page(tried), out)
         console.print(f"Page: {out}")
+
+
+@app.command()
+def quality(
+    name: NameArgument = "profile_items",
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Another template, measured on the same rows.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=20, help="Maximum number of rows, a random sample.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sample and intervals.")] = 0,
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Also ask the LLM of the recipe for a score per text.")
+    ] = False,
+    judge_prompt: Annotated[str, typer.Option("--judge-prompt", help="Template of the judge.")] = "prompts/judge.j2",
+    as_json: JsonOption = False,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Measure the texts of a prompt without any training, and those of a new prompt on the same rows.
+
+    Fallbacks, length, repetition, near duplicates, agreement with metadata, and the co-like lift: how much more often
+    the nearest neighbours by text are liked together (in train) than their popularity alone would make them; 1 is
+    chance. The LLM is not asked for texts: rows that it has not answered yet are left out (see `darec prompt try`).
+    """
+    from dataclasses import asdict
+
+    from darec.report.texts import table
+    from stages.text_quality import measure_prompt
+
+    loaded, store = open_recipe(recipe, overrides)
+    with Bars(name) as bars:
+        options = {"most_rows": rows, "seed": seed, "judge_prompt": judge_prompt if judge else None, "progress": bars}
+        found = measure_prompt(loaded, store, name, prompt, **options)
+    if as_json:
+        print_json(asdict(found))
+        return
+    sides = [found.old, found.new] if found.new else [found.old]
+    headings = ("", "present", "new")[: len(sides) + 1]
+    print_rows(f"{name}: {found.old.quality.rows:,} of {found.table:,} rows", headings, table(sides))
+    if found.change is not None:
+        change = found.change
+        verdict = (
+            "no difference is shown" if change.low <= 0 <= change.high else "better" if change.value > 0 else "worse"
+        )
+        console.print(
+            f"co-like lift, new less present: {change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f}): {verdict}"
+        )
