@@ -26,6 +26,7 @@ from pipelines.commands.releases import releases
 from pipelines.commands.report import report
 from pipelines.commands.rollback import rollback
 from pipelines.commands.run import run
+from pipelines.commands.serve import serve
 from pipelines.commands.similar import similar
 from pipelines.commands.status import status
 from pipelines.commands.tune import tune
@@ -36,7 +37,7 @@ _logger = logging.getLogger(__name__)
 
 _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Pipeline": (run, status, explain, report),
-    "Releases": (recommend, similar, releases, diff, promote, rollback),
+    "Releases": (recommend, similar, serve, releases, diff, promote, rollback),
     "Operations": (ui, history, deploy, doctor, gc),
     "Research": (tune,),
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from darec.common.errors import UserError
+from pipelines.commands.options import CountOption, RecipeOption, open_recipe
 from pipelines.show import Bars, console, print_plain
 from schemas.bench import BenchRecipe
 
@@ -204,6 +205,24 @@ def speed(
     with Bars("speed") as bars:
         measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None, place)
     print_plain(timing.table(measured, growth, loaded.interactions, place))
+
+
+@app.command()
+def serve(
+    url: Annotated[str, typer.Option(help="Address of a running `darec serve`.")] = "http://127.0.0.1:8080",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement.")] = 10.0,
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients that ask at the same time.")] = 4,
+    k: CountOption = 10,
+    recipe: RecipeOption = None,
+) -> None:
+    """Measure requests per second and latencies of a running `darec serve`."""
+    from benchmarks.load import load
+    from pipelines.commands.serving import current_bundle
+
+    _, store = open_recipe(recipe, None)
+    users = current_bundle(store.root).user_ids().to_list()
+    for name, value in load(url, users, seconds, clients, k).items():
+        print_plain(f"{name}: {value:.4g}")
 
 
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:

@@ -1,0 +1,30 @@
+"""`darec serve`: an HTTP service over the current release."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.show import console
+
+
+def serve(
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. There is no login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
+    refresh: Annotated[
+        float, typer.Option(min=0.05, max=3600, help="Seconds between two looks for a new release.")
+    ] = 5.0,
+) -> None:
+    """Serve recommendations of the current release over HTTP: /recommend, /similar, /health, /metrics, /docs.
+
+    A release that is published meanwhile takes over once its files are open; the old one answers until then.
+    """
+    import uvicorn
+
+    from pipelines.serving import make_app
+
+    _, store = open_recipe(recipe, overrides)
+    console.print(f"http://{host}:{port}/docs")
+    uvicorn.run(make_app(store.root, refresh), host=host, port=port, log_config=None, access_log=False)

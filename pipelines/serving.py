@@ -1,0 +1,176 @@
+"""`darec serve`: recommendations of the release in production over HTTP."""
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from darec.common.errors import DarecError, UserError
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend_many, similar
+from darec.serving.releases import Releases
+from schemas import columns as c
+
+_MOST = 1_000  # items of one answer, and users of one request
+_Users = Annotated[list[str], Query(max_length=_MOST, description="External user id. May be repeated.")]
+_Item = Annotated[str, Query(description="External item id.")]
+_Count = Annotated[int, Query(ge=1, le=_MOST, description="Number of items.")]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A release whose files are open and warm."""
+
+    release: str
+    bundle: Bundle
+    since: datetime
+
+
+class LiveRelease:
+    """Follows the release in production: a new one answers once it is warm, and the old one until then."""
+
+    def __init__(self, store: Path, refresh: float) -> None:
+        self._releases, self._refresh = Releases(store), refresh
+        self._served: Served | None = None
+        self._ended = threading.Event()
+        self.trouble: str | None = None
+        """Why the release in production is not the one that answers; None if it is."""
+
+    @property
+    def served(self) -> Served:
+        """The release that answers. Raises DarecError if there is none."""
+        if self._served is None:
+            raise DarecError(self.trouble or "no release is open yet")
+        return self._served
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Looks at the store every `refresh` seconds, in a thread."""
+        self.look()
+        thread = threading.Thread(target=self._follow, daemon=True)
+        thread.start()
+        yield
+        self._ended.set()
+        thread.join()
+
+    def look(self) -> None:
+        """Opens the release in production if it is another one. One that cannot be opened changes nothing."""
+        try:
+            folder = self._releases.serving().resolve()
+            if self._served is None or self._served.bundle.folder != folder:
+                bundle = Bundle.open(folder)
+                _warm(bundle)
+                record = self._releases.of_bundle(folder)
+                self._served = Served(record.id if record else folder.name, bundle, datetime.now(UTC))
+                _logger.info("release %s answers", self._served.release)
+            self.trouble = None
+        except (DarecError, OSError) as error:
+            if str(error) != self.trouble:
+                _logger.warning("the release in production cannot be opened: %s", error)
+            self.trouble = str(error)
+
+    def _follow(self) -> None:
+        while not self._ended.wait(self._refresh):
+            self.look()
+
+
+def _warm(bundle: Bundle) -> None:
+    """Reads what the first request would have to wait for."""
+    first = bundle.user_ids().head(1).to_list()
+    if first:
+        recommend_many(bundle, first, 1)
+    if bundle.items.height:
+        similar(bundle, bundle.items[c.ITEM][0], 1)
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What `/metrics` tells."""
+
+    registry: CollectorRegistry
+    requests: Counter
+    seconds: Histogram
+    since: Gauge
+
+    @classmethod
+    def new(cls) -> "_Measures":
+        registry = CollectorRegistry()
+        return cls(
+            registry,
+            Counter("darec_requests", "Requests by path and status.", ["path", "status"], registry=registry),
+            Histogram("darec_request_seconds", "Seconds of a request.", ["path"], registry=registry),
+            Gauge("darec_release_since_timestamp_seconds", "When it began to answer.", ["release"], registry=registry),
+        )
+
+
+def make_app(store: Path, refresh: float = 5.0) -> FastAPI:
+    """The service over the store's release in production, which is looked for every `refresh` seconds."""
+    live, measures = LiveRelease(store, refresh), _Measures.new()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        with live.followed():
+            yield
+
+    app = FastAPI(title="darec", description="Recommendations of the release in production.", lifespan=lifespan)
+
+    @app.get("/recommend")
+    def recommend(user: _Users, k: _Count = 10) -> dict[str, Any]:
+        """The best unseen items of each user, best first."""
+        served = live.served
+        lists: dict[str, list[dict[str, Any]]] = {name: [] for name in user}
+        for row in recommend_many(served.bundle, list(lists), k).iter_rows(named=True):
+            lists[row.pop(c.USER)].append(row)
+        return {"release": served.release, "users": lists}
+
+    @app.get("/similar")
+    def neighbours(item: _Item, k: _Count = 10) -> dict[str, Any]:
+        """The items most similar to one item, best first."""
+        served = live.served
+        return {"release": served.release, "items": similar(served.bundle, item, k).to_dicts()}
+
+    @app.get("/health")
+    def health() -> Response:
+        """200 if a release answers; what is wrong with a newer one is in `trouble`."""
+        try:
+            served = live.served
+        except DarecError as error:
+            return JSONResponse({"healthy": False, "trouble": str(error)}, 503)
+        facts = {"healthy": True, "release": served.release, "since": served.since.isoformat(timespec="seconds")}
+        return JSONResponse(facts | {"trouble": live.trouble})
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Requests, their seconds and the release, in the text format of Prometheus."""
+        measures.since.clear()
+        with suppress(DarecError):  # no release answers yet
+            measures.since.labels(live.served.release).set(live.served.since.timestamp())
+        return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(DarecError)
+    def failed(request: Request, error: DarecError) -> Response:
+        """An id that is not in the release is 404; a service without a release is 503."""
+        return JSONResponse({"error": str(error)}, 404 if isinstance(error, UserError) else 503)
+
+    @app.middleware("http")
+    async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.perf_counter()
+        response = await answer(request)
+        known = request.scope.get("route")
+        path = known.path if known else "other"  # a path that somebody makes up is no label
+        measures.seconds.labels(path).observe(time.perf_counter() - began)
+        measures.requests.labels(path, response.status_code).inc()
+        return response
+
+    return app

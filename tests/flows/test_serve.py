@@ -1,0 +1,145 @@
+"""`darec serve` as a real process: answers, errors, and a release that takes over under load."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from darec.common.recipes import load_recipe
+from darec.serving.bundle import Bundle
+from darec.serving.recommend import recommend, similar
+from darec.serving.releases import Releases
+from stages.walk import run
+from tests.processes import free_port, healthy, wait_for
+from tests.stores import recipe_for
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    run(load_recipe(recipe_for(folder, folder / "store")))
+    return folder / "store"
+
+
+@contextmanager
+def served(store: Path) -> Iterator[str]:
+    port = free_port()
+    recipe = str(store.parent / "store.yaml")
+    command = [str(Path(sys.executable).parent / "darec"), "serve", "--port", str(port), "--refresh", "0.1"]
+    with (store.parent / "serve.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--recipe", recipe], stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            assert wait_for(lambda: process.poll() is not None or healthy(url)), (
+                store.parent / "serve.log"
+            ).read_text()
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(30) in (0, -15)
+
+
+def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
+    bundle, current = Bundle.open(store / "current"), Releases(store).current()
+    user, item = bundle.user_ids()[0], bundle.items["item_id"][0]
+    assert current is not None
+    with served(store) as url:
+        found = httpx.get(f"{url}/recommend", params={"user": user, "k": 3}).json()
+        current = Releases(store).current()
+        assert current is not None and found["release"] == current.id
+        assert [row["item_id"] for row in found["users"][user]] == recommend(bundle, user, 3)["item_id"].to_list()
+        near = httpx.get(f"{url}/similar", params={"item": item, "k": 3}).json()
+        assert [row["item_id"] for row in near["items"]] == similar(bundle, item, 3)["item_id"].to_list()
+        unknown = httpx.get(f"{url}/recommend", params={"user": "nobody"})
+        assert unknown.status_code == 404 and "is not in the release" in unknown.json()["error"]
+        assert httpx.get(f"{url}/recommend", params={"user": user, "k": 0}).status_code == 422
+        assert httpx.get(f"{url}/recommend").status_code == 422
+        httpx.get(f"{url}/made-up")
+        metrics = httpx.get(f"{url}/metrics").text
+        counts = {
+            tuple(sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(metrics)
+            for sample in family.samples
+            if sample.name == "darec_requests_total"
+        }
+        assert counts["/recommend", "404"] == 1 and counts["other", "404"] == 1
+        assert "darec_release_since_timestamp_seconds" in metrics
+
+
+def test_a_new_release_takes_over_under_load_without_one_failed_request(store: Path):
+    users = Bundle.open(store / "current").user_ids().to_list()
+    statuses: list[int] = []
+    releases: list[str] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            for number in iter(lambda: len(statuses), -1):
+                if ended.is_set():
+                    return
+                answer = client.get(f"{url}/recommend", params={"user": users[number % len(users)]})
+                statuses.append(answer.status_code)
+                releases.append(answer.json()["release"])
+
+    before = Releases(store).current()
+    with served(store) as url:
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert wait_for(lambda: len(statuses) > 50)
+        run(load_recipe(store.parent / "store.yaml", ["train.seed=7", "gate.tolerances={}"]))
+        after = Releases(store).current()
+        assert before is not None and after is not None and before.id != after.id
+        assert wait_for(lambda: releases[-1] == after.id)
+        Releases(store).rollback("test", "back under load")
+        assert wait_for(lambda: releases[-1] == before.id)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert set(statuses) == {200} and len(statuses) > 100
+    assert set(releases) == {before.id, after.id}
+
+
+def test_a_release_that_cannot_be_opened_leaves_the_old_one_answering(store: Path):
+    user = Bundle.open(store / "current").user_ids()[0]
+    link = store / "current"
+    good = link.readlink()
+    with served(store) as url:
+        link.unlink()
+        link.symlink_to("artifacts/export/none")
+        assert wait_for(lambda: httpx.get(f"{url}/health").json()["trouble"] is not None)
+        assert httpx.get(f"{url}/recommend", params={"user": user}).status_code == 200
+        link.unlink()
+        link.symlink_to(good)
+        assert wait_for(lambda: httpx.get(f"{url}/health").json()["trouble"] is None)
+
+
+def test_a_store_without_a_release_says_so_until_there_is_one(tmp_path: Path):
+    recipe_for(tmp_path, tmp_path / "store")
+    (tmp_path / "store").mkdir()
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "darec"), "serve", "--port", str(port), "--refresh", "0.1"]
+    process = subprocess.Popen([*command, "--recipe", str(tmp_path / "store.yaml")], stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        began = time.monotonic()
+        while time.monotonic() - began < 60:
+            try:
+                answer = httpx.get(f"{url}/health")
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        assert answer.status_code == 503 and "nothing has been published yet" in answer.json()["trouble"]
+        assert httpx.get(f"{url}/recommend", params={"user": "u"}).status_code == 503
+        run(load_recipe(tmp_path / "store.yaml"))
+        assert wait_for(lambda: healthy(url))
+    finally:
+        process.terminate()
+        process.wait(30)
