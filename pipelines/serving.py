@@ -19,10 +19,12 @@ from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many, similar
 from darec.serving.releases import Releases
 from schemas import columns as c
+from schemas.rules import RulesConfig
 
 _MOST = 1_000  # items of one answer, and users of one request
 _Users = Annotated[list[str], Query(max_length=_MOST, description="External user id. May be repeated.")]
 _Item = Annotated[str, Query(description="External item id.")]
+_Rule = Annotated[list[str] | None, Query(max_length=_MOST, description="As the option of `darec recommend`.")]
 _Count = Annotated[int, Query(ge=1, le=_MOST, description="Number of items.")]
 
 _logger = logging.getLogger(__name__)
@@ -114,8 +116,12 @@ class _Measures:
         )
 
 
-def make_app(store: Path, refresh: float = 5.0) -> FastAPI:
-    """The service over the store's release in production, which is looked for every `refresh` seconds."""
+def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.0) -> FastAPI:
+    """The service over the store's release in production, which is looked for every `refresh` seconds.
+
+    `rules` lays those of a request over those of the recipe (`pipelines.commands.rules.requested`). A request cannot
+    name files.
+    """
     live, measures = LiveRelease(store, refresh), _Measures.new()
 
     @asynccontextmanager
@@ -126,11 +132,22 @@ def make_app(store: Path, refresh: float = 5.0) -> FastAPI:
     app = FastAPI(title="darec", description="Recommendations of the release in production.", lifespan=lifespan)
 
     @app.get("/recommend")
-    def recommend(user: _Users, k: _Count = 10) -> dict[str, Any]:
-        """The best unseen items of each user, best first."""
+    def recommend(
+        user: _Users,
+        k: _Count = 10,
+        block: _Rule = None,
+        category: _Rule = None,
+        block_category: _Rule = None,
+        at_most: _Rule = None,
+        seen: bool | None = None,
+        min_diversity: float | None = None,
+    ) -> dict[str, Any]:
+        """The best items of each user under the rules of the recipe and the request, best first."""
         served = live.served
+        given = {"category": category, "block_category": block_category, "at_most": at_most}
+        asked = rules(block=block, seen=seen, min_diversity=min_diversity, **given)
         lists: dict[str, list[dict[str, Any]]] = {name: [] for name in user}
-        for row in recommend_many(served.bundle, list(lists), k).iter_rows(named=True):
+        for row in recommend_many(served.bundle, list(lists), k, asked).iter_rows(named=True):
             lists[row.pop(c.USER)].append(row)
         return {"release": served.release, "users": lists}
 
@@ -160,8 +177,10 @@ def make_app(store: Path, refresh: float = 5.0) -> FastAPI:
 
     @app.exception_handler(DarecError)
     def failed(request: Request, error: DarecError) -> Response:
-        """An id that is not in the release is 404; a service without a release is 503."""
-        return JSONResponse({"error": str(error)}, 404 if isinstance(error, UserError) else 503)
+        """404: an id that is not in the release; 422: rules that cannot be; 503: no release."""
+        if not isinstance(error, UserError):
+            return JSONResponse({"error": str(error)}, 503)
+        return JSONResponse({"error": str(error)}, 422 if error.where.startswith("rules") else 404)
 
     @app.middleware("http")
     async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -1,10 +1,12 @@
 """`darec serve`: an HTTP service over the current release."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.commands.rules import requested
 from pipelines.show import console
 
 
@@ -25,6 +27,12 @@ def serve(
 
     from pipelines.serving import make_app
 
-    _, store = open_recipe(recipe, overrides)
+    loaded, store = open_recipe(recipe, overrides)
     console.print(f"http://{host}:{port}/docs")
-    uvicorn.run(make_app(store.root, refresh), host=host, port=port, log_config=None, access_log=False)
+    uvicorn.run(
+        make_app(store.root, partial(requested, loaded.rules), refresh),
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+    )

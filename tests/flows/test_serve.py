@@ -55,6 +55,11 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         current = Releases(store).current()
         assert current is not None and found["release"] == current.id
         assert [row["item_id"] for row in found["users"][user]] == recommend(bundle, user, 3)["item_id"].to_list()
+        first = found["users"][user][0]["item_id"]
+        others = httpx.get(f"{url}/recommend", params={"user": user, "k": 3, "block": first}).json()["users"][user]
+        assert first not in [row["item_id"] for row in others] and len(others) == 3
+        odd = httpx.get(f"{url}/recommend", params={"user": user, "category": "nonsense"})
+        assert odd.status_code == 422 and "does not say NAME=VALUE" in odd.json()["error"]
         near = httpx.get(f"{url}/similar", params={"item": item, "k": 3}).json()
         assert [row["item_id"] for row in near["items"]] == similar(bundle, item, 3)["item_id"].to_list()
         unknown = httpx.get(f"{url}/recommend", params={"user": "nobody"})
