@@ -119,7 +119,7 @@ class _Measures:
 def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.0) -> FastAPI:
     """The service over the store's release in production, which is looked for every `refresh` seconds.
 
-    `rules` lays those of a request over those of the recipe (`pipelines.commands.rules.requested`). A request cannot
+    `rules` lays those of a request over those of the recipe (`pipelines.cli.rules.requested`). A request cannot
     name files.
     """
     live, measures = LiveRelease(store, refresh), _Measures.new()

@@ -19,7 +19,7 @@ from darec.artifacts.store import Store
 from darec.common.progress import Silent
 from darec.common.recipes import load
 from darec.training import train
-from pipelines.commands.bench import app
+from pipelines.cli.bench import app
 from schemas.bench import BenchRecipe
 from tests.bench_samples import write_recipe
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe
 from pipelines.reports import write_report
 from pipelines.show import print_plain
 

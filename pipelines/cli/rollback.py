@@ -1,6 +1,6 @@
 """`darec rollback`: back to the release before."""
 
-from pipelines.commands.options import RecipeOption, SetOption, WhyOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
 from pipelines.show import console
 
 

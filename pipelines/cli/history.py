@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import console
 from schemas.night import Night
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from darec.common.errors import UserError
-from pipelines.commands.options import CountOption, RecipeOption, open_recipe
+from pipelines.cli.options import CountOption, RecipeOption, open_recipe
 from pipelines.show import Bars, console, print_plain
 from schemas.bench import BenchRecipe
 
@@ -217,7 +217,7 @@ def serve(
 ) -> None:
     """Measure requests per second and latencies of a running `darec serve`."""
     from benchmarks.load import load
-    from pipelines.commands.serving import current_bundle
+    from pipelines.cli.serving import current_bundle
 
     _, store = open_recipe(recipe, None)
     users = current_bundle(store.root).user_ids().to_list()

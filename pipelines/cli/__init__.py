@@ -1,4 +1,7 @@
-"""The command line: which commands there are, in which groups, and how a failure ends."""
+"""The command line: which commands there are, in which groups, and how a failure ends. One thin file per command.
+
+Heavy imports wait inside the commands, so that `darec status` answers in a second.
+"""
 
 import logging
 import os
@@ -13,33 +16,39 @@ import typer
 from darec.common.errors import DarecError, LimitError
 from darec.common.logs import FORMAT_VARIABLE, configure
 from darec.common.memory import check_address_space
-from pipelines.commands import bench, config, data, models, prompt
-from pipelines.commands.deploy import deploy
-from pipelines.commands.diff import diff
-from pipelines.commands.doctor import doctor
-from pipelines.commands.explain import explain
-from pipelines.commands.gc import gc
-from pipelines.commands.history import history
-from pipelines.commands.promote import promote
-from pipelines.commands.recommend import recommend
-from pipelines.commands.releases import releases
-from pipelines.commands.report import report
-from pipelines.commands.rollback import rollback
-from pipelines.commands.run import run
-from pipelines.commands.serve import serve
-from pipelines.commands.similar import similar
-from pipelines.commands.status import status
-from pipelines.commands.tune import tune
-from pipelines.commands.ui import ui
+from pipelines.cli import (
+    bench,
+    config,
+    data,
+    deploy,
+    diff,
+    doctor,
+    explain,
+    gc,
+    history,
+    models,
+    promote,
+    prompt,
+    recommend,
+    releases,
+    report,
+    rollback,
+    run,
+    serve,
+    similar,
+    status,
+    tune,
+    ui,
+)
 from pipelines.show import print_error
 
 _logger = logging.getLogger(__name__)
 
 _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
-    "Pipeline": (run, status, explain, report),
-    "Releases": (recommend, similar, serve, releases, diff, promote, rollback),
-    "Operations": (ui, history, deploy, doctor, gc),
-    "Research": (tune,),
+    "Pipeline": (run.run, status.status, explain.explain, report.report),
+    "Releases": (recommend.recommend, similar.similar, serve.serve, releases.releases, diff.diff, promote.promote, rollback.rollback),
+    "Operations": (ui.ui, history.history, deploy.deploy, doctor.doctor, gc.gc),
+    "Research": (tune.tune,),
 }
 
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocation of")

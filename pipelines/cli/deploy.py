@@ -1,7 +1,7 @@
 """`darec deploy`: register the deployments with a Prefect server."""
 
 from darec.common.errors import UserError
-from pipelines.commands.options import RecipeOption, recipe_path
+from pipelines.cli.options import RecipeOption, recipe_path
 from pipelines.show import console
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.commands.serving import current_bundle
+from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.serving import current_bundle
 from pipelines.show import print_rows
 
 

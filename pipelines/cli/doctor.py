@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe
 from pipelines.show import console
 
 

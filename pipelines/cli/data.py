@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe
 from pipelines.show import console
 
 app = typer.Typer(help="Fetch raw data, or describe your own.", no_args_is_help=True)

@@ -1,7 +1,7 @@
 """`darec explain`: where an artifact came from."""
 
 from darec.common.errors import UserError
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe
 from pipelines.show import console
 from stages.registry import task_named
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import Bars, console, print_rows
 
 app = typer.Typer(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, open_recipe, recipe_path
+from pipelines.cli.options import RecipeOption, open_recipe, recipe_path
 from pipelines.show import console
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe
-from pipelines.commands.rules import requested
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.rules import requested
 from pipelines.show import console
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from darec.common.errors import UserError
-from pipelines.commands.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
+from pipelines.cli.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
 from pipelines.show import console, print_plan, remark_lines, results_table
 from schemas.secret import redacted
 from stages.execute import Result

@@ -1,6 +1,6 @@
 """`darec status`: what a run would do."""
 
-from pipelines.commands.options import (
+from pipelines.cli.options import (
     WHOLE_RUN,
     JsonOption,
     RecipeOption,

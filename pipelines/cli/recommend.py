@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.commands.rules import (
+from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.rules import (
     AtMostOption,
     BlockCategoryOption,
     BlockOption,
@@ -16,7 +16,7 @@ from pipelines.commands.rules import (
     SeenOption,
     requested,
 )
-from pipelines.commands.serving import current_bundle
+from pipelines.cli.serving import current_bundle
 from pipelines.show import print_rows
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import print_rows
 from schemas.release import Release
 

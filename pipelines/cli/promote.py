@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, WhyOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
 from pipelines.show import console
 
 

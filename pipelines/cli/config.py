@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.commands.options import RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import print_plain
 from schemas.recipe import Recipe
 

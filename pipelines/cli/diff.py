@@ -1,6 +1,6 @@
 """`darec diff`: what differs between two releases."""
 
-from pipelines.commands.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import console, print_rows
 
 
