@@ -10,12 +10,12 @@ from torch.nn import functional
 from benchmarks.data import BenchData, train_counts
 from benchmarks.runs import Run
 from benchmarks.tables import markdown
-from darec.artifacts.keys import digest
 from darec.artifacts.store import Artifact
 from darec.common.errors import UserError
+from darec.common.hashing import digest
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import popularity, rank, score
 from darec.model import cold_start
-from darec.model.interactions import Interactions, Pairs, Representations
 
 K = 20
 _METRICS = ("recall", "ndcg")

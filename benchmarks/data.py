@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from darec.artifacts import files
-from darec.artifacts.keys import digest, file_sha256
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
+from darec.common.hashing import digest, file_sha256
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.common.recipes import load_recipe
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
 from schemas import columns as c
 from schemas.bench import DataSources

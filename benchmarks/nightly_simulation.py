@@ -6,7 +6,6 @@ from pathlib import Path
 from benchmarks.nights import History, Night, finished, note
 from darec.common.errors import UserError
 from darec.common.progress import Progress
-from darec.serving.releases import Releases
 from schemas.recipe import Recipe
 from stages.execute import Result
 from stages.walk import run
@@ -35,7 +34,7 @@ def simulate(
         results = run(_tonight(recipe, data, folder, warm=True), progress=progress)
         scratch = number % scratch_every == 0 and number > 0
         retrained = run(_tonight(recipe, data, folder, warm=False), "evaluate", progress=progress) if scratch else ()
-        night = _night(number, count, results, retrained, Releases(folder / "store"))
+        night = _night(number, count, results, retrained)
         note(log, night)
         yield night
 
@@ -50,13 +49,10 @@ def _tonight(recipe: Recipe, data: Path, folder: Path, *, warm: bool) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _night(
-    number: int, count: int, results: Sequence[Result], retrained: Sequence[Result], releases: Releases
-) -> Night:
+def _night(number: int, count: int, results: Sequence[Result], retrained: Sequence[Result]) -> Night:
     by_stage = {result.stage: result for result in results}
     split, items, users, train = (by_stage[name] for name in ("split", "profile_items", "profile_users", "train"))
     again = {result.stage: result for result in retrained}
-    current = releases.current()
     return Night(
         number=number,
         interactions=count,
@@ -70,7 +66,7 @@ def _night(
         epochs=train.report.epochs,
         train_seconds=train.seconds,
         recall=by_stage["evaluate"].report.test["recall@20"],
-        published=current is not None and by_stage["publish"].report.release == current.id,
+        published=by_stage["publish"].report.state == "published",
         scratch_epochs=again["train"].report.epochs if again else None,
         scratch_seconds=again["train"].seconds if again else None,
         scratch_recall=again["evaluate"].report.test["recall@20"] if again else None,

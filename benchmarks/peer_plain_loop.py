@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from darec.model.interactions import Interactions, Pairs
+from darec.common.interactions import Interactions, Pairs
 
 _LAYERS, _KEEP, _L2, _CUTOFFS = 3, 0.8, 1e-6, (5, 10, 20)
 

@@ -13,7 +13,7 @@ from types import TracebackType
 import polars as pl
 
 from darec.common.errors import DarecError, UserError
-from darec.model.interactions import Interactions, Pairs
+from darec.common.interactions import Interactions, Pairs
 
 _PACKAGES = ("recbole==1.2.1", "numpy<2", "scipy<1.12", "pandas<2.3", "colorlog==4.7.2", "colorama==0.4.4")
 _FURTHER = ("thop", "tabulate", "plotly", "texttable", "tensorboard", "absl-py")

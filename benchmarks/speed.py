@@ -14,10 +14,10 @@ from benchmarks.data import BenchData
 from benchmarks.peer_plain_loop import PlainLightGCN
 from benchmarks.peer_recbole import RecBoleLightGCN, ensure_environment
 from benchmarks.tables import markdown
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.common.progress import Progress
 from darec.common.recipes import configure
 from darec.evaluation.protocol import rank, score
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training.trainer import Trainer
 from schemas.training import TrainConfig
 

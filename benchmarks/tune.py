@@ -17,9 +17,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.data import BenchData
 from benchmarks.runs import VERSION
-from darec.artifacts.keys import artifact_key, digest
+from darec.artifacts.keys import artifact_key
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.hashing import digest
 from darec.common.overrides import overlay
 from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from darec.common.errors import DarecError, UserError
+    from darec.common.interactions import Interactions, Pairs, Representations
     from darec.common.recipes import load_recipe
     from darec.evaluation.report import report as evaluate
-    from darec.model.interactions import Interactions, Pairs, Representations
     from darec.serving.bundle import Bundle
     from darec.serving.recommend import recommend, recommend_many, similar
     from darec.serving.releases import Releases
@@ -72,13 +72,13 @@ _PLACES = {
     "Bundle": "darec.serving.bundle",
     "DarecError": "darec.common.errors",
     "EvaluateConfig": "schemas.training",
-    "Interactions": "darec.model.interactions",
-    "Pairs": "darec.model.interactions",
+    "Interactions": "darec.common.interactions",
+    "Pairs": "darec.common.interactions",
     "Recipe": "schemas.recipe",
     "Release": "schemas.release",
     "Releases": "darec.serving.releases",
-    "Representations": "darec.model.interactions",
     "Rules": "schemas.rules:RulesConfig",
+    "Representations": "darec.common.interactions",
     "TrainConfig": "schemas.training",
     "Trained": "darec.training.trainer",
     "UserError": "darec.common.errors",

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from schemas.sources import SOURCES
+from schemas.source_names import SOURCES
 
 if TYPE_CHECKING:
     from schemas.recipe import Recipe

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from schemas.section import Section, added, not_hashed
-from schemas.sources import SOURCES, FormatName
+from schemas.source_names import SOURCES, FormatName
 
 Column = str | int
 """A column: its name in the header, or its number, counted from 1."""

@@ -20,11 +20,11 @@ from darec.artifacts.files import (
 )
 from darec.artifacts.formats import Vectors
 from darec.common.errors import UserError
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.dataset.attributes import attribute_values
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
-from darec.model.interactions import Interactions, Pairs, Representations
-from darec.model.rerankers import read
+from darec.evaluation.rerankers import read
 from schemas import columns as c
 from schemas.reports import EvaluationReport
 from stages.contract import Outcome, StageContext

@@ -3,7 +3,7 @@
 import torch
 
 from darec.artifacts.files import EMBEDDINGS, RERANKER, TEXT_VECTORS
-from darec.model.rerankers import build, write
+from darec.evaluation.rerankers import build, write
 from schemas.reports import RerankReport
 from schemas.rerank import RerankConfig
 from stages.contract import Outcome, StageContext

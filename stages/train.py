@@ -20,7 +20,7 @@ from darec.artifacts.files import (
     VAL_PART,
 )
 from darec.artifacts.formats import Vectors
-from darec.model.interactions import Interactions, Pairs, Representations
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
 from darec.serving.warmstart import Source, carry_over, current_model
 from darec.training import Trained, train

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import torch
 
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import rank
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import Trained
 from tests.data import write_checkerboard
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from darec.common.interactions import Batch, Interactions, Representations
 from darec.common.registry import Registry
-from darec.model.interactions import Batch, Interactions, Representations
 from darec.model.propagation import Adjacency
 
 

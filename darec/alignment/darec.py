@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
+from darec.common.interactions import Batch, Interactions, Representations
 from darec.model import clustering, losses
-from darec.model.interactions import Batch, Interactions, Representations
 from darec.model.propagation import Adjacency, power_sum
 from darec.model.whitening import unit, whiten
 from schemas.alignment import DaRecConfig

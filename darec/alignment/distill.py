@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting
+from darec.common.interactions import Batch, Representations
 from darec.model import losses
-from darec.model.interactions import Batch, Representations
 from darec.model.whitening import whiten
 from schemas.alignment import DistillConfig
 

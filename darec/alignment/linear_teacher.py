@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting
-from darec.closed_form import ItemWeights, item_weights, text_rows_weights, top_unseen
-from darec.model.interactions import Batch, Interactions, ItemLists, Representations
+from darec.common.interactions import Batch, Interactions, ItemLists, Representations
+from darec.model.closed_form import ItemWeights, item_weights, text_rows_weights, top_unseen
 from darec.model.softmax import log_sum_exp
 from schemas.alignment import LinearTeacherConfig
 

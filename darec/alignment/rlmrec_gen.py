@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
+from darec.common.interactions import Batch, Representations
 from darec.model import losses
-from darec.model.interactions import Batch, Representations
 from schemas.alignment import RLMRecGenConfig
 
 

@@ -1,39 +1,17 @@
-"""Artifact keys: the SHA-256 of canonical JSON, and hashes of files."""
+"""Artifact keys, and what tells two of them apart."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from darec.common.hashing import canonical_json, digest
+
 KEY_LENGTH = 20  # hex digits: 80 bits, no collision among any number of artifacts a team can make
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, whatever their field order.
-
-    Raises:
-        ValueError: for NaN and infinities, which have no JSON form.
-        TypeError: for anything that is not plain JSON data.
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """The SHA-256 (hex) of `value`'s canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def artifact_key(material: Mapping[str, Any]) -> str:
     """The key of an artifact made from `material` (stage, version, config, prompts, input contents)."""
     return digest(material)[:KEY_LENGTH]
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 (hex) of a file's bytes, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def content_hash(files: Mapping[str, str], names: Iterable[str]) -> str:

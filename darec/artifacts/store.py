@@ -31,9 +31,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from darec.artifacts.keys import content_hash, file_sha256
+from darec.artifacts.keys import content_hash
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import NotAFileError, flush, read_bytes
+from darec.common.hashing import file_sha256
 from darec.common.notices import tell_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 

@@ -1,1 +1,1 @@
-"""What every other package uses: errors, files, progress, processes, devices and recipes."""
+"""What every other package uses: errors, files, hashes, progress, processes, devices, recipes, and interactions."""

@@ -1,29 +1,27 @@
-"""A 64-bit hash of ids that never changes: not with the library's version, the machine, or the other rows.
+"""SHA-256 of values, as canonical JSON, and of files."""
 
-Draws that are keyed by it stay the same from night to night while the data grows.
-"""
-
-import numpy as np
-import polars as pl
-from numpy.typing import NDArray
-
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no character's weight becomes even
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
 
 
-def hash_ids(ids: pl.Series) -> NDArray[np.uint64]:
-    """The hash of each text of `ids`, shape (n,): a polynomial in its UTF-8 bytes modulo 2^64, then mixed."""
-    lengths = ids.str.len_bytes().to_numpy().astype(np.int64)
-    data = np.frombuffer("".join(ids.to_list()).encode(), np.uint8)
-    starts = np.cumsum(lengths) - lengths
-    position = np.arange(len(data)) - np.repeat(starts, lengths)
-    powers = np.multiply.accumulate(np.full(int(lengths.max(initial=0)) + 1, _MULTIPLIER))
-    sums = np.zeros(len(data) + 1, np.uint64)
-    np.cumsum((data.astype(np.uint64) + 1) * powers[position], out=sums[1:])
-    return mix(sums[starts + lengths] - sums[starts])
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, whatever their field order.
+
+    Raises:
+        ValueError: for NaN and infinities, which have no JSON form.
+        TypeError: for anything that is not plain JSON data.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spreads every bit of each value over all 64 (the finaliser of SplitMix64, Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+def digest(value: Any) -> str:
+    """The SHA-256 (hex) of `value`'s canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 (hex) of a file's bytes, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

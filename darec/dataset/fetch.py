@@ -7,8 +7,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from darec.artifacts.keys import file_sha256
 from darec.common.errors import TransientError, UserError
+from darec.common.hashing import file_sha256
 from darec.common.wheels import download_wheel
 from darec.dataset.sources import movielens_files
 

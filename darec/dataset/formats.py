@@ -32,7 +32,7 @@ _OPENERS: dict[str, Opener] = {}
 
 
 def opens(name: str) -> Callable[[Opener], Opener]:
-    """Registers the function that opens files of the format `name` (`schemas.sources.FormatName`)."""
+    """Registers the function that opens files of the format `name` (`schemas.source_names.FormatName`)."""
 
     def register(opener: Opener) -> Opener:
         _OPENERS[name] = opener

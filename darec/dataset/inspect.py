@@ -20,7 +20,7 @@ from darec.dataset.roles import Reading, Role, event_weights, part_of, read_role
 from darec.dataset.sources import resolve, source_files
 from darec.dataset.split import split_interactions
 from schemas.data import DataConfig, SplitConfig
-from schemas.sources import SOURCES
+from schemas.source_names import SOURCES
 
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
 _LARGE = 300 * 2**20  # bytes; larger files are described by their beginning and not read through

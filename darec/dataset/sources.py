@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from darec.artifacts.keys import digest, file_sha256
 from darec.common.errors import DarecError, UserError
+from darec.common.hashing import digest, file_sha256
 from darec.dataset.files import SourceFile, expand
 from schemas.data import DataConfig
-from schemas.sources import SOURCES
+from schemas.source_names import SOURCES
 
 ROLES = ("interactions", "items", "users")
 _KEYED_BY_FILES_ALONE = ("movielens-100k",)  # its layout was part of the code of version 0.1

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from darec.common.errors import UserError
-from darec.common.hashing import hash_ids, mix
+from darec.common.id_hashing import hash_ids, mix
 from darec.dataset.errors import AnswerableError
 from schemas import columns as c
 from schemas.data import SplitConfig

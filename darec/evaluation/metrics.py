@@ -15,7 +15,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from darec.model.interactions import Interactions, Pairs
+from darec.common.interactions import Interactions, Pairs
 
 
 @dataclass(frozen=True)

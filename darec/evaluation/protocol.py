@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darec.common.interactions import Pairs, Representations
 from darec.evaluation.metrics import Catalogue, Lists
 from darec.evaluation.ranking import Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
-from darec.model.interactions import Pairs, Representations
-from darec.model.rerank import Reranker
+from darec.evaluation.rerank import Reranker
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from darec.common.errors import DarecError
-from darec.model.interactions import ItemLists, Pairs, Representations
-from darec.model.rerank import Reranker
+from darec.common.interactions import ItemLists, Pairs, Representations
+from darec.evaluation.rerank import Reranker
 
 _CHUNK = 32  # items whose greatest score stands for them in the first round
 

@@ -8,12 +8,12 @@ import polars as pl
 import torch
 
 from darec.common.device import pick
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, Scores, popularity, rank, score, summarise
+from darec.evaluation.rerank import Reranker
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
-from darec.model.interactions import Interactions, Pairs, Representations
-from darec.model.rerank import Reranker
 from schemas import columns as c
 from schemas.training import EvaluateConfig
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darec.common.interactions import Interactions, Pairs
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, score
-from darec.model.interactions import Interactions, Pairs
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.model.interactions import Interactions, Representations
+from darec.common.interactions import Interactions, Representations
 
 _MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
 _PENALTIES = torch.logspace(-6, 3, 19, dtype=torch.float64)  # of the mean squared error of rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from darec.model.interactions import Pairs
+from darec.common.interactions import Pairs
 from schemas import columns as c
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")

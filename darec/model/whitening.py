@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from darec.common.errors import UserError
-from darec.model.interactions import Representations
+from darec.common.interactions import Representations
 
 
 def whiten(text: Representations, dims: int) -> Representations:

@@ -43,7 +43,7 @@ from schemas.release import (
 from schemas.tables import ITEM_ATTRIBUTES, SEEN, released_items, released_users
 
 if TYPE_CHECKING:
-    from darec.model.rerank import Reranker
+    from darec.evaluation.rerank import Reranker
 
 _HINT = "run again to export it again, or run `darec rollback`"
 
@@ -137,7 +137,7 @@ class Bundle:
         path = self.folder / RERANKER_FILE
         if not path.is_file():
             return None
-        from darec.model.rerankers import read  # brings torch, which a release without a reranker does not need
+        from darec.evaluation.rerankers import read  # brings torch, which a release without a reranker does not need
 
         return read(path)
 

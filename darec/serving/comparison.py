@@ -16,12 +16,12 @@ import numpy as np
 import polars as pl
 import torch
 
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.registry import NAMES
 from darec.evaluation.report import EvaluatedModel, judge
+from darec.evaluation.rerank import Reranker
+from darec.evaluation.rerankers import read
 from darec.evaluation.significance import interval
-from darec.model.interactions import Interactions, Pairs, Representations
-from darec.model.rerank import Reranker
-from darec.model.rerankers import read
 from schemas import columns as c
 from schemas.release import ITEMS_FILE, RERANKER_FILE, USERS_FILE, Comparison, Difference
 from schemas.training import EvaluateConfig

@@ -6,11 +6,11 @@ from contextlib import suppress
 import polars as pl
 
 from darec.artifacts import files
-from darec.artifacts.keys import digest
 from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError
-from darec.model.rerank import Reranker
+from darec.common.hashing import digest
+from darec.evaluation.rerank import Reranker
 from darec.serving.comparison import Model, Tonight
 from darec.serving.index import Floats
 from schemas import columns as c

@@ -15,8 +15,8 @@ from darec.serving.rules import Rules
 from schemas import columns as c
 
 if TYPE_CHECKING:
-    from darec.model.mmr import MMR
-    from darec.model.rerank import Reranker
+    from darec.evaluation.mmr import MMR
+    from darec.evaluation.rerank import Reranker
 
 Candidates = Callable[[Ints, int, Seen], tuple[Ints, Floats]]
 """Given query numbers [b], n, and what each has seen: the n best items that the rules allow, best first, and their
@@ -114,7 +114,7 @@ def _stronger(bundle: Bundle) -> "tuple[MMR, ...]":
     """MMR with the release's own vectors, or with its item vectors if it has no reranker."""
     import torch
 
-    from darec.model.mmr import MMR
+    from darec.evaluation.mmr import MMR
     from schemas.rerank import MMRConfig
 
     own = bundle.reranker

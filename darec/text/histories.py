@@ -5,33 +5,22 @@ bottom-k sketch: a uniform sample without replacement). It depends on neither ti
 interaction of a user with n items enters the sample with a chance of k / n, and otherwise leaves the prompt as it was.
 """
 
-import hashlib
-
 import numpy as np
 import polars as pl
 
-from darec.common.hashing import mix
+from darec.common.id_hashing import hash_salted_ids, mix
 from schemas import columns as c
 
 PRIORITY = "priority"
 
 
 def choose_items(interactions: pl.DataFrame, k: int, seed: int) -> pl.DataFrame:
-    """At most `k` rows of `interactions` (external ids in user_id, item_id) a user, those of lowest priority."""
+    """At most `k` rows per user of `interactions` (external ids in user_id, item_id): those of lowest priority."""
     priority = pl.Series(PRIORITY, pair_priority(interactions[c.USER], interactions[c.ITEM], seed))
     return interactions.with_columns(priority).filter(pl.col(PRIORITY).rank("ordinal").over(c.USER) <= k).drop(PRIORITY)
 
 
 def pair_priority(users: pl.Series, items: pl.Series, seed: int) -> np.ndarray:
-    """One uint64 a pair [n]; the same on every machine and in every version."""
-    user, item = _hash_ids(users, f"user{seed}"), _hash_ids(items, f"item{seed}")
+    """One uint64 per pair [n]; the same on every machine and in every version."""
+    user, item = hash_salted_ids(users, f"user{seed}"), hash_salted_ids(items, f"item{seed}")
     return mix(user ^ mix(item))
-
-
-def _hash_ids(ids: pl.Series, salt: str) -> np.ndarray:
-    """uint64 [n]; each distinct id is hashed once."""
-    distinct = ids.unique()
-    key = salt.encode()
-    hashes = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, key=key).digest()) for name in distinct]
-    table = pl.DataFrame({"id": distinct, "hash": pl.Series(hashes, dtype=pl.UInt64)})
-    return ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["hash"].to_numpy()

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from darec.artifacts.keys import file_sha256
 from darec.common.files import read_text
+from darec.common.hashing import file_sha256
 from darec.text.models import identity
 from schemas.semantic import LLMConfig
 

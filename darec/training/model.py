@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec import alignment, backbones
+from darec import alignment
 from darec.alignment.base import mlp
 from darec.common.errors import UserError
-from darec.model import losses
-from darec.model.interactions import Batch, Interactions, Representations
+from darec.common.interactions import Batch, Interactions, Representations
+from darec.model import backbones, losses
 from darec.model.propagation import Adjacency
 from darec.model.softmax import log_sum_exp, mean_log_sum_exp
 from darec.model.whitening import start, whiten

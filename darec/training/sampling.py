@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from darec.common.errors import UserError
-from darec.model.interactions import Batch, Interactions, ItemLists
+from darec.common.interactions import Batch, Interactions, ItemLists
 
 
 class Sampler:

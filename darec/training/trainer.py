@@ -10,14 +10,13 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from darec import closed_form
 from darec.common.device import pick
 from darec.common.errors import UserError
+from darec.common.interactions import Batch, Interactions, Representations
 from darec.common.progress import Progress, Silent
 from darec.evaluation.protocol import rank, score
 from darec.evaluation.ranking import largest_score
-from darec.model import cold_start
-from darec.model.interactions import Batch, Interactions, Representations
+from darec.model import closed_form, cold_start
 from darec.model.propagation import Adjacency
 from darec.training import checkpoint
 from darec.training.history import History

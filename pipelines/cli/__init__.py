@@ -46,7 +46,15 @@ _logger = logging.getLogger(__name__)
 
 _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
     "Pipeline": (run.run, status.status, explain.explain, report.report),
-    "Releases": (recommend.recommend, similar.similar, serve.serve, releases.releases, diff.diff, promote.promote, rollback.rollback),
+    "Releases": (
+        recommend.recommend,
+        similar.similar,
+        serve.serve,
+        releases.releases,
+        diff.diff,
+        promote.promote,
+        rollback.rollback,
+    ),
     "Operations": (ui.ui, history.history, deploy.deploy, doctor.doctor, gc.gc),
     "Research": (tune.tune,),
 }

@@ -9,8 +9,8 @@ import torch
 
 from darec import alignment
 from darec.alignment.darec import shared_text
+from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.model import clustering
-from darec.model.interactions import Batch, Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency, power_sum
 from darec.model.whitening import unit, whiten
 from schemas.alignment import (

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from darec import backbones
-from darec.backbones.base import BACKBONES, Backbone
+from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.evaluation.protocol import rank, score
-from darec.model.interactions import Batch, Interactions, Pairs, Representations
+from darec.model import backbones
+from darec.model.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency
 from darec.training import train
 from schemas.backbones import (

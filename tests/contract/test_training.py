@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from darec.common.errors import DarecError, UserError
-from darec.model.interactions import Batch, Interactions, Pairs
+from darec.common.interactions import Batch, Interactions, Pairs
 from darec.model.propagation import Adjacency
 from darec.training import DivergedError, checkpoint, train, trainer
 from darec.training.model import Recommender

@@ -110,8 +110,8 @@ def test_the_plain_loop_ranks_as_the_protocol_does(tmp_path):
     import torch
 
     from benchmarks.peer_plain_loop import PlainLightGCN
+    from darec.common.interactions import Representations
     from darec.evaluation.protocol import rank, score
-    from darec.model.interactions import Representations
 
     data = from_folder("board", write_board(tmp_path)).interactions
     plain = PlainLightGCN(data, 8, 256)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from darec.backbones import build
 from darec.common.errors import UserError
+from darec.common.interactions import Batch, Pairs, Representations
 from darec.model import losses
-from darec.model.interactions import Batch, Pairs, Representations
+from darec.model.backbones import build
 from darec.model.propagation import Adjacency
 from schemas.backbones import AutoCFConfig, DCCFConfig, GCCFConfig, NGCFConfig, SGLConfig, SimGCLConfig
 

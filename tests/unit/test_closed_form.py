@@ -6,18 +6,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec import closed_form
 from darec.alignment.base import Setting
 from darec.alignment.linear_teacher import LinearTeacher
-from darec.closed_form.factorisation import factorise
-from darec.closed_form.gf_cf import graph_filter
-from darec.closed_form.ials import alternating_least_squares
-from darec.closed_form.item_weights import DenseWeights, FactoredWeights, history_matrix, top_unseen
-from darec.closed_form.neighbours import neighbour_weights
-from darec.closed_form.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from darec.common.errors import UserError
-from darec.model.interactions import Batch, Interactions, Pairs, Representations
+from darec.common.interactions import Batch, Interactions, Pairs, Representations
+from darec.model import closed_form
+from darec.model.factorisation import factorise
+from darec.model.gf_cf import graph_filter
+from darec.model.ials import alternating_least_squares
+from darec.model.item_weights import DenseWeights, FactoredWeights, history_matrix, top_unseen
+from darec.model.neighbours import neighbour_weights
 from darec.model.propagation import Adjacency
+from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from schemas.alignment import LinearTeacherConfig
 from schemas.backbones import EASEConfig, GraphFilterConfig, IALSConfig, L3AEConfig
 
@@ -107,8 +107,8 @@ def test_blocks_do_not_change_the_approximation(monkeypatch):
     train, _ = random_train(50, 23, seed=5)
     prior = text_prior(unit_text(23), 0.5, 1.3)
     whole = neighbour_weights(train, 50, 23, 3.0, 6, prior).times(torch.eye(23))
-    monkeypatch.setattr("darec.closed_form.neighbours._BLOCK_SCORES", 70)
-    monkeypatch.setattr("darec.closed_form.neighbours._BLOCK_ENTRIES", 200)
+    monkeypatch.setattr("darec.model.neighbours._BLOCK_SCORES", 70)
+    monkeypatch.setattr("darec.model.neighbours._BLOCK_ENTRIES", 200)
     assert torch.allclose(neighbour_weights(train, 50, 23, 3.0, 6, prior).times(torch.eye(23)), whole, atol=1e-6)
 
 
@@ -187,7 +187,7 @@ def test_ials_of_lists_in_many_blocks_is_the_same(monkeypatch):
     train, _ = random_train(15, 10, seed=1)
     torch.manual_seed(0)
     whole = alternating_least_squares(train, 15, 10, 3, 2, 0.01, 0.1).nodes
-    monkeypatch.setattr("darec.closed_form.ials._BLOCK", 30)
+    monkeypatch.setattr("darec.model.ials._BLOCK", 30)
     torch.manual_seed(0)
     assert torch.allclose(alternating_least_squares(train, 15, 10, 3, 2, 0.01, 0.1).nodes, whole, atol=1e-5)
 

@@ -5,8 +5,8 @@ import torch
 
 from benchmarks import cold
 from benchmarks.data import from_folder
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.model.cold_start import fill, ridge
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import train
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from darec.artifacts.keys import file_sha256
+from darec.common.hashing import file_sha256
 from schemas.recipe import Recipe
 from stages.contract import Outcome, StageContext
 from stages.declarations import GRAPH, INGEST, SPLIT

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from darec.common.interactions import Pairs
 from darec.model.edges import Pattern, edge_scores, weighted_sum
-from darec.model.interactions import Pairs
 from darec.model.propagation import Adjacency
 
 

@@ -8,12 +8,12 @@ from ranx import evaluate as ranx_evaluate
 from scipy import stats
 
 from darec.common.errors import DarecError
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation import protocol
 from darec.evaluation.ranking import Ranker, top_items
 from darec.evaluation.report import report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
-from darec.model.interactions import Interactions, Pairs, Representations
 from schemas.training import EvaluateConfig
 
 USERS, ITEMS, CUTOFFS = 60, 90, (1, 5, 20)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from darec.artifacts.keys import artifact_key, canonical_json, content_hash, differences, digest, file_sha256
+from darec.artifacts.keys import artifact_key, content_hash, differences
+from darec.common.hashing import canonical_json, digest, file_sha256
 from schemas.recipe import Recipe
 from schemas.section import Section, added, hashed, is_not_hashed
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
 
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation import registry
 from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, Lists, UserMetric, metric
 from darec.evaluation.report import report
-from darec.model.interactions import Interactions, Pairs, Representations
 from schemas.consistency import METRICS
 from schemas.training import EvaluateConfig
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from darec.model.interactions import Pairs
+from darec.common.interactions import Pairs
 from darec.model.propagation import Adjacency, power_sum, product
 
 USERS, ITEMS = 7, 5

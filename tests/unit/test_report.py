@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from darec.artifacts import files
-from darec.artifacts.keys import digest
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.hashing import digest
 from darec.report.collect import collect
 from darec.report.content import Absent, Chart, DataNotes, Line, Panel
 from darec.report.render import change, number, render

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError
+from darec.common.interactions import Pairs, Representations
 from darec.evaluation.protocol import rank
-from darec.model.interactions import Pairs, Representations
-from darec.model.rerankers import build, read, write
+from darec.evaluation.rerankers import build, read, write
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.comparison import Model, Tonight
 from darec.serving.recommend import recommend_many

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
-from darec.model.rerankers import build, write
+from darec.evaluation.rerankers import build, write
 from darec.serving.bundle import Bundle, Contents, vectors_of
 from darec.serving.recommend import recommend, recommend_many
 from schemas.recipe import Recipe

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from darec.common.hashing import hash_ids
+from darec.common.id_hashing import hash_ids
 from darec.dataset.split import Split, k_core, split_interactions
 from schemas.data import SplitConfig
 from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY

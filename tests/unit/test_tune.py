@@ -9,8 +9,8 @@ import torch
 from benchmarks.data import BenchData, from_folder
 from benchmarks.tune import Search, SearchContext, finished, given, searches
 from darec.common.errors import UserError
+from darec.common.interactions import Pairs
 from darec.common.progress import Silent
-from darec.model.interactions import Pairs
 from schemas.bench import TuneRecipe
 from schemas.recipe import Recipe
 from tests.bench_samples import write_board

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import BACKBONES, Backbone
+from darec.common.interactions import Batch, Representations
 from darec.model import losses
+from darec.model.base import BACKBONES, Backbone
 from darec.model.edges import Pattern, edge_scores, weighted_sum
-from darec.model.interactions import Batch, Representations
 from darec.model.propagation import Adjacency, product
 from schemas.backbones import DCCFConfig
 

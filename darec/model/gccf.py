@@ -7,7 +7,7 @@ matrices of the paper's layers. Inner products of the rows add up the layers' sc
 import torch
 from torch import Tensor
 
-from darec.backbones.base import BACKBONES, Backbone
+from darec.model.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency, product
 from schemas.backbones import GCCFConfig
 

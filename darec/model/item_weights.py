@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from darec.model.interactions import ItemLists, Pairs
+from darec.common.interactions import ItemLists, Pairs
 
 _BLOCK_USERS = 1024
 

@@ -1,13 +1,13 @@
 """The base class of backbones, which turn the input rows of all nodes into their final representations.
 
 `darec.training.model` makes the input rows (id embeddings, text, masks) in the same way for every backbone. A new
-backbone is one config class in `schemas.backbones` and one file here, which is imported in `darec.backbones`.
+backbone is one config class in `schemas.backbones` and one file here, which is imported in `darec.model.backbones`.
 """
 
 from torch import Tensor, nn
 
+from darec.common.interactions import Batch, Representations
 from darec.common.registry import Registry
-from darec.model.interactions import Batch, Representations
 from darec.model.propagation import Adjacency
 
 

@@ -3,14 +3,14 @@
 One file each. `fit` gives their vectors, which are evaluated, indexed and released like those of any backbone.
 """
 
-from darec.closed_form.factorisation import factorise
-from darec.closed_form.gf_cf import graph_filter
-from darec.closed_form.ials import alternating_least_squares
-from darec.closed_form.item_weights import DenseWeights, ItemWeights, top_unseen
-from darec.closed_form.neighbours import neighbour_weights
-from darec.closed_form.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from darec.common.errors import UserError
-from darec.model.interactions import Interactions, Representations
+from darec.common.interactions import Interactions, Representations
+from darec.model.factorisation import factorise
+from darec.model.gf_cf import graph_filter
+from darec.model.ials import alternating_least_squares
+from darec.model.item_weights import DenseWeights, ItemWeights, top_unseen
+from darec.model.neighbours import neighbour_weights
+from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from darec.model.whitening import whiten
 from schemas.backbones import (
     ClosedFormConfig,

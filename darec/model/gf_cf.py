@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darec.closed_form.factorisation import right_singular_vectors
-from darec.closed_form.item_weights import history_matrix
-from darec.model.interactions import Pairs
+from darec.common.interactions import Pairs
+from darec.model.factorisation import right_singular_vectors
+from darec.model.item_weights import history_matrix
 
 _OVERSAMPLED = 16
 

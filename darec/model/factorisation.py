@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from darec.closed_form.item_weights import ItemWeights, history_matrix
-from darec.model.interactions import Pairs, Representations
+from darec.common.interactions import Pairs, Representations
+from darec.model.item_weights import ItemWeights, history_matrix
 
 Product = Callable[[Tensor], Tensor]
 """A matrix by what it makes of the columns of another one."""

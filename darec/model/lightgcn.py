@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from darec.backbones.base import BACKBONES, Backbone
+from darec.model.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency, power_sum
 from schemas.backbones import LayersConfig, LightGCNConfig
 

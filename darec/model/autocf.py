@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import BACKBONES, Backbone
 from darec.common.errors import UserError
+from darec.common.interactions import Batch, Representations
+from darec.model.base import BACKBONES, Backbone
 from darec.model.edges import Pattern, edge_scores, weighted_sum
-from darec.model.interactions import Batch, Representations
 from darec.model.propagation import Adjacency
 from darec.model.softmax import mean_log_sum_exp
 from schemas.backbones import AutoCFConfig

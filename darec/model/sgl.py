@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from darec.backbones.base import BACKBONES, Backbone
-from darec.backbones.lightgcn import propagate
+from darec.common.interactions import Batch, Representations
 from darec.model import losses
-from darec.model.interactions import Batch, Representations
+from darec.model.base import BACKBONES, Backbone
+from darec.model.lightgcn import propagate
 from darec.model.propagation import Adjacency
 from schemas.backbones import SGLConfig
 

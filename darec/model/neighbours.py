@@ -1,4 +1,4 @@
-"""The regressions of `darec.closed_form.ridge` for large catalogues: each item on the few others that tell most of it.
+"""The regressions of `darec.model.ridge` for large catalogues: each item on the few others that tell most of it.
 
 Instead of one inverse of items x items, item j is regressed on its m neighbours alone; every other weight is what the
 texts say of it, or 0. With m = n_items - 1 the result is exact. Regressing an item on chosen neighbours is fsSLIM (Ning
@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from darec.closed_form.item_weights import FactoredWeights
-from darec.closed_form.ridge import TextPrior
-from darec.model.interactions import Pairs
+from darec.common.interactions import Pairs
+from darec.model.item_weights import FactoredWeights
+from darec.model.ridge import TextPrior
 
 _BLOCK_SCORES = 1 << 25  # numbers of a block of items x all items: 128 MB
 _BLOCK_ENTRIES = 1 << 23  # entries of X'X that are looked up at once

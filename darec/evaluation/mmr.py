@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.model.rerank import RERANKERS, Reranker
+from darec.evaluation.rerank import RERANKERS, Reranker
 from schemas.rerank import MMRConfig
 
 _LAST = -1e4  # the value of a place without a candidate, below every other

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from darec.common.errors import DarecError
-from darec.model import mmr
-from darec.model.rerank import RERANKERS, Reranker
+from darec.evaluation import mmr
+from darec.evaluation.rerank import RERANKERS, Reranker
 from schemas.rerank import RerankConfig
 
 REGISTERED = (mmr,)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darec.backbones.base import BACKBONES, Backbone
+from darec.model.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency, product
 from schemas.backbones import NGCFConfig
 

@@ -1,10 +1,10 @@
-"""Backbones that are trained: one file each, all with the contract of `darec.backbones.base`.
+"""Backbones that are trained: one file each, all with the contract of `darec.model.base`.
 
-Models that are computed are in `darec.closed_form`.
+Models that are computed are in `darec.model.closed_form`.
 """
 
-from darec.backbones import autocf, dccf, gccf, lightgcn, mf, ngcf, sgl, simgcl
-from darec.backbones.base import BACKBONES, Backbone
+from darec.model import autocf, dccf, gccf, lightgcn, mf, ngcf, sgl, simgcl
+from darec.model.base import BACKBONES, Backbone
 from darec.model.propagation import Adjacency
 from schemas.backbones import BackboneConfig
 

@@ -2,7 +2,7 @@
 
 All three solve, for every item j, min_b |x_j - X b|^2 + l2 |b - c_j|^2 with b_j = 0, X [n_users, n_items] being 1 at
 train pairs. c_j is what the texts alone say of item j, 0 in EASE. The whole matrix has a closed form, by one inverse of
-items x items; `darec.closed_form.neighbours` solves larger catalogues.
+items x items; `darec.model.neighbours` solves larger catalogues.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.closed_form.item_weights import DenseWeights, history_matrix
-from darec.model.interactions import Pairs
+from darec.common.interactions import Pairs
+from darec.model.item_weights import DenseWeights, history_matrix
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from darec.model.interactions import ItemLists, Pairs, Representations
+from darec.common.interactions import ItemLists, Pairs, Representations
 
 _BLOCK = 1 << 24  # numbers of the gathered rows of a block
 _SPREAD = 0.1  # expected length of a row to begin with
