@@ -1,6 +1,6 @@
-"""From a section of the configuration to the class that implements it: one way for everything that is pluggable."""
+"""From a section or a name in the configuration to what implements it: one way for everything that is pluggable."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -10,32 +10,39 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Registry(Generic[Made]):
-    """The implementations of one kind of thing (backbones, objectives, losses), by their configuration class."""
+    """The implementations of one kind of thing, by their configuration class or by a name.
+
+    Backbones, closed forms, objectives and losses have a configuration class each; file formats, metrics and engines
+    have a name.
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._factories: dict[type[BaseModel], Callable[..., Made]] = {}
+        self._factories: dict[type[BaseModel] | str, Callable[..., Made]] = {}
 
-    def register(self, section: type[BaseModel]) -> Callable[[Factory], Factory]:
-        """Class decorator: this is what `section` configures. Its constructor takes the section first."""
+    def register(self, key: type[BaseModel] | str) -> Callable[[Factory], Factory]:
+        """Decorator: this class or function implements `key`. That of a configuration class takes a section first."""
 
         def decorate(factory: Factory) -> Factory:
-            self._factories[section] = factory
+            self._factories[key] = factory
             return factory
 
         return decorate
 
-    @property
-    def sections(self) -> set[type[BaseModel]]:
-        """The configuration classes that have an implementation."""
-        return set(self._factories)
+    def __iter__(self) -> Iterator[Any]:
+        """The configuration classes or names that have an implementation, in the order of registration."""
+        return iter(self._factories)
 
     def build(self, section: BaseModel, *arguments: Any) -> Made:
-        """The thing that `section` configures.
+        """The thing that `section` configures. Raises LookupError as `make` does."""
+        return self.make(type(section), section, *arguments)
+
+    def make(self, key: type[BaseModel] | str, *arguments: Any) -> Made:
+        """The thing that is registered under `key`, made from `arguments`.
 
         Raises:
-            LookupError: no class was registered for it, which is a mistake in the code: its module is not imported.
+            LookupError: nothing was registered for it, which is a mistake in the code: its module is not imported.
         """
-        if type(section) not in self._factories:
-            raise LookupError(f"no {self.kind} is registered for {type(section).__name__}")
-        return self._factories[type(section)](section, *arguments)
+        if key not in self._factories:
+            raise LookupError(f"no {self.kind} is registered for {key if isinstance(key, str) else key.__name__}")
+        return self._factories[key](*arguments)

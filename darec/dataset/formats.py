@@ -1,16 +1,17 @@
-"""Opening files lazily, each layout by one function: `@opens("csv")`. Every text column stays text."""
+"""Opening files lazily, each layout by one function: `@FORMATS.register("csv")`. Every text column stays text."""
 
 import ast
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from darec.common.errors import UserError
+from darec.common.registry import Registry
 from darec.dataset.files import SourceFile
 from darec.dataset.look import WHITESPACE, header_lines, rows_within, stray_quotes
 from darec.dataset.raw import MORE_FIELDS, reading
@@ -27,18 +28,8 @@ _PLAIN = {
 _JSON_SAMPLE = 10_000  # rows that are searched for fields
 _LARGEST_OBJECT = 2**28  # characters
 
-Opener = Callable[[Path, FileFormat, Scratch], pl.LazyFrame]
-_OPENERS: dict[str, Opener] = {}
-
-
-def opens(name: str) -> Callable[[Opener], Opener]:
-    """Registers the function that opens files of the format `name` (`schemas.source_names.FormatName`)."""
-
-    def register(opener: Opener) -> Opener:
-        _OPENERS[name] = opener
-        return opener
-
-    return register
+FORMATS: Registry[pl.LazyFrame] = Registry("file format")
+"""Functions of the path, the completed format and a folder for unpacked copies, by the name of the format."""
 
 
 def completed(given: FileFormat, source: str, encoding: str) -> FileFormat:
@@ -70,7 +61,7 @@ def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch) 
 def open_file(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """The rows of one file of a completed format."""
     assert form.format is not None
-    return _OPENERS[form.format](path, form, scratch)
+    return FORMATS.make(form.format, path, form, scratch)
 
 
 def _with_constants(rows: pl.LazyFrame, file: SourceFile) -> pl.LazyFrame:
@@ -80,8 +71,8 @@ def _with_constants(rows: pl.LazyFrame, file: SourceFile) -> pl.LazyFrame:
     return rows.with_columns(constants) if constants else rows
 
 
-@opens("csv")
-@opens("tsv")
+@FORMATS.register("csv")
+@FORMATS.register("tsv")
 def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """Lines of fields. What a row has beyond the columns is in the column `MORE_FIELDS`, null where that is nothing."""
     names, form, skip = _columns(path, form)
@@ -106,7 +97,7 @@ def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
         )
 
 
-@opens("recbole")
+@FORMATS.register("recbole")
 def _recbole(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """A RecBole atomic file: its header fields are `name:type`; the types are dropped.
 
@@ -125,7 +116,7 @@ def _recbole(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     return rows.drop(list(joint)).explode(list(joint.values()))
 
 
-@opens("lightgcn")
+@FORMATS.register("lightgcn")
 def _lightgcn(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """LightGCN's files: a line is a user and the items of that user, separated by blanks."""
     text = _text(path, form, scratch)
@@ -135,7 +126,7 @@ def _lightgcn(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     return pairs.explode(c.ITEM).filter(pl.col(c.ITEM).is_not_null())
 
 
-@opens("json")
+@FORMATS.register("json")
 def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """JSON lines, a JSON array of objects, or lines of Python dictionaries (Amazon's metadata of 2014), as text.
 
@@ -154,7 +145,7 @@ def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
         return pl.scan_ndjson(text, schema=dict.fromkeys(fields, pl.String))
 
 
-@opens("parquet")
+@FORMATS.register("parquet")
 def _parquet(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     head = head_of(path, "none", 8)
     if not head.data.startswith(b"PAR1"):

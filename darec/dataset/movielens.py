@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from darec.common.errors import UserError
-from darec.dataset.formats import completed, open_file, opens
+from darec.dataset.formats import FORMATS, completed, open_file
 from darec.dataset.raw import MORE_FIELDS
 from darec.dataset.unpack import Scratch
 from schemas import columns as c
@@ -24,7 +24,7 @@ _FETCH_AGAIN = "remove the folder and run `darec data fetch ml-100k`"
 _TRAILING_ARTICLE = r"([^()]+), (The|An?|L[aeo]|Les|L'|Il|El|Los|Las|De[rn]|Die|Das|Une?|O)( ?[()]|$)"
 
 
-@opens("movielens-100k-items")
+@FORMATS.register("movielens-100k-items")
 def read_items(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """Columns item_id, title, year and genres."""
     rows = _original(path, form, scratch) if path.name == "u.item" else _atomic(path, form, scratch)

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from darec.evaluation.metrics import Lists, UserMetric, metric
+from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
 
 
-@metric("recall")
+@USER_METRICS.register("recall")
 class Recall(UserMetric):
     """Hits in the first k / relevant items."""
 
@@ -15,7 +15,7 @@ class Recall(UserMetric):
         return lists.hits[:, :k].sum(1) / lists.relevant
 
 
-@metric("ndcg")
+@USER_METRICS.register("ndcg")
 class NDCG(UserMetric):
     """Sum of 1 / log2(rank + 1) over hits, divided by its value if the first min(k, relevant) ranks were all hits."""
 
@@ -27,7 +27,7 @@ class NDCG(UserMetric):
         return (hits * discount[: hits.shape[1]]).sum(1) / ideal
 
 
-@metric("precision")
+@USER_METRICS.register("precision")
 class Precision(UserMetric):
     """Hits in the first k / k."""
 
@@ -36,7 +36,7 @@ class Precision(UserMetric):
         return lists.hits[:, :k].sum(1) / k
 
 
-@metric("mrr")
+@USER_METRICS.register("mrr")
 class ReciprocalRank(UserMetric):
     """1 / rank of the first hit among the first k, or 0."""
 
@@ -47,7 +47,7 @@ class ReciprocalRank(UserMetric):
         return (hits / ranks[: hits.shape[1]]).amax(1)
 
 
-@metric("hit")
+@USER_METRICS.register("hit")
 class Hit(UserMetric):
     """1 if any of the first k is a hit."""
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from darec.evaluation.metrics import Catalogue, CatalogueMetric, metric
+from darec.evaluation.metrics import CATALOGUE_METRICS, Catalogue, CatalogueMetric
 
 
-@metric("coverage")
+@CATALOGUE_METRICS.register("coverage")
 class Coverage(CatalogueMetric):
     """The share of all items that are in somebody's list."""
 
@@ -15,7 +15,7 @@ class Coverage(CatalogueMetric):
         return len(torch.unique(top)) / catalogue.n_items
 
 
-@metric("category_coverage")
+@CATALOGUE_METRICS.register("category_coverage")
 class CategoryCoverage(CatalogueMetric):
     """The share of a category's items that are in somebody's list, as the mean over categories.
 

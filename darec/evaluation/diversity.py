@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from darec.evaluation.metrics import Lists, UserMetric, metric
+from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
 
 _BLOCK = 512  # users at once: memory is that of their items' vectors
 
 
-@metric("diversity")
+@USER_METRICS.register("diversity")
 class IntraListDiversity(UserMetric):
     """1 less the mean cosine over all pairs of a list's items, by text vector (Ziegler et al., WWW 2005).
 

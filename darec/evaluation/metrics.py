@@ -1,21 +1,21 @@
 """What a metric is: one class with a name, over the recommendation lists of all evaluated users.
 
-A metric of users gives every user a value, and so has means, slices of users and items, and paired tests. A metric of
-the whole has one value per model: how the lists of all users together use the catalogue. Either is a class in a file of
-this folder, registered here under its name and imported in `darec.evaluation.registry`; its name is also listed in
-`schemas.consistency.METRICS`, by which recipes are checked. It is then in the report, the HTML page and the gate.
+A `UserMetric` has a value for every user, and so has means, slices of users and items, and paired tests. A
+`CatalogueMetric` has one value per model: how the lists of all users together use the catalogue. Either is a class in a
+file of this folder, registered under its name, which reports follow with `@k`, and imported in
+`darec.evaluation.registry`. Recipes are checked against the names in `schemas.consistency.METRICS`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from darec.common.interactions import Interactions, Pairs
+from darec.common.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ class Lists:
 class UserMetric(ABC):
     """A metric with a value for every user."""
 
-    name: ClassVar[str]
     needs_catalogue: ClassVar[bool] = False
 
     @abstractmethod
@@ -84,28 +83,10 @@ class UserMetric(ABC):
 class CatalogueMetric(ABC):
     """A metric of all lists together."""
 
-    name: ClassVar[str]
-
     @abstractmethod
     def overall(self, top: Tensor, catalogue: Catalogue) -> float | None:
         """The value of the lists `top`, int64 [n, k]; None where the data does not have what it needs."""
 
 
-USER_METRICS: dict[str, UserMetric] = {}
-CATALOGUE_METRICS: dict[str, CatalogueMetric] = {}
-
-Class = TypeVar("Class", bound=type[UserMetric] | type[CatalogueMetric])
-
-
-def metric(name: str) -> Callable[[Class], Class]:
-    """Class decorator: registers the metric under `name`, which reports follow with `@k`."""
-
-    def register(kind: Class) -> Class:
-        kind.name = name
-        if issubclass(kind, UserMetric):
-            USER_METRICS[name] = kind()
-        elif issubclass(kind, CatalogueMetric):
-            CATALOGUE_METRICS[name] = kind()
-        return kind
-
-    return register
+USER_METRICS: Registry[UserMetric] = Registry("metric")
+CATALOGUE_METRICS: Registry[CatalogueMetric] = Registry("metric")

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from darec.evaluation.metrics import Lists, UserMetric, metric
+from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
 
 
-@metric("novelty")
+@USER_METRICS.register("novelty")
 class Novelty(UserMetric):
     """Mean of -log2(share of users who have the item in train) over a list (Zhou et al., PNAS 2010)."""
 

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.evaluation.metrics import Catalogue, CatalogueMetric, Lists, UserMetric, metric
+from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, CatalogueMetric, Lists, UserMetric
 
 _GROUPS = 3
 
 
-@metric("gini")
+@CATALOGUE_METRICS.register("gini")
 class Gini(CatalogueMetric):
     """Gini coefficient of how often each item is recommended: 0 all items equally often, near 1 a few items always."""
 
@@ -21,7 +21,7 @@ class Gini(CatalogueMetric):
         return float(((2 * ranks - n - 1) * exposure).sum() / (n * exposure.sum()).clamp_min(1))
 
 
-@metric("long_tail")
+@USER_METRICS.register("long_tail")
 class LongTailShare(UserMetric):
     """The share of a list that is from the long tail: the items that hold the last fifth of train interactions."""
 
@@ -33,7 +33,7 @@ class LongTailShare(UserMetric):
         return (lists.catalogue.popularity_group[lists.top[:, :k]] == _GROUPS - 1).double().mean(1)
 
 
-@metric("calibration")
+@USER_METRICS.register("calibration")
 class PopularityCalibrationError(UserMetric):
     """Jensen-Shannon divergence between the popularity groups of a user's history and of the list.
 

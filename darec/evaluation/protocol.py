@@ -75,8 +75,10 @@ def score(
         catalogue: what metrics beyond accuracy need; without it only accuracy is measured.
     """
     lists = _lists(ranking, held_out, n_items, catalogue)
-    names = metrics or [name for name, each in USER_METRICS.items() if catalogue or not each.needs_catalogue]
-    measured = {f"{name}@{k}": USER_METRICS[name].per_user(lists, k) for name in names for k in cutoffs}
+    chosen = {name: USER_METRICS.make(name) for name in metrics or USER_METRICS}
+    if not metrics and not catalogue:
+        chosen = {name: each for name, each in chosen.items() if not each.needs_catalogue}
+    measured = {f"{name}@{k}": each.per_user(lists, k) for name, each in chosen.items() for k in cutoffs}
     return Scores(lists.users, {name: value for name, value in measured.items() if value is not None})
 
 
@@ -100,8 +102,8 @@ def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue
 def summarise(ranking: Ranking, catalogue: Catalogue, cutoffs: Sequence[int]) -> dict[str, float]:
     """The metrics of all lists together that can be measured."""
     measured = {
-        f"{name}@{k}": each.overall(ranking.top[:, :k].long(), catalogue)
-        for name, each in CATALOGUE_METRICS.items()
+        f"{name}@{k}": CATALOGUE_METRICS.make(name).overall(ranking.top[:, :k].long(), catalogue)
+        for name in CATALOGUE_METRICS
         for k in cutoffs
     }
     return {name: value for name, value in measured.items() if value is not None}

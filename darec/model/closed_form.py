@@ -5,6 +5,7 @@ One file each. `fit` gives their vectors, which are evaluated, indexed and relea
 
 from darec.common.errors import UserError
 from darec.common.interactions import Interactions, Representations
+from darec.common.registry import Registry
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
@@ -23,6 +24,9 @@ from schemas.backbones import (
 
 __all__ = ["ItemWeights", "fit", "item_weights", "text_rows_weights", "top_unseen"]
 
+CLOSED_FORMS: Registry[Representations] = Registry("closed form")
+"""Functions of the section, the interactions, the text vectors if there are any, and the width of the result."""
+
 _MOST_TEXT_ROWS_ITEMS = 30_000  # three float32 matrices of items x items: 11 GB
 
 
@@ -34,17 +38,27 @@ def fit(
     Raises:
         UserError: the model needs text and there is none.
     """
-    train, n_users, n_items = interactions.train, interactions.n_users, interactions.n_items
-    match config:
-        case IALSConfig():
-            return alternating_least_squares(train, n_users, n_items, dim, config.sweeps, config.l2, config.unobserved)
-        case GraphFilterConfig():
-            weights = graph_filter(train, n_users, n_items, config.components, config.ideal)
-        case EASEConfig() | L3AEConfig():
-            weights = item_weights(config, interactions, text)
-        case _:
-            raise TypeError(f"no closed form: {config!r}")
-    return factorise(train, n_users, n_items, weights, dim)
+    return CLOSED_FORMS.build(config, interactions, text, dim)
+
+
+@CLOSED_FORMS.register(IALSConfig)
+def _ials(config: IALSConfig, data: Interactions, _: Representations | None, dim: int) -> Representations:
+    rows = data.train, data.n_users, data.n_items
+    return alternating_least_squares(*rows, dim, config.sweeps, config.l2, config.unobserved)
+
+
+@CLOSED_FORMS.register(GraphFilterConfig)
+def _graph_filter(
+    config: GraphFilterConfig, data: Interactions, _: Representations | None, dim: int
+) -> Representations:
+    rows = data.train, data.n_users, data.n_items
+    return factorise(*rows, graph_filter(*rows, config.components, config.ideal), dim)
+
+
+@CLOSED_FORMS.register(EASEConfig)
+@CLOSED_FORMS.register(L3AEConfig)
+def _item_model(config: ItemModelConfig, data: Interactions, text: Representations | None, dim: int) -> Representations:
+    return factorise(data.train, data.n_users, data.n_items, item_weights(config, data, text), dim)
 
 
 def item_weights(config: ItemModelConfig, interactions: Interactions, text: Representations | None) -> ItemWeights:

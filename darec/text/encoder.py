@@ -13,6 +13,7 @@ import polars as pl
 from darec.artifacts.ledger import KEY, Ledger, row_key
 from darec.common.errors import DarecError, UserError
 from darec.common.progress import Progress, Silent
+from darec.common.registry import Registry
 from darec.text.models import identity, resolve
 from schemas.semantic import EmbedConfig
 from schemas.tables import TableSchema
@@ -101,17 +102,25 @@ def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
 
 
 def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first text, vectors [rows, d]) chunk by chunk."""
-    folder = resolve(config.model, config.revision)
-    if config.engine == "vllm":
-        from darec.text.engine import EngineSettings, OfflineEngine
-
-        with OfflineEngine(EngineSettings.pooling(config, folder)) as engine:
-            yield from engine.embed(texts)
-    else:
-        yield from _sentence_transformers(config, folder, texts)
+    return ENCODERS.make(config.engine, config, resolve(config.model, config.revision), texts)
 
 
+ENCODERS: Registry[Iterator[tuple[int, np.ndarray]]] = Registry("text encoder")
+"""Functions of `EmbedConfig`, the model's folder and the texts, by `embed.engine`.
+
+They give (number of the first text, unit vectors [rows, d]) chunk by chunk.
+"""
+
+
+@ENCODERS.register("vllm")
+def _vllm(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+    from darec.text.engine import EngineSettings, OfflineEngine
+
+    with OfflineEngine(EngineSettings.pooling(config, folder)) as engine:
+        yield from engine.embed(texts)
+
+
+@ENCODERS.register("sentence-transformers")
 def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
     import torch
     from sentence_transformers import SentenceTransformer

@@ -15,6 +15,7 @@ from darec.artifacts.ledger import KEY, Ledger, row_key
 from darec.common.errors import DarecError
 from darec.common.notices import tell_once
 from darec.common.progress import Progress, Silent
+from darec.common.registry import Registry
 from darec.text.answers import CAUSES, NEVER_SAMPLED, printable, read_profile
 from darec.text.budget import Budget
 from darec.text.fallbacks import due
@@ -51,15 +52,27 @@ def conversation_keys(conversations: Iterable[Conversation], llm: LLMConfig, con
     return pl.Series(KEY, [row_key(common, text.encode()) for text in rendered], dtype=pl.String)
 
 
-def open_engine(config: LLMConfig) -> AbstractContextManager[Engine]:
-    """The configured engine; leaving the context gives its memory back."""
-    if config.engine == "server":
-        from darec.text.server import ServerEngine
+ENGINES: Registry[Engine] = Registry("LLM engine")
+"""Functions of `LLMConfig`, by `llm.engine`. Each imports its own library, which may be large."""
 
-        return closing(ServerEngine(config))
+
+@ENGINES.register("server")
+def _server(config: LLMConfig) -> Engine:
+    from darec.text.server import ServerEngine
+
+    return ServerEngine(config)
+
+
+@ENGINES.register("offline")
+def _offline(config: LLMConfig) -> Engine:
     from darec.text.engine import EngineSettings, OfflineEngine
 
-    return closing(OfflineEngine(EngineSettings.of(config, resolve(config.model, config.revision))))
+    return OfflineEngine(EngineSettings.of(config, resolve(config.model, config.revision)))
+
+
+def open_engine(config: LLMConfig) -> AbstractContextManager[Engine]:
+    """The configured engine; leaving the context gives its memory back."""
+    return closing(ENGINES.make(config.engine, config))
 
 
 def profile_ledger(root: Path) -> Ledger:

@@ -10,12 +10,12 @@ from darec import alignment
 from darec.alignment.base import mlp
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Representations
-from darec.model import backbones, losses
+from darec.model import backbones
 from darec.model.propagation import Adjacency
-from darec.model.softmax import log_sum_exp, mean_log_sum_exp
 from darec.model.whitening import start, whiten
+from darec.training.ranking import RANKING_LOSSES
 from darec.training.sampling import Sampler
-from schemas.training import BPRConfig, SoftmaxConfig, TextConfig, TrainConfig
+from schemas.training import TextConfig, TrainConfig
 
 
 class TextInput(nn.Module):
@@ -90,7 +90,7 @@ class Recommender(nn.Module):
         final = self.finish(nodes)
         weight, terms = self.config.ranking_weight, dict[str, Tensor]()
         if weight and not self.backbone.own_ranking_loss:
-            terms["ranking"] = self._ranking(final, batch, sampler)
+            terms["ranking"] = RANKING_LOSSES.build(self.config.loss, final, batch, sampler)
         terms |= self.backbone.losses(nodes, final, batch)
         if "ranking" in terms:
             terms["ranking"] = weight * terms["ranking"]
@@ -98,18 +98,6 @@ class Recommender(nn.Module):
             for name, term in objective(final, batch).items():
                 terms[name] = terms[name] + term if name in terms else term
         return terms
-
-    def _ranking(self, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
-        config = self.config.loss
-        user, positive, negative = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
-        if isinstance(config, BPRConfig):
-            return losses.bpr(user, positive, negative)
-        user = user / config.temperature
-        score = (user * positive).sum(-1)
-        if isinstance(config, SoftmaxConfig):
-            return mean_log_sum_exp(user, final.item) - score.mean()
-        drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
-        return functional.softplus(log_sum_exp(user, final.item[drawn], (rows, columns)) - score).mean()
 
     @torch.no_grad()
     def represent(self) -> Representations:

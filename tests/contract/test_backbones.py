@@ -44,7 +44,7 @@ CONFIGS: list[BackboneConfig] = [
 
 
 def test_the_suite_covers_every_backbone() -> None:
-    assert {type(config) for config in CONFIGS} == BACKBONES.sections
+    assert {type(config) for config in CONFIGS} == set(BACKBONES)
 
 
 def named(config: BackboneConfig) -> str:

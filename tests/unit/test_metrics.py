@@ -7,7 +7,7 @@ from scipy.spatial.distance import jensenshannon
 
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation import registry
-from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, Lists, UserMetric, metric
+from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, Lists, UserMetric
 from darec.evaluation.report import report
 from schemas.consistency import METRICS
 from schemas.training import EvaluateConfig
@@ -25,7 +25,7 @@ def lists(catalogue: Catalogue | None = CATALOGUE) -> Lists:
 
 
 def value(name: str, k: int) -> list[float]:
-    measured = USER_METRICS[name].per_user(lists(), k)
+    measured = USER_METRICS.make(name).per_user(lists(), k)
     assert measured is not None
     return measured.tolist()
 
@@ -42,7 +42,7 @@ def test_diversity() -> None:
     assert value("diversity", 2) == pytest.approx([2.0, 1.0])  # cosines -1 and 0
     assert value("diversity", 1) == [0.0, 0.0]
     without_text = Catalogue(TRAIN, 10, 4)
-    assert USER_METRICS["diversity"].per_user(lists(without_text), 2) is None
+    assert USER_METRICS.make("diversity").per_user(lists(without_text), 2) is None
 
 
 def test_popularity_groups_and_the_long_tail() -> None:
@@ -59,41 +59,36 @@ def test_calibration_is_the_divergence_from_the_users_own_history() -> None:
 
 
 def test_coverage_of_items_and_of_categories() -> None:
-    assert CATALOGUE_METRICS["coverage"].overall(TOP, CATALOGUE) == 0.75
+    assert CATALOGUE_METRICS.make("coverage").overall(TOP, CATALOGUE) == 0.75
     # Of the first category items 0 and 1, of which 1 is shown; of the second 1 and 2, both shown.
-    assert CATALOGUE_METRICS["category_coverage"].overall(TOP, CATALOGUE) == 0.75
-    assert CATALOGUE_METRICS["category_coverage"].overall(TOP, Catalogue(TRAIN, 10, 4)) is None
+    assert CATALOGUE_METRICS.make("category_coverage").overall(TOP, CATALOGUE) == 0.75
+    assert CATALOGUE_METRICS.make("category_coverage").overall(TOP, Catalogue(TRAIN, 10, 4)) is None
 
 
 def test_gini() -> None:
     # Exposures 0, 1, 2, 1: mean absolute difference over twice the mean.
     exposure = np.array([0, 1, 2, 1])
     expected = np.abs(exposure[:, None] - exposure).mean() / (2 * exposure.mean())
-    assert CATALOGUE_METRICS["gini"].overall(TOP, CATALOGUE) == pytest.approx(expected)
+    assert CATALOGUE_METRICS.make("gini").overall(TOP, CATALOGUE) == pytest.approx(expected)
     everything = torch.tensor([[0, 1], [2, 3]])
-    assert CATALOGUE_METRICS["gini"].overall(everything, CATALOGUE) == pytest.approx(0)
+    assert CATALOGUE_METRICS.make("gini").overall(everything, CATALOGUE) == pytest.approx(0)
 
 
 def test_a_metric_that_is_one_class_is_in_values_slices_and_significance(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darec.evaluation.metrics.USER_METRICS", USER_METRICS)  # restored with what is added below
-    before = dict(USER_METRICS)
+    monkeypatch.setattr(USER_METRICS, "_factories", USER_METRICS._factories.copy())
 
-    @metric("first_item")
+    @USER_METRICS.register("first_item")
     class FirstItem(UserMetric):
         """The number of the first item."""
 
         def per_user(self, lists: Lists, k: int) -> torch.Tensor:
             return lists.top[:, 0].double()
 
-    try:
-        generator = torch.Generator().manual_seed(0)
-        rows = [Representations(torch.randn(16, 4, generator=generator), 10) for _ in range(2)]
-        train, held = Pairs.of(np.arange(10), np.zeros(10, int)), Pairs.of(np.arange(10), np.arange(10) % 5 + 1)
-        data = Interactions(10, 6, train, held, held)
-        result = report(rows[0], rows[1], data, EvaluateConfig(cutoffs=(2,)))
-    finally:
-        USER_METRICS.clear()
-        USER_METRICS.update(before)
+    generator = torch.Generator().manual_seed(0)
+    rows = [Representations(torch.randn(16, 4, generator=generator), 10) for _ in range(2)]
+    train, held = Pairs.of(np.arange(10), np.zeros(10, int)), Pairs.of(np.arange(10), np.arange(10) % 5 + 1)
+    data = Interactions(10, 6, train, held, held)
+    result = report(rows[0], rows[1], data, EvaluateConfig(cutoffs=(2,)))
     assert {"first_item@2", "reference/first_item@2"} <= set(result.per_user.columns)
     assert "first_item@2" in result.metrics["test"] and "first_item@2" in result.metrics["significance"]
     assert all("first_item@2" in part["metrics"] for part in result.metrics["slices"])

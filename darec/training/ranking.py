@@ -1,0 +1,36 @@
+"""Ranking losses: what training makes of the scores of a step's users, positives and negatives."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from darec.common.interactions import Batch, Representations
+from darec.common.registry import Registry
+from darec.model import losses
+from darec.model.softmax import log_sum_exp, mean_log_sum_exp
+from darec.training.sampling import Sampler
+from schemas.training import BPRConfig, SampledSoftmaxConfig, SoftmaxConfig
+
+RANKING_LOSSES: Registry[Tensor] = Registry("ranking loss")
+"""Functions of the section, the final representations, the batch and the sampler, with a scalar result."""
+
+
+@RANKING_LOSSES.register(BPRConfig)
+def _bpr(config: BPRConfig, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
+    user, positive, negative = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
+    return losses.bpr(user, positive, negative)
+
+
+@RANKING_LOSSES.register(SoftmaxConfig)
+def _softmax(config: SoftmaxConfig, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
+    user, positive, _ = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
+    user = user / config.temperature
+    return mean_log_sum_exp(user, final.item) - (user * positive).sum(-1).mean()
+
+
+@RANKING_LOSSES.register(SampledSoftmaxConfig)
+def _sampled_softmax(config: SampledSoftmaxConfig, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
+    user, positive, _ = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
+    user = user / config.temperature
+    drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
+    others = log_sum_exp(user, final.item[drawn], (rows, columns))
+    return functional.softplus(others - (user * positive).sum(-1)).mean()
