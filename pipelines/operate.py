@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.files import replace_text
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.serving.retention import Collection, collect
@@ -126,15 +127,8 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
     check_text(stage, content)
     path = Store(recipe.runtime.store).make("prompts") / f"{hashlib.sha256(content.encode()).hexdigest()[:20]}.j2"
     for target in (path, Path(getattr(nightly, stage).prompt)) if nightly else (path,):
-        _write(target, content)
+        replace_text(target, content)
     return path
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    draft.write_text(content, encoding="utf-8")
-    draft.replace(path)
 
 
 @flow(name="promote", flow_run_name="promote-{release}")

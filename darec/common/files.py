@@ -1,7 +1,10 @@
-"""Files that users name or leave behind: only regular ones are opened, and text is UTF-8 of a bounded size."""
+"""Files that users name or leave behind, which are read with care, and files that are replaced as a whole."""
 
 import os
 import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from darec.common.errors import UserError
@@ -67,6 +70,36 @@ def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
         kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8 text"
         message = f"{name} cannot be read: it is {kind} (byte {error.start:,} is 0x{data[error.start]:02x})"
         raise UserError(message, where=str(path), hint="save it as UTF-8") from error
+
+
+@contextmanager
+def replacing(path: Path, *, draft: Path | None = None, durable: bool = False) -> Iterator[Path]:
+    """Gives the path of a draft, which takes the place of `path` in one rename when the block ends without an error.
+
+    Readers find the old file or the new one, never a part of it.
+
+    Args:
+        path: the file or symbolic link to write or replace.
+        draft: where to write, on the same file system; by default a hidden file beside `path`.
+        durable: whether the new content must survive a power cut.
+    """
+    draft = draft or path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield draft
+        if durable and not draft.is_symlink():
+            flush(draft)
+        draft.replace(path)
+        if durable:
+            flush(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a whole text file in one step, and the folder that it is in if there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def flush(path: Path) -> None:

@@ -1,12 +1,12 @@
 """A report as one HTML file that fetches nothing and runs no script, whatever the data's texts hold."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from darec.common.files import replace_text
 from darec.common.printable import printable
 from darec.report.collect import collect
 from darec.report.content import Absent, Report
@@ -20,15 +20,7 @@ def write(source: Source, path: Path) -> None:
     Raises:
         DarecError: the headline cannot be read. Any other section that cannot be read says so in the report.
     """
-    write_page(render(collect(source)), path)
-
-
-def write_page(page: str, path: Path) -> None:
-    """Writes a page; what is at `path` is replaced in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    replace_text(path, render(collect(source)))
 
 
 def render(report: Report) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from darec.artifacts.store import Store, explained
-from darec.common.files import flush, read_bytes
+from darec.common.files import read_bytes, replacing
 from darec.common.notices import tell_once
 from schemas.release import Release
 
@@ -39,17 +39,10 @@ class Records:
         """Writes or replaces the release's record. Raises UserError if the disk is full or may not be written."""
         path = self._store.make("releases") / f"{release.id}.json"
         draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
-        with explained(path):
-            try:
-                with draft.open("x", encoding="utf-8") as stream:
-                    stream.write(release.model_dump_json(indent=1))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                self._store.restrict(draft)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
-            flush(self.folder)
+        # The draft is not beside the records, where it would be reported as a stray file.
+        with explained(path), replacing(path, draft=draft, durable=True):
+            draft.write_text(release.model_dump_json(indent=1), encoding="utf-8")
+            self._store.restrict(draft)
         return release
 
     def _files(self) -> list[Path]:
@@ -117,9 +110,8 @@ class CurrentLink:
                 aside = self.path.with_name(f"current-{uuid.uuid4().hex[:8]}")
                 self.path.rename(aside)
                 tell_once(f"`current` was not a symbolic link; it is now {aside}")
-            draft.symlink_to(artifact)
-            draft.replace(self.path)
-            flush(self._store.root)
+            with replacing(self.path, draft=draft, durable=True):
+                draft.symlink_to(artifact)
 
 
 def _read(path: Path) -> Release:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darec.common.errors import DarecError, UserError
+from darec.common.files import replace_text
 from darec.common.hashing import file_sha256
 from darec.common.wheels import download_wheel
 
@@ -195,16 +196,8 @@ def fingerprint(folder: Path, cache: Path | None = None) -> str:
         stat = path.stat()
         mark = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         if mark not in fresh:
-            with path.open("rb") as stream:
-                fresh[mark] = hashlib.file_digest(stream, "sha256").hexdigest()
+            fresh[mark] = file_sha256(path)
         entries[str(path.relative_to(folder))] = fresh[mark]
     if fresh != known:
-        _write_cache(cache, fresh)
+        replace_text(cache, json.dumps(fresh))
     return hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def _write_cache(cache: Path, marks: dict[str, str]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=".fingerprints-", delete=False) as stream:
-        json.dump(marks, stream)
-    Path(stream.name).replace(cache)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from darec.common.errors import DarecError, UserError
+from darec.common.files import replacing
 
 State = dict[str, Any]
 """Nested dicts with string keys whose leaves are tensors or JSON values."""
@@ -28,12 +29,10 @@ def save(state: State, path: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     values = _split(state, "", tensors)
-    partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, metadata={_META: json.dumps(values)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        # One name for the draft: what a killed run left of it is overwritten.
+        with replacing(path, draft=path.with_suffix(".partial"), durable=True) as draft:
+            save_file(tensors, draft, metadata={_META: json.dumps(values)})
     except (SafetensorError, OSError) as error:
         hint = "free space (`darec gc`) and run again: training goes on from the checkpoint before"
         if os.strerror(errno.ENOSPC) in str(error):

@@ -39,7 +39,7 @@ def try_(
     The LLM is asked only for what the row ledger lacks. Its answers are kept there, so a later run with the new prompt
     does not ask again. Nothing else is written.
     """
-    from darec.report.render import write_page
+    from darec.common.files import replace_text
     from darec.report.trial import trial_page
     from pipelines.reports import check_free
     from pipelines.show_trial import print_trial
@@ -52,7 +52,7 @@ def try_(
         tried = run_trial(loaded, store, name, prompt, rows, seed=seed, ask_old=ask_old, progress=bars)
     print_trial(tried)
     if out is not None:
-        write_page(trial_page(tried), out)
+        replace_text(out, trial_page(tried))
         console.print(f"Page: {out}")
 
 
