@@ -22,11 +22,13 @@ from darec.training.model import Recommender
 from darec.training.sampling import Sampler
 from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
 from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig
-from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
+from schemas.training import LossConfig, SampledSoftmaxConfig, TextConfig, TrainConfig
 from tests.checkerboard import checkerboard, found_first, losses_of, parity_text
 
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0]) if not issubclass(each, ClosedFormConfig)]
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+SMALL = {SampledSoftmaxConfig: {"negatives": 8}}
+LOSSES = [each(**SMALL.get(each, {})) for each in get_args(get_args(LossConfig)[0])]
 QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cpu"}
 
 
@@ -61,7 +63,7 @@ def test_an_objective_trains_with_lightgcn(objective, data):
     assert trace[-1] < trace[0]
 
 
-@pytest.mark.parametrize("loss", [SampledSoftmaxConfig(negatives=8), SoftmaxConfig()], ids=lambda config: config.name)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda config: config.name)
 @pytest.mark.parametrize("scoring", ["inner", "cosine"])
 def test_every_ranking_loss_learns(loss, scoring, data):
     config = TrainConfig(loss=loss, scoring=scoring, alignment=(), epochs=60, patience=20, **QUICK)

@@ -82,10 +82,14 @@ def test_output_without_a_terminal_is_plain_lines(folder: Path, first: str) -> N
     assert "\x1b" not in output and "┃" not in output and "\n\n\n" not in output
 
 
-def test_the_right_item_comes_first(folder: Path, first: str) -> None:
-    """Of the items a user has not seen, only those of its own parity were ever liked by its like."""
+def test_only_unseen_items_are_recommended_best_first(folder: Path, first: str) -> None:
+    """Each user has seen all items of its own parity, which the model ranks first: they must not come again."""
     answer = json.loads(darec(folder, "recommend", "--user", "u000", "--user", "u001", "-k", "3", "--json"))
-    assert answer == [] or all(int(row["item_id"][1:]) % 2 != int(row["user_id"][1:]) % 2 for row in answer)
+    places = [(row["user_id"], row["rank"]) for row in answer]
+    assert places == [(user, rank) for user in ("u000", "u001") for rank in (1, 2, 3)]
+    assert all(int(row["item_id"][1:]) % 2 != int(row["user_id"][1:]) % 2 for row in answer)
+    scores = [row["score"] for row in answer]
+    assert scores[:3] == sorted(scores[:3], reverse=True) and scores[3:] == sorted(scores[3:], reverse=True)
 
 
 def test_similar_items_are_of_the_same_kind(folder: Path, first: str) -> None:

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -255,8 +256,9 @@ def test_a_link_without_record_says_so_and_promote_mends_it(store, releases):
     assert releases.trouble() is None
 
 
-def _publish_and_roll_back(root: Path, bundles: list[Path]) -> None:
+def _publish_and_roll_back(root: Path, bundles: list[Path], begun: Any) -> None:
     releases = Releases(root)
+    begun.set()
     for turn in itertools.count():
         releases.publish(bundles[turn % len(bundles)], GATE)
         if turn % 3 == 2:
@@ -277,8 +279,10 @@ def test_kill_9_at_any_moment_leaves_a_whole_release_in_production(store, releas
     moments = random.Random(0)
     seen = set()
     for _ in range(40):
-        process = FORK.Process(target=_publish_and_roll_back, args=(store.root, bundles))
+        begun = FORK.Event()
+        process = FORK.Process(target=_publish_and_roll_back, args=(store.root, bundles, begun))
         process.start()
+        begun.wait()
         deadline = time.monotonic() + moments.uniform(0, 0.15)
         while time.monotonic() < deadline:  # a reader never meets a moment without a release
             assert (store.root / "current" / "report.json").is_file()

@@ -19,7 +19,7 @@ from darec.model.neighbours import neighbour_weights
 from darec.model.propagation import Adjacency
 from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from schemas.alignment import LinearTeacherConfig
-from schemas.backbones import EASEConfig, GraphFilterConfig, IALSConfig, L3AEConfig
+from schemas.backbones import EASEConfig, L3AEConfig
 
 TRAIN = Pairs(torch.tensor([0, 0, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 0, 1, 2, 3, 0]))
 HISTORY = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 1]], dtype=float)
@@ -218,11 +218,11 @@ def test_what_needs_text_says_so_and_too_many_items_are_refused(monkeypatch):
         closed_form.text_rows_weights(data, text, 1.0, 1.0, 0)
 
 
-@pytest.mark.parametrize("config", [EASEConfig(), L3AEConfig(), IALSConfig(), GraphFilterConfig()])
-def test_users_and_items_without_interactions_have_finite_vectors(config):
+@pytest.mark.parametrize("section", list(closed_form.CLOSED_FORMS))
+def test_users_and_items_without_interactions_have_finite_vectors(section):
     data = Interactions(5, 6, TRAIN, TRAIN, TRAIN)  # users 3 and 4, and items 4 and 5, are cold
     torch.manual_seed(0)
-    final = closed_form.fit(config, data, Representations(unit_text(11), 5), 3)
+    final = closed_form.fit(section(), data, Representations(unit_text(11), 5), 3)
     assert final.nodes.shape == (11, 3)
     assert torch.isfinite(final.nodes).all()
 
