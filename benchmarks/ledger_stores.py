@@ -3,7 +3,7 @@
     pip install lmdb
     python -m benchmarks.ledger_stores /some/folder --rows 1000000
 
-Prints the table of docs/operations.md. Every row has a checksum, which is made on append and verified on look-up.
+Prints the table of docs/studies.md. Every row has a checksum, which is made on append and verified on look-up.
 """
 
 import argparse

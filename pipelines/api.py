@@ -1,4 +1,4 @@
-"""The Prefect API a command talks to: the configured one, or one of our own for the length of the run.
+"""The Prefect API that a command uses: the configured one, or a temporary one.
 
 Prefect can start a temporary API by itself, but only once it is imported; starting the same server first and
 importing meanwhile halves the wait. Run history goes to Prefect's usual database either way.
@@ -52,7 +52,7 @@ def prefect_home() -> Path:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """A third off the time that importing Prefect takes: no garbage collection, and no pandas.
+    """Makes importing Prefect a third faster: without garbage collection and without pandas.
 
     Prefect loads pandas, where it is installed, only to hash data frames for its result cache, which is off here.
     """
@@ -69,7 +69,7 @@ def quick_imports() -> Iterator[None]:
 
 
 class TemporaryServer:
-    """A Prefect API on a free port of the loopback, gone when the block ends or this process dies."""
+    """A Prefect API on a free port of the loopback, which ends with the block or with this process."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -101,7 +101,7 @@ class TemporaryServer:
         )
 
     def wait(self) -> None:
-        """Returns when the API answers. Raises DarecError if it never does."""
+        """Waits until the API answers. Raises DarecError if it does not."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
@@ -122,7 +122,7 @@ class TemporaryServer:
 
 @contextmanager
 def prefect_api() -> Iterator[TemporaryServer | None]:
-    """Points Prefect at an API; yields the server that was started for it, if one had to be."""
+    """Configures Prefect to use an API. Yields the server if one was started."""
     if configured_url() is not None:
         yield None
         return
@@ -137,7 +137,7 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
 
 
 def _send_queued() -> None:
-    """Logs and events are sent from the background: what still waits must go before the server does."""
+    """Logs and events are sent in the background: wait for them before the server ends."""
     if "prefect.flows" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

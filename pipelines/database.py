@@ -1,4 +1,4 @@
-"""The PostgreSQL of `darec ui`: the server that pip installs, with its data in a folder of Prefect's.
+"""The PostgreSQL of `darec ui`: the server from pip, with its data under PREFECT_HOME.
 
 It listens on a Unix socket in that folder, which only its owner may enter: there is no port and no password.
 """
@@ -43,7 +43,7 @@ class Database:
         return [*_account(), _program("postgres"), "-D", str(self._folder), "-p", "5432", *settings]
 
     def prepare(self) -> None:
-        """Makes the cluster if there is none, and begins a new log.
+        """Creates the cluster if there is none, and starts a new log.
 
         Raises:
             UserError: the path is too long for a socket, or the cluster is of another PostgreSQL.

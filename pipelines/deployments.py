@@ -1,4 +1,4 @@
-"""Registering with a Prefect server: work pool, the deployments of prefect.yaml, and the automations for failures."""
+"""Registers the work pool, the deployments of prefect.yaml and the automations with a Prefect server."""
 
 import os
 import subprocess
@@ -110,7 +110,7 @@ def _crash_stalled_runs() -> Iterator[Automation]:
 def _notify(url: str) -> Iterator[Automation]:
     """Two automations that call the webhook: one for dead and failed runs, one for refused releases.
 
-    Only runs of deployments are told of, so that one failure is told once and not by every subflow. A refusal is an
+    Only runs of deployments trigger them, so that a failure makes one call and not one per subflow. A refusal is an
     event of a subflow's task, which Prefect relates to no deployment.
     """
     block = Webhook(method="POST", url=url, headers={"Content-Type": "application/json"})  # pyright: ignore

@@ -1,4 +1,4 @@
-"""A run in this process, without a Prefect server: the same walk over the same stages as the flow takes."""
+"""Runs the pipeline in this process without a Prefect server, with the same walk over the stages as the flow."""
 
 import logging
 import time

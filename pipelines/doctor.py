@@ -1,4 +1,4 @@
-"""`darec doctor`: what is there, what is missing, how to fix it. Looks; changes nothing."""
+"""`darec doctor`: checks the environment and says how to fix it. It changes nothing."""
 
 import os
 import platform
@@ -12,9 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Literal
 
-from rich.table import Table
-from rich.text import Text
-
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError
 from darec.text.models import resolve
@@ -23,12 +20,11 @@ from schemas.recipe import Recipe
 
 Level = Literal["ok", "note", "missing"]
 _SETUP = "run `make setup`"
-_STYLE = {"ok": "green", "note": "yellow", "missing": "red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     level: Level
@@ -37,7 +33,7 @@ class Finding:
 
 
 def examine(recipe: Recipe, store: Store) -> list[Finding]:
-    """Looks at everything a run of `recipe` needs."""
+    """Checks everything that a run of `recipe` needs."""
     checks: list[Callable[[], Finding]] = [
         _python,
         lambda: _package("torch", "torch"),
@@ -54,16 +50,6 @@ def examine(recipe: Recipe, store: Store) -> list[Finding]:
         _prefect_api,
     ]
     return [check() for check in checks]
-
-
-def findings_table(findings: list[Finding]) -> Table:
-    """The findings for the terminal."""
-    table = Table(title="Doctor", title_justify="left")
-    for column in ("what", "state", "found", "how to fix"):
-        table.add_column(column, overflow="fold")
-    for finding in findings:
-        table.add_row(finding.what, Text(finding.level, _STYLE[finding.level]), finding.detail, finding.hint)
-    return table
 
 
 def _python() -> Finding:
@@ -97,21 +83,21 @@ def _sqlalchemy() -> Finding:
 def _torchvision() -> Finding:
     present = [name for name in ("torchvision", "torchaudio", "torchcodec") if find_spec(name)]
     if not present or _gpu().level == "ok":
-        return Finding("torchvision & co.", "ok", ", ".join(present) or "absent, as wanted beside CPU torch")
+        return Finding("torchvision & co.", "ok", ", ".join(present) or "not installed, which CPU torch needs")
     hint = f"pip uninstall {' '.join(present)}, if transformers does not import"
     return Finding("torchvision & co.", "note", ", ".join(present), hint)
 
 
 def _gpu() -> Finding:
     if not shutil.which("nvidia-smi"):
-        return Finding(
-            "GPU", "note", "none: everything runs on the CPU", "none needed; on a GPU machine: make setup DEVICE=gpu"
-        )
+        return Finding("GPU", "note", "none: everything runs on the CPU", "on a GPU machine: make setup DEVICE=gpu")
     import torch
 
     if torch.cuda.is_available():
         return Finding("GPU", "ok", torch.cuda.get_device_name(0))
-    return Finding("GPU", "missing", "there, but this torch cannot use it", "make clean, then make setup DEVICE=gpu")
+    return Finding(
+        "GPU", "missing", "installed, but this torch cannot use it", "make clean, then make setup DEVICE=gpu"
+    )
 
 
 def _disk(recipe: Recipe, store: Store) -> Finding:
@@ -137,7 +123,7 @@ def _data(recipe: Recipe) -> Finding:
 
 def _model(what: str, name: str, skip: bool = False) -> Finding:
     if skip:
-        return Finding(what, "ok", "asked from a server")
+        return Finding(what, "ok", "on a server")
     try:
         return Finding(what, "ok", str(resolve(name)))
     except DarecError as error:
@@ -147,7 +133,7 @@ def _model(what: str, name: str, skip: bool = False) -> Finding:
 def _prefect_api() -> Finding:
     url = configured_url()
     if url is None:
-        return Finding("Prefect API", "ok", "none set: a temporary one a run; history in Prefect's own database")
+        return Finding("Prefect API", "ok", "not set: runs use no server")
     try:
         urllib.request.urlopen(f"{url}/health", timeout=5).close()
     except (urllib.error.URLError, OSError) as error:

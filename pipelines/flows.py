@@ -38,17 +38,17 @@ from stages.registry import LAST, TASKS, needed
 from stages.walk import Upstream, run_task, walk
 
 _COUNTED_AFTER = ("split", "profile_items")  # then the plan can count the rows of the LLM stage that reads these
-_STILL_TONIGHT = timedelta(hours=3)  # a worker that is back later than that leaves the night out
+_STILL_TONIGHT = timedelta(hours=3)  # hours; later than that, a scheduled run is cancelled
 
 
 def is_transient(task: PrefectTask[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Only a transient error is worth a retry; a user's mistake is not."""
+    """Retries transient errors only."""
     return isinstance(state.result(raise_on_failure=False), TransientError)
 
 
 retrying = partial(
     task,
-    cache_policy=NO_CACHE,  # the store is the cache: Prefect's own knows neither prompts nor models
+    cache_policy=NO_CACHE,  # the store is the cache: Prefect's cache keys contain neither prompts nor models
     retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=10),
     retry_jitter_factor=0.5,
@@ -61,7 +61,7 @@ prepared = retrying(name="prepare")(prepare)
 
 @retrying()
 def run_stage(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: bool) -> Any:
-    """Makes or finds one stage's artifact; a hit ends in a state named Cached that says why."""
+    """Runs one stage or takes its hit, which ends in a state named Cached with the reason."""
     store = Store(recipe.runtime.store)
     with UIBars(name) as bars:
         result = run_task(TASKS[name], recipe, upstream, store, bars, force=force)
@@ -75,12 +75,12 @@ def run_stage(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: b
 def _run_stages(
     subflow: Subflow, recipe: Recipe, until: str, force: Collection[str], before: Sequence[Result]
 ) -> list[Result]:
-    """The part of the walk that belongs to one subflow."""
+    """Runs the tasks of one subflow."""
     store = Store(recipe.runtime.store)
 
     def visit(task: Task, upstream: Upstream) -> Result:
         step = run_stage.with_options(name=task.name)
-        # asked for its state and then its result: a call alone would answer a Cached state with the state itself
+        # state first, then result: a plain call would return the Cached state itself
         state = step(task.name, recipe, dict(upstream), task.name in force, return_state=True)
         result = state.result()
         if task.name in _COUNTED_AFTER and not result.cached:
@@ -112,7 +112,7 @@ def darec(
     until: str = LAST,
     force: list[str] | None = None,
 ) -> list[Result]:
-    """The whole pipeline; a night that was scheduled hours ago is cancelled, and not caught up.
+    """The whole pipeline. A run that was scheduled hours ago is cancelled.
 
     Args:
         recipe: path of a recipe file; None for the built-in defaults.
@@ -124,7 +124,7 @@ def darec(
         return Cancelled(message=late)  # pyright: ignore[reportReturnType]  (Prefect makes it the run's own state)
 
     logs.configure()
-    # One run goes by one recipe: what is edited meanwhile counts from the next run on.
+    # The recipe is read once: later edits apply to the next run.
     loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
     with recorded(store, run=flow_run.name) as results:
@@ -141,7 +141,7 @@ def darec(
 
 
 def _missed_night() -> str | None:
-    """Why this run shall not be: it was scheduled while no worker was there. Runs by hand are always wanted."""
+    """Why this run is cancelled: it was scheduled while no worker was online. Manual runs are never cancelled."""
     if "auto-scheduled" not in flow_run.tags:
         return None
     late = datetime.now(UTC) - flow_run.scheduled_start_time
@@ -151,7 +151,7 @@ def _missed_night() -> str | None:
 
 
 def _report(store: Store, results: Sequence[Result]) -> None:
-    """A report that cannot be written is red in the UI, and fails no run."""
+    """Writes the report. A failure is shown in the UI and does not fail the run."""
     state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, results, return_state=True)
     outcome = state.result(raise_on_failure=False)
     if isinstance(outcome, Exception):
@@ -163,7 +163,7 @@ def _report(store: Store, results: Sequence[Result]) -> None:
 
 
 def _name_run(results: Sequence[Result]) -> None:
-    """Puts the gate's decision into the run's name, where a list of runs shows it."""
+    """Adds the decision of the gate to the name of the run, which lists of runs show."""
     decided = next((result for result in results if result.state in ("published", "refused")), None)
     if decided is None:
         return
@@ -172,5 +172,5 @@ def _name_run(results: Sequence[Result]) -> None:
 
 
 def without_heartbeats() -> AbstractContextManager[Any]:
-    """Heartbeats let a server notice a dead run, and cost a second a flow: a run with nothing to do goes without."""
+    """Heartbeats show the server that a run is alive. They cost a second per flow, so a run with only hits has none."""
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})

@@ -1,4 +1,4 @@
-"""The web server of a store's HTML reports; beside them `/metrics` for Prometheus, and `/health`.
+"""The web server of a store's HTML reports, with `/metrics` for Prometheus and `/health`.
 
 python -m pipelines.monitor STORE PORT [ADDRESS]
 """
@@ -18,11 +18,11 @@ from darec.report.nights import exposition, last_night
 from pipelines.reports import folder
 
 NIGHT_HOURS = "DAREC_NIGHT_HOURS"
-"""The environment variable that says after how many hours without a run `/health` is no longer well; default 26."""
+"""Environment variable: hours without a run after which `/health` answers 503; default 26."""
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Answers from one store; files from its reports only."""
+    """Serves the metrics, health and report files of one store."""
 
     def __init__(self, *arguments: Any, store: Path) -> None:
         self._store = store
@@ -40,7 +40,7 @@ class Handler(SimpleHTTPRequestHandler):
             super().do_GET()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Says nothing: a monitor asks every few seconds."""
+        """Logs nothing, because monitors send a request every few seconds."""
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
         self.send_response(status)
@@ -51,7 +51,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
-    """200 if the last run ended without an error and not too long ago, else 503; and the facts."""
+    """200 if the last run ended recently without an error, else 503, with details."""
     night = last_night(store)
     if night is None:
         return HTTPStatus.SERVICE_UNAVAILABLE, {"healthy": False, "why": "no run has ended yet"}
@@ -65,7 +65,7 @@ def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
 
 
 def main(store: str, port: str, address: str = "127.0.0.1") -> None:
-    """Serves until it is ended."""
+    """Serves until the process ends."""
     ThreadingHTTPServer((address, int(port)), partial(Handler, store=Path(store))).serve_forever()
 
 

@@ -1,4 +1,4 @@
-"""What every run leaves in the store's history, whichever way the stages were walked."""
+"""Adds every run, with Prefect or without, to the store's history."""
 
 import logging
 import time

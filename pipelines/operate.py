@@ -1,4 +1,4 @@
-"""What an operator starts by hand, as forms in the Prefect UI: one stage again, another release, tidying up."""
+"""Flows that operators start manually from forms in the Prefect UI: run a stage again, promote, roll back, gc."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The HTML report: `darec report`, and the end of a run. Imports wait: a run with nothing to do pays little."""
+"""Writes the HTML report, for `darec report` and at the end of a run. Local imports keep runs without work fast."""
 
 import os
 from collections.abc import Sequence

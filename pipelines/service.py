@@ -1,4 +1,4 @@
-"""`darec ui`: database, server with UI, worker, deployments and HTML reports on one machine, until Ctrl-C.
+"""`darec ui`: database, Prefect server with UI, worker, deployments and HTML reports on one machine.
 
 The database is a PostgreSQL under PREFECT_HOME; PREFECT_SERVER_DATABASE_CONNECTION_URL names another.
 """
@@ -59,8 +59,8 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
     os.environ |= _ENVIRONMENT
     os.environ["PREFECT_API_URL"] = url
     os.environ.setdefault("PREFECT_UI_API_URL", url)
-    os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # a busy machine is slow
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # how soon a run that somebody asks for begins
+    os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; long enough for a busy machine
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # seconds between two looks for new runs
 
     if logs.chosen_format() == "json":
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
@@ -129,7 +129,7 @@ def _healthy(url: str) -> bool:
 
 
 def _require_free(host: str, port: int, hint: str) -> None:
-    """Asked before anything starts: a server that finds its port taken ends beside one that answers in its place."""
+    """Checked before anything starts: otherwise another server could answer on the port instead of ours."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

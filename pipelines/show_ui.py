@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run besides states: the plan, and of each finished stage what people ask first."""
+"""Artifacts in the Prefect UI: the plan, and the main results of each finished stage."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -72,7 +72,7 @@ class UIBars(Bars):
 
 
 def show_plan(steps: Sequence[Step]) -> None:
-    """The plan before the run starts: hit or stale, why, rows, and what that will roughly take."""
+    """Shows the plan before the run starts: hit or stale, why, rows, and estimated tokens and minutes."""
     rows = plan_rows(steps)
     minutes = sum(row["minutes"] or 0 for row in rows)
     hits = sum(step.state == "hit" for step in steps)
@@ -87,7 +87,7 @@ def show_report(path: Path) -> None:
 
 
 def show_result(result: Result, store: Store) -> None:
-    """What a stage that has just done its work has to show; stages without an entry show nothing."""
+    """Shows the results of a stage that ran; stages without an entry show nothing."""
     show = _SHOWN.get(result.stage)
     if show is not None and not result.cached:
         show(result, store)

@@ -1,4 +1,4 @@
-"""Processes that are kept alive: one that ends by itself is started again, unless it keeps ending."""
+"""Supervised processes: one that ends is restarted, unless it ends repeatedly."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ from darec.common.errors import DarecError
 from darec.common.processes import die_with_parent
 
 _PAUSE = 3  # seconds before a process that ended is started again
-_LASTED = 60  # a process that lived for so many seconds was well
-_TRIES = 5  # starts without a process that was well
-_STOP_SECONDS = 60  # a worker that is asked to stop ends its runs first
+_LASTED = 60  # a process that ran for this many seconds counts as healthy
+_TRIES = 5  # starts without a healthy process
+_STOP_SECONDS = 60  # seconds; a worker that is asked to stop ends its runs first
 
 _logger = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Part:
         return self._process.pid
 
     def returncode(self) -> int | None:
-        """What it ended with; None while it runs."""
+        """Its exit code; None while it runs."""
         return self._process.poll()
 
     def restart_if_ended(self) -> None:
-        """Starts it again, a pause after it ended. Raises DarecError if it keeps ending."""
+        """Restarts it after a pause. Raises DarecError if it ends repeatedly."""
         if self._process.poll() is None:
             return
         if self._ended is None:
@@ -69,7 +69,7 @@ class Part:
             self._start()
 
     def end(self) -> None:
-        """Asks it to end; kills it, with its children, if it does not."""
+        """Terminates it, and kills it with its children if it does not end."""
         self._process.send_signal(self._stop)
         try:
             self._process.wait(_STOP_SECONDS)
@@ -98,12 +98,12 @@ class Parts:
         self._parts: list[Part] = []
 
     def add(self, part: Part) -> Part:
-        """Takes charge of a process."""
+        """Adds a process."""
         self._parts.append(part)
         return part
 
     def keep_alive(self) -> Never:
-        """Stays until it is interrupted. Raises DarecError if a process keeps ending."""
+        """Runs until it is interrupted. Raises DarecError if a process ends repeatedly."""
         while True:
             for part in self._parts:
                 part.restart_if_ended()

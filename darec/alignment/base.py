@@ -1,4 +1,4 @@
-"""What an alignment objective is: something that brings text vectors into training, whatever the backbone.
+"""The base class of alignment objectives, which bring text vectors into the training of any backbone.
 
 It may change the input rows before propagation, and it may add terms to the loss. A new objective is one config class
 in `schemas.alignment` and one file here, whose class is registered and imported in `darec.alignment`.

@@ -1,4 +1,5 @@
-"""DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): the structure of a shared part is aligned, a specific part is not.
+"""DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): the structure of shared parts is aligned, specific parts are kept
+apart.
 
 Both representations of a node, the backbone's (C) and the text's (L), have a shared and a specific part.
 Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); their equations are in
@@ -27,7 +28,7 @@ _CLUSTERED_ROWS = 2_048  # the largest number of rows per side that k-means uses
 
 
 class Networks(nn.Module):
-    """Both parts are learnt, each by a network of its own (the paper)."""
+    """One network for each part, as in the paper."""
 
     def __init__(self, config: DaRecConfig, width: int) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Networks(nn.Module):
 
 
 class Columns(nn.Module):
-    """The first `width` columns are shared, the others specific: nothing is learnt, and the parts are orthogonal."""
+    """The first `width` columns are shared, the others specific. It has no parameters; the parts are orthogonal."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class DaRec(Objective):
         return terms
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
-        """Each term that has a weight, by its weight's name."""
+        """The terms with a weight above 0, by the names of the weights."""
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
         if len(rows) < 2:  # one row has no structure
             return
@@ -168,7 +169,9 @@ class DaRec(Objective):
         return clustering.kmeans(rows, start, self.config.kmeans_iterations)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:
-        """The text's new centre that goes with each of C's: the near one, or the one with most rows in common."""
+        """The index of the text centre that matches each backbone centre: the nearest, or the one that shares most
+        rows.
+        """
         cf_centres = self.cf_centres[side]
         if self.config.local_loss != "relations":
             return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching)
@@ -177,7 +180,7 @@ class DaRec(Objective):
 
 
 def _teacher(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
-    """`shared_text`, made ready for what the global term compares."""
+    """`shared_text` in the form that the global term takes."""
     rows = shared_text(config, text, interactions)
     if config.similarity != "softmax":
         return rows
@@ -185,7 +188,7 @@ def _teacher(config: DaRecConfig, text: Representations, interactions: Interacti
 
 
 def shared_text(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
-    """Unit rows of whitened principal components, which have been spread over the train graph."""
+    """Unit rows of whitened principal components, propagated over the train graph."""
     rows = unit(whiten(text, config.components))
     if config.propagate:
         graph = Adjacency.normalised(interactions.train, interactions.n_users, interactions.n_items)

@@ -1,4 +1,6 @@
-"""Softmax-similarity distillation (after ProMax, SIGIR 2026): text similarities teach the ranking over all items."""
+"""Softmax-similarity distillation (after ProMax, SIGIR 2026): text similarities are the teacher of the ranking over all
+items.
+"""
 
 import torch
 from torch import Tensor

@@ -22,7 +22,7 @@ class KAR(Objective):
         self.user_gate, self.item_gate = (nn.Linear(text.dim, 2 * config.experts) for _ in range(2))
 
     def inputs(self, nodes: Tensor) -> Tensor:
-        """`nodes` plus what the experts make of each node's text."""
+        """`nodes` plus the output of the experts for each node's text."""
         users = self._mix(self.text.user, self.for_users, self.user_gate)
         items = self._mix(self.text.item, self.for_items, self.item_gate)
         return nodes + torch.cat([users, items])

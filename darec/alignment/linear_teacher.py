@@ -1,4 +1,4 @@
-"""Distillation from a closed-form linear model: its neighbourhoods of co-occurrence and text, in few dimensions."""
+"""Distillation from a closed-form linear model of co-occurrence and text into low-dimensional vectors."""
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from schemas.alignment import LinearTeacherConfig
 
 @OBJECTIVES.register(LinearTeacherConfig)
 class LinearTeacher(Objective):
-    """Each user's best unseen items by a linear model share the softmax over all unseen items, by their scores.
+    """The target of the softmax over all unseen items is the linear model's scores for a user's best unseen items.
 
-    The linear model needs items x items numbers and sees no user twice the same way; what it knows about items that a
-    user has not touched is all that full ranking asks for, and a softmax brings it into the representations.
+    The linear model has items x items weights. Full ranking only needs its scores of unseen items, which the softmax
+    transfers into the representations.
     """
 
     def __init__(self, config: LinearTeacherConfig, setting: Setting) -> None:
@@ -30,7 +30,7 @@ class LinearTeacher(Objective):
         self.seen = ItemLists(train, n_users, n_items)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """One term: for as many users as the batch has pairs, cross-entropy of the teacher's shares."""
+        """One term: cross-entropy with the teacher's distribution, for as many users as the batch has pairs."""
         config, users = self.config, batch.users
         if config.users == "uniform":
             users = self.users[torch.randint(len(self.users), users.shape, device=users.device)]
@@ -47,7 +47,7 @@ def _weights(config: LinearTeacherConfig, text: Representations, interactions: I
 
 
 def _shares(scores: Tensor, sharpness: float) -> Tensor:
-    """Positive scores to the power of `sharpness`, each row of sum 1; a row without one gives all items the same."""
+    """Positive scores to the power of `sharpness`, normalised by row. A row without positive scores is uniform."""
     positive = scores.clamp(min=0).pow(sharpness)
     positive = torch.where(positive.sum(1, keepdim=True) > 0, positive, torch.ones_like(positive))
     return positive / positive.sum(1, keepdim=True)

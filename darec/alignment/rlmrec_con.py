@@ -28,7 +28,7 @@ class RLMRecCon(Objective):
         return {"rlmrec-con": self.config.weight * (users + items + negatives)}
 
     def _candidates(self) -> Tensor:
-        """Text vectors of the users to tell a user from: of all, or of a few that are drawn."""
+        """Text vectors of the negatives for users: of all users, or of a random sample."""
         text, count = self.text.user, self.config.candidates
         return text[torch.randperm(len(text), device=text.device)[:count]] if count else text
 

@@ -1,4 +1,4 @@
-"""RLMRec-Gen (Ren et al., WWW 2024, section 3.4.2): masked nodes must let their text vectors be reconstructed."""
+"""RLMRec-Gen (Ren et al., WWW 2024, section 3.4.2): text vectors are reconstructed from masked nodes."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from schemas.alignment import RLMRecGenConfig
 
 @OBJECTIVES.register(RLMRecGenConfig)
 class RLMRecGen(Objective):
-    """A random share of nodes enters propagation as a learnt token; a decoder tells their text from what comes out."""
+    """A random fraction of the nodes enters propagation as a learnt token; a decoder reconstructs their text from the
+    output.
+    """
 
     def __init__(self, config: RLMRecGenConfig, setting: Setting) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Coverage: how much of the catalogue is recommended to anybody."""
+"""Coverage: how much of the catalogue is recommended at all."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from darec.evaluation.metrics import CATALOGUE_METRICS, Catalogue, CatalogueMetr
 
 @CATALOGUE_METRICS.register("coverage")
 class Coverage(CatalogueMetric):
-    """The share of all items that are in somebody's list."""
+    """The fraction of all items that are in at least one list."""
 
     def overall(self, top: Tensor, catalogue: Catalogue) -> float:
         """In [0, 1]."""
@@ -17,7 +17,7 @@ class Coverage(CatalogueMetric):
 
 @CATALOGUE_METRICS.register("category_coverage")
 class CategoryCoverage(CatalogueMetric):
-    """The share of a category's items that are in somebody's list, as the mean over categories.
+    """The fraction of the items of a category that are in at least one list, averaged over categories.
 
     A category with few items counts as much as one with many. It is measured where `evaluate.category` is set.
     """

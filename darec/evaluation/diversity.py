@@ -1,16 +1,16 @@
-"""Diversity: how unlike each other the items of a list are."""
+"""Diversity: how different the items of a list are."""
 
 import torch
 from torch import Tensor
 
 from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
 
-_BLOCK = 512  # users at once: memory is that of their items' vectors
+_BLOCK = 512  # users per block, which bounds the memory for the vectors of their items
 
 
 @USER_METRICS.register("diversity")
 class IntraListDiversity(UserMetric):
-    """1 less the mean cosine over all pairs of a list's items, by text vector (Ziegler et al., WWW 2005).
+    """1 minus the mean cosine of text vectors over all pairs of items in a list (Ziegler et al., WWW 2005).
 
     With s the sum of k unit vectors, the k (k - 1) cosines of different items add up to |s|^2 - k.
     """

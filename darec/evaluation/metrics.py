@@ -20,7 +20,7 @@ from darec.common.registry import Registry
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What metrics beyond accuracy may use of users and items."""
+    """The data that metrics beyond accuracy may use."""
 
     train: Pairs
     n_users: int
@@ -28,7 +28,7 @@ class Catalogue:
     item_vectors: Tensor | None = None
     """Unit text vectors, float32 [n_items, d]; None where the model uses no text."""
     categories: Tensor | None = None
-    """Which categories an item has, bool [n_items, C]; None where no attribute is named as the category."""
+    """Which categories an item has, bool [n_items, C]; None if the recipe names no category."""
 
     @classmethod
     def of(
@@ -77,7 +77,7 @@ class UserMetric(ABC):
 
     @abstractmethod
     def per_user(self, lists: Lists, k: int) -> Tensor | None:
-        """The value of each user's first k items, float64 [n]; None where the data does not have what it needs."""
+        """The value of each user's first k items, float64 [n]. None if the data lacks what the metric needs."""
 
 
 class CatalogueMetric(ABC):
@@ -85,7 +85,7 @@ class CatalogueMetric(ABC):
 
     @abstractmethod
     def overall(self, top: Tensor, catalogue: Catalogue) -> float | None:
-        """The value of the lists `top`, int64 [n, k]; None where the data does not have what it needs."""
+        """The value of the lists `top`, int64 [n, k]. None if the data lacks what the metric needs."""
 
 
 USER_METRICS: Registry[UserMetric] = Registry("metric")

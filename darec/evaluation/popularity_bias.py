@@ -1,4 +1,4 @@
-"""Popularity bias: how much lists lean on popular items, beyond what users' own histories do."""
+"""Popularity bias: how much more popular the items in lists are than those in the users' histories."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,9 @@ _GROUPS = 3
 
 @CATALOGUE_METRICS.register("gini")
 class Gini(CatalogueMetric):
-    """Gini coefficient of how often each item is recommended: 0 all items equally often, near 1 a few items always."""
+    """Gini coefficient of how often each item is recommended: 0 if all are recommended equally often, near 1 if few
+    are.
+    """
 
     def overall(self, top: Tensor, catalogue: Catalogue) -> float:
         """In [0, 1)."""
@@ -23,7 +25,9 @@ class Gini(CatalogueMetric):
 
 @USER_METRICS.register("long_tail")
 class LongTailShare(UserMetric):
-    """The share of a list that is from the long tail: the items that hold the last fifth of train interactions."""
+    """The fraction of a list in the long tail: the least popular items, which have the last fifth of train
+    interactions.
+    """
 
     needs_catalogue = True
 
@@ -44,7 +48,7 @@ class PopularityCalibrationError(UserMetric):
     needs_catalogue = True
 
     def per_user(self, lists: Lists, k: int) -> Tensor:
-        """In [0, 1] bits: 0 where the list leans on popular items just as the user does."""
+        """In [0, 1] bits; 0 if the list has the same popularity groups as the history."""
         catalogue = lists.catalogue
         assert catalogue is not None
         group = catalogue.popularity_group

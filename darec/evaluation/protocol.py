@@ -1,7 +1,7 @@
-"""The protocol `rlmrec`: who is ranked, what is left out, what counts (Ren et al., WWW 2024).
+"""The evaluation protocol `rlmrec` (Ren et al., WWW 2024).
 
-All items are ranked but the user's train items, in validation and in test alike; users without a held-out item are
-skipped; every metric is a mean over users.
+All items except a user's train items are ranked, in validation and in test. Users without held-out items are skipped.
+Metrics are means over users.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ def score(
 
 
 def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue | None) -> Lists:
-    """The lists of users that have something held out, and their hits."""
+    """The lists of users with held-out items, and their hits."""
     keys = held_out.keys(n_items)
     size = int(ranking.users.max()) + 1 if len(ranking.users) else 1
     relevant = torch.zeros(size, dtype=torch.float64, device=keys.device)
@@ -110,7 +110,9 @@ def summarise(ranking: Ranking, catalogue: Catalogue, cutoffs: Sequence[int]) ->
 
 
 def popularity(train: Pairs, n_users: int, n_items: int) -> Representations:
-    """The reference that gives everybody the items with most train interactions, as representations of width 1."""
+    """The baseline that recommends the items with the most train interactions to all users, as representations of width
+    1.
+    """
     counts = torch.bincount(train.items, minlength=n_items).float()
     users = torch.ones(n_users, device=counts.device)
     return Representations(torch.cat([users, counts])[:, None], n_users)

@@ -1,4 +1,4 @@
-"""Full ranking in blocks of users: memory is that of one block, whatever the number of users."""
+"""Full ranking in blocks of users, so that memory does not grow with the number of users."""
 
 from math import isfinite
 
@@ -16,8 +16,8 @@ _CHUNK = 32  # items whose greatest score stands for them in the first round
 def top_items(scores: Tensor, k: int) -> Tensor:
     """Item numbers of the k greatest scores of each row, best first: [b, n] -> int64 [b, min(k, n)].
 
-    The top k lie within the k chunks whose maxima are greatest; finding those first is several times as fast as
-    one `topk` over all items, and exact.
+    The top k are in the k chunks with the largest maxima. Finding those first is exact and several times as fast as one
+    `topk` over all items.
     """
     rows, items = scores.shape
     k = min(k, items)
@@ -35,7 +35,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 
 @torch.no_grad()
 def largest_score(final: Representations) -> float:
-    """A bound of every user's score of every item, by size: |u . i| <= |u| |i|. Infinite or NaN if a score may be."""
+    """An upper bound of all absolute scores: |u . i| <= |u| |i|. Infinite or NaN if a score may be."""
     norms = final.nodes.norm(dim=1)
     sides = (norms[: final.n_users], norms[final.n_users :])
     return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
@@ -45,7 +45,7 @@ class Ranker:
     """Ranks all items for users, leaving out each user's train items: by inner product, then by the reranker if any.
 
     Raises:
-        DarecError: a score may not be a finite number; a NaN would take the first place.
+        DarecError: a score may not be a finite number; NaN would be ranked first.
     """
 
     def __init__(self, final: Representations, train: Pairs, reranker: Reranker | None = None) -> None:
@@ -75,7 +75,7 @@ class Ranker:
         return self.reranker.rerank(items, found.masked_fill(found == least, -torch.inf), k)[0]
 
     def _room(self, rows: int) -> Tensor:
-        """The same memory for every block: to be given new memory takes longer than to fill it."""
+        """Reuses one buffer for all blocks, because allocating takes longer than filling it."""
         if len(self.scores) < rows:
             self.scores = self.scores.new_empty(rows, len(self.item))
         return self.scores[:rows]

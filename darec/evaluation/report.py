@@ -1,4 +1,4 @@
-"""All that is said about a model: `metrics.json` and `per_user.parquet`."""
+"""The evaluation of a model: `metrics.json` and `per_user.parquet`."""
 
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -66,7 +66,7 @@ def report(
     catalogue: Catalogue | None = None,
     reranker: Reranker | None = None,
 ) -> Report:
-    """Judges `final` beside popularity and, if there is one, the model trained without alignment.
+    """Evaluates `final`, the popularity baseline and, if given, the model trained without alignment.
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
     """
@@ -101,7 +101,7 @@ def _columns(scores: Scores, prefix: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """NaN becomes null, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):

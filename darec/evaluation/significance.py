@@ -1,4 +1,4 @@
-"""Whether one model is better than another over the same users, beyond chance."""
+"""Paired significance tests of two models over the same users."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ class Comparison:
     """Two-sided paired tests of one metric over n users."""
 
     difference: float
-    """Mean of the first model's value less the second's."""
+    """Mean of the first model's value minus the second's."""
     t_test: float
     """p of Student's paired t-test."""
     wilcoxon: float
@@ -27,9 +27,9 @@ def compare(first: Scores, second: Scores) -> dict[str, Comparison]:
 
 
 def interval(first: Scores, second: Scores, name: str, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of the mean over users of the first model's value less the second's (Student's t).
+    """Confidence interval of the mean difference over users, first model minus second (Student's t).
 
-    The users must be the same, in the same order. Of fewer than two users nothing is known: (-1, 1).
+    The users must be the same, in the same order. With fewer than two users it is (-1, 1).
     """
     gap = (first.values[name] - second.values[name]).cpu().numpy()
     if len(gap) < 2:
@@ -40,7 +40,7 @@ def interval(first: Scores, second: Scores, name: str, level: float = 0.95) -> t
 
 def _compare(first: Scores, second: Scores, name: str) -> Comparison:
     gap = (first.values[name] - second.values[name]).cpu().numpy()
-    if not gap.any():  # equal, or no users: nothing speaks for a difference
+    if not gap.any():  # equal values, or no users: no evidence of a difference
         return Comparison(0.0, 1.0, 1.0)
     tests: tuple[Any, Any] = stats.ttest_1samp(gap, 0.0), stats.wilcoxon(gap, zero_method="pratt")
     return Comparison(float(gap.mean()), *(float(test.pvalue) for test in tests))

@@ -1,4 +1,4 @@
-"""Groups of users by activity and of items by popularity, to see for whom a model works."""
+"""Groups of users by activity and of items by popularity."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ class Slice:
     low: int
     high: int
     users: int
-    """How many users the metrics are means over."""
+    """Number of users in the means."""
     pairs: int
-    """How many held-out pairs they rest on."""
+    """Number of held-out pairs in the slice."""
     metrics: dict[str, float]
 
 
@@ -32,7 +32,8 @@ def slices(
     groups: int,
     catalogue: Catalogue | None = None,
 ) -> list[Slice]:
-    """Both sides cut into about equally many held-out pairs each; what has no train interaction is a group of its own.
+    """Splits both sides into groups with about the same number of held-out pairs. Cold users or items are a separate
+    group.
 
     An item slice counts only its own items as relevant: the users' lists are the same as for the whole.
     """

@@ -1,4 +1,4 @@
-"""AutoCF (Xia et al., WWW 2023): a graph auto-encoder that must tell what subgraphs it was not shown.
+"""AutoCF (Xia et al., WWW 2023): a graph auto-encoder that reconstructs masked subgraphs.
 
 Every few steps, seeds are chosen that agree most with their surroundings (section 3.2) and the edges around them are
 hidden. The encoder propagates over what is left (section 3.3); the decoder attends over what is left and over random
@@ -44,7 +44,7 @@ class AutoCF(Backbone):
         self._agreement: Tensor | None = None
 
     def start_epoch(self, epoch: int) -> None:
-        """Masks never outlive an epoch."""
+        """Draws new masks in the first step of each epoch."""
         self._age = 0
 
     def forward(self, nodes: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Models that are computed, not trained: ridge regressions between items, alternating least squares, graph filters.
+"""Models that are computed instead of trained: ridge regressions between items, alternating least squares, graph
+filters.
 
-One file each. `fit` gives their vectors, which are evaluated, indexed and released like those of any backbone.
+One file each. `fit` returns their vectors, which are evaluated, indexed and released like those of any backbone.
 """
 
 from darec.common.errors import UserError
@@ -62,7 +63,7 @@ def _item_model(config: ItemModelConfig, data: Interactions, text: Representatio
 
 
 def item_weights(config: ItemModelConfig, interactions: Interactions, text: Representations | None) -> ItemWeights:
-    """How much an item in a history speaks for another, by the model that `config` names.
+    """Item-to-item weights of the model that `config` names.
 
     Raises:
         UserError: the model needs text and there is none.

@@ -1,4 +1,4 @@
-"""Vectors for users and items without train interactions: what their text says, in the terms of the trained model.
+"""Vectors for users and items without train interactions: predicted from their text.
 
 Each side learns a ridge regression from text vectors to final representations on its warm rows, in closed form; the
 penalty is the one with the least leave-one-out error.
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from darec.common.interactions import Interactions, Representations
 
-_MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
+_MOST_ROWS = 100_000  # rows, evenly chosen, to fit the regression on
 _PENALTIES = torch.logspace(-6, 3, 19, dtype=torch.float64)  # of the mean squared error of rows
 
 

@@ -1,4 +1,4 @@
-"""DCCF (Ren et al., SIGIR 2023): propagation, global intents and two adaptive graphs, held together by InfoNCE.
+"""DCCF (Ren et al., SIGIR 2023): propagation, global intents and two adaptive graphs, aligned by InfoNCE.
 
 In each layer (RLMRec's version), with C the intents of the side (dim x K):
     near    Z = A E                          local, over the train graph

@@ -1,4 +1,4 @@
-"""Item-to-item weights: how much an item in a user's history speaks for another one."""
+"""Item-to-item weights: the weight of an item in a user's history for another item."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,7 +14,7 @@ _BLOCK_USERS = 1024
 class ItemWeights(Protocol):
     """A matrix B [n_items, n_items] by its products: a user's scores are the sum of the rows of B of its items.
 
-    The diagonal never counts: it speaks for items that a user has, and those are not recommended.
+    The diagonal is irrelevant: it only affects items that a user has, which are not recommended.
     """
 
     def times(self, right: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The regressions of `darec.model.ridge` for large catalogues: each item on the few others that tell most of it.
+"""The regressions of `darec.model.ridge` for large catalogues: each item on the few others that predict it best.
 
 Instead of one inverse of items x items, item j is regressed on its m neighbours alone; every other weight is what the
 texts say of it, or 0. With m = n_items - 1 the result is exact. Regressing an item on chosen neighbours is fsSLIM (Ning

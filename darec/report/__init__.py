@@ -1,1 +1,1 @@
-"""The report of one run: collected as plain values (`collect`), then written as one HTML file (`render`)."""
+"""The report of a run: collected as plain values (`collect`), then written as one HTML file (`render`)."""

@@ -1,4 +1,4 @@
-"""All sections of a report; one that cannot be made says why and leaves the others alone."""
+"""Collects all sections of a report. A section that cannot be made says why; the others are not affected."""
 
 from collections.abc import Callable
 from typing import TypeVar

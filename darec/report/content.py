@@ -1,4 +1,4 @@
-"""What a report says, as plain values: nothing here knows where it came from or what it will look like."""
+"""The content of a report as plain values, independent of its source and its layout."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,17 +16,17 @@ class Absent:
 
 @dataclass(frozen=True)
 class Headline:
-    """What was made and what became of it."""
+    """The headline: what was made, and its state."""
 
     name: str
     """The release's id; for a run that did not come so far, its last stage and key."""
     state: str
     """published, refused, rolled back, or not judged."""
     current: bool
-    """Whether it is in production."""
+    """Whether it is the current release."""
     reason: str
     checks: tuple[Check, ...]
-    """The gate's questions."""
+    """The checks of the gate."""
     judged_against: str | None
     """The release that was in production at the gate."""
     made: datetime
@@ -53,7 +53,7 @@ class Metrics:
     """At the greatest cutoff."""
     others: tuple[MetricRow, ...]
     same_test: tuple[tuple[str, Comparison], ...] = ()
-    """What the gate measured on this night's test: each other model, named for people."""
+    """What the gate measured on the test of this run, by the display name of the other model."""
     why_not: str = ""
     """Why the release in production was not among them."""
 
@@ -98,11 +98,11 @@ class Slices:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that was written or encoded."""
+    """A text that was generated or encoded."""
 
     text: str
     prompt: str | None
-    """What the LLM wrote it from; None where no LLM did."""
+    """The prompt that it was generated from; None for an encoded text."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Origin:
-    """Enough to make it again."""
+    """What is needed to reproduce the release."""
 
     config: str
     """The whole recipe as YAML."""

@@ -1,4 +1,4 @@
-"""What the stages cost, and all that is needed to make the release again."""
+"""The cost of the stages, and what is needed to reproduce the release."""
 
 import yaml
 
@@ -10,7 +10,7 @@ from schemas.reports import ProfileReport
 
 
 def costs(source: Source) -> tuple[Cost, ...]:
-    """One line a stage whose artifact is there, in the order of the pipeline."""
+    """One line per stage whose artifact exists, in the order of the pipeline."""
     return tuple(_cost(source, stage) for stage in source.artifacts if source.has(stage))
 
 

@@ -1,4 +1,4 @@
-"""How the cleaned data changed since the release before."""
+"""How the cleaned data changed since the previous release."""
 
 import polars as pl
 

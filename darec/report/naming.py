@@ -1,4 +1,4 @@
-"""What a report is about and what it is called: all that a run with nothing to report needs to know."""
+"""The subject and the file name of a report, without the imports that a report needs."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The history of a store's runs, and what a monitor is told of the last one."""
+"""The history of a store's runs, and the metrics of the last run for monitoring."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ def record(root: Path, night: Night) -> None:
     from prometheus_client import write_to_textfile
 
     line = night.model_dump_json() + "\n"
-    # one write at the end of the file: runs side by side, or killed, leave whole lines
+    # one write at the end of the file, so that parallel or killed runs leave complete lines
     descriptor = os.open(root / _FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, line.encode())
@@ -35,7 +35,7 @@ def record(root: Path, night: Night) -> None:
 
 
 def history(root: Path) -> list[Night]:
-    """Every run of the store at `root`, oldest first; releases from before there was a history are among them."""
+    """All runs of the store at `root`, oldest first, including releases that are older than the history."""
     kept = list(_kept(root))
     known = {night.release for night in kept}
     older = [

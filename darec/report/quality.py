@@ -14,7 +14,7 @@ from schemas.release import Comparison, Evidence
 from schemas.reports import SliceReport, TrainReport
 
 _ORDER = METRICS
-_POINTS = 300  # a chart shows no more of a line
+_POINTS = 300  # points per line; a chart cannot show more
 _NAMES = {"train": "this model", "train_reference": "without alignment"}
 
 
@@ -42,7 +42,7 @@ def headline(source: Source) -> Headline:
 def metrics(source: Source) -> Metrics:
     """Test metrics beside the model without alignment and popularity; other releases as the gate measured them.
 
-    The figures of another night are not set beside these: they were measured on another test.
+    Metrics that other runs measured on their own test are not shown beside these.
     """
     found = source.metrics
     columns = {"this model": found.test}
@@ -80,7 +80,7 @@ def curves(source: Source) -> tuple[Chart, ...]:
         if source.has(file.stage)
     }
     if "train" not in histories:
-        source.artifact("train")  # says why it is not there
+        source.artifact("train")  # raises with the reason
     names = histories["train"]["name"].unique(maintain_order=True).to_list()
     wanted = [name for kind in ("val/", "loss/") for name in names if name.startswith(kind)]
     best = TrainReport.model_validate(source.artifact("train").manifest.report).best_epoch
@@ -118,7 +118,7 @@ def _slice_row(part: SliceReport, shown: tuple[str, ...]) -> SliceRow:
 
 
 def _rank(name: str) -> tuple[int, int, str]:
-    """Best known metrics first, small cutoffs before great ones."""
+    """Sort key: common metrics first, small cutoffs before large ones."""
     kind = name.partition("@")[0]
     return _ORDER.index(kind) if kind in _ORDER else len(_ORDER), _cutoff(name), kind
 

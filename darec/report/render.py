@@ -1,4 +1,4 @@
-"""A report as one HTML file that fetches nothing and runs no script, whatever the data's texts hold."""
+"""Renders a report as one HTML file that loads nothing and runs no script, whatever text the data contains."""
 
 from datetime import datetime
 from pathlib import Path
@@ -52,7 +52,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def number(value: float | int | str | None) -> str:
-    """Four digits of a fraction, thousands apart in a count, a dash for nothing; text as it is."""
+    """Fractions with four digits, counts with thousands separators, a dash for None, text unchanged."""
     if value is None:
         return "–"
     if isinstance(value, str):
@@ -90,5 +90,5 @@ def day(value: datetime) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: seconds, from two minutes on minutes too."""
+    """A duration in seconds, or minutes and seconds from two minutes on."""
     return f"{value:.1f} s" if value < 120 else f"{int(value) // 60} min {int(value) % 60} s"

@@ -1,4 +1,4 @@
-"""The LLM report, and item neighbourhoods and maps by text vectors and by trained vectors."""
+"""The LLM section, and item neighbourhoods and maps by text vectors and by trained vectors."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _STAGES = ("profile_items", "profile_users", "embed")
 _RANKS = (1.0, 0.9, 0.6, 0.3)  # of the items whose neighbours are shown, by popularity
 _NEAREST = 5
 _POINTS = 1200  # dots on a map
-_OTHER = 7  # the group of all values beyond the first 7: the page has so many colours, and grey
-_MOST_VALUES, _LONGEST_VALUE = 60, 30  # an attribute with more or longer values than that does not colour a map
+_OTHER = 7  # the group of all values after the first 7, which is the number of colours; it is grey
+_MOST_VALUES, _LONGEST_VALUE = 60, 30  # an attribute with more or longer values is not used for colours
 
 
 def generation(source: Source) -> tuple[Generation, ...]:

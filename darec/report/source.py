@@ -1,4 +1,4 @@
-"""Where a report reads from: the artifacts behind one release or run, and what several sections need of them."""
+"""The source of a report: the artifacts of one release or run, and the tables that several sections use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Source:
-    """The artifacts of one release or run, by stage; those that gc removed are still named."""
+    """The artifacts of one release or run, by stage, including those that gc removed."""
 
     store: Store
     artifacts: Mapping[str, Artifact]

@@ -1,4 +1,4 @@
-"""Charts as SVG: inline in the report, whose CSS colours them, or as images that bring their own colours.
+"""Charts as SVG: inline in the report, with colours from its CSS, or as images with their own colours.
 
 They are built as an element tree, so any text in them is escaped.
 """

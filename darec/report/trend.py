@@ -1,4 +1,4 @@
-"""How quality and cost went from night to night, up to the release at hand."""
+"""Quality and cost of the last runs, up to this release."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Sample users: what they liked beside what they would be recommended."""
+"""Sample users: their history beside their recommendations."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The export bundle: one folder with all that serves recommendations, written once and read by anyone.
+"""The export bundle: one folder with everything that is needed to serve recommendations. It is written once.
 
 items.faiss      inner-product index over item vectors: user -> items
 similar.faiss    the same over normalised vectors: item -> items
@@ -7,7 +7,7 @@ items.parquet    external id, title, train interactions, vector; row = item inde
 seen.parquet     known (user index, item index) pairs of all splits, sorted by user
 reranker.safetensors  what reorders the candidates of the index; only if the recipe has a reranker
 attributes.parquet    values of the items' attributes that rules may name; only if the recipe names attributes
-report.json      metrics, index recall, sizes, and facts about vectors and ids: what the gate judges
+report.json      metrics, index recall, sizes, and facts about vectors and ids, which the gate checks
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Two models on the same test interactions of tonight, matched by external id.
+"""Compares two models on the same test interactions, matched by external id.
 
-Both rank the items that both know, for the users that both know, with tonight's train items left out: a model of
-another night is not blamed for what it could not know, and tonight's model gains nothing by it either. Test
-interactions that the other model was trained on (its night may have divided them otherwise) are left out for both.
+Both rank the items that both know for the users that both know, without the new run's train items: neither loses or
+gains by what the other does not know. Test interactions that the other model was trained on (its run may have split the
+data differently) are left out for both.
 """
 
 import re
@@ -40,7 +40,7 @@ class Model:
     items: pl.LazyFrame
     """Columns `item_id` and `vector`."""
     train: pl.LazyFrame | None = None
-    """The pairs that it was trained on, by its own numbers; None if none of tonight's test is among them."""
+    """The pairs that it was trained on, by its own numbers; None if no test interaction is among them."""
     reranker: Reranker | None = None
     """What reorders its candidates, by its own numbers."""
 
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Tonight:
-    """Tonight's model, the challenger, and tonight's interactions by its numbers."""
+    """The new model, the challenger, and the interactions of its run by its numbers."""
 
     challenger: Model
     train: pl.DataFrame

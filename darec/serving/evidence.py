@@ -1,4 +1,4 @@
-"""What the gate looks at beside a bundle's own report: comparisons on tonight's test, and the profiles behind it."""
+"""Evidence for the gate besides the report of a bundle: comparisons on the same test, and facts about the profiles."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -65,7 +65,7 @@ def gather(
 
     best = []
     for release in earlier:
-        with suppress(DarecError):  # one that is gone, damaged or not finite could not be gone back to either
+        with suppress(DarecError):  # one that is missing, damaged or not finite is no target of a rollback either
             best.append(against(_released(store, release, held_out), _USERS_EACH))
 
     reference = None
@@ -82,7 +82,7 @@ def _tonight(bundle: Artifact, split: Artifact) -> Tonight:
 
 
 def _released(store: Store, release: Release, held_out: str) -> Model:
-    """Raises DarecError if the release's bundle is not whole, or if it may have been trained on tonight's test."""
+    """Raises DarecError if the release's bundle is incomplete, or if it may have been trained on this test."""
     bundle = Artifact(store.root / release.artifact)
     if trouble := bundle.damage(checksums=True):
         raise DarecError(f"the bundle of {release.id} is not whole ({trouble})")
@@ -92,12 +92,12 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
         if release.evidence.split != held_out:
             what = f"the interactions behind {release.id} are gone and may have been divided by other settings"
             raise DarecError(what) from None
-        train = None  # by equal settings the last interactions of a user are held out in both nights
+        train = None  # with equal settings the last interactions of a user are held out in both runs
     return Model.of_bundle(release.id, bundle.path, train)
 
 
 def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Reranker | None) -> Model:
-    """Tonight's model without alignment, reranked as tonight's model is; its numbers are those of the split.
+    """The model without alignment, reranked as the new model is; its numbers are those of the split.
 
     Raises DarecError if there is none.
     """

@@ -1,9 +1,9 @@
-"""The gate between a bundle and production: pure functions of reports, evidence and the tolerances.
+"""The gate between a bundle and production: pure functions of reports, evidence and tolerances.
 
-Models are compared on the same test interactions of tonight (`darec.serving.evidence`). A metric fails if the
-challenger lost more than the tolerance beyond chance: its value lies below `(1 - tolerance) * other`, and so does the
-upper end of the 95% confidence interval (of the mean difference over users). Where the other model cannot be measured
-on tonight's test, each is taken by the figures of its own night, without an interval, and the check says so.
+Models are compared on the same test interactions (`darec.serving.evidence`). A metric fails if the challenger is worse
+by significantly more than the tolerance: its value and the upper end of the 95% confidence interval of the mean
+difference over users are both below `(1 - tolerance) * other`. If the other model cannot be measured on this test, the
+metrics of the two runs are compared without an interval, and the check says so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from schemas.release import (
 )
 
 RULES = 2
-"""Raised when the same bundle and evidence could be decided otherwise: 1 compared figures of different nights."""
-_NORM_SPREAD = 1e4  # a largest norm so many times the median is a vector that ran away
+"""Increases when the decision for the same bundle and evidence may change: 1 compared metrics of different runs."""
+_NORM_SPREAD = 1e4  # a largest norm this many times the median means that a vector diverged
 
 
 def decide(
@@ -110,7 +110,7 @@ def _against(candidate: BundleReport, current: BundleReport, config: GateConfig,
 def _floor(
     candidate: BundleReport, config: GateConfig, evidence: Evidence, earlier: Sequence[BundleReport]
 ) -> Iterator[Check]:
-    """Against whichever earlier release leaves the challenger farthest behind."""
+    """Compares with the earlier release that is ahead of the challenger by most."""
     for name in config.tolerances:
         check, allowed = f"against the best of {config.best_of_nights} nights: {name}", f"floor {100 * config.floor:g}%"
         if any(name in comparison.metrics for comparison in evidence.best):
@@ -132,14 +132,14 @@ def _reported(candidate: BundleReport, other: BundleReport, name: str) -> Differ
 
 
 def _ratio(found: Difference | None) -> float:
-    """The challenger's value over the other's; what was not measured comes first."""
+    """The ratio of the challenger's value to the other's; what was not measured comes first."""
     if found is None or found.challenger is None:
         return -1.0
     return found.challenger / found.other if found.other else 1.0
 
 
 def _kept(check: str, metric: str, found: Difference | None, tolerance: float, than: str) -> Check:
-    """Passed unless the challenger lost more than the tolerance beyond chance."""
+    """Passes unless the challenger is worse by significantly more than the tolerance."""
     if found is None or found.challenger is None:
         return Check(name=check, passed=False, value=None, limit=None, message=f"{metric} was not measured")
     other = found.other or 0.0

@@ -1,4 +1,6 @@
-"""The release records and the link `current` as files: read beside whatever else lies there, and replaced whole."""
+"""The release records and the link `current` as files. Other files in their place are ignored; records are replaced
+whole.
+"""
 
 import os
 import re

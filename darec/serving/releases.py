@@ -37,12 +37,12 @@ from schemas.training import EvaluateConfig
 LEASE = "releases"
 _ENTERED = ("published", "promoted")  # events by which a release came into production
 _REPAIR = "`darec rollback`, or `darec promote` one of `darec releases`"
-_SHORTEST = 8  # characters of an id that may stand for the whole
+_SHORTEST = 8  # least number of characters that abbreviate an id
 
 
 @dataclass(frozen=True)
 class Diff:
-    """What sets one release apart from another; pairs are (of a, of b)."""
+    """The differences between two releases; pairs are (of a, of b)."""
 
     metrics: dict[str, tuple[float | None, float | None]]
     """Every metric of either."""
@@ -346,7 +346,7 @@ class Releases:
     def _window(self, releases: Sequence[Release], nights: int) -> list[Release]:
         """The last `nights` releases that were in production, the last one first, and none before a promoted one.
 
-        Who promotes a release by hand takes it for good enough: what was better before is no measure any more.
+        A manual promotion accepts the release, so earlier and better ones are no longer the measure.
         """
         window = []
         for release in islice(self._once_current(releases), nights):

@@ -1,4 +1,4 @@
-"""Which parts of a store may go, and removing them: what `darec gc` does.
+"""Retention, `darec gc`: which artifacts of a store are removed.
 
 Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
 newest `artifacts` of every stage, and whatever any of these was made from, however far back; and the bundles alone that
@@ -122,7 +122,7 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
     for artifact in sorted(store.artifacts(), key=lambda artifact: artifact.path):
         if artifact not in kept:
             yield Removal("artifact", artifact.path, _size(artifact.path))
-    for path in sorted((store.root / "tmp").glob("*")):  # nobody is at work, so whoever filled it is dead
+    for path in sorted((store.root / "tmp").glob("*")):  # no run is active, so the process that filled it is dead
         yield Removal("draft", path, _size(path))
     for path in _old((store.root / "work").glob("*/*"), now):
         yield Removal("work", path, _size(path))

@@ -1,4 +1,4 @@
-"""Beginning a training run with the id embeddings of the release in production, matched by external id."""
+"""Warm starts: id embeddings of the release in production, matched by external id."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A training run's whole state in one safetensors file, replaced atomically: a killed run goes on bit by bit."""
+"""The state of a training run in one safetensors file, replaced atomically. A killed run continues bit by bit."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The whole model: input rows, changed by objectives, pass the backbone; its representations enter the losses."""
+"""The whole model: input rows, objectives that change them, the backbone, and the losses."""
 
 from typing import cast
 
@@ -82,7 +82,7 @@ class Recommender(nn.Module):
         return Representations(rows, self.interactions.n_users)
 
     def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
-        """All loss terms of a step by name, weighted: their sum is the loss (the L2 term is the optimiser's).
+        """All weighted loss terms of a step by name. Their sum is the loss; the optimiser adds the L2 term.
 
         Objectives of one kind share their terms, which are sums then.
         """

@@ -1,4 +1,4 @@
-"""Ranking losses: what training makes of the scores of a step's users, positives and negatives."""
+"""Ranking losses over the scores of a step's users, positives and negatives."""
 
 from torch import Tensor
 from torch.nn import functional

@@ -29,7 +29,7 @@ class Sampler:
         return ceil(len(self.train) / self.batch_size)
 
     def epoch(self) -> Iterator[Batch]:
-        """Every train pair once, in random order, each with one fresh negative."""
+        """All train pairs once in random order, each with one new negative."""
         order = torch.randperm(len(self.train), device=self.train.users.device)
         negatives = self.negatives(self.train.users[order])
         parts = (self.train.users[order], self.train.items[order], negatives)
@@ -37,7 +37,7 @@ class Sampler:
             yield Batch(users, items, others)
 
     def negatives(self, users: Tensor) -> Tensor:
-        """One uniform item a user that the user has not in train: int64 [n] -> int64 [n]."""
+        """One uniform item per user that is not among the user's train items: int64 [n] -> int64 [n]."""
         drawn = torch.randint(self.n_items, users.shape, device=users.device)
         again = self.seen(users, drawn).nonzero().squeeze(1)
         while len(again):

@@ -189,7 +189,7 @@ class Trainer:
                 logged += [(self.step, f"step/{name}", value) for name, value in terms.items()]
         self.epoch += 1
 
-        if logged:  # read here, at once: a value that is read in its step makes a GPU wait
+        if logged:  # read at the end of the epoch: reading a value in its step makes a GPU wait
             values = torch.stack([value for _, _, value in logged]).tolist()
             self.history.extend(
                 self.epoch, ((step, name, v) for (step, name, _), v in zip(logged, values, strict=True))
@@ -219,7 +219,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
     def _check_and_log(self, totals: dict[str, Tensor]) -> None:
-        """One look at losses and parameters an epoch: a NaN in a step makes the epoch's sum NaN, too."""
+        """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN."""
         means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
         norm = float(torch.nn.utils.get_total_norm(self.model.parameters()))
         self._check_finite(**means, **{"norm of the parameters": norm})

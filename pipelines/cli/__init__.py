@@ -1,6 +1,6 @@
-"""The command line: which commands there are, in which groups, and how a failure ends. One thin file per command.
+"""The command line: its commands, their groups, and the handling of errors. Each command is one file.
 
-Heavy imports wait inside the commands, so that `darec status` answers in a second.
+Heavy modules are imported inside the commands, so that `darec status` answers in a second.
 """
 
 import logging
@@ -60,10 +60,10 @@ _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
 }
 
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocation of")
-"""What PyTorch and Polars say."""
+"""Messages of PyTorch and Polars."""
 
 _LIGHT = {"config", "history", "releases", "rollback", "promote", "gc", "doctor"}
-"""Commands that load no big library: they work where memory is too small for the others."""
+"""Commands that load no large library and so work with little memory."""
 
 app = typer.Typer(
     name="darec",
@@ -114,9 +114,9 @@ def main() -> None:
 
 
 def guarded(action: Callable[[], Any]) -> int:
-    """Runs `action`; a failure becomes one clear line and an exit code: 2 for a mistake of the user, 1 for ours.
+    """Runs `action`. A failure becomes one line and an exit code: 2 for an error that the user can fix, 1 for others.
 
-    A traceback is shown only with --debug.
+    With --debug it also shows the traceback.
     """
     try:
         action()

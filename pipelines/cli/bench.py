@@ -1,4 +1,4 @@
-"""`darec bench`: grids of training runs, their tables and plots, simulated nights, and speed beside the peers."""
+"""`darec bench`: grids of training runs, tables and plots, simulated nights, and speed comparisons."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,7 +33,7 @@ OnlyOption = Annotated[
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Use only these seeds, such as 0,1,2.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store that keeps finished runs.")]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder for tables and plots [default: data/bench/NAME].")
+    Path | None, typer.Option("--out", help="Folder for tables and plots.", show_default="data/bench/NAME")
 ]
 
 STORE = Path("data/bench/store")
@@ -71,7 +71,7 @@ def table(
     only: OnlyOption = None,
     seeds: SeedsOption = "",
     against: Annotated[
-        str | None, typer.Option(help="Alignment to compare with [default: the baseline of the recipe].")
+        str | None, typer.Option(help="Alignment to compare with.", show_default="the baseline of the recipe")
     ] = None,
     store: StoreOption = STORE,
     out: OutOption = None,
@@ -103,7 +103,7 @@ def plot(
 
 
 def _plot_parts(runs: list["Run"], store: "Store", folder: Path) -> list[Path]:
-    """DaRec's parts, for each data set's first finished run that has them and does not stem from a sweep."""
+    """Plots DaRec's parts for the first finished run of each data set that has them and is not part of a sweep."""
     from benchmarks import plots
     from benchmarks.parts import before_and_after
     from benchmarks.runs import find
@@ -181,11 +181,9 @@ def speed(
         Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
     ] = DEFAULT_DATA,
     repeats: Annotated[int, typer.Option(min=1, help="Number of measured rounds.")] = 3,
-    recbole: Annotated[
-        bool, typer.Option(help="Also measure RecBole, installed into an environment of its own.")
-    ] = True,
+    recbole: Annotated[bool, typer.Option(help="Also measure RecBole, installed into an separate environment.")] = True,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Number of threads of each candidate [default: all cores].")
+        int | None, typer.Option(min=1, help="Number of threads of each candidate.", show_default="all cores")
     ] = None,
     peers: Annotated[Path, typer.Option("--peers", help="Folder of the environment of RecBole.")] = Path("data/peers"),
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device on which darec trains and ranks.")] = "cpu",

@@ -1,10 +1,17 @@
 """`darec diff`: what differs between two releases."""
 
-from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.show import console, print_rows
+from pipelines.cli.options import JsonOption, RecipeOption, ReleaseArgument, SetOption, open_recipe, print_json
+from pipelines.show import console
+from pipelines.tables import print_table
 
 
-def diff(a: str, b: str, recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+def diff(
+    a: ReleaseArgument,
+    b: ReleaseArgument,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Compare two releases: metrics, sizes and configuration."""
     from rich.text import Text
 
@@ -17,7 +24,7 @@ def diff(a: str, b: str, recipe: RecipeOption = None, overrides: SetOption = Non
         return
     pairs = [(name, *pair) for name, pair in (found.metrics | found.sizes).items()]
     rows = [(name, old, new, _change(old, new)) for name, old, new in pairs]
-    print_rows("metrics and sizes", ("", a, b, "change"), rows)
+    print_table("Metrics and sizes", ("metric", a, b, "change"), rows)
     for line in found.config or ["the same configuration"]:
         console.print(Text(line))
 

@@ -1,16 +1,17 @@
-"""`darec doctor`: what is there and what is missing."""
+"""`darec doctor`: checks the environment."""
 
 import typer
 
 from pipelines.cli.options import RecipeOption, SetOption, open_recipe
-from pipelines.show import console
+from pipelines.tables import print_table
 
 
 def doctor(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Check Python, libraries, GPU, disk, models and Prefect, and say how to fix what is missing."""
-    from pipelines.doctor import examine, findings_table
+    from pipelines.doctor import examine
 
     findings = examine(*open_recipe(recipe, overrides))
-    console.print(findings_table(findings))
+    rows = [(each.what, each.level, each.detail + (each.hint and f" -> {each.hint}")) for each in findings]
+    print_table("Doctor", ("what", "state", "found"), rows, text="found")
     if any(finding.level == "missing" for finding in findings):
         raise typer.Exit(1)

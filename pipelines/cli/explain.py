@@ -1,12 +1,12 @@
-"""`darec explain`: where an artifact came from."""
+"""`darec explain`: the manifest and lineage of an artifact."""
 
 from darec.common.errors import UserError
-from pipelines.cli.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import RecipeOption, SetOption, StageArgument, open_recipe
 from pipelines.show import console
 from stages.registry import task_named
 
 
-def explain(stage: str, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
+def explain(stage: StageArgument, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Show the manifest, inputs and lineage of a stage's newest artifact."""
     from rich.json import JSON
 

@@ -1,4 +1,4 @@
-"""`darec gc`: free the disk of what no release needs."""
+"""`darec gc`: removes artifacts that no release needs."""
 
 from typing import Annotated
 

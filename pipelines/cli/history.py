@@ -1,16 +1,13 @@
-"""`darec history`: what became of the runs."""
+"""`darec history`: the last runs and their outcomes."""
 
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.show import console
+from pipelines.tables import print_table
 from schemas.night import Night
-
-_COLOURS = {"published": "green", "refused": "red", "failed": "red"}
 
 
 def history(
@@ -19,7 +16,7 @@ def history(
     count: Annotated[int, typer.Option("-n", min=1, help="Number of runs.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
-    """The last runs: when, what became of them, the release, recall, coverage, tokens and minutes."""
+    """List the last runs: outcome, release, recall, coverage, tokens, minutes and reason."""
     from darec.report.nights import history as all_nights
 
     _, store = open_recipe(recipe, overrides)
@@ -27,30 +24,24 @@ def history(
     if as_json:
         print_json([night.model_dump(mode="json") for night in nights])
         return
-    console.print(_table(nights))
+    names = ("when (UTC)", "outcome", "release", "recall", "coverage", "tokens", "minutes", "why")
+    print_table("Runs, newest last", names, map(_row, nights), text="why", empty="No run has ended yet")
 
 
-def _table(nights: list[Night]) -> Table:
-    table = Table(title="Runs, the last at the end", title_justify="left")
-    for name in ("when (UTC)", "outcome", "release", "recall", "coverage", "tokens", "minutes", "why"):
-        numeric = name in ("recall", "coverage", "tokens", "minutes")
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for night in nights:
-        table.add_row(
-            f"{night.started:%Y-%m-%d %H:%M}",
-            Text(night.outcome, _COLOURS.get(night.outcome, "default")),
-            night.release or "",
-            _metric(night, "recall"),
-            _metric(night, "coverage"),
-            "" if night.tokens is None else f"{night.tokens:,}",
-            "" if night.minutes is None else f"{night.minutes:.1f}",
-            night.why,
-        )
-    return table
+def _row(night: Night) -> tuple[Any, ...]:
+    return (
+        f"{night.started:%Y-%m-%d %H:%M}",
+        night.outcome,
+        (night.release or "").rpartition("-")[2],
+        _metric(night, "recall"),
+        _metric(night, "coverage"),
+        night.tokens,
+        None if night.minutes is None else Decimal(f"{night.minutes:.1f}"),
+        night.why,
+    )
 
 
-def _metric(night: Night, kind: str) -> str:
+def _metric(night: Night, kind: str) -> float | None:
     """The metric at its greatest cutoff."""
     cutoffs = {int(name.partition("@")[2]): value for name, value in night.metrics.items() if name.startswith(kind)}
-    value = cutoffs[max(cutoffs)] if cutoffs else None
-    return "" if value is None else f"{value:.4f}"
+    return cutoffs[max(cutoffs)] if cutoffs else None

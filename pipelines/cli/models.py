@@ -19,7 +19,7 @@ def _group() -> None:
 @app.command()
 def fetch(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Aliases or Hugging Face ids [default: the models of the recipe].")
+        list[str] | None, typer.Argument(help="Aliases or Hugging Face ids.", show_default="the models of the recipe")
     ] = None,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit of the Hugging Face models.")] = "main",
     recipe: RecipeOption = None,

@@ -1,4 +1,4 @@
-"""Options that several commands share, and opening the recipe that they name."""
+"""Options that several commands share, and loading the recipe."""
 
 import json
 from pathlib import Path
@@ -10,19 +10,29 @@ from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
 from pipelines.show import print_plain
 from schemas.recipe import Recipe
-from stages.registry import LAST
+from stages.registry import LAST, TASKS
 
 DEFAULT_RECIPE = Path("configs/movielens-100k.yaml")
 
+
+def stage_names() -> list[str]:
+    """All stages, for completion in the shell."""
+    return list(TASKS)
+
+
 RecipeOption = Annotated[
     Path | None,
-    typer.Option("--recipe", "-r", envvar="DAREC_RECIPE", help=f"Recipe file [default: {DEFAULT_RECIPE} if present]."),
+    typer.Option(
+        "--recipe", "-r", envvar="DAREC_RECIPE", help="Recipe file.", show_default=f"{DEFAULT_RECIPE} if it exists"
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one value of the recipe: section.field=value. May be repeated."),
 ]
-UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.")]
+UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.", autocompletion=stage_names)]
+StageArgument = Annotated[str, typer.Argument(help="Name of a stage, such as train.", autocompletion=stage_names)]
+ReleaseArgument = Annotated[str, typer.Argument(help="Id of a release, or a unique beginning or end of it.")]
 CountOption = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WhyOption = Annotated[str, typer.Option("--why", help="Reason, which is kept in the record of the release.")]
@@ -31,12 +41,12 @@ WHOLE_RUN = LAST
 
 
 def recipe_path(recipe: Path | None) -> Path | None:
-    """The recipe that was named, else the default one if it is there, else None (the built-in defaults)."""
+    """The path that was given, else the default recipe if it exists, else None for the built-in defaults."""
     return recipe or (DEFAULT_RECIPE if DEFAULT_RECIPE.is_file() else None)
 
 
 def open_recipe(recipe: Path | None, overrides: list[str] | None) -> tuple[Recipe, Store]:
-    """The recipe with its overrides, and the store it points to."""
+    """The recipe with its overrides, and its store."""
     loaded = load_recipe(recipe_path(recipe), overrides or ())
     return loaded, Store(loaded.runtime.store)
 

@@ -1,15 +1,11 @@
-"""`darec promote`: a chosen release becomes the current one."""
+"""`darec promote`: makes a release the current one."""
 
-from typing import Annotated
-
-import typer
-
-from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
+from pipelines.cli.options import RecipeOption, ReleaseArgument, SetOption, WhyOption, open_recipe
 from pipelines.show import console
 
 
 def promote(
-    release: Annotated[str, typer.Argument(help="Id of the release, or a unique beginning or end of it.")],
+    release: ReleaseArgument,
     why: WhyOption = "by hand",
     recipe: RecipeOption = None,
     overrides: SetOption = None,

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.show import Bars, console, print_rows
+from pipelines.show import Bars, console
+from pipelines.tables import print_table
 
 app = typer.Typer(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)
 
@@ -90,7 +91,7 @@ def quality(
         return
     sides = [found.old, found.new] if found.new else [found.old]
     headings = ("", "present", "new")[: len(sides) + 1]
-    print_rows(f"{name}: {found.old.quality.rows:,} of {found.table:,} rows", headings, table(sides))
+    print_table(f"{name}: {found.old.quality.rows:,} of {found.table:,} rows", headings, table(sides))
     if found.change is not None:
         change = found.change
         verdict = (

@@ -17,7 +17,7 @@ from pipelines.cli.rules import (
     requested,
 )
 from pipelines.cli.serving import current_bundle
-from pipelines.show import print_rows
+from pipelines.tables import print_table
 
 
 def recommend(
@@ -46,10 +46,5 @@ def recommend(
         return
     for user in dict.fromkeys(users):
         rows = answer.filter(user_id=user).drop("user_id")
-        title = f"for user {user}"
-        print_rows(
-            title,
-            rows.columns,
-            rows.rows(),
-            empty=f"nothing {title}: no item is left that they do not know and that the rules allow",
-        )
+        empty = f"Nothing for user {user}: no unseen item is left that the rules allow"
+        print_table(f"For user {user}", rows.columns, rows.rows(), text="title", empty=empty)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
-from pipelines.show import print_rows
+from pipelines.tables import print_table
 from schemas.release import Release
 
 
@@ -20,7 +20,8 @@ def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: 
         return
     shown = ("id", "state", "recall@20", "ndcg@20", "changed", "why")
     cells = [[row[name] for name in shown] for row in rows]
-    print_rows("releases, newest first", shown, cells, empty="nothing has been published yet: run `darec run`")
+    empty = "nothing has been published yet: run `darec run`"
+    print_table("Releases, newest first", shown, cells, text="why", empty=empty)
 
 
 def _row(release: Release, current: Release | None) -> dict[str, Any]:

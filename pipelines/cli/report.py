@@ -11,9 +11,11 @@ from pipelines.show import print_plain
 
 
 def report(
-    release: Annotated[str | None, typer.Option("--release", help="Id of the release [default: the newest].")] = None,
+    release: Annotated[
+        str | None, typer.Option("--release", help="Id of the release.", show_default="the newest")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write [default: reports/RELEASE.html in the store].")
+        Path | None, typer.Option("--out", help="File to write.", show_default="reports/RELEASE.html in the store")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that --out names.")] = False,
     recipe: RecipeOption = None,

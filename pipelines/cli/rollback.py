@@ -1,4 +1,4 @@
-"""`darec rollback`: back to the release before."""
+"""`darec rollback`: goes back to the previous release."""
 
 from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
 from pipelines.show import console

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from darec.common.errors import UserError
-from pipelines.cli.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path
-from pipelines.show import console, print_plan, remark_lines, results_table
+from pipelines.cli.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path, stage_names
+from pipelines.show import console, remark_lines
+from pipelines.tables import print_plan, print_results
 from schemas.secret import redacted
 from stages.execute import Result
 
@@ -22,7 +23,10 @@ def run(
     overrides: SetOption = None,
     until: UntilOption = WHOLE_RUN,
     force: Annotated[
-        list[str] | None, typer.Option("--force", help="Run this stage even if it is a hit. May be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--force", help="Run this stage even if it is a hit. May be repeated.", autocompletion=stage_names
+        ),
     ] = None,
     prefect: Annotated[
         bool, typer.Option("--prefect", help="Run as a Prefect flow even if no Prefect server is configured.")
@@ -53,7 +57,7 @@ def run(
     else:
         results = run_directly(loaded, until, force)
 
-    console.print(results_table(results))
+    print_results(results)
     for line in remark_lines(results):
         console.print(line)
     if until == WHOLE_RUN:

@@ -1,4 +1,4 @@
-"""Opening the current release, for the commands that ask it."""
+"""Opens the current release for commands that query it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`darec similar`: items like an item."""
+"""`darec similar`: items similar to an item."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.cli.serving import current_bundle
-from pipelines.show import print_rows
+from pipelines.tables import print_table
 
 
 def similar(
@@ -26,4 +26,6 @@ def similar(
         print_json(answer.to_dicts())
         return
     title = bundle.items.filter(item_id=item)["title"][0]
-    print_rows(f"like item {item}: {title}", answer.columns, answer.rows(), empty="there is no other item")
+    print_table(
+        f"Like item {item}: {title}", answer.columns, answer.rows(), text="title", empty="There is no other item"
+    )

@@ -9,7 +9,8 @@ from pipelines.cli.options import (
     open_recipe,
     print_json,
 )
-from pipelines.show import plan_rows, print_plan
+from pipelines.show import plan_rows
+from pipelines.tables import print_plan
 from stages.plan import plan
 
 

@@ -21,8 +21,8 @@ from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from darec.text.models import models_root
 from pipelines.reports import report_run
-from pipelines.show import plan_table, results_table
 from pipelines.show_ui import estimate
+from pipelines.tables import print_plan, print_results
 from schemas.recipe import Recipe
 from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
 from stages.plan import plan
@@ -81,11 +81,11 @@ def go_on(recipe: Recipe) -> list[str]:
     """Plans, shows, runs and reports as `darec run` does; the stages that had something to do."""
     store = Store(recipe.runtime.store)
     steps = plan(recipe, store)
-    plan_table(steps)
+    print_plan(steps, recipe.llm)
     for step in steps:
         estimate(step, store)
     results = run(recipe)
-    results_table(results)
+    print_results(results)
     report_run(store, results)
     return [result.stage for result in results if not result.cached]
 
