@@ -1,1 +1,1 @@
-"""Benchmarks: a grid of training runs, its tables and plots, hyper-parameter search, speed beside the peers."""
+"""Benchmarks: a grid of training runs, its tables and plots, hyper-parameter search, speed comparisons."""

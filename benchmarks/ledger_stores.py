@@ -152,7 +152,7 @@ def damage(folder: Path, kind: str) -> None:
 
 
 def outcome(folder: Path, name: str, size: int, count: int) -> str:
-    """What looking all rows up one by one in a damaged store comes to, in a process of its own."""
+    """What looking all rows up one by one in a damaged store comes to, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.ledger_stores", str(folder), "--probe", name]
     done = subprocess.run([*command, str(size), str(count)], capture_output=True, text=True, check=False)
     return f"ended by signal {-done.returncode}" if done.returncode < 0 else done.stdout.strip()

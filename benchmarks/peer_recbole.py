@@ -1,4 +1,4 @@
-"""RecBole in a virtual environment of its own, driven through a pipe.
+"""RecBole in a separate virtual environment, driven through a pipe.
 
 It needs older NumPy and SciPy than darec; PyTorch it takes from darec's environment, so both run the same kernels.
 """

@@ -1,4 +1,4 @@
-"""Speed beside the peers: one run, the same data, interleaved repeats, medians."""
+"""Speed comparisons: one run, the same data, interleaved repeats, medians."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search goes on where it was.
+"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search continues.
 
 The study is a journal file under the search's folder, one for each key of data, settings and space; Optuna writes it as
 lines of JSON.
@@ -179,7 +179,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext) -> TuneRecipe:
-    """One method's recipe, laid over the ground's; its paths are tried before any trial costs time."""
+    """One method's recipe, merged over that of the search; its paths are tried before any trial costs time."""
     space = recipe.space | method.space
     for path in [*recipe.base, *method.base, *space]:
         section = path.partition(".")[0]

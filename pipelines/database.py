@@ -111,7 +111,7 @@ def _program(name: str) -> str:
 
 
 def _account() -> list[str]:
-    """What goes before a command of PostgreSQL, which refuses to work as root: then it runs in an account of its own.
+    """What goes before a command of PostgreSQL, which refuses to work as root: then it runs in a separate account.
 
     The account keeps root's right to enter folders, since those on the way to the data may be root's alone.
     """

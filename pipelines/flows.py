@@ -116,7 +116,7 @@ def darec(
 
     Args:
         recipe: path of a recipe file; None for the built-in defaults.
-        overrides: `section.field=value` settings laid over it.
+        overrides: `section.field=value` overrides of the recipe.
         until: the last stage to run.
         force: stages to run though there is a hit.
     """
@@ -147,7 +147,7 @@ def _missed_night() -> str | None:
     late = datetime.now(UTC) - flow_run.scheduled_start_time
     if late < _STILL_TONIGHT:
         return None
-    return f"{late.total_seconds() / 3600:.0f} hours late: nights are not caught up, the next one reads the same data"
+    return f"{late.total_seconds() / 3600:.0f} hours late: nights are not made up for, the next one reads the same data"
 
 
 def _report(store: Store, results: Sequence[Result]) -> None:

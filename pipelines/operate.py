@@ -57,12 +57,12 @@ def rerun_stage(
 
     Args:
         stage: the stage to run.
-        extent: only: stop after the stage; from here on: go on to publish.
+        extent: only: stop after the stage; from here on: continue to publish.
         force: run the stage though nothing changed.
         prompt: for profile_items and profile_users: a new text of the prompt template; empty takes the one on file.
         keep_prompt: also write the new text over the prompt file that the recipe itself names, whatever the overrides
             say, so that the next nights use it.
-        overrides: `section.field=value` settings laid over the recipe, for this run only.
+        overrides: `section.field=value` overrides of the recipe, for this run only.
         recipe: path of the recipe file; empty: the built-in defaults.
     """
     settings = list(overrides)
@@ -94,7 +94,7 @@ def try_prompt(
             a usable answer of the LLM.
         ask_old: also ask the LLM with the prompt on file, for rows that it has not answered yet.
         seed: seed of the random sample.
-        overrides: `section.field=value` settings laid over the recipe.
+        overrides: `section.field=value` overrides of the recipe.
         recipe: path of the recipe file; empty: the built-in defaults.
     """
     from stages.prompts import check_text, run_trial

@@ -48,7 +48,7 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
     """
     if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         hint = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
-        raise UserError("whoever reaches this address could start runs: there is no login", where=host, hint=hint)
+        raise UserError("anyone who can reach this address could start runs: there is no login", where=host, hint=hint)
     _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
         hint = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve them"

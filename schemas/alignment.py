@@ -127,7 +127,7 @@ class KARConfig(Section):
 
     name: Literal["kar"] = "kar"
     experts: int = Field(default=2, ge=1, le=256)
-    """Number of experts that users and items share. Each side has the same number of experts of its own."""
+    """Number of experts that users and items share. Each side has the same number of private experts."""
     width: int = Field(default=64, ge=1, le=16_384)
     """Width of the hidden layer of an expert."""
 

@@ -139,7 +139,7 @@ class TuneRecipe(Section):
     space: dict[str, SearchRange] = Field(default={})
     """Search space: maps a dotted path to its range."""
     methods: dict[Name, Method] = Field(default={})
-    """Methods to search separately. Each has a study of its own, NAME-METHOD. Without methods there is one study,
+    """Methods to search separately. Each has its own study, NAME-METHOD. Without methods there is one study,
     NAME."""
     trials: int = Field(default=20, ge=1, le=1_000_000)
     """Total number of trials of each search, including pruned trials and those of earlier calls."""

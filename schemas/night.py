@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from schemas.release import Metrics
 
 Outcome = Literal["published", "refused", "unchanged", "partial", "failed"]
-"""What became of a run: a new release in production, one that the gate refused, none because production has it already,
+"""The outcome of a run: a new release in production, one that the gate refused, none because production has it already,
 none because the run was to stop before the gate, or an error."""
 
 

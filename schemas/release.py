@@ -142,16 +142,16 @@ class Difference(Shape):
 
 
 class Comparison(Shape):
-    """Tonight's model, the challenger, beside another model on the users and items that both know."""
+    """The new model, the challenger, compared with another model on the users and items that both know."""
 
     against: str
-    """A release's id, or `reference`: tonight's model without alignment."""
+    """A release's id, or `reference`: the model of the same run without alignment."""
     users: int
     """Users that the metrics are means over."""
     pairs: int
     """Test interactions that they rest on."""
     test_users: int
-    """Users with test interactions tonight, whether or not the other model knows them."""
+    """Users with test interactions, whether or not the other model knows them."""
     test_pairs: int
     metrics: dict[str, Difference]
     """Those of the gate's tolerances that interactions alone tell."""
@@ -168,20 +168,20 @@ class TextReport(Shape):
 
 
 class Evidence(Shape):
-    """What the gate looks at beside the bundle's own report."""
+    """What the gate uses besides the bundle's own report."""
 
     current: Comparison | None = None
     """Against the release in production. None: there was none, or `why_not`."""
     why_not: str = ""
-    """Why the release in production could not be measured on tonight's test."""
+    """Why the release in production could not be measured on this test."""
     best: tuple[Comparison, ...] = ()
     """Against earlier releases, the latest first: what the floor looks at."""
     reference: Comparison | None = None
-    """Against tonight's model without alignment; for people, the gate does not ask."""
+    """Comparison with the model without alignment, for information only."""
     texts: dict[str, TextReport] = {}
     """By profile stage; empty where no text takes part or the profiles are gone."""
     split: str | None = None
-    """SHA-256 of how tonight's interactions were divided: equal ones hold out the same interactions of a user."""
+    """SHA-256 of the split settings: equal ones hold out the same interactions of a user."""
 
 
 class Check(Shape):
@@ -226,7 +226,7 @@ class Event(Shape):
 
 
 class Release(Shape):
-    """`releases/<id>.json`: a bundle that met the gate, and what became of it."""
+    """`releases/<id>.json`: a bundle that the gate checked, and its outcome."""
 
     id: str = Field(pattern=r"^[\w-]+$")
     number: int = 0

@@ -95,7 +95,7 @@ class ProfileSample(BaseModel):
 
 
 class ProfileReport(StageReport):
-    """What the LLM was asked, and what became of its answers."""
+    """Requests to the LLM, and the outcome of its answers."""
 
     rows: int = 0
     from_ledger: int = 0

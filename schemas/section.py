@@ -14,7 +14,7 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _without_nul(cls, value: Any) -> Any:
-        """A NUL ends a text for the operating system and most libraries, each with an error of its own."""
+        """A NUL ends a text for the operating system and most libraries, each with its own error."""
         if isinstance(value, str | Path) and "\0" in str(value):
             raise ValueError("a text may not hold the character NUL")
         return value

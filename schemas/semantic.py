@@ -28,7 +28,7 @@ class LLMConfig(Section):
     """Penalty on tokens by how often they have occurred in the answer. It keeps small models from repeating words; use
     0 for a large model."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of sampling. Each row has a random stream of its own."""
+    """Seed of sampling. Each row has its own random stream."""
     trust_remote_code: bool = False
     """Runs Python code from the folder of the model. Leave it off unless you have read that code."""
     workers: int = not_hashed(0, ge=0, le=1_024)
@@ -67,7 +67,7 @@ class LLMConfig(Section):
     """Price of a million output tokens, in the same currency."""
     max_tokens_per_run: int = not_hashed(0, ge=0, le=2**53)
     """Maximum number of prompt and output tokens of one run. When it is reached, the run stops, all answers are kept,
-    and the next run goes on from there. 0 means no limit."""
+    and the next run continues from there. 0 means no limit."""
     max_cost_per_run: float = not_hashed(0.0, ge=0, le=1e12)
     """Maximum cost of one run at these prices, with the same effect. 0 means no limit."""
 

@@ -1,4 +1,4 @@
-"""evaluate: how good the vectors are on validation and test, beside popularity and the model without alignment."""
+"""evaluate: metrics of the vectors on validation and test, with popularity and the model without alignment."""
 
 import polars as pl
 import torch

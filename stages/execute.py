@@ -71,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a task. `artifact` is None only for an effect."""
+    """The outcome of a task. `artifact` is None only for an effect."""
 
     stage: str
     state: str

@@ -128,11 +128,11 @@ def run_trial(
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> Trial:
-    """Tries the template in `path` in the place of prompt `name`, on a few rows; see `darec.text.trial.try_prompt`.
+    """Tries the template in `path` instead of prompt `name`, on a few rows; see `darec.text.trial.try_prompt`.
 
     Raises:
         UserError: there is no such prompt, it is faulty, or a stage before it has not run.
-        DarecError: the engine cannot be had or ended.
+        DarecError: the engine cannot be started or ended.
     """
     use = prompt_use(name)
     check_prompt(use, path)

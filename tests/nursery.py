@@ -1,4 +1,4 @@
-"""Runs that are killed after some time, from a process that has imported everything: kills hit work, not imports."""
+"""Runs that are killed, from a process that has imported everything: the kills hit work, not imports."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 
 _SCRIPT = """
-import json, os, sys
+import json, os, signal, sys
+from itertools import count
 from pathlib import Path
 import darec.evaluation.report, darec.serving.bundle, darec.text.encoder, darec.text.profiling, darec.text.server
 import darec.training, stages.registry
@@ -20,7 +21,18 @@ for line in iter(sys.stdin.readline, ''):
     child = os.fork()
     if child == 0:
         os.close(1)
-        run(load_recipe(Path("recipe.yaml"), json.loads(line)))
+        overrides, last = json.loads(line)
+        recipe, calls = load_recipe(Path("recipe.yaml"), overrides), count(1)
+
+        def counted(frame, event, argument):
+            if event.endswith("call") and next(calls) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if last is not None:
+            sys.setprofile(counted)
+        run(recipe)
+        sys.setprofile(None)
+        Path("calls").write_text(str(next(calls)))
         os._exit(0)
     print(child, flush=True)
     sys.stdin.readline()  # until then the child's number is nobody else's, dead or alive
@@ -48,12 +60,24 @@ class Nursery:
 
     def run_and_kill(self, overrides: Sequence[str], seconds: float) -> bool:
         """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
-        self._write(json.dumps(list(overrides)))
+        self._write(json.dumps([list(overrides), None]))
         child = int(self._read())
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
         self._write("reap")
         return os.waitstatus_to_exitcode(int(self._read())) == -signal.SIGKILL
+
+    def run_and_kill_at(self, overrides: Sequence[str], call: int) -> bool:
+        """A run that kills itself -9 at its `call`-th call of a function; False if it ended before, without an error.
+
+        The moment does not depend on the machine's load. The file `calls` then says how many calls a whole run makes.
+        """
+        self._write(json.dumps([list(overrides), call]))
+        self._read()
+        self._write("reap")
+        code = os.waitstatus_to_exitcode(int(self._read()))
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
 
     def _write(self, line: str) -> None:
         assert self._process.stdin is not None

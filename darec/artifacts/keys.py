@@ -33,7 +33,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _is_hash(value: Any) -> bool:
-    """Whether it is a SHA-256 in hex, which tells nobody anything but that it is another."""
+    """Whether it is a SHA-256 in hex, of which a reader only sees that it differs."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 

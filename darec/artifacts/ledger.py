@@ -302,7 +302,7 @@ class Ledger:
                 )
                 kept += sql.insert(db, sound, len(columns))
 
-        # The damaged file keeps a name of its own before the new one takes its place, in one step.
+        # The damaged file gets its own name before the new one takes its place, in one step.
         aside = self._name_aside()
         os.link(self.path, aside)
         self._move_journal(aside)

@@ -10,7 +10,7 @@
 Only real folders that hold a manifest are artifacts. Whatever else lies under `artifacts/` (files, symbolic links,
 folders of other programs) is named once in the log and left alone.
 
-The store is private: a new root folder has mode 0700. Whoever shares it gives the root another mode (`chmod 2750`);
+The store is private: a new root folder has mode 0700. To share it, give the root another mode (`chmod 2750`);
 what is written later never allows more than the root does.
 """
 
@@ -186,7 +186,7 @@ class Store:
             yield
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Held by whoever reads and writes artifacts, by any number at once: `collect` keeps out meanwhile."""
+        """Shared lock for processes that read and write artifacts; `collect` does not run meanwhile."""
         return self.lease(IN_USE, fcntl.LOCK_SH)
 
     @contextmanager

@@ -29,7 +29,7 @@ class UserError(DarecError):
 
 
 class LimitError(DarecError):
-    """A limit that the recipe sets for one run was reached: nothing failed, and the next run goes on from there.
+    """A limit that the recipe sets for one run was reached: nothing failed, and the next run continues from there.
 
     The command line exits with 130, as after Ctrl-C.
     """

@@ -4,9 +4,9 @@ An override is a dotted path and a value: `train.alignment.0.weight=0.3`. A step
 after the last entry appends a whole one: `train.alignment.1={name: kar}`. A path through a field that is not set starts
 from the field's default.
 
-A table laid over a section sets the fields that it names and keeps the others, unless it changes the `name` (or `kind`)
-that tells what the section is: then it replaces the section. Any other value replaces what is there, and so does a list
-or a table of free keys.
+A table that overrides a section sets the fields that it names and keeps the others, unless it changes the `name` (or
+`kind`) that tells what the section is: then it replaces the section. Any other value replaces what is there, and so
+does a list or a table of free keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def _parse(setting: str) -> tuple[str, Any]:
 
 
 def overlay(kind: type[BaseModel], values: Mapping[str, Any], *layers: Overrides, where: str) -> dict[str, Any]:
-    """The fields `values` of a `kind` with `layers` laid over them in turn; nothing that is given is changed.
+    """The fields `values` of a `kind` with `layers` of overrides applied in turn; nothing that is given is changed.
 
     Raises:
         UserError: a path that leads into something that is neither a section nor a list, or past a list's end.

@@ -1,4 +1,4 @@
-"""Reading a recipe: a YAML or TOML file, overrides laid over it, and errors that name field, value and reason."""
+"""Reading a recipe: a YAML or TOML file, overrides, and errors that name field, value and reason."""
 
 import difflib
 import json
@@ -45,7 +45,7 @@ def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
 
 
 def load(kind: type[Model], path: Path | None, settings: Sequence[str] = ()) -> Model:
-    """A recipe of any kind from a YAML or TOML file, with `path=value` overrides laid over it.
+    """A recipe of any kind from a YAML or TOML file, with `path=value` overrides.
 
     Raises:
         UserError: naming file, field, and the nearest known name or the reason.
@@ -55,7 +55,7 @@ def load(kind: type[Model], path: Path | None, settings: Sequence[str] = ()) -> 
 
 
 def configure(kind: type[Model], *layers: Overrides, where: str) -> Model:
-    """The default `kind` with `layers` of overrides laid over it in turn.
+    """The default `kind` with `layers` of overrides applied in turn.
 
     Raises:
         UserError: a path that leads nowhere, or values that are not valid; `where` is named.

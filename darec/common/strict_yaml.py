@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
                 raise _refused(f"{_short(key.value)} is given twice, in {places}", key.start_mark)
             lines[key.value] = line
 
-            # `<<` is resolved here: PyYAML lets the wrong value win where a merged table has a `<<` of its own.
+            # `<<` is resolved here: PyYAML lets the wrong value win where a merged table itself has a `<<`.
             if key.tag == _MERGE:
                 for source in value.value if isinstance(value, SequenceNode) else [value]:
                     if not isinstance(source, MappingNode):

@@ -101,7 +101,7 @@ def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 def _recbole(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """A RecBole atomic file: its header fields are `name:type`; the types are dropped.
 
-    A sequence `item_id_list` beside `item_id` is the history before that item: it becomes rows of its own.
+    A sequence `item_id_list` beside `item_id` is the history before that item: it becomes separate rows.
     """
     rows = _delimited(path, form, scratch)
     typed = rows.collect_schema().names()

@@ -1,4 +1,4 @@
-"""`darec data inspect`: looks at files that nobody has described, and describes them as a recipe does."""
+"""`darec data inspect`: examines files and prints the recipe sections that read them."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which column of a file means what, judged by names and values: used to describe files that nobody has described."""
+"""Which column of a file means what, judged by names and values: used by `darec data inspect`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -186,7 +186,7 @@ def _by_position(look: Look) -> Reading:
         number = next((number for number, marks in lists.items() if marks[1]), next(iter(lists)))
         columns["item"] = number
         reading.item_separator, reading.item_rating_separator = lists[number][0], lists[number][1]
-        reading.doubts = ["one field holds several items: each is an interaction of its own"]
+        reading.doubts = ["one field holds several items: each is a separate interaction"]
     if rating is not None:
         columns["rating"] = rating
     if time is not None:

@@ -29,7 +29,7 @@ class TextPrior:
 
 
 def text_prior(item_text: Tensor, l2: float, scale: float) -> TextPrior:
-    """`scale` times EASE with the dimensions of the unit texts T [n_items, d] in the place of users.
+    """`scale` times EASE with the dimensions of the unit texts T [n_items, d] instead of users.
 
     EASE's matrix is -P_ij / P_jj with P = (T T' + l2 I)^-1 = (I - T M T') / l2, M = (T'T + l2 I)^-1 (Woodbury), so that
     C_ij = scale (T M T')_ij / (1 - (T M T')_jj): d x d numbers are inverted, never items x items.

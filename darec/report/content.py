@@ -46,7 +46,7 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Test metrics; the first column is the model at hand."""
+    """Test metrics; the first column is the model of this report."""
 
     models: tuple[str, ...]
     main: tuple[MetricRow, ...]

@@ -98,7 +98,7 @@ def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
     gauge("last_run_start_timestamp_seconds", "When the last run began", night.started.timestamp())
     gauge("last_run_end_timestamp_seconds", "When the last run ended", night.ended.timestamp())
     gauge("last_run_success", "0 if the last run ended in an error; a refused release is none", not night.failed)
-    gauges("last_run_outcome", "1 for what became of the last run", "outcome", {night.outcome: 1})
+    gauges("last_run_outcome", "1 for the outcome of the last run", "outcome", {night.outcome: 1})
     gauge("last_run_tokens", "Prompt and output tokens of the LLM in the last run", night.tokens)
     gauge("last_run_generated_rows", "Profiles that the LLM was asked for in the last run", night.generated)
     gauge("last_run_metadata_rows", "Rows whose text comes from metadata, for want of an answer", night.from_metadata)

@@ -19,7 +19,7 @@ _NAMES = {"train": "this model", "train_reference": "without alignment"}
 
 
 def headline(source: Source) -> Headline:
-    """What was made and what became of it."""
+    """The headline: what was made, and its state."""
     last = list(source.artifacts.values())[-1]
     release = source.release
     if release is None:

@@ -28,7 +28,7 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def line_chart_uri(chart: Chart) -> str:
-    """The same chart with colours and a legend of its own, as an address that an <img> shows."""
+    """The same chart with its own colours and legend, as an address that an <img> shows."""
     root = _line_chart(chart)
     if root is None:
         root = _root(_HEIGHT, chart.title)

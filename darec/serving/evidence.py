@@ -30,7 +30,7 @@ def gather(
     gate: GateConfig,
     evaluate: EvaluateConfig,
 ) -> Evidence:
-    """Evidence on a whole bundle; what cannot be had is left out, and `why_not` says why.
+    """Evidence on a whole bundle; what is not available is left out, and `why_not` says why.
 
     Args:
         store: Where all of it is.
@@ -53,7 +53,7 @@ def gather(
     def against(model: Model, users: int) -> Comparison:
         found = tonight.compare(model, gate.tolerances, evaluate, users)
         if found is None:
-            raise DarecError("it knows none of tonight's test" if gate.tolerances else "no metric is compared")
+            raise DarecError("it knows no test interaction of this run" if gate.tolerances else "no metric is compared")
         return found
 
     current, why_not = None, ""

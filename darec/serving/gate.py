@@ -37,8 +37,8 @@ def decide(
         candidate: Facts about the bundle that meets the gate.
         current: The same of the release in production.
         config: The tolerances.
-        evidence: Comparisons on tonight's test, and facts about the profiles; None: there are none.
-        earlier: Reports of the releases that the floor looks back on, for when tonight's test is not there.
+        evidence: Comparisons on the same test, and facts about the profiles; None: there are none.
+        earlier: Reports of the releases that the floor looks back on, if there is no common test.
     """
     evidence = evidence or Evidence()
     checks = (
@@ -93,7 +93,7 @@ def _against(candidate: BundleReport, current: BundleReport, config: GateConfig,
             than = f"current {{}} on the same {evidence.current.users:,} users, {allowed}"
             yield _kept(check, name, evidence.current.metrics.get(name), tolerance, than)
         elif name not in candidate.metrics or name in current.metrics:
-            than = f"current {{}} on its own night's test, {allowed}"
+            than = f"current {{}} on the test of its own run, {allowed}"
             yield _kept(check, name, _reported(candidate, current, name), tolerance, than)
         else:
             message = f"{name} has no value in the current release"
@@ -119,7 +119,7 @@ def _floor(
             yield _kept(check, name, worst.metrics.get(name), config.floor, than)
         elif not _measured(evidence, name) and any(report.metrics.get(name) is not None for report in earlier):
             best = max(earlier, key=lambda report: report.metrics.get(name) or 0.0)
-            than = f"best {{}} on its own night's test, {allowed}"
+            than = f"best {{}} on the test of its own run, {allowed}"
             yield _kept(check, name, _reported(candidate, best, name), config.floor, than)
 
 

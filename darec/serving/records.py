@@ -19,7 +19,7 @@ _NAME = re.compile(r"[\w-]+\.json")
 
 
 class Records:
-    """`<store>/releases/<id>.json`. What cannot be read and what is no record is told once and left alone."""
+    """`<store>/releases/<id>.json`. Unreadable records and other files are reported once and left alone."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -2,7 +2,7 @@
 
     <store>/current               symbolic link to the bundle in production, replaced by one rename
     <store>/releases/<id>.json    one record a bundle that met the gate (`schemas.release.Release`), replaced whole
-    <store>/leases/releases.lock  held by whoever changes one of these
+    <store>/leases/releases.lock  held by the process that changes one of these
 
 The link alone says what is current. A record is always written before the link moves, so a process killed at any
 moment leaves the old or the new release in production, and doing it again finishes the work.

@@ -115,7 +115,7 @@ class Budget:
         raise LimitError(
             f"{what}, and another row would exceed the limit; {left:,} rows are left",
             where=limits,
-            hint="all answers are kept: the next run goes on from there",
+            hint="all answers are kept: the next run continues from there",
         )
 
     def _affords(self, request: Request) -> bool:

@@ -1,6 +1,6 @@
 """vLLM's offline engine in worker processes; beside `penalty` the only file that imports vllm.
 
-On CPU one single-threaded engine a core beats one engine on all cores, and an engine without processes of its own
+On CPU one single-threaded engine a core beats one engine on all cores, and an engine without separate processes
 leaves nothing behind: each worker dies with its parent, and its memory goes back when the pool is closed.
 """
 

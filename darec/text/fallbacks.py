@@ -6,7 +6,7 @@ night at most the share `llm.fallback_retry_share` of all rows. Between two of i
 are without an answer (`llm.max_fallback_share`), the next run asks all of them: somebody has seen to the cause by then.
 
 The row ledger holds how often such a row was asked and when it was asked last; rows of version 0.1 were asked once,
-long ago. An artifact lists its fallbacks in a file of its own, so that no prompt has to be rendered to find out whether
+long ago. An artifact lists its fallbacks in a separate file, so that no prompt has to be rendered to find out whether
 one of them is due. If so the artifact is outdated, and its stage runs again under the same key.
 """
 

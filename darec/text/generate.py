@@ -118,7 +118,7 @@ class Generation:
             engine: stands in for the configured one.
 
         Raises:
-            DarecError: the engine cannot be had or ended; if only fallbacks are due, that is told and no error.
+            DarecError: the engine cannot be started or ended; if only fallbacks are due, that is told and no error.
             LimitError: the limit of the run is reached; answers are kept. If only fallbacks are due, as before.
         """
         started = time.monotonic()

@@ -54,7 +54,7 @@ def judge(
 
     Raises:
         UserError: a faulty template.
-        DarecError: the engine cannot be had, or the limit of the run is reached; scores are kept.
+        DarecError: the engine cannot be started, or the limit of the run is reached; scores are kept.
     """
     template = chat_prompt(prompt, VARIABLES)
     pairs = zip(metadata, profiles, strict=True)

@@ -1,4 +1,4 @@
-"""Where prompt templates run: a Jinja sandbox, tried out first in a process of its own.
+"""Where prompt templates run: a Jinja sandbox, tested first in a separate process.
 
 A template is a program, and nothing stops a running one from within: a loop over all pairs of a hundred thousand
 numbers, a text of ten gigabytes, a macro that calls itself. So a template is rendered once in a child process, which
@@ -60,7 +60,7 @@ def render_block(template: Template, block: str, values: Mapping[str, Any]) -> s
 
 
 def try_out(source: str, values: Mapping[str, Any]) -> Trial:
-    """Renders all blocks of a template in a process of its own.
+    """Renders all blocks of a template in a separate process.
 
     That process hashes texts by another seed, so what depends on the order of a set or on an address shows as a text
     that differs from one rendered here.
@@ -93,7 +93,7 @@ def try_out(source: str, values: Mapping[str, Any]) -> Trial:
 
 
 def _main() -> None:
-    """The child: reads template and values from standard input, writes what became of them."""
+    """The child: reads template and values from standard input, writes the result."""
     job = json.loads(sys.stdin.buffer.read())
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most), most))

@@ -156,7 +156,7 @@ def try_prompt(
 
     Raises:
         UserError: a faulty prompt, an unknown row, or no row to try.
-        DarecError: the engine cannot be had or ended; the answers that came before are kept.
+        DarecError: the engine cannot be started or ended; the answers that came before are kept.
     """
     old = task
     new = replace(task, config=task.config.model_copy(update={"prompt": path}))

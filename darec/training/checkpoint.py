@@ -34,7 +34,7 @@ def save(state: State, path: Path) -> None:
         with replacing(path, draft=path.with_suffix(".partial"), durable=True) as draft:
             save_file(tensors, draft, metadata={_META: json.dumps(values)})
     except (SafetensorError, OSError) as error:
-        hint = "free space (`darec gc`) and run again: training goes on from the checkpoint before"
+        hint = "free space (`darec gc`) and run again: training continues from the previous checkpoint"
         if os.strerror(errno.ENOSPC) in str(error):
             raise UserError("the checkpoint cannot be written: the disk is full", where=str(path), hint=hint) from error
         raise DarecError(f"the checkpoint cannot be written ({error})", where=str(path), hint=hint) from error

@@ -57,7 +57,7 @@ def requested(
     seen: bool | None = None,
     min_diversity: float | None = None,
 ) -> RulesConfig:
-    """The recipe's rules with the options of a request laid over them; blocked items are added to the recipe's.
+    """The recipe's rules with the options of a request applied; blocked items are added to the recipe's.
 
     Raises:
         UserError: an option that is not of the form NAME=VALUE, or a value that is not valid.

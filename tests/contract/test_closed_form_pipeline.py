@@ -1,4 +1,4 @@
-"""Closed forms in the place of a trained backbone: one contract, from the configuration to a release."""
+"""Closed forms instead of a trained backbone: one contract, from the configuration to a release."""
 
 import polars as pl
 import pytest

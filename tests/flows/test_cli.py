@@ -48,7 +48,7 @@ def darec(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 def run_states(output: str) -> dict[str, str]:
-    """What became of each stage, by the last table of a run."""
+    """The outcome of each stage in the last table of a run."""
     table = output[output.rindex("Run") :]
     return dict(re.findall(r"^ ?(\w+) +(cached|done|published|refused)\b", table, re.MULTILINE))
 

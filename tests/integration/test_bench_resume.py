@@ -1,4 +1,4 @@
-"""A benchmark that is killed goes on: finished runs are hits, the one under way goes on from its checkpoint."""
+"""A benchmark that is killed continues: finished runs are hits, an interrupted one continues from its checkpoint."""
 
 import os
 import signal

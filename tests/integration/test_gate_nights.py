@@ -200,7 +200,7 @@ def test_a_night_whose_champion_is_gone_is_judged_by_its_own_figures_and_says_so
     assert release.state == "published" and release.evidence.current is None
     assert "is not whole" in release.evidence.why_not
     [said] = [check.message for check in release.decision.checks if check.name == "against current: recall@20"]
-    assert "on its own night's test" in said
+    assert "on the test of its own run" in said
 
 
 ROW = pl.int_range(pl.len())

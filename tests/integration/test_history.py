@@ -1,4 +1,4 @@
-"""What runs leave behind for operators: history, metrics and JSON logs, of runs that a process of its own makes."""
+"""What runs leave behind for operators: history, metrics and JSON logs, of runs that a separate process makes."""
 
 import json
 import os

@@ -87,7 +87,7 @@ def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(tm
         answers = [answer for chunk in engine.generate(requests, schema, 24) for answer in chunk]
     assert {answer.key for answer in answers} == {"0", "1", "2", "3"}
     assert all(answer.output_tokens > 0 for answer in answers)
-    assert len({answer.text for answer in answers}) > 1  # each has a seed of its own
+    assert len({answer.text for answer in answers}) > 1  # each has a separate seed
 
 
 def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:

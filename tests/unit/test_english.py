@@ -20,6 +20,17 @@ REPLACEMENTS = {
     r"decided upon": "gated",
     r"(?:first|over|at most|at least|after|before) so many|so many (?:first|steps|epochs|evaluations|days)": "N",
     r"perhaps the": "which may be",
+    r"what became of": "outcome, result",
+    r"laid over": "overrides, merged over",
+    r"go(?:es|ne)? on from": "continues from",
+    r"cannot be had": "cannot be started, is not available",
+    r"beyond chance": "significantly",
+    r"night's test": "the test of the run",
+    r"(?:process|file|account|environment|seed|study|row|rows) of (?:its|their) own": "separate",
+    r"taught by|teaches": "student of, teacher",
+    r"so (?:far )?unexamined": "not profiled yet",
+    r"in the place of": "instead of",
+    r"caught up": "made up for",
 }
 """A pattern, and what the documentation of PyTorch or Polars says instead."""
 

@@ -60,5 +60,5 @@ def test_everything_that_installs_takes_the_locks():
     makefile, dockerfile = Path("Makefile").read_text(), Path("docker/Dockerfile").read_text()
     installs = re.findall(r"pip\S* install (?:[^\n&\\]|\\\n)*", makefile + dockerfile, re.IGNORECASE)
     for line in installs:
-        if not re.search(r"pip-audit|\buv\b", line):  # tools that have an environment of their own
+        if not re.search(r"pip-audit|\buv\b", line):  # tools that have a separate environment
             assert "--no-deps" in line, line

@@ -78,7 +78,7 @@ def test_an_interrupted_trial_goes_on_first(board, tmp_path):
     fail, complete = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE
     assert [trial.state for trial in study.trials[:3]] == [fail, fail, complete]
     assert study.trials[0].params == study.trials[1].params == study.trials[2].params != study.trials[3].params
-    assert counted.steps[0] == 8, "its checkpoint is gone on from: an interrupted epoch is not in it"
+    assert counted.steps[0] == 8, "it continues from its checkpoint: an interrupted epoch is not in it"
     assert search(chosen, board, tmp_path / "study").run().trials == study.trials
 
 
