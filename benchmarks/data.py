@@ -53,12 +53,14 @@ def from_folder(name: str, folder: Path) -> BenchData:
     missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
     if missing:
         raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), hint="see docs/results.md")
+
     text_paths = [folder / file for file in _TEXT_FILES]
     has_text = all(file.is_file() for file in text_paths)
     text = Representations.join(*map(_vectors, text_paths)) if has_text else None
     n_users, n_items = (int(table[column].max()) + 1 for column in (c.USER, c.ITEM))  # type: ignore[arg-type]
     if text is not None:
         n_users, n_items = text.n_users, len(text.item)
+
     table = table.rename({c.USER: c.USER_INDEX, c.ITEM: c.ITEM_INDEX})
     parts = (Pairs.of_table(table.filter(pl.col(c.SPLIT) == part)) for part in PARTS)
     text_content = digest([file_sha256(file) for file in text_paths]) if has_text else None

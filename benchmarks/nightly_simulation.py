@@ -53,6 +53,7 @@ def _night(number: int, count: int, results: Sequence[Result], retrained: Sequen
     by_stage = {result.stage: result for result in results}
     split, items, users, train = (by_stage[name] for name in ("split", "profile_items", "profile_users", "train"))
     again = {result.stage: result for result in retrained}
+
     return Night(
         number=number,
         interactions=count,

@@ -97,16 +97,20 @@ def plot(nights: Sequence[Night], path: Path) -> Path:
     scratch = [night for night in later if night.scratch_recall is not None]
     days, fewer = [night.number for night in later], [night.number for night in scratch]
     rows, seconds, recall = figure.subplots(1, 3)
+
     rows.bar(days, [night.new_users for night in later], label="users")
     rows.bar(days, [night.new_items for night in later], bottom=[night.new_users for night in later], label="items")
     rows.set_title("rows profiled")
+
     seconds.plot(days, [night.train_seconds for night in later], label="warm start")
     seconds.plot(fewer, [night.scratch_seconds or 0 for night in scratch], "o", label="from scratch")
     seconds.set_title("training, seconds")
     seconds.set_ylim(bottom=0)
+
     recall.plot(days, [night.recall for night in later], label="warm start")
     recall.plot(fewer, [night.scratch_recall or 0 for night in scratch], "o", label="from scratch")
     recall.set_title("test Recall@20")
+
     for axes in (rows, seconds, recall):
         axes.set_xlabel("night")
         axes.xaxis.get_major_locator().set_params(integer=True)

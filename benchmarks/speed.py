@@ -160,6 +160,7 @@ def table(contestants: dict[str, Candidate], growth: float, data: Interactions, 
         derived = f"RLMRec LightGCN (RecBole x {RLMREC_EPOCH:.2f}; singly x {RLMREC_EVALUATION:.2f})"
         epochs[derived] = _times(epochs[RECBOLE], RLMREC_EPOCH)
         evaluations[derived] = _times(evaluations[RECBOLE_SINGLY], RLMREC_EVALUATION)
+
     rows = []
     for name in epochs | evaluations:
         reference = epochs[FULL] if name in (FULL, RECBOLE) else epochs[DROPPED]
@@ -167,6 +168,7 @@ def table(contestants: dict[str, Candidate], growth: float, data: Interactions, 
         evaluation = _cells(evaluations[name], evaluations[FULL]) if name in evaluations else ["", ""]
         rows.append([name, *epoch, *evaluation])
     head = ["", "an epoch, s (CPU)", "over darec's (CPU)", "a full evaluation, s (CPU)", "over darec's (CPU)"]
+
     rounds, where = len(contestants[PLAIN].evaluations), f"{torch.get_num_threads()} threads"
     if device.type == "cuda":
         where = f"darec on {torch.cuda.get_device_name(device)}, peers on {where}"

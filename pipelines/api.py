@@ -76,6 +76,7 @@ class TemporaryServer:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
         port = self.url.rsplit(":", 1)[1].removesuffix("/api")
+
         self._process = subprocess.Popen(
             [
                 sys.executable,

@@ -30,6 +30,7 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
     """One line for each contradiction, which names the fields of both sides and what is allowed."""
     yield from _split(recipe)
     yield from _prompts(recipe)
+
     if recipe.graph.event_weights != "ignore" and not recipe.data.has_weights:
         yield (
             "graph.event_weights: the interactions have no weights: set data.events, data.half_life_days or "
@@ -42,9 +43,11 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "rerank.similarity: the recipe uses no text: set rerank.similarity to interactions, or train with text "
             "vectors"
         )
+
     for rule, attribute in recipe.rules.attributes:
         if attribute not in recipe.export.attributes:
             yield f"rules.{rule}: {attribute!r} is not in export.attributes: add it, so that the release has it"
+
     for field in ("tolerances", "minimums"):
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):

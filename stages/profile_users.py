@@ -50,6 +50,7 @@ def profile_task(context: StageContext) -> ProfileTask:
         config.items,
         config.seed,
     )
+
     return ProfileTask(
         rows=users,
         variables=USER_VARIABLES,

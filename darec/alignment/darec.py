@@ -67,14 +67,19 @@ class DaRec(Objective):
         self.text_learns = config.text_parts == "network"
         self.text = text if self.text_learns else _teacher(config, text, interactions)
         self.text_parts = Networks(config, text.dim) if self.text_learns else Columns(self.text.dim)
+
         columns = max(1, round(config.shared * out_dim))
         self.cf_parts = Columns(columns) if config.cf_parts == "columns" else Networks(config, out_dim)
+
         users, items = (0, text.n_users), (text.n_users, len(text.nodes))
         ranges = {"users": [users], "items": [items], "separate": [users, items], "joint": [(0, len(text.nodes))]}
         self.sides = ranges[config.sides]
+
+        # Nodes are drawn as often as they occur in train.
         train = interactions.train
         occurrences = torch.cat([train.users, train.items + text.n_users])
         self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
+
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -105,14 +110,18 @@ class DaRec(Objective):
             return
         cf_shared, cf_specific = self.cf_parts(nodes.index_select(0, rows))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
+
+        # Columns are orthogonal by construction: the term is for networks only.
         learnt = isinstance(self.cf_parts, Networks), self.text_learns
         if weights.orthogonality and any(learnt):
             parts = (cf_specific, cf_shared), (text_specific, text_shared)
             gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
             yield "orthogonality", torch.stack(gaps).sum()
+
         specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
         if weights.uniformity and specific:
             yield "uniformity", torch.stack([losses.uniformity(part) for part in specific]).sum()
+
         if weights.global_structure:
             yield "global_structure", self._global(cf_shared, text_shared)
         if weights.local_structure:

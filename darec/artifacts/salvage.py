@@ -27,11 +27,13 @@ def salvage(path: Path, width: int, page_bytes: int) -> Iterator[list[tuple[Any,
         pages = _new_first_page(copy, width, page_bytes)
         if not pages:
             return
+
         with closing(sqlite3.connect(copy, isolation_level=None)) as db:
             db.text_factory = bytes
             db.execute("PRAGMA journal_mode=OFF")
             db.execute("PRAGMA synchronous=OFF")
             db.execute("PRAGMA writable_schema=ON")
+
             for page in pages:
                 db.execute("UPDATE sqlite_schema SET rootpage=?", (page,))
                 db.execute(f"PRAGMA schema_version={page}")  # the schema is read again

@@ -209,6 +209,8 @@ def look_up(
             raise
         if len(keys) == 1:
             return [], 1
+
+        # Damage is found by halving, so that it costs the rows of its page only.
         half = len(keys) // 2
         (left, bad), (right, worse) = (look_up(db, names, part, columns) for part in (keys[:half], keys[half:]))
         return left + right, bad + worse

@@ -100,6 +100,7 @@ class Artifact:
             raise
         except DarecError as error:
             return error.what
+
         for name, record in records.items():
             path = self.path / name
             try:

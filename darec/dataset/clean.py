@@ -46,6 +46,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
     items, items_report = clean_entities(raw.items, c.ITEM, ITEMS)
     users, users_report = clean_entities(raw.users, c.USER, USERS)
     interactions, dislikes, told = clean_interactions(raw.interactions, items[c.ITEM] if raw.items else None, config)
+
     n_users, n_items = (interactions[column].n_unique() for column in (c.USER, c.ITEM))
     doubts = [doubt for table in (raw.interactions, raw.items, raw.users) if table for doubt in table.doubts]
     report = {
@@ -61,6 +62,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
         "notes": told["notes"],
         "doubts": [*told["doubts"], *doubts],
     }
+
     items = _with_missing(items, interactions, c.ITEM, ITEMS).with_columns(_title())
     users = _with_missing(users, interactions, c.USER, USERS)
     return CleanData(interactions, items, users, report, dislikes)

@@ -80,6 +80,7 @@ def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     assert form.separator is not None
     if len(form.separator) > 1:
         return _split_lines(text, path, form, names, skip)
+
     quote = None if form.quote == "none" else (form.quote or '"')
     with reading(path):
         return pl.scan_csv(
@@ -257,6 +258,7 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
                 block = stream.read(2**20)
                 buffer, ended = buffer + block, not block
                 continue
+
             if not buffer:
                 return
             try:
@@ -269,6 +271,7 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
                     continue
                 if value is None:
                     raise _no_json(path, f"object {number + 1}: {error}") from error
+
             buffer, number = buffer[end:], number + 1
             if not isinstance(value, dict):
                 raise _no_json(path, f"value {number} is no object but {type(value).__name__}")

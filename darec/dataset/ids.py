@@ -99,16 +99,20 @@ def judge(
     tidy_notes = _merged_note(table.filter(~mangled), "blanks, invisible characters, Unicode forms or .0")
     if merge:
         table = table.with_columns(id=_merged(table, merge, catalogue))
+
     problem = pl.when(pl.col("id").is_null()).then(EMPTY).when(pl.lit(mangled)).then(MANGLED)
     if catalogue is not None:
         problem = problem.when(~pl.col("id").is_in(catalogue.implode())).then(UNKNOWN)
     table = table.with_columns(problem=problem.otherwise(0).cast(pl.UInt8))
+
+    # Arrays by code, so that a column of millions of rows is translated by indexing.
     known = table.filter(pl.col("problem") == 0)
     ids = known["id"].unique().sort()
     numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int64)
     problems = np.full(len(numbers), EMPTY, np.uint8)
     numbers[known["code"].to_numpy()] = ids.search_sorted(known["id"]).to_numpy()
     problems[table["code"].to_numpy()] = table["problem"].to_numpy()
+
     nearest = _most_wanted(table, catalogue)
     examples = {
         kind: repr(value) for kind in (EMPTY, MANGLED, UNKNOWN) if (value := _most_frequent(table, kind)) is not None

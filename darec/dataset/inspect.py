@@ -60,21 +60,25 @@ def inspect(places: Sequence[str]) -> Inspection:
     """
     if len(places) == 1 and Path(places[0]).is_dir() and (named := _public(Path(places[0]))):
         return named
+
     described = [_described(place) for place in places]
     found = Inspection({"data": {}})
     by_role: dict[Role, list[_Described]] = {}
     for each in described:
         by_role.setdefault(each.reading.role, []).append(each)
+
     if "interactions" not in by_role:
         columns = "; ".join(f"{each.place}: {', '.join(each.look.columns[:10])}" for each in described)
         hint = "name the file of the interactions, with a column of users and one of items"
         raise UserError(f"no file looks like interactions ({columns})", where=", ".join(places), hint=hint)
+
     _describe_interactions(found, by_role["interactions"])
     for role in ("items", "users"):
         for each in by_role.get(role, [])[:1]:
             _describe_entities(found, role, each)
         for each in by_role.get(role, [])[1:]:
             found.doubts.append(f"{each.place} looks like {role} too, and is left out")
+
     for each in described:
         found.seen.append(_layout(each))
         found.doubts += [f"{each.place}: {doubt}" for doubt in (*each.look.doubts, *each.reading.doubts)]
@@ -131,8 +135,10 @@ def _describe_values(found: Inspection, first: _Described, columns: dict[str, in
         if scale is not None and not scale.is_stars:
             data["min_rating"] = scale.suggestion
             found.doubts.append(f"ratings are {scale.words}: is {_shown(scale.suggestion)} the right data.min_rating?")
+
     if first.reading.item_rating_separator:
         data["min_rating"] = 1
+
     if "event" in columns:
         events = sorted(set(filter(None, first.look.column(columns["event"]))))
         weights = event_weights(events)
@@ -141,6 +147,7 @@ def _describe_values(found: Inspection, first: _Described, columns: dict[str, in
             found.doubts.append(f"events are weighted by their names: correct data.events ({', '.join(events)})")
         elif len(events) > 1:
             found.doubts.append(f"events {', '.join(events[:10])} count alike: set data.events to weigh or choose them")
+
     if "split" in columns:
         found.section.setdefault("split", {"strategy": "column"})
     elif "timestamp" not in columns:
@@ -203,6 +210,8 @@ def _settle(found: Inspection) -> None:
     if size > _LARGE:
         found.doubts.append(f"the files were not read through, as they have {size / 2**30:.1f} GiB")
         return
+
+    # Each try may show one more fault, whose setting is added for the next one.
     for _ in range(_TRIES):
         try:
             config = DataConfig.model_validate(found.section["data"])

@@ -215,6 +215,7 @@ def _delimited(path: Path, lines: list[str]) -> Look:
     body = [line for line in lines[1 if declared else 0 :][:_SAMPLE_LINES] if line.strip()]
     comment = next((mark for mark in ("#", "%", "//") if body[0].startswith(mark)), None)
     plain = [line for line in body if not (comment and line.startswith(comment))] or body
+
     separator = declared[1] if declared else _separator(plain)
     form = FileFormat(separator=separator, comment=comment)
     if separator is None:
@@ -222,16 +223,21 @@ def _delimited(path: Path, lines: list[str]) -> Look:
         return Look(
             path, FileFormat(format="csv", header=True), [plain[0]], [[line] for line in plain[1:]], lines[0], [doubt]
         )
+
     if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
         form = form.model_copy(update={"quote": "none"})
+
+    # Lines before the table, such as a title, have another number of fields than most lines.
     rows = _rows(plain, form)
     width = Counter(map(len, rows)).most_common(1)[0][0]
     before = next(index for index, row in enumerate(rows) if len(row) in (width, width - 1) and len(row) > 1)
     skipped = [] if comment else plain[:before]
     rows = rows[before:]
+
     if all(_TYPED.fullmatch(name) for name in rows[0]):
         names = [name.rpartition(":")[0] for name in rows[0]]
         return Look(path, FileFormat(format="recbole"), names, rows[1:], plain[0])
+
     header, doubt = _has_header(rows)
     form = form.model_copy(
         update={
@@ -241,6 +247,7 @@ def _delimited(path: Path, lines: list[str]) -> Look:
             "skip_lines": lines.index(skipped[-1]) + 1 if skipped else 0,
         }
     )
+
     names = rows[0] if header else [f"column_{number}" for number in range(1, width + 1)]
     doubts = [doubt] if doubt else []
     doubts += [f"the first lines are no rows and are skipped: {shown(skipped[0])}"] if skipped else []

@@ -78,11 +78,14 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
     total = sum(counts.values())
     if total <= config.max_bad_share * log.rows.height and "unknown_split" not in lost:
         return lost
+
     worst = "unknown_split" if "unknown_split" in lost else max(counts, key=lambda cause: counts[cause])
     column, hint = LOST[worst]
     listed = ", ".join(f"{cause} {found['rows']:,}" for cause, found in lost.items())
     what = f"{total:,} of {log.rows.height:,} rows would be lost ({listed}), such as {lost[worst]['example']}"
     share = total / log.rows.height
+
+    # What `darec data inspect` tries next.
     settings: dict[str, Any] = {"max_bad_share": round(min(share + 0.01, 1), 2)}
     if worst == "unknown_item":
         kind = ids.difference(*log.items.nearest) if log.items.nearest else None
@@ -90,6 +93,7 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
         hint += f", set data.merge_ids: [{kind}]" if kind else ", or set data.unknown_items: keep"
     elif column == c.TIMESTAMP and share > _MOST:
         settings = {"interaction_columns": {"timestamp": None}}
+
     raise AnswerableError(
         what,
         where=raw.place(column),

@@ -34,6 +34,7 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
             settings = {"data": {"interaction_columns": {"rating": unread}}}
             raise AnswerableError(what, where=str(raw.path), hint=hint, settings=settings)
         return float("-inf"), []
+
     scale = scale_of(ratings)
     if config.min_rating is None or scale is None:
         return float("-inf"), []
@@ -42,6 +43,7 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
         what = f"the ratings are {scale.words}: the default threshold of 4 is for ratings from 1 to 5"
         hint, settings = f"set data.min_rating, such as {suggested}", {"data": {"min_rating": scale.suggestion}}
         raise AnswerableError(what, where=raw.place(c.RATING), hint=hint, settings=settings)
+
     doubts = []
     if bool((ratings >= config.min_rating).all()):
         doubts = [f"the ratings are {scale.words}, none below data.min_rating ({config.min_rating:g}): all are likes"]

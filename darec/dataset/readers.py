@@ -71,15 +71,18 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
         "split": c.SPLIT,
         "event": c.EVENT,
     }
+
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
     names = {fields[field]: name for field, name in named_columns(rows, mapped, path, form, "interaction").items()}
     if files[0].part is not None:
         names[c.SPLIT] = c.SPLIT
+
     present = rows.collect_schema().names()
     extra = [MORE_FIELDS] if MORE_FIELDS in present else []
     rows = rows.select(*(pl.col(name).alias(column) for column, name in names.items()), *extra)
     if form.item_separator is not None:
         rows, names = _one_item_a_row(rows, names, form)
+
     unread = tuple(name for name in present if name not in names.values() and name != MORE_FIELDS)
     return RawTable(rows, path, names, form, unread)
 

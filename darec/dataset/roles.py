@@ -170,15 +170,20 @@ def _by_position(look: Look) -> Reading:
     lists = {number: marks for number in numbers if (marks := _list_marks(look.column(number)))}
     first = look.column(numbers[0])
     time = next((number for number in numbers[1:] if _is_time(look.column(number))), None)
+
+    # Every row is another id, without a time and with words: a description of items or users.
     if _is_unique(first) and len(first) > 3 and time is None and _has_words(look, numbers[1:]):
         title = next(number for number in numbers[1:] if _is_text(look.column(number)))
         longest = max(len(value) for value in look.column(title))
         if longest > 3 and not _is_short(look.column(title)):
             return Reading("items", {"item": numbers[0], "title": title})
         return Reading("users", {"user": numbers[0]})
+
+    # A first column that counts up numbers the rows.
     ids = [number for number in numbers if number != time and number not in lists]
     if lists and len(ids) > 1 and _counts_up(look.column(ids[0])):
         ids = ids[1:]
+
     rating = next((number for number in reversed(ids[2:]) if _is_rating(look.column(number))), None)
     columns = {"user": ids[0], "item": ids[1] if len(ids) > 1 else ids[0]}
     reading = Reading("interactions", columns, ["the first id is taken for the user, the second for the item"])
@@ -187,6 +192,7 @@ def _by_position(look: Look) -> Reading:
         columns["item"] = number
         reading.item_separator, reading.item_rating_separator = lists[number][0], lists[number][1]
         reading.doubts = ["one field holds several items: each is a separate interaction"]
+
     if rating is not None:
         columns["rating"] = rating
     if time is not None:

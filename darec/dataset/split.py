@@ -49,20 +49,24 @@ def split_interactions(interactions: pl.DataFrame, config: SplitConfig) -> Split
         pl.col(c.ITEM).cast(pl.Enum(items)).to_physical().cast(pl.Int32).alias(c.ITEM_INDEX),
         *(name for name in interactions.columns if name not in (c.USER, c.ITEM)),
     )
+
     k = 0 if config.strategy == "column" else config.k_core
     core, rounds = k_core(numbered, k)
     if core[c.USER_INDEX].n_unique() < 2 or core[c.ITEM_INDEX].n_unique() < 2:
         raise _too_little(core, k)
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
+
     labelled = _labelled(core, users, items, config)
     if config.gap_days:
         labelled, users = _renumbered(labelled, c.USER_INDEX, users)
         labelled, items = _renumbered(labelled, c.ITEM_INDEX, items)
+
     ordered = labelled.sort(c.USER_INDEX, *_time(labelled), c.ITEM_INDEX)
     columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in ordered.columns)]
     parts = {part: ordered.filter(pl.col(c.SPLIT) == part).select(columns) for part in PARTS}
     _check_parts(parts, config)
+
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
     return Split(parts, *vocabularies, _report(interactions.height, parts, len(users), len(items), rounds))
 

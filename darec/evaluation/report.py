@@ -73,6 +73,7 @@ def report(
     catalogue = catalogue or Catalogue.of(data)
     most_popular = popularity(data.train, data.n_users, data.n_items)
     model = judge(final, data, data.test, config, catalogue, reranker)
+
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,
@@ -82,6 +83,7 @@ def report(
             asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue)
         ],
     }
+
     columns = _columns(model.scores, "")
     if reference is not None:
         other = judge(reference, data, data.test, config, catalogue, reranker)
@@ -92,6 +94,7 @@ def report(
         before = judge(final, data, data.test, config, catalogue)
         metrics["before_reranking"] = before.summary
         columns |= _columns(before.scores, "before_reranking/")
+
     users = pl.Series(c.USER_INDEX, model.scores.users.cpu().numpy()).cast(pl.Int32)
     return Report(_plain(metrics), pl.DataFrame({c.USER_INDEX: users, **columns}))
 

@@ -99,11 +99,13 @@ def _solve(gram: sparse.csr_array, chosen: Tensor, targets: Tensor, l2: float) -
     first = starts[rows].long() - (lengths.cumsum(0) - lengths)
     owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # position in `rows` of each entry
     entry = first[owner] + torch.arange(len(owner))
+
     # Where in its item's list of neighbours a column stands, -1 if nowhere.
     place = torch.full((batch, n_items), -1, dtype=torch.int32)
     place.scatter_(1, chosen, torch.arange(count, dtype=torch.int32).expand(batch, -1))
     position = place.view(-1)[owner // count * n_items + columns[entry].long()]
     inside = position >= 0
+
     systems = torch.zeros(batch, count, count)
     systems.view(-1)[owner[inside] * count + position[inside]] = values[entry[inside]]
     systems.diagonal(dim1=1, dim2=2).add_(l2)

@@ -96,6 +96,7 @@ class _MeanLogSumExp(torch.autograd.Function):
         to_anchor = torch.empty_like(anchor)
         to_candidates = torch.zeros_like(candidates.T)
         columns = candidates.T.contiguous()
+
         log_sums = []
         block = max(1, _BLOCK[anchor.device.type] // len(candidates))
         for rows, weight, gradient in zip(*(part.split(block) for part in (anchor, weights, to_anchor)), strict=True):
@@ -104,6 +105,8 @@ class _MeanLogSumExp(torch.autograd.Function):
             powers = scores.sub_(greatest).exp_()
             sums = powers.sum(1, keepdim=True)
             log_sums.append((sums.log() + greatest).squeeze(1))
+
+            # d/da_b = w_b sum_j p_bj c_j and d/dc_j = sum_b w_b p_bj a_b, p_bj = powers / sums.
             scale = weight[:, None] / sums
             torch.mul(powers @ candidates, scale, out=gradient)
             to_candidates.addmm_((rows * scale).T.contiguous(), powers)

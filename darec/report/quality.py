@@ -25,6 +25,7 @@ def headline(source: Source) -> Headline:
     if release is None:
         reason = f"the run ended at {last.stage}, before the gate"
         return Headline(source.name, "not judged", False, reason, (), None, last.manifest.created, {})
+
     current = Releases(source.store.root).current()
     report = release.report
     return Headline(
@@ -51,11 +52,13 @@ def metrics(source: Source) -> Metrics:
     if found.before_reranking is not None:
         columns["before reranking"] = found.before_reranking
     columns["popularity"] = found.popularity
+
     p_values = {name: test.wilcoxon for name, test in found.significance.items()}
     rows = [
         MetricRow(name, tuple(each.get(name) for each in columns.values()), p_values.get(name))
         for name in sorted(found.test, key=_rank)
     ]
+
     cutoff = greatest_cutoff(found.test)
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
     others = tuple(row for row in rows if row not in main)

@@ -74,9 +74,11 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     """
     users, items = vectors_of(contents.users), vectors_of(contents.items)
     finite_users, finite_items = (np.nan_to_num(side, nan=0, posinf=0, neginf=0) for side in (users, items))
+
     directions = index.normalised(finite_items)
     item_index, item_report = index.build(finite_items, finite_users, config)
     similar_index, similar_report = index.build(directions, directions, config)
+
     report = BundleReport(
         width=items.shape[1],
         interactions=contents.seen.height,
@@ -89,6 +91,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
         metrics=metrics,
         config=config,
     )
+
     index.write(item_index, folder / ITEM_INDEX_FILE)
     index.write(similar_index, folder / SIMILAR_INDEX_FILE)
     write_table(contents.users, folder / USERS_FILE, released_users(report.width))

@@ -98,6 +98,7 @@ def _against(candidate: BundleReport, current: BundleReport, config: GateConfig,
         else:
             message = f"{name} has no value in the current release"
             yield Check(name=check, passed=True, value=candidate.metrics[name], limit=None, message=message)
+
     for name, new, old in (
         ("users", candidate.users.rows, current.users.rows),
         ("items", candidate.items.rows, current.items.rows),

@@ -42,16 +42,20 @@ def recommend_many(
     applied = Rules.of(rules or RulesConfig(), bundle)
     ranker = Ranker.of(bundle, applied)
     seen = nothing_seen() if applied.seen else _seen_pairs(bundle, users)
+
+    # The vector of a user without train interactions is untrained.
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
     find = (
         (np.flatnonzero(trained), by_index(bundle, vectors_of(users.filter(trained)), applied.allowed)),
         (np.flatnonzero(~trained), by_popularity(bundle, applied.allowed)),
     )
+
     ids = np.full((users.height, min(k, bundle.items.height)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
     for rows, candidates in find:
         if len(rows):
             ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
+
     table = _answer(bundle, ids, scores)
     source = pl.Series(c.SOURCE, np.where(trained, MODEL, POPULARITY))
     asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")

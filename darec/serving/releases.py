@@ -265,6 +265,7 @@ class Releases:
         """The release that a rollback goes to: the nearest before `left` that is whole and was not rolled back."""
         hint = "`darec releases` lists what `darec promote` can bring back"
         refusal = None
+
         for release in self._earlier(left, releases):
             if release.state == "rolled_back":
                 what = f"{release.id}, the release before, was rolled back too"
@@ -277,6 +278,7 @@ class Releases:
                     tell_once(f"{release.id} is passed over: {error}")
                     trouble = error
             refusal = refusal or trouble
+
         if refusal:
             raise refusal
         if left:

@@ -66,6 +66,7 @@ def collect(
         released = closure(store, Releases(store.root).referenced(releases), unreadable)
         kept = released | closure(store, newest(store, artifacts))
         kept |= {bundle for bundle in Releases(store.root).compared() if bundle.path.is_dir()}
+
         if unreadable:
             kept |= set(store.artifacts())
             where = ", ".join(str(artifact.path / MANIFEST) for artifact in unreadable)
@@ -73,6 +74,7 @@ def collect(
                 f"no artifact is removed: a release needs one whose manifest cannot be read [{where}] -> restore the "
                 "manifest, or delete the artifact's folder to do without it and what it was made from"
             )
+
         removable = _removable(store, kept, bool(unreadable), time.time() if now is None else now)
         removed = tuple(removal for removal in removable if dry_run or _remove(store, removal))
         return Collection(removed, len(kept))

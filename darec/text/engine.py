@@ -166,12 +166,15 @@ class OfflineEngine:
         chunks = self._chunks(work)
         waiting: dict[Future[Done], int] = {}
         failure: BaseException | None = None
+
+        # One more chunk waits than there are workers, so that none idles while results are handled.
         while True:
             try:
                 while failure is None and len(waiting) <= self.settings.workers and (chunk := next(chunks, None)):
                     waiting[self._pool.submit(function, chunk[1], *rest)] = chunk[0]
             except BrokenProcessPool as error:
                 failure = error
+
             if not waiting:
                 break
             try:
@@ -179,6 +182,7 @@ class OfflineEngine:
             except BaseException as interrupt:
                 failure, finished = interrupt, {future for future in waiting if future.done()}
                 waiting = {future: start for future, start in waiting.items() if future in finished}
+
             for future in finished:
                 start = waiting.pop(future)
                 if future.cancelled():
@@ -189,6 +193,7 @@ class OfflineEngine:
                     failure = error
                     for other in waiting:
                         other.cancel()
+
         if isinstance(failure, BrokenProcessPool):
             raise DarecError(
                 f"an LLM engine process died ({self._last_log_line()}); finished rows are kept",

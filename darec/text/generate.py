@@ -191,6 +191,7 @@ class Generation:
         if not requests:
             return bad
         schema, left = profile_schema(self.config.max_chars), len(requests)
+
         for answers in self._answers(engine, requests, schema):
             rows, failure = [], None
             for answer in answers:
@@ -198,6 +199,7 @@ class Generation:
                     rows.append(self._row(answer))
                 except Exception as error:
                     failure = error
+
             kept = [row for row in rows if not row["cause"] or row["cause"] in final]
             bad |= {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
             self._keep(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
@@ -206,6 +208,7 @@ class Generation:
             left -= len(kept)
             if failure is not None:
                 raise failure
+
         self.budget.stop(left)
         return bad
 

@@ -114,8 +114,10 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
                 hint="correct the path, or name a Hugging Face id (owner/name)",
             )
         folder = _hub_folder(model, revision, local_only=True)
+
     if not folder.is_dir():
         raise UserError(f"model {model} has not been fetched", where=str(folder), hint=hint)
+
     missing = [
         what
         for what, there in (("config.json", _has(folder, "config.json")), ("weights", _has_weights(folder)))

@@ -154,6 +154,7 @@ class Prompt:
         if trial.outcome in _REFUSED:
             words = f" ({trial.last_words})" if trial.last_words else ""
             raise UserError(f"the prompt {_REFUSED[trial.outcome]}{words}", where=str(path), hint="make it simpler")
+
         sandbox = environment()
         try:
             tree = sandbox.parse(source, filename=str(self.path))
@@ -165,10 +166,13 @@ class Prompt:
                 where=f"{path}:{error.lineno}",
                 hint="fix that line",
             ) from error
+
         missing = [name for name in blocks if name not in self._template.blocks]
         if missing:
             hint = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
             raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), hint=hint)
+
+        # The trial ran in another process: a template that is not deterministic differs here.
         for block, text in trial.texts.items():
             if self.render(block, longest_values(variables)) != text:
                 what = f"block {block!r} of the prompt gives another text each time it is rendered"

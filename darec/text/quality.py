@@ -257,9 +257,11 @@ def shared_values(attributes: pl.Series) -> sparse.csr_array:
     )
     if values.is_empty():
         return sparse.csr_array((count, count), dtype=np.float32)
+
     numbers = values.select(pl.struct("name", "value").rank("dense"))["name"].to_numpy() - 1
     ones = np.ones(values.height, np.float32)
     held = sparse.csr_array((ones, (values["row"].to_numpy(), numbers)), shape=(count, int(numbers.max()) + 1))
+
     shared = sparse.csr_array(held @ held.T)
     shared.data[:] = 1.0
     shared.setdiag(0)

@@ -70,6 +70,7 @@ def try_out(source: str, values: Mapping[str, Any]) -> Trial:
     """
     paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
+
     try:
         child = subprocess.run(
             [sys.executable, "-m", __name__],
@@ -84,6 +85,7 @@ def try_out(source: str, values: Mapping[str, Any]) -> Trial:
     except OSError as error:
         what = f"no process can be started to try out a prompt ({error.strerror})"
         raise DarecError(what, hint="free memory, or raise the limit on processes") from error
+
     if child.returncode in (-signal.SIGPROF, -signal.SIGXCPU):
         return Trial("slow")
     if child.returncode != 0:
@@ -99,6 +101,7 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most), most))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+
     texts: dict[str, str] = {}
     outcome: Outcome = "fine"
     try:
@@ -113,6 +116,7 @@ def _main() -> None:
         outcome = "recursion"
     except Exception:  # whatever it is, it comes again where it can be explained
         outcome = "template error"
+
     signal.setitimer(signal.ITIMER_PROF, 0)
     json.dump({"outcome": outcome, "texts": texts if outcome == "fine" else {}}, sys.stdout)
 

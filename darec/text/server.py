@@ -98,8 +98,11 @@ class ServerEngine:
             "max_tokens": max_tokens,
             "response_format": {"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
         }
+
         batch = _Batch(iter(requests), settings, open_at_once)
         workers = self._runner.run(self._start(batch, open_at_once))
+
+        # The generator is left early by an exception or by its caller: workers are stopped either way.
         failure: BaseException | None = None
         running = True
         try:
@@ -241,6 +244,7 @@ class ServerEngine:
             raise RetryableError(what) from error
         except UserError as error:
             raise UserError(error.what, where=str(self.config.server_url), hint=error.hint) from error
+
         if reply.finish_reason != "too_long":
             self._good, self._answered = (request, messages, settings), time.monotonic()
         self._tell_other_model(reply.model)

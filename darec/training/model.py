@@ -44,11 +44,13 @@ class Recommender(nn.Module):
             raise UserError(
                 "text vectors are needed", where="train", hint="set train.alignment to [] and train.text.use to none"
             )
+
         n_users, use = interactions.n_users, config.text.use
         self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text))
         if text is not None and config.text.whiten:
             text = whiten(text, config.text.whiten)
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
+
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
             alignment.build(each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim))

@@ -130,10 +130,12 @@ class Trainer:
         self.progress: Progress = Silent()
         self.listener: Listener | None = None
         self.interactions = interactions.to(device)
+
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
         _check_text(text)
+
         self.sampler = Sampler(self.interactions, config.batch_size)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         if config.compile:
@@ -141,6 +143,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
             self.model.parameters(), lr=config.learning_rate, weight_decay=2 * config.l2, fused=True
         )
+
         self.history = History()
         self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
         self.best: dict[str, Tensor] = {}
