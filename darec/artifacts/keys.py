@@ -1,4 +1,4 @@
-"""Artifact keys, and what tells two of them apart."""
+"""Artifact keys, and the differences between two of them."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -39,7 +39,7 @@ from darec.common.notices import tell_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
-_TICK = 1_000_000  # nanoseconds: what file systems tell apart
+_TICK = 1_000_000  # nanoseconds: the resolution of file systems
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Artifact:
         """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None.
 
         Raises:
-            TransientError: a file is there and cannot be read now, so that nobody can say.
+            TransientError: a file exists and cannot be read now, so its state is unknown.
         """
         try:
             records = self.manifest.files

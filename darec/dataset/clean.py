@@ -71,7 +71,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
 def clean_interactions(
     raw: RawTable, catalogue: pl.Series | None, config: DataConfig
 ) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, Any]]:
-    """Interactions of the schema, one a (user, item) pair, sorted by both; the dislikes; and what there is to tell.
+    """Interactions of the schema, one a (user, item) pair, sorted by both; the dislikes; and remarks.
 
     Of several rows of a pair the train one wins, then the latest, then the best rated. The threshold comes after: a
     user's last word counts. Items outside `catalogue`, if given, are unknown.

@@ -66,7 +66,7 @@ def attribute_list(rows: pl.LazyFrame, columns: Sequence[str], null_values: Sequ
 
 
 def worth_showing(rows: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
-    """Those of `columns` that may tell an LLM something: no row numbers, URLs, nested structures or bytes.
+    """The columns that may be useful to an LLM: no row numbers, URLs, nested structures or bytes.
 
     Judged by the names, the types, and the first 10,000 rows.
     """

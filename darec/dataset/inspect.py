@@ -53,7 +53,7 @@ class _Described:
 def inspect(places: Sequence[str]) -> Inspection:
     """Describes files: which holds interactions, items and users, how each is written, and what its columns are.
 
-    The description is tried: small files are read with it, and what stands in the way is set or told.
+    The description is tested: small files are read with it, and problems are fixed by settings or reported.
 
     Raises:
         UserError: no file holds interactions, or one is no table in a layout that darec reads.
@@ -204,7 +204,7 @@ def _layout(each: _Described) -> str:
 
 
 def _settle(found: Inspection) -> None:
-    """Reads the files with the description; settings that faults of the data ask for are added, and told as doubts."""
+    """Reads the files with it; settings that errors in the data need are added and reported as doubts."""
     data = DataConfig.model_validate(found.section["data"])
     size = sum(file.path.stat().st_size for files in source_files(data).values() for file in files)
     if size > _LARGE:

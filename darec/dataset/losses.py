@@ -17,7 +17,7 @@ from schemas.tables import PARTS
 if TYPE_CHECKING:
     from darec.dataset.log import Log
 
-LOST = {  # causes, most telling first -> the column at fault, and what the user can do
+LOST = {  # causes, most specific first -> the column, and what the user can do
     "more_fields": (c.ITEM, "quote fields that hold the separator"),
     "empty_user": (c.USER, "fill the user ids, correct data.interaction_columns.user, or set null_values"),
     "empty_item": (c.ITEM, "fill the item ids, correct data.interaction_columns.item, or set null_values"),
@@ -103,7 +103,7 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
 
 
 def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
-    """Tells of ids that differ only by case, leading zeros or blanks.
+    """Reports ids that differ only in case, leading zeros or blanks.
 
     Raises:
         UserError: they concern more than `max_bad_share` of all rows, and the recipe does not say what they are.

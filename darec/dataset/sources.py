@@ -1,4 +1,4 @@
-"""What `data.source` stands for: all that a plan needs to know of raw data, so no table library is loaded here."""
+"""Resolves `data.source`. Plans need it, so no table library is imported here."""
 
 import hashlib
 from collections.abc import Mapping

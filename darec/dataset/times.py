@@ -12,7 +12,7 @@ SECOND = 1_000_000_000  # nanoseconds, in which times are kept until the tables 
 IMPLAUSIBLE = -(2**63)
 """Stands for a number or date outside 1990 to tomorrow."""
 
-_FIRST = 631_152_000  # 1990-01-01, before which nobody logged interactions
+_FIRST = 631_152_000  # 1990-01-01: earlier times are implausible
 _DAY = 86_400
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -42,7 +42,7 @@ class TimeForms:
     """How the timestamps of one column are read."""
 
     unit: TimeUnit | None = None
-    """The unit of numbers; None means that each number tells it by its size."""
+    """The unit of numbers; None means that it follows from the size of each number."""
     forms: tuple[str, ...] = ()
     """The forms of text, tried one after another."""
     mangled: bool = False
@@ -98,7 +98,7 @@ def units_of(numbers: pl.Series) -> dict[str, int]:
 
 
 def _spans() -> list[tuple[str, float, float]]:
-    """For every unit that numbers tell by their size: the numbers from 1990 to tomorrow. No two spans overlap."""
+    """For every unit that follows from size: the numbers from 1990 to tomorrow. No two ranges overlap."""
     last = time.time() + _DAY
     today = float(time.strftime("%Y%m%d", time.gmtime(last)))
     spans: list[tuple[str, float, float]] = [(unit, _FIRST * per, last * per) for unit, per in _PER_SECOND.items()]

@@ -1,4 +1,4 @@
-"""Telling a usable answer from the ways a model, or the server before it, fails."""
+"""Classifies answers: usable, or the cause why not."""
 
 import json
 import re
@@ -77,7 +77,7 @@ def _visible(sign: str) -> str:
 
 
 def loops(text: str) -> bool:
-    """Whether the text goes round in circles."""
+    """Whether the text repeats itself."""
     words = text.lower().split()
     return bool(_LOOP.search(text)) or (len(words) >= 12 and len(set(words)) < 0.4 * len(words))
 
@@ -90,7 +90,9 @@ def whole_words(text: str, max_chars: int) -> str:
 
 
 def _profile_in(text: str) -> str | None:
-    """The profile in the first JSON object of that form, whatever stands around it: thoughts, fences, a greeting."""
+    """The profile in the first JSON object of that form, ignoring text around it such as thoughts, fences or a
+    greeting.
+    """
     answer = text if text.lstrip().startswith("{") else _THOUGHT.sub("", text)
     start = -1 if _OPEN_THOUGHT.match(answer) else answer.find("{")
     while start >= 0:

