@@ -18,6 +18,7 @@ from darec.common.logs import FORMAT_VARIABLE, configure
 from darec.common.memory import check_address_space
 from pipelines.cli import (
     bench,
+    compare,
     config,
     data,
     deploy,
@@ -56,7 +57,7 @@ _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
         rollback.rollback,
     ),
     "Operations": (ui.ui, history.history, deploy.deploy, doctor.doctor, gc.gc),
-    "Research": (tune.tune,),
+    "Research": (compare.compare, tune.tune),
 }
 
 _OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocation of")

@@ -1,0 +1,64 @@
+"""`darec compare`: two recipes, run to evaluation on the same split."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import JsonOption, print_json
+from pipelines.show import console
+from pipelines.tables import print_table
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="The first recipe.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[B]", help="The second recipe [default: A with the --set values].")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override one value of the second recipe. May be repeated.")
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", help="Chooses the users shown, such as recall@20.")] = "",
+    examples: Annotated[int, typer.Option("--examples", min=0, help="Users shown that gain, and that lose.")] = 3,
+    out: Annotated[Path, typer.Option("--out", help="The HTML page.")] = Path("comparison.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that is at --out.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run two recipes to evaluation and test the differences user by user, on the same split.
+
+    Both runs use the store of the first recipe, so stages that they share are run once. Nothing is published.
+    """
+    from darec.artifacts.store import Store
+    from darec.common.files import replace_text
+    from darec.common.recipes import load_recipe
+    from darec.report.comparison import comparison_page
+    from pipelines.direct import compare_directly
+    from pipelines.reports import check_free
+
+    check_free(out, overwrite)
+    a, b = load_recipe(first), load_recipe(second or first, overrides or ())
+    names = (first.stem, second.stem if second else ", ".join(overrides or ["the same"]))
+    b = b.model_copy(update={"runtime": a.runtime})
+    found = compare_directly(names, (a, b), Store(a.runtime.store), metric, examples)
+    replace_text(out, comparison_page(found))
+    if as_json:
+        print_json(asdict(found))
+        return
+
+    rows = [
+        (
+            row.name,
+            row.first,
+            row.second,
+            f"{row.difference:+.4f}",
+            f"{row.low:+.4f} to {row.high:+.4f}",
+            f"{row.wilcoxon:.2g}",
+        )
+        for row in found.metrics
+    ]
+    title = f"{found.users:,} users, second less first"
+    print_table(title, ("metric", *names, "difference", "95% interval", "p"), rows)
+    for part in found.texts:
+        console.print(f"{part.stage}: {part.changed:,} of {part.rows:,} profiles differ")
+    console.print(f"Page: {out}")
