@@ -43,6 +43,8 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "rerank.similarity: the recipe uses no text: set rerank.similarity to interactions, or train with text "
             "vectors"
         )
+    if recipe.llm.batch_api and recipe.llm.engine != "server":
+        yield "llm.batch_api: only a server answers batches: set llm.engine to server, or llm.batch_api to false"
 
     for rule, attribute in recipe.rules.attributes:
         if attribute not in recipe.export.attributes:

@@ -70,6 +70,17 @@ class LLMConfig(Section):
     and the next run continues from there. 0 means no limit."""
     max_cost_per_run: float = not_hashed(0.0, ge=0, le=1e12)
     """Maximum cost of one run at these prices, with the same effect. 0 means no limit."""
+    batch_api: bool = not_hashed(False)
+    """Sends rows as batches (OpenAI's `/files` and `/batches`), which a server answers within hours, most at half the
+    price. Rows that a batch does not answer, and retries of unusable answers, are sent as usual."""
+    batch_min_rows: int = not_hashed(100, ge=1, le=50_000)
+    """Fewer rows than this are not sent as a batch."""
+    batch_hours: float = not_hashed(24.0, gt=0, le=720)
+    """Maximum number of hours that a run waits for its batches. Then it stops, and the next run reads their answers."""
+    batch_poll_seconds: float = not_hashed(30.0, gt=0, le=86_400)
+    """Number of seconds between two looks at a batch."""
+    batch_price_share: float = not_hashed(0.5, ge=0, le=1)
+    """Price of a row in a batch as a share of the price of the same row on its own."""
 
 
 class ItemProfileConfig(Section):

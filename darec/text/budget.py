@@ -49,8 +49,9 @@ def one_run() -> Iterator[Spending]:
 
 
 def price(llm: LLMConfig, prompt_tokens: float, output_tokens: float) -> float:
-    """What these tokens cost at the prices of the recipe."""
-    return (llm.price_per_million_input * prompt_tokens + llm.price_per_million_output * output_tokens) / 1e6
+    """What these tokens cost at the prices of the recipe; with batches all of them count as rows of a batch."""
+    full = (llm.price_per_million_input * prompt_tokens + llm.price_per_million_output * output_tokens) / 1e6
+    return full * (llm.batch_price_share if llm.batch_api else 1)
 
 
 def has_price(llm: LLMConfig) -> bool:

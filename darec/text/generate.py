@@ -70,8 +70,17 @@ def _offline(config: LLMConfig) -> Engine:
     return OfflineEngine(EngineSettings.of(config, resolve(config.model, config.revision)))
 
 
-def open_engine(config: LLMConfig) -> AbstractContextManager[Engine]:
-    """The configured engine; leaving the context gives its memory back."""
+def open_engine(config: LLMConfig, ledger_root: Path | None = None) -> AbstractContextManager[Engine]:
+    """The configured engine; leaving the context gives its memory back.
+
+    Args:
+        config: which one.
+        ledger_root: where open batches are recorded; without it no batches are sent.
+    """
+    if config.batch_api and ledger_root is not None:
+        from darec.text.batches import BatchEngine
+
+        return closing(BatchEngine(config, ledger_root / "batches"))
     return closing(ENGINES.make(config.engine, config))
 
 
@@ -129,7 +138,9 @@ class Generation:
         self.progress.start("profiles", len(prompts))
         try:
             if prompts:
-                with open_engine(self.llm) if engine is None else nullcontext(engine) as source:
+                with (
+                    open_engine(self.llm, self.ledger.path.parent) if engine is None else nullcontext(engine) as source
+                ):
                     self._generate(source, prompts, lambda key: shorter(rows[key]))
         except DarecError as error:
             if len(new):

@@ -54,18 +54,54 @@ class _Batch:
         return taken
 
 
+def address(config: LLMConfig, path: str) -> httpx.URL:
+    """The server's address of a call such as `/chat/completions`, without user and password."""
+    url = httpx.URL(config.server_url.get_secret_value())
+    return url.copy_with(path=url.path.rstrip("/") + path, userinfo=b"", fragment=None)
+
+
+def access(config: LLMConfig) -> dict[str, Any]:
+    """What an HTTP client needs to be let in: user and password of the address, and the key.
+
+    Raises:
+        UserError: the key cannot be sent.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs the address of each request
+    key = os.environ.get(config.api_key_env, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise UserError(
+            "the key of the LLM server holds characters that cannot be sent",
+            where=config.api_key_env,
+            hint="set the variable to the key alone",
+        )
+    url = httpx.URL(config.server_url.get_secret_value())
+    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    return {"auth": (url.username, url.password) if url.userinfo else None, "headers": headers}
+
+
+def common_fields(config: LLMConfig, schema: dict[str, Any], max_tokens: int) -> dict[str, Any]:
+    """The fields that the requests of all rows share."""
+    return {
+        "model": config.model,
+        "frequency_penalty": config.frequency_penalty,
+        "max_tokens": max_tokens,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
+    }
+
+
+def request_body(request: Request, messages: Conversation, common: dict[str, Any]) -> dict[str, Any]:
+    """The request of one row."""
+    return {"messages": list(messages), "temperature": request.temperature, "seed": request.seed, **common}
+
+
 class ServerEngine:
     """Keeps at most `concurrency` requests open, and gives answers as they finish: a kill loses none of them."""
 
     def __init__(self, config: LLMConfig) -> None:
         self.config = config
-        # httpx logs the address of each request.
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        url = httpx.URL(config.server_url.get_secret_value())
-        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions", userinfo=b"", fragment=None)
+        self._url = address(config, "/chat/completions")
         self._client = httpx.AsyncClient(
-            auth=(url.username, url.password) if url.userinfo else None,
-            headers={"Accept-Encoding": "identity", **self._key()},
+            **access(config),
             timeout=None,  # httpx bounds each read, not the whole response: see `_try`
             limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
             follow_redirects=True,
@@ -73,16 +109,6 @@ class ServerEngine:
         self._runner = asyncio.Runner()
         self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the newest request that was answered
         self._answered = 0.0  # when that was
-
-    def _key(self) -> dict[str, str]:
-        key = os.environ.get(self.config.api_key_env, "").strip()
-        if not key.isascii() or not key.isprintable():
-            raise UserError(
-                "the key of the LLM server holds characters that cannot be sent",
-                where=self.config.api_key_env,
-                hint="set the variable to the key alone",
-            )
-        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
         """Answers as they finish; those that came before a failure or Ctrl-C are given before it is raised.
@@ -92,13 +118,7 @@ class ServerEngine:
             TransientError: the server cannot be reached, or is still failing after all retries.
         """
         open_at_once = min(self.config.concurrency, len(requests))
-        settings = {
-            "model": self.config.model,
-            "frequency_penalty": self.config.frequency_penalty,
-            "max_tokens": max_tokens,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "profile", "schema": schema}},
-        }
-
+        settings = common_fields(self.config, schema, max_tokens)
         batch = _Batch(iter(requests), settings, open_at_once)
         workers = self._runner.run(self._start(batch, open_at_once))
 
@@ -222,7 +242,7 @@ class ServerEngine:
 
     async def _try(self, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
         """One request, which ends at `llm.timeout` whatever the server does. Raises as `read_reply`."""
-        content = {"messages": list(messages), "temperature": request.temperature, "seed": request.seed, **settings}
+        content = request_body(request, messages, settings)
         try:
             async with (
                 asyncio.timeout(self.config.timeout),

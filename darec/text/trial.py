@@ -206,8 +206,9 @@ def _ask(
     progress: Progress | None,
     engine: Engine | None,
 ) -> dict[str, Any]:
-    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked.
-    llm = task.llm.model_copy(update={"fallback_retries": 0})
+    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked. Nobody waits
+    # hours for a batch of a few rows.
+    llm = task.llm.model_copy(update={"fallback_retries": 0, "batch_api": False})
     generation = Generation(llm, task.config, task.ledger, progress or Silent())
     return generation.run(conversations, keys, task.shorter, engine)
 

@@ -1,0 +1,309 @@
+"""Rows sent as batches, which a server answers within hours and most at half the price (OpenAI's protocol).
+
+A batch is a file of requests (`/files`), worked on by `/batches`; its answers are another file. It is recorded in the
+store: a run that is killed, or that has waited for `llm.batch_hours`, leaves the batch to the server, and the next run
+reads its answers and does not send these rows again. If the run is killed between the server's acceptance and the
+record of the batch's id, the next run finds the batch by the name that it carries.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from darec.artifacts.ledger import row_key
+from darec.common.errors import LimitError, TransientError, UserError
+from darec.common.files import replacing
+from darec.text.answers import printable
+from darec.text.protocol import Answer, Request
+from darec.text.replies import RejectedError, RetryableError, read_reply
+from darec.text.server import ServerEngine, access, address, common_fields, request_body
+from schemas.semantic import LLMConfig
+
+_MOST_ROWS, _MOST_BYTES = 50_000, 190 * 2**20  # of one batch, by the protocol
+_KEPT_DAYS = 30  # as long as servers keep the answers of a batch
+_PAGES = 10  # of the server's list of batches that are searched for one by name
+_RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
+_REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+
+_logger = logging.getLogger(__name__)
+
+
+class _Record(BaseModel):
+    """An open batch, as it is kept in the store."""
+
+    server: str
+    name: str
+    """The hash of its rows, which the batch carries too."""
+    rows: list[str]
+    """Rows whose answers were not read yet, by the hashes of their requests."""
+    sent: float
+    batch: str | None = None
+    """Its id; None if it is not known whether the server has the batch."""
+
+
+class BatchEngine:
+    """Sends rows as batches, waits for them, and asks for the few others as `ServerEngine` does.
+
+    Args:
+        config: the server.
+        folder: where open batches are recorded.
+    """
+
+    def __init__(self, config: LLMConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self._client = httpx.Client(**access(config), timeout=config.timeout, follow_redirects=True)
+        self._live = ServerEngine(config)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+        self._live.close()
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """The answers of each batch as it ends, and then those of the rows that no batch has answered.
+
+        Raises:
+            UserError: the server has no batches, or refuses this one.
+            LimitError: a batch has not ended within `llm.batch_hours`; the next run reads its answers.
+            TransientError: the server cannot be reached or is failing.
+        """
+        common = common_fields(self.config, schema, max_tokens)
+        bodies: dict[str, bytes] = {}
+        left: dict[str, Request] = {}
+        single: list[Request] = []
+        for request in requests:
+            if request.shorter:  # only few are too long, and each may take several requests
+                single.append(request)
+                continue
+            body = json.dumps(request_body(request, request.messages, common), ensure_ascii=False).encode()
+            bodies[row_key(body)], left[row_key(body)] = body, request
+
+        batches = [(path, record) for path, record in self._records() if left.keys() & set(record.rows)]
+        sent = {row for _, record in batches for row in record.rows}
+        new = {row: body for row, body in bodies.items() if row not in sent}
+        if len(new) >= self.config.batch_min_rows:
+            batches += [self._send(part) for part in _parts(new)]
+
+        wanted = dict(left)
+        for path, record in batches:
+            answers = self._answers(self._wait(record), wanted, max_tokens)
+            yield [Answer(left.pop(row).key, *rest) for row, rest in answers.items() if row in left]
+            self._forget(path, record, wanted)  # what was given is in the ledger now
+        single += left.values()
+        if single:
+            yield from self._live.generate(single, schema, max_tokens)
+
+    # Sending
+
+    def _send(self, bodies: dict[str, bytes]) -> tuple[Path, _Record]:
+        name = row_key(*(row.encode() for row in sorted(bodies)))
+        path = self.folder / f"{uuid.uuid4().hex}.json"
+        record = _Record(server=self._server, name=name, rows=list(bodies), sent=time.time())
+        _keep(path, record)  # before the server has it: see `_adopt`
+        record.batch = self._create(name, bodies)
+        _keep(path, record)
+        _logger.info("batch %s of %d rows was sent", record.batch, len(bodies), extra={"rows": len(bodies)})
+        return path, record
+
+    def _create(self, name: str, bodies: dict[str, bytes]) -> str:
+        lines = (
+            b'{"custom_id": "%s", "method": "POST", "url": "/v1/chat/completions", "body": %s}' % (row.encode(), body)
+            for row, body in bodies.items()
+        )
+        upload = {"file": (f"{name}.jsonl", b"\n".join(lines) + b"\n", "application/jsonl")}
+        file = self._call("POST", "/files", data={"purpose": "batch"}, files=upload)
+        made = self._call(
+            "POST",
+            "/batches",
+            json={
+                "input_file_id": file.get("id"),
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+                "metadata": {"darec": name},
+            },
+        )
+        return str(made["id"])
+
+    # Waiting
+
+    def _wait(self, record: _Record) -> dict[str, Any]:
+        """The batch when it has ended."""
+        deadline = time.monotonic() + 3600 * self.config.batch_hours
+        while True:
+            batch = self._call("GET", f"/batches/{record.batch}")
+            if batch.get("status") not in _RUNNING:
+                return batch
+            if time.monotonic() > deadline:
+                raise LimitError(
+                    f"batch {record.batch} of {len(record.rows):,} rows has not ended within llm.batch_hours",
+                    where=self._server,
+                    hint="run again later: the answers of the batch are read then, and its rows are not sent again",
+                )
+            time.sleep(min(self.config.batch_poll_seconds, max(0.0, deadline - time.monotonic()) + 0.01))
+
+    def _answers(self, batch: dict[str, Any], rows: dict[str, Request], max_tokens: int) -> dict[str, tuple]:
+        """Text, finish reason and tokens of the rows that a batch has answered."""
+        status, answers = batch.get("status"), dict[str, tuple]()
+        if status == "failed":
+            found = (batch.get("errors") or {}).get("data") or [{}]
+            words = printable(str(found[0].get("message", "no reason is given")), 200)
+            raise UserError(
+                f"the LLM server refuses the batch: {words}", where=self._server, hint="or set llm.batch_api to false"
+            )
+        if status not in ("completed", "expired", "cancelled"):
+            raise TransientError(f"the batch has the unknown status {printable(str(status), 40)!r}", where=self._server)
+        for file in (batch.get("output_file_id"), batch.get("error_file_id")):
+            if not file:
+                continue
+            for line in self._content(f"/files/{file}/content").splitlines():
+                row, answer = _read_line(line, max_tokens)
+                if row in rows and answer is not None:
+                    answers[row] = answer
+        return answers
+
+    # Records
+
+    def _records(self) -> Iterator[tuple[Path, _Record]]:
+        """The open batches of this server; one that the server does not have is forgotten."""
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                record = _Record.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
+                continue
+            if time.time() - record.sent > 86_400 * _KEPT_DAYS:
+                path.unlink(missing_ok=True)
+            elif record.server == self._server and self._adopt(path, record):
+                yield path, record
+
+    def _adopt(self, path: Path, record: _Record) -> bool:
+        """Whether the server has the batch. One whose id was not recorded is looked for by its name."""
+        try:
+            if record.batch is not None:
+                self._call("GET", f"/batches/{record.batch}")
+                return True
+            record.batch = self._named(record.name)
+        except _AbsentError:
+            record.batch = None
+        if record.batch is None:
+            path.unlink(missing_ok=True)
+            return False
+        _keep(path, record)
+        return True
+
+    def _named(self, name: str) -> str | None:
+        after: dict[str, str] = {}
+        for _ in range(_PAGES):
+            page = self._call("GET", "/batches", params={"limit": "100", **after})
+            batches = [each for each in page.get("data") or [] if isinstance(each, dict)]
+            for batch in batches:
+                if (batch.get("metadata") or {}).get("darec") == name:
+                    return str(batch["id"])
+            if not page.get("has_more") or not batches:
+                return None
+            after = {"after": str(batches[-1]["id"])}
+        return None
+
+    def _forget(self, path: Path, record: _Record, rows: dict[str, Request]) -> None:
+        """Of a batch that has ended, only rows that this call did not want are kept for a later one."""
+        record.rows = [row for row in record.rows if row not in rows]
+        if record.rows:
+            _keep(path, record)
+        else:
+            path.unlink(missing_ok=True)
+
+    # Calls
+
+    @property
+    def _server(self) -> str:
+        return str(self.config.server_url)
+
+    def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        try:
+            answer = json.loads(self._content(path, method, **content))
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise TransientError(f"the LLM server's response to {path} is no JSON object", where=self._server)
+        return answer
+
+    def _content(self, path: str, method: str = "GET", **content: Any) -> bytes:
+        """The body of a good response, after at most `llm.retries` further tries."""
+        for attempt in range(self.config.retries + 1):
+            try:
+                response = self._client.request(method, address(self.config, path), **content)
+                if response.is_success:
+                    return response.content
+                words = printable(response.text[:400], 200)
+                if response.status_code in _REFUSED:
+                    raise _AbsentError(
+                        f"the LLM server has no {path} (status {response.status_code}): {words}",
+                        where=self._server,
+                        hint="set llm.batch_api to false, or correct llm.server_url",
+                    )
+                if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR and response.status_code not in (
+                    408,
+                    409,
+                    429,
+                ):
+                    raise UserError(
+                        f"the LLM server refuses {path} (status {response.status_code}): {words}",
+                        where=self._server,
+                        hint="check the key in the variable that llm.api_key_env names, and llm.model",
+                    )
+                fault = f"the LLM server fails with status {response.status_code}: {words}"
+            except httpx.HTTPError as error:
+                fault = f"the LLM server cannot be reached ({type(error).__name__})"
+            if attempt < self.config.retries:
+                time.sleep(min(0.5 * 2**attempt, 60.0))
+        raise TransientError(fault, where=self._server, hint="open batches are kept: run again")
+
+
+class _AbsentError(UserError):
+    """The server does not have what was asked for."""
+
+
+def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """The rows in parts that the protocol allows."""
+    part: dict[str, bytes] = {}
+    size = 0
+    for row, body in bodies.items():
+        if part and (len(part) == _MOST_ROWS or size + len(body) > _MOST_BYTES):
+            yield part
+            part, size = {}, 0
+        part[row] = body
+        size += len(body) + 128
+    if part:
+        yield part
+
+
+def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
+    """The row of one line of a batch's answers, and text, finish reason and tokens; None if it was not answered."""
+    try:
+        content = json.loads(line)
+        row, response = str(content["custom_id"]), content.get("response")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", None
+    if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
+        return row, None  # it expired, or the server failed
+    try:
+        reply = read_reply(response["status_code"], {}, json.dumps(response.get("body")).encode(), max_tokens)
+    except RetryableError:
+        return row, None
+    except RejectedError as fault:
+        return row, (fault.what, "rejected", 0, 0)
+    return row, (reply.text, reply.finish_reason, reply.prompt_tokens, reply.output_tokens)
+
+
+def _keep(path: Path, record: _Record) -> None:
+    """Writes a record so that it survives a kill and a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=True) as draft:
+        draft.write_text(record.model_dump_json())
