@@ -35,7 +35,14 @@ NOTHING = Cost(0, 0, 0.0, 0.0)
 UNKNOWN = Cost()
 
 
-def estimate(stage: Stage, pending: Pending | None, recipe: Recipe, store: Store, seconds: float | None) -> Cost:
+def estimate(
+    stage: Stage,
+    pending: Pending | None,
+    recipe: Recipe,
+    store: Store,
+    seconds: float | None,
+    trial: ProfileReport | None = None,
+) -> Cost:
     """The cost of a stage that has to run.
 
     Args:
@@ -44,6 +51,7 @@ def estimate(stage: Stage, pending: Pending | None, recipe: Recipe, store: Store
         recipe: prices and the maximum length of an answer.
         store: has the newest run of the stage that generated rows: time and output tokens are scaled from it.
         seconds: how long the stage took last time.
+        trial: what a few rows took, in case that the stage never generated any.
     """
     if pending is None:
         return Cost(minutes=None if seconds is None else seconds / 60)
@@ -51,7 +59,7 @@ def estimate(stage: Stage, pending: Pending | None, recipe: Recipe, store: Store
     if not issubclass(stage.report, ProfileReport):
         return Cost(minutes=_scaled(report, pending.rows) if report else None)
 
-    before = report if isinstance(report, ProfileReport) else None
+    before = report if isinstance(report, ProfileReport) else trial
     written = pending.output_tokens
     if written is None and before is not None:
         written = round(before.output_tokens / before.generated * pending.rows)

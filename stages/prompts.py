@@ -144,14 +144,14 @@ def run_trial(
         task = use.task(context)
     with one_run():
         trial = try_prompt(name, task, path, wanted, seed=seed, ask_old=ask_old, progress=progress, engine=engine)
-    return replace(trial, notes=tuple(_whole_table(task, path, STAGES[use.stage], recipe, store)))
+    return replace(trial, notes=tuple(_whole_table(task, path, STAGES[use.stage], recipe, store, trial)))
 
 
-def _whole_table(task: ProfileTask, path: str, stage: Stage, recipe: Recipe, store: Store) -> list[str]:
+def _whole_table(task: ProfileTask, path: str, stage: Stage, recipe: Recipe, store: Store, trial: Trial) -> list[str]:
     """What the new prompt would cost for the rows that were not tried."""
     new = replace(task, config=task.config.model_copy(update={"prompt": path}))
     pending = Pending(*new.forecast())
-    cost = estimate(stage, pending, recipe, store, None)
+    cost = estimate(stage, pending, recipe, store, None, trial.report)
     return cost_lines([("the rest of the table", pending.rows, cost)], recipe.llm)
 
 

@@ -16,6 +16,7 @@ from darec.text.generate import Generation, conversation_keys
 from darec.text.profiling import ProfileTask
 from darec.text.protocol import Conversation, Engine
 from schemas import columns as c
+from schemas.reports import ProfileReport
 
 FALLBACKS = "fallbacks"
 """The word that chooses the rows for which the LLM gave no usable answer."""
@@ -70,6 +71,8 @@ class Trial:
     """Prompts that were sent to the LLM; the answers to the others were in the ledger."""
     seconds: float = 0.0
     """Time for these, with the start of the engine."""
+    report: ProfileReport | None = None
+    """What the new prompt took; None if the LLM was not asked."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -168,7 +171,7 @@ def try_prompt(
     rows = task.rows[numbers]
     old, new = replace(old, rows=rows), replace(new, rows=rows)
     sides: dict[bool, tuple[list[Conversation], list[Side]]] = {}
-    asked, seconds = 0, 0.0
+    asked, seconds, report = 0, 0.0, {}
     for part, ask in ((old, ask_old), (new, True)):
         conversations = part.conversations()
         keys = conversation_keys(conversations, part.llm, part.config)
@@ -189,6 +192,7 @@ def try_prompt(
         new_turns=new_prompts[0][:-1],
         asked=asked,
         seconds=seconds,
+        report=ProfileReport.model_validate(report) if report["generated"] else None,
     )
 
 
