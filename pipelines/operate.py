@@ -35,6 +35,7 @@ StageName = Literal[
     "train",
     "rerank",
     "evaluate",
+    "refit",
     "export",
     "publish",
 ]

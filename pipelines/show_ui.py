@@ -191,6 +191,7 @@ _SHOWN: dict[str, Callable[[Result, Store], None]] = {
     "profile_users": _show_profiles,
     "train_reference": _show_curves,
     "train": _show_curves,
+    "refit": _show_curves,
     "evaluate": _show_metrics,
     "publish": _show_gate,
 }

@@ -115,6 +115,9 @@ class IndexReport(Shape):
 class BundleReport(Shape):
     """`report.json` of a bundle: what the gate judges."""
 
+    trained_on: Literal["train", "all"] = "train"
+    """The interactions behind the bundle's vectors. train: they are the vectors that `metrics` are about. all: they
+    were trained again on train, val and test, and `metrics` are about the vectors that were trained on train."""
     width: int
     interactions: int
     """Known user-item pairs of all splits."""

@@ -149,6 +149,8 @@ class EmbedReport(StageReport):
 class TrainReport(StageReport):
     """How training went."""
 
+    interactions: int = 0
+    """Pairs that it was trained on; reports before version 0.2 do not say."""
     epochs: int = 0
     best_epoch: int = 0
     validation: Mapping[str, float | None] = {}

@@ -102,6 +102,10 @@ class TrainConfig(Section):
     cold_start: Literal["ridge", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
     uses text. none: the output of the backbone for their untrained embeddings."""
+    refit: Literal["none", "all"] = not_hashed("none")  # makes a stage and its artifact, and changes no other
+    """The interactions that the released model is trained on. none: the train part, as the model that is evaluated and
+    judged by the gate. all: train, val and test, for as many epochs as were best on validation; metrics and the gate's
+    comparisons are still about the model trained on the train part."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)

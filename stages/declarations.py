@@ -209,6 +209,28 @@ EVALUATE = Stage(
     config=lambda recipe: {"evaluate": recipe.evaluate},
 )
 
+# ---------------------------------------------------------------- refit: the released model, on all interactions
+
+REFIT = Stage(
+    name="refit",
+    version=1,
+    subflow="collaborative",
+    body="stages.refit",
+    report=TrainReport,
+    reads=lambda recipe: (
+        files.TRAIN_PART,
+        files.VAL_PART,
+        files.TEST_PART,
+        files.USER_VOCABULARY,
+        files.ITEM_VOCABULARY,
+        files.HISTORY,
+        *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
+    ),
+    writes=(files.REFIT_EMBEDDINGS, files.REFIT_MODEL, files.REFIT_HISTORY),
+    config=lambda recipe: {"train": recipe.train, "graph": recipe.graph},
+    reads_release=lambda recipe: recipe.train.warm_start,
+)
+
 # ---------------------------------------------------------------- export: a bundle that serves by itself
 
 EXPORT = Stage(
@@ -224,8 +246,11 @@ EXPORT = Stage(
         files.TEST_PART,
         files.USER_VOCABULARY,
         files.ITEM_VOCABULARY,
+        # With a refit the judged vectors are not exported, but the gates of later nights compare them: as an input of
+        # the release they are kept as long as it is.
         files.EMBEDDINGS,
         *_reranker(recipe),
+        *((files.REFIT_EMBEDDINGS,) if recipe.train.refit == "all" else ()),
         files.METRICS,
     ),
     writes=files.BUNDLE,

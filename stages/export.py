@@ -9,6 +9,7 @@ from darec.artifacts.files import (
     ITEM_VOCABULARY,
     ITEMS,
     METRICS,
+    REFIT_EMBEDDINGS,
     RERANKER,
     TEST_PART,
     TRAIN_PART,
@@ -26,17 +27,20 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[ExportReport]:
-    """Writes the bundle."""
-    train = context.read(TRAIN_PART)
-    vectors = context.read(EMBEDDINGS)
-    users = _with_vectors(context, USER_VOCABULARY, vectors.user, train, c.USER_INDEX)
-    items = _titled(context, _with_vectors(context, ITEM_VOCABULARY, vectors.item, train, c.ITEM_INDEX))
+    """Writes the bundle: vectors of the refitted model, if there is one, and metrics of the model that was judged."""
+    train, seen = context.read(TRAIN_PART), _seen(context)
+    refitted = context.recipe.train.refit == "all"
+    vectors = context.read(REFIT_EMBEDDINGS if refitted else EMBEDDINGS)
+    trained_on = seen if refitted else train
+    users = _with_vectors(context, USER_VOCABULARY, vectors.user, trained_on, c.USER_INDEX)
+    items = _titled(context, _with_vectors(context, ITEM_VOCABULARY, vectors.item, trained_on, c.ITEM_INDEX))
 
     names = context.recipe.export.attributes
     contents = Contents(
         users=users.select(c.USER, c.TRAIN_COUNT, c.VECTOR),
         items=items,
-        seen=_seen(context),
+        seen=seen,
+        trained_on="all" if refitted else "train",
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
         + _mismatched(context, items, ITEM_VOCABULARY, vectors.item),
         attributes=attribute_values(context.read(ITEMS), context.read(ITEM_VOCABULARY), names) if names else None,
@@ -49,15 +53,15 @@ def run(context: StageContext) -> Outcome[ExportReport]:
 
 
 def _with_vectors(
-    context: StageContext, vocabulary: File[pl.DataFrame], vectors: NDArray[np.float32], train: pl.DataFrame, index: str
+    context: StageContext, vocabulary: File[pl.DataFrame], vectors: NDArray[np.float32], known: pl.DataFrame, index: str
 ) -> pl.DataFrame:
-    """A vocabulary in index order, with each row's train interactions and vector."""
+    """A vocabulary in index order, with each row's vector and the number of its interactions among `known`."""
     rows = context.read(vocabulary).sort(index)
     if vectors.ndim != 2 or len(vectors) != rows.height:
         what = f"{len(vectors)} vectors for a vocabulary of {rows.height} rows ({vocabulary.name})"
         raise DarecError(what, where=str(context.path(EMBEDDINGS)), hint="run train again with --force train")
 
-    counts = train.group_by(index).agg(pl.len().cast(pl.Int32).alias(c.TRAIN_COUNT))
+    counts = known.group_by(index).agg(pl.len().cast(pl.Int32).alias(c.TRAIN_COUNT))
     counted = rows.join(counts, on=index, how="left", maintain_order="left")
     width = vectors.shape[1]
     return counted.with_columns(

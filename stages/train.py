@@ -1,4 +1,4 @@
-"""train and train_reference: graph, interactions and text vectors become user and item vectors."""
+"""train, train_reference and refit: graph, interactions and text vectors become user and item vectors."""
 
 import time
 from collections.abc import Mapping
@@ -31,9 +31,19 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
-    """Trains the model; a run that was killed resumes from its checkpoint."""
+    """Trains the model that is judged. It never sees the test part."""
+    train_pairs, val_pairs = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART))
+    no_test = Pairs(train_pairs.users[:0], train_pairs.items[:0])
+    interactions = Interactions(*sizes(context), train_pairs, val_pairs, no_test)
+    return fit(context, interactions, context.read(EDGES))
+
+
+def fit(
+    context: StageContext, interactions: Interactions, edges: pl.DataFrame, last_epoch: int | None = None
+) -> Outcome[TrainReport]:
+    """Trains by the stage's settings and writes model, vectors and history. A run that was killed resumes from its
+    checkpoint."""
     config: TrainConfig = context.config["train"]
-    interactions = _interactions(context)
     source = _source(context, config)
     warm = _warm_embeddings(context, source, config.dim)
 
@@ -42,8 +52,9 @@ def run(context: StageContext) -> Outcome[TrainReport]:
         config,
         interactions,
         _text(context) if config.needs_text else None,
-        adjacency=Adjacency.of_table(context.read(EDGES), interactions.n_users, interactions.n_items),
+        adjacency=Adjacency.of_table(edges, interactions.n_users, interactions.n_items),
         warm=warm,
+        last_epoch=last_epoch,
         resume=context.work / "checkpoint.safetensors",
         progress=context.progress,
     )
@@ -51,6 +62,7 @@ def run(context: StageContext) -> Outcome[TrainReport]:
 
     _write(trained, context)
     report = TrainReport(
+        interactions=len(interactions.train),
         epochs=trained.epochs,
         best_epoch=trained.best_epoch,
         validation=trained.validation,
@@ -60,15 +72,13 @@ def run(context: StageContext) -> Outcome[TrainReport]:
     return Outcome(interactions.n_nodes, report)
 
 
-def _interactions(context: StageContext) -> Interactions:
-    """Train and validation pairs; training never sees the test part."""
-    train_pairs, val_pairs = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART))
+def sizes(context: StageContext) -> tuple[int, int]:
+    """The numbers of users and of items."""
     n_users, n_items = (
         pl.scan_parquet(context.path(side)).select(pl.len()).collect().item()
         for side in (USER_VOCABULARY, ITEM_VOCABULARY)
     )
-    no_test = Pairs(train_pairs.users[:0], train_pairs.items[:0])
-    return Interactions(n_users, n_items, train_pairs, val_pairs, no_test)
+    return n_users, n_items
 
 
 def _text(context: StageContext) -> Representations:
@@ -96,7 +106,7 @@ def _warm_embeddings(context: StageContext, source: Source | None, dim: int) -> 
 
 
 def _write(trained: Trained, context: StageContext) -> None:
-    # Both stages write files of the same names into their own artifacts.
+    # All three stages write files of the same names into their own artifacts.
     final = trained.final
     context.write(EMBEDDINGS, Vectors(final.user.cpu().numpy(), final.item.cpu().numpy()))
     save_file({name: value.contiguous() for name, value in trained.state.items()}, context.out / "model.safetensors")

@@ -66,6 +66,11 @@ REFERENCE_HISTORY = File("train_reference", "history.parquet", Table("HISTORY"))
 # rerank: the reranker, only if the recipe has one
 RERANKER = File("rerank", RERANKER_FILE, OpaqueFile())
 
+# refit: the released model
+REFIT_MODEL = File("refit", "model.safetensors", OpaqueFile())
+REFIT_EMBEDDINGS = File("refit", "embeddings.safetensors", VectorFile())
+REFIT_HISTORY = File("refit", "history.parquet", Table("HISTORY"))
+
 # evaluate: metrics
 METRICS = File("evaluate", "metrics.json", Json())
 PER_USER_METRICS = File("evaluate", "per_user.parquet", OpaqueFile())

@@ -32,6 +32,8 @@ class Headline:
     made: datetime
     sizes: dict[str, int]
     """users, items, interactions."""
+    is_refitted: bool = False
+    """Whether the released vectors were trained on all interactions, unlike those that were measured."""
 
 
 @dataclass(frozen=True)

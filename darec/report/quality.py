@@ -37,6 +37,7 @@ def headline(source: Source) -> Headline:
         judged_against=release.judged_against,
         made=release.created,
         sizes={"users": report.users.rows, "items": report.items.rows, "interactions": report.interactions},
+        is_refitted=report.trained_on == "all",
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from shutil import copyfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -64,6 +64,8 @@ class Contents:
     """The file of the reranker, if the recipe has one."""
     attributes: pl.DataFrame | None = None
     """Of schema `ITEM_ATTRIBUTES`, if the recipe names attributes."""
+    trained_on: Literal["train", "all"] = "train"
+    """The interactions that the vectors were trained on; see `BundleReport`."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
@@ -80,6 +82,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     similar_index, similar_report = index.build(directions, directions, config)
 
     report = BundleReport(
+        trained_on=contents.trained_on,
         width=items.shape[1],
         interactions=contents.seen.height,
         seen_out_of_range=_out_of_range(contents),

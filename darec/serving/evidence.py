@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import polars as pl
 
 from darec.artifacts import files
+from darec.artifacts.formats import Vectors
 from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError
 from darec.common.hashing import digest
 from darec.evaluation.rerank import Reranker
+from darec.serving.bundle import read_report
 from darec.serving.comparison import Model, Tonight
 from darec.serving.index import Floats
 from schemas import columns as c
@@ -44,7 +47,7 @@ def gather(
     texts = {stage: _texts(made_from[stage]) for stage in _PROFILES if stage in made_from and _whole(made_from[stage])}
     try:
         split = _input(store, bundle, "split")
-        tonight = _tonight(bundle, split)
+        tonight = _tonight(store, bundle, split)
     except DarecError as error:
         return Evidence(why_not=error.what, texts=texts)
 
@@ -76,9 +79,25 @@ def gather(
     )
 
 
-def _tonight(bundle: Artifact, split: Artifact) -> Tonight:
-    model = Model.of_bundle("tonight", bundle.path)
+def _tonight(store: Store, bundle: Artifact, split: Artifact) -> Tonight:
+    model = _judged(store, "tonight", bundle)
     return Tonight(model, files.TRAIN_PART.of(split), files.TEST_PART.of(split))
+
+
+def _judged(store: Store, name: str, bundle: Artifact, train: pl.LazyFrame | None = None) -> Model:
+    """The model behind a bundle that was trained on its night's train part alone.
+
+    The vectors of a refitted bundle have seen test interactions, which may be tonight's: they are never compared.
+
+    Raises:
+        DarecError: the bundle is a refitted one, and the vectors that were judged are gone.
+    """
+    served = Model.of_bundle(name, bundle.path, train)
+    if read_report(bundle.path).trained_on == "train":
+        return served
+    judged = files.EMBEDDINGS.of(_input(store, bundle, "train"))
+    users, items = _by_id(judged, _input(store, bundle, "split"))
+    return replace(served, users=users, items=items)
 
 
 def _released(store: Store, release: Release, held_out: str) -> Model:
@@ -93,7 +112,7 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
             what = f"the interactions behind {release.id} are gone and may have been divided by other settings"
             raise DarecError(what) from None
         train = None  # with equal settings the last interactions of a user are held out in both runs
-    return Model.of_bundle(release.id, bundle.path, train)
+    return _judged(store, release.id, bundle, train)
 
 
 def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Reranker | None) -> Model:
@@ -104,18 +123,19 @@ def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Rerank
     trained = made_from.get("train_reference")
     if trained is None or not _whole(trained):
         raise DarecError("there is no model without alignment")
-    vectors = files.REFERENCE_EMBEDDINGS.of(trained)
+    users, items = _by_id(files.REFERENCE_EMBEDDINGS.of(trained), split)
+    return Model(REFERENCE, users, items, reranker=reranker)
+
+
+def _by_id(vectors: Vectors, split: Artifact) -> tuple[pl.LazyFrame, pl.LazyFrame]:
+    """Users and items with their vectors, which have the numbers of `split`."""
 
     def side(vocabulary: pl.DataFrame, number: str, rows: Floats) -> pl.LazyFrame:
         column = pl.Series(c.VECTOR, rows, dtype=pl.Array(pl.Float32, rows.shape[1]))
         return vocabulary.sort(number).drop(number).with_columns(column).lazy()
 
-    return Model(
-        REFERENCE,
-        users=side(files.USER_VOCABULARY.of(split), c.USER_INDEX, vectors.user),
-        items=side(files.ITEM_VOCABULARY.of(split), c.ITEM_INDEX, vectors.item),
-        reranker=reranker,
-    )
+    users = side(files.USER_VOCABULARY.of(split), c.USER_INDEX, vectors.user)
+    return users, side(files.ITEM_VOCABULARY.of(split), c.ITEM_INDEX, vectors.item)
 
 
 def _texts(profiles: Artifact) -> TextReport:

@@ -215,11 +215,17 @@ class Releases:
         return bundles
 
     def compared(self) -> set[Artifact]:
-        """The bundles that the gate's floor looks back on, by the settings with which the last one met the gate."""
+        """The artifacts that the gate's floor looks back on, by the settings with which the last one met the gate.
+
+        They are the bundles, and of a refitted one also the vectors that were judged, with their numbers.
+        """
         releases = self.all()
         production = self._production(releases)
         nights = production.gate.best_of_nights if production else 0
-        return {Artifact(self.folder(release)) for release in self._window(releases, nights)}
+        window = self._window(releases, nights)
+        bundles = {Artifact(self.folder(release)) for release in window}
+        refitted = [Artifact(self.folder(release)) for release in window if release.report.trained_on == "all"]
+        return bundles.union(*map(self._judged, refitted))
 
     def diff(self, a: str, b: str) -> Diff:
         """Release `b` beside release `a`. Raises UserError if one does not exist."""
@@ -231,6 +237,14 @@ class Releases:
             sizes={name: (sizes[0][name], sizes[1][name]) for name in sizes[0]},
             config=differences(self._lineage(old), self._lineage(new)),
         )
+
+    def _judged(self, bundle: Artifact) -> set[Artifact]:
+        """The vectors behind a refitted bundle that the gate judged, and their numbers."""
+        try:
+            inputs = bundle.manifest.inputs
+        except DarecError:  # it is damaged or gone, and not compared any more
+            return set()
+        return {self._store.input(stage, record) for stage, record in inputs.items() if stage in ("split", "train")}
 
     def _pointed(self, releases: Sequence[Release]) -> Release | None:
         """The release that the link names, though its bundle may be gone."""

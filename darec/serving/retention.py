@@ -1,8 +1,8 @@
 """Retention, `darec gc`: which artifacts of a store are removed.
 
 Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
-newest `artifacts` of every stage, and whatever any of these was made from, however far back; and the bundles alone that
-the gate's floor looks back on (`gate.best_of_nights`). Row ledgers are never
+newest `artifacts` of every stage, and whatever any of these was made from, however far back; and what the gate's floor
+compares (`gate.best_of_nights`): the bundles alone, and of refitted ones also the judged vectors. Row ledgers are never
 touched: a profile is data of record. Nothing is removed while a run is under way. While the manifest of anything behind
 a kept release cannot be read, nobody can say what else that release was made from: then no artifact is removed, and the
 log says which file it is. Only artifacts are removed from `artifacts/`, never anything else that lies there.
@@ -65,7 +65,7 @@ def collect(
         unreadable: list[Artifact] = []
         released = closure(store, Releases(store.root).referenced(releases), unreadable)
         kept = released | closure(store, newest(store, artifacts))
-        kept |= {bundle for bundle in Releases(store.root).compared() if bundle.path.is_dir()}
+        kept |= {artifact for artifact in Releases(store.root).compared() if artifact.path.is_dir()}
 
         if unreadable:
             kept |= set(store.artifacts())

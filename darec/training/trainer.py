@@ -59,6 +59,7 @@ def train(
     *,
     adjacency: Adjacency | None = None,
     warm: Tensor | None = None,
+    last_epoch: int | None = None,
     resume: Path | None = None,
     progress: Progress | None = None,
     listener: Listener | None = None,
@@ -73,6 +74,8 @@ def train(
         text: text vectors of all nodes. Required if `config.needs_text`.
         adjacency: the train graph; by default the symmetrically normalised graph of the train pairs.
         warm: initial id embeddings, [N, dim]. Values that are not finite are initialised at random.
+        last_epoch: stops after this epoch. Schedules still run over `config.epochs`, so that training is the first
+            part of a longer one.
         resume: path of the checkpoint, which is written during training. If it exists and its settings are equal,
             training resumes from it.
         progress: shows the progress in epochs.
@@ -91,6 +94,7 @@ def train(
             return _compute(config, config.backbone, interactions.to(device), text, listener)
         trainer = Trainer(config, interactions, text, adjacency, device)
         trainer.progress, trainer.listener = progress or Silent(), listener
+        trainer.last_epoch = min(config.epochs, last_epoch or config.epochs)
         trainer.warm_start(warm)
         return trainer.fit(resume)
 
@@ -145,6 +149,7 @@ class Trainer:
         )
 
         self.history = History()
+        self.last_epoch = config.epochs
         self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
         self.best: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
@@ -160,11 +165,11 @@ class Trainer:
     def fit(self, resume: Path | None) -> Trained:
         """Trains to the end, from the checkpoint `resume` if it exists."""
         self._restore(resume)
-        self.progress.start("train", self.config.epochs, "epochs")
+        self.progress.start("train", self.last_epoch, "epochs")
         self.progress.advance(self.epoch)
         while not self.finished:
             self.run_epoch()
-            if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+            if self.epoch % self.config.eval_every == 0 or self.epoch == self.last_epoch:
                 self._evaluate()
             self.progress.advance(1, " ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
             if resume and (self.epoch % self.config.checkpoint_every == 0 or self.finished):
@@ -176,7 +181,7 @@ class Trainer:
         """Whether all epochs are done or early stopping applies."""
         config = self.config
         retrying = self.bad_evaluations < config.patience or self.epoch < config.min_epochs
-        return self.epoch >= config.epochs or not retrying
+        return self.epoch >= self.last_epoch or not retrying
 
     def run_epoch(self) -> None:
         """Trains on every train pair once."""

@@ -8,7 +8,10 @@ from schemas.release import Release
 
 
 def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
-    """List every bundle that the gate has checked, newest first."""
+    """List every bundle that the gate has checked, newest first.
+
+    Metrics are those of the model trained on the train part, whatever the released vectors were trained on.
+    """
     from darec.serving.releases import Releases
 
     _, store = open_recipe(recipe, overrides)
@@ -18,7 +21,7 @@ def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: 
     if as_json:
         print_json(rows)
         return
-    shown = ("id", "state", "recall@20", "ndcg@20", "changed", "why")
+    shown = ("id", "state", "recall@20", "ndcg@20", "trained on", "changed", "why")
     cells = [[row[name] for name in shown] for row in rows]
     empty = "nothing has been published yet: run `darec run`"
     print_table("Releases, newest first", shown, cells, text="why", empty=empty)
@@ -31,6 +34,7 @@ def _row(release: Release, current: Release | None) -> dict[str, Any]:
         "state": "current" if current and release.id == current.id else release.state.replace("_", " "),
         "recall@20": release.report.metrics.get("recall@20"),
         "ndcg@20": release.report.metrics.get("ndcg@20"),
+        "trained on": "all interactions" if release.report.trained_on == "all" else "train",
         "changed": f"{last.at:%Y-%m-%d %H:%MZ}",
         "who": last.who,
         "why": last.why,

@@ -18,6 +18,7 @@ from darec.common.errors import DarecError, UserError
 from darec.common.interactions import Batch, Interactions, Pairs
 from darec.model.propagation import Adjacency
 from darec.training import DivergedError, checkpoint, train, trainer
+from darec.training.history import History, best_epoch
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
 from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
@@ -257,6 +258,40 @@ def test_schedule_and_warm_up(data):
 def test_clipping_and_bfloat16_run(data):
     config = TrainConfig(clip_norm=0.1, precision="bfloat16", epochs=2, alignment=(DaRecConfig(sample=16),), **QUICK)
     assert torch.isfinite(train(config, data, parity_text(data)).final.nodes).all()
+
+
+def test_training_to_an_earlier_last_epoch_is_the_first_part_of_a_longer_one(data):
+    config = TrainConfig(alignment=(), epochs=12, eval_every=5, patience=9, schedule="cosine", **QUICK)
+    whole, part = train(config, data), train(config, data, last_epoch=4)
+    assert (part.epochs, part.best_epoch) == (4, 4), "the last epoch is evaluated, whatever eval_every is"
+    first = whole.history.filter((pl.col("epoch") <= 4) & ~pl.col("name").str.starts_with("val/"))
+    assert part.history.filter(~pl.col("name").str.starts_with("val/")).equals(first)
+    assert train(config, data, last_epoch=50).epochs == 12
+
+
+def test_without_anything_held_out_the_last_epoch_is_kept(data):
+    everything = Pairs(
+        *(torch.cat([getattr(part, side) for part in (data.train, data.val)]) for side in ("users", "items"))
+    )
+    nothing = Pairs(data.val.users[:0], data.val.items[:0])
+    known = Interactions(data.n_users, data.n_items, everything, nothing, nothing)
+    trained = train(TrainConfig(alignment=(), epochs=30, patience=1, **QUICK), known, last_epoch=7)
+    assert (trained.epochs, trained.best_epoch, trained.validation) == (7, 7, {})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_history_tells_the_epoch_that_was_kept(seed, data):
+    trained = train(TrainConfig(alignment=(), epochs=20, eval_every=1, patience=3, seed=seed, **QUICK), data)
+    assert best_epoch(trained.history) == trained.best_epoch
+
+
+def test_of_equally_good_epochs_the_first_was_kept():
+    rows = [(1, "val/recall@20", 0.1), (2, "val/recall@20", 0.3), (3, "val/recall@20", 0.3), (4, "val/ndcg@20", 0.9)]
+    history = History()
+    for epoch, name, value in rows:
+        history.add(epoch, epoch, {name: value})
+    assert best_epoch(history.table()) == 2
+    assert best_epoch(history.table().filter(pl.col("name") == "val/ndcg@20")) == 4
 
 
 def test_text_in_place_of_ids_stays_float32_under_autocast(data):
