@@ -176,6 +176,31 @@ def nights(
 
 
 @app.command()
+def refit(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run, with timestamps.")] = WHOLE_RUN,
+    cuts: Annotated[int, typer.Option(min=1, help="Number of points in time, evenly spaced over the log.")] = 12,
+    first: Annotated[float, typer.Option(min=0.05, max=0.99, help="Share of the log before the first one.")] = 0.35,
+    days: Annotated[float, typer.Option(min=0.01, help="Number of days after each that are to be foreseen.")] = 10,
+    overrides: SetOption = None,
+    store: StoreOption = STORE,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table.")] = STORE.parent / "refit",
+) -> None:
+    """Compare models trained on the train part and on all interactions by what users did on the following days."""
+    from benchmarks.refit import measure, table
+    from darec.common.recipes import load_recipe
+
+    loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
+    shares = [first + (0.95 - first) * number / max(cuts - 1, 1) for number in range(cuts)]
+    done = []
+    for cut in measure(loaded, shares, days):
+        done.append(cut)
+        console.print(f"[{len(done)}/{cuts}] {cut.known:,} interactions before, {len(cut.users)} users after")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text := table(done))
+    print_plain(text)
+
+
+@app.command()
 def speed(
     data: Annotated[
         Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
