@@ -18,7 +18,7 @@ PARAMETERS = {
     "recommend_many": ["bundle", "user_ids", "k", "rules"],
     "run": ["recipe", "until", "force", "progress"],
     "similar": ["bundle", "item_id", "k"],
-    "train": ["config", "interactions", "text", "adjacency", "warm", "resume", "progress", "listener"],
+    "train": ["config", "interactions", "text", "adjacency", "warm", "last_epoch", "resume", "progress", "listener"],
 }
 """The functions. A change here is a change for everybody's code: it belongs in CHANGELOG.md."""
 
