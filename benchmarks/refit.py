@@ -48,7 +48,7 @@ class Cut:
 def measure(recipe: Recipe, shares: Sequence[float], days: float) -> Iterator[Cut]:
     """Cuts the recipe's interactions after each of `shares` of them, and looks `days` ahead.
 
-    The model is the recipe's without text, whose profiles would have to be written anew for every cut.
+    The model is the recipe's without text, whose profiles would have to be written again for every cut.
 
     Raises:
         UserError: the interactions have no timestamps.
