@@ -13,6 +13,7 @@ Stable names keep their meaning and their parameters until the next major versio
     __version__: the installed version.
 
 Experimental names may change in any version:
+    recommend_histories: lists for histories of users that a bundle does not know.
     train, Trained, TrainConfig: trains a model on pairs in memory.
     evaluate, EvaluateConfig: ranks and scores representations.
     Interactions, Pairs, Representations: the tensors that `train` and `evaluate` take.
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from darec.common.recipes import load_recipe
     from darec.evaluation.report import report as evaluate
     from darec.serving.bundle import Bundle
-    from darec.serving.recommend import recommend, recommend_many, similar
+    from darec.serving.recommend import recommend, recommend_histories, recommend_many, similar
     from darec.serving.releases import Releases
     from darec.training.trainer import Trained, train
     from schemas.recipe import Recipe
@@ -56,6 +57,7 @@ __all__ = [
     "evaluate",
     "load_recipe",
     "recommend",
+    "recommend_histories",
     "recommend_many",
     "run",
     "similar",
@@ -85,6 +87,7 @@ _PLACES = {
     "evaluate": "darec.evaluation.report:report",
     "load_recipe": "darec.common.recipes",
     "recommend": "darec.serving.recommend",
+    "recommend_histories": "darec.serving.recommend",
     "recommend_many": "darec.serving.recommend",
     "run": "stages.walk",
     "similar": "darec.serving.recommend",

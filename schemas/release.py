@@ -118,6 +118,8 @@ class BundleReport(Shape):
     trained_on: Literal["train", "all"] = "train"
     """The interactions behind the bundle's vectors. train: they are the vectors that `metrics` are about. all: they
     were trained again on train, val and test, and `metrics` are about the vectors that were trained on train."""
+    cold_vectors: Literal["untrained", "text"] = "untrained"
+    """Vectors of users and items without train interactions. text: predicted from their text vectors."""
     width: int
     interactions: int
     """Known user-item pairs of all splits."""

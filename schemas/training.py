@@ -116,6 +116,11 @@ class TrainConfig(Section):
         """Whether text vectors take any part."""
         return bool(self.alignment) or self.text.use != "none" or self.backbone.needs_text
 
+    @property
+    def predicts_cold_rows(self) -> bool:
+        """Whether users and items without train interactions get vectors that are predicted from their text."""
+        return self.needs_text and self.cold_start != "none"
+
     def without_text(self) -> "TrainConfig":
         """The same model, loss and schedule without any text: what text is measured against."""
         plain = {"alignment": (), "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}

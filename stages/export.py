@@ -41,6 +41,7 @@ def run(context: StageContext) -> Outcome[ExportReport]:
         items=items,
         seen=seen,
         trained_on="all" if refitted else "train",
+        cold_vectors="text" if context.recipe.train.predicts_cold_rows else "untrained",
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
         + _mismatched(context, items, ITEM_VOCABULARY, vectors.item),
         attributes=attribute_values(context.read(ITEMS), context.read(ITEM_VOCABULARY), names) if names else None,

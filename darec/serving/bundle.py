@@ -44,6 +44,7 @@ from schemas.tables import ITEM_ATTRIBUTES, SEEN, released_items, released_users
 
 if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
+    from darec.model.fold_in import FoldIn
 
 _HINT = "run again to export it again, or run `darec rollback`"
 
@@ -66,6 +67,8 @@ class Contents:
     """Of schema `ITEM_ATTRIBUTES`, if the recipe names attributes."""
     trained_on: Literal["train", "all"] = "train"
     """The interactions that the vectors were trained on; see `BundleReport`."""
+    cold_vectors: Literal["untrained", "text"] = "untrained"
+    """What vectors of users and items without interactions are; see `BundleReport`."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
@@ -83,6 +86,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
 
     report = BundleReport(
         trained_on=contents.trained_on,
+        cold_vectors=contents.cold_vectors,
         width=items.shape[1],
         interactions=contents.seen.height,
         seen_out_of_range=_out_of_range(contents),
@@ -175,6 +179,19 @@ class Bundle:
     def user_ids(self) -> pl.Series:
         """All external user ids; row = user index."""
         return self._scan(USERS_FILE).select(c.USER).collect()[c.USER]
+
+    @cached_property
+    def fold_in(self) -> "FoldIn":
+        """The map from histories to user vectors."""
+        from darec.serving.fold_in import learn  # brings torch, which other questions do without
+
+        return learn(self)
+
+    def trained_users(self, most: int) -> pl.DataFrame:
+        """`user_index` and `vector` of at most `most` users that have interactions, evenly spaced."""
+        known = self._scan(USERS_FILE).with_row_index(c.USER_INDEX).filter(pl.col(c.TRAIN_COUNT) > 0)
+        step = -(-known.select(pl.len()).collect().item() // most) or 1
+        return known.select(c.USER_INDEX, c.VECTOR).collect().gather_every(step)
 
     def seen(self, user_indices: Sequence[int]) -> pl.DataFrame:
         """The known pairs of these users."""

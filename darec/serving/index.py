@@ -21,6 +21,7 @@ from schemas.release import ExportConfig, IndexReport
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Kind = Literal["flat", "ivf", "hnsw"]
 
 _faiss: Any = faiss  # for what its type stubs leave out

@@ -8,13 +8,15 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.index import Floats, Ints, Seen, normalised, nothing_seen, search
+from darec.serving.fold_in import fold_in
+from darec.serving.index import Bools, Floats, Ints, Seen, normalised, nothing_seen, search
 from darec.serving.ranker import Ranker, by_index, by_popularity
 from darec.serving.rules import Rules
 from schemas import columns as c
 from schemas.rules import RulesConfig
 
-MODEL, POPULARITY = "model", "popularity"
+MODEL, TEXT, HISTORY, POPULARITY = "model", "text", "history", "popularity"
+"""What a list follows: a trained vector, one that the user's text predicts, one folded from a history, or counts."""
 
 
 def recommend(bundle: Bundle, user_id: str, k: int = 10, rules: RulesConfig | None = None) -> pl.DataFrame:
@@ -27,9 +29,10 @@ def recommend_many(
 ) -> pl.DataFrame:
     """The `k` best unseen items of each user, in the order asked.
 
-    A user without train interactions has an untrained vector: it gets the most popular items instead, with
-    `source` = "popularity" and the train count as score. A user who has seen everything gets no row; where fewer than
-    `k` unseen items are left, the answer is shorter. `rules` say which items are left, and how a list is made up.
+    A user without train interactions gets the items that suit the vector which the user's text predicts, with `source`
+    = "text". Where the release has no such vectors, it gets the most popular items, with `source` = "popularity" and
+    the train count as score. A user who has seen everything gets no row; where fewer than `k` unseen items are left,
+    the answer is shorter. `rules` say which items are left, and how a list is made up.
 
     Returns:
         Columns user_id, rank (from 1), item_id, title, score, source.
@@ -40,27 +43,49 @@ def recommend_many(
     _positive(k)
     users = _known_users(bundle, user_ids)
     applied = Rules.of(rules or RulesConfig(), bundle)
-    ranker = Ranker.of(bundle, applied)
     seen = nothing_seen() if applied.seen else _seen_pairs(bundle, users)
 
     # The vector of a user without train interactions is untrained.
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
-    find = (
-        (np.flatnonzero(trained), by_index(bundle, vectors_of(users.filter(trained)), applied.allowed)),
-        (np.flatnonzero(~trained), by_popularity(bundle, applied.allowed)),
-    )
-
-    ids = np.full((users.height, min(k, bundle.items.height)), -1, np.int64)
-    scores = np.full(ids.shape, -np.inf, np.float32)
-    for rows, candidates in find:
-        if len(rows):
-            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
-
+    has_vector = trained | (bundle.report.cold_vectors == "text")
+    ids, scores = _lists(bundle, vectors_of(users), has_vector, seen, k, applied)
     table = _answer(bundle, ids, scores)
-    source = pl.Series(c.SOURCE, np.where(trained, MODEL, POPULARITY))
+    source = pl.Series(c.SOURCE, np.where(trained, MODEL, np.where(has_vector, TEXT, POPULARITY)))
     asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
     columns = (c.USER, c.RANK, c.ITEM, c.TITLE, c.SCORE, c.SOURCE)
     return table.join(asked, on="query", maintain_order="left").select(columns)
+
+
+def recommend_histories(
+    bundle: Bundle, histories: Sequence[Sequence[str]], k: int = 10, rules: RulesConfig | None = None
+) -> pl.DataFrame:
+    """The `k` best items for each history of a user that the release does not know; no item of the history among them.
+
+    A history is folded into a user vector without training: a regression from the mean of its items' vectors, learnt
+    from the release's own users (`darec.model.fold_in`). An empty history gets the most popular items, with `source` =
+    "popularity" and the train count as score.
+
+    Args:
+        bundle: A release.
+        histories: External item ids, in any order; repeated ones count once.
+        k: How many items.
+        rules: Which items may be recommended, and how a list is made up.
+
+    Returns:
+        Columns history (from 0), rank (from 1), item_id, title, score, source.
+
+    Raises:
+        UserError: an id is unknown (the nearest known ones are named), or k < 1.
+    """
+    _positive(k)
+    known = _known_histories(bundle, histories)
+    has_items = np.bincount(known.rows, minlength=len(histories)) > 0
+    vectors = fold_in(bundle, known.rows, known.items, len(histories))
+    applied = Rules.of(rules or RulesConfig(), bundle)
+    ids, scores = _lists(bundle, vectors, has_items, nothing_seen() if applied.seen else known, k, applied)
+    table = _answer(bundle, ids, scores).rename({"query": "history"})
+    source = pl.Series(c.SOURCE, np.where(has_items, HISTORY, POPULARITY)[table["history"].to_numpy()], pl.String)
+    return table.with_columns(source)
 
 
 def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
@@ -81,6 +106,21 @@ def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
 
 
+def _lists(bundle: Bundle, vectors: Floats, has_vector: Bools, seen: Seen, k: int, rules: Rules) -> tuple[Ints, Floats]:
+    """Items and scores of each query [queries, at most k]: by its vector, or by popularity where it has none."""
+    ranker = Ranker.of(bundle, rules)
+    find = (
+        (np.flatnonzero(has_vector), by_index(bundle, vectors[has_vector], rules.allowed)),
+        (np.flatnonzero(~has_vector), by_popularity(bundle, rules.allowed)),
+    )
+    ids = np.full((len(vectors), min(k, bundle.items.height)), -1, np.int64)
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    for rows, candidates in find:
+        if len(rows):
+            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
+    return ids, scores
+
+
 def _known_users(bundle: Bundle, user_ids: Sequence[str]) -> pl.DataFrame:
     asked = pl.DataFrame({c.USER: list(user_ids)}, schema={c.USER: pl.String()})
     users = asked.join(bundle.users(user_ids), on=c.USER, how="left", maintain_order="left")
@@ -88,6 +128,18 @@ def _known_users(bundle: Bundle, user_ids: Sequence[str]) -> pl.DataFrame:
     if not missing.is_empty():
         raise _unknown("user", missing[c.USER][0], bundle.user_ids(), bundle)
     return users
+
+
+def _known_histories(bundle: Bundle, histories: Sequence[Sequence[str]]) -> Seen:
+    """The items of each history, each once."""
+    asked = pl.DataFrame({"row": range(len(histories)), c.ITEM: [list(each) for each in histories]})
+    asked = asked.cast({"row": pl.Int64, c.ITEM: pl.List(pl.String)}).explode(c.ITEM).drop_nulls().unique()
+    numbers = bundle.items.select(c.ITEM).with_row_index(c.ITEM_INDEX)
+    found = asked.join(numbers, on=c.ITEM, how="left").sort("row", c.ITEM_INDEX, nulls_last=True)
+    missing = found.filter(pl.col(c.ITEM_INDEX).is_null())
+    if not missing.is_empty():
+        raise _unknown("item", missing[c.ITEM].min(), bundle.items[c.ITEM], bundle)
+    return Seen(found["row"].to_numpy(), found[c.ITEM_INDEX].cast(pl.Int64).to_numpy())
 
 
 def _seen_pairs(bundle: Bundle, users: pl.DataFrame) -> Seen:

@@ -312,7 +312,7 @@ def with_cold_rows(
     config: TrainConfig, final: Representations, text: Representations | None, interactions: Interactions
 ) -> Representations:
     """`final` with the rows of users and items without train interactions predicted from text, if so configured."""
-    if text is None or not config.needs_text or config.cold_start == "none":
+    if text is None or not config.predicts_cold_rows:
         return final
     return cold_start.fill(final, text, interactions, unit=config.scoring == "cosine")
 

@@ -201,6 +201,32 @@ def refit(
 
 
 @app.command()
+def fold_in(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Number of tenths of the users, each left out once.")] = 10,
+    out: OutOption = None,
+) -> None:
+    """Leave users out of train and measure how well vectors folded from their histories rank."""
+    from benchmarks.fold_in import measure, table
+
+    loaded, runs = _open(recipe, data, overrides, only, "")
+    tables = []
+    for run in runs:
+        done = []
+        for scores in measure(run, rounds):
+            done.append(scores)
+            console.print(f"{run.entry.label}: {len(done)}/{rounds}", highlight=False)
+        tables.append(table(run.data.name, done))
+    folder = out or STORE.parent / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text := "\n".join(tables))
+    print_plain(text)
+
+
+@app.command()
 def speed(
     data: Annotated[
         Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
@@ -289,7 +315,9 @@ def _open(
     if not entries:
         hint = "name data sets, backbones, alignments or seeds of the recipe"
         raise UserError("nothing is left to run", where="--only, --seeds", hint=hint)
-    loaded = {name: load_data(name, recipe.data[name]) for name in dict.fromkeys(entry.data for entry in entries)}
+    with_text = {entry.data for entry in entries if entry.config.needs_text}
+    names = dict.fromkeys(entry.data for entry in entries)
+    loaded = {name: load_data(name, recipe.data[name], text=name in with_text) for name in names}
     return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
 
 

@@ -1,9 +1,10 @@
-"""`darec recommend`: items for a user."""
+"""`darec recommend`: items for a user of the release, or for a history."""
 
 from typing import Annotated
 
 import typer
 
+from darec.common.errors import UserError
 from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.cli.rules import (
     AtMostOption,
@@ -21,7 +22,11 @@ from pipelines.tables import print_table
 
 
 def recommend(
-    users: Annotated[list[str], typer.Option("--user", help="External user id. May be repeated.")],
+    users: Annotated[list[str] | None, typer.Option("--user", help="External user id. May be repeated.")] = None,
+    histories: Annotated[
+        list[str] | None,
+        typer.Option("--history", help="Items that an unknown user liked: ITEM,ITEM,... May be repeated."),
+    ] = None,
     k: CountOption = 10,
     only: OnlyOption = None,
     in_stock: InStockOption = None,
@@ -35,16 +40,24 @@ def recommend(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the best unseen items of a user, from the current release."""
-    from darec.serving.recommend import recommend_many
+    """Show the best unseen items of a user or for a history, from the current release."""
+    from darec.serving.recommend import recommend_histories, recommend_many
 
+    if bool(users) == bool(histories):
+        raise UserError("name users or histories", where="--user, --history", hint="give one of the two options")
     loaded, store = open_recipe(recipe, overrides)
     rules = requested(loaded.rules, only, in_stock, block, category, block_category, at_most, seen, min_diversity)
-    answer = recommend_many(current_bundle(store.root), users, k, rules)
+    bundle = current_bundle(store.root)
+    if histories:
+        answer = recommend_histories(bundle, [history.split(",") for history in histories], k, rules)
+        asked, column = list(enumerate(histories)), "history"
+    else:
+        answer = recommend_many(bundle, users or [], k, rules)
+        asked, column = [(user, f"user {user}") for user in dict.fromkeys(users or [])], "user_id"
     if as_json:
         print_json(answer.to_dicts())
         return
-    for user in dict.fromkeys(users):
-        rows = answer.filter(user_id=user).drop("user_id")
-        empty = f"Nothing for user {user}: no unseen item is left that the rules allow"
-        print_table(f"For user {user}", rows.columns, rows.rows(), text="title", empty=empty)
+    for key, name in asked:
+        rows = answer.filter(answer[column] == key).drop(column)
+        empty = f"Nothing for {name}: no unseen item is left that the rules allow"
+        print_table(f"For {name}", rows.columns, rows.rows(), text="title", empty=empty)

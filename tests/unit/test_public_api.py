@@ -15,6 +15,7 @@ PARAMETERS = {
     "evaluate": ["final", "reference", "data", "config", "catalogue", "reranker"],
     "load_recipe": ["path", "settings"],
     "recommend": ["bundle", "user_id", "k", "rules"],
+    "recommend_histories": ["bundle", "histories", "k", "rules"],
     "recommend_many": ["bundle", "user_ids", "k", "rules"],
     "run": ["recipe", "until", "force", "progress"],
     "similar": ["bundle", "item_id", "k"],
