@@ -32,12 +32,8 @@ def measure(run: Run, rounds: int) -> Iterator[dict[str, Scores]]:
     tenth = torch.randint(_TENTHS, (data.n_users,), generator=generator)
     for number in range(rounds):
         left_out = tenth == number
-        others = Interactions(
-            data.n_users,
-            data.n_items,
-            *(_where(part, ~left_out[part.users]) for part in (data.train, data.val)),
-            data.test,
-        )
+        train_part, val = (_where(part, ~left_out[part.users]) for part in (data.train, data.val))
+        others = Interactions(data.n_users, data.n_items, train_part, val, data.test)
         folded = _methods(_train(run, others), others.train, _where(data.train, left_out[data.train.users]))
         test = _where(data.test, left_out[data.test.users])
         candidates = {TRAINED: everybody, "popularity": popularity(others.train, data.n_users, data.n_items)} | folded

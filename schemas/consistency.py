@@ -36,6 +36,11 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "graph.event_weights: the interactions have no weights: set data.events, data.half_life_days or "
             "data.repeats to sum, or graph.event_weights to ignore"
         )
+    if recipe.train.dislikes != "ignore" and not recipe.data.has_dislikes:
+        yield (
+            f"train.dislikes: {recipe.train.dislikes} needs dislikes: set data.dislike_below or a negative weight in "
+            "data.events, or train.dislikes to ignore"
+        )
     if not recipe.train.learns:
         yield "train.ranking_weight: with 0 no loss is left, because no objective in train.alignment has a weight"
     if recipe.rerank and "text" in recipe.rerank.vectors and not recipe.train.needs_text:

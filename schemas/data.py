@@ -169,6 +169,12 @@ class DataConfig(Section):
     """Maximum unpacked size of a compressed file, in GB. A larger file is refused."""
 
     @property
+    def has_dislikes(self) -> bool:
+        """Whether some ratings or events are dislikes."""
+        by_event = self.events is not None and min(self.events.values(), default=0) < 0
+        return self.dislike_below is not None or by_event
+
+    @property
     def has_weights(self) -> bool:
         """Whether interactions get weights, by their event type, age or number."""
         return self.events is not None or self.half_life_days is not None or self.repeats == "sum"

@@ -86,6 +86,7 @@ FALLBACKS = TableSchema({"key": pl.String(), "cause": pl.String()})  # rows whos
 EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()})
 
 SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
+SEEN_EXTRAS = TableSchema({c.DISLIKED: pl.Boolean()})  # only where the recipe names dislikes
 
 ITEM_ATTRIBUTES = TableSchema({c.ITEM_INDEX: pl.Int32(), "name": pl.String(), "value": pl.String()})
 

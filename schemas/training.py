@@ -88,6 +88,13 @@ class TrainConfig(Section):
     """Evaluates on validation every N epochs."""
     batch_size: int = Field(default=4096, ge=1, le=2**24)
     """Number of train interactions per step."""
+    dislikes: Literal["ignore", "avoid", "prefer"] = added("ignore")
+    """The role of dislikes (`data.dislike_below`, negative `data.events`) as sampled negatives. ignore: they are drawn
+    like any other item without an interaction. avoid: they are never drawn. prefer: a fraction `dislike_share` of the
+    negatives of users who have dislikes is drawn from these. avoid needs a loss that samples negatives, and prefer
+    needs bpr."""
+    dislike_share: float = added(0.3, ge=0, le=1)
+    """Only for prefer: fraction of the negatives that are dislikes."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initialisation, sampling and dropout."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -139,6 +146,18 @@ class TrainConfig(Section):
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs, {self.epochs}")
         if isinstance(self.backbone, AutoCFConfig) and self.dim % self.backbone.heads:
             raise ValueError(f"backbone.heads {self.backbone.heads} must divide dim {self.dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _dislikes_are_sampled(self) -> Self:
+        allowed = {
+            "ignore": ("bpr", "sampled-softmax", "softmax"),
+            "avoid": ("bpr", "sampled-softmax"),
+            "prefer": ("bpr",),
+        }
+        if self.loss.name not in allowed[self.dislikes]:
+            losses = " or ".join(allowed[self.dislikes])
+            raise ValueError(f"dislikes {self.dislikes} needs the loss {losses}, not {self.loss.name}")
         return self
 
     @model_validator(mode="after")

@@ -35,9 +35,13 @@ class StageContext:
     """The sections of the recipe that the stage declared, as they are hashed into its key."""
     progress: Progress = field(default_factory=Silent)
 
+    def has(self, file: File[Any]) -> bool:
+        """Whether the file is a declared input."""
+        return (file.stage, file.name) in self.inputs
+
     def path(self, file: File[Any]) -> Path:
         """The path of a declared input. Raises DarecError for a file that was not declared."""
-        if (file.stage, file.name) not in self.inputs:
+        if not self.has(file):
             raise DarecError(f"{file.stage}/{file.name} is not a declared input of this stage")
         return self.inputs[file.stage, file.name]
 

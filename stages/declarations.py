@@ -10,7 +10,7 @@ from typing import Any
 from darec.artifacts import files
 from darec.dataset.sources import fingerprint
 from darec.text.fallbacks import due_again
-from darec.text.identity import model_identity, prompt_hash
+from darec.text.identity import model_identity, names_variable, prompt_hash
 from darec.text.models import identity
 from schemas.recipe import Recipe
 from schemas.reports import (
@@ -50,8 +50,8 @@ SPLIT = Stage(
     subflow="semantic",
     body="stages.split",
     report=SplitReport,
-    # Nothing but the interactions: an edited title makes no new split.
-    reads=lambda recipe: (files.INTERACTIONS,),
+    # Nothing but what users did: an edited title makes no new split.
+    reads=lambda recipe: (files.INTERACTIONS, *((files.DISLIKES,) if recipe.data.has_dislikes else ())),
     writes=(files.TRAIN_PART, files.VAL_PART, files.TEST_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY),
     config=lambda recipe: {"split": recipe.split},
 )
@@ -75,6 +75,13 @@ PROFILE_ITEMS = Stage(
     counts_rows=True,
 )
 
+
+def _shown_dislikes(recipe: Recipe) -> tuple[files.File[Any], ...]:
+    """The dislikes, if the prompt shows them."""
+    shows = recipe.data.has_dislikes and names_variable(recipe.profile_users.prompt, "disliked")
+    return (files.TRAIN_DISLIKES,) if shows else ()
+
+
 PROFILE_USERS = Stage(
     name="profile_users",
     version=1,
@@ -88,6 +95,7 @@ PROFILE_USERS = Stage(
         files.USER_VOCABULARY,
         files.ITEM_VOCABULARY,
         files.ITEM_PROFILES,
+        *_shown_dislikes(recipe),
     ),
     writes=(files.USER_PROFILES, files.USER_FALLBACKS),
     outdated=lambda recipe, artifact, ledger: due_again(recipe.llm, artifact, files.USER_FALLBACKS, ledger),
@@ -136,6 +144,11 @@ GRAPH = Stage(
 _TRAIN_INPUTS = (files.TRAIN_PART, files.VAL_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY, files.EDGES)
 
 
+def _dislikes(recipe: Recipe, file: files.File[Any]) -> tuple[files.File[Any], ...]:
+    """The dislikes, if training makes use of them."""
+    return (file,) if recipe.train.dislikes != "ignore" else ()
+
+
 def _without_text(recipe: Recipe) -> Mapping[str, Any]:
     """The same backbone, loss and schedule without any text: what the alignment is measured against."""
     return {"train": recipe.train.without_text()}
@@ -147,7 +160,7 @@ TRAIN_REFERENCE = Stage(
     subflow="collaborative",
     body="stages.train",
     report=TrainReport,
-    reads=lambda recipe: _TRAIN_INPUTS,
+    reads=lambda recipe: (*_TRAIN_INPUTS, *_dislikes(recipe, files.TRAIN_DISLIKES)),
     writes=(files.REFERENCE_EMBEDDINGS, files.REFERENCE_MODEL, files.REFERENCE_HISTORY),
     config=_without_text,
 )
@@ -158,7 +171,11 @@ TRAIN = Stage(
     subflow="collaborative",
     body="stages.train",
     report=TrainReport,
-    reads=lambda recipe: (*_TRAIN_INPUTS, *((files.TEXT_VECTORS,) if recipe.train.needs_text else ())),
+    reads=lambda recipe: (
+        *_TRAIN_INPUTS,
+        *_dislikes(recipe, files.TRAIN_DISLIKES),
+        *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
+    ),
     writes=(files.EMBEDDINGS, files.MODEL, files.HISTORY),
     config=lambda recipe: {"train": recipe.train},
     # The model that a warm start begins with is not in the key: otherwise each release would make the model it was
@@ -224,6 +241,7 @@ REFIT = Stage(
         files.USER_VOCABULARY,
         files.ITEM_VOCABULARY,
         files.HISTORY,
+        *_dislikes(recipe, files.ALL_DISLIKES),
         *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
     ),
     writes=(files.REFIT_EMBEDDINGS, files.REFIT_MODEL, files.REFIT_HISTORY),
@@ -251,6 +269,7 @@ EXPORT = Stage(
         files.EMBEDDINGS,
         *_reranker(recipe),
         *((files.REFIT_EMBEDDINGS,) if recipe.train.refit == "all" else ()),
+        *((files.ALL_DISLIKES,) if recipe.data.has_dislikes else ()),
         files.METRICS,
     ),
     writes=files.BUNDLE,

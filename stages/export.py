@@ -5,6 +5,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from darec.artifacts.files import (
+    ALL_DISLIKES,
     EMBEDDINGS,
     ITEM_VOCABULARY,
     ITEMS,
@@ -29,7 +30,8 @@ from stages.contract import Outcome, StageContext
 def run(context: StageContext) -> Outcome[ExportReport]:
     """Writes the bundle: vectors of the refitted model, if there is one, and metrics of the model that was judged."""
     train, seen = context.read(TRAIN_PART), _seen(context)
-    refitted = context.recipe.train.refit == "all"
+    dislikes = context.read(ALL_DISLIKES) if context.has(ALL_DISLIKES) else None
+    refitted = context.has(REFIT_EMBEDDINGS)
     vectors = context.read(REFIT_EMBEDDINGS if refitted else EMBEDDINGS)
     trained_on = seen if refitted else train
     users = _with_vectors(context, USER_VOCABULARY, vectors.user, trained_on, c.USER_INDEX)
@@ -39,7 +41,7 @@ def run(context: StageContext) -> Outcome[ExportReport]:
     contents = Contents(
         users=users.select(c.USER, c.TRAIN_COUNT, c.VECTOR),
         items=items,
-        seen=seen,
+        seen=seen if dislikes is None else _with_dislikes(seen, dislikes),
         trained_on="all" if refitted else "train",
         cold_vectors="text" if context.recipe.train.predicts_cold_rows else "untrained",
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
@@ -81,6 +83,14 @@ def _titled(context: StageContext, items: pl.DataFrame) -> pl.DataFrame:
 def _seen(context: StageContext) -> pl.DataFrame:
     parts = [context.read(part) for part in (TRAIN_PART, VAL_PART, TEST_PART)]
     return pl.concat(parts).select(c.USER_INDEX, c.ITEM_INDEX).unique()
+
+
+def _with_dislikes(seen: pl.DataFrame, dislikes: pl.DataFrame) -> pl.DataFrame:
+    """All pairs that are never recommended, those that are dislikes marked so. A like outweighs a dislike."""
+    pairs = pl.concat(
+        [seen.with_columns(pl.lit(False).alias(c.DISLIKED)), dislikes.with_columns(pl.lit(True).alias(c.DISLIKED))]
+    )
+    return pairs.unique([c.USER_INDEX, c.ITEM_INDEX], keep="first", maintain_order=True)
 
 
 def _mismatched(

@@ -4,6 +4,7 @@ from darec.artifacts.files import (
     ITEM_PROFILES,
     ITEM_VOCABULARY,
     ITEMS,
+    TRAIN_DISLIKES,
     TRAIN_PART,
     USER_FALLBACKS,
     USER_PROFILES,
@@ -49,6 +50,7 @@ def profile_task(context: StageContext) -> ProfileTask:
         context.read(TRAIN_PART),
         config.items,
         config.seed,
+        context.read(TRAIN_DISLIKES) if context.has(TRAIN_DISLIKES) else None,
     )
 
     return ProfileTask(

@@ -2,13 +2,13 @@
 
 import polars as pl
 
-from darec.artifacts.files import HISTORY, TEST_PART, TRAIN_PART, VAL_PART
+from darec.artifacts.files import ALL_DISLIKES, HISTORY, TEST_PART, TRAIN_PART, VAL_PART
 from darec.dataset.graph import edge_list
 from darec.model.interactions import Interactions, Pairs
 from darec.training.history import best_epoch
 from schemas.reports import TrainReport
 from stages.contract import Outcome, StageContext
-from stages.train import fit, sizes
+from stages.train import dislikes, fit, sizes
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
@@ -16,6 +16,6 @@ def run(context: StageContext) -> Outcome[TrainReport]:
     parts = [context.read(part) for part in (TRAIN_PART, VAL_PART, TEST_PART)]
     known = pl.concat(parts)
     none = Pairs.of_table(known.clear())
-    interactions = Interactions(*sizes(context), Pairs.of_table(known), none, none)
+    interactions = Interactions(*sizes(context), Pairs.of_table(known), none, none, dislikes(context, ALL_DISLIKES))
     edges = edge_list(known.lazy(), context.config["graph"]).collect()
     return fit(context, interactions, edges, last_epoch=best_epoch(context.read(HISTORY)))

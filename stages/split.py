@@ -1,8 +1,20 @@
 """split: interactions become train, val and test, and ids become numbers."""
 
-from darec.artifacts.files import INTERACTIONS, ITEM_VOCABULARY, TEST_PART, TRAIN_PART, USER_VOCABULARY, VAL_PART
+from darec.artifacts.files import (
+    ALL_DISLIKES,
+    DISLIKES,
+    INTERACTIONS,
+    ITEM_VOCABULARY,
+    TEST_PART,
+    TRAIN_DISLIKES,
+    TRAIN_PART,
+    USER_VOCABULARY,
+    VAL_PART,
+)
+from darec.dataset.dislikes import known_in_train, numbered
 from darec.dataset.split import split_interactions
 from schemas.reports import SplitReport
+from schemas.tables import DISLIKED_PAIRS
 from stages.contract import Outcome, StageContext
 
 
@@ -15,5 +27,9 @@ def run(context: StageContext) -> Outcome[SplitReport]:
     context.write(TEST_PART, result.parts["test"])
     context.write(USER_VOCABULARY, result.users)
     context.write(ITEM_VOCABULARY, result.items)
+    if context.has(DISLIKES):
+        dislikes = numbered(context.read(DISLIKES), result)
+        context.write(ALL_DISLIKES, dislikes.select(list(DISLIKED_PAIRS)))
+        context.write(TRAIN_DISLIKES, known_in_train(dislikes, result, context.recipe.split))
     report = SplitReport.model_validate(result.report)
     return Outcome(report.rows_out, report)

@@ -15,9 +15,11 @@ from darec.artifacts.files import (
     HISTORY,
     ITEM_VOCABULARY,
     TEXT_VECTORS,
+    TRAIN_DISLIKES,
     TRAIN_PART,
     USER_VOCABULARY,
     VAL_PART,
+    File,
 )
 from darec.artifacts.formats import Vectors
 from darec.common.interactions import Interactions, Pairs, Representations
@@ -34,7 +36,7 @@ def run(context: StageContext) -> Outcome[TrainReport]:
     """Trains the model that is judged. It never sees the test part."""
     train_pairs, val_pairs = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART))
     no_test = Pairs(train_pairs.users[:0], train_pairs.items[:0])
-    interactions = Interactions(*sizes(context), train_pairs, val_pairs, no_test)
+    interactions = Interactions(*sizes(context), train_pairs, val_pairs, no_test, dislikes(context, TRAIN_DISLIKES))
     return fit(context, interactions, context.read(EDGES))
 
 
@@ -79,6 +81,11 @@ def sizes(context: StageContext) -> tuple[int, int]:
         for side in (USER_VOCABULARY, ITEM_VOCABULARY)
     )
     return n_users, n_items
+
+
+def dislikes(context: StageContext, file: File[pl.DataFrame]) -> Pairs | None:
+    """The dislikes that take part in training; None if none shall."""
+    return Pairs.of_table(context.read(file)) if context.has(file) else None
 
 
 def _text(context: StageContext) -> Representations:

@@ -36,6 +36,8 @@ USERS = File("ingest", "users.parquet", Table("USERS"))
 TRAIN_PART = File("split", "train.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
 VAL_PART = File("split", "val.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
 TEST_PART = File("split", "test.parquet", Table("SPLIT_PART", "SPLIT_EXTRAS"))
+TRAIN_DISLIKES = File("split", "train_dislikes.parquet", Table("DISLIKED_PAIRS"))  # only if the recipe names dislikes
+ALL_DISLIKES = File("split", "dislikes.parquet", Table("DISLIKED_PAIRS"))
 USER_VOCABULARY = File("split", "users.parquet", Table("USER_VOCABULARY"))
 ITEM_VOCABULARY = File("split", "items.parquet", Table("ITEM_VOCABULARY"))
 

@@ -63,6 +63,12 @@ class ItemLists:
         first = torch.repeat_interleave(self._starts[users] - (counts.cumsum(0) - counts), counts)
         return rows, self._items[first + torch.arange(len(rows), device=users.device)]
 
+    def draw(self, users: Tensor) -> Tensor:
+        """One item of each of `users`, uniform over the user's items, of which there must be some: int64 [b]."""
+        lengths = self.lengths[users]
+        place = (torch.rand(users.shape, device=users.device, dtype=torch.float64) * lengths).long()
+        return self._items[self._starts[users] + place]
+
 
 @dataclass(frozen=True)
 class Interactions:
@@ -73,6 +79,8 @@ class Interactions:
     train: Pairs
     val: Pairs
     test: Pairs
+    dislikes: Pairs | None = None
+    """Pairs that training may treat as dislikes; None if there are none or it shall not."""
 
     @property
     def n_nodes(self) -> int:
@@ -81,8 +89,9 @@ class Interactions:
 
     def to(self, device: torch.device) -> "Interactions":
         """The same interactions on `device`."""
-        parts = (part.to(device) for part in (self.train, self.val, self.test))
-        return Interactions(self.n_users, self.n_items, *parts)
+        train, val, test = (part.to(device) for part in (self.train, self.val, self.test))
+        dislikes = self.dislikes.to(device) if self.dislikes else None
+        return Interactions(self.n_users, self.n_items, train, val, test, dislikes)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ items.faiss      inner-product index over item vectors: user -> items
 similar.faiss    the same over normalised vectors: item -> items
 users.parquet    external id, train interactions, vector; row = user index
 items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
-seen.parquet     known (user index, item index) pairs of all splits, sorted by user
+seen.parquet     known (user index, item index) pairs of all splits, sorted by user; with the column `disliked` also
+                 dislikes, which are no interactions and are left out of lists alike
 reranker.safetensors  what reorders the candidates of the index; only if the recipe has a reranker
 attributes.parquet    values of the items' attributes that rules may name; only if the recipe names attributes
 report.json      metrics, index recall, sizes, and facts about vectors and ids, which the gate checks
@@ -40,7 +41,7 @@ from schemas.release import (
     Metrics,
     VectorReport,
 )
-from schemas.tables import ITEM_ATTRIBUTES, SEEN, released_items, released_users
+from schemas.tables import ITEM_ATTRIBUTES, SEEN, SEEN_EXTRAS, released_items, released_users
 
 if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
@@ -58,7 +59,7 @@ class Contents:
     items: pl.DataFrame
     """Of schema `released_items`."""
     seen: pl.DataFrame
-    """Of schema `SEEN`."""
+    """Of schema `SEEN`, with the column of `SEEN_EXTRAS` where there are dislikes."""
     misplaced: int = 0
     """Users and items whose vector is not the trained one of their external id."""
     reranker: Path | None = None
@@ -88,7 +89,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
         trained_on=contents.trained_on,
         cold_vectors=contents.cold_vectors,
         width=items.shape[1],
-        interactions=contents.seen.height,
+        interactions=_interactions(contents.seen),
         seen_out_of_range=_out_of_range(contents),
         misplaced=contents.misplaced,
         users=_facts(contents.users, c.USER, users),
@@ -103,7 +104,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     index.write(similar_index, folder / SIMILAR_INDEX_FILE)
     write_table(contents.users, folder / USERS_FILE, released_users(report.width))
     write_table(contents.items, folder / ITEMS_FILE, released_items(report.width))
-    write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN)
+    write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
     if contents.reranker:
         copyfile(contents.reranker, folder / RERANKER_FILE)
     if contents.attributes is not None:
@@ -194,14 +195,34 @@ class Bundle:
         return known.select(c.USER_INDEX, c.VECTOR).collect().gather_every(step)
 
     def seen(self, user_indices: Sequence[int]) -> pl.DataFrame:
-        """The known pairs of these users."""
-        return self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_in(list(user_indices))).collect()
+        """The pairs of these users that are not recommended: what they did, and what they dislike."""
+        return self._pairs(user_indices, disliked=None)
+
+    def liked(self, user_indices: Sequence[int]) -> pl.DataFrame:
+        """The pairs of these users that are interactions."""
+        return self._pairs(user_indices, disliked=False)
+
+    def disliked(self, user_indices: Sequence[int]) -> pl.DataFrame:
+        """The pairs of these users that are dislikes."""
+        return self._pairs(user_indices, disliked=True)
+
+    def _pairs(self, user_indices: Sequence[int], disliked: bool | None) -> pl.DataFrame:
+        pairs = self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_in(list(user_indices)))
+        if disliked is not None:
+            is_disliked = pl.col(c.DISLIKED) if c.DISLIKED in pairs.collect_schema() else pl.lit(False)
+            pairs = pairs.filter(is_disliked == disliked)
+        return pairs.select(list(SEEN)).collect()
 
     def _scan(self, file: str) -> pl.LazyFrame:
         return pl.scan_parquet(self.folder / file, glob=False)
 
     def _pick(self, file: str, number: str, name: str, ids: Sequence[str]) -> pl.DataFrame:
         return self._scan(file).with_row_index(number).filter(pl.col(name).is_in(list(ids))).collect()
+
+
+def _interactions(seen: pl.DataFrame) -> int:
+    """How many of the pairs are no dislikes."""
+    return seen.height - (int(seen[c.DISLIKED].sum()) if c.DISLIKED in seen.columns else 0)
 
 
 def read_report(folder: Path) -> BundleReport:

@@ -43,9 +43,7 @@ def recommend_many(
     _positive(k)
     users = _known_users(bundle, user_ids)
     applied = Rules.of(rules or RulesConfig(), bundle)
-    seen = nothing_seen() if applied.seen else _seen_pairs(bundle, users)
-
-    # The vector of a user without train interactions is untrained.
+    seen = _left_out(bundle, users, applied)
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
     has_vector = trained | (bundle.report.cold_vectors == "text")
     ids, scores = _lists(bundle, vectors_of(users), has_vector, seen, k, applied)
@@ -138,14 +136,18 @@ def _known_histories(bundle: Bundle, histories: Sequence[Sequence[str]]) -> Seen
     found = asked.join(numbers, on=c.ITEM, how="left").sort("row", c.ITEM_INDEX, nulls_last=True)
     missing = found.filter(pl.col(c.ITEM_INDEX).is_null())
     if not missing.is_empty():
-        raise _unknown("item", missing[c.ITEM].min(), bundle.items[c.ITEM], bundle)
+        raise _unknown("item", missing.sort(c.ITEM)[c.ITEM][0], bundle.items[c.ITEM], bundle)
     return Seen(found["row"].to_numpy(), found[c.ITEM_INDEX].cast(pl.Int64).to_numpy())
 
 
-def _seen_pairs(bundle: Bundle, users: pl.DataFrame) -> Seen:
-    """The known pairs of `users`, by row of `users` (a user asked for twice has them twice)."""
+def _left_out(bundle: Bundle, users: pl.DataFrame, rules: Rules) -> Seen:
+    """What the lists of `users` leave out, by row of `users` (a user asked for twice has it twice).
+
+    It is what they know and what they dislike; dislikes alone, if the rules let known items into a list.
+    """
     rows = users.select(pl.col(c.USER_INDEX).cast(pl.Int32)).with_row_index("row")
-    pairs = rows.join(bundle.seen(users[c.USER_INDEX].to_list()), on=c.USER_INDEX)
+    left_out = bundle.disliked if rules.seen else bundle.seen
+    pairs = rows.join(left_out(users[c.USER_INDEX].to_list()), on=c.USER_INDEX)
     return Seen(pairs["row"].to_numpy().astype(np.int64), pairs[c.ITEM_INDEX].to_numpy().astype(np.int64))
 
 

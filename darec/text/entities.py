@@ -11,9 +11,9 @@ from schemas import columns as c
 
 ITEM_VARIABLES = ("title", "description", "attributes")
 ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
-USER_VARIABLES = ("attributes", "items")
+USER_VARIABLES = ("attributes", "items", "disliked")
 USER_TEXT_VARIABLES = ("attributes", "profile")
-SHOWN = "items"
+SHOWN, DISLIKED = "items", "disliked"
 
 
 def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
@@ -28,18 +28,31 @@ def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame
 
 
 def users_as_data(
-    vocabulary: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame, train: pl.DataFrame, k: int, seed: int
+    vocabulary: pl.DataFrame,
+    users: pl.DataFrame,
+    items: pl.DataFrame,
+    train: pl.DataFrame,
+    k: int,
+    seed: int,
+    dislikes: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """One row per user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
 
-    `items` needs item_index, item_id, title and profile; best rated items come first.
+    `items` needs item_index, item_id, title and profile; best rated items come first. `disliked` is shown in the same
+    way, without ratings: at most `k` of the user's pairs in `dislikes`.
     """
     known = train.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
     chosen = choose_items(known, k, seed).sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
     profile = as_data(pl.col(c.PROFILE), PROFILE_CHARS).alias(c.PROFILE)
     shown = chosen.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
     joined = described_users(vocabulary, users).join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
-    return joined.with_columns(pl.col(SHOWN).fill_null([]))
+    disliked = dislikes if dislikes is not None else train.clear()
+    avoided = choose_items(disliked.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX), k, seed).sort(
+        c.ITEM
+    )
+    avoided = avoided.group_by(c.USER_INDEX, maintain_order=True).agg(pl.struct(c.TITLE, profile).alias(DISLIKED))
+    joined = joined.join(avoided, on=c.USER_INDEX, how="left", maintain_order="left")
+    return joined.with_columns(pl.col(SHOWN, DISLIKED).fill_null([]))
 
 
 def described_users(vocabulary: pl.DataFrame, users: pl.DataFrame) -> pl.DataFrame:

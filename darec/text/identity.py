@@ -1,7 +1,9 @@
 """Identities of models and prompts for keys. Plans need them, so nothing heavy is imported here."""
 
+import re
 from pathlib import Path
 
+from darec.common.errors import UserError
 from darec.common.files import read_text
 from darec.common.hashing import file_sha256
 from darec.text.models import identity
@@ -19,6 +21,14 @@ def prompt_hash(path: str | Path) -> str:
     """The SHA-256 of a prompt file's bytes. Raises UserError if there is no such file."""
     read_prompt(Path(path))
     return file_sha256(Path(path))
+
+
+def names_variable(path: str | Path, name: str) -> bool:
+    """Whether the text of a prompt file has this word; False for a file that cannot be read, of which others tell."""
+    try:
+        return re.search(rf"\b{name}\b", read_prompt(Path(path))) is not None
+    except UserError:
+        return False
 
 
 def read_prompt(path: Path) -> str:

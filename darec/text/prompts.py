@@ -81,6 +81,7 @@ def longest_values(variables: tuple[str, ...]) -> dict[str, Any]:
         c.ATTRIBUTES: attributes,
         c.PROFILE: _words("profile", LONGEST_PROFILE),
         "items": shown,
+        "disliked": [{name: value for name, value in item.items() if name != "rating"} for item in shown],
     }
     return {name: values.get(name) for name in variables}
 

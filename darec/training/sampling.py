@@ -2,21 +2,40 @@
 
 from collections.abc import Iterator
 from math import ceil
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from darec.common.errors import UserError
-from darec.common.interactions import Batch, Interactions, ItemLists
+from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
 
 
 class Sampler:
-    """Draws batches from torch's global generator; a negative is never one of the user's train items."""
+    """Draws batches from torch's global generator; a negative is never one of the user's train items.
 
-    def __init__(self, interactions: Interactions, batch_size: int) -> None:
+    Args:
+        interactions: what is drawn from.
+        batch_size: train pairs in a batch.
+        dislikes: the role of `interactions.dislikes` (`TrainConfig.dislikes`).
+        dislike_share: for `prefer`, the fraction of negatives that are dislikes, of users who have some.
+    """
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        batch_size: int,
+        dislikes: Literal["ignore", "avoid", "prefer"] = "ignore",
+        dislike_share: float = 0.0,
+    ) -> None:
         self.train, self.n_items, self.batch_size = interactions.train, interactions.n_items, batch_size
-        self.lists = ItemLists(interactions.train, interactions.n_users, interactions.n_items)
-        self.keys = self.train.keys(self.n_items)
+        size = (interactions.n_users, interactions.n_items)
+        disliked = interactions.dislikes if interactions.dislikes and len(interactions.dislikes) else None
+        excluded = _joined(self.train, disliked) if disliked and dislikes == "avoid" else self.train
+        self.lists, self.keys = ItemLists(excluded, *size), excluded.keys(self.n_items)
+        self.disliked = ItemLists(disliked, *size) if disliked and dislikes == "prefer" else None
+        self.dislike_share = dislike_share
+
         busiest = int(torch.bincount(self.keys // self.n_items).max()) if len(self.keys) else 0
         if not 0 < busiest < self.n_items:
             hint = "check the split" if busiest == 0 else "leave out users who touched every item"
@@ -37,12 +56,20 @@ class Sampler:
             yield Batch(users, items, others)
 
     def negatives(self, users: Tensor) -> Tensor:
-        """One uniform item per user that is not among the user's train items: int64 [n] -> int64 [n]."""
+        """One item per user that is not among the user's train items: int64 [n] -> int64 [n].
+
+        It is uniform over these items, or with `prefer` at times uniform over the user's dislikes.
+        """
         drawn = torch.randint(self.n_items, users.shape, device=users.device)
         again = self.seen(users, drawn).nonzero().squeeze(1)
         while len(again):
             drawn[again] = torch.randint(self.n_items, again.shape, device=users.device)
             again = again[self.seen(users[again], drawn[again])]
+        if self.disliked is None:
+            return drawn
+        from_dislikes = torch.rand(users.shape, device=users.device) < self.dislike_share
+        from_dislikes &= self.disliked.lengths[users] > 0
+        drawn[from_dislikes] = self.disliked.draw(users[from_dislikes])
         return drawn
 
     def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,6 +82,10 @@ class Sampler:
         return drawn, rows[slots >= 0], slots[slots >= 0]
 
     def seen(self, users: Tensor, items: Tensor) -> Tensor:
-        """Whether each pair is in train: int64 [n], int64 [n] -> bool [n]."""
+        """Whether each pair is in train, or a dislike that is avoided: int64 [n], int64 [n] -> bool [n]."""
         wanted = users * self.n_items + items
         return self.keys[torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)] == wanted
+
+
+def _joined(first: Pairs, second: Pairs) -> Pairs:
+    return Pairs(torch.cat([first.users, second.users]), torch.cat([first.items, second.items]))

@@ -139,8 +139,7 @@ class Trainer:
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
         _check_text(text)
-
-        self.sampler = Sampler(self.interactions, config.batch_size)
+        self.sampler = Sampler(self.interactions, config.batch_size, config.dislikes, config.dislike_share)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         if config.compile:
             _compile_projections(self.model)

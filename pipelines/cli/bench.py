@@ -227,6 +227,28 @@ def fold_in(
 
 
 @app.command()
+def dislikes(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run that names dislikes.")] = WHOLE_RUN,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    overrides: SetOption = None,
+    store: StoreOption = STORE,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table.")] = STORE.parent / "dislikes",
+) -> None:
+    """Compare uses of dislikes in training and in lists by what users liked and disliked afterwards."""
+    from benchmarks.dislikes import measure, table
+    from darec.common.recipes import load_recipe
+
+    loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
+    found = {}
+    for name, each in measure(loaded, range(seeds)):
+        found[name] = each
+        console.print(f"{name}: Recall@20 {each.plain.means()['recall@20']:.4f}", highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text := table(found))
+    print_plain(text)
+
+
+@app.command()
 def speed(
     data: Annotated[
         Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
