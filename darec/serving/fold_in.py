@@ -41,5 +41,5 @@ def learn(bundle: "Bundle") -> "FoldIn":
     users = bundle.trained_users(_MOST_USERS)
     numbers = pl.DataFrame({c.USER_INDEX: users[c.USER_INDEX].cast(pl.Int32)}).with_row_index("row")
     known = bundle.liked(users[c.USER_INDEX].to_list()).join(numbers, on=c.USER_INDEX)
-    rows, items = (torch.from_numpy(known[name].cast(pl.Int64).to_numpy()) for name in ("row", c.ITEM_INDEX))
-    return FoldIn.learn(rows, items, torch.from_numpy(vectors_of(users)), torch.tensor(bundle.all_item_vectors()))
+    rows, items = (known[name].cast(pl.Int64).to_torch() for name in ("row", c.ITEM_INDEX))
+    return FoldIn.learn(rows, items, torch.tensor(vectors_of(users)), torch.tensor(bundle.all_item_vectors()))
