@@ -14,7 +14,7 @@ from benchmarks.runs import Run
 from benchmarks.tables import markdown
 from darec.evaluation.protocol import Scores, popularity, rank, score
 from darec.evaluation.significance import interval
-from darec.model.fold_in import FoldIn, mean_items
+from darec.model.fold_in import HistoryMap, mean_items
 from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import train
 
@@ -57,7 +57,7 @@ def _methods(final: Representations, train_pairs: Pairs, histories: Pairs) -> di
     """What the vectors of users with `histories` could be, given a model that was trained on `train_pairs`."""
     item, n_users = final.item, final.n_users
     known, rows = torch.unique(train_pairs.users, return_inverse=True)
-    learnt = FoldIn.learn(rows, train_pairs.items, final.user[known], item)
+    learnt = HistoryMap.learn(rows, train_pairs.items, final.user[known], item)
     degree = torch.bincount(train_pairs.items, minlength=len(item)).clamp_min(1)
     weighted = item * degree.rsqrt()[:, None]
     users = {

@@ -13,7 +13,7 @@ from darec.model.cold_start import ridge
 
 
 @dataclass(frozen=True)
-class FoldIn:
+class HistoryMap:
     """The map from the mean of a history's item vectors, `m`, to a user vector, `m weights + bias`."""
 
     weights: Tensor
@@ -22,7 +22,7 @@ class FoldIn:
     """[d]."""
 
     @classmethod
-    def learn(cls, rows: Tensor, items: Tensor, user: Tensor, item: Tensor) -> "FoldIn":
+    def learn(cls, rows: Tensor, items: Tensor, user: Tensor, item: Tensor) -> "HistoryMap":
         """The map with the least error on users whose vectors are known.
 
         Args:

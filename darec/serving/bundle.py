@@ -45,7 +45,7 @@ from schemas.tables import ITEM_ATTRIBUTES, SEEN, SEEN_EXTRAS, released_items, r
 
 if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
-    from darec.model.fold_in import FoldIn
+    from darec.model.fold_in import HistoryMap
 
 _HINT = "run again to export it again, or run `darec rollback`"
 
@@ -182,7 +182,7 @@ class Bundle:
         return self._scan(USERS_FILE).select(c.USER).collect()[c.USER]
 
     @cached_property
-    def fold_in(self) -> "FoldIn":
+    def fold_in(self) -> "HistoryMap":
         """The map from histories to user vectors."""
         from darec.serving.fold_in import learn  # brings torch, which other questions do without
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
-from darec.model.fold_in import FoldIn, mean_items
+from darec.model.fold_in import HistoryMap, mean_items
 from darec.serving.bundle import Bundle, Contents, vectors_of
 from darec.serving.fold_in import fold_in
 from darec.serving.recommend import recommend_histories, recommend_many
@@ -33,7 +33,7 @@ def test_users_who_are_a_linear_map_of_their_items_are_found_exactly():
     item, made_by = torch.randn(60, 5, generator=generator), torch.randn(5, 5, generator=generator)
     rows, items = torch.arange(200).repeat_interleave(4), torch.randint(60, (800,), generator=generator)
     user = mean_items(rows, items, item, 200) @ made_by + 0.5
-    learnt = FoldIn.learn(rows, items, user, item)
+    learnt = HistoryMap.learn(rows, items, user, item)
     torch.testing.assert_close(learnt.weights, made_by, rtol=1e-3, atol=1e-3)
     new = learnt.vectors(torch.tensor([0, 0, 1]), torch.tensor([3, 7, 9]), item, 2)
     torch.testing.assert_close(
