@@ -14,9 +14,9 @@ from torch import Tensor
 from benchmarks.tables import markdown
 from darec.artifacts import files
 from darec.common.errors import UserError
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import Scores, rank, score
 from darec.evaluation.significance import interval
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.training import train
 from schemas.recipe import Recipe
 from schemas.training import TrainConfig

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from benchmarks.runs import Run
 from benchmarks.tables import markdown
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import Scores, popularity, rank, score
 from darec.evaluation.significance import interval
-from darec.model.fold_in import HistoryMap, mean_items
-from darec.model.interactions import Interactions, Pairs, Representations
+from darec.serving.fold_in import HistoryMap, mean_items
 from darec.training import train
 
 TRAINED, CHOSEN = "trained on them", "regression on the mean of items"

@@ -14,11 +14,11 @@ import torch
 from benchmarks.tables import markdown
 from darec.artifacts import files
 from darec.common.errors import UserError
+from darec.common.interactions import Interactions, Pairs, Representations
 from darec.dataset.graph import edge_list
 from darec.dataset.split import Split, split_interactions
 from darec.evaluation.protocol import Scores, popularity, rank, score
 from darec.evaluation.significance import interval
-from darec.model.interactions import Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
 from darec.training import Trained, train
 from schemas import columns as c

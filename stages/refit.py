@@ -3,8 +3,8 @@
 import polars as pl
 
 from darec.artifacts.files import ALL_DISLIKES, HISTORY, TEST_PART, TRAIN_PART, VAL_PART
+from darec.common.interactions import Interactions, Pairs
 from darec.dataset.graph import edge_list
-from darec.model.interactions import Interactions, Pairs
 from darec.training.history import best_epoch
 from schemas.reports import TrainReport
 from stages.contract import Outcome, StageContext

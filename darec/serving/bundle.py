@@ -45,7 +45,7 @@ from schemas.tables import ITEM_ATTRIBUTES, SEEN, SEEN_EXTRAS, released_items, r
 
 if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
-    from darec.model.fold_in import HistoryMap
+    from darec.serving.fold_in import HistoryMap
 
 _HINT = "run again to export it again, or run `darec rollback`"
 

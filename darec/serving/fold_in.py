@@ -1,21 +1,58 @@
-"""Vectors for histories of users that a release does not know, in the terms of its own users."""
+"""User vectors from histories alone, in the terms of a release: a regression from what a user's items are on average.
 
-from typing import TYPE_CHECKING
+It is learnt from the release's own users, in closed form, so that it gives what training would have given to a user
+with such a history.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
+from darec.common.regression import ridge
+from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.index import Floats, Ints
 from schemas import columns as c
-
-if TYPE_CHECKING:
-    from darec.model.fold_in import HistoryMap
-    from darec.serving.bundle import Bundle
 
 _MOST_USERS = 100_000  # evenly chosen ones are enough for a map of some dozens of dimensions
 
 
-def fold_in(bundle: "Bundle", rows: Ints, items: Ints, histories: int) -> Floats:
+@dataclass(frozen=True)
+class HistoryMap:
+    """The map from the mean of a history's item vectors, `m`, to a user vector, `m weights + bias`."""
+
+    weights: Tensor
+    """[d, d]."""
+    bias: Tensor
+    """[d]."""
+
+    @classmethod
+    def learn(cls, rows: Tensor, items: Tensor, user: Tensor, item: Tensor) -> "HistoryMap":
+        """The map with the least error on users whose vectors are known.
+
+        Args:
+            rows: int64 [m], which row of `user` each of the items belongs to; every row has at least one.
+            items: int64 [m], rows of `item`.
+            user: [n, d], the vectors of these users.
+            item: [n_items, d].
+        """
+        return cls(*ridge(mean_items(rows, items, item, len(user)), user))
+
+    def vectors(self, rows: Tensor, items: Tensor, item: Tensor, n_users: int) -> Tensor:
+        """[n_users, d]: the vector of each history, given as in `learn`."""
+        return mean_items(rows, items, item, n_users) @ self.weights + self.bias
+
+
+def mean_items(rows: Tensor, items: Tensor, item: Tensor, n_users: int) -> Tensor:
+    """The mean vector of each user's items, [n_users, d]; zero for a user without any."""
+    totals = torch.zeros(n_users, item.shape[1], dtype=item.dtype, device=item.device)
+    totals.index_add_(0, rows, item[items])
+    return totals / torch.bincount(rows, minlength=n_users).clamp_min(1)[:, None]
+
+
+def fold_in(bundle: Bundle, rows: Ints, items: Ints, histories: int) -> Floats:
     """User vectors from histories alone, [histories, width].
 
     Args:
@@ -24,20 +61,13 @@ def fold_in(bundle: "Bundle", rows: Ints, items: Ints, histories: int) -> Floats
         items: int64 [m], item indices.
         histories: How many there are. One without an item gets what the map gives for no item at all.
     """
-    import torch
-
     item = torch.tensor(bundle.all_item_vectors())
-    folded = bundle.fold_in.vectors(torch.from_numpy(rows), torch.from_numpy(items), item, histories)
+    folded = bundle.fold_in.vectors(torch.tensor(rows), torch.tensor(items), item, histories)
     return np.ascontiguousarray(folded.numpy())
 
 
-def learn(bundle: "Bundle") -> "HistoryMap":
+def learn(bundle: Bundle) -> HistoryMap:
     """The map from histories to vectors that suits the release's own users. A bundle keeps it as `fold_in`."""
-    import torch
-
-    from darec.model.fold_in import HistoryMap
-    from darec.serving.bundle import vectors_of
-
     users = bundle.trained_users(_MOST_USERS)
     numbers = pl.DataFrame({c.USER_INDEX: users[c.USER_INDEX].cast(pl.Int32)}).with_row_index("row")
     known = bundle.liked(users[c.USER_INDEX].to_list()).join(numbers, on=c.USER_INDEX)

@@ -8,7 +8,6 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.fold_in import fold_in
 from darec.serving.index import Bools, Floats, Ints, Seen, normalised, nothing_seen, search
 from darec.serving.ranker import Ranker, by_index, by_popularity
 from darec.serving.rules import Rules
@@ -60,7 +59,7 @@ def recommend_histories(
     """The `k` best items for each history of a user that the release does not know; no item of the history among them.
 
     A history is folded into a user vector without training: a regression from the mean of its items' vectors, learnt
-    from the release's own users (`darec.model.fold_in`). An empty history gets the most popular items, with `source` =
+    from the release's own users (`darec.serving.fold_in`). An empty history gets the most popular items, with `source` =
     "popularity" and the train count as score.
 
     Args:
@@ -75,6 +74,8 @@ def recommend_histories(
     Raises:
         UserError: an id is unknown (the nearest known ones are named), or k < 1.
     """
+    from darec.serving.fold_in import fold_in  # brings torch, which other questions do without
+
     _positive(k)
     known = _known_histories(bundle, histories)
     has_items = np.bincount(known.rows, minlength=len(histories)) > 0

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from darec.artifacts import files
 from darec.artifacts.store import Store
+from darec.common.interactions import Interactions, Pairs
 from darec.dataset.dislikes import known_in_train, numbered
 from darec.dataset.split import split_interactions
-from darec.model.interactions import Interactions, Pairs
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_histories, recommend_many
 from darec.text.entities import users_as_data

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
-from darec.model.fold_in import HistoryMap, mean_items
 from darec.serving.bundle import Bundle, Contents, vectors_of
-from darec.serving.fold_in import fold_in
+from darec.serving.fold_in import HistoryMap, fold_in, mean_items
 from darec.serving.recommend import recommend_histories, recommend_many
 from tests.release_samples import contents, export
 
