@@ -38,6 +38,7 @@ StageName = Literal[
     "refit",
     "export",
     "publish",
+    "lists",
 ]
 PromptName = Literal["profile_items", "profile_users", "item_text", "user_text"]
 PROMPTED = ("profile_items", "profile_users")  # the stages whose recipe section has a `prompt`

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
+from schemas.lists import ListsConfig
 from schemas.release import ExportConfig, GateConfig
 from schemas.rerank import RerankConfig
 from schemas.rules import RulesConfig
@@ -47,6 +48,8 @@ class Recipe(Section):
     export: ExportConfig = Field(default_factory=ExportConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
     rules: RulesConfig = Field(default_factory=RulesConfig)
+    lists: ListsConfig | None = None
+    """Writes the best items of all users to files at the end of a run. null: nothing is written."""
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")

@@ -221,3 +221,11 @@ class PublishReport(StageReport):
     summary: str = ""
     """The decision in one line, with the release's id."""
     checks: tuple[Check, ...] = ()
+
+
+class ListsReport(StageReport):
+    """What became of the lists of all users."""
+
+    state: str = ""
+    reason: str = ""
+    out: str = ""

@@ -90,6 +90,10 @@ SEEN_EXTRAS = TableSchema({c.DISLIKED: pl.Boolean()})  # only where the recipe n
 
 ITEM_ATTRIBUTES = TableSchema({c.ITEM_INDEX: pl.Int32(), "name": pl.String(), "value": pl.String()})
 
+LISTS = TableSchema(
+    {c.USER: pl.String(), c.RANK: pl.Int32(), c.ITEM: pl.String(), c.SCORE: pl.Float32(), c.SOURCE: pl.String()}
+)
+
 
 def with_extras(schema: TableSchema, extras: TableSchema, present: Collection[str]) -> TableSchema:
     """`schema` with those columns of `extras` that are `present`."""

@@ -141,3 +141,8 @@ class Stage(Task[Report_co]):
 @dataclass(frozen=True)
 class Effect(Task[Report_co]):
     """A step that changes the world outside the artifacts (publish): its body says whether there is anything to do."""
+
+    after: tuple[str, ...] = ()
+    """Tasks that it follows without reading a file of theirs."""
+    undone: str = "not gated yet"
+    """Why there is something to do, in a plan."""

@@ -19,6 +19,7 @@ from schemas.reports import (
     ExportReport,
     GraphReport,
     IngestReport,
+    ListsReport,
     ProfileReport,
     PublishReport,
     RerankReport,
@@ -285,4 +286,17 @@ PUBLISH = Effect(
     report=PublishReport,
     reads=lambda recipe: files.BUNDLE,
     config=lambda recipe: {"gate": recipe.gate},
+)
+
+# ---------------------------------------------------------------- lists: everybody's list, for whoever sends it
+
+LISTS = Effect(
+    name="lists",
+    subflow="collaborative",
+    body="stages.lists",
+    report=ListsReport,
+    reads=lambda recipe: (),
+    config=lambda recipe: {"lists": recipe.lists},
+    after=("publish",),
+    undone="to be written",
 )

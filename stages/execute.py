@@ -23,7 +23,6 @@ from stages.contract import Effect, Outcome, Stage, StageContext, Task
 
 CACHED = "cached"
 UNCHANGED = "same inputs, configuration and code version"
-NOT_GATED = "not gated yet"
 _REPORTED_PACKAGES = (
     "torch",
     "vllm",

@@ -1,5 +1,6 @@
 """What a run would do, without doing it: every task a hit or stale, why, how many rows, how long it took last time."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from darec.common.notices import collected
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
 from stages.costs import NOTHING, UNKNOWN, Cost, estimate
-from stages.execute import NOT_GATED, UNCHANGED, Job, reasons, stage_context, stage_job
+from stages.execute import UNCHANGED, Job, reasons, stage_context, stage_job
 from stages.registry import LAST, needed
 from stages.walk import Upstream, walk
 
@@ -39,6 +40,8 @@ class Step:
 def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False) -> list[Step]:
     """The steps to `target`, in order. Reads manifests and the row ledger; computes nothing."""
 
+    steps: dict[str, Step] = {}  # of effects
+
     def visit(task: Task, upstream: Upstream) -> Step:
         latest = store.latest(task.name)
         seconds = latest.manifest.seconds if latest else None
@@ -47,7 +50,8 @@ def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = 
         if waiting:
             return Step(task, "follows", (f"follows {', '.join(waiting)}",), seconds_last_time=seconds)
         if isinstance(task, Effect):
-            return _plan_effect(task, recipe, upstream, store)
+            steps[task.name] = _plan_effect(task, recipe, upstream, store, steps)
+            return steps[task.name]
         assert isinstance(task, Stage)
         try:
             job = stage_job(task, recipe, upstream, store)
@@ -89,8 +93,11 @@ def _plan_stage(
     )
 
 
-def _plan_effect(effect: Effect, recipe: Recipe, upstream: Upstream, store: Store) -> Step:
+def _plan_effect(effect: Effect, recipe: Recipe, upstream: Upstream, store: Store, effects: Mapping[str, Step]) -> Step:
+    ahead = [name for name in effect.after if name not in effects or effects[name].state != "hit"]
+    if ahead:
+        return Step(effect, "follows", (f"follows {', '.join(ahead)}",))
     before = effect.load().settled(stage_context(effect, recipe, upstream, store))
     if before is not None:
         return Step(effect, "hit", (before.reason,), rows=0)
-    return Step(effect, "stale", (NOT_GATED,))
+    return Step(effect, "stale", (effect.undone,))

@@ -6,12 +6,12 @@ from graphlib import TopologicalSorter
 from darec.common.errors import UserError
 from schemas.recipe import Recipe
 from stages import declarations
-from stages.contract import Stage, Task
+from stages.contract import Effect, Stage, Task
 
 TASKS: dict[str, Task] = {task.name: task for task in vars(declarations).values() if isinstance(task, Task)}
 STAGES: dict[str, Stage] = {name: task for name, task in TASKS.items() if isinstance(task, Stage)}
 LAST = declarations.PUBLISH.name
-"""The task that a whole run ends with."""
+"""The task that a whole run ends with, but for the lists if the recipe asks for them."""
 
 
 def task_named(name: str) -> Task:
@@ -30,10 +30,14 @@ def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
     """
     readers: dict[str, list[str]] = {}
     waiting = [task_named(target).name]
+    if target == LAST and recipe.lists:
+        waiting.append(declarations.LISTS.name)
     while waiting:
         name = waiting.pop()
         if name not in readers:
-            readers[name] = list(dict.fromkeys(file.stage for file in TASKS[name].reads(recipe)))
+            task = TASKS[name]
+            after = task.after if isinstance(task, Effect) else ()
+            readers[name] = list(dict.fromkeys([*(file.stage for file in task.reads(recipe)), *after]))
             waiting += readers[name]
 
     # Among tasks whose inputs are all there, the page's own order decides: sorting is stable.

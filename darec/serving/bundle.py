@@ -213,6 +213,14 @@ class Bundle:
             pairs = pairs.filter(is_disliked == disliked)
         return pairs.select(list(SEEN)).collect()
 
+    def users_between(self, start: int, stop: int) -> pl.DataFrame:
+        """`user_index` and the columns of `users.parquet`, of the users from number `start` to `stop`."""
+        return self._scan(USERS_FILE).with_row_index(c.USER_INDEX).slice(start, stop - start).collect()
+
+    def seen_between(self, start: int, stop: int) -> pl.DataFrame:
+        """The known pairs of the users from number `start` to `stop`."""
+        return self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_between(start, stop, closed="left")).collect()
+
     def _scan(self, file: str) -> pl.LazyFrame:
         return pl.scan_parquet(self.folder / file, glob=False)
 

@@ -69,12 +69,11 @@ class Ranker:
             more = found[:, -1] >= 0  # whether there may be further candidates
             if reranker is not None:
                 found, values = _reranked(reranker, found, values, fetch if limits else k)
-            stays = found >= 0 if limits is None else limits.kept(found)
-            ids[rows], scores[rows] = index.left_aligned(found, values, stays, k)
-
-            # Without limits a list is short only if no candidate is left.
-            short = (ids[rows, -1] < 0) & more & (fetch < self.n_items) & (limits is not None)
-            rows, fetch = rows[short], _MORE * fetch
+            if limits is None:  # then a list is short only if no candidate is left
+                return found[:, :k], values[:, :k]
+            ids[rows], scores[rows] = index.left_aligned(found, values, limits.kept(found), k)
+            rows = rows[(ids[rows, -1] < 0) & more & (fetch < self.n_items)]
+            fetch *= _MORE
         return ids, scores
 
 

@@ -1,11 +1,12 @@
 """`darec recommend`: items for a user of the release, or for a history."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from darec.common.errors import UserError
-from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.cli.rules import (
     AtMostOption,
     BlockCategoryOption,
@@ -18,7 +19,12 @@ from pipelines.cli.rules import (
     requested,
 )
 from pipelines.cli.serving import current_bundle
+from pipelines.show import Bars, console
 from pipelines.tables import print_table
+from schemas.lists import ListsConfig
+from schemas.rules import RulesConfig
+
+_PANEL = "Lists of all users"
 
 
 def recommend(
@@ -27,7 +33,20 @@ def recommend(
         list[str] | None,
         typer.Option("--history", help="Items that an unknown user liked: ITEM,ITEM,... May be repeated."),
     ] = None,
-    k: CountOption = 10,
+    k: Annotated[int | None, typer.Option("-k", min=1, help="Number of items [default: 10, with --all 20].")] = None,
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the files. Lists there are replaced.", rich_help_panel=_PANEL),
+    ] = None,
+    file_format: Annotated[
+        Literal["parquet", "jsonl", "csv"] | None, typer.Option("--format", rich_help_panel=_PANEL)
+    ] = None,
+    partitions: Annotated[
+        int | None, typer.Option("--partitions", min=1, help="Number of files.", rich_help_panel=_PANEL)
+    ] = None,
     only: OnlyOption = None,
     in_stock: InStockOption = None,
     block: BlockOption = None,
@@ -40,14 +59,20 @@ def recommend(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the best unseen items of a user or for a history, from the current release."""
+    """Show the best unseen items of a user or for a history, or write the lists of all users to files."""
     from darec.serving.recommend import recommend_histories, recommend_many
 
-    if bool(users) == bool(histories):
-        raise UserError("name users or histories", where="--user, --history", hint="give one of the two options")
+    if [bool(users), bool(histories), everybody].count(True) != 1:
+        hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
+        raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
     loaded, store = open_recipe(recipe, overrides)
     rules = requested(loaded.rules, only, in_stock, block, category, block_category, at_most, seen, min_diversity)
-    bundle = current_bundle(store.root)
+    if everybody:
+        given = {"out": out, "k": k, "format": file_format, "partitions": partitions}
+        _write_all(store.root, loaded.lists or ListsConfig(), given, rules, as_json)
+        return
+
+    bundle, k = current_bundle(store.root), k or 10
     if histories:
         answer = recommend_histories(bundle, [history.split(",") for history in histories], k, rules)
         asked, column = list(enumerate(histories)), "history"
@@ -61,3 +86,18 @@ def recommend(
         rows = answer.filter(answer[column] == key).drop(column)
         empty = f"Nothing for {name}: no unseen item is left that the rules allow"
         print_table(f"For {name}", rows.columns, rows.rows(), text="title", empty=empty)
+
+
+def _write_all(store: Path, section: ListsConfig, given: dict[str, Any], rules: RulesConfig, as_json: bool) -> None:
+    """Writes everybody's list by the recipe's section, with the options laid over it."""
+    from darec.serving.lists import write_lists
+
+    config = ListsConfig.model_validate(
+        section.model_dump() | {name: value for name, value in given.items() if value is not None}
+    )
+    with Bars("lists") as bars:
+        manifest = write_lists(current_bundle(store), config.out, config, rules, bars)
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    console.print(f"{manifest.rows:,} items for {manifest.users:,} users in {manifest.seconds:.1f} s: {config.out}")

@@ -68,6 +68,21 @@ def test_recommend_takes_rules_from_options_and_from_the_recipe(two_releases, tm
         items("--at-most", "brand=0")
 
 
+def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
+    out = tmp_path / "out" / "lists"
+    options = ("recommend", "--all", "--out", str(out), "--format", "csv", "-k", "4", "--partitions", "2")
+    shown = darec(two_releases[0], *options, "--block", "i1")
+    assert re.search(r"120 items for 30 users in [\d.]+ s: ", shown)
+    tables = [pl.read_csv(path) for path in sorted(out.glob("part-*.csv"))]
+    assert len(tables) == 2 and "i1" not in pl.concat(tables)["item_id"]
+    one = json.loads(darec(two_releases[0], "recommend", "--user", "u3", "-k", "4", "--json", "--block", "i1"))
+    assert pl.concat(tables).filter(user_id="u3")["item_id"].to_list() == [row["item_id"] for row in one]
+    with pytest.raises(UserError, match="nobody was named"):
+        darec(two_releases[0], "recommend", "-k", "4")
+    with pytest.raises(UserError, match="holds something else than lists"):
+        darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "out"))
+
+
 def test_similar_leaves_the_item_itself_out(two_releases):
     rows = json.loads(darec(two_releases[0], "similar", "--item", "i7", "-k", "49", "--json"))
     assert {row["item_id"] for row in rows} == {f"i{n}" for n in range(50)} - {"i7"}

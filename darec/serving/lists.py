@@ -1,0 +1,257 @@
+"""Everybody's list: the K best items of every user of a release, in files for whoever shows or sends them.
+
+    OUT/part-00000.parquet ...    user_id, rank (from 1), item_id, score, source; users in the order of the release
+    OUT/manifest.json             `schemas.lists.ListsManifest`, written last: a folder without it is not whole
+
+A folder is filled under another name and takes its own when it is whole, so that readers see the old lists or the new
+ones. Users are read, ranked and written in blocks: memory does not grow with their number.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import polars as pl
+from pyarrow.parquet import ParquetWriter
+from pydantic import ValidationError
+
+from darec.artifacts.store import explained
+from darec.common.errors import UserError
+from darec.common.files import flush
+from darec.common.progress import Progress, Silent
+from darec.serving.bundle import Bundle, vectors_of
+from darec.serving.index import Floats, Ints, Seen, nothing_seen
+from darec.serving.ranker import Candidates, Ranker, by_index, by_popularity
+from darec.serving.recommend import MODEL, POPULARITY
+from darec.serving.rules import Rules
+from schemas import columns as c
+from schemas.lists import ListsConfig, ListsManifest
+from schemas.rules import RulesConfig
+from schemas.tables import LISTS
+
+MANIFEST = "manifest.json"
+_BLOCK = 4096  # users ranked at once
+_READ = 2**23  # numbers of users' vectors read at once: 32 MB
+_ROWS = 2**19  # rows of a row group, or written at once
+_PRODUCT_UP_TO = 200_000  # items: up to here the product is faster than an approximate index, and exact
+
+
+def write_lists(
+    bundle: Bundle, out: Path, config: ListsConfig, rules: RulesConfig | None = None, progress: Progress | None = None
+) -> ListsManifest:
+    """Writes the lists of all users to the folder `out`, in place of lists that are there.
+
+    Args:
+        bundle: the release.
+        out: the folder. What is there is replaced only if it holds lists.
+        config: length of a list, format, and number of files.
+        rules: which items are left, and how a list is made up.
+        progress: is told of users.
+
+    Raises:
+        UserError: the folder holds something else, or another process is writing these lists.
+    """
+    started = time.perf_counter()
+    rules, progress = rules or RulesConfig(), progress or Silent()
+    applied = Rules.of(rules, bundle)
+    ranker, find = Ranker.of(bundle, applied), _Finder(bundle, applied)
+    users, rows = bundle.report.users.rows, 0
+    bounds = np.linspace(0, users, config.partitions + 1).astype(int).tolist()
+
+    progress.start("lists", users, "users")
+    with _replaced(out) as folder:
+        for number, (start, stop) in enumerate(pairwise(bounds)):
+            path = folder / f"part-{number:05}.{config.format}"
+            with path.open("wb") as file, _WRITERS[config.format](file) as write:
+                for block in _blocks(bundle, start, stop):
+                    table = _ranked(bundle, block, ranker, find, config.k)
+                    write(table)
+                    rows += table.height
+                    progress.advance(block.height)
+        manifest = ListsManifest(
+            release=bundle.folder.name,
+            config=config,
+            rules=rules,
+            users=users,
+            rows=rows,
+            created=datetime.now(UTC),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    return manifest
+
+
+def written(out: Path) -> ListsManifest | None:
+    """What the folder holds, if it holds whole lists."""
+    try:
+        return ListsManifest.model_validate_json((out / MANIFEST).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _blocks(bundle: Bundle, start: int, stop: int) -> Iterator[pl.DataFrame]:
+    """The users from `start` to `stop`, in blocks; `user_index` and the columns of `users.parquet`."""
+    many = max(_BLOCK, _READ // bundle.report.width // _BLOCK * _BLOCK)
+    for first in range(start, stop, many):
+        yield from bundle.users_between(first, min(first + many, stop)).iter_slices(_BLOCK)
+
+
+def _ranked(bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder", k: int) -> pl.DataFrame:
+    trained = users[c.TRAIN_COUNT].to_numpy() > 0
+    seen = nothing_seen() if ranker.rules.seen else _seen(bundle, users)
+    ids = np.full((users.height, min(k, ranker.n_items)), -1, np.int64)
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    for rows, candidates in (
+        (np.flatnonzero(trained), find.of(vectors_of(users.filter(trained)))),
+        (np.flatnonzero(~trained), find.popular),
+    ):
+        if len(rows):
+            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
+
+    row, place = np.nonzero(ids >= 0)
+    return pl.DataFrame(
+        {
+            c.USER: users[c.USER].gather(row),
+            c.RANK: (place + 1).astype(np.int32),
+            c.ITEM: bundle.items[c.ITEM].gather(ids[row, place]),
+            c.SCORE: scores[row, place],
+            c.SOURCE: pl.Series(np.where(trained, MODEL, POPULARITY)).gather(row),
+        }
+    )
+
+
+def _seen(bundle: Bundle, users: pl.DataFrame) -> Seen:
+    first = int(users[c.USER_INDEX][0])
+    pairs = bundle.seen_between(first, first + users.height)
+    rows, items = (pairs[name].to_numpy().astype(np.int64) for name in (c.USER_INDEX, c.ITEM_INDEX))
+    return Seen(rows - first, items)
+
+
+class _Finder:
+    """Candidates for blocks of users: from a product with what is allowed or, in a large catalogue, from the index."""
+
+    def __init__(self, bundle: Bundle, rules: Rules) -> None:
+        self._bundle, self._allowed = bundle, rules.allowed
+        self.popular = by_popularity(bundle, rules.allowed)
+        items = bundle.items.height if rules.allowed is None else int(rules.allowed.sum())
+        flat = bundle.report.item_index.kind == "flat"
+        self._product = _Product(bundle, rules) if flat or items <= _PRODUCT_UP_TO else None
+
+    def of(self, vectors: Floats) -> Candidates:
+        """Candidates for the users of `vectors` [b, width]."""
+        if self._product is None:
+            return by_index(self._bundle, vectors, self._allowed)
+        product = self._product
+        return lambda queries, n, seen: product.top(vectors[queries], n, seen)
+
+
+class _Product:
+    """The product with the vectors of the allowed items."""
+
+    def __init__(self, bundle: Bundle, rules: Rules) -> None:
+        from darec.evaluation.top_items import TopItems  # brings torch
+
+        vectors = bundle.all_item_vectors()
+        everything = np.arange(len(vectors))
+        self._items = everything if rules.allowed is None else np.flatnonzero(rules.allowed)
+        self._place = np.full(len(vectors), -1)
+        self._place[self._items] = np.arange(len(self._items))
+        self._top = TopItems(vectors[self._items])
+
+    def top(self, users: Floats, n: int, seen: Seen) -> tuple[Ints, Floats]:
+        """The n best unseen items of each user, [b, n]."""
+        places = self._place[seen.items]
+        there = places >= 0
+        found, scores = self._top.top(users, n, (seen.rows[there], places[there]))
+        return np.where(found >= 0, self._items[found], -1), scores
+
+
+# ---------------------------------------------------------------- files: tables are appended to one that is open
+
+Write = Callable[[pl.DataFrame], object]
+
+
+@contextmanager
+def _parquet(file: IO[bytes]) -> Iterator[Write]:
+    """Row groups of at least `_ROWS` rows, but for the last."""
+    schema = _EMPTY.to_arrow().schema
+    waiting: list[pl.DataFrame] = []
+    with ParquetWriter(file, schema, compression="zstd") as writer:
+
+        def write(table: pl.DataFrame, least: int = _ROWS) -> None:
+            waiting.append(table)
+            if sum(each.height for each in waiting) >= least:
+                writer.write_table(pl.concat(waiting).to_arrow())
+                waiting.clear()
+
+        yield write
+        write(_EMPTY, least=0)
+
+
+@contextmanager
+def _csv(file: IO[bytes]) -> Iterator[Write]:
+    _EMPTY.write_csv(file)  # the header
+    yield lambda table: table.write_csv(file, include_header=False)
+
+
+@contextmanager
+def _jsonl(file: IO[bytes]) -> Iterator[Write]:
+    yield lambda table: table.write_ndjson(file)
+
+
+_EMPTY = pl.DataFrame(schema=LISTS)
+_WRITERS: dict[str, Callable[[IO[bytes]], AbstractContextManager[Write]]] = {
+    "parquet": _parquet,
+    "csv": _csv,
+    "jsonl": _jsonl,
+}
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `out` when the block ends without an error."""
+    if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
+        hint = "name a folder that is new, empty, or holds lists"
+        raise UserError("the folder holds something else than lists", where=str(out), hint=hint)
+    draft, before = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "before"))
+    with explained(out.parent):
+        draft.mkdir(parents=True, exist_ok=True)
+        with _locked(draft, out):
+            _empty(draft)  # what a killed process has left
+            yield draft
+            for path in (*draft.iterdir(), draft):
+                flush(path)
+
+            # A folder cannot be put over one that is not empty: for a moment there is none.
+            shutil.rmtree(before, ignore_errors=True)
+            if out.exists():
+                out.rename(before)
+            draft.rename(out)
+            flush(out.parent)
+            shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def _locked(draft: Path, out: Path) -> Iterator[None]:
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        what = "another process is writing these lists"
+        raise UserError(what, where=str(out), hint="wait for it, or name another folder") from error
+    finally:
+        os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()

@@ -1,0 +1,54 @@
+"""lists: the lists of all users of the release in production, written where the recipe says.
+
+An effect: the folder is outside the store. It follows publish, and is about the release that is then current.
+"""
+
+from pathlib import Path
+
+from darec.common.errors import UserError
+from darec.serving.bundle import Bundle
+from darec.serving.lists import write_lists, written
+from darec.serving.releases import Releases
+from schemas.lists import ListsConfig
+from schemas.reports import ListsReport
+from stages.contract import Outcome, StageContext
+
+
+def run(context: StageContext) -> Outcome[ListsReport]:
+    """Writes the lists; before the first release there are none to write."""
+    release = _current(context)
+    if release is None:
+        return Outcome(0, ListsReport(state="skipped", reason="no release is in production"))
+    config, out = _section(context)
+    manifest = write_lists(Bundle.open(release), out, config, context.recipe.rules, context.progress)
+    return Outcome(manifest.rows, ListsReport(state="written", reason=f"{manifest.users:,} users", out=str(out)))
+
+
+def settled(context: StageContext) -> ListsReport | None:
+    """What was written before, if it is about the current release and by the same settings.
+
+    What a file of ids holds may have changed: with such rules, lists are always written again.
+    """
+    release, (config, out), rules = _current(context), _section(context), context.recipe.rules
+    there = written(out)
+    files = any(isinstance(ids, Path) for ids in (rules.only, rules.in_stock, rules.blocked))
+    if release is None or there is None or files:
+        return None
+    same = (there.release, there.config, there.rules) == (release.name, config, rules)
+    return ListsReport(state="written", reason="the lists of this release are there", out=str(out)) if same else None
+
+
+def _current(context: StageContext) -> Path | None:
+    """The bundle in production."""
+    try:
+        return Releases(context.store).serving().resolve()
+    except UserError:
+        return None
+
+
+def _section(context: StageContext) -> tuple[ListsConfig, Path]:
+    config: ListsConfig | None = context.config["lists"]
+    if config is None:
+        hint = "add `lists: {out: FOLDER}` to the recipe, or use `darec recommend --all`"
+        raise UserError("the recipe has no section lists", where="lists", hint=hint)
+    return config, config.out

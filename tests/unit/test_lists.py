@@ -1,0 +1,207 @@
+"""Everybody's list: the same as for one user, in every format, whole or not there at all."""
+
+import signal
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.evaluation.rerankers import build, write
+from darec.serving import lists
+from darec.serving.bundle import Bundle, Contents, vectors_of
+from darec.serving.lists import MANIFEST, write_lists, written
+from darec.serving.recommend import recommend_many
+from schemas.lists import ListsConfig
+from schemas.release import ExportConfig
+from schemas.rerank import MMRConfig
+from schemas.rules import RulesConfig
+from schemas.tables import LISTS
+from stages.plan import plan
+from stages.registry import TASKS
+from stages.walk import run as run_pipeline
+from tests.release_samples import contents, export
+from tests.report_samples import FAKES, recipe
+
+READERS = {"parquet": pl.read_parquet, "csv": pl.read_csv, "jsonl": pl.read_ndjson}
+USERS, ITEMS = 40, 300
+
+
+@cache
+def bundle(kind="flat", reranker=False) -> Bundle:
+    folder = Path(mkdtemp())
+    sample = contents(USERS, ITEMS, seed=6, cold_users=5)
+    brands = pl.DataFrame(
+        {"item_index": range(ITEMS), "name": "brand", "value": [f"b{item % 60}" for item in range(ITEMS)]}
+    )
+    if reranker:
+        vectors = {"interactions": torch.tensor(vectors_of(sample.items))}
+        write(build(MMRConfig(similarity="interactions", weight=0.6), vectors), folder / "reranker")
+    sample = Contents(
+        sample.users,
+        sample.items,
+        sample.seen,
+        reranker=folder / "reranker" if reranker else None,
+        attributes=brands.cast({"item_index": pl.Int32}),
+    )
+    config = ExportConfig(index=kind, attributes=("brand",), effort=ITEMS)
+    return Bundle.open(export(Store(folder / "store"), sample, config=config).path)
+
+
+def everybody(folder: Path) -> pl.DataFrame:
+    """All that the files of a folder hold, in the order of the files."""
+    manifest = written(folder)
+    assert manifest is not None
+    files = sorted(folder.glob("part-*"))
+    assert len(files) == manifest.config.partitions
+    assert {path.name for path in folder.iterdir()} == {MANIFEST, *(path.name for path in files)}
+    tables = [READERS[manifest.config.format](path) for path in files if path.stat().st_size]
+    table = pl.concat([table.cast(dict(LISTS)) for table in tables if table.height])  # pyright: ignore
+    assert table.height == manifest.rows
+    return table.select(list(LISTS))
+
+
+def check_same(table: pl.DataFrame, expected: pl.DataFrame) -> None:
+    columns = ["user_id", "rank", "item_id", "source"]
+    assert table.select(columns).rows() == expected.select(columns).rows()
+    np.testing.assert_allclose(table["score"], expected["score"], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rules=st.fixed_dictionaries(
+        {},
+        optional={
+            "only": st.just([f"i{item}" for item in range(0, ITEMS, 2)]),
+            "blocked": st.just(["i7", "i8", "i20"]),
+            "at_most": st.sampled_from([{"brand": 1}, {"brand": 2}]),
+            "seen": st.booleans(),
+        },
+    ),
+    k=st.sampled_from([1, 7, 400]),
+    file_format=st.sampled_from(list(READERS)),
+    partitions=st.sampled_from([1, 3, 50]),
+    reranker=st.booleans(),
+    block=st.sampled_from([8, 4096]),
+)
+def test_every_user_gets_the_list_that_recommend_gives(rules, k, file_format, partitions, reranker, block):
+    chosen, release = RulesConfig.model_validate(rules), bundle(reranker=reranker)
+    config = ListsConfig(k=k, format=file_format, partitions=partitions)
+    out = Path(mkdtemp()) / "lists"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "_BLOCK", block)
+        patch.setattr(lists, "_READ", 0)
+        manifest = write_lists(release, out, config, chosen)
+    assert (manifest.users, manifest.release) == (USERS, release.folder.name)
+    check_same(everybody(out), recommend_many(release, release.user_ids().to_list(), k, chosen))
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_a_large_catalogue_goes_by_its_index_and_a_small_one_by_the_product(kind, tmp_path, monkeypatch):
+    exact = recommend_many(bundle(), bundle().user_ids().to_list(), 10)
+    write_lists(bundle(kind), tmp_path / "product", ListsConfig(k=10))
+    check_same(everybody(tmp_path / "product"), exact)
+    monkeypatch.setattr(lists, "_PRODUCT_UP_TO", 10)
+    write_lists(bundle(kind), tmp_path / "index", ListsConfig(k=10))
+    check_same(everybody(tmp_path / "index"), exact)
+
+
+def test_parquet_needs_no_knowledge_of_darec(tmp_path):
+    write_lists(bundle(), tmp_path / "lists", ListsConfig(partitions=4))
+    table = pl.scan_parquet(tmp_path / "lists" / "*.parquet").collect()
+    assert table.schema == pl.Schema(dict(LISTS))
+    assert table["user_id"].unique(maintain_order=True).to_list() == bundle().user_ids().to_list()
+
+
+def test_new_lists_replace_old_ones_and_nothing_else(tmp_path):
+    out = tmp_path / "lists"
+    write_lists(bundle(), out, ListsConfig(partitions=9))
+    write_lists(bundle(), out, ListsConfig(partitions=2, format="csv"))
+    assert {path.name for path in out.iterdir()} == {MANIFEST, "part-00000.csv", "part-00001.csv"}
+    assert [path.name for path in tmp_path.iterdir()] == ["lists"]
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    for place in ("photos", "photos/cat.jpg"):
+        with pytest.raises(UserError, match="holds something else than lists"):
+            write_lists(bundle(), tmp_path / place, ListsConfig())
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from darec.serving import lists
+from darec.serving.bundle import Bundle
+from schemas.lists import ListsConfig
+ranked, count = lists._ranked, 0
+def slow(*arguments):
+    global count
+    if (count := count + 1) > 3:
+        print("half", flush=True)
+        time.sleep(60)
+    return ranked(*arguments)
+lists._ranked, lists._BLOCK, lists._READ = slow, 8, 0
+lists.write_lists(Bundle.open(Path(sys.argv[1])), Path(sys.argv[2]), ListsConfig(k=3, partitions=2))
+"""
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_killed_process_leaves_the_old_lists_or_none(before, tmp_path):
+    out = tmp_path / "lists"
+    if before:
+        write_lists(bundle(), out, ListsConfig(k=5))
+    command = [sys.executable, "-c", KILLED, str(bundle().folder), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        with pytest.raises(UserError, match="another process is writing these lists"):
+            write_lists(bundle(), out, ListsConfig(k=4))
+        process.send_signal(signal.SIGKILL)
+    assert out.exists() == before
+    assert (everybody(out)["rank"].max() if before else None) == (5 if before else None)
+
+    write_lists(bundle(), out, ListsConfig(k=4, partitions=3))
+    assert everybody(out)["rank"].max() == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["lists"]
+
+
+def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
+    heights = []
+    ranked = lists._ranked
+
+    def measured(bundle, users, *others):
+        heights.append(users.height)
+        return ranked(bundle, users, *others)
+
+    monkeypatch.setattr(lists, "_ranked", measured)
+    monkeypatch.setattr(lists, "_BLOCK", 16)
+    monkeypatch.setattr(lists, "_READ", 32 * bundle().report.width)
+    write_lists(bundle(), tmp_path / "lists", ListsConfig())
+    assert heights == [16, 16, 8]
+
+
+def test_a_run_ends_with_the_lists_of_the_current_release(tmp_path, monkeypatch):
+    for name, fake in FAKES.items():
+        monkeypatch.setitem(TASKS, name, fake)
+    chosen = recipe(tmp_path, lists={"out": str(tmp_path / "lists"), "k": 3})
+    first = run_pipeline(chosen)
+    assert [(result.stage, result.state) for result in first[-2:]] == [("publish", "published"), ("lists", "written")]
+    manifest = written(tmp_path / "lists")
+    assert manifest is not None and manifest.release == first[-3].artifact.key
+
+    assert [step.state for step in plan(chosen, Store(chosen.runtime.store))][-2:] == ["hit", "hit"]
+    assert run_pipeline(chosen)[-1].cached
+    longer = chosen.model_copy(update={"lists": chosen.lists.model_copy(update={"k": 4})})
+    assert plan(longer, Store(longer.runtime.store))[-1].why == ("to be written",)
+    assert run_pipeline(longer)[-1].state == "written"
+    assert run_pipeline(chosen.model_copy(update={"lists": None}))[-1].stage == "publish"

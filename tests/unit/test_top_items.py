@@ -1,0 +1,74 @@
+"""The k items of greatest inner product, against NumPy: in both types, for scores of any sign and any size."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darec.evaluation import top_items
+from darec.evaluation.top_items import TopItems
+
+NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def check(items, users, k, seen, dtype):
+    rows, columns = np.nonzero(seen)
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    ids, scores = TopItems(items, dtype).top(users, k, (rows[shuffled], columns[shuffled]))
+
+    exact = users.astype(float) @ items.T.astype(float)
+    exact[seen] = -np.inf
+    exact = np.pad(exact, ((0, 0), (0, max(0, k - len(items)))), constant_values=-np.inf)
+    right = -np.sort(-exact, axis=1)[:, :k]
+    scale = max(1.0, float(np.abs(right[np.isfinite(right)]).max(initial=0)))
+    np.testing.assert_allclose(scores, right, rtol=0, atol=1e-5 * scale)
+    assert np.array_equal(ids < 0, np.isneginf(right))
+    np.testing.assert_allclose(
+        np.take_along_axis(exact, np.maximum(ids, 0), 1)[ids >= 0], scores[ids >= 0], atol=1e-5 * scale
+    )
+    assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in ids)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 9),
+    n=st.sampled_from([1, 31, 400, 3000]),
+    width=st.sampled_from([1, 4, 32]),
+    k=st.sampled_from([1, 5, 20]),
+    share=st.sampled_from([0.0, 0.1, 0.97, 1.0]),
+    kind=st.sampled_from(["any sign", "all negative", "long tail", "few values", "zero"]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_lists_are_those_of_numpy(seed, n, width, k, share, kind, dtype):
+    generator = np.random.default_rng(seed)
+    items, users = (generator.standard_normal((rows, width)).astype(np.float32) for rows in (n, 9))
+    if kind == "all negative":
+        items, users = np.abs(items), -np.abs(users)
+    elif kind == "long tail":
+        items *= np.exp(3 * generator.standard_normal((n, 1))).astype(np.float32)
+    elif kind == "few values":
+        items, users = np.round(items), np.round(users)
+    elif kind == "zero":
+        users[::2] = 0
+    check(items, users, k, generator.random((9, n)) < share, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_scores_that_differ_by_less_than_bfloat16_can_say_are_in_the_right_order(dtype):
+    # 1 + j / 1000 rounds to a step of 1/128: hundreds of items look alike, and only the last ones are the best.
+    items = (1 + np.random.default_rng(0).permutation(2000) / 100_000).astype(np.float32)[:, None]
+    check(items, np.array([[1], [3], [-2]], np.float32), 10, np.zeros((3, 2000), bool), dtype)
+
+
+def test_a_catalogue_larger_than_a_tile_and_more_users_than_a_block(monkeypatch):
+    monkeypatch.setattr(top_items, "_ITEMS", 1000)
+    generator = np.random.default_rng(2)
+    items, users = (generator.standard_normal((rows, 8)).astype(np.float32) for rows in (3500, 300))
+    for dtype in (torch.bfloat16, torch.float32):
+        check(items, users, 15, generator.random((300, 3500)) < 0.01, dtype)
+
+
+def test_the_type_is_one_of_both():
+    items = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
+    assert TopItems(items).top(items[:3], 1, NOTHING)[0].shape == (3, 1)
