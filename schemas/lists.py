@@ -2,12 +2,15 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.rules import RulesConfig
 from schemas.section import Section, not_hashed
+
+Format = Literal["parquet", "jsonl", "csv"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class ListsConfig(Section):
@@ -17,7 +20,7 @@ class ListsConfig(Section):
     """Local folder. Lists that are there are replaced."""
     k: int = not_hashed(20, ge=1, le=100_000)
     """Number of items of a list."""
-    format: Literal["parquet", "jsonl", "csv"] = not_hashed("parquet")
+    format: Format = not_hashed("parquet")
     """Format of the files. All have the columns `user_id`, `rank`, `item_id`, `score` and `source`."""
     partitions: int = not_hashed(1, ge=1, le=99_999)
     """Number of files. Each holds the lists of a range of users."""

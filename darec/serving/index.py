@@ -63,7 +63,7 @@ def normalised(vectors: Floats) -> Floats:
 def build(vectors: Floats, queries: Floats, config: ExportConfig) -> tuple[faiss.Index, IndexReport]:
     """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d]."""
     kind = _kind(len(vectors), config)
-    with _one_thread():
+    with one_thread():
         index = _empty(kind, vectors, config)
         index.train(vectors)
         index.add(vectors)
@@ -270,7 +270,7 @@ def _evenly(rows: int, wanted: int) -> Ints:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """HNSW insertion and k-means depend on how many threads take part; one thread makes the bytes reproducible."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)

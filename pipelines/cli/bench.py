@@ -296,6 +296,24 @@ def serve(
         print_plain(f"{name}: {value:.4g}")
 
 
+@app.command()
+def lists(
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 32_768,
+    items: Annotated[int, typer.Option(min=1, help="Number of items.")] = 50_000,
+    width: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 32,
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of a list.")] = 20,
+    index: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="Index of the release.")] = "flat",
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the best one counts.")] = 3,
+) -> None:
+    """Measure how many users a core makes lists for in a second: the ways to the best items, and whole runs."""
+    from benchmarks import lists as timing
+
+    size = timing.Size(users, items, width, k)
+    with Bars("lists") as bars:
+        measured = timing.measure(size, index, rounds, bars)
+    print_plain(timing.table(measured, size))
+
+
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
     from benchmarks import results, tables
     from darec.artifacts.store import Store

@@ -1,7 +1,7 @@
 """`darec recommend`: items for a user of the release, or for a history."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ from pipelines.cli.rules import (
 from pipelines.cli.serving import current_bundle
 from pipelines.show import Bars, console
 from pipelines.tables import print_table
-from schemas.lists import ListsConfig
+from schemas.lists import Format, ListsConfig
 from schemas.rules import RulesConfig
 
 _PANEL = "Lists of all users"
@@ -41,9 +41,7 @@ def recommend(
         Path | None,
         typer.Option("--out", help="Folder of the files. Lists there are replaced.", rich_help_panel=_PANEL),
     ] = None,
-    file_format: Annotated[
-        Literal["parquet", "jsonl", "csv"] | None, typer.Option("--format", rich_help_panel=_PANEL)
-    ] = None,
+    file_format: Annotated[Format | None, typer.Option("--format", rich_help_panel=_PANEL)] = None,
     partitions: Annotated[
         int | None, typer.Option("--partitions", min=1, help="Number of files.", rich_help_panel=_PANEL)
     ] = None,
