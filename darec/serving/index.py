@@ -156,8 +156,13 @@ class _Filter:
         if allowed is None:
             return cls(index.ntotal)
         selector = _faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        count = int(allowed.sum())
-        return cls(count, selector, count < _NEARLY_ALL * index.ntotal)
+        return cls(int(allowed.sum()), selector, is_exact(index, allowed))
+
+
+def is_exact(index: faiss.Index, allowed: NDArray[np.bool_] | None) -> bool:
+    """Whether `search` compares a query with all items that are allowed."""
+    few = allowed is not None and allowed.sum() < _NEARLY_ALL * index.ntotal
+    return few or isinstance(index, faiss.IndexFlat)
 
 
 def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen, filtered: _Filter) -> tuple[Ints, Floats]:
@@ -168,7 +173,7 @@ def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen, filte
     find = _exact if filtered.exact else _approximate
     ids, scores = without_seen(*find(index, queries, fetch, filtered.selector), k, seen)
     short = np.flatnonzero((ids >= 0).sum(1) < np.minimum(k, filtered.items - counts))
-    if len(short) and find is not _exact:
+    if len(short) and not filtered.exact:
         ids[short], scores[short] = without_seen(
             *_exact(index, queries[short], fetch, filtered.selector), k, seen.of(short)
         )

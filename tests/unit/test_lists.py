@@ -105,14 +105,16 @@ def test_every_user_gets_the_list_that_recommend_gives(rules, k, file_format, pa
     check_same(everybody(out), recommend_many(release, release.user_ids().to_list(), k, chosen))
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
-def test_a_large_catalogue_goes_by_its_index_and_a_small_one_by_the_product(kind, tmp_path, monkeypatch):
-    exact = recommend_many(bundle(), bundle().user_ids().to_list(), 10)
-    write_lists(bundle(kind), tmp_path / "product", ListsConfig(k=10))
-    check_same(everybody(tmp_path / "product"), exact)
-    monkeypatch.setattr(lists, "_PRODUCT_UP_TO", 10)
-    write_lists(bundle(kind), tmp_path / "index", ListsConfig(k=10))
-    check_same(everybody(tmp_path / "index"), exact)
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_the_product_is_taken_where_the_index_would_look_at_all_that_is_allowed(kind, tmp_path, monkeypatch):
+    made, product = [], lists._Product
+    monkeypatch.setattr(lists, "_Product", lambda *arguments: made.append(kind) or product(*arguments))
+    release, half = bundle(kind), RulesConfig(only=tuple(f"i{item}" for item in range(0, ITEMS, 2)))
+    for name, rules, products in (("all", RulesConfig(), int(kind == "flat")), ("half", half, 1)):
+        made.clear()
+        write_lists(release, tmp_path / name, ListsConfig(k=10), rules)
+        assert len(made) == products
+        check_same(everybody(tmp_path / name), recommend_many(release, release.user_ids().to_list(), 10, rules))
 
 
 def test_parquet_needs_no_knowledge_of_darec(tmp_path):
