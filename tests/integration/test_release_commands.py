@@ -40,7 +40,7 @@ def darec(store: Path, *arguments: str) -> str:
 def test_recommend_shows_titles_as_they_are(two_releases):
     shown = darec(two_releases[0], "recommend", "--user", "u3", "--user", "u4", "-k", "4")
     assert len(re.findall(r"\[bold\]Title \d+ — ☃\[/bold\]", shown)) == 8
-    assert "for user u3" in shown
+    assert "For user u3" in shown
 
 
 def test_recommend_as_json_is_for_machines(two_releases):
@@ -86,7 +86,7 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
 def test_similar_leaves_the_item_itself_out(two_releases):
     rows = json.loads(darec(two_releases[0], "similar", "--item", "i7", "-k", "49", "--json"))
     assert {row["item_id"] for row in rows} == {f"i{n}" for n in range(50)} - {"i7"}
-    assert "like item i7: [bold]Title 7" in darec(two_releases[0], "similar", "--item", "i7", "-k", "3")
+    assert "Like item i7: [bold]Title 7" in darec(two_releases[0], "similar", "--item", "i7", "-k", "3")
 
 
 def test_releases_rollback_promote_and_diff_tell_one_story(two_releases):
