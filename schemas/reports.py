@@ -224,7 +224,7 @@ class PublishReport(StageReport):
 
 
 class ListsReport(StageReport):
-    """What became of the lists of all users."""
+    """Whether the lists of all users were written, and where."""
 
     state: str = ""
     reason: str = ""

@@ -87,7 +87,7 @@ def recommend(
 
 
 def _write_all(store: Path, section: ListsConfig, given: dict[str, Any], rules: RulesConfig, as_json: bool) -> None:
-    """Writes everybody's list by the recipe's section, with the options laid over it."""
+    """Writes the lists of all users. Options replace the fields of the recipe's section `lists`."""
     from darec.serving.lists import write_lists
 
     config = ListsConfig.model_validate(
