@@ -77,7 +77,7 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
     assert len(tables) == 2 and "i1" not in pl.concat(tables)["item_id"]
     one = json.loads(darec(two_releases[0], "recommend", "--user", "u3", "-k", "4", "--json", "--block", "i1"))
     assert pl.concat(tables).filter(user_id="u3")["item_id"].to_list() == [row["item_id"] for row in one]
-    with pytest.raises(UserError, match="nobody was named"):
+    with pytest.raises(UserError, match="name users, histories, or all users"):
         darec(two_releases[0], "recommend", "-k", "4")
     with pytest.raises(UserError, match="holds something else than lists"):
         darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "out"))
