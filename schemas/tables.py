@@ -83,6 +83,20 @@ USER_PROFILES = TableSchema(
 
 FALLBACKS = TableSchema({"key": pl.String(), "cause": pl.String()})  # rows whose text comes from metadata
 
+PROFILE_ROWS = TableSchema(  # of the row ledger of profiles
+    {
+        "key": pl.String(),
+        "text": pl.String(),  # empty where the text comes from metadata
+        "cause": pl.String(),  # why, else empty
+        "prompt_tokens": pl.Int32(),
+        "output_tokens": pl.Int32(),
+        "attempts": pl.Int32(),  # nights on which it was asked, of a row that failed on the first; else null
+        "asked": pl.Int64(),  # when it was asked last, in seconds since 1970; else null
+    },
+    nullable=("attempts", "asked"),
+)
+VECTOR_ROWS = TableSchema({"key": pl.String(), "vector": pl.Binary()})  # of the row ledgers of text vectors; <f4
+
 EDGES = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32(), c.WEIGHT: pl.Float32()})
 
 SEEN = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})

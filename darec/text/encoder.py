@@ -16,9 +16,8 @@ from darec.common.progress import Progress, Silent
 from darec.common.registry import Registry
 from darec.text.models import identity, resolve
 from schemas.semantic import EmbedConfig
-from schemas.tables import TableSchema
+from schemas.tables import VECTOR_ROWS
 
-LEDGER_ROWS = TableSchema({KEY: pl.String(), "vector": pl.Binary()})  # little-endian float32
 _ROWS_READ = 2048  # at a time
 
 
@@ -34,7 +33,7 @@ class Embedding:
     def ledger(self) -> Ledger:
         """The row ledger of this model's vectors."""
         name = identity(self.config.model, self.config.revision)[:16]
-        return Ledger(self.ledger_root / f"vectors-{name}.sqlite", LEDGER_ROWS)
+        return Ledger(self.ledger_root / f"vectors-{name}.sqlite", VECTOR_ROWS)
 
     def keys(self, texts: pl.Series) -> pl.Series:
         """The ledger key of each text: the text, the model, and where texts are cut."""

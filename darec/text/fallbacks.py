@@ -29,7 +29,7 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
     """The rows that are to be asked again now: those asked on fewest nights first, and of these the cheapest.
 
     Args:
-        rows: what the ledger holds of the stage's keys (`darec.text.generate.LEDGER_ROWS`).
+        rows: what the ledger holds of the stage's keys (`schemas.tables.PROFILE_ROWS`).
         total: how many keys the stage has.
         llm: the limits.
         now: seconds since 1970.

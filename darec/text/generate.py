@@ -23,20 +23,8 @@ from darec.text.identity import model_identity
 from darec.text.models import resolve
 from darec.text.protocol import Answer, Conversation, Engine, Request
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, profile_schema
-from schemas.tables import TableSchema
+from schemas.tables import PROFILE_ROWS
 
-LEDGER_ROWS = TableSchema(
-    {
-        KEY: pl.String(),
-        "text": pl.String(),  # empty where the text comes from metadata
-        "cause": pl.String(),  # why, else empty
-        "prompt_tokens": pl.Int32(),
-        "output_tokens": pl.Int32(),
-        "attempts": pl.Int32(),  # nights on which it was asked, of a row that failed on the first; else null
-        "asked": pl.Int64(),  # when it was asked last, in seconds since 1970; else null
-    },
-    nullable=("attempts", "asked"),
-)
 _RETRY_TEMPERATURE = 0.7
 _EXAMPLE_CHARS = 120
 
@@ -86,7 +74,7 @@ def open_engine(config: LLMConfig, ledger_root: Path | None = None) -> AbstractC
 
 def profile_ledger(root: Path) -> Ledger:
     """The row ledger of all profiles."""
-    return Ledger(root / "profiles.sqlite", LEDGER_ROWS)
+    return Ledger(root / "profiles.sqlite", PROFILE_ROWS)
 
 
 @dataclass
@@ -213,7 +201,7 @@ class Generation:
 
             kept = [row for row in rows if not row["cause"] or row["cause"] in final]
             bad |= {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
-            self._keep(pl.DataFrame(kept, schema=dict(LEDGER_ROWS)))
+            self._keep(pl.DataFrame(kept, schema=dict(PROFILE_ROWS)))
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])
             self.progress.advance(len(kept))
             left -= len(kept)

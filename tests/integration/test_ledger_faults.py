@@ -22,8 +22,7 @@ import pytest
 from darec.artifacts import sqlite_rows
 from darec.artifacts.ledger import KEY, Ledger, row_key
 from darec.common.errors import TransientError, UserError
-from darec.text.generate import LEDGER_ROWS
-from schemas.tables import TableSchema
+from schemas.tables import PROFILE_ROWS, TableSchema
 
 SCHEMA = TableSchema({KEY: pl.String(), "text": pl.String(), "cause": pl.String()})
 COUNT = 2_000
@@ -535,7 +534,7 @@ def old_rows(folder: Path) -> pl.DataFrame:
 
 
 def profiles(folder: Path) -> Ledger:
-    return Ledger(folder.with_suffix(".sqlite"), LEDGER_ROWS)
+    return Ledger(folder.with_suffix(".sqlite"), PROFILE_ROWS)
 
 
 def test_rows_of_version_01_are_read_in_place_and_imported_once_by_a_writer(old: Path) -> None:

@@ -16,11 +16,12 @@ from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.text import server
 from darec.text.fallbacks import due
-from darec.text.generate import LEDGER_ROWS, profile_ledger
+from darec.text.generate import profile_ledger
 from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.section import hashed
 from schemas.semantic import LLMConfig
+from schemas.tables import PROFILE_ROWS
 from stages.execute import Result
 from stages.plan import Step, plan
 from stages.walk import run
@@ -167,7 +168,7 @@ def test_cheap_rows_come_first_and_the_limits_hold() -> None:
             ("d", "", "empty", 20, None, None),
             ("e", "", "empty", 5, 4, 10**6),
         ],
-        schema={n: t for n, t in LEDGER_ROWS.items() if n != "output_tokens"},
+        schema={n: t for n, t in PROFILE_ROWS.items() if n != "output_tokens"},
         orient="row",
     )
 
