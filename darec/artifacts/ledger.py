@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from darec.artifacts import parquet_ledger
 from darec.artifacts import sqlite_rows as sql
 from darec.artifacts.parquet_ledger import parquet_files, parquet_rows
 from darec.artifacts.salvage import salvage
@@ -146,6 +147,49 @@ class Ledger:
         complete = rows.with_columns(absent)
         typed = [pl.col(name).cast(dtype) for name, dtype in self.schema.items() if name in complete.columns]
         return conform(complete.select(typed).fill_nan(None), self.schema, str(self.path))  # SQLite has no NaN
+
+    # Forgetting
+
+    def holding(self, column: str, values: Sequence[str | bytes]) -> int:
+        """How many rows of the file have one of `values` in `column`; 0 if it is too damaged to be searched."""
+        with sql.explained(self.path):
+            if not values or not sql.exists(self.path):
+                return 0
+            try:
+                with self._reading() as db:
+                    return sql.count(db, column, values)
+            except sqlite3.DatabaseError as error:
+                if not sql.is_damage(error):
+                    raise
+                return 0
+
+    def beside(self, column: str, values: Sequence[str | bytes]) -> list[Path]:
+        """The files beside the ledger that may hold such rows: set aside as damaged, half made, or of version 0.1."""
+        stem = self.path.stem
+        with sql.explained(self.path):
+            names = (f"{stem}-*.damaged*", f"{stem}.draft*", f"{stem}.salvage*")
+            aside = [path for name in names for path in sorted(self.path.parent.glob(name))]
+            old = [path for path in parquet_files(self._old_folder) if parquet_ledger.holds(path, column, values)]
+            return aside + old
+
+    def forget(self, column: str, values: Sequence[str | bytes]) -> int:
+        """Removes the rows that have one of `values` in `column` from every file of the ledger, and returns how many.
+
+        Rows whose checksum is wrong, and files that were set aside as damaged, go too. The bytes are gone from the
+        files when this returns; doing it again after a kill finishes it.
+        """
+        with sql.explained(self.path):
+            removed = 0
+            if sql.exists(self.path):
+                self._rebuild_if_damaged()
+                with self._locked(os.O_RDWR | os.O_CREAT):
+                    removed = sql.purge(self.path, column, values)
+            for path in self.beside(column, values):
+                if path.suffix == ".parquet":
+                    parquet_ledger.purge(path, column, values)
+                else:
+                    path.unlink()
+            return removed
 
     # Reading
 

@@ -232,6 +232,29 @@ def delete_damaged(db: sqlite3.Connection, names: list[str], keys: list[str]) ->
         db.executemany("DELETE FROM rows WHERE rowid = ?", [(rowid,) for rowid, *row in rows if not is_sound(row)])
 
 
+def count(db: sqlite3.Connection, column: str, values: Sequence[str | bytes]) -> int:
+    """How many rows have one of `values` in `column`."""
+    where = f"{_quoted(column)} IN ({_places(len(values))})"
+    return db.execute(f"SELECT count(*) FROM rows WHERE {where}", list(values)).fetchone()[0]
+
+
+def purge(path: Path, column: str, values: Sequence[str | bytes]) -> int:
+    """Deletes the rows that have one of `values` in `column`, and rows with a wrong checksum, which may have had one.
+
+    Their bytes are overwritten with zeros, and the file is then written again without its free pages. Returns how many
+    rows had one of the values.
+    """
+    with transaction(path) as db:
+        damaged = [(rowid,) for rowid, *row in db.execute("SELECT rowid, * FROM rows") if not is_sound(row)]
+        held = count(db, column, values)
+        db.execute(f"DELETE FROM rows WHERE {_quoted(column)} IN ({_places(len(values))})", list(values))
+        db.executemany("DELETE FROM rows WHERE rowid = ?", damaged)
+    with closing(connect(path, "rw")) as db:
+        db.execute("PRAGMA secure_delete=ON")
+        db.execute("VACUUM")
+    return held
+
+
 def sealed(cells: Row) -> Row:
     """Key and values with the checksum put between."""
     return cells[0], _checksum(cells), *cells[1:]

@@ -1,8 +1,10 @@
 """The row ledger: nothing finished is lost, nothing damaged is used, and who only looks changes nothing."""
 
+import io
 import sqlite3
 import tempfile
 from contextlib import closing
+from hashlib import blake2b
 from pathlib import Path
 
 import polars as pl
@@ -134,3 +136,36 @@ def test_another_programs_database_is_refused_and_left_alone(ledger: Ledger) -> 
         with pytest.raises(UserError, match="no row ledger"):
             use()
     assert ledger.path.read_bytes() == before
+
+
+def test_forgotten_values_leave_every_file_and_all_other_rows_stay(ledger: Ledger) -> None:
+    ledger.append(rows(*"abcd", text="old"))
+    ledger.append(pl.DataFrame({KEY: ["e"], "text": ["old-b"]}))
+    content = ledger.path.read_bytes()
+    ledger.path.write_bytes(content.replace(b"old-c", b"odd-c"))
+    (ledger.path.parent / "rows-1.damaged").write_bytes(b"old-b")
+    (ledger.path.parent / "rows-1.damaged-journal").write_bytes(b"old-b")
+    folder = ledger.path.with_suffix("")
+    folder.mkdir()
+    for number, (name, text) in enumerate((("f", "old"), ("g", "new"))):
+        buffer = io.BytesIO()
+        pl.concat([rows(name, text=text), rows("b", text=text)]).write_parquet(buffer)
+        digest = blake2b(buffer.getvalue(), digest_size=16).hexdigest()
+        (folder / f"{number:020d}-{digest}.parquet").write_bytes(buffer.getvalue())
+    (folder / f"{2:020d}-{'0' * 32}.parquet").write_bytes(b"cut short")
+
+    assert ledger.holding("text", ["old-b", "none"]) == 2
+    assert len(ledger.beside("text", ["old-b"])) == 4
+    assert ledger.forget("text", ["old-b", "none"]) == 2
+    assert texts(ledger, *"abcdefg") == {"a": "old-a", "b": "new-b", "d": "old-d", "f": "old-f", "g": "new-g"}
+    assert missing(ledger, *"abcdefg") == ["c", "e"]
+    assert not any(b"old-b" in path.read_bytes() or b"odd-c" in path.read_bytes() for path in _files(ledger))
+    assert not any("old-b" in pl.read_parquet(path)["text"] for path in folder.iterdir())
+    assert ledger.holding("text", ["old-b"]) == 0 and ledger.beside("text", ["old-b"]) == []
+    assert ledger.forget("text", []) == 0
+    ledger.append(rows("c", "e"))
+    assert missing(ledger, *"abcdefg") == []
+
+
+def _files(ledger: Ledger) -> list[Path]:
+    return [path for path in ledger.path.parent.rglob("*") if path.is_file()]
