@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.release import Metrics
 
+NIGHTS_FILE = "nights.jsonl"
+
 Outcome = Literal["published", "refused", "unchanged", "partial", "failed"]
 """The outcome of a run: a new release in production, one that the gate refused, none because production has it already,
 none because the run was to stop before the gate, or an error."""

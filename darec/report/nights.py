@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from darec.common.notices import tell_once
 from darec.serving.releases import Releases
-from schemas.night import Night
+from schemas.night import NIGHTS_FILE, Night
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-_FILE = "nights.jsonl"
 TEXTFILE = Path("metrics") / "darec.prom"
 """Where, in the store, a Prometheus node exporter finds the metrics (its `--collector.textfile.directory`)."""
 
@@ -25,7 +24,7 @@ def record(root: Path, night: Night) -> None:
 
     line = night.model_dump_json() + "\n"
     # one write at the end of the file, so that parallel or killed runs leave complete lines
-    descriptor = os.open(root / _FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    descriptor = os.open(root / NIGHTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, line.encode())
     finally:
@@ -67,14 +66,14 @@ def exposition(root: Path) -> bytes:
 
 def _kept(root: Path) -> Iterator[Night]:
     try:
-        lines = (root / _FILE).read_bytes().splitlines()
+        lines = (root / NIGHTS_FILE).read_bytes().splitlines()
     except FileNotFoundError:
         return
     for line in lines:
         try:
             yield Night.model_validate_json(line)
         except ValidationError:
-            tell_once(f"a line of {root / _FILE} cannot be read and is left out")
+            tell_once(f"a line of {root / NIGHTS_FILE} cannot be read and is left out")
 
 
 def _registry(root: Path, night: Night | None) -> "CollectorRegistry":

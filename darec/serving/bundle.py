@@ -2,7 +2,7 @@
 
 items.faiss      inner-product index over item vectors: user -> items
 similar.faiss    the same over normalised vectors: item -> items
-users.parquet    external id, train interactions, vector; row = user index
+users.parquet    external id, train interactions, vector; row = user index; a user who was forgotten has no id
 items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
 seen.parquet     known (user index, item index) pairs of all splits, sorted by user; with the column `disliked` also
                  dislikes, which are no interactions and are left out of lists alike
@@ -11,6 +11,7 @@ attributes.parquet    values of the items' attributes that rules may name; only 
 report.json      metrics, index recall, sizes, and facts about vectors and ids, which the gate checks
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,7 +42,7 @@ from schemas.release import (
     Metrics,
     VectorReport,
 )
-from schemas.tables import ITEM_ATTRIBUTES, SEEN, SEEN_EXTRAS, released_items, released_users
+from schemas.tables import ITEM_ATTRIBUTES, SEEN, SEEN_EXTRAS, TableSchema, released_items, released_users
 
 if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
@@ -113,6 +114,39 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     return report
 
 
+def write_without(bundle: Path, folder: Path, user_id: str) -> BundleReport:
+    """Writes into `folder` the bundle without a user, so that the answers to all others stay the same.
+
+    The user's row stays, or the numbers of others would change: it has no id, no train interactions and a vector of
+    zeros. Known pairs of the user are left out. All other files are the same, on the same disk blocks where the file
+    system has hard links.
+    """
+    report = read_report(bundle)
+    users, seen = pl.read_parquet(bundle / USERS_FILE), pl.read_parquet(bundle / SEEN_FILE)
+    gone = (users[c.USER] == user_id).fill_null(False)
+    vectors = vectors_of(users).copy()
+    vectors[gone.to_numpy()] = 0
+    users = users.with_columns(
+        pl.when(gone).then(None).otherwise(pl.col(c.USER)).alias(c.USER),
+        pl.when(gone).then(0).otherwise(pl.col(c.TRAIN_COUNT)).cast(pl.Int32).alias(c.TRAIN_COUNT),
+        pl.Series(c.VECTOR, vectors, dtype=pl.Array(pl.Float32, report.width)),
+    )
+    seen = seen.filter(~pl.col(c.USER_INDEX).is_in(gone.arg_true().implode()))
+    left = users.drop_nulls(c.USER)
+    facts = {"interactions": _interactions(seen), "users": _facts(left, c.USER, vectors_of(left))}
+    report = report.model_copy(update=facts)
+
+    write_table(users, folder / USERS_FILE, TableSchema(released_users(report.width), nullable=(c.USER,)))
+    write_table(seen, folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
+    (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+    for name in Artifact(bundle).manifest.files.keys() - {USERS_FILE, SEEN_FILE, REPORT_FILE}:
+        try:
+            os.link(bundle / name, folder / name)
+        except OSError:
+            copyfile(bundle / name, folder / name)
+    return report
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle opened for reading. Indexes are mapped and tables scanned: memory stays flat in the number of users."""
@@ -178,8 +212,8 @@ class Bundle:
         return vectors_of(self._scan(ITEMS_FILE).select(c.VECTOR).collect())
 
     def user_ids(self) -> pl.Series:
-        """All external user ids; row = user index."""
-        return self._scan(USERS_FILE).select(c.USER).collect()[c.USER]
+        """All external user ids in the order of user indices; users who were forgotten have none."""
+        return self._scan(USERS_FILE).select(c.USER).drop_nulls().collect()[c.USER]
 
     @cached_property
     def fold_in(self) -> "HistoryMap":

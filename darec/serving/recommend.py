@@ -173,9 +173,13 @@ def _positive(k: int) -> None:
 
 
 def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserError:
-    """Says which known ids look most like `wanted`; a large vocabulary is narrowed by length first, for speed."""
+    what = f"{kind} {wanted!r} is not in the release"
+    return UserError(what, where=str(bundle.folder), hint=nearest(kind, wanted, known))
+
+
+def nearest(kind: str, wanted: str, known: pl.Series) -> str:
+    """A hint: which known ids look most like `wanted`; a large vocabulary is narrowed by length first, for speed."""
     if len(known) > 50_000:
         known = known.filter(known.str.len_chars().is_between(len(wanted) - 1, len(wanted) + 1)).head(50_000)
-    nearest = difflib.get_close_matches(wanted, known.to_list(), n=3, cutoff=0.3)
-    hint = f"nearest known: {', '.join(nearest)}" if nearest else f"{kind}s are named by the ids of the raw data"
-    return UserError(f"{kind} {wanted!r} is not in the release", where=str(bundle.folder), hint=hint)
+    found = difflib.get_close_matches(wanted, known.to_list(), n=3, cutoff=0.3)
+    return f"nearest known: {', '.join(found)}" if found else f"{kind}s are named by the ids of the raw data"

@@ -464,10 +464,11 @@ def _id(bundle: Path, event: Event) -> str:
 
 
 def _event(what: str, who: str, why: str) -> Event:
-    return Event.model_validate({"at": datetime.now(UTC), "what": what, "who": who or _whoami(), "why": why})
+    return Event.model_validate({"at": datetime.now(UTC), "what": what, "who": who or whoami(), "why": why})
 
 
-def _whoami() -> str:
+def whoami() -> str:
+    """The name of the user that this process runs as."""
     try:
         return getuser()
     except (KeyError, OSError):  # a container's user may have no name

@@ -61,7 +61,7 @@ def collect(
     Raises:
         TransientError: a run is under way.
     """
-    with store.in_use() if dry_run else _alone(store), store.lease(LEASE):
+    with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         unreadable: list[Artifact] = []
         released = closure(store, Releases(store.root).referenced(releases), unreadable)
         kept = released | closure(store, newest(store, artifacts))
@@ -81,7 +81,8 @@ def collect(
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
+def alone(store: Store) -> Iterator[None]:
+    """Keeps runs out. Raises TransientError if one is under way."""
     try:
         with store.lease(IN_USE, fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield

@@ -25,6 +25,7 @@ from pipelines.cli import (
     diff,
     doctor,
     explain,
+    forget,
     gc,
     history,
     models,
@@ -56,7 +57,7 @@ _GROUPS: dict[str, tuple[Callable[..., Any], ...]] = {
         promote.promote,
         rollback.rollback,
     ),
-    "Operations": (ui.ui, history.history, deploy.deploy, doctor.doctor, gc.gc),
+    "Operations": (ui.ui, history.history, deploy.deploy, doctor.doctor, gc.gc, forget.forget),
     "Research": (compare.compare, tune.tune),
 }
 

@@ -1,0 +1,54 @@
+"""`darec forget`: remove a person from the store."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.show import console
+from pipelines.tables import print_table
+from schemas.data import DataConfig
+
+
+def forget(
+    user: Annotated[str, typer.Option("--user", help="External user id.")],
+    why: Annotated[str, typer.Option("--why", help="Reason, which is kept in the receipt.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
+    recipe: RecipeOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a person from everything that the store keeps: artifacts, releases, row ledgers, reports.
+
+    Other users get the same recommendations as before. The raw data is not changed: remove the person there, too, or
+    the next run brings them back. What was done, and what is left to do, is kept in <store>/receipts.
+    """
+    from darec.serving.forgetting import forget as remove
+
+    loaded, store = open_recipe(recipe, overrides)
+    receipt = remove(store, user, why=why, left=tuple(_outside(loaded.data)), dry_run=dry_run)
+    if as_json:
+        print_json(receipt.model_dump(mode="json"))
+        return
+    title = "Would be removed or rewritten" if dry_run else "Removed or rewritten"
+    print_table(title, ("what", "count"), list(receipt.counts.items()))
+    console.print("Not touched, and left to do:")
+    for line in receipt.left:
+        console.print(f"- {line}", highlight=False)
+
+
+def _outside(data: DataConfig) -> Iterator[str]:
+    """What of the raw data and of Prefect may hold the person."""
+    from darec.common.errors import DarecError
+    from darec.dataset.sources import source_files
+
+    try:
+        found = source_files(data)
+    except DarecError as error:
+        yield f"raw data: it cannot be listed now ({error.what})"
+        found = {}
+    for role in ("interactions", "users"):
+        for file in found.get(role, ()):
+            yield f"raw data: remove the person from {file.path}, or the next run brings them back"
+    yield "the database of Prefect: samples of profiles in artifacts and logs of its runs"
