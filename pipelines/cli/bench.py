@@ -314,6 +314,39 @@ def lists(
     print_plain(timing.table(measured, size))
 
 
+@app.command()
+def scale(
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", help="Number of interactions, such as 1M. May be repeated.")
+    ] = None,
+    until: Annotated[str, typer.Option(help="Last stage to run.")] = "export",
+    text_width: Annotated[
+        int, typer.Option(min=0, max=16_384, help="Width of random text vectors; with 0 the model uses no text.")
+    ] = 0,
+    overrides: SetOption = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the logs, the stores and the table.")] = STORE.parent
+    / "scale",
+) -> None:
+    """Run the stages on synthetic logs: CPU seconds and peak memory of each stage, and how they grow with the data."""
+    from benchmarks import scale as growth
+
+    try:
+        wanted = [growth.parsed(size) for size in sizes or ["1M", "5M"]]
+    except ValueError as error:
+        raise UserError(f"{error}", where="--size", hint="give a number of interactions, such as 200k or 5M") from error
+    costs = []
+    for interactions in wanted:
+        recipe = growth.recipe_for(folder, interactions, text_width, overrides or ())
+        for cost in growth.measure(recipe, interactions, until, text_width):
+            costs.append(cost)
+            size = growth.shown(interactions)
+            console.print(
+                f"{size} {cost.stage}: {cost.cpu_seconds:,.1f} CPU s, {cost.peak_mb:,.0f} MB", highlight=False
+            )
+    (folder / "table.md").write_text(text := growth.table(costs))
+    print_plain(text)
+
+
 def _write_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
     from benchmarks import results, tables
     from darec.artifacts.store import Store

@@ -1,0 +1,208 @@
+"""What every stage costs as the data grow: synthetic logs, the pipeline's own stages in child processes, exponents.
+
+No LLM is asked: the text vectors are random. A stage runs in a process of its own, so that its CPU seconds and its peak
+memory are its own. The executor is that of the pipeline, so a second call takes finished stages from the store, with
+the costs that are noted there.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import log
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from benchmarks.tables import markdown
+from darec.artifacts import files
+from darec.artifacts.formats import Vectors
+from darec.artifacts.store import Artifact, Store
+from darec.common.overrides import parse_settings
+from darec.common.progress import Progress, Silent
+from darec.common.recipes import configure
+from schemas.recipe import Recipe
+from schemas.reports import StageReport
+from stages.contract import Outcome
+from stages.declarations import EMBED
+from stages.execute import Job, execute
+from stages.registry import needed, task_named
+from stages.walk import run_task
+
+PER_USER = 50
+"""Interactions per user, and per item."""
+GROUPS = 100
+"""Groups of users and items: most of a user's interactions are with items of its group, so there is much to learn."""
+_OWN_GROUP = 0.7
+_USER_SKEW, _ITEM_SKEW = 1.5, 2.5  # of a uniform number's power: a few users and items have most of the interactions
+_CHUNK = 2**20
+_WITHOUT_LLM = {"profile_items", "profile_users"}
+_COSTS = "costs.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage took on logs of one size."""
+
+    interactions: int
+    stage: str
+    seconds: float
+    """Wall seconds."""
+    cpu_seconds: float
+    """Of all threads and child processes."""
+    peak_mb: float
+    """Largest resident memory of the process that ran the stage."""
+
+
+def write_log(path: Path, interactions: int, seed: int = 0) -> None:
+    """Writes a log with the columns user_id, item_id and timestamp, in order of time; memory is that of a chunk."""
+    users = items = max(interactions // PER_USER, GROUPS)
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer: pq.ParquetWriter | None = None
+    for start in range(0, interactions, _CHUNK):
+        table = _rows(rng, start, min(_CHUNK, interactions - start), users, items).to_arrow()
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def _rows(rng: np.random.Generator, start: int, count: int, users: int, items: int) -> pl.DataFrame:
+    user = (users * rng.random(count) ** _USER_SKEW).astype(np.int64)
+    position = rng.random(count) ** _ITEM_SKEW
+    own = user % GROUPS + GROUPS * (items // GROUPS * position).astype(np.int64)
+    item = np.where(rng.random(count) < _OWN_GROUP, own, (items * position).astype(np.int64))
+    return pl.DataFrame({"user": user, "item": item}).select(
+        user_id=_shuffled("user", users, "u"),
+        item_id=_shuffled("item", items, "i"),
+        timestamp=1_500_000_000 + pl.int_range(start, start + count, dtype=pl.Int64),
+    )
+
+
+def _shuffled(column: str, size: int, prefix: str) -> pl.Expr:
+    """Ids in another order than the numbers, so that neither popularity nor groups follow from the order of ids."""
+    factor = next(prime for prime in (999_983, 999_979, 999_961) if size % prime)
+    return pl.lit(prefix) + (pl.col(column) * factor % size).cast(pl.String).str.zfill(8)
+
+
+def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of one size: its log (written if it is not there), its store, one epoch; DaRec if there is text.
+
+    Raises:
+        UserError: an override among `settings` (`path=value`) is none.
+    """
+    log_file = folder / f"log-{interactions}.parquet"
+    if not log_file.exists():
+        partial = log_file.with_suffix(".partial")
+        write_log(partial, interactions)
+        partial.rename(log_file)
+    data = {"source": "parquet", "interactions": str(log_file), "interaction_columns": {"timestamp": "timestamp"}}
+    train = {"epochs": 1} | ({} if text_width else {"alignment": []})
+    runtime = {"store": str(folder / f"store-{interactions}"), "verify": "sizes", "min_free_gb": 0.01}
+    sections = {"data": data, "train": train, "runtime": runtime}
+    return configure(Recipe, sections, *parse_settings(settings), where="--set")
+
+
+def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> Iterator[Cost]:
+    """Runs the stages up to `until`, each in a process of its own, and gives what each took."""
+    store, done = Store(recipe.runtime.store), dict[str, Artifact]()
+    for task in needed(recipe, until):
+        if task.name in _WITHOUT_LLM:
+            continue
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
+        done[task.name] = artifact
+        if task.name != EMBED.name:
+            yield _noted(store, artifact, cost)
+
+
+def _noted(store: Store, artifact: Artifact, cost: Cost | None) -> Cost:
+    """The cost of a stage that did work, kept beside the store; or what was kept when it did."""
+    path = store.root / _COSTS
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    if cost is not None:
+        kept[f"{artifact.stage}-{artifact.key}"] = asdict(cost)
+        path.write_text(json.dumps(kept, indent=1))
+    return Cost(**kept[f"{artifact.stage}-{artifact.key}"])
+
+
+def _run(
+    name: str, recipe: Recipe, upstream: dict[str, Artifact], interactions: int, text_width: int
+) -> tuple[Artifact, Cost | None]:
+    """In the child: runs one stage or takes the hit, which costs nothing that is worth telling."""
+    store, started, before = Store(recipe.runtime.store), time.perf_counter(), _cpu_seconds()
+    if name == EMBED.name:
+        result = execute(_random_vectors(upstream["split"], text_width), store)
+    else:
+        result = run_task(task_named(name), recipe, upstream, store, Silent())
+    assert result.artifact is not None
+    if result.cached:
+        return result.artifact, None
+    seconds, cpu = time.perf_counter() - started, _cpu_seconds() - before
+    return result.artifact, Cost(interactions, name, round(seconds, 2), round(cpu, 2), round(_peak_mb(), 1))
+
+
+def _random_vectors(split: Artifact, width: int) -> Job:
+    def work(out: Path, scratch: Path, progress: Progress) -> Outcome[StageReport]:
+        rng, names = np.random.default_rng(0), (files.USER_VOCABULARY.name, files.ITEM_VOCABULARY.name)
+        rows = [pl.scan_parquet(split.path / name).select(pl.len()).collect().item() for name in names]
+        sides = [rng.standard_normal((count, width), np.float32) for count in rows]
+        files.TEXT_VECTORS.format.write(Vectors(*sides), out / files.TEXT_VECTORS.name)
+        return Outcome(sum(map(len, sides)), StageReport())
+
+    return Job(EMBED.name, {"random": width, "split": split.key}, (files.TEXT_VECTORS.name,), work, checksums=False)
+
+
+def _cpu_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process since it was started; `ru_maxrss` would count the parent's as well."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def exponent(small: Cost, large: Cost) -> float:
+    """The power of the number of interactions by which CPU seconds grow: 1 is linear."""
+    return log(large.cpu_seconds / small.cpu_seconds) / log(large.interactions / small.interactions)
+
+
+def table(costs: Sequence[Cost]) -> str:
+    """CPU seconds and peak memory of each stage and size, and the exponents between neighbouring sizes, in Markdown."""
+    sizes = sorted({cost.interactions for cost in costs})
+    found = {(cost.stage, cost.interactions): cost for cost in costs}
+    head = ["stage", *(f"{shown(size)}: CPU s, MB" for size in sizes)]
+    head += [f"exponent, {shown(low)} to {shown(high)}" for low, high in pairwise(sizes)]
+    rows = []
+    for stage in dict.fromkeys(cost.stage for cost in costs):
+        each = [found.get((stage, size)) for size in sizes]
+        cells = [f"{cost.cpu_seconds:,.1f}, {cost.peak_mb:,.0f}" if cost else "" for cost in each]
+        powers = [f"{exponent(low, high):.2f}" if low and high else "" for low, high in pairwise(each)]
+        rows.append([stage, *cells, *powers])
+    return markdown(head, rows)
+
+
+def shown(interactions: int) -> str:
+    """A number of interactions as people say it."""
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if interactions >= size:
+            return f"{interactions / size:g}{letter}"
+    return str(interactions)
+
+
+def parsed(size: str) -> int:
+    """The reverse of `shown`: `5M`, `200k` or plain digits. Raises ValueError for anything else."""
+    factors = {"M": 1_000_000, "k": 1_000}
+    return round(float(size[:-1]) * factors[size[-1]]) if size and size[-1] in factors else int(size)

@@ -1,0 +1,46 @@
+"""`darec bench scale`: synthetic logs with structure, stages in processes of their own, costs that are kept."""
+
+import polars as pl
+import pytest
+
+from benchmarks import scale
+from benchmarks.scale import Cost
+
+
+def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
+    scale.write_log(tmp_path / "log.parquet", 20_000)
+    log = pl.read_parquet(tmp_path / "log.parquet")
+    assert log.height == 20_000
+    assert log["timestamp"].is_sorted()
+    counts = log["item_id"].value_counts(sort=True)["count"]
+    assert counts.head(len(counts) // 10).sum() > 0.3 * log.height
+    scale.write_log(tmp_path / "again.parquet", 20_000)
+    assert pl.read_parquet(tmp_path / "again.parquet").equals(log)
+
+
+def test_stages_run_once_and_their_costs_are_kept(tmp_path):
+    recipe = scale.recipe_for(tmp_path, 10_000, text_width=8, settings=["train.dim=8", "split.k_core=2"])
+    first = list(scale.measure(recipe, 10_000, "export", 8))
+    names = ["ingest", "split", "graph", "train_reference", "train", "evaluate", "export"]
+    assert [cost.stage for cost in first] == names
+    assert all(cost.cpu_seconds > 0 and cost.peak_mb > 50 for cost in first)
+    assert list(scale.measure(recipe, 10_000, "split", 8)) == first[:2]
+
+
+def test_exponent_of_hand_made_costs():
+    small, large = Cost(1_000_000, "train", 1, 2.0, 100), Cost(4_000_000, "train", 9, 32.0, 300)
+    assert scale.exponent(small, large) == pytest.approx(2)
+    lines = scale.table([small, large]).splitlines()
+    assert lines[0] == "| stage | 1M: CPU s, MB | 4M: CPU s, MB | exponent, 1M to 4M |"
+    assert lines[2] == "| train | 2.0, 100 | 32.0, 300 | 2.00 |"
+
+
+@pytest.mark.parametrize(("text", "size"), [("5M", 5_000_000), ("200k", 200_000), ("1.5M", 1_500_000), ("700", 700)])
+def test_sizes_are_read_and_shown(text, size):
+    assert scale.parsed(text) == size
+    assert scale.shown(size) == text
+
+
+def test_a_size_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="many"):
+        scale.parsed("many")

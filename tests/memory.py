@@ -1,0 +1,23 @@
+"""How much memory a piece of work takes at its peak, measured in a process of its own."""
+
+import subprocess
+import sys
+
+_PRELUDE = """
+import re
+def _memory(name):
+    with open("/proc/self/status") as status:
+        return int(re.search(name + r":\\s+(\\d+)", status.read())[1]) * 1024
+def _mark():
+    with open("/proc/self/clear_refs", "w") as peak:
+        peak.write("5")  # the peak is that from here on
+    return _memory("VmRSS")
+"""
+
+
+def peak_growth(setup: str, work: str) -> int:
+    """Bytes by which resident memory grows at most while `work` runs, after `setup`; both are Python code."""
+    script = f"{_PRELUDE}\n{setup}\n_before = _mark()\n{work}\nprint(_memory('VmHWM') - _before)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return int(done.stdout.split()[-1])
