@@ -76,9 +76,10 @@ class DaRec(Objective):
         self.sides = ranges[config.sides]
 
         # Nodes are drawn as often as they occur in train.
-        train = interactions.train
-        occurrences = torch.cat([train.users, train.items + text.n_users])
-        self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
+        self._occurrences: list[Tensor] = []
+        if config.sample_from == "interactions":
+            occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
+            self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
@@ -201,8 +202,8 @@ def shared_text(config: DaRecConfig, text: Representations, interactions: Intera
     rows = unit(whiten(text, config.components))
     if config.propagate:
         graph = Adjacency.normalised(interactions.train, interactions.n_users, interactions.n_items)
-        spread = power_sum(graph, rows.nodes, config.propagate)
-        rows = unit(whiten(Representations(spread, text.n_users), config.components))
+        rows = Representations(power_sum(graph, rows.nodes, config.propagate), text.n_users)
+        rows = unit(whiten(rows, config.components))
     return rows
 
 

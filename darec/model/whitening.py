@@ -1,11 +1,15 @@
 """Text vectors as the model sees them."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from darec.common.errors import UserError
 from darec.common.interactions import Representations
+
+_BLOCK = 8192  # rows in double precision at once: memory is that of the result, not of a copy of the text
 
 
 def whiten(text: Representations, dims: int) -> Representations:
@@ -14,10 +18,25 @@ def whiten(text: Representations, dims: int) -> Representations:
     Users' and items' texts differ in form, so each side loses its own mean; the components are common to both, so that
     a user and an item stay comparable. `dims` beyond d_L means d_L.
     """
-    rows = torch.cat([side - side.mean(0) for side in (text.user, text.item)]).double()
-    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    covariance = text.nodes.new_zeros(text.dim, text.dim, dtype=torch.float64)
+    for _, rows in _centred(text):
+        covariance.addmm_(rows.T, rows)
+    values, vectors = torch.linalg.eigh(covariance / len(text.nodes))
     values, vectors = values.flip(0)[:dims], vectors.flip(1)[:, :dims]
-    return Representations((rows @ vectors * values.clamp_min(1e-9).rsqrt()).float(), text.n_users)
+
+    projection = vectors * values.clamp_min(1e-9).rsqrt()
+    result = text.nodes.new_empty(len(text.nodes), projection.shape[1], dtype=torch.float32)
+    for first, rows in _centred(text):
+        result[first : first + len(rows)] = rows @ projection
+    return Representations(result, text.n_users)
+
+
+def _centred(text: Representations) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of rows less their side's mean, float64, each with the number of its first node."""
+    for start, side in ((0, text.user), (text.n_users, text.item)):
+        mean = side.mean(0)
+        for number, block in enumerate(side.split(_BLOCK)):
+            yield start + number * _BLOCK, (block - mean).double()
 
 
 def unit(text: Representations) -> Representations:
