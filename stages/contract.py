@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from darec.artifacts.files import Content, File
 from darec.artifacts.store import Artifact
@@ -12,6 +12,9 @@ from darec.common.errors import DarecError
 from darec.common.progress import Progress, Silent
 from schemas.recipe import Recipe
 from schemas.reports import StageReport
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Report_co = TypeVar("Report_co", bound=StageReport, covariant=True)
 
@@ -48,6 +51,10 @@ class StageContext:
     def read(self, file: File[Content]) -> Content:
         """The content of a declared input."""
         return file.format.read(self.path(file))
+
+    def scan(self, file: "File[pl.DataFrame]") -> "pl.LazyFrame":
+        """The content of a declared table that may not fit in memory, as a query."""
+        return file.scan(self.path(file))
 
     def write(self, file: File[Content], content: Content) -> None:
         """Writes one of the stage's own files."""

@@ -4,11 +4,15 @@ Nothing heavy is imported here: `darec status` pays for this page.
 """
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from darec.artifacts.formats import Format, Json, OpaqueFile, Table, VectorFile
 from darec.artifacts.store import Artifact
 from schemas.release import BUNDLE_FILES, RERANKER_FILE
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Content = TypeVar("Content")
 
@@ -24,6 +28,11 @@ class File(Generic[Content]):
     def of(self, artifact: Artifact) -> Content:
         """The content of this file in an artifact of the stage."""
         return self.format.read(artifact.path / self.name)
+
+    def scan(self: "File[pl.DataFrame]", path: Path) -> "pl.LazyFrame":
+        """The content of the table at `path` as a query, for one that may not fit in memory."""
+        assert isinstance(self.format, Table)
+        return self.format.scan(path)
 
 
 # ingest: the raw files, cleaned

@@ -67,6 +67,12 @@ class Table:
 
         return read_table(path, self.schema, self.extras)
 
+    def scan(self, path: Path) -> "pl.LazyFrame":
+        """The table as a query that reads it bit by bit."""
+        from darec.artifacts.tables import scan_table
+
+        return scan_table(path, self.schema, self.extras)
+
     def write(self, content: "pl.DataFrame", path: Path) -> None:
         """Writes the table as Parquet."""
         from darec.artifacts.tables import write_table

@@ -1,5 +1,7 @@
 """Reading and writing the tables of `schemas.tables`, checked against their schema both ways."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -40,13 +42,35 @@ def read_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS)
     Raises:
         DarecError: the file is missing, cut short, or not of the schema.
     """
+    with reading(path):
+        table = pl.read_parquet(path)
+    return conform(table, with_extras(schema, extras, table.columns), str(path))
+
+
+def scan_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> pl.LazyFrame:
+    """The same table as a query, for one that may not fit in memory; its nulls are not counted.
+
+    Raises:
+        DarecError: the file is missing, cut short, or not of the schema.
+    """
+    with reading(path):
+        rows = pl.scan_parquet(path, glob=False)
+        present = rows.collect_schema()
+    wanted = with_extras(schema, extras, present.names())
+    conform(pl.DataFrame(schema=present), wanted, str(path))
+    return rows.select(list(wanted))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns errors about a table's file into a DarecError that says how to make it again."""
     hint = "delete the artifact's folder and run again: it is rebuilt"
     try:
-        table = pl.read_parquet(path)
+        yield
+    except DarecError:
+        raise
     except FileNotFoundError as error:
         raise DarecError("the table is missing", where=str(path), hint=hint) from error
     except Exception as error:
-        raise DarecError(
-            f"the table cannot be read ({str(error).splitlines()[0]})", where=str(path), hint=hint
-        ) from error
-    return conform(table, with_extras(schema, extras, table.columns), str(path))
+        what = f"the table cannot be read ({str(error).splitlines()[0]})"
+        raise DarecError(what, where=str(path), hint=hint) from error

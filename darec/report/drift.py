@@ -1,14 +1,22 @@
-"""How the cleaned data changed since the previous release."""
+"""How the cleaned data changed since the previous release.
+
+Two logs may not fit in memory: whatever is told of them is aggregated while they are read.
+"""
+
+from itertools import pairwise
+from math import ceil
 
 import polars as pl
 
 from darec.artifacts import files
+from darec.artifacts.tables import reading
 from darec.common.errors import DarecError
 from darec.report.content import Drift, SetChange
 from darec.report.source import Source
 from schemas import columns as c
 
 _SHOWN = 8  # rising and falling items
+_ROWS_AT_ONCE = 2_000_000  # interactions whose pairs are compared at once
 
 
 def drift(source: Source) -> Drift:
@@ -16,31 +24,53 @@ def drift(source: Source) -> Drift:
     previous = source.previous
     if previous is None:
         raise DarecError("there was no release before this one")
-    before, after = (each.read(files.INTERACTIONS) for each in (previous, source))
-    kinds = {"users": [c.USER], "items": [c.ITEM], "interactions": [c.USER, c.ITEM]}
-    shares = _shares(before, after)
-    titles = source.read(files.ITEMS)
-    named = shares.join(titles, on=c.ITEM, how="left").with_columns(pl.coalesce(c.TITLE, c.ITEM).alias(c.TITLE))
-    return Drift(
-        previous=previous.name,
-        sets=tuple(_change(name, before.select(columns), after.select(columns)) for name, columns in kinds.items()),
-        shift=float((shares["after"] - shares["before"]).abs().sum()) / 2,
-        rising=_moved(named.filter(pl.col("change") > 0), descending=True),
-        falling=_moved(named.filter(pl.col("change") < 0), descending=False),
-    )
+    before, after = (each.scan(files.INTERACTIONS).select(c.USER, c.ITEM) for each in (previous, source))
+    with reading(source.artifact(files.INTERACTIONS.stage).path):
+        sets = (_entities("users", c.USER, before, after), _entities("items", c.ITEM, before, after))
+        shares = _shares(before, after)
+        titles = source.scan(files.ITEMS)
+        return Drift(
+            previous=previous.name,
+            sets=(*sets, _pairs(before, after)),
+            shift=float((shares["after"] - shares["before"]).abs().sum()) / 2,
+            rising=_moved(shares.filter(pl.col("change") > 0), titles, descending=True),
+            falling=_moved(shares.filter(pl.col("change") < 0), titles, descending=False),
+        )
 
 
-def _change(name: str, before: pl.DataFrame, after: pl.DataFrame) -> SetChange:
-    before, after = before.unique(), after.unique()
-    new = after.join(before, on=before.columns, how="anti").height
-    return SetChange(name, before.height, after.height, new, before.height + new - after.height)
+def _entities(name: str, column: str, before: pl.LazyFrame, after: pl.LazyFrame) -> SetChange:
+    """What came and went of the distinct values of a column."""
+    old, now = (log.select(column).unique().collect(engine="streaming") for log in (before, after))
+    return _change(name, old.height, now.height, now.join(old, on=column, how="anti").height)
 
 
-def _shares(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+def _pairs(before: pl.LazyFrame, after: pl.LazyFrame) -> SetChange:
+    """What came and went of the interactions, for ranges of users in turn: logs are sorted by user."""
+    rows = after.select(pl.len()).collect().item()
+    users = after.select(c.USER).unique().collect(engine="streaming")[c.USER].sort()
+    step = ceil(len(users) / max(1, ceil(rows / _ROWS_AT_ONCE)))
+    bounds = [None, *users.gather_every(max(step, 1))[1:], None]
+
+    found = [0, 0, 0]
+    for low, high in pairwise(bounds):
+        inside = pl.lit(True) if low is None else pl.col(c.USER) >= low
+        inside = inside if high is None else inside & (pl.col(c.USER) < high)
+        old, now = (log.filter(inside).collect(engine="streaming").unique() for log in (before, after))
+        new = now.join(old, on=[c.USER, c.ITEM], how="anti").height
+        found = [total + part for total, part in zip(found, (old.height, now.height, new), strict=True)]
+    return _change("interactions", *found)
+
+
+def _change(name: str, before: int, after: int, new: int) -> SetChange:
+    return SetChange(name, before, after, new, before + new - after)
+
+
+def _shares(before: pl.LazyFrame, after: pl.LazyFrame) -> pl.DataFrame:
     """`item_id`, `before`, `after`, `change`: each item's share of all interactions."""
+    counts = [log.group_by(c.ITEM).agg(pl.len()).collect(engine="streaming") for log in (before, after)]
     sides = [
-        table.group_by(c.ITEM).agg((pl.len() / table.height).alias(name))
-        for name, table in (("before", before), ("after", after))
+        table.select(c.ITEM, (pl.col("len") / table["len"].sum()).alias(name))
+        for name, table in zip(("before", "after"), counts, strict=True)
     ]
     joined = sides[0].join(sides[1], on=c.ITEM, how="full", coalesce=True)
     return joined.with_columns(pl.col("before", "after").fill_null(0.0)).with_columns(
@@ -48,6 +78,9 @@ def _shares(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _moved(items: pl.DataFrame, descending: bool) -> tuple[tuple[str, float, float], ...]:
-    ordered = items.sort("change", c.ITEM, descending=[descending, False])
-    return tuple(ordered.select(c.TITLE, "before", "after").head(_SHOWN).iter_rows())
+def _moved(shares: pl.DataFrame, titles: pl.LazyFrame, descending: bool) -> tuple[tuple[str, float, float], ...]:
+    """Title and both shares of the items that moved most, those with most change first."""
+    most = shares.sort("change", c.ITEM, descending=[descending, False]).head(_SHOWN)
+    known = titles.select(c.ITEM, c.TITLE).filter(pl.col(c.ITEM).is_in(most[c.ITEM].implode())).collect()
+    named = most.join(known, on=c.ITEM, how="left", maintain_order="left")
+    return tuple(named.select(pl.coalesce(c.TITLE, c.ITEM), "before", "after").iter_rows())

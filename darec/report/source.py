@@ -67,6 +67,10 @@ class Source:
         """The content of a file. Raises DarecError as `artifact`."""
         return file.of(self.artifact(file.stage))
 
+    def scan(self, file: File[pl.DataFrame]) -> pl.LazyFrame:
+        """The content of a table that may not fit in memory, as a query. Raises DarecError as `artifact`."""
+        return file.scan(self.artifact(file.stage).path / file.name)
+
     @cached_property
     def metrics(self) -> EvaluationReport:
         """What `evaluate` found."""
