@@ -199,6 +199,8 @@ class EvaluationReport(StageReport):
     """The same vectors on test without the reranker; None where there is no reranker."""
     significance: dict[str, SignificanceReport] = {}
     slices: tuple[SliceReport, ...] = ()
+    candidates: dict[str, float] | None = None
+    """Where lists come from an index: how far those of a sample of users are from exact ones."""
 
 
 class ExportReport(StageReport):

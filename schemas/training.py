@@ -187,6 +187,10 @@ class EvaluateConfig(Section):
     category: str = added("")
     """Attribute of items that `category_coverage` groups them by, such as genres; values may be lists separated by `|`
     or commas. Empty: it is not measured."""
+    candidates: Literal["auto", "all", "index"] = added("auto")
+    """Items that are ranked for a user. all: every item, exactly. index: those that an IVF index finds, at the effort
+    that finds 99% of the exact lists; the lists of 500 users are compared with exact ones in the report. auto: all up
+    to 30 billion pairs of a user and an item, and the index above."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")

@@ -25,6 +25,7 @@ from darec.dataset.attributes import attribute_values
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.report import report
 from darec.evaluation.rerankers import read
+from darec.serving.candidates import ranker_for
 from schemas import columns as c
 from schemas.reports import EvaluationReport
 from stages.contract import Outcome, StageContext
@@ -42,7 +43,8 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
     category = context.recipe.evaluate.category
     catalogue = Catalogue.of(interactions, text, _categories(context, category) if category else None)
     reranker = read(context.path(RERANKER)) if context.recipe.rerank else None
-    result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker)
+    ranker = ranker_for(context.recipe.evaluate, interactions.n_users, interactions.n_items)
+    result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker, ranker)
 
     context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")

@@ -54,6 +54,13 @@ class Catalogue:
         group[order] = (share >= 0.2).long() + (share >= 0.8).long()
         return group
 
+    @cached_property
+    def histories(self) -> Tensor:
+        """How many train interactions of each user are with items of each popularity group: float64 [n_users, 3]."""
+        groups = 3
+        places = self.train.users * groups + self.popularity_group[self.train.items]
+        return torch.bincount(places, minlength=self.n_users * groups).view(self.n_users, groups).double()
+
 
 @dataclass(frozen=True)
 class Lists:

@@ -51,10 +51,7 @@ class PopularityCalibrationError(UserMetric):
         """In [0, 1] bits; 0 if the list has the same popularity groups as the history."""
         catalogue = lists.catalogue
         assert catalogue is not None
-        group = catalogue.popularity_group
-        history = torch.zeros(catalogue.n_users, _GROUPS, dtype=torch.float64)
-        places = catalogue.train.users * _GROUPS + group[catalogue.train.items]
-        history.view(-1).index_add_(0, places, torch.ones(len(places), dtype=torch.float64))
+        group, history = catalogue.popularity_group, catalogue.histories
         everybody = history.sum(0, keepdim=True)
 
         wanted = history[lists.users]

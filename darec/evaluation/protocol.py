@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darec.common.interactions import Pairs, Representations
+from darec.common.interactions import ItemLists, Pairs, Representations
 from darec.evaluation.metrics import Catalogue, Lists
-from darec.evaluation.ranking import Ranker
+from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.evaluation.rerank import Reranker
 
@@ -27,6 +27,11 @@ class Ranking:
     def to(self, device: torch.device) -> "Ranking":
         """The same ranking on `device`."""
         return Ranking(self.users.to(device), self.top.to(device))
+
+    def of(self, users: Tensor) -> "Ranking":
+        """The lists of those that are among `users`, int64 [m]."""
+        chosen = torch.isin(self.users, users)
+        return Ranking(self.users[chosen], self.top[chosen])
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,27 @@ class Scores:
 
 def rank(
     final: Representations,
-    train: Pairs,
+    train: Pairs | ItemLists,
     held_out: Pairs,
     k: int,
     batch_users: int = 512,
     reranker: Reranker | None = None,
+    ranker: MakeRanker = Ranker,
 ) -> Ranking:
-    """Ranks all items for every user of `held_out`, as a release with these vectors and this reranker does."""
-    ranker = Ranker(final, train, reranker)
-    users = torch.unique(held_out.users)
-    blocks = [ranker.top(block, k).int() for block in users.split(batch_users)]
+    """Ranks items for every user of `held_out`, as a release with these vectors and this reranker does.
+
+    Args:
+        final: the representations.
+        train: the pairs that are left out, which several rankings may share as item lists.
+        held_out: pairs of the users to rank for.
+        k: length of the lists.
+        batch_users: users ranked at once.
+        reranker: what reorders the items of greatest inner product.
+        ranker: how these are found; by default exactly, among all items.
+    """
+    seen = ItemLists(train, final.n_users, len(final.item)) if isinstance(train, Pairs) else train
+    ranks, users = ranker(final, seen, reranker), torch.unique(held_out.users)
+    blocks = [ranks.top(block, k).int() for block in users.split(batch_users)]
     return Ranking(users, torch.cat(blocks) if blocks else torch.empty(0, k, dtype=torch.int32))
 
 

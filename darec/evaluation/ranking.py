@@ -1,16 +1,19 @@
 """Full ranking in blocks of users, so that memory does not grow with the number of users."""
 
+from collections.abc import Callable
 from math import isfinite
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from darec.common.errors import DarecError
-from darec.common.interactions import ItemLists, Pairs, Representations
+from darec.common.interactions import ItemLists, Representations
 from darec.evaluation.rerank import Reranker
 
 _CHUNK = 32  # items whose greatest score stands for them in the first round
+_MOST_SCORES = 2**27  # of a block of users: 512 MB
 
 
 def top_items(scores: Tensor, k: int) -> Tensor:
@@ -41,6 +44,25 @@ def largest_score(final: Representations) -> float:
     return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
 
 
+def check_finite(final: Representations) -> None:
+    """Raises DarecError where a score may not be a finite number; a NaN would take the first place."""
+    if not isfinite(largest_score(final)):
+        hint = "train again with a lower train.learning_rate"
+        raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
+
+
+class Ranks(Protocol):
+    """Something that ranks items for users."""
+
+    def top(self, users: Tensor, k: int) -> Tensor:
+        """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
+        ...
+
+
+MakeRanker = Callable[[Representations, ItemLists, Reranker | None], Ranks]
+"""Given the representations, each user's train items, which are left out, and what reorders the best items."""
+
+
 class Ranker:
     """Ranks all items for users, leaving out each user's train items: by inner product, then by the reranker if any.
 
@@ -48,13 +70,11 @@ class Ranker:
         DarecError: a score may not be a finite number; NaN would be ranked first.
     """
 
-    def __init__(self, final: Representations, train: Pairs, reranker: Reranker | None = None) -> None:
-        if not isfinite(largest_score(final)):
-            hint = "train again with a lower train.learning_rate"
-            raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
+    def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
+        check_finite(final)
         self.n_items = len(final.item)
         self.reranker = reranker
-        self.seen = ItemLists(train, final.n_users, self.n_items)
+        self.seen = seen
         self.user = final.user
         self.item = functional.pad(final.item, (0, 0, 0, -self.n_items % _CHUNK))  # whole chunks: no copy of scores
         self.scores = self.item.new_empty(0, len(self.item))
@@ -62,6 +82,10 @@ class Ranker:
     @torch.no_grad()
     def top(self, users: Tensor, k: int) -> Tensor:
         """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
+        most = max(1, _MOST_SCORES // len(self.item))
+        return torch.cat([self._top(block, k) for block in users.split(most)])
+
+    def _top(self, users: Tensor, k: int) -> Tensor:
         scores = torch.mm(self.user[users], self.item.T, out=self._room(len(users)))
         scores[:, self.n_items :] = -torch.inf
         least = torch.finfo(scores.dtype).min

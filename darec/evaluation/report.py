@@ -8,14 +8,17 @@ import polars as pl
 import torch
 
 from darec.common.device import pick
-from darec.common.interactions import Interactions, Pairs, Representations
+from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, Scores, popularity, rank, score, summarise
+from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.rerank import Reranker
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
 from schemas import columns as c
 from schemas.training import EvaluateConfig
+
+_CHECKED = 500  # users whose lists are compared with exact ones
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,8 @@ def judge(
     reranker: Reranker | None = None,
 ) -> EvaluatedModel:
     """Ranks, on the device that `config` names, and scores one model by the protocol."""
-    catalogue = catalogue or Catalogue.of(data)
-    device = pick(config.device, "evaluate.device")
-    train, wanted = data.train.to(device), held_out.to(device)
-    reranker = reranker.to(device) if reranker else None
-    ranking = rank(final.to(device), train, wanted, max(config.cutoffs), config.batch_users, reranker)
-    ranking = ranking.to(torch.device("cpu"))
-    scores = score(ranking, held_out, data.n_items, config.cutoffs, catalogue=catalogue)
-    return EvaluatedModel(ranking, scores, scores.means() | summarise(ranking, catalogue, config.cutoffs))
+    [ranking] = _rankings([(final, held_out, reranker)], data, config, Ranker)
+    return _scored(ranking, data, held_out, config, catalogue or Catalogue.of(data))
 
 
 def report(
@@ -65,38 +62,88 @@ def report(
     config: EvaluateConfig,
     catalogue: Catalogue | None = None,
     reranker: Reranker | None = None,
+    ranker: MakeRanker = Ranker,
 ) -> Report:
     """Evaluates `final`, the popularity baseline and, if given, the model trained without alignment.
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
+
+    Validation and test rank the same items, so one ranking of `final` serves both. With a `ranker` that does not look
+    at every item, lists of a sample of users are compared with exact ones: `candidates`.
     """
     catalogue = catalogue or Catalogue.of(data)
     most_popular = popularity(data.train, data.n_users, data.n_items)
-    model = judge(final, data, data.test, config, catalogue, reranker)
+    either = Pairs(*(torch.cat([getattr(data.val, side), getattr(data.test, side)]) for side in ("users", "items")))
+    others = {
+        "popularity": (most_popular, data.test, None),
+        **({"reference": (reference, data.test, reranker)} if reference is not None else {}),
+        **({"before_reranking": (final, data.test, None)} if reranker is not None else {}),
+    }
+    lists, *rankings = _rankings([(final, either, reranker), *others.values()], data, config, ranker)
+
+    model = _scored(lists.of(data.test.users), data, data.test, config, catalogue)
 
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,
-        "validation": judge(final, data, data.val, config, catalogue, reranker).summary,
-        "popularity": judge(most_popular, data, data.test, config, catalogue).summary,
+        "validation": _scored(lists.of(data.val.users), data, data.val, config, catalogue).summary,
         "slices": [
             asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue)
         ],
     }
 
     columns = _columns(model.scores, "")
-    if reference is not None:
-        other = judge(reference, data, data.test, config, catalogue, reranker)
-        metrics["reference"] = other.summary
-        metrics["significance"] = {name: asdict(result) for name, result in compare(model.scores, other.scores).items()}
-        columns |= _columns(other.scores, "reference/")
-    if reranker is not None:
-        before = judge(final, data, data.test, config, catalogue)
-        metrics["before_reranking"] = before.summary
-        columns |= _columns(before.scores, "before_reranking/")
+    for name, ranking in zip(others, rankings, strict=True):
+        other = _scored(ranking, data, data.test, config, catalogue)
+        metrics[name] = other.summary
+        if name == "reference":
+            compared = compare(model.scores, other.scores)
+            metrics["significance"] = {metric: asdict(result) for metric, result in compared.items()}
+        if name != "popularity":
+            columns |= _columns(other.scores, f"{name}/")
+    if ranker is not Ranker:
+        metrics["candidates"] = _check(final, model.ranking, data, config, reranker)
 
     users = pl.Series(c.USER_INDEX, model.scores.users.cpu().numpy()).cast(pl.Int32)
     return Report(_plain(metrics), pl.DataFrame({c.USER_INDEX: users, **columns}))
+
+
+def _rankings(
+    wanted: list[tuple[Representations, Pairs, Reranker | None]],
+    data: Interactions,
+    config: EvaluateConfig,
+    ranker: MakeRanker,
+) -> list[Ranking]:
+    """The lists of each model for the users of its pairs; all leave out the same train items."""
+    device, k = pick(config.device, "evaluate.device"), max(config.cutoffs)
+    seen = ItemLists(data.train.to(device), data.n_users, data.n_items)
+    found = []
+    for final, pairs, reranker in wanted:
+        reranker = reranker.to(device) if reranker else None
+        ranking = rank(final.to(device), seen, pairs.to(device), k, config.batch_users, reranker, ranker)
+        found.append(ranking.to(torch.device("cpu")))
+    return found
+
+
+def _scored(
+    ranking: Ranking, data: Interactions, held_out: Pairs, config: EvaluateConfig, catalogue: Catalogue
+) -> EvaluatedModel:
+    scores = score(ranking, held_out, data.n_items, config.cutoffs, catalogue=catalogue)
+    return EvaluatedModel(ranking, scores, scores.means() | summarise(ranking, catalogue, config.cutoffs))
+
+
+def _check(
+    final: Representations, ranking: Ranking, data: Interactions, config: EvaluateConfig, reranker: Reranker | None
+) -> dict[str, float]:
+    """How far the lists of a sample of users are from exact ones: the share of items found, and Recall of both."""
+    step, k = -(-len(ranking.users) // _CHECKED) or 1, max(config.cutoffs)
+    chosen = torch.isin(data.test.users, ranking.users[::step])
+    pairs = Pairs(data.test.users[chosen], data.test.items[chosen])
+    [exact], lists = _rankings([(final, pairs, reranker)], data, config, Ranker), ranking.of(pairs.users)
+    found = (exact.top[:, :, None] == lists.top[:, None, :]).any(2).double().mean()
+    recalls = [score(each, pairs, data.n_items, (k,), ("recall",)).means()[f"recall@{k}"] for each in (lists, exact)]
+    told = {"users": len(exact.users), "found": float(found)}
+    return told | {f"recall@{k}": recalls[0], f"exact recall@{k}": recalls[1]}
 
 
 def _columns(scores: Scores, prefix: str) -> dict[str, Any]:

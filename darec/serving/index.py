@@ -1,8 +1,13 @@
 """FAISS item indexes: build, save, map, search with seen items left out, and measure against exact search.
 
-Row number in the index = item index in the vocabulary, so no id map is stored. Every kind is an inner-product index
-over the full float32 vectors; over L2-normalised vectors the inner product is the cosine. Building is single-threaded
-and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
+Row number in the index = item index in the vocabulary, so no id map is stored. Every kind keeps the full float32
+vectors and finds those of greatest inner product; over L2-normalised vectors that is the cosine. Building is
+single-threaded and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
+
+Inverted lists hold each vector x with one more column, sqrt(M^2 - |x|^2) with M the greatest length, and a query has 0
+there. All rows then have length M, |q - x|^2 = |q|^2 + M^2 - 2 q.x, and the nearest row is the one of greatest inner
+product (Bachrach et al., RecSys 2014). Distance makes compact lists where inner products of vectors of many lengths do
+not: a query needs a fraction of the lists. Files of version 0.1 hold inner-product lists, which are read as well.
 """
 
 from collections.abc import Iterator
@@ -27,6 +32,8 @@ Kind = Literal["flat", "ivf", "hnsw"]
 _faiss: Any = faiss  # for what its type stubs leave out
 _POINTS_A_LIST = 39  # FAISS asks for this many training points a centroid
 _NEARLY_ALL = 0.95  # an approximate search is filtered only if at least this share of the items is allowed
+_MOST_POINTS_A_LIST = 64  # of many items a sample is enough to find centroids
+_ROUNDS = 6  # of k-means
 _CHUNK = 1024  # queries searched at once
 
 
@@ -65,8 +72,9 @@ def build(vectors: Floats, queries: Floats, config: ExportConfig) -> tuple[faiss
     kind = _kind(len(vectors), config)
     with one_thread():
         index = _empty(kind, vectors, config)
-        index.train(vectors)
-        index.add(vectors)
+        rows = _of_equal_length(vectors) if kind == "ivf" else vectors
+        index.train(rows)
+        index.add(rows)
         sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
         limits = _exact_limits(vectors, sample, config.recall_k)
         for effort in _efforts(index, config):
@@ -131,7 +139,7 @@ def recall(index: faiss.Index, vectors: Floats, queries: Floats, limits: Floats,
     shows; equal scores count as found, whichever of the tied items was returned.
     """
     k = min(k, len(vectors))
-    _, ids = index.search(queries, k)
+    _, ids = _approximate(index, queries, k)
     scores = np.einsum("qd,qkd->qk", queries, vectors[np.maximum(ids, 0)])
     slack = 1e-5 * np.maximum(np.abs(limits), 1.0)
     return float(((ids >= 0) & (scores >= (limits - slack)[:, None])).mean())
@@ -200,7 +208,7 @@ def left_aligned(ids: Ints, scores: Floats, keep: NDArray[np.bool_], k: int) -> 
     return best_ids, best_scores
 
 
-def _approximate(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
+def _approximate(index: Any, queries: Floats, k: int, selector: Any = None) -> tuple[Floats, Ints]:
     parameters = None
     if selector is not None and isinstance(index, faiss.IndexHNSW):
         parameters = _faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
@@ -208,18 +216,42 @@ def _approximate(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Fl
         parameters = _faiss.SearchParametersIVF(nprobe=index.nprobe, sel=selector)
     elif selector is not None:
         parameters = _faiss.SearchParameters(sel=selector)
-    return index.search(np.ascontiguousarray(queries), k, params=parameters)
+    return _found(index, queries, k, parameters)
 
 
 def _exact(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
-    queries = np.ascontiguousarray(queries)
     if isinstance(index, faiss.IndexIVF):
         everywhere = _faiss.SearchParametersIVF(nprobe=index.nlist)
         everywhere.sel = selector
-        return index.search(queries, k, params=everywhere)
+        return _found(index, queries, k, everywhere)
     if isinstance(index, faiss.IndexHNSW):
         index = faiss.downcast_index(index.storage)
-    return index.search(queries, k, params=None if selector is None else _faiss.SearchParameters(sel=selector))
+    return _found(index, queries, k, None if selector is None else _faiss.SearchParameters(sel=selector))
+
+
+def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats, Ints]:
+    """Inner products, best first, and item numbers: [q, k] each, -1 where an index finds fewer."""
+    queries = np.ascontiguousarray(queries)
+    if index.metric_type != faiss.METRIC_L2:
+        return index.search(queries, k, params=parameters)
+    distances, ids = index.search(np.pad(queries, ((0, 0), (0, 1))), k, params=parameters)
+    scores = (np.square(queries).sum(1, keepdims=True) + _squared_length(index) - distances) / 2
+    return np.where(ids >= 0, scores, -np.inf).astype(np.float32), ids
+
+
+def _of_equal_length(vectors: Floats) -> Floats:
+    """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1]."""
+    squares = np.square(vectors).sum(1)
+    rest = np.sqrt(np.maximum(squares.max(initial=0) - squares, 0))
+    return np.ascontiguousarray(np.column_stack([vectors, rest]), dtype=np.float32)
+
+
+def _squared_length(index: Any) -> float:
+    """The squared length of the rows of an index over `_of_equal_length`, all of which have the same."""
+    lists = index.invlists
+    filled = next(number for number in range(index.nlist) if lists.list_size(number))
+    codes = faiss.rev_swig_ptr(lists.get_codes(filled), index.code_size)
+    return float(np.square(codes.view(np.float32)).sum())
 
 
 def _kind(rows: int, config: ExportConfig) -> Kind:
@@ -233,9 +265,12 @@ def _empty(kind: Kind, vectors: Floats, config: ExportConfig) -> Any:
     lists = config.lists or 2 ** round(log2(4 * sqrt(rows)))
     lists = max(1, min(lists, rows // _POINTS_A_LIST))
     recipe = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{config.links},Flat"}[kind]
-    index: Any = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
     if kind == "ivf":
+        index: Any = faiss.index_factory(width + 1, recipe, faiss.METRIC_L2)
         index.cp.seed = config.seed
+        index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _MOST_POINTS_A_LIST
+        return index
+    index = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
     if kind == "hnsw":
         index.hnsw.efConstruction = config.build_effort
     return index

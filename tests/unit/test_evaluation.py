@@ -8,12 +8,13 @@ from ranx import evaluate as ranx_evaluate
 from scipy import stats
 
 from darec.common.errors import DarecError
-from darec.common.interactions import Interactions, Pairs, Representations
-from darec.evaluation import protocol
+from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
+from darec.evaluation import protocol, ranking
 from darec.evaluation.ranking import Ranker, top_items
-from darec.evaluation.report import report
+from darec.evaluation.report import judge, report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
+from darec.serving.candidates import IndexRanker, ranker_for
 from schemas.training import EvaluateConfig
 
 USERS, ITEMS, CUTOFFS = 60, 90, (1, 5, 20)
@@ -141,7 +142,7 @@ def test_nobody_to_judge_gives_null(case):
 def test_a_user_who_has_seen_nearly_everything_gets_items_and_no_padding():
     seen = Pairs.of(np.zeros(10, np.int64), np.arange(10))
     final = Representations(torch.ones(13, 4), n_users=1)
-    top = Ranker(final, seen).top(torch.tensor([0]), 12)
+    top = Ranker(final, ItemLists(seen, final.n_users, len(final.item))).top(torch.tensor([0]), 12)
     assert set(top[0, :2].tolist()) == {10, 11}
     assert sorted(top[0].tolist()) == list(range(12))
 
@@ -164,3 +165,60 @@ def test_the_interval_of_a_paired_difference_is_students():
     assert interval(*scores, "recall@20") == pytest.approx((expected.low, expected.high))
     one = [protocol.Scores(users[:1], {"recall@20": values[:1]}) for values in (first, second)]
     assert interval(*one, "recall@20") == (-1, 1), "of one user nothing is known"
+
+
+def test_one_ranking_serves_validation_and_test(case, monkeypatch):
+    data, final = case
+    config, ranked = EvaluateConfig(cutoffs=(5, 20)), []
+    top = Ranker.top
+    monkeypatch.setattr(Ranker, "top", lambda self, users, k: ranked.append(len(users)) or top(self, users, k))
+    metrics = report(final, final, data, config).metrics
+    either, test = (
+        len(torch.unique(users)) for users in (torch.cat([data.val.users, data.test.users]), data.test.users)
+    )
+    assert sum(ranked) == either + 2 * test  # the model; popularity and the reference
+    assert "candidates" not in metrics
+    for part, pairs in (("validation", data.val), ("test", data.test)):
+        assert metrics[part] == judge(final, data, pairs, config).summary
+
+
+def test_a_block_of_users_is_bounded_by_its_scores(case, monkeypatch):
+    data, final = case
+    whole = protocol.rank(final, data.train, data.test, 20)
+    monkeypatch.setattr(ranking, "_MOST_SCORES", 3 * ITEMS)
+    parts = protocol.rank(final, data.train, data.test, 20)
+    assert torch.equal(whole.top, parts.top)
+
+
+@pytest.fixture(scope="module")
+def large():
+    """Vectors around centres, as trained ones are, of items of many lengths."""
+    generator, users, items = np.random.default_rng(5), 400, 6000
+    centres = generator.standard_normal((60, 16))
+    nodes = centres[generator.integers(60, size=users + items)] + 0.5 * generator.standard_normal((users + items, 16))
+    nodes[users:] *= generator.pareto(3, size=(items, 1)) + 1
+    pairs = [Pairs.of(generator.integers(users, size=n), generator.integers(items, size=n)) for n in (8000, 400, 900)]
+    return Interactions(users, items, *pairs), Representations(torch.from_numpy(nodes).float(), users)
+
+
+def test_lists_of_an_index_are_checked_against_exact_ones(large):
+    data, final = large
+    exact = report(final, None, data, EvaluateConfig(cutoffs=(20,))).metrics
+    found = report(final, None, data, EvaluateConfig(cutoffs=(20,)), ranker=IndexRanker).metrics
+    check = found["candidates"]
+    assert check["users"] == len(torch.unique(data.test.users))
+    assert check["found"] > 0.97
+    assert check["exact recall@20"] == exact["test"]["recall@20"]
+    assert check["recall@20"] == found["test"]["recall@20"] == pytest.approx(exact["test"]["recall@20"], rel=0.05)
+    seen = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    lists = protocol.rank(final, data.train, data.test, 20, ranker=IndexRanker)
+    ranked = zip(lists.users.tolist(), lists.top.tolist(), strict=True)
+    assert not seen & {(user, item) for user, row in ranked for item in row}
+
+
+def test_the_index_is_for_many_pairs():
+    auto, forced = EvaluateConfig(), EvaluateConfig(candidates="index")
+    assert ranker_for(auto, 100_000, 100_000) is Ranker
+    assert ranker_for(auto, 1_000_000, 1_000_000) is IndexRanker
+    assert ranker_for(forced, 10, 10) is IndexRanker
+    assert ranker_for(EvaluateConfig(candidates="all"), 10**6, 10**6) is Ranker
