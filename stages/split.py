@@ -20,7 +20,7 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[SplitReport]:
     """Divides the interactions."""
-    result = split_interactions(context.read(INTERACTIONS), context.recipe.split)
+    result = split_interactions(context.scan(INTERACTIONS), context.recipe.split)
 
     context.write(TRAIN_PART, result.parts["train"])
     context.write(VAL_PART, result.parts["val"])

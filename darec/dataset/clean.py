@@ -11,6 +11,7 @@ from darec.dataset.ids import as_id, tidied
 from darec.dataset.log import Log, read_log
 from darec.dataset.losses import count_losses, nothing_left, refuse_twins
 from darec.dataset.preferences import one_of_each_pair, threshold_of, unread_columns, verdicts, weighted
+from darec.dataset.ranges import renumbered
 from darec.dataset.raw import RawTable
 from darec.dataset.readers import RawData
 from darec.dataset.sources import resolve
@@ -47,7 +48,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
     users, users_report = clean_entities(raw.users, c.USER, USERS)
     interactions, dislikes, told = clean_interactions(raw.interactions, items[c.ITEM] if raw.items else None, config)
 
-    n_users, n_items = (interactions[column].n_unique() for column in (c.USER, c.ITEM))
+    n_users, n_items = len(told[c.USER]), len(told[c.ITEM])
     doubts = [doubt for table in (raw.interactions, raw.items, raw.users) if table for doubt in table.doubts]
     report = {
         "rows_in": told["rows_in"],
@@ -63,8 +64,8 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
         "doubts": [*told["doubts"], *doubts],
     }
 
-    items = _with_missing(items, interactions, c.ITEM, ITEMS).with_columns(_title())
-    users = _with_missing(users, interactions, c.USER, USERS)
+    items = _with_missing(items, told[c.ITEM], ITEMS).with_columns(_title())
+    users = _with_missing(users, told[c.USER], USERS)
     return CleanData(interactions, items, users, report, dislikes)
 
 
@@ -74,20 +75,25 @@ def clean_interactions(
     """Interactions of the schema, one a (user, item) pair, sorted by both; the dislikes; and remarks.
 
     Of several rows of a pair the train one wins, then the latest, then the best rated. The threshold comes after: a
-    user's last word counts. Items outside `catalogue`, if given, are unknown.
+    user's last word counts. Items outside `catalogue`, if given, are unknown. What there is to tell includes the ids of
+    all users and items that are left.
     """
     log = read_log(raw, catalogue, config)
     lost = count_losses(raw, log, config)
     doubts = [*log.doubts, *refuse_twins(raw, log, config), *unread_columns(raw, config)]
+    rows_in = log.rows.height + log.left_out["other_event"]
     kept = log.rows.filter(pl.col("problem") == 0).drop("problem")
+    log.rows = log.rows.clear()  # of fifty million, these are gigabytes, and `kept` has what counts
     threshold, doubtful = threshold_of(raw, kept["rating"], config)
 
+    n_kept = kept.height
     pairs = one_of_each_pair(weighted(kept, config), len(log.items.ids), config)
+    del kept
     is_liked, is_disliked = verdicts(threshold, config)
     liked = pairs.filter(is_liked)
     disliked = None if is_disliked is None else pairs.filter(is_disliked)
     left_out = log.left_out | {cause: found["rows"] for cause, found in lost.items()}
-    left_out["duplicate"] = kept.height - pairs.height
+    left_out["duplicate"] = n_kept - pairs.height
     left_out["disliked"] = 0 if disliked is None else disliked.height
     left_out["below_min_rating"] = pairs.height - liked.height - left_out["disliked"]
     if liked.is_empty():
@@ -95,11 +101,13 @@ def clean_interactions(
 
     notes = [*log.notes, f"from {times.span(liked['time'])}"] if c.TIMESTAMP in raw.names else log.notes
     told = {
-        "rows_in": log.rows.height + log.left_out["other_event"],
+        "rows_in": rows_in,
         "left_out": left_out,
         "lost": lost,
         "notes": notes,
         "doubts": [*doubts, *doubtful],
+        c.USER: log.users.ids.gather(renumbered(liked["user"])[1]).alias(c.USER),
+        c.ITEM: log.items.ids.gather(renumbered(liked["item"])[1]).alias(c.ITEM),
     }
     dislikes = None if disliked is None else _with_ids(disliked, log).select(list(DISLIKES))
     return _as_interactions(liked, log), dislikes, told
@@ -153,10 +161,11 @@ def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
     return table.select([*INTERACTIONS, *(name for name in INTERACTION_EXTRAS if name in table.columns)])
 
 
-def _with_missing(table: pl.DataFrame, interactions: pl.DataFrame, key: str, schema: TableSchema) -> pl.DataFrame:
-    """`table` with a bare row for every id of the interactions that it lacks, sorted by id."""
+def _with_missing(table: pl.DataFrame, present: pl.Series, schema: TableSchema) -> pl.DataFrame:
+    """`table` with a bare row for every id of `present` that it lacks, sorted by id."""
+    key = present.name
     bare = {name: pl.lit([] if name == c.ATTRIBUTES else None, dtype) for name, dtype in schema.items() if name != key}
-    missing = interactions.select(key).unique().join(table, on=key, how="anti").with_columns(**bare)
+    missing = present.to_frame().join(table, on=key, how="anti").with_columns(**bare)
     return pl.concat([table, missing]).sort(key)
 
 

@@ -28,7 +28,7 @@ EMPTY, MANGLED, UNKNOWN = 1, 2, 3
 class Ids:
     """The distinct values of an id column, and which id each stands for."""
 
-    codes: NDArray[np.int64]
+    codes: NDArray[np.int32]
     """Code of a value -> row of `ids`, -1 for a value that is no id; shape (values + 1,), the last one being null."""
     problems: NDArray[np.uint8]
     """Code of a value -> what is wrong with it."""
@@ -108,7 +108,7 @@ def judge(
     # Arrays by code, so that a column of millions of rows is translated by indexing.
     known = table.filter(pl.col("problem") == 0)
     ids = known["id"].unique().sort()
-    numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int64)
+    numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int32)
     problems = np.full(len(numbers), EMPTY, np.uint8)
     numbers[known["code"].to_numpy()] = ids.search_sorted(known["id"]).to_numpy()
     problems[table["code"].to_numpy()] = table["problem"].to_numpy()

@@ -4,6 +4,7 @@ import polars as pl
 
 from darec.dataset import times
 from darec.dataset.errors import AnswerableError
+from darec.dataset.ranges import by_users
 from darec.dataset.ratings import scale_of
 from darec.dataset.raw import RawTable
 from schemas import columns as c
@@ -72,6 +73,10 @@ def one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.D
     Only rows of repeated pairs are compared with each other. With weights, the latest row says whether the pair is a
     like or a dislike, and rows of the other sign do not count.
     """
+    return by_users(rows, "user", lambda some: _one_of_each_pair(some, items, config))
+
+
+def _one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.DataFrame:
     rows = rows.with_columns(pair=pl.col("user").cast(pl.Int64) * items + pl.col("item")).sort("pair")
     is_repeated = (pl.col("pair") == pl.col("pair").shift()) | (pl.col("pair") == pl.col("pair").shift(-1))
     rows = rows.with_columns(is_repeated=is_repeated.fill_null(False))
@@ -90,7 +95,8 @@ def one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.D
         total = (total.sum() if config.repeats == "sum" else total.max()).over("pair")
         ordered = ordered.with_columns(weight=(total * pl.col("weight").sign()).cast(pl.Float32))
     first = ordered.unique("pair", keep="first", maintain_order=True).drop("later_part")
-    return pl.concat([rows.filter(~pl.col("is_repeated")), first]).sort("pair").drop("pair", "is_repeated")
+    single = rows.filter(~pl.col("is_repeated"))
+    return single.merge_sorted(first, key="pair").drop("pair", "is_repeated")
 
 
 def verdicts(threshold: float, config: DataConfig) -> tuple[pl.Expr, pl.Expr | None]:

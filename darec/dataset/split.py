@@ -13,9 +13,12 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.common.id_hashing import hash_ids, mix
 from darec.dataset.errors import AnswerableError
+from darec.dataset.ranges import by_users, of_users, renumbered
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
+
+_LABEL = pl.Enum(PARTS)
 
 Count = Callable[[pl.Expr, pl.Expr], pl.Expr]
 """How many rows of a user, given all of the user's rows and those that may be taken."""
@@ -35,40 +38,66 @@ class Split:
     report: dict[str, Any]
 
 
-def split_interactions(interactions: pl.DataFrame, config: SplitConfig) -> Split:
+def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitConfig) -> Split:
     """Divides clean interactions (columns of `schemas.tables.INTERACTIONS`, pairs unique).
+
+    Ids become numbers while the rows are read, so that texts of ids are in memory once each and not once per row.
 
     Raises:
         UserError: the strategy needs timestamps or labels that are not there, the k-core is empty, fewer than two
             users or items remain, or a part has no rows.
     """
-    _check_strategy(interactions, config)
-    users, items = (interactions[column].unique().sort() for column in (c.USER, c.ITEM))
-    numbered = interactions.select(
-        pl.col(c.USER).cast(pl.Enum(users)).to_physical().cast(pl.Int32).alias(c.USER_INDEX),
-        pl.col(c.ITEM).cast(pl.Enum(items)).to_physical().cast(pl.Int32).alias(c.ITEM_INDEX),
-        *(name for name in interactions.columns if name not in (c.USER, c.ITEM)),
+    source = interactions.lazy()
+    _check_strategy(source, config)
+    users, items = (
+        source.select(pl.col(column).unique()).collect(engine="streaming").to_series().sort()
+        for column in (c.USER, c.ITEM)
     )
+    core = source.select(
+        _number(c.USER, users).alias(c.USER_INDEX), _number(c.ITEM, items).alias(c.ITEM_INDEX), *_kept(source, config)
+    ).collect(engine="streaming")
+    rows_in = core.height
 
     k = 0 if config.strategy == "column" else config.k_core
-    core, rounds = k_core(numbered, k)
+    core, rounds = k_core(core, k)
     if core[c.USER_INDEX].n_unique() < 2 or core[c.ITEM_INDEX].n_unique() < 2:
         raise _too_little(core, k)
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
 
-    labelled = _labelled(core, users, items, config)
+    core = _labelled(core, users, items, config)
     if config.gap_days:
-        labelled, users = _renumbered(labelled, c.USER_INDEX, users)
-        labelled, items = _renumbered(labelled, c.ITEM_INDEX, items)
-
-    ordered = labelled.sort(c.USER_INDEX, *_time(labelled), c.ITEM_INDEX)
-    columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in ordered.columns)]
-    parts = {part: ordered.filter(pl.col(c.SPLIT) == part).select(columns) for part in PARTS}
+        core, users = _renumbered(core, c.USER_INDEX, users)
+        core, items = _renumbered(core, c.ITEM_INDEX, items)
+    parts = _parts(core)
     _check_parts(parts, config)
 
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
-    return Split(parts, *vocabularies, _report(interactions.height, parts, len(users), len(items), rounds))
+    return Split(parts, *vocabularies, _report(rows_in, parts, len(users), len(items), rounds))
+
+
+def _number(column: str, ids: pl.Series) -> pl.Expr:
+    """The place of each id among the sorted `ids`."""
+    return pl.col(column).cast(pl.Enum(ids)).to_physical().cast(pl.Int32)
+
+
+def _kept(source: pl.LazyFrame, config: SplitConfig) -> list[pl.Expr]:
+    """The columns that are needed beside the ids; a label costs a byte a row."""
+    names = [name for name in source.collect_schema().names() if name not in (c.USER, c.ITEM, c.SPLIT)]
+    label = [pl.col(c.SPLIT).cast(_LABEL)] if config.strategy == "column" else []
+    return [*map(pl.col, names), *label]
+
+
+def _parts(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """The rows of each part, sorted by user, time and item."""
+    columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in rows.columns)]
+    order = [c.USER_INDEX, *_time(rows), c.ITEM_INDEX]
+    found: dict[str, list[pl.DataFrame]] = {part: [] for part in PARTS}
+    for some in of_users(rows, c.USER_INDEX):
+        ordered = some.sort(order)
+        for part, tables in found.items():
+            tables.append(ordered.filter(pl.col(c.SPLIT) == part).select(columns))
+    return {part: pl.concat(tables, rechunk=True) for part, tables in found.items()}
 
 
 def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
@@ -76,8 +105,9 @@ def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
     rounds = 0
     while k > 1:
         rounds += 1
-        enough = [pl.len().over(column) >= k for column in (c.USER_INDEX, c.ITEM_INDEX)]
-        kept = rows.filter(*enough)
+        sides = (rows[column].to_numpy() for column in (c.USER_INDEX, c.ITEM_INDEX))
+        enough = [(np.bincount(side) >= k)[side] for side in sides]
+        kept = rows.filter(pl.Series(enough[0] & enough[1]))
         if kept.height == rows.height:
             break
         rows = kept
@@ -86,9 +116,8 @@ def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
 
 def _renumbered(rows: pl.DataFrame, column: str, ids: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
     """`rows` with the numbers that still occur in `column` made consecutive, and their ids."""
-    present = rows[column].unique().sort()
-    numbers = present.search_sorted(rows[column]).cast(pl.Int32)
-    return rows.with_columns(numbers.alias(column)), ids.gather(present)
+    numbers, present = renumbered(rows[column])
+    return rows.with_columns(numbers), ids.gather(present)
 
 
 def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> pl.DataFrame:
@@ -121,13 +150,19 @@ def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test
     `val_of` and `test_of` say how many, given the user's rows and how many of them may be taken: train never goes
     empty, so of 1 row it is train, of 2 train and test.
     """
-    ordered = rows.sort(c.USER_INDEX, *order, c.ITEM_INDEX)
     count = pl.len().over(c.USER_INDEX).cast(pl.Int64)
     left = count - pl.int_range(pl.len()).over(c.USER_INDEX)  # rows of the user from this one on
     test = test_of(count, count - 1)
     val = val_of(count, count - 1 - test)
-    label = pl.when(left <= test).then(pl.lit("test")).when(left <= test + val).then(pl.lit("val"))
-    return ordered.with_columns(label.otherwise(pl.lit("train")).alias(c.SPLIT))
+    label = pl.when(left <= test).then(_label("test")).when(left <= test + val).then(_label("val"))
+    labelled = label.otherwise(_label("train")).alias(c.SPLIT)
+    return by_users(
+        rows, c.USER_INDEX, lambda some: some.sort(c.USER_INDEX, *order, c.ITEM_INDEX).with_columns(labelled)
+    )
+
+
+def _label(part: str) -> pl.Expr:
+    return pl.lit(part, _LABEL)
 
 
 def _share_of(ratio: float) -> Count:
@@ -163,11 +198,11 @@ def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     gap, time = int(config.gap_days * 86_400), pl.col(c.TIMESTAMP)
     label = (
         pl.when(time >= test_from)
-        .then(pl.lit("test"))
+        .then(_label("test"))
         .when((time >= val_from) & (time < test_from - gap))
-        .then(pl.lit("val"))
+        .then(_label("val"))
         .when(time < val_from - gap)
-        .then(pl.lit("train"))
+        .then(_label("train"))
     )
     return rows.with_columns(label.alias(c.SPLIT)).filter(pl.col(c.SPLIT).is_not_null())
 
@@ -203,14 +238,15 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
     }
 
 
-def _check_strategy(interactions: pl.DataFrame, config: SplitConfig) -> None:
-    if config.strategy in ("temporal", "global-time") and interactions[c.TIMESTAMP].null_count():
+def _check_strategy(interactions: pl.LazyFrame, config: SplitConfig) -> None:
+    nulls = interactions.select(pl.col(c.TIMESTAMP, c.SPLIT).null_count()).collect(engine="streaming")
+    if config.strategy in ("temporal", "global-time") and nulls[c.TIMESTAMP].item():
         raise UserError(
             f"a {config.strategy} split needs timestamps, and the data has none",
             where="split.strategy",
             hint="set data.interaction_columns.timestamp, or split.strategy to random",
         )
-    if config.strategy == "column" and interactions[c.SPLIT].null_count():
+    if config.strategy == "column" and nulls[c.SPLIT].item():
         raise UserError(
             "the split shall be taken from the data, and the data has no split labels",
             where="split.strategy",

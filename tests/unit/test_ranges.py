@@ -1,0 +1,85 @@
+"""Ingest and split in ranges of users: the same rows as at once, and memory that grows by some tens of bytes a row."""
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+
+from darec.dataset import ranges
+from darec.dataset.clean import clean
+from darec.dataset.readers import read_source
+from darec.dataset.split import split_interactions
+from schemas.data import DataConfig, SplitConfig
+from schemas.tables import PARTS
+from tests.memory import peak_growth
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log with repeats, in which some users have far more rows than others."""
+    draw = np.random.default_rng(4)
+    users, items = (300 * draw.random(4000) ** 2).astype(int), (120 * draw.random(4000) ** 2).astype(int)
+    table = pl.DataFrame(
+        {"user_id": users, "item_id": items, "time": draw.integers(1_400_000_000, 1_500_000_000, 4000)}
+    )
+    table.write_parquet(tmp_path / "log.parquet")
+    columns = {"timestamp": "time"}
+    return DataConfig.model_validate(
+        {"source": "parquet", "interactions": tmp_path / "log.parquet", "interaction_columns": columns}
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 500])
+def test_ranges_give_the_rows_that_are_had_at_once(log, rows, monkeypatch):
+    whole = clean(read_source(log), log)
+    parts = {
+        kind: split_interactions(whole.interactions, SplitConfig(strategy=kind)) for kind in ("temporal", "random")
+    }
+    monkeypatch.setattr(ranges, "_ROWS", rows)
+    again = clean(read_source(log), log)
+    assert again.interactions.equals(whole.interactions)
+    assert again.report == whole.report
+    for kind, expected in parts.items():
+        found = split_interactions(
+            again.interactions.sample(fraction=1, shuffle=True, seed=1), SplitConfig(strategy=kind)
+        )
+        assert all(found.parts[part].equals(expected.parts[part]) for part in PARTS)
+        assert found.items.equals(expected.items)
+
+
+def test_ranges_hold_whole_users_and_every_row_once(monkeypatch):
+    monkeypatch.setattr(ranges, "_ROWS", 10)
+    users = pl.Series("user", [0] * 35 + [1] * 4 + [3] * 4 + [4] * 12 + [9], dtype=pl.Int32)
+    found = list(ranges.of_users(users.shuffle(seed=2).to_frame(), "user"))
+    assert sorted(user for part in found for user in part["user"]) == users.to_list()
+    owners = [set(part["user"]) for part in found]
+    assert sum(map(len, owners)) == len(set().union(*owners))
+    assert all(max(one) < min(other) for one, other in pairwise(owners))
+    assert max(part.height for part in found[1:]) <= 10 + 12
+
+
+def test_numbers_that_occur_become_consecutive():
+    numbers, present = ranges.renumbered(pl.Series("n", [7, 2, 2, 9, 7], dtype=pl.Int32))
+    assert (numbers.to_list(), numbers.dtype, present.to_list()) == ([1, 0, 0, 2, 1], pl.Int32, [2, 7, 9])
+
+
+CLEAN = "clean(read_source(config), config)"
+SPLIT = "split_interactions(pl.scan_parquet(folder / 'clean.parquet'), recipe.split)"
+
+
+@pytest.mark.parametrize(("work", "most"), [(CLEAN, 160), (SPLIT, 110)])
+def test_peak_bytes_of_a_row(tmp_path, work, most):
+    rows, few = 1_500_000, 1000
+    setup = (
+        "from pathlib import Path\nimport polars as pl\nfrom benchmarks.scale import recipe_for, write_log\n"
+        "from darec.dataset import ranges\nfrom darec.dataset.clean import clean\n"
+        "from darec.dataset.readers import read_source\nfrom darec.dataset.split import split_interactions\n"
+        f"ranges._ROWS = 200_000\nfolder = Path(r'{tmp_path}')\n"
+        f"few, recipe = (recipe_for(folder, n) for n in ({few * 20}, {rows}))\n"
+        "config = recipe.data\n"
+        "clean(read_source(few.data), few.data)\n"
+    )
+    if work == SPLIT:
+        setup += f"{CLEAN}.interactions.write_parquet(folder / 'clean.parquet')\n"
+    assert peak_growth(setup, work) < most * rows
