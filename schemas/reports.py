@@ -155,6 +155,8 @@ class TrainReport(StageReport):
     best_epoch: int = 0
     validation: Mapping[str, float | None] = {}
     training_seconds: float = 0.0
+    batch_size: int = 0
+    """Train interactions per step, which grow with the data; 0 for closed forms and in reports of older versions."""
     warm_start: str | None = None
     """Fingerprint of the released model that training began with; None for a start from random embeddings."""
 

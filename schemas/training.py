@@ -82,12 +82,21 @@ class TrainConfig(Section):
     """Maximum number of passes over the train interactions."""
     min_epochs: int = Field(default=0, ge=0, le=1_000_000)
     """Minimum number of epochs before early stopping. Some backbones get worse on validation before they improve."""
+    validation_users: int | Literal["auto"] = added("auto")
+    """Number of users that validation ranks items for, evenly spaced over those that have validation interactions. The
+    standard error that comes with a sample is in the history and in the report. 0: all of them. auto: all up to 3
+    billion pairs of a user and an item, and above as many users as make 3 billion, but at least 2,000."""
     patience: int = Field(default=5, ge=1, le=1_000_000)
     """Number of evaluations without a better validation Recall@20 after which training stops."""
     eval_every: int = Field(default=3, ge=1, le=1_000_000)
     """Evaluates on validation every N epochs."""
     batch_size: int = Field(default=4096, ge=1, le=2**24)
-    """Number of train interactions per step."""
+    """Number of train interactions per step. See also `batch_growth`."""
+    batch_growth: Literal["auto", "none"] = added("auto")
+    """Whether `batch_size` grows with the data. Each step of a graph model passes over the whole graph, so with batches
+    of one size an epoch costs the square of the data. auto: above a million train interactions, the smallest power of
+    two that makes at most 128 steps an epoch, with the learning rate times the square root of that growth. none:
+    `batch_size` and `learning_rate` as they are."""
     dislikes: Literal["ignore", "avoid", "prefer"] = added("ignore")
     """The role of dislikes (`data.dislike_below`, negative `data.events`) as sampled negatives. ignore: they are drawn
     like any other item without an interaction. avoid: they are never drawn. prefer: a fraction `dislike_share` of the

@@ -68,6 +68,7 @@ def fit(
         epochs=trained.epochs,
         best_epoch=trained.best_epoch,
         validation=trained.validation,
+        batch_size=trained.batch_size,
         training_seconds=round(seconds, 2),
         warm_start=source.fingerprint if source and warm is not None else None,
     )

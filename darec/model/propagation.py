@@ -30,13 +30,17 @@ class Adjacency:
     def build(cls, pairs: Pairs, weights: Tensor, n_users: int, n_items: int) -> "Adjacency":
         """The graph with an edge of weight `weights[e]` (float32 [E]) between user and item of each distinct pair."""
         nodes, edges = n_users + n_items, len(pairs)
-        rows = torch.cat([pairs.users, pairs.items + n_users])
-        columns = torch.cat([pairs.items + n_users, pairs.users])
-        order = torch.argsort(rows * nodes + columns)
-        starts = torch.zeros(nodes + 1, dtype=torch.int64, device=rows.device)
-        starts[1:] = torch.cumsum(torch.bincount(rows, minlength=nodes), 0)
-        edge = order % edges
-        matrix = _csr(starts.int(), columns[order].int(), weights.float()[edge], nodes)
+        # Rows of users hold their edges by item, rows of items theirs by user: two sorts of one side's numbers.
+        by_user = torch.argsort(pairs.users * n_items + pairs.items)
+        by_item = by_user[torch.argsort(pairs.items[by_user], stable=True)]
+        columns = torch.cat([pairs.items[by_user].int() + n_users, pairs.users[by_item].int()])
+        degrees = [
+            torch.bincount(side, minlength=size) for side, size in ((pairs.users, n_users), (pairs.items, n_items))
+        ]
+        starts = torch.zeros(nodes + 1, dtype=torch.int64, device=columns.device)
+        starts[1:] = torch.cumsum(torch.cat(degrees), 0)
+        edge = torch.cat([by_user.int(), by_item.int()])
+        matrix = _csr(starts.int(), columns, weights.float()[edge], nodes)
         return cls(matrix, edge, edges)
 
     @classmethod

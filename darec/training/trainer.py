@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, early stopping on validation, and checkpoints."""
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from darec.common.device import pick
 from darec.common.errors import UserError
-from darec.common.interactions import Batch, Interactions, Representations
+from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.common.progress import Progress, Silent
 from darec.evaluation.protocol import rank, score
 from darec.evaluation.ranking import largest_score
@@ -23,9 +24,12 @@ from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
+from darec.training.sizing import step_settings, validation_pairs
 from schemas.backbones import ClosedFormConfig
 from schemas.section import hashed
 from schemas.training import TrainConfig
+
+_logger = logging.getLogger(__name__)
 
 Listener = Callable[[int, dict[str, float]], None]
 """Called with (epoch, validation metrics) after each evaluation. It may raise to stop training."""
@@ -50,6 +54,8 @@ class Trained:
     """Number of epochs that were run."""
     validation: dict[str, float]
     """Metrics of the best epoch on validation."""
+    batch_size: int = 0
+    """Interactions per step, which grow with the data."""
 
 
 def train(
@@ -139,12 +145,16 @@ class Trainer:
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
         _check_text(text)
-        self.sampler = Sampler(self.interactions, config.batch_size, config.dislikes, config.dislike_share)
+
+        self.batch_size, self.learning_rate = step_settings(config, len(interactions.train))
+        self.validated, self.is_sample = validation_pairs(config, self.interactions)
+        self._tell_sizes()
+        self.sampler = Sampler(self.interactions, self.batch_size, config.dislikes, config.dislike_share)
         self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
         if config.compile:
             _compile_projections(self.model)
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
-            self.model.parameters(), lr=config.learning_rate, weight_decay=2 * config.l2, fused=True
+            self.model.parameters(), lr=self.learning_rate, weight_decay=2 * config.l2, fused=True
         )
 
         self.history = History()
@@ -152,6 +162,20 @@ class Trainer:
         self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
         self.best: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
+
+    def _tell_sizes(self) -> None:
+        """Notes in the log what the size of the data has changed."""
+        config, pairs = self.config, len(self.interactions.train)
+        if self.batch_size != config.batch_size:
+            _logger.info(
+                "train: batches of %s and a learning rate of %.2g for %s interactions (train.batch_growth)",
+                f"{self.batch_size:,}",
+                self.learning_rate,
+                f"{pairs:,}",
+            )
+        if self.is_sample:
+            users = len(torch.unique(self.validated.users))
+            _logger.info("train: validation ranks for %s users (train.validation_users)", f"{users:,}")
 
     def warm_start(self, warm: Tensor | None) -> None:
         """Initialises the id embeddings from `warm`, except rows of NaN."""
@@ -204,7 +228,7 @@ class Trainer:
         self._check_and_log(totals)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
-        rate = learning_rate(self.config, self.step, len(self.sampler))
+        rate = learning_rate(self.config, self.learning_rate, self.step, len(self.sampler))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._autocast():
@@ -230,14 +254,14 @@ class Trainer:
         means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
         norm = float(torch.nn.utils.get_total_norm(self.model.parameters()))
         self._check_finite(**means, **{"norm of the parameters": norm})
-        rate = learning_rate(self.config, self.step - 1, len(self.sampler))
+        rate = learning_rate(self.config, self.learning_rate, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})
 
     def _check_finite(self, **values: float) -> None:
         """Raises DivergedError unless all are finite."""
         bad = [f"{name} = {value}" for name, value in values.items() if not isfinite(value)]
         if bad:
-            facts = f"{', '.join(bad)}; learning_rate {self.config.learning_rate:g}"
+            facts = f"{', '.join(bad)}; learning_rate {self.learning_rate:g}"
             hint = "lower train.learning_rate or set train.clip_norm"
             raise DivergedError(f"training diverged at epoch {self.epoch} ({facts})", where="train", hint=hint)
 
@@ -245,7 +269,7 @@ class Trainer:
         if not len(self.interactions.val):
             self._keep_best({})
             return
-        values = validate(self._represent(), self.interactions)
+        values = validate(self._represent(), self.interactions, self.validated, with_error=self.is_sample)
         self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
         if not self.best or values[f"recall@{_K}"] > self.validation[f"recall@{_K}"]:
             self._keep_best(values)
@@ -284,7 +308,8 @@ class Trainer:
         self.model.load_state_dict(self.best)
         final = with_cold_rows(self.config, self._represent(), self.text, self.interactions)
         state, final = {name: value.cpu() for name, value in self.best.items()}, final.to(torch.device("cpu"))
-        return Trained(final, state, self.history.table(), self.best_epoch, self.epoch, self.validation)
+        history = self.history.table()
+        return Trained(final, state, history, self.best_epoch, self.epoch, self.validation, self.batch_size)
 
     def _represent(self) -> Representations:
         """The model's final representations. Raises DivergedError where their scores are no numbers."""
@@ -299,12 +324,22 @@ def _check_text(text: Representations | None) -> None:
         raise UserError("some text vectors are not finite", where="train", hint=hint)
 
 
-def validate(final: Representations, interactions: Interactions) -> dict[str, float]:
-    """Recall and NDCG on validation; empty if there are no validation pairs."""
-    if not len(interactions.val):
+def validate(
+    final: Representations, interactions: Interactions, held_out: Pairs | None = None, *, with_error: bool = False
+) -> dict[str, float]:
+    """Recall and NDCG on `held_out`, by default all validation pairs; empty if there are none.
+
+    `with_error` adds the standard error of Recall, for pairs of a sample of users.
+    """
+    held_out = interactions.val if held_out is None else held_out
+    if not len(held_out):
         return {}
-    ranking = rank(final, interactions.train, interactions.val, _K)
-    return score(ranking, interactions.val, interactions.n_items, (_K,), ("recall", "ndcg")).means()
+    ranking = rank(final, interactions.train, held_out, _K)
+    scores = score(ranking, held_out, interactions.n_items, (_K,), ("recall", "ndcg"))
+    if not with_error:
+        return scores.means()
+    recalls = scores.values[f"recall@{_K}"]
+    return scores.means() | {f"recall@{_K} standard error": float(recalls.std() / len(recalls) ** 0.5)}
 
 
 def with_cold_rows(
@@ -323,8 +358,8 @@ def _compile_projections(model: torch.nn.Module) -> None:
             part.compile(dynamic=True)
 
 
-def learning_rate(config: TrainConfig, step: int, steps_an_epoch: int) -> float:
-    """The rate of step `step` (the first is 0): a linear warm-up times the schedule."""
+def learning_rate(config: TrainConfig, base: float, step: int, steps_an_epoch: int) -> float:
+    """The rate of step `step` (the first is 0): `base` times a linear warm-up times the schedule."""
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     falling = 0.5 * (1 + cos(pi * step / (config.epochs * steps_an_epoch))) if config.schedule == "cosine" else 1.0
-    return config.learning_rate * warm * falling
+    return base * warm * falling

@@ -1,0 +1,37 @@
+"""Settings that follow from the size of the data: how large a step is, and how many users validation ranks."""
+
+import torch
+
+from darec.common.interactions import Interactions, Pairs
+from schemas.training import TrainConfig
+
+_MANY_PAIRS = 1_000_000  # up to which the settings of a step are taken as they are
+_STEPS = 128  # an epoch has at most so many above that
+_MOST_SCORES = 3_000_000_000  # of users and items that validation ranks
+_FEWEST_USERS = 2000
+
+
+def step_settings(config: TrainConfig, pairs: int) -> tuple[int, float]:
+    """Batch size and learning rate for so many train pairs.
+
+    A larger batch has less noise in its gradient; Adam's steps are taken longer by the square root of its growth
+    (Malladi et al., NeurIPS 2022).
+    """
+    if config.batch_growth == "none" or pairs <= _MANY_PAIRS:
+        return config.batch_size, config.learning_rate
+    least = -(-pairs // _STEPS)
+    size = max(config.batch_size, 1 << (least - 1).bit_length())
+    return size, config.learning_rate * (size / config.batch_size) ** 0.5
+
+
+def validation_pairs(config: TrainConfig, data: Interactions) -> tuple[Pairs, bool]:
+    """The validation pairs of the users to rank for, and whether these are a sample."""
+    users = torch.unique(data.val.users)
+    wanted = config.validation_users
+    if wanted == "auto":
+        wanted = max(_MOST_SCORES // max(data.n_items, 1), _FEWEST_USERS)
+    if not wanted or len(users) <= wanted:
+        return data.val, False
+    chosen = users[torch.linspace(0, len(users) - 1, wanted, dtype=torch.float64, device=users.device).long()]
+    inside = torch.isin(data.val.users, chosen)
+    return Pairs(data.val.users[inside], data.val.items[inside]), True

@@ -1,0 +1,80 @@
+"""Settings that follow from the size of the data: steps an epoch, learning rate, users that validation ranks."""
+
+import logging
+
+import pytest
+import torch
+
+from darec.common.interactions import Interactions, Pairs
+from darec.training import sizing
+from darec.training.sizing import step_settings, validation_pairs
+from darec.training.trainer import Trainer, train, validate
+from schemas.section import hashed
+from schemas.training import TrainConfig
+
+
+def config(**fields) -> TrainConfig:
+    return TrainConfig.model_validate({"alignment": (), "dim": 8, "epochs": 2, "eval_every": 1} | fields)
+
+
+def data(users: int = 60, items: int = 40, rows: int = 900) -> Interactions:
+    torch.manual_seed(0)
+    parts = [Pairs(torch.randint(users, (n,)), torch.randint(items, (n,))) for n in (rows, 150, 0)]
+    return Interactions(users, items, *parts)
+
+
+@pytest.mark.parametrize("pairs", [1000, 1_000_000])
+def test_small_data_keep_their_settings_and_keys(pairs):
+    assert step_settings(config(), pairs) == (4096, 1e-3)
+    assert "batch_growth" not in hashed(config())
+    assert "validation_users" not in hashed(config())
+
+
+@pytest.mark.parametrize(("pairs", "size"), [(1_000_001, 8192), (5_000_000, 65_536), (20_000_000, 262_144)])
+def test_large_data_take_a_bounded_number_of_steps(pairs, size):
+    found, rate = step_settings(config(), pairs)
+    assert found == size
+    assert 64 <= pairs / size <= 128
+    assert rate == pytest.approx(1e-3 * (size / 4096) ** 0.5)
+    assert step_settings(config(batch_growth="none"), pairs) == (4096, 1e-3)
+    assert step_settings(config(batch_size=2**20), pairs) == (2**20, 1e-3)
+
+
+def test_work_of_an_epoch_is_linear_in_the_data():
+    """Edges that all steps of an epoch pass over: with batches of one size these are the square of the edges."""
+    passed = {pairs: pairs * -(-pairs // step_settings(config(), pairs)[0]) for pairs in (2_000_000, 50_000_000)}
+    assert passed[50_000_000] / passed[2_000_000] < 2 * 25
+
+
+def test_training_says_and_uses_the_larger_batch(monkeypatch, caplog):
+    monkeypatch.setattr(sizing, "_MANY_PAIRS", 500)
+    monkeypatch.setattr(sizing, "_STEPS", 4)
+    with caplog.at_level(logging.INFO):
+        trained = train(config(batch_size=32, warmup_steps=0), data())
+    assert trained.batch_size == 256
+    assert "batches of 256" in caplog.text
+    rate = trained.history.filter(name="learning_rate")
+    assert rate["value"].to_list() == pytest.approx([1e-3 * 8**0.5] * 2)
+    assert rate["step"].to_list() == [4, 8]
+
+
+def test_validation_of_a_sample_says_its_error():
+    chosen, interactions = config(validation_users=10), data()
+    pairs, is_sample = validation_pairs(chosen, interactions)
+    users = set(pairs.users.tolist())
+    assert is_sample
+    assert len(users) == 10
+    assert len(pairs) == sum(user in users for user in interactions.val.users.tolist())
+    trained = train(chosen, interactions)
+    assert trained.validation["recall@20 standard error"] > 0
+    assert "val/recall@20 standard error" in set(trained.history["name"])
+    trainer = Trainer(chosen, interactions, None, None, torch.device("cpu"))
+    final = trainer.model.represent()
+    assert validate(final, interactions, pairs)["recall@20"] != validate(final, interactions)["recall@20"]
+
+
+def test_all_users_are_validated_as_long_as_they_are_few():
+    pairs, is_sample = validation_pairs(config(), data())
+    assert not is_sample
+    assert len(pairs) == 150
+    assert "recall@20 standard error" not in train(config(), data()).validation
