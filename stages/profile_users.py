@@ -1,5 +1,7 @@
 """profile_users: the LLM writes what each user enjoys, from a sample of the train items and their profiles."""
 
+import polars as pl
+
 from darec.artifacts.files import (
     ITEM_PROFILES,
     ITEM_VOCABULARY,
@@ -12,6 +14,7 @@ from darec.artifacts.files import (
     USERS,
 )
 from darec.text.entities import USER_VARIABLES, items_as_data, user_text_from_metadata, users_as_data
+from darec.text.histories import choose_pairs
 from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
 from schemas import columns as c
@@ -41,17 +44,17 @@ def check(recipe: Recipe) -> None:
 def profile_task(context: StageContext) -> ProfileTask:
     """The users, their prompt, and the ledger of their profiles."""
     config = context.recipe.profile_users
-    described = items_as_data(context.read(ITEM_VOCABULARY), context.read(ITEMS))
+    vocabulary, catalogue = context.read(USER_VOCABULARY), context.read(ITEM_VOCABULARY)
+    # Texts are joined to the few rows that are shown, not to every interaction.
+    shown = choose_pairs(context.scan(TRAIN_PART), vocabulary, catalogue, config.items, config.seed)
+    disliked = None
+    if context.has(TRAIN_DISLIKES):
+        disliked = choose_pairs(context.read(TRAIN_DISLIKES), vocabulary, catalogue, config.items, config.seed)
+    numbers = shown[c.ITEM_INDEX] if disliked is None else pl.concat([shown[c.ITEM_INDEX], disliked[c.ITEM_INDEX]])
+    wanted = catalogue.filter(pl.col(c.ITEM_INDEX).is_in(numbers.unique().implode()))
     profiles = context.read(ITEM_PROFILES).select(c.ITEM_INDEX, c.PROFILE)
-    users = users_as_data(
-        context.read(USER_VOCABULARY),
-        context.read(USERS),
-        described.join(profiles, on=c.ITEM_INDEX, how="left"),
-        context.read(TRAIN_PART),
-        config.items,
-        config.seed,
-        context.read(TRAIN_DISLIKES) if context.has(TRAIN_DISLIKES) else None,
-    )
+    described = items_as_data(wanted, context.read(ITEMS)).join(profiles, on=c.ITEM_INDEX, how="left")
+    users = users_as_data(vocabulary, context.read(USERS), described, shown, disliked)
 
     return ProfileTask(
         rows=users,

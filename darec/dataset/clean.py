@@ -6,12 +6,12 @@ from typing import Any
 import polars as pl
 
 from darec.common.errors import UserError
+from darec.common.ranges import renumbered
 from darec.dataset import times
 from darec.dataset.ids import as_id, tidied
 from darec.dataset.log import Log, read_log
 from darec.dataset.losses import count_losses, nothing_left, refuse_twins
 from darec.dataset.preferences import one_of_each_pair, threshold_of, unread_columns, verdicts, weighted
-from darec.dataset.ranges import renumbered
 from darec.dataset.raw import RawTable
 from darec.dataset.readers import RawData
 from darec.dataset.sources import resolve

@@ -2,9 +2,9 @@
 
 import polars as pl
 
+from darec.common.ranges import by_users
 from darec.dataset import times
 from darec.dataset.errors import AnswerableError
-from darec.dataset.ranges import by_users
 from darec.dataset.ratings import scale_of
 from darec.dataset.raw import RawTable
 from schemas import columns as c

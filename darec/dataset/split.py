@@ -12,8 +12,8 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.common.id_hashing import hash_ids, mix
+from darec.common.ranges import by_users, of_users, renumbered
 from darec.dataset.errors import AnswerableError
-from darec.dataset.ranges import by_users, of_users, renumbered
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART

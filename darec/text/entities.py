@@ -5,7 +5,6 @@ from typing import Any
 
 import polars as pl
 
-from darec.text.histories import choose_items
 from darec.text.prompts import DESCRIPTION_CHARS, PROFILE_CHARS, TITLE_CHARS, as_data, attributes_as_data
 from schemas import columns as c
 
@@ -31,25 +30,28 @@ def users_as_data(
     vocabulary: pl.DataFrame,
     users: pl.DataFrame,
     items: pl.DataFrame,
-    train: pl.DataFrame,
-    k: int,
-    seed: int,
-    dislikes: pl.DataFrame | None = None,
+    shown: pl.DataFrame,
+    disliked: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """One row per user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
+    """One row per user of the vocabulary, in its order: attributes, and `items`: what is shown of its train history.
 
-    `items` needs item_index, item_id, title and profile; best rated items come first. `disliked` is shown in the same
-    way, without ratings: at most `k` of the user's pairs in `dislikes`.
+    Best rated items come first. `disliked` is shown in the same way, without ratings.
+
+    Args:
+        vocabulary: the users.
+        users: their table.
+        items: item_index, item_id, title and profile of at least the items that are shown.
+        shown: the chosen train rows (`darec.text.histories.choose_pairs`).
+        disliked: the chosen dislikes; None if there are none.
     """
-    known = train.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
-    chosen = choose_items(known, k, seed).sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
+    known = shown.join(items.select(c.ITEM_INDEX, c.ITEM, c.TITLE, c.PROFILE), on=c.ITEM_INDEX)
+    ordered = known.sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
     profile = as_data(pl.col(c.PROFILE), PROFILE_CHARS).alias(c.PROFILE)
-    shown = chosen.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
-    joined = described_users(vocabulary, users).join(shown, on=c.USER_INDEX, how="left", maintain_order="left")
-    disliked = dislikes if dislikes is not None else train.clear()
-    avoided = choose_items(disliked.join(vocabulary, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX), k, seed).sort(
-        c.ITEM
-    )
+    histories = ordered.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
+    joined = described_users(vocabulary, users).join(histories, on=c.USER_INDEX, how="left", maintain_order="left")
+
+    avoided = shown.clear() if disliked is None else disliked
+    avoided = avoided.join(items.select(c.ITEM_INDEX, c.ITEM, c.TITLE, c.PROFILE), on=c.ITEM_INDEX).sort(c.ITEM)
     avoided = avoided.group_by(c.USER_INDEX, maintain_order=True).agg(pl.struct(c.TITLE, profile).alias(DISLIKED))
     joined = joined.join(avoided, on=c.USER_INDEX, how="left", maintain_order="left")
     return joined.with_columns(pl.col(SHOWN, DISLIKED).fill_null([]))

@@ -11,7 +11,7 @@ from benchmarks import nightly_simulation as nights
 from benchmarks.nights import History, finished, plot, table
 from darec.common.recipes import load_recipe
 from darec.dataset.sources import movielens_files
-from darec.text.histories import choose_items
+from darec.text.histories import choose_pairs
 from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import registry
@@ -108,6 +108,6 @@ def interaction_lines(folder: Path) -> list[str]:
 def shown_items(split: Path, recipe: Recipe) -> dict[str, frozenset[str]]:
     """The items that each user's prompt shows."""
     train, users, items = (pl.read_parquet(split / f"{name}.parquet") for name in ("train", "users", "items"))
-    known = train.join(users, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
-    chosen = choose_items(known, recipe.profile_users.items, recipe.profile_users.seed)
+    chosen = choose_pairs(train, users, items, recipe.profile_users.items, recipe.profile_users.seed)
+    chosen = chosen.join(users, on=c.USER_INDEX).join(items, on=c.ITEM_INDEX)
     return {user: frozenset(part[c.ITEM]) for (user,), part in chosen.group_by(c.USER)}

@@ -159,14 +159,14 @@ def test_an_edited_title_asks_for_one_item_and_the_users_who_see_it(world: Path)
 
 def users_shown_item(number: int) -> int:
     """Users whose prompt holds the item, counted from the policy itself."""
-    from darec.text.histories import choose_items
+    from darec.text.histories import choose_pairs
 
     split = the_store().latest("split")
     assert split is not None
     train, users, items = (pl.read_parquet(split.path / f"{name}.parquet") for name in ("train", "users", "items"))
-    known = train.join(users, on="user_index").join(items, on="item_index")
     config = the_recipe().profile_users
-    return choose_items(known, config.items, config.seed).filter(item_index=number)["user_index"].n_unique()
+    chosen = choose_pairs(train, users, items, config.items, config.seed)
+    return chosen.filter(item_index=number)["user_index"].n_unique()
 
 
 def test_a_search_asks_the_llm_only_for_what_a_trial_changes(world: Path) -> None:

@@ -17,6 +17,7 @@ from darec.dataset.split import split_interactions
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_histories, recommend_many
 from darec.text.entities import users_as_data
+from darec.text.histories import choose_pairs
 from darec.text.identity import names_variable
 from darec.training.sampling import Sampler
 from schemas.data import SplitConfig
@@ -207,6 +208,6 @@ def test_the_dislikes_that_a_prompt_is_given():
         schema_overrides={"user_index": pl.Int32, "item_index": pl.Int32},
     )
     dislikes = pl.DataFrame({"user_index": [0, 0], "item_index": [2, 1]}, schema=DISLIKED_PAIRS)
-    shown = users_as_data(vocabulary, users, items, train, 5, 0, dislikes)
+    shown = users_as_data(vocabulary, users, items, train, choose_pairs(dislikes, vocabulary, items, 5, 0))
     assert shown["disliked"].to_list() == [[{"title": "Bee", "profile": None}, {"title": "Cee", "profile": "q"}], []]
-    assert users_as_data(vocabulary, users, items, train, 5, 0)["disliked"].to_list() == [[], []]
+    assert users_as_data(vocabulary, users, items, train)["disliked"].to_list() == [[], []]

@@ -18,6 +18,7 @@ from darec.text.entities import (
     users_as_data,
 )
 from darec.text.generate import conversation_keys
+from darec.text.histories import choose_pairs
 from darec.text.profiling import ProfileTask
 from darec.text.protocol import Answer, Request
 from schemas import columns as c
@@ -159,7 +160,7 @@ def test_users_without_history_and_without_metadata_are_kept(tmp_path: Path) -> 
         {c.USER_INDEX: [0, 0], c.ITEM_INDEX: [0, 2], c.RATING: [4.0, 5.0], c.TIMESTAMP: [1, 2]},
         schema=tables.SPLIT_PART,
     )
-    rows = users_as_data(vocabulary, users, shown, train, 3, 0)
+    rows = users_as_data(vocabulary, users, shown, choose_pairs(train, vocabulary, shown, 3, 0))
     llm = LLMConfig(max_fallback_share=1.0)
     user_task = ProfileTask(rows, USER_VARIABLES, user_text_from_metadata(), llm, UserProfileConfig(), tmp_path)
     assert user_task.conversations()[0][-1]["content"] == '"Heat (1995)" 5: "tense"\n"Alien (1979)" 4: "tense"'

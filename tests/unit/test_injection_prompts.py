@@ -9,6 +9,7 @@ import pytest
 
 from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES, items_as_data, users_as_data, values
 from darec.text.generate import Conversation, conversation_keys
+from darec.text.histories import choose_pairs
 from darec.text.models import models_root
 from darec.text.prompts import ATTRIBUTE_CHARS, DESCRIPTION_CHARS, TITLE_CHARS, chat_prompt
 from schemas import columns as c
@@ -53,7 +54,8 @@ def user_conversations(hostile: str | None) -> list[Conversation]:
     vocabulary = pl.DataFrame({c.USER_INDEX: range(USERS), c.USER: [f"u{user:02d}" for user in range(USERS)]})
     known = pl.DataFrame({c.USER: vocabulary[c.USER], c.ATTRIBUTES: [[] for _ in range(USERS)]}, schema=tables.USERS)
     numbers = train.cast({c.USER_INDEX: pl.Int32, c.ITEM_INDEX: pl.Int32})
-    rows = users_as_data(vocabulary.cast(tables.USER_VOCABULARY), known, item_rows(hostile), numbers, 3, 0)
+    users, items = vocabulary.cast(tables.USER_VOCABULARY), item_rows(hostile)
+    rows = users_as_data(users, known, items, choose_pairs(numbers, users, items, 3, 0))
     prompt = chat_prompt(UserProfileConfig().prompt, USER_VARIABLES)
     return [prompt.messages(row) for row in values(rows, USER_VARIABLES)]
 

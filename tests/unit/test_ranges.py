@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from darec.dataset import ranges
+from darec.common import ranges
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
 from darec.dataset.split import split_interactions
@@ -73,7 +73,7 @@ def test_peak_bytes_of_a_row(tmp_path, work, most):
     rows, few = 1_500_000, 1000
     setup = (
         "from pathlib import Path\nimport polars as pl\nfrom benchmarks.scale import recipe_for, write_log\n"
-        "from darec.dataset import ranges\nfrom darec.dataset.clean import clean\n"
+        "from darec.common import ranges\nfrom darec.dataset.clean import clean\n"
         "from darec.dataset.readers import read_source\nfrom darec.dataset.split import split_interactions\n"
         f"ranges._ROWS = 200_000\nfolder = Path(r'{tmp_path}')\n"
         f"few, recipe = (recipe_for(folder, n) for n in ({few * 20}, {rows}))\n"
