@@ -19,6 +19,7 @@ from darec.artifacts.files import (
     File,
 )
 from darec.common.errors import DarecError
+from darec.common.ranges import by_users
 from darec.dataset.attributes import attribute_values
 from darec.serving.bundle import Contents, vectors_of, write_bundle
 from schemas import columns as c
@@ -29,7 +30,7 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[ExportReport]:
     """Writes the bundle: vectors of the refitted model, if there is one, and metrics of the model that was judged."""
-    train, seen = context.read(TRAIN_PART), _seen(context)
+    train, seen = _pairs(context, TRAIN_PART), _seen(context)
     dislikes = context.read(ALL_DISLIKES) if context.has(ALL_DISLIKES) else None
     refitted = context.has(REFIT_EMBEDDINGS)
     vectors = context.read(REFIT_EMBEDDINGS if refitted else EMBEDDINGS)
@@ -80,9 +81,16 @@ def _titled(context: StageContext, items: pl.DataFrame) -> pl.DataFrame:
     return titled.select(c.ITEM, pl.coalesce(c.TITLE, c.ITEM).alias(c.TITLE), c.TRAIN_COUNT, c.VECTOR)
 
 
+def _pairs(context: StageContext, *parts: File[pl.DataFrame]) -> pl.DataFrame:
+    """The user and item numbers of parts of the split, and none of their other columns."""
+    found = [context.scan(part).select(c.USER_INDEX, c.ITEM_INDEX) for part in parts]
+    return pl.concat(found).collect(engine="streaming")
+
+
 def _seen(context: StageContext) -> pl.DataFrame:
-    parts = [context.read(part) for part in (TRAIN_PART, VAL_PART, TEST_PART)]
-    return pl.concat(parts).select(c.USER_INDEX, c.ITEM_INDEX).unique()
+    """Every known pair once, sorted by user and item."""
+    pairs = _pairs(context, TRAIN_PART, VAL_PART, TEST_PART)
+    return by_users(pairs, c.USER_INDEX, lambda some: some.unique().sort(c.USER_INDEX, c.ITEM_INDEX))
 
 
 def _with_dislikes(seen: pl.DataFrame, dislikes: pl.DataFrame) -> pl.DataFrame:

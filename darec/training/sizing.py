@@ -6,7 +6,7 @@ from darec.common.interactions import Interactions, Pairs
 from schemas.training import TrainConfig
 
 _MANY_PAIRS = 1_000_000  # up to which the settings of a step are taken as they are
-_STEPS = 128  # an epoch has at most so many above that
+_STEPS = 128  # most steps of an epoch above that
 _MOST_SCORES = 3_000_000_000  # of users and items that validation ranks
 _FEWEST_USERS = 2000
 
