@@ -119,8 +119,8 @@ def _rankings(
     seen = ItemLists(data.train.to(device), data.n_users, data.n_items)
     found = []
     for final, pairs, reranker in wanted:
-        reranker = reranker.to(device) if reranker else None
-        ranking = rank(final.to(device), seen, pairs.to(device), k, config.batch_users, reranker, ranker)
+        placed = reranker.to(device) if reranker else None
+        ranking = rank(final.to(device), seen, pairs.to(device), k, config.batch_users, placed, ranker)
         found.append(ranking.to(torch.device("cpu")))
     return found
 
