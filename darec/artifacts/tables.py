@@ -1,6 +1,6 @@
 """Reading and writing the tables of `schemas.tables`, checked against their schema both ways."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,10 +30,46 @@ def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFram
     return table.select(list(schema))
 
 
-def write_table(table: pl.DataFrame, path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> None:
-    """Writes `table` as Parquet (zstd), with those columns of `extras` that it has; equal tables give equal bytes."""
+def write_table(
+    table: pl.DataFrame,
+    path: Path,
+    schema: TableSchema,
+    extras: TableSchema = NO_EXTRAS,
+    rows_in_group: int | None = None,
+) -> None:
+    """Writes `table` as Parquet (zstd), with those columns of `extras` that it has; equal tables give equal bytes.
+
+    `rows_in_group`: rows that a reader of one row has to decode; by default Polars' choice.
+    """
     conformed = conform(table, with_extras(schema, extras, table.columns), str(path))
-    conformed.write_parquet(path, compression="zstd", statistics=True)
+    conformed.write_parquet(path, compression="zstd", statistics=True, row_group_size=rows_in_group)
+
+
+def places_of(path: Path, column: str, values: Sequence[str]) -> list[int] | None:
+    """The row numbers at which a text column of a Parquet file has `values`, by reading only where these may stand.
+
+    None where one of them is not found so: a whole scan tells whether it is there.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path, memory_map=True)
+    number, groups, start = file.schema_arrow.get_field_index(column), [], 0
+    for group in range(file.num_row_groups):
+        about = file.metadata.row_group(group)
+        groups.append((group, start, about.column(number).statistics))
+        start += about.num_rows
+
+    wanted, places = set(values), []
+    for group, first, known in groups:
+        if known is None or not known.has_min_max or not any(known.min <= value <= known.max for value in wanted):
+            continue
+        texts = pl.Series(file.read_row_group(group, columns=[column]).column(0))
+        found = texts.is_in(list(wanted)).arg_true()
+        places += (found + first).to_list()
+        wanted -= set(texts.gather(found))
+        if not wanted:
+            break
+    return None if wanted else places
 
 
 def read_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> pl.DataFrame:

@@ -24,7 +24,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from darec.artifacts.store import Artifact
-from darec.artifacts.tables import write_table
+from darec.artifacts.tables import places_of, write_table
 from darec.common.errors import DarecError, UserError
 from darec.serving import index
 from schemas import columns as c
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
     from darec.serving.fold_in import HistoryMap
 
+_FEW = 16  # ids that are looked up one by one
+_ROWS_IN_GROUP = 16_384  # rows of vectors that are decoded for the one that is wanted
 _HINT = "run again to export it again, or run `darec rollback`"
 
 
@@ -103,8 +105,8 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
 
     index.write(item_index, folder / ITEM_INDEX_FILE)
     index.write(similar_index, folder / SIMILAR_INDEX_FILE)
-    write_table(contents.users, folder / USERS_FILE, released_users(report.width))
-    write_table(contents.items, folder / ITEMS_FILE, released_items(report.width))
+    write_table(contents.users, folder / USERS_FILE, released_users(report.width), rows_in_group=_ROWS_IN_GROUP)
+    write_table(contents.items, folder / ITEMS_FILE, released_items(report.width), rows_in_group=_ROWS_IN_GROUP)
     write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
     if contents.reranker:
         copyfile(contents.reranker, folder / RERANKER_FILE)
@@ -136,7 +138,8 @@ def write_without(bundle: Path, folder: Path, user_id: str) -> BundleReport:
     facts = {"interactions": _interactions(seen), "users": _facts(left, c.USER, vectors_of(left))}
     report = report.model_copy(update=facts)
 
-    write_table(users, folder / USERS_FILE, TableSchema(released_users(report.width), nullable=(c.USER,)))
+    schema = TableSchema(released_users(report.width), nullable=(c.USER,))
+    write_table(users, folder / USERS_FILE, schema, rows_in_group=_ROWS_IN_GROUP)
     write_table(seen, folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
     for name in Artifact(bundle).manifest.files.keys() - {USERS_FILE, SEEN_FILE, REPORT_FILE}:
@@ -259,7 +262,11 @@ class Bundle:
         return pl.scan_parquet(self.folder / file, glob=False)
 
     def _pick(self, file: str, number: str, name: str, ids: Sequence[str]) -> pl.DataFrame:
-        return self._scan(file).with_row_index(number).filter(pl.col(name).is_in(list(ids))).collect()
+        rows = self._scan(file).with_row_index(number)
+        places = places_of(self.folder / file, name, ids) if len(ids) <= _FEW else None
+        if not places:
+            return rows.filter(pl.col(name).is_in(list(ids))).collect()
+        return pl.concat([rows.slice(place, 1) for place in places]).collect()
 
 
 def _interactions(seen: pl.DataFrame) -> int:
