@@ -123,6 +123,7 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
             "state": step.state,
             "why": "; ".join(step.why),
             "rows": step.rows,
+            "rows_are_estimated": step.about,
             "tokens": step.cost.tokens,
             "minutes": None if step.cost.minutes is None else round(step.cost.minutes, 2),
             "price": None if step.cost.price is None else round(step.cost.price, 6),

@@ -96,10 +96,14 @@ def print_table(
 
 def print_plan(steps: Sequence[Step], llm: LLMConfig) -> None:
     """Prints what a run would do, stage by stage, and what the LLM would cost."""
-    rows = [(s.task.name, s.state, s.rows, _seconds(s.seconds_last_time), "; ".join(s.why)) for s in steps]
+    rows = [(s.task.name, s.state, _rows(s), _seconds(s.seconds_last_time), "; ".join(s.why)) for s in steps]
     print_table("Plan: rows to do, seconds last time", ("stage", "state", "rows", "seconds", "why"), rows, text="why")
     for line in cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], llm):
         console.print(Text(line))
+
+
+def _rows(step: Step) -> str | int | None:
+    return f"about {step.rows:,}" if step.about and step.rows is not None else step.rows
 
 
 def print_results(results: Iterable[Result]) -> None:

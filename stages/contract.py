@@ -56,6 +56,12 @@ class StageContext:
         """The content of a declared table that may not fit in memory, as a query."""
         return file.scan(self.path(file))
 
+    def read_of(self, file: "File[pl.DataFrame]", key: str, wanted: "pl.Series") -> "pl.DataFrame":
+        """The rows of a declared table whose `key` is among the few that are wanted."""
+        import polars as pl
+
+        return self.scan(file).filter(pl.col(key).is_in(wanted.implode())).collect(engine="streaming")
+
     def write(self, file: File[Content], content: Content) -> None:
         """Writes one of the stage's own files."""
         file.format.write(content, self.out / file.name)
@@ -75,6 +81,8 @@ class Pending:
     """An estimate of what the LLM would read; None for a stage without an LLM."""
     output_tokens: int | None = None
     """An estimate of what it would write; None where nothing is known yet."""
+    about: bool = False
+    """Whether `rows` is estimated from a sample of a large table."""
 
 
 @dataclass(frozen=True)

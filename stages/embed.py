@@ -9,6 +9,7 @@ from darec.text.entities import (
     ITEM_TEXT_VARIABLES,
     USER_TEXT_VARIABLES,
     described_users,
+    even_sample,
     items_as_data,
     values,
 )
@@ -31,10 +32,22 @@ def run(context: StageContext) -> Outcome[EmbedReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The texts that the row ledger lacks."""
-    embedding = _embedding(context)
-    texts = pl.concat([_user_texts(context), _item_texts(context)])
-    return Pending(len(embedding.ledger.missing(embedding.keys(texts))))
+    """The texts that the row ledger lacks; of large tables about how many."""
+    embedding, recipe = _embedding(context), context.recipe.embed
+    sides = (
+        (*even_sample(context.read(ITEM_PROFILES)), item_rows, recipe.item_prompt, ITEM_TEXT_VARIABLES),
+        (*even_sample(context.read(USER_PROFILES)), user_rows, recipe.user_prompt, USER_TEXT_VARIABLES),
+    )
+    if all(total is None for _, total, *_ in sides):
+        texts = pl.concat([_user_texts(context), _item_texts(context)])
+        return Pending(len(embedding.ledger.missing(embedding.keys(texts))))
+
+    count = 0.0
+    for profiles, total, rows, prompt, variables in sides:
+        keys = embedding.keys(render_texts(rows(context, profiles), prompt, variables))
+        scale = total / profiles.height if total else 1
+        count += len(embedding.ledger.missing(keys)) * scale
+    return Pending(round(count), about=True)
 
 
 def check(recipe: Recipe) -> None:
@@ -55,16 +68,18 @@ def _user_texts(context: StageContext) -> pl.Series:
     return render_texts(user_rows(context), context.recipe.embed.user_prompt, USER_TEXT_VARIABLES)
 
 
-def item_rows(context: StageContext) -> pl.DataFrame:
-    """The variables of each item's text."""
-    profiles = context.read(ITEM_PROFILES)
-    return items_as_data(profiles, context.read(ITEMS)).with_columns(profiles[c.PROFILE])
+def item_rows(context: StageContext, profiles: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The variables of each item's text, or of those in `profiles`."""
+    profiles = context.read(ITEM_PROFILES) if profiles is None else profiles
+    items = context.read_of(ITEMS, c.ITEM, profiles[c.ITEM])
+    return items_as_data(profiles, items).with_columns(profiles[c.PROFILE])
 
 
-def user_rows(context: StageContext) -> pl.DataFrame:
-    """The variables of each user's text."""
-    profiles = context.read(USER_PROFILES)
-    return described_users(profiles, context.read(USERS)).with_columns(profiles[c.PROFILE])
+def user_rows(context: StageContext, profiles: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The variables of each user's text, or of those in `profiles`."""
+    profiles = context.read(USER_PROFILES) if profiles is None else profiles
+    users = context.read_of(USERS, c.USER, profiles[c.USER])
+    return described_users(profiles, users).with_columns(profiles[c.PROFILE])
 
 
 def render_texts(rows: pl.DataFrame, path: str, variables: tuple[str, ...]) -> pl.Series:

@@ -35,6 +35,8 @@ class Step:
     seconds_last_time: float | None = None
     cost: Cost = UNKNOWN
     """Tokens, minutes and money that a run would take."""
+    about: bool = False
+    """Whether `rows` is estimated from a sample."""
 
 
 def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False) -> list[Step]:
@@ -88,6 +90,7 @@ def _plan_stage(
         (*why, *notices),
         job.key,
         rows=pending.rows if pending else None,
+        about=pending.about if pending else False,
         seconds_last_time=seconds,
         cost=estimate(stage, pending, recipe, store, seconds),
     )

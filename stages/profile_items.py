@@ -1,9 +1,10 @@
 """profile_items: the LLM writes for each item what it is like and who enjoys it."""
 
 from darec.artifacts.files import ITEM_FALLBACKS, ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
-from darec.text.entities import ITEM_VARIABLES, item_text_from_metadata, items_as_data
+from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data
 from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
+from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.reports import ProfileReport
 from stages.contract import Outcome, Pending, StageContext
@@ -18,8 +19,8 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The prompts that a run would send to the LLM."""
-    return Pending(*profile_task(context).forecast())
+    """The prompts that a run would send to the LLM; of a large table about how many."""
+    return Pending(*profile_task(context, sampled=True).forecast())
 
 
 def check(recipe: Recipe) -> None:
@@ -27,10 +28,15 @@ def check(recipe: Recipe) -> None:
     chat_prompt(recipe.profile_items.prompt, ITEM_VARIABLES)
 
 
-def profile_task(context: StageContext) -> ProfileTask:
-    """The items, their prompt, and the ledger of their profiles."""
+def profile_task(context: StageContext, sampled: bool = False) -> ProfileTask:
+    """The items, their prompt, and the ledger of their profiles; of a large table a sample, if that is enough."""
+    vocabulary, total = context.read(ITEM_VOCABULARY), None
+    if sampled:
+        vocabulary, total = even_sample(vocabulary)
+    items = context.read(ITEMS) if total is None else context.read_of(ITEMS, c.ITEM, vocabulary[c.ITEM])
     return ProfileTask(
-        rows=items_as_data(context.read(ITEM_VOCABULARY), context.read(ITEMS)),
+        rows=items_as_data(vocabulary, items),
+        sample_of=total,
         variables=ITEM_VARIABLES,
         from_metadata=item_text_from_metadata(),
         llm=context.recipe.llm,

@@ -13,7 +13,7 @@ from darec.artifacts.files import (
     USER_VOCABULARY,
     USERS,
 )
-from darec.text.entities import USER_VARIABLES, items_as_data, user_text_from_metadata, users_as_data
+from darec.text.entities import USER_VARIABLES, even_sample, items_as_data, user_text_from_metadata, users_as_data
 from darec.text.histories import choose_pairs
 from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
@@ -32,8 +32,8 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The prompts that a run would send to the LLM."""
-    return Pending(*profile_task(context).forecast())
+    """The prompts that a run would send to the LLM; of a large table about how many."""
+    return Pending(*profile_task(context, sampled=True).forecast())
 
 
 def check(recipe: Recipe) -> None:
@@ -41,23 +41,30 @@ def check(recipe: Recipe) -> None:
     chat_prompt(recipe.profile_users.prompt, USER_VARIABLES)
 
 
-def profile_task(context: StageContext) -> ProfileTask:
-    """The users, their prompt, and the ledger of their profiles."""
+def profile_task(context: StageContext, sampled: bool = False) -> ProfileTask:
+    """The users, their prompt, and the ledger of their profiles; of a large table a sample, if that is enough."""
     config = context.recipe.profile_users
-    vocabulary, catalogue = context.read(USER_VOCABULARY), context.read(ITEM_VOCABULARY)
+    vocabulary, total = context.read(USER_VOCABULARY), None
+    if sampled:
+        vocabulary, total = even_sample(vocabulary)
+    users = context.read(USERS) if total is None else context.read_of(USERS, c.USER, vocabulary[c.USER])
+
     # Texts are joined to the few rows that are shown, not to every interaction.
+    catalogue = context.read(ITEM_VOCABULARY)
     shown = choose_pairs(context.scan(TRAIN_PART), vocabulary, catalogue, config.items, config.seed)
     disliked = None
     if context.has(TRAIN_DISLIKES):
-        disliked = choose_pairs(context.read(TRAIN_DISLIKES), vocabulary, catalogue, config.items, config.seed)
-    numbers = shown[c.ITEM_INDEX] if disliked is None else pl.concat([shown[c.ITEM_INDEX], disliked[c.ITEM_INDEX]])
-    wanted = catalogue.filter(pl.col(c.ITEM_INDEX).is_in(numbers.unique().implode()))
-    profiles = context.read(ITEM_PROFILES).select(c.ITEM_INDEX, c.PROFILE)
-    described = items_as_data(wanted, context.read(ITEMS)).join(profiles, on=c.ITEM_INDEX, how="left")
-    users = users_as_data(vocabulary, context.read(USERS), described, shown, disliked)
+        disliked = choose_pairs(context.scan(TRAIN_DISLIKES), vocabulary, catalogue, config.items, config.seed)
+    numbers = pl.concat([part[c.ITEM_INDEX] for part in (shown, disliked) if part is not None]).unique()
+    wanted = catalogue.filter(pl.col(c.ITEM_INDEX).is_in(numbers.implode()))
+    profiles = context.read_of(ITEM_PROFILES, c.ITEM_INDEX, wanted[c.ITEM_INDEX]).select(c.ITEM_INDEX, c.PROFILE)
+    items = items_as_data(wanted, context.read_of(ITEMS, c.ITEM, wanted[c.ITEM]))
+    described = items.join(profiles, on=c.ITEM_INDEX, how="left")
+    rows = users_as_data(vocabulary, users, described, shown, disliked)
 
     return ProfileTask(
-        rows=users,
+        rows=rows,
+        sample_of=total,
         variables=USER_VARIABLES,
         from_metadata=user_text_from_metadata(),
         llm=context.recipe.llm,

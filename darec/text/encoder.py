@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Embedding:
         return self._read(keys), report | {"seconds": round(time.monotonic() - started, 2)}
 
     def _encode(self, new: pl.DataFrame) -> None:
-        for start, vectors in _vectors(self.config, new["text"].to_list()):
+        for start, vectors in _vectors(self.config, new["text"]):
             if not np.isfinite(vectors).all():
                 raise DarecError("the text model gave a vector that is not finite", where=self.config.model)
             payload = [row.astype("<f4").tobytes() for row in vectors]
@@ -100,7 +100,7 @@ def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
     return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts.to_list())]
 
 
-def _vectors(config: EmbedConfig, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+def _vectors(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
     return ENCODERS.make(config.engine, config, resolve(config.model, config.revision), texts)
 
 
@@ -112,15 +112,15 @@ They give (number of the first text, unit vectors [rows, d]) chunk by chunk.
 
 
 @ENCODERS.register("vllm")
-def _vllm(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+def _vllm(config: EmbedConfig, folder: Path, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
     from darec.text.engine import EngineSettings, OfflineEngine
 
     with OfflineEngine(EngineSettings.pooling(config, folder)) as engine:
-        yield from engine.embed(texts)
+        yield from engine.embed(texts.to_list())
 
 
 @ENCODERS.register("sentence-transformers")
-def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+def _sentence_transformers(config: EmbedConfig, folder: Path, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
@@ -140,6 +140,6 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: Sequence[st
     model.max_seq_length = min(model.max_seq_length or config.max_tokens, config.max_tokens)
     for start in range(0, len(texts), config.chunk):
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_helps(device)):  # within 1e-4 in cosine
-            batch = list(texts[start : start + config.chunk])
+            batch = texts[start : start + config.chunk].to_list()
             vectors = model.encode(batch, batch_size=config.batch, convert_to_tensor=True, show_progress_bar=False)
         yield start, torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()

@@ -13,6 +13,16 @@ ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
 USER_VARIABLES = ("attributes", "items", "disliked")
 USER_TEXT_VARIABLES = ("attributes", "profile")
 SHOWN, DISLIKED = "items", "disliked"
+_FEW = 10_000  # rows whose prompts are rendered in a second or two
+_SAMPLE = 2_000
+
+
+def even_sample(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
+    """Evenly spaced rows of a table of many, and how many it has; a table of few as it is, and None."""
+    if table.height <= _FEW:
+        return table, None
+    places = pl.int_range(_SAMPLE, dtype=pl.Int64, eager=True) * table.height // _SAMPLE
+    return table[places], table.height
 
 
 def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:

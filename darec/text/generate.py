@@ -26,6 +26,7 @@ from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, pr
 from schemas.tables import PROFILE_ROWS
 
 _RETRY_TEMPERATURE = 0.7
+_CHUNK = 16_384  # rows whose prompts are in memory at once
 _EXAMPLE_CHARS = 120
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
@@ -98,7 +99,7 @@ class Generation:
 
     def run(
         self,
-        conversations: Sequence[Conversation],
+        conversation: Callable[[int], Conversation],
         keys: pl.Series,
         shorter: Callable[[int], tuple[Conversation, ...]] = lambda row: (),
         engine: Engine | None = None,
@@ -109,8 +110,8 @@ class Generation:
         too, the row is kept as one whose text comes from metadata.
 
         Args:
-            conversations: the prompt of each row.
-            keys: their ledger keys.
+            conversation: gives the prompt of a row.
+            keys: the ledger keys of all rows.
             shorter: versions of a row's prompt with less data, longest first.
             engine: stands in for the configured one.
 
@@ -121,15 +122,15 @@ class Generation:
         started = time.monotonic()
         new, again = self.to_ask(keys, repair=True)
         self.before = {row[KEY]: row for row in again.iter_rows(named=True)}
-        rows = {key: row for row, key in reversed(list(enumerate(keys)))}
-        prompts = {key: conversations[rows[key]] for key in [*new, *self.before]}
-        self.progress.start("profiles", len(prompts))
+        asked = [*new, *self.before]
+        first = keys.rename(KEY).to_frame().with_row_index("row").unique(KEY, keep="first")
+        rows = dict(first.filter(pl.col(KEY).is_in(asked)).select(KEY, "row").iter_rows())
+        self.progress.start("profiles", len(asked))
         try:
-            if prompts:
-                with (
-                    open_engine(self.llm, self.ledger.path.parent) if engine is None else nullcontext(engine) as source
-                ):
-                    self._generate(source, prompts, lambda key: shorter(rows[key]))
+            if asked:
+                ready = open_engine(self.llm, self.ledger.path.parent) if engine is None else nullcontext(engine)
+                with ready as source:
+                    self._generate(source, asked, lambda key: conversation(rows[key]), lambda key: shorter(rows[key]))
         except DarecError as error:
             if len(new):
                 raise
@@ -155,20 +156,38 @@ class Generation:
     def _generate(
         self,
         engine: Engine,
-        prompts: dict[str, Conversation],
+        keys: list[str],
+        prompt: Callable[[str], Conversation],
         shorter: Callable[[str], tuple[Conversation, ...]],
     ) -> None:
-        bad = self._ask(engine, [self._request(key, prompt) for key, prompt in prompts.items()], final=())
+        bad = self._ask(engine, keys, lambda key: self._request(key, prompt(key)), final=())
 
         # What does not fit the model is asked with less data. It keeps its key, for which no plan has to tokenise.
-        cut = {key: shorter(key) for key, cause in bad.items() if cause == "too_long"}
-        again = [self._request(key, prompts[key], versions) for key, versions in cut.items()]
+        cut = dict.fromkeys(key for key, cause in bad.items() if cause == "too_long")  # a set in order
         bad = {key: cause for key, cause in bad.items() if key not in cut}
-        bad |= self._ask(engine, again, final=("too_long",))
+        bad |= self._ask(
+            engine, list(cut), lambda key: self._request(key, prompt(key), shorter(key)), final=("too_long",)
+        )
 
         self.tally["retried"] = len(bad)
-        again = [self._request(key, prompts[key], cut.get(key, ()), tries=1) for key in bad]
-        self._ask(engine, again, final=CAUSES)
+
+        def again(key: str) -> Request:
+            return self._request(key, prompt(key), shorter(key) if key in cut else (), tries=1)
+
+        self._ask(engine, list(bad), again, final=CAUSES)
+
+    def _ask(
+        self, engine: Engine, keys: list[str], request: Callable[[str], Request], final: Collection[str]
+    ) -> dict[str, str]:
+        """Asks, in chunks of rows whose prompts are in memory; gives key and cause of the rows that are not kept.
+
+        A chunk is so long that the engine's idle time at its end does not count.
+        """
+        bad: dict[str, str] = {}
+        for start in range(0, len(keys), _CHUNK):
+            chunk = keys[start : start + _CHUNK]
+            bad |= self._ask_chunk(engine, [request(key) for key in chunk], final, len(keys) - start - len(chunk))
+        return bad
 
     def _request(
         self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), tries: int = 0
@@ -180,16 +199,16 @@ class Generation:
         temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if tries else self.llm.temperature
         return Request(key, messages, (int(key[:7], 16) + self.llm.seed + tries) % 2**31, temperature, shorter)
 
-    def _ask(self, engine: Engine, requests: Sequence[Request], final: Collection[str]) -> dict[str, str]:
+    def _ask_chunk(
+        self, engine: Engine, requests: Sequence[Request], final: Collection[str], waiting: int
+    ) -> dict[str, str]:
         """Asks, and keeps the usable rows and those that failed for a `final` cause. Gives key and cause of the others.
 
         A row that cannot be read is raised when the others that came with it are kept, and LimitError when the limit of
-        the run is reached and the open rows are answered.
+        the run is reached and the open rows are answered; `waiting` rows are left beside these.
         """
         bad: dict[str, str] = {}
-        if not requests:
-            return bad
-        schema, left = profile_schema(self.config.max_chars), len(requests)
+        schema, left = profile_schema(self.config.max_chars), len(requests) + waiting
 
         for answers in self._answers(engine, requests, schema):
             rows, failure = [], None

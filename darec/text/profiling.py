@@ -1,5 +1,6 @@
 """Profiles of a whole table of items or users: render, look up, generate, assemble."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ class Forecast(NamedTuple):
     prompt_tokens: int
     output_tokens: int | None
     """None if no answer to this prompt is known yet."""
+    about: bool = False
+    """Whether this is estimated from a sample of the rows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class ProfileTask:
     llm: LLMConfig
     config: ProfileConfig
     ledger_root: Path
+    sample_of: int | None = None
+    """How many rows the whole table has, if `rows` are an even sample of it, for a forecast."""
 
     @property
     def ledger(self) -> Ledger:
@@ -54,7 +59,19 @@ class ProfileTask:
 
     def conversations(self) -> list[Conversation]:
         """The rendered prompt of each row."""
-        return [self.prompt.messages(row) for row in values(self.rows, self.variables)]
+        return list(self._rendered())
+
+    def conversation(self, row: int) -> Conversation:
+        """The rendered prompt of one row."""
+        [variables] = values(self.rows[row], self.variables)
+        return self.prompt.messages(variables)
+
+    def _rendered(self) -> Iterator[Conversation]:
+        return (self.prompt.messages(row) for row in values(self.rows, self.variables))
+
+    def keys(self) -> pl.Series:
+        """The ledger key of each row; no prompt stays in memory."""
+        return conversation_keys(self._rendered(), self.llm, self.config)
 
     def shorter(self, row: int) -> tuple[Conversation, ...]:
         """Versions of a row's prompt with ever less of its data, for a model that the whole prompt does not fit."""
@@ -68,13 +85,14 @@ class ProfileTask:
     def forecast(self) -> Forecast:
         """What a run would send to the LLM, with tokens estimated from the answers that the ledger has to this prompt.
 
-        Without any, prompts are estimated from their length, and output tokens are not known.
+        Without any, prompts are estimated from their length, and output tokens are not known. Of a sample of rows the
+        numbers are scaled to the whole table.
         """
-        conversations = self.conversations()
-        keys = conversation_keys(conversations, self.llm, self.config)
+        sizes: list[int] = []
+        keys = conversation_keys(_measured(self._rendered(), sizes), self.llm, self.config)
         new, again = Generation(self.llm, self.config, self.ledger).to_ask(keys)
 
-        lengths = pl.Series("characters", [characters(messages) for messages in conversations], pl.Int64)
+        lengths = pl.Series("characters", sizes, pl.Int64)
         rows = pl.DataFrame([keys, lengths]).unique(KEY, keep="first")
         asked = rows.filter(pl.col(KEY).is_in(pl.concat([new, again[KEY]]).implode()))["characters"]
         counts = self.ledger.get(keys, ["prompt_tokens", "output_tokens"]).filter(pl.col("prompt_tokens") > 0)
@@ -82,10 +100,11 @@ class ProfileTask:
         read, written, shown = (int(known[name].sum()) for name in ("prompt_tokens", "output_tokens", "characters"))
         per_character = read / shown if shown else 1 / CHARS_PER_TOKEN
 
-        count = len(new) + again.height
-        return Forecast(
-            count, round(int(asked.sum()) * per_character), round(count * written / known.height) if shown else None
-        )
+        scale = self.sample_of / max(self.rows.height, 1) if self.sample_of else 1
+        count = round((len(new) + again.height) * scale)
+        prompt_tokens = round(int(asked.sum()) * per_character * scale)
+        output_tokens = round(count * written / known.height) if shown else None
+        return Forecast(count, prompt_tokens, output_tokens, self.sample_of is not None)
 
     def run(
         self, progress: Progress | None = None, engine: Engine | None = None
@@ -95,10 +114,9 @@ class ProfileTask:
         Raises:
             UserError: the LLM gave no usable answer for too many rows; all answers are kept.
         """
-        conversations = self.conversations()
-        keys = conversation_keys(conversations, self.llm, self.config)
+        keys = self.keys()
         generation = Generation(self.llm, self.config, self.ledger, progress or Silent())
-        report = generation.run(conversations, keys, self.shorter, engine)
+        report = generation.run(self.conversation, keys, self.shorter, engine)
 
         texts = read_texts(self.ledger, keys)
         failed = pl.col("text") == ""
@@ -111,8 +129,13 @@ class ProfileTask:
         if fallbacks.height > self.llm.max_fallback_share * profiles.height:
             raise _too_many(fallbacks.height, profiles.height, causes, generation.examples, self.llm)
 
-        report |= {"from_metadata": fallbacks.height, "causes": causes, "samples": _samples(profiles, conversations)}
+        report |= {"from_metadata": fallbacks.height, "causes": causes, "samples": self._samples(profiles)}
         return profiles, report
+
+    def _samples(self, profiles: pl.DataFrame) -> list[dict[str, str]]:
+        step = max(1, profiles.height // _SAMPLES)
+        numbers = list(range(0, profiles.height, step))[:_SAMPLES]
+        return [{"prompt": self.conversation(n)[-1]["content"], "profile": profiles[c.PROFILE][n]} for n in numbers]
 
 
 def fallbacks_in(profiles: pl.DataFrame) -> pl.DataFrame:
@@ -121,10 +144,11 @@ def fallbacks_in(profiles: pl.DataFrame) -> pl.DataFrame:
     return fallbacks.select(KEY, "cause").unique(KEY, keep="first", maintain_order=True)
 
 
-def _samples(profiles: pl.DataFrame, conversations: list[Conversation]) -> list[dict[str, str]]:
-    step = max(1, profiles.height // _SAMPLES)
-    numbers = list(range(0, profiles.height, step))[:_SAMPLES]
-    return [{"prompt": conversations[n][-1]["content"], "profile": profiles[c.PROFILE][n]} for n in numbers]
+def _measured(conversations: Iterable[Conversation], sizes: list[int]) -> Iterator[Conversation]:
+    """The conversations, whose characters are noted in `sizes` as they pass."""
+    for messages in conversations:
+        sizes.append(characters(messages))
+        yield messages
 
 
 def _too_many(failed: int, rows: int, causes: dict[str, int], examples: dict[str, str], llm: LLMConfig) -> UserError:

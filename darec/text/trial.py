@@ -198,7 +198,7 @@ def try_prompt(
 
 def known_causes(task: ProfileTask) -> pl.Series:
     """For each row of the task why the LLM has no usable answer; empty for an answer, null for a row never asked."""
-    keys = conversation_keys(task.conversations(), task.llm, task.config)
+    keys = task.keys()
     held = task.ledger.get(keys, ["cause"])
     return keys.to_frame().join(held, on=KEY, how="left", maintain_order="left")["cause"]
 
@@ -214,7 +214,7 @@ def _ask(
     # hours for a batch of a few rows.
     llm = task.llm.model_copy(update={"fallback_retries": 0, "batch_api": False})
     generation = Generation(llm, task.config, task.ledger, progress or Silent())
-    return generation.run(conversations, keys, task.shorter, engine)
+    return generation.run(conversations.__getitem__, keys, task.shorter, engine)
 
 
 def _sides(task: ProfileTask, conversations: list[Conversation], keys: pl.Series) -> list[Side]:
