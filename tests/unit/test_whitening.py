@@ -26,7 +26,8 @@ def test_blocks_give_what_one_product_gives():
 def test_memory_is_that_of_the_result():
     rows, width, dims = 200_000, 128, 32
     grown = peak_growth(
-        "import torch\nfrom darec.common.interactions import Representations\nfrom darec.model.whitening import whiten\n"
+        "import torch\nfrom darec.common.interactions import Representations\n"
+        "from darec.model.whitening import whiten\n"
         f"text = Representations(torch.rand({rows}, {width}), {rows // 2})\n"
         f"whiten(Representations(text.nodes[:9000], 4500), {dims})",
         f"whiten(text, {dims})",
