@@ -82,7 +82,7 @@ class TrainConfig(Section):
     """Maximum number of passes over the train interactions."""
     min_epochs: int = Field(default=0, ge=0, le=1_000_000)
     """Minimum number of epochs before early stopping. Some backbones get worse on validation before they improve."""
-    validation_users: int | Literal["auto"] = added("auto")
+    validation_users: Annotated[int, Field(ge=0, le=2**31)] | Literal["auto"] = added("auto")
     """Number of users that validation ranks items for, evenly spaced over those that have validation interactions. The
     standard error that comes with a sample is in the history and in the report. 0: all of them. auto: all up to 3
     billion pairs of a user and an item, and above as many users as make 3 billion, but at least 2,000."""
