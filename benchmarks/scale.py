@@ -1,6 +1,6 @@
 """What every stage costs as the data grow: synthetic logs, the pipeline's own stages in child processes, exponents.
 
-No LLM is asked: the text vectors are random. A stage runs in a process of its own, so that its CPU seconds and its peak
+No LLM is asked: the text vectors are random. A stage runs in a separate process, so that its CPU seconds and its peak
 memory are its own. The executor is that of the pipeline, so a second call takes finished stages from the store, with
 the costs that are noted there.
 """
@@ -111,7 +111,7 @@ def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: S
 
 
 def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> Iterator[Cost]:
-    """Runs the stages up to `until`, each in a process of its own, and gives what each took."""
+    """Runs the stages up to `until`, each in a separate process, and gives what each took."""
     store, done = Store(recipe.runtime.store), dict[str, Artifact]()
     for task in needed(recipe, until):
         if task.name in _WITHOUT_LLM:

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its peak, measured in a process of its own."""
+"""How much memory a piece of work takes at its peak, measured in a separate process."""
 
 import subprocess
 import sys
