@@ -59,8 +59,8 @@ def recommend_histories(
     """The `k` best items for each history of a user that the release does not know; no item of the history among them.
 
     A history is folded into a user vector without training: a regression from the mean of its items' vectors, learnt
-    from the release's own users (`darec.serving.fold_in`). An empty history gets the most popular items, with `source` =
-    "popularity" and the train count as score.
+    from the release's own users (`darec.serving.fold_in`). An empty history gets the most popular items, with
+    `source` = "popularity" and the train count as score.
 
     Args:
         bundle: A release.
