@@ -1,6 +1,6 @@
 """`darec bench nights`: the whole pipeline night after night on data that grows, beside retraining from scratch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.nights import History, Night, finished, note
@@ -14,19 +14,26 @@ LOG = "nights.jsonl"
 
 
 def simulate(
-    recipe: Recipe, folder: Path, nights: int, growth: float, scratch_every: int, progress: Progress | None = None
+    recipe: Recipe,
+    files_in: Callable[[Path], Mapping[str, Path]],
+    folder: Path,
+    nights: int,
+    growth: float,
+    scratch_every: int,
+    progress: Progress | None = None,
 ) -> Iterator[Night]:
     """A first night and `nights` more that bring `growth` new interactions each, the last one knowing all of them.
 
     Every night starts from the release of the nights before; each `scratch_every`-th also trains once from scratch, on
-    the same data and text vectors. Finished nights are in `folder` and not done again.
+    the same data and text vectors. Finished nights are in `folder` and not done again. `files_in` finds the files of
+    the data set, by role, in the folder of the recipe.
 
     Raises:
         UserError: the recipe's data is not MovieLens-100K.
     """
     if recipe.data.source != "movielens-100k":
         raise UserError("the nights are cut from MovieLens-100K", where="data.source", hint="give its recipe")
-    history, log = History(recipe.data.folder), folder / LOG
+    history, log = History(files_in(recipe.data.folder)), folder / LOG
     done = finished(log)
     yield from done
     for number, count in list(enumerate(history.counts(nights, growth)))[len(done) :]:

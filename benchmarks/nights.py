@@ -1,7 +1,7 @@
 """Nights on MovieLens-100K by timestamp: what each one sees, what it cost, and the table and plot of all of them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from benchmarks.plots import save
 from benchmarks.tables import markdown
-from darec.dataset.sources import movielens_files
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,9 @@ class Night:
 class History:
     """MovieLens-100K in the order in which it happened, as far as a night knows it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._files = movielens_files(folder)
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """Takes the files by role: interactions, items, users."""
+        self._files = files
         lines = self._files["interactions"].read_text(encoding="latin-1").splitlines(keepends=True)
         self._head = [line for line in lines[:1] if ":" in line]  # only one of the two layouts has a header
         self._rows = sorted(lines[len(self._head) :], key=lambda line: (float(line.rsplit("\t", 1)[1]), line))

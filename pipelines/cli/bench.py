@@ -164,10 +164,13 @@ def nights(
     from benchmarks.nightly_simulation import simulate
     from benchmarks.nights import plot, table
     from darec.common.recipes import load_recipe
+    from darec.dataset.sources import movielens_files
+
+    loaded = load_recipe(recipe, overrides or ())
 
     done = []
     with Bars("nights") as bars:
-        for night in simulate(load_recipe(recipe, overrides or ()), out, nights, growth, scratch_every, bars):
+        for night in simulate(loaded, movielens_files, out, nights, growth, scratch_every, bars):
             done.append(night)
             console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
     (out / "table.md").write_text(text := table(done))

@@ -45,7 +45,7 @@ def movielens_like(folder: Path) -> Path:
 
 
 def test_each_night_knows_the_first_interactions_and_the_last_one_all(tmp_path: Path) -> None:
-    history = History(movielens_like(tmp_path))
+    history = History(movielens_files(movielens_like(tmp_path)))
     counts = history.counts(3, 0.1)
     assert counts == sorted(counts) and counts[-1] == 480
     assert all(round(before * 1.1) in (after - 1, after, after + 1) for before, after in pairwise(counts))
@@ -73,9 +73,9 @@ def test_nights_are_run_once_each_and_compared_with_training_from_scratch(
         }
     )
     out = tmp_path / "out"
-    first = list(islice(nights.simulate(recipe, out, 3, 0.1, scratch_every=2), 2))
+    first = list(islice(nights.simulate(recipe, movielens_files, out, 3, 0.1, scratch_every=2), 2))
     assert [night.number for night in first] == [0, 1]
-    done = list(nights.simulate(recipe, out, 3, 0.1, scratch_every=2))
+    done = list(nights.simulate(recipe, movielens_files, out, 3, 0.1, scratch_every=2))
     assert [night.number for night in done] == [0, 1, 2, 3] and finished(out / nights.LOG) == done
     assert all(night.published for night in done)
     assert [night.scratch_recall is not None for night in done] == [False, False, True, False]
@@ -90,7 +90,7 @@ def test_one_percent_more_interactions_anywhere_change_a_tenth_of_the_users_prom
     before = Random(0).sample(rows, round(len(rows) / 1.01))
     shown = []
     for name, part in (("before", before), ("after", rows)):
-        folder = History(MOVIELENS).until(0, tmp_path / name)
+        folder = History(movielens_files(MOVIELENS)).until(0, tmp_path / name)
         movielens_files(folder)["interactions"].write_text("".join([first, *part]), encoding="latin-1")
         recipe = load_recipe(None, [f"data.folder={folder}", f"runtime.store={tmp_path / 'store'}"])
         shown.append(shown_items(run(recipe, "split")[-1].artifact.path, recipe))
