@@ -21,7 +21,6 @@ from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from darec.text.models import models_root
 from pipelines.reports import report_run
-from pipelines.show_ui import estimate
 from pipelines.tables import print_plan, print_results
 from schemas.recipe import Recipe
 from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
@@ -82,8 +81,6 @@ def go_on(recipe: Recipe) -> list[str]:
     store = Store(recipe.runtime.store)
     steps = plan(recipe, store)
     print_plan(steps, recipe.llm)
-    for step in steps:
-        estimate(step, store)
     results = run(recipe)
     print_results(results)
     report_run(store, results)
