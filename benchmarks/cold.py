@@ -1,4 +1,8 @@
-"""How good cold rows' vectors are: a share of all items is taken out of train and has to be found in test."""
+"""How good cold rows' vectors are: a share of all items is taken out of train and has to be found in test.
+
+Beside it stands what that costs the other items: their test pairs, ranked among all items, beside what they have when
+cold items are in no list.
+"""
 
 from collections.abc import Sequence
 
@@ -48,24 +52,30 @@ def _where(pairs: Pairs, kept: Tensor) -> Pairs:
     return Pairs(pairs.users[kept], pairs.items[kept])
 
 
-def table(runs: Sequence[tuple[Run, Artifact]]) -> str:
-    """Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all, in Markdown."""
+def table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
+    """Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all, in Markdown.
+
+    `full` holds the data as they were, by name: the test pairs of the other items are from there.
+    """
     head = ["data", "model", "cold vectors", "R@20 among cold", "N@20 among cold", "R@20 among all", "N@20 among all"]
+    head += ["warm R@20 among all", "change"]
     rows, known = [], set()
     for run, artifact in runs:
         if run.data.name not in known:
-            rows += [[run.data.name, "", *line] for line in _lines(_references(run.data), run.data)]
+            rows += [[run.data.name, "", *line] for line in _lines(_references(run.data), run.data, full)]
             known.add(run.data.name)
         model = f"{run.entry.backbone} + {run.entry.alignment}"
-        rows += [[run.data.name, model, *line] for line in _lines(variants(run, artifact), run.data)]
+        rows += [[run.data.name, model, *line] for line in _lines(variants(run, artifact), run.data, full)]
     return markdown(head, rows)
 
 
-def _lines(candidates: dict[str, Representations], data: BenchData) -> list[list[str]]:
-    return [
-        [name, *(f"{value:.4f}" for value in (*among_cold(final, data), *among_all(final, data)))]
-        for name, final in candidates.items()
-    ]
+def _lines(candidates: dict[str, Representations], data: BenchData, full: dict[str, BenchData]) -> list[list[str]]:
+    lines = []
+    for name, final in candidates.items():
+        warm, alone = warm_recall(final, data, full[data.name])
+        values = (*among_cold(final, data), *among_all(final, data), warm)
+        lines.append([name, *(f"{value:.4f}" for value in values), f"{warm / alone - 1:+.1%}" if alone else ""])
+    return lines
 
 
 def _references(data: BenchData) -> dict[str, Representations]:
@@ -93,6 +103,9 @@ def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
         "of the backbone": final,
         "mean of warm items": Representations.join(final.user, item),
         "ridge from text": cold_start.fill(final, data.text, data.interactions, unit=unit),
+        "neighbours of the text": cold_start.fill_from_neighbours(
+            final, data.text, data.interactions, unit, run.entry.config.cold_loss
+        ),
     }
 
 
@@ -101,6 +114,23 @@ def among_all(final: Representations, data: BenchData) -> list[float]:
     inter = data.interactions
     ranking = rank(final, inter.train, inter.test, K)
     return list(score(ranking, inter.test, inter.n_items, (K,), _METRICS).means().values())
+
+
+def warm_recall(final: Representations, data: BenchData, full: BenchData) -> tuple[float, float]:
+    """Recall@20 of the other items' test pairs, among all items and among these items alone."""
+    inter = data.interactions
+    user_counts, item_counts = train_counts(inter)
+    warm = (item_counts > 0).nonzero().squeeze(1)
+    number = torch.full((inter.n_items,), -1)
+    number[warm] = torch.arange(len(warm))
+    test = full.interactions.test
+    test = _where(test, (number[test.items] >= 0) & (user_counts[test.users] > 0))
+
+    among = score(rank(final, inter.train, test, K), test, inter.n_items, (K,), ("recall",)).means()
+    train, alone = (Pairs(part.users, number[part.items]) for part in (inter.train, test))
+    ranking = rank(Representations.join(final.user, final.item[warm]), train, alone, K)
+    recall = f"recall@{K}"
+    return among[recall], score(ranking, alone, len(warm), (K,), ("recall",)).means()[recall]
 
 
 def among_cold(final: Representations, data: BenchData) -> list[float]:

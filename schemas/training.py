@@ -115,9 +115,14 @@ class TrainConfig(Section):
     warm_start: bool = False
     """Initialises id embeddings from the current release, matched by external id, if it was trained with the same
     settings. New ids are initialised at random."""
-    cold_start: Literal["ridge", "none"] = "ridge"
+    cold_start: Literal["ridge", "neighbours", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
-    uses text. none: the output of the backbone for their untrained embeddings."""
+    uses text. neighbours: the same for users; an item gets the mean of the items whose texts are nearest, scaled so
+    that it reaches the first places as far as `cold_loss` allows. none: the output of the backbone for their untrained
+    embeddings."""
+    cold_loss: float = added(0.02, ge=0, le=1)
+    """Only for neighbours: maximum fraction of the validation Recall@20 of items with train interactions that items
+    without may cost."""
     refit: Literal["none", "all"] = not_hashed("none")  # makes a stage and its artifact, and changes no other
     """The interactions that the released model is trained on. none: the train part, as the model that is evaluated and
     judged by the gate. all: train, val and test, for as many epochs as were best on validation; metrics and the gate's

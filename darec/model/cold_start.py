@@ -1,17 +1,31 @@
-"""Vectors for users and items without train interactions: predicted from their text.
+"""Vectors for users and items without train interactions: what their text says, in the terms of the trained model.
 
-Each side learns a ridge regression from text vectors to final representations on its warm rows, in closed form; the
-penalty is the one with the least leave-one-out error.
+ridge: each side learns a ridge regression from text vectors to final representations on its warm rows, in closed form;
+the penalty is the one with the least leave-one-out error.
+
+neighbours: a cold item is the mean of the warm items that its text is nearest to, times one number. The number is the
+largest that costs validation no more of its warm items' recall than allowed, found on a tenth of the warm items that
+are treated as if they were cold.
 """
+
+import logging
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darec.common.interactions import Interactions, Representations
+from darec.common.interactions import Interactions, ItemLists, Representations
 from darec.common.regression import ridge
 
-_MOST_ROWS = 100_000  # rows, evenly chosen, to fit the regression on
+_MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
+_NEIGHBOURS, _SHARPNESS = 50, 10  # cosines to that power are the weights of so many neighbours
+_BLOCK = 1024  # rows compared with all others at once
+_SHARE, _SEED = 0.1, 1  # of the warm items, treated as if they were cold to choose the scale
+_K, _MOST_USERS = 20, 10_000  # the scale is chosen on lists of that length for so many users, evenly spaced
+_SCALES = torch.logspace(-1, 1, 81)
+
+_logger = logging.getLogger(__name__)
 
 
 def fill(final: Representations, text: Representations, interactions: Interactions, unit: bool) -> Representations:
@@ -19,10 +33,143 @@ def fill(final: Representations, text: Representations, interactions: Interactio
 
     `unit`: predicted rows are brought to length 1. A side with fewer than two warm rows is left as it is.
     """
-    train = interactions.train
-    users = _filled(final.user, text.user, torch.bincount(train.users, minlength=interactions.n_users) > 0, unit)
-    items = _filled(final.item, text.item, torch.bincount(train.items, minlength=interactions.n_items) > 0, unit)
+    warm_users, warm_items = _warm(interactions)
+    users = _filled(final.user, text.user, warm_users, unit)
+    items = _filled(final.item, text.item, warm_items, unit)
     return Representations(torch.cat([users, items]), final.n_users)
+
+
+def fill_from_neighbours(
+    final: Representations, text: Representations, interactions: Interactions, unit: bool, allowed_loss: float
+) -> Representations:
+    """As `fill`, but cold items are means of their text's neighbours, scaled so that they compete with warm items.
+
+    Args:
+        final: what training made.
+        text: text vectors of all nodes.
+        interactions: train pairs say who is warm; validation pairs choose the scale.
+        unit: predicted rows are brought to length 1, and not scaled.
+        allowed_loss: the largest fraction of the validation recall of warm items that cold items may cost.
+    """
+    filled = fill(final, text, interactions, unit)
+    _, warm = _warm(interactions)
+    if warm.all() or warm.sum() < 2:
+        return filled
+    predicted = of_neighbours(text.item, final.item, warm, ~warm)
+    if unit:
+        predicted = functional.normalize(predicted, dim=-1)
+    else:
+        scale = calibrate(final, text, interactions, allowed_loss)
+        _logger.info("vectors of %d items without train interactions are scaled by %.2f", len(predicted), scale)
+        predicted = scale * predicted
+    items = filled.item.clone()
+    items[~warm] = predicted
+    return Representations(torch.cat([filled.user, items]), final.n_users)
+
+
+def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
+    """For each wanted row the mean direction of the known rows of most similar text, [wanted, d].
+
+    Similarity is the cosine of texts less their mean, and its power the weight. A row is as long as known rows are on
+    average if all neighbours have one direction, and shorter the less they agree.
+
+    Args:
+        text: [n, p].
+        final: [n, d].
+        known: bool [n], rows whose `final` counts.
+        wanted: bool [n], rows to predict.
+    """
+    centre = text[known].mean(0)
+    known_text, wanted_text = (functional.normalize(text[rows] - centre, dim=-1) for rows in (known, wanted))
+    directions, length = functional.normalize(final[known], dim=-1), final[known].norm(dim=-1).mean()
+    parts = [torch.empty(0, final.shape[1], dtype=final.dtype, device=final.device)]
+    for block in wanted_text.split(_BLOCK):
+        nearest = (block @ known_text.T).topk(min(_NEIGHBOURS, len(known_text)))
+        weights = nearest.values.clamp_min(1e-6) ** _SHARPNESS
+        weights = weights / weights.sum(1, keepdim=True)
+        parts.append(length * (weights[:, None] @ directions[nearest.indices]).squeeze(1))
+    return torch.cat(parts)
+
+
+def calibrate(final: Representations, text: Representations, interactions: Interactions, allowed_loss: float) -> float:
+    """The largest scale of predicted rows that costs at most `allowed_loss` of the warm items' validation recall.
+
+    A tenth of the warm items, drawn at random, are treated as if they were cold. Without validation pairs of the others
+    it is 1.
+    """
+    _, warm = _warm(interactions)
+    draw = torch.rand(len(warm), generator=torch.Generator().manual_seed(_SEED)).to(warm.device)
+    as_cold = warm & (draw < _SHARE)
+    others = warm & ~as_cold
+    users = torch.unique(interactions.val.users)
+    users = users[:: -(-len(users) // _MOST_USERS) or 1]
+    predicted = final.item.clone()
+    predicted[as_cold] = of_neighbours(text.item, final.item, others, as_cold)
+
+    known = _Lists.best(final.user, users, final.item, others, interactions)
+    new = _Lists.best(final.user, users, predicted, as_cold, interactions)
+    counted = known.relevant > 0
+    if not as_cold.any() or not counted.any():
+        return 1.0
+
+    def recall(scale: float) -> Tensor:
+        """Of the others, in lists of all items."""
+        first = torch.cat([known.scores, scale * new.scores], 1).topk(known.scores.shape[1]).indices
+        hits = torch.cat([known.hits, torch.zeros_like(new.hits)], 1).gather(1, first)
+        return (hits.sum(1) / known.relevant)[counted].mean()
+
+    least = (1 - allowed_loss) * (known.hits.sum(1) / known.relevant)[counted].mean()
+    return max((scale for scale in _SCALES.tolist() if recall(scale) >= least), default=_SCALES[0].item())
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The first places of each user among some of the items."""
+
+    scores: Tensor
+    """[users, k]."""
+    hits: Tensor
+    """bool [users, k], whether validation has the item."""
+    relevant: Tensor
+    """[users], how many of these items validation has."""
+
+    @classmethod
+    def best(
+        cls, user: Tensor, users: Tensor, item: Tensor, candidates: Tensor, interactions: Interactions
+    ) -> "_Lists":
+        """The lists of `users` over the `candidates` (bool [n_items]) that the user has not in train."""
+        numbers = candidates.nonzero().squeeze(1)
+        place = torch.full((len(item),), -1, device=item.device).index_copy(
+            0, numbers, torch.arange(len(numbers), device=item.device)
+        )
+        size = (interactions.n_users, interactions.n_items)
+        train, val = ItemLists(interactions.train, *size), ItemLists(interactions.val, *size)
+
+        blocks = []
+        for block in users.split(_BLOCK):
+            scores = user[block] @ item[numbers].T
+            scores[_places(train, block, place)] = -torch.inf
+            relevant = torch.zeros_like(scores, dtype=torch.bool)
+            relevant[_places(val, block, place)] = True
+            best = scores.topk(min(_K, len(numbers)))
+            blocks.append((best.values, relevant.gather(1, best.indices), relevant.sum(1)))
+        return cls(*map(torch.cat, zip(*blocks, strict=True)))
+
+
+def _places(lists: ItemLists, users: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column of the items of `users` that have a `place`."""
+    rows, items = lists.of(users)
+    columns = place[items]
+    return rows[columns >= 0], columns[columns >= 0]
+
+
+def _warm(interactions: Interactions) -> tuple[Tensor, Tensor]:
+    """Which users and which items have train interactions."""
+    train = interactions.train
+    return (
+        torch.bincount(train.users, minlength=interactions.n_users) > 0,
+        torch.bincount(train.items, minlength=interactions.n_items) > 0,
+    )
 
 
 def _filled(final: Tensor, text: Tensor, warm: Tensor, unit: bool) -> Tensor:

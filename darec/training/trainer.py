@@ -348,7 +348,10 @@ def with_cold_rows(
     """`final` with the rows of users and items without train interactions predicted from text, if so configured."""
     if text is None or not config.predicts_cold_rows:
         return final
-    return cold_start.fill(final, text, interactions, unit=config.scoring == "cosine")
+    unit = config.scoring == "cosine"
+    if config.cold_start == "neighbours":
+        return cold_start.fill_from_neighbours(final, text, interactions, unit, config.cold_loss)
+    return cold_start.fill(final, text, interactions, unit)
 
 
 def _compile_projections(model: torch.nn.Module) -> None:

@@ -144,7 +144,7 @@ def cold_start(
         done = [(run, result.artifact) for run, result in run_grid(held_runs, Store(store), bars) if result.artifact]
     folder = out or STORE.parent / loaded.name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(text := cold.table(done))
+    (folder / "table.md").write_text(text := cold.table(done, {run.data.name: run.data for run in runs}))
     print_plain(text)
 
 

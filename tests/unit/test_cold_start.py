@@ -1,12 +1,16 @@
 """Vectors from text for rows without train interactions."""
 
 import numpy as np
+import pytest
 import torch
+from torch.nn import functional
 
 from benchmarks import cold
 from benchmarks.data import from_folder
 from darec.common.interactions import Interactions, Pairs, Representations
-from darec.model.cold_start import fill, ridge
+from darec.evaluation.protocol import rank, score
+from darec.model import cold_start
+from darec.model.cold_start import calibrate, fill, fill_from_neighbours, of_neighbours, ridge
 from darec.training import train
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board
@@ -91,3 +95,118 @@ def test_the_bench_hides_items_and_finds_them_again_by_text(tmp_path):
     everything = cold.among_cold(Representations(perfect, 40), held)
     opposite = cold.among_cold(Representations(torch.cat([perfect[:40], -perfect[40:]]), 40), held)
     assert everything[0] == 1.0 or everything[0] > opposite[0]
+
+
+def test_a_cold_item_points_where_the_items_of_its_text_point_and_is_shorter_the_less_they_agree():
+    text = torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0, 1.1], [1, 0.05], [0, 1.05], [0.6, 0.65]])
+    final = torch.tensor([[2.0, 0], [4, 0], [0, 3], [0, 3], [9, 9], [9, 9], [9, 9]])
+    known = torch.tensor([True] * 4 + [False] * 3)
+    found = of_neighbours(text, final, known, ~known)
+    expected = torch.tensor([[3.0, 0], [0, 3]])  # known rows are 3 long on average
+    torch.testing.assert_close(found[:2], expected, rtol=1e-3, atol=1e-3)
+    assert found[2].norm() < 0.9 * 3, "between the two kinds: they do not agree"
+    torch.testing.assert_close(of_neighbours(text, 5 * final, known, ~known), 5 * found)
+
+
+def plain_recall(final, users, rows, data, counted, k=20):
+    """Mean recall of `counted` items over users, by sorting; items without a row are in no list."""
+    values = []
+    train, val = (set(zip(part.users.tolist(), part.items.tolist(), strict=True)) for part in (data.train, data.val))
+    for user in users:
+        relevant = {item for who, item in val if who == user and counted[item]}
+        if not relevant:
+            continue
+        scores = {item: float(final.user[user] @ row) for item, row in rows.items() if (user, item) not in train}
+        first = sorted(scores, key=lambda item: -scores[item])[:k]
+        values.append(len(relevant & set(first)) / len(relevant))
+    return float(np.mean(values))
+
+
+def some_data(seed=0):
+    """Sixty users and ninety items of a few kinds; the last ten items have no train interaction."""
+    generator = np.random.default_rng(seed)
+    users, items = generator.standard_normal((60, 4)), generator.standard_normal((90, 4))
+    liked = np.argsort(-(users @ items.T + generator.gumbel(size=(60, 90))), axis=1)[:, :16]
+    pairs = np.stack([np.repeat(np.arange(60), 16), liked.ravel()], 1)
+    val = np.tile([False] * 12 + [True] * 4, 60) | (pairs[:, 1] >= 80)
+    parts = [Pairs.of(*pairs[keep].T) for keep in (~val, val & (pairs[:, 1] < 80), val)]
+    final = Representations(torch.tensor(np.concatenate([users, items]), dtype=torch.float32), 60)
+    noise = 0.5 * generator.standard_normal((150, 4))
+    text = Representations(final.nodes + torch.tensor(noise, dtype=torch.float32), 60)
+    return Interactions(60, 90, *parts), final, text
+
+
+@pytest.mark.parametrize("allowed", [0.0, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_scale_is_the_largest_that_costs_warm_items_no_more_than_allowed(seed, allowed):
+    data, final, text = some_data(seed)
+    found = calibrate(final, text, data, allowed)
+
+    warm = torch.bincount(data.train.items, minlength=90) > 0
+    as_cold = warm & (torch.rand(90, generator=torch.Generator().manual_seed(cold_start._SEED)) < 0.1)
+    others = warm & ~as_cold
+    assert as_cold.any()
+    known = {item: final.item[item] for item in others.nonzero().squeeze(1).tolist()}
+    predicted = dict(
+        zip(as_cold.nonzero().squeeze(1).tolist(), of_neighbours(text.item, final.item, others, as_cold), strict=True)
+    )
+
+    def loss(scale: float) -> float:
+        rows = known | {item: scale * row for item, row in predicted.items()}
+        return 1 - plain_recall(final, range(60), rows, data, others) / base
+
+    base = plain_recall(final, range(60), known, data, others)
+    kept = [scale for scale in cold_start._SCALES.tolist() if loss(scale) <= allowed + 1e-6]
+    assert found == pytest.approx(max(kept, default=cold_start._SCALES[0].item()))
+
+
+def test_scaled_neighbours_reach_the_first_places_that_ridge_leaves_to_others():
+    data, final, text = some_data()
+    ridge_rows = fill(final, text, data, unit=False)
+    neighbours = fill_from_neighbours(final, text, data, unit=False, allowed_loss=0.5)
+    assert torch.equal(neighbours.user, ridge_rows.user)
+    assert torch.equal(neighbours.item[:80], final.item[:80])
+    new = (torch.bincount(data.train.items, minlength=90) == 0).nonzero().squeeze(1)
+    held_out = Pairs(*(side[torch.isin(data.test.items, new)] for side in (data.test.users, data.test.items)))
+
+    def among_all(rows: Representations) -> float:
+        return score(rank(rows, data.train, held_out, 20), held_out, 90, (20,), ("recall",)).means()["recall@20"]
+
+    assert among_all(neighbours) > among_all(ridge_rows)
+
+
+def test_without_validation_the_scale_is_one_and_unit_rows_stay_unit():
+    data, final, text = some_data()
+    nothing = Pairs(data.val.users[:0], data.val.items[:0])
+    blind = Interactions(data.n_users, data.n_items, data.train, nothing, nothing)
+    assert calibrate(final, text, blind, 0.02) == 1.0
+    unit = Representations(functional.normalize(final.nodes, dim=-1), final.n_users)
+    rows = fill_from_neighbours(unit, text, data, unit=True, allowed_loss=0.02).nodes
+    torch.testing.assert_close(rows.norm(dim=-1), torch.ones(150))
+
+
+def test_neighbours_are_a_setting_of_training(tmp_path):
+    data, new = checkerboard(tmp_path), torch.tensor([0, 1, 2, 3])
+    data = without_items(data, new)
+    config = TrainConfig(dim=8, epochs=8, eval_every=8, batch_size=128, learning_rate=0.05, device="cpu")
+    text = parity_text(data)
+    ridge_rows, neighbours = (
+        train(config.model_copy(update={"cold_start": kind}), data, text).final for kind in ("ridge", "neighbours")
+    )
+    assert torch.equal(ridge_rows.item[4:], neighbours.item[4:])
+    assert not torch.equal(ridge_rows.item[new], neighbours.item[new])
+    scores = neighbours.user @ neighbours.item[new].T
+    same = (torch.arange(data.n_users)[:, None] - new) % 2 == 0
+    assert (scores[same].min() > scores[~same].max()).item()
+
+
+def test_the_bench_says_what_cold_items_cost_the_others(tmp_path):
+    full = from_folder("board", write_board(tmp_path))
+    held = cold.hold_out(full, 0.3, seed=1)
+    hidden = torch.bincount(held.interactions.train.items, minlength=60) == 0
+    rows = torch.ones(100, 2)
+    for first, cost in ((-9.0, False), (9.0, True)):  # cold items last in every list, or first
+        item = rows[40:].clone()
+        item[hidden] *= first
+        among, alone = cold.warm_recall(Representations(torch.cat([rows[:40], item]), 40), held, full)
+        assert (among < alone) == cost
