@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from benchmarks.tables import markdown
-from darec.common.interactions import Pairs, Representations
+from darec.common.interactions import ItemLists, Pairs, Representations
 from darec.common.progress import Progress
 from darec.evaluation.ranking import Ranker
 from darec.evaluation.top_items import TopItems
@@ -96,7 +96,8 @@ def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
         found = np.argpartition(scores.numpy(), size.items - size.k, axis=1)[:, size.items - size.k :]
         np.argsort(np.take_along_axis(scores.numpy(), found, 1), axis=1)
 
-    ranker = Ranker(Representations.join(torch.tensor(users), torch.tensor(items)), Pairs.of(rows, columns))
+    vectors = Representations.join(torch.tensor(users), torch.tensor(items))
+    ranker = Ranker(vectors, ItemLists(Pairs.of(rows, columns), size.users, size.items))
     everybody = torch.arange(size.users)
     exact = {name: TopItems(items, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
     return {
