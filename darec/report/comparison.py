@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 
 import numpy as np
 import polars as pl
-import torch
 
 from darec.artifacts import files
 from darec.artifacts.files import File
 from darec.artifacts.keys import differences
 from darec.common.errors import UserError
-from darec.common.interactions import Interactions, Pairs, Representations
-from darec.evaluation.protocol import Scores, rank
-from darec.evaluation.rerankers import read as read_reranker
-from darec.evaluation.significance import compare, interval
 from darec.report.render import render_page
 from darec.report.source import Source
+from darec.serving.paired import MetricRow, paired_tests, top_lists
 from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.section import hashed
@@ -25,21 +20,6 @@ from schemas.section import hashed
 _TEXTS = 5  # changed texts that are shown, of items and of users
 _HISTORY = 8  # items of a user's history that are shown
 _LIST = 10  # recommendations that are shown
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One metric on test: both means, the difference over users, its 95% interval, and the p-values of paired tests."""
-
-    name: str
-    first: float
-    second: float
-    difference: float
-    """The second less the first."""
-    low: float
-    high: float
-    t_test: float
-    wilcoxon: float
 
 
 @dataclass(frozen=True)
@@ -134,25 +114,15 @@ def compare_runs(
     if metric not in shared:
         raise UserError(f"no metric {metric!r} in both runs", hint=f"choose one of {', '.join(shared)}")
 
-    first, second = (_scores(table, shared) for table in tables)
-    tests = compare(second, first)
-    rows = []
-    for name in shared:
-        low, high = interval(second, first, name)
-        means = float(first.values[name].mean()), float(second.values[name].mean())
-        rows.append(
-            MetricRow(name, *means, tests[name].difference, low, high, tests[name].t_test, tests[name].wilcoxon)
-        )
-
     before, after = (hashed(recipe) for recipe in recipes)
     return RunComparison(
         names=names,
-        users=len(first.users),
+        users=tables[0].height,
         config=tuple(differences(before, after)) + tuple(_prompt_changes(*recipes)),
-        metrics=tuple(rows),
+        metrics=tuple(paired_tests(tables[0], tables[1], shared)),
         texts=tuple(_text_changes(*sources)),
         metric=metric,
-        examples=tuple(_examples(recipes, sources, first, second, metric, examples)),
+        examples=tuple(_examples(recipes, sources, tables, metric, examples)),
     )
 
 
@@ -163,12 +133,6 @@ def comparison_page(found: RunComparison) -> str:
 
 def _cutoff(name: str) -> int:
     return int(name.partition("@")[2])
-
-
-def _scores(table: pl.DataFrame, names: list[str]) -> Scores:
-    users = torch.from_numpy(table[c.USER_INDEX].cast(pl.Int64).to_numpy().copy())
-    values = {name: torch.from_numpy(table[name].cast(pl.Float64).to_numpy().copy()) for name in names}
-    return Scores(users, values)
 
 
 def _prompt_changes(first: Recipe, second: Recipe) -> Iterator[str]:
@@ -207,19 +171,18 @@ def _profiles(source: Source, file: File[pl.DataFrame], index: str) -> pl.DataFr
 def _examples(
     recipes: tuple[Recipe, Recipe],
     sources: tuple[Source, Source],
-    first: Scores,
-    second: Scores,
+    tables: list[pl.DataFrame],
     metric: str,
     count: int,
 ) -> Iterator[Example]:
     """The users that gain most and those that lose most."""
-    before, after = (scores.values[metric].numpy() for scores in (first, second))
+    before, after = (table[metric].cast(pl.Float64).to_numpy() for table in tables)
     gap = np.nan_to_num(after - before)
     order = np.argsort(gap, kind="stable")
     chosen = [place for place in order[::-1][:count] if gap[place] > 0] + [
         place for place in order[:count] if gap[place] < 0
     ]
-    users = [int(first.users[int(place)]) for place in chosen]
+    users = [int(tables[0][c.USER_INDEX][int(place)]) for place in chosen]
     if not users:
         return
 
@@ -248,18 +211,9 @@ def _examples(
 
 def _lists(recipe: Recipe, source: Source, users: list[int]) -> dict[int, list[int]]:
     """The first items of each user, as they were evaluated."""
-    vectors = source.read(files.EMBEDDINGS)
-    final = Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
-    train, val, test = (
-        Pairs.of_table(source.read(part)) for part in (files.TRAIN_PART, files.VAL_PART, files.TEST_PART)
-    )
-    data = Interactions(final.n_users, len(final.item), train, val, test)
-    asked = Pairs.of(np.array(users), np.zeros(len(users), np.int64))
-    reranker = (
-        read_reranker(source.artifact(files.RERANKER.stage).path / files.RERANKER.name) if recipe.rerank else None
-    )
-    ranking = rank(final, data.train, asked, min(_LIST, data.n_items), reranker=reranker)
-    return {int(user): top.tolist() for user, top in zip(ranking.users, ranking.top, strict=True)}
+    parts = [source.read(part) for part in (files.TRAIN_PART, files.VAL_PART, files.TEST_PART)]
+    reranker = source.artifact(files.RERANKER.stage).path / files.RERANKER.name if recipe.rerank else None
+    return top_lists(source.read(files.EMBEDDINGS), parts, users, _LIST, reranker)
 
 
 def _user_profiles(source: Source, users: list[int]) -> Mapping[int, str]:
@@ -267,8 +221,3 @@ def _user_profiles(source: Source, users: list[int]) -> Mapping[int, str]:
         return {}
     table = source.read(files.USER_PROFILES).filter(pl.col(c.USER_INDEX).is_in(users))
     return dict(table.select(c.USER_INDEX, c.PROFILE).iter_rows())
-
-
-def significant(row: MetricRow) -> bool:
-    """Whether the 95% interval of the difference excludes zero."""
-    return isfinite(row.low) and (row.low > 0 or row.high < 0)
