@@ -8,7 +8,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.memory import check_address_space
 from darec.dataset.fetch import fetch
-from darec.text.models import ensure, resolve
+from darec.text import models
 from schemas.recipe import Recipe
 from schemas.section import hashed
 from schemas.semantic import EmbedConfig, LLMConfig
@@ -31,8 +31,8 @@ def prepare(recipe: Recipe) -> None:
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
     for config in models_here(recipe):
-        ensure(config.model)
-        resolve(config.model, config.revision)
+        models.ensure(config.model)
+        models.resolve(config.model, config.revision)
     check_prompts(recipe)
 
 
@@ -43,6 +43,25 @@ def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
         yield recipe.llm
     if "embed" in stages:
         yield recipe.embed
+
+
+def fetch_model(model: str, revision: str, *, named: bool) -> str:
+    """Fetches one model, if it is not there, and says what was done and where it is.
+
+    Args:
+        model: alias, Hugging Face id or folder.
+        revision: of a Hugging Face id.
+        named: whether it was asked for by name: then a Hugging Face id is downloaded, which otherwise must be there.
+    """
+    before = models.find(model, revision)
+    if named and models.is_hub_id(model):
+        models.fetch_from_hub(model, revision)
+    elif named:
+        models.fetch(model)
+    else:
+        models.ensure(model)
+    folder = models.resolve(model, revision)
+    return f"there already, {folder}" if folder == before else f"fetched, {folder}"
 
 
 def check_prompts(recipe: Recipe) -> None:

@@ -29,7 +29,7 @@ def fetch(
 
     For each model it says whether it was fetched, was there already, or is missing and how to get it.
     """
-    from stages.prepare import models_here
+    from stages.prepare import fetch_model, models_here
 
     wanted = [(model, revision) for model in models or ()]
     if not models:
@@ -41,23 +41,9 @@ def fetch(
     code = 0
     for model, at in wanted:
         try:
-            console.print(f"{model}: {_fetch(model, at, named=bool(models))}", highlight=False, soft_wrap=True)
+            console.print(f"{model}: {fetch_model(model, at, named=bool(models))}", highlight=False, soft_wrap=True)
         except DarecError as error:
             print_error(f"error: {error}")
             code = error.exit_code
     if code:
         raise typer.Exit(code)
-
-
-def _fetch(model: str, revision: str, *, named: bool) -> str:
-    from darec.text.models import ensure, fetch, fetch_from_hub, find, is_hub_id, resolve
-
-    before = find(model, revision)
-    if named and is_hub_id(model):
-        fetch_from_hub(model, revision)
-    elif named:
-        fetch(model)
-    else:
-        ensure(model)
-    folder = resolve(model, revision)
-    return f"there already, {folder}" if folder == before else f"fetched, {folder}"
