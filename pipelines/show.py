@@ -96,10 +96,15 @@ class Bars:
 
 
 @contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Turns an exception into a warning, because a display, estimate or report must not stop a run."""
+def harmless(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns a failure to show something into a warning: no display, estimate or report may stop a run.
+
+    Errors of the kinds in `but` pass: those that the run itself would end with.
+    """
     try:
         yield
+    except but:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         _logger.warning("%s could not be shown (%s: %s)", what, type(error).__name__, reason)

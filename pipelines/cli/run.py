@@ -3,16 +3,19 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from darec.common.errors import UserError
+from darec.common.errors import DarecError, UserError
 from pipelines.cli.options import WHOLE_RUN, RecipeOption, SetOption, UntilOption, open_recipe, recipe_path, stage_names
-from pipelines.show import console, remark_lines
+from pipelines.show import console, harmless, remark_lines
 from pipelines.tables import print_plan, print_results
 from schemas.secret import redacted
 from stages.execute import Result
+
+if TYPE_CHECKING:
+    from stages.plan import Step
 
 REFUSED = 3
 """Exit code of `darec run --require-publish` when the run's release is not in production."""
@@ -48,18 +51,21 @@ def run(
     for name in [until, *force]:
         task_named(name)
     loaded, store = open_recipe(recipe, overrides)
-    steps = plan(loaded, store, until)
-    print_plan(steps, loaded.llm)
+    steps: list[Step] = []
+    with harmless("the plan", but=(DarecError,)):
+        steps = plan(loaded, store, until)
+        print_plan(steps, loaded.llm)
 
     if prefect or configured_url() is not None:
-        idle = not force and all(step.state == "hit" for step in steps)
+        idle = not force and bool(steps) and all(step.state == "hit" for step in steps)
         results = _run_flow(recipe, overrides or [], until, force, idle)
     else:
         results = run_directly(loaded, until, force)
 
-    print_results(results)
-    for line in remark_lines(results):
-        console.print(line)
+    with harmless("the results"):
+        print_results(results)
+        for line in remark_lines(results):
+            console.print(line)
     if until == WHOLE_RUN:
         console.print(f"Artifacts and releases: {store.root}")
         console.print(

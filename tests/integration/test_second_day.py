@@ -20,9 +20,11 @@ from darec.common.errors import DarecError, UserError
 from darec.common.logs import configure
 from darec.common.recipes import load_recipe
 from darec.text.models import models_root
+from pipelines.cli import run as command
 from pipelines.reports import report_run
 from pipelines.tables import print_plan, print_results
 from schemas.recipe import Recipe
+from stages import plan as planning
 from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
 from stages.plan import plan
 from stages.registry import STAGES
@@ -172,6 +174,19 @@ def test_an_error_of_a_display_stops_no_run(world: Path, monkeypatch: pytest.Mon
     results = direct.run_directly(the_recipe(), "publish", ())
     assert results[-1].stage == "publish"
     assert "the report could not be shown" in log.getvalue()
+
+
+def test_an_error_of_the_plan_or_of_the_last_table_stops_no_run(
+    world: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("prompt_tokens")
+
+    monkeypatch.setattr(planning, "estimate", fails)
+    monkeypatch.setattr(command, "print_results", fails)
+    command.run(recipe=Path("recipe.yaml"), overrides=["graph.weighting=none"])
+    said = " ".join(caplog.messages)
+    assert "the plan could not be shown (KeyError" in said and "the results could not be shown (KeyError" in said
 
 
 def test_a_failure_says_which_stage_and_keeps_the_release(world: Path) -> None:
