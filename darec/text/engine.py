@@ -183,7 +183,7 @@ class OfflineEngine:
                 failure, finished = interrupt, {future for future in waiting if future.done()}
                 waiting = {future: start for future, start in waiting.items() if future in finished}
 
-            for future in finished:
+            for future in sorted(finished, key=waiting.__getitem__):
                 start = waiting.pop(future)
                 if future.cancelled():
                     continue
