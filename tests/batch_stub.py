@@ -2,14 +2,14 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.llm_stub import completion, profile, send
+from tests.processes import listening
 
 Line = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -120,17 +120,6 @@ def batch_server() -> Iterator[BatchServer]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 256
-
-        def handle_error(self, *_: Any) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Serving) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}/v1"
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
+    with listening(Serving) as address:
+        state.url = f"{address}/v1"
+        yield state

@@ -1,11 +1,12 @@
 """A real server on loopback that speaks the OpenAI protocol as badly as a test wants it to."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.processes import listening
 
 Handler = BaseHTTPRequestHandler
 Behaviour = Callable[[dict[str, Any], Handler], None]
@@ -46,21 +47,9 @@ def stub(behave: Behaviour) -> Iterator[Stub]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 256
-
-        def handle_error(self, *_: Any) -> None:
-            pass
-
-    with Server(("127.0.0.1", 0), Serving) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
+    with listening(Serving) as address:
+        state.url = f"{address}/v1"
+        yield state
 
 
 def send(handler: Handler, body: bytes | str | Any, status: int = 200, **headers: str) -> None:

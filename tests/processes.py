@@ -1,10 +1,19 @@
 """Waiting for processes and servers that tests start."""
 
+import os
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
+
+
+def unconfigured() -> dict[str, str]:
+    """This process's environment without what configures darec and Prefect."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
 
 
 def free_port() -> int:
@@ -28,3 +37,22 @@ def healthy(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback, which says nothing of clients that go away."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()

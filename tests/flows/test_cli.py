@@ -1,7 +1,6 @@
 """The command line as a user meets it: real processes, Prefect's temporary API, no LLM."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 
 from darec.text.models import models_root
 from tests.data import write_checkerboard
+from tests.processes import unconfigured
 
 DAREC = Path(sys.executable).with_name("darec")
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def darec(folder: Path, *arguments: str, code: int = 0) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    environment = unconfigured()
     environment |= {"PREFECT_HOME": str(folder / "prefect"), "DAREC_RECIPE": "recipe.yaml", "COLUMNS": "200"}
     environment["DAREC_MODELS"] = str(models_root().resolve())
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """The PostgreSQL of `darec ui`: made, found again, damaged, killed; and a run that its database leaves for a while."""
 
 import asyncio
-import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,7 @@ from darec.common.errors import DarecError, UserError
 from pipelines.database import Database
 from pipelines.supervise import Part
 from tests.data import write_checkerboard
-from tests.processes import free_port, healthy, wait_for
+from tests.processes import free_port, healthy, unconfigured, wait_for
 from tests.stores import RECIPE
 
 TRAIN = "epochs: 1500, patience: 1500, eval_every: 10"
@@ -172,7 +171,7 @@ def api(copy: Path, tmp_path: Path) -> Iterator[tuple[str, Part]]:
 
 def environment(folder: Path) -> dict[str, str]:
     """What `darec ui` and prefect.yaml give to workers and their runs."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    clean = unconfigured()
     patience = {"PREFECT_CLIENT_RETRY_EXTRA_CODES": "500", "PREFECT_CLIENT_MAX_RETRIES": "7"}
     return clean | patience | {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1"}
 

@@ -29,7 +29,7 @@ from stages.walk import run
 from tests.data import write_checkerboard
 from tests.disks import full, small_disk
 from tests.llm_stub import send, stub, well
-from tests.processes import free_port, healthy, wait_for
+from tests.processes import free_port, healthy, unconfigured, wait_for
 from tests.stores import RECIPE
 
 pytestmark = pytest.mark.timeout(1200)
@@ -120,7 +120,7 @@ class Service:
 def start_ui(folder: Path, port: int, **settings: str) -> subprocess.Popen[bytes]:
     """`darec ui` on the data in `folder`, once it says that it is there."""
     (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store", train="epochs: 5"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    environment = unconfigured()
     environment |= {"PREFECT_HOME": str(folder / "prefect"), **settings}
     command = [str(Path(sys.executable).parent / "darec"), "ui", "--port", str(port)]
     with (folder / "log").open("wb") as log:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.data import write_checkerboard
+from tests.processes import unconfigured
 
 DAREC = Path(sys.executable).with_name("darec")
 EVIL = "\x1b[31mred\x1b]8;;http://x.example\x07link\x1b]52;c;ZWNobw==\x07\x9b2J\x85\u202egnp\u2066\x7f\x00"
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    kept = unconfigured()
     return kept | {"PREFECT_HOME": str(folder / "prefect"), "DAREC_RECIPE": "recipe.yaml", "COLUMNS": "200"}
 
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from darec.serving.releases import Releases
 from darec.serving.retention import collect
 from schemas.tables import TableSchema
 from stages.walk import run
+from tests.processes import unconfigured
 from tests.stores import recipe_for
 
 MONTH, NOTHING = timedelta(days=30), timedelta()
@@ -42,7 +42,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def clock(shim: Path, by: timedelta) -> dict[str, str]:
     """The environment of a process whose clock is moved."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    kept = unconfigured()
     return kept | {"LD_PRELOAD": str(shim), "CLOCK_SHIFT": str(int(by.total_seconds()))}
 
 

@@ -1,20 +1,20 @@
 """What runs leave behind for operators: history, metrics and JSON logs, of runs that a separate process makes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import unconfigured
 from tests.stores import recipe_for
 
 DAREC = str(Path(sys.executable).with_name("darec"))
 
 
 def darec(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
+    clean = unconfigured()
     return subprocess.run(
         [DAREC, *arguments], env=clean | environment, capture_output=True, text=True, timeout=300, check=False
     )
