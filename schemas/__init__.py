@@ -1,1 +1,1 @@
-"""Contracts: column names, table schemas, configuration, manifest and report shapes."""
+"""Data without behaviour: configuration, column names, table schemas, manifests and reports."""

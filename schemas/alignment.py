@@ -22,7 +22,7 @@ class DaRecWeights(Section):
 
 
 class DaRecConfig(Section):
-    """DaRec (arXiv 2408.08231): disentangled alignment of structure. What the paper leaves open is an option."""
+    """DaRec (arXiv 2408.08231): disentangled alignment of structure. Choices that the paper leaves open are options."""
 
     name: Literal["darec"] = "darec"
     weight: float = Field(default=0.4, ge=0)
@@ -169,8 +169,8 @@ class LinearTeacherConfig(Section):
     top: int = Field(default=50, ge=1, le=10_000)
     """Number of unseen items per user in the teacher's distribution."""
     users: Literal["uniform", "batch"] = "uniform"
-    """Which users the loss is computed for. uniform: all users with a history are equally likely, as metrics count
-    them. batch: the users of the batch's pairs, so that active users occur more often."""
+    """Which users the loss is computed for. uniform: all users with a history are equally likely, as in the metrics.
+    batch: the users of the batch's pairs, so that active users occur more often."""
     sharpness: float = Field(default=2.0, gt=0)
     """Exponent applied to the teacher's scores. Higher values put more weight on the first ranks."""
     temperature: float = Field(default=1.0, ge=1e-3)

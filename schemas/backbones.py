@@ -8,15 +8,15 @@ from schemas.section import Section
 
 
 class BackboneSection(Section):
-    """Base of all backbones' fields."""
+    """Base class of the configuration of backbones."""
 
     @property
     def needs_text(self) -> bool:
-        """Whether the backbone itself looks at text vectors."""
+        """Whether the backbone itself uses text vectors."""
         return False
 
     def without_text(self) -> "BackboneSection":
-        """The same model as it is without any text."""
+        """The same model without text."""
         return self
 
 
@@ -126,11 +126,12 @@ class AutoCFConfig(BackboneSection):
     mask_steps: int = Field(default=10, ge=1, le=1_000_000_000)
     """Draws new masks every N training steps."""
     random_nodes: float = Field(default=0.2, ge=0, le=1)
-    """Additional nodes, as a fraction of all, for the random pairs of the decoder."""
+    """Number of nodes in the random pairs of the decoder, as a fraction of all nodes."""
 
 
 class ClosedFormConfig(BackboneSection):
-    """A model that is computed, not trained. `train.dim` is the width of its vectors; losses and epochs don't apply."""
+    """A model with a closed-form solution. `train.dim` is the dimension of its vectors. Losses and epochs do not
+    apply."""
 
 
 class ItemModelConfig(ClosedFormConfig):
@@ -139,8 +140,8 @@ class ItemModelConfig(ClosedFormConfig):
     l2: float = Field(default=100.0, gt=0)
     """Ridge penalty."""
     exact_up_to: int = Field(default=30_000, ge=0, le=200_000)
-    """Number of items up to which the weights are exact, which takes three float32 matrices of items x items: 11 GB for
-    30,000 items. Larger catalogues are solved approximately."""
+    """Maximum number of items for which the weights are exact. This takes three float32 matrices of items x items: 11
+    GB for 30,000 items. Larger catalogues are solved approximately."""
     neighbours: int = Field(default=64, ge=1, le=1_024)
     """Number of items that each item is regressed on in the approximation."""
 
@@ -152,21 +153,22 @@ class EASEConfig(ItemModelConfig):
 
 
 class L3AEConfig(ItemModelConfig):
-    """L3AE (Moon et al., CIKM 2025): weights from item texts, then a ridge regression on interactions towards them."""
+    """L3AE (Moon et al., CIKM 2025): a ridge regression on interactions that shrinks towards weights from item
+    texts."""
 
     name: Literal["l3ae"] = "l3ae"
     l2: float = Field(default=150.0, gt=0)
-    """Ridge penalty of the distance from the text's weights. In the paper: lambda_X + lambda_E."""
+    """Ridge penalty on the distance from the weights of the text. In the paper: lambda_X + lambda_E."""
     prior: float = Field(default=1.33, ge=0)
-    """Factor that the text's weights are multiplied by. In the paper: lambda_E / (lambda_X + lambda_E)."""
+    """Factor for the weights of the text. In the paper: lambda_E / (lambda_X + lambda_E)."""
     text_l2: float = Field(default=5.0, gt=0)
-    """Ridge penalty of the text's weights, which are fitted to text vectors of unit length."""
+    """Ridge penalty for the weights of the text, which are fitted to text vectors of unit length."""
     whiten: int = Field(default=0, ge=0, le=16_384)
     """Number of dimensions that item texts are PCA-whitened to first. 0 means no whitening."""
 
     @property
     def needs_text(self) -> bool:
-        """Always: it is fitted to item texts."""
+        """Always true: the model is fitted to item texts."""
         return True
 
     def without_text(self) -> EASEConfig:
@@ -179,9 +181,10 @@ class IALSConfig(ClosedFormConfig):
 
     name: Literal["ials"] = "ials"
     sweeps: int = Field(default=16, ge=1, le=10_000)
-    """Number of times that users and then items are solved for."""
+    """Number of iterations. Each one solves for all users and then for all items."""
     l2: float = Field(default=0.003, gt=0)
-    """L2 penalty of a row, multiplied by its number of interactions plus `unobserved` times the other side's size."""
+    """L2 penalty of a row. It is multiplied by the row's number of interactions plus `unobserved` times the number of
+    rows of the other side."""
     unobserved: float = Field(default=0.03, gt=0)
     """Weight of all user-item pairs relative to interactions."""
 
@@ -197,7 +200,7 @@ class GraphFilterConfig(ClosedFormConfig):
 
 
 CLOSED_FORMS = ("ease", "l3ae", "ials", "gf-cf")
-"""Names of the models that are computed, not trained."""
+"""Names of the models with a closed-form solution."""
 
 BackboneConfig = Annotated[
     MFConfig

@@ -1,4 +1,4 @@
-"""What no single section of a recipe can tell: settings of two sections that contradict each other."""
+"""Checks across the sections of a recipe: settings that contradict each other."""
 
 import difflib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ METRICS = (
     "category_coverage",
     "gini",
 )
-"""What evaluation measures at every cutoff (`darec.evaluation.registry`)."""
+"""The metrics that evaluation computes at every cutoff (`darec.evaluation.registry`)."""
 
 
 def contradictions(recipe: "Recipe") -> Iterator[str]:
@@ -58,11 +58,11 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
     for field in ("tolerances", "minimums"):
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):
-                yield f"gate.{field}: {metric!r} is not measured, {problem}"
+                yield f"gate.{field}: {metric!r} is not computed; {problem}"
 
 
 def _split(recipe: "Recipe") -> Iterator[str]:
-    """Files with a mapping of columns must map what the split goes by."""
+    """Checks that files with a column mapping map the columns that the split needs."""
     mapped = SOURCES[recipe.data.source] is None
     columns, strategy = recipe.data.interaction_columns, recipe.split.strategy
     if mapped and strategy in ("temporal", "global-time") and columns.timestamp is None:
@@ -81,7 +81,7 @@ def _split(recipe: "Recipe") -> Iterator[str]:
 
 
 def _prompts(recipe: "Recipe") -> Iterator[str]:
-    """An answer and its prompt share the model's context."""
+    """Checks that prompt and answer fit into the context of the model."""
     for stage in ("profile_items", "profile_users"):
         tokens = getattr(recipe, stage).max_tokens
         if tokens >= recipe.llm.max_model_len:
@@ -90,14 +90,14 @@ def _prompts(recipe: "Recipe") -> Iterator[str]:
 
 
 def _unmeasured(metric: str, cutoffs: tuple[int, ...]) -> str:
-    """Why evaluation does not measure `metric`; empty if it does."""
+    """Why evaluation does not compute `metric`; an empty string if it does."""
     measured = [f"{name}@{k}" for name in METRICS for k in cutoffs]
     if metric in measured:
         return ""
     name, _, k = metric.partition("@")
     if name in METRICS and k.isdecimal():
-        return f"evaluate.cutoffs are {', '.join(map(str, cutoffs))}: add {k} to them, or name a metric at one of them"
+        return f"evaluate.cutoffs are {', '.join(map(str, cutoffs))}: add {k} to them, or use one of them"
     nearest = difflib.get_close_matches(metric, measured, n=1, cutoff=0.5)
     return (
-        f"did you mean {nearest[0]!r}?" if nearest else f"measured are {', '.join(METRICS)} at each of evaluate.cutoffs"
+        f"did you mean {nearest[0]!r}?" if nearest else f"the metrics are {', '.join(METRICS)} at each evaluate.cutoffs"
     )

@@ -17,7 +17,7 @@ Part = Literal["train", "val", "test"]
 
 _Place = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, Path) else value)]
 Files = _Place | tuple[_Place, ...] | dict[Part, _Place | tuple[_Place, ...]]
-"""A file, a folder, a glob or a URL; a list of them; or one of these for each of train, val and test."""
+"""A file, folder, glob or URL; a list of them; or one of these for each of train, val and test."""
 
 TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "order"]
 
@@ -27,8 +27,8 @@ NULL_WORDS = (
 
 
 class FileFormat(Section):
-    """How one file is written. Fields that are null follow from `data.source`. `darec data inspect FILE` proposes
-    values for a file."""
+    """The format of a file. Fields that are null follow from `data.source`. `darec data inspect FILE` proposes values
+    for a file."""
 
     format: FormatName | None = None
     """The layout of this file, if it differs from `data.source`."""
@@ -45,7 +45,7 @@ class FileFormat(Section):
     encoding: str | None = None
     """The encoding of text, such as utf-8, utf-16, latin-1, cp1252 or gb18030; null means `data.encoding`."""
     compression: Literal["auto", "none", "gzip", "bz2", "xz", "zstd", "lz4", "zip"] = "auto"
-    """auto: recognised by the first bytes of the file. A zip archive must hold one file."""
+    """auto: recognised by the first bytes of the file. A zip archive must contain exactly one file."""
     skip_lines: int = Field(default=0, ge=0)
     """Number of lines to skip before the header, or before the first row if there is no header. A line such as `sep=;`
     is always skipped."""
@@ -74,11 +74,11 @@ class InteractionColumns(Section):
     item: Column = "item_id"
     """The item's id: text or whole number."""
     rating: Column | None = None
-    """A number, or yes and no; null for purely implicit data."""
+    """Ratings as numbers, or yes and no. null for purely implicit data."""
     timestamp: Column | None = None
-    """A time; see `data.timestamp_unit` and `data.timestamp_format` for its forms. Needed by splits by time."""
+    """Timestamps, in the forms of `data.timestamp_unit` and `data.timestamp_format`. Required by splits by time."""
     split: Column | None = None
-    """A label: train, val (also valid, validation, dev) or test. Needed by the split strategy `column`."""
+    """Labels train, val (also valid, validation, dev) and test. Required by the split strategy `column`."""
     event: Column | None = added(None)
     """The type of event, such as view or purchase; see `data.events`."""
 
@@ -89,7 +89,7 @@ class ItemColumns(Section):
     item: Column = "item_id"
     """The item's id."""
     title: Column | None = "title"
-    """The item's title; an item without one is called by its id."""
+    """The item's title. An item without a title gets its id as the title."""
     description: Column | None = None
     """A longer text."""
     attributes: tuple[Column, ...] | None = None
@@ -112,19 +112,19 @@ class UserColumns(Section):
 class DataConfig(Section):
     """Where the raw data is, what it looks like, and how it is cleaned.
 
-    Paths stay out of the key: the SHA-256 of each source file is in it instead.
+    The key contains the SHA-256 of each source file instead of its path.
     """
 
     source: str = Field(default="movielens-100k", json_schema_extra={"enum": list(SOURCES)})
     """The layout of the files (csv, tsv, json, parquet, recbole, lightgcn), or a public data set by name, whose files
     are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it is not there."""
     folder: Path = not_hashed(Path("data/raw/ml-100k"))
-    """Only for a public data set by name: the folder of its files."""
+    """Folder of the files of a public data set that is selected by name."""
     interactions: Files | None = not_hashed(None)
-    """The interactions: a file, folder, glob, URL, a list of them, or one for each of train, val and test. Needed by
-    every source that is not a public data set by name."""
+    """The interactions: a file, folder, glob or URL, a list of them, or one for each of train, val and test. Required
+    by every source except public data sets by name."""
     items: Files | None = not_hashed(None)
-    """The items file or files. Without them every item is called by its id."""
+    """The items file or files. Without them, the title of an item is its id."""
     users: Files | None = not_hashed(None)
     """The users file or files."""
     encoding: str = "utf-8"
@@ -144,7 +144,8 @@ class DataConfig(Section):
     them apart silently. Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers are
     always ignored."""
     unknown_items: Literal["drop", "keep"] = added("drop")
-    """Interactions with items that the items file lacks: lost, and counted so, or kept with their ids as titles."""
+    """Interactions with items that are not in the items file. drop: they are left out and count as lost. keep: the
+    items get their ids as titles."""
     timestamp_unit: TimeUnit | None = added(None)
     """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
     null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
@@ -159,7 +160,7 @@ class DataConfig(Section):
     """The event types to read and the weight of each, such as {view: 1, purchase: 5}. Other types are left out. A
     negative weight means a dislike. null gives every row the same weight."""
     repeats: Literal["once", "sum"] = added("once")
-    """Several events of one user with one item: `once` takes the largest weight, `sum` adds their weights."""
+    """Weight of several events of one user with one item. once: the largest weight. sum: the sum of their weights."""
     half_life_days: float | None = added(None, gt=0)
     """Half-life of the weight of an interaction, in days before the newest one. null means no decay."""
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
@@ -183,7 +184,7 @@ class DataConfig(Section):
     @classmethod
     def _is_a_source(cls, source: str) -> str:
         if source not in SOURCES:
-            raise ValueError(f"there is no such source; known: {', '.join(SOURCES)}")
+            raise ValueError(f"unknown source. Known sources: {', '.join(SOURCES)}")
         return source
 
     @field_validator("encoding")
@@ -214,9 +215,9 @@ class SplitConfig(Section):
     ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Fractions of train, val and test. Not used by `column` and `leave-one-out`."""
     gap_days: float = added(0.0, ge=0)
-    """Only for global-time: number of days before val and before test whose interactions are left out."""
+    """Number of days before val and before test whose interactions are left out. Used by `global-time`."""
     val_share: float = added(0.0, ge=0, lt=1)
-    """Only for column: fraction of each user's train interactions that becomes val, for sources without one."""
+    """Fraction of each user's train interactions that becomes val, for sources without val. Used by `column`."""
     k_core: int = Field(default=5, ge=0, le=1_000_000)
     """Users and items with fewer interactions are removed repeatedly until every one has at least this number. 0 keeps
     all. Not used by `column`."""
@@ -237,13 +238,13 @@ class GraphConfig(Section):
     weighting: Literal["symmetric", "none"] = "symmetric"
     """symmetric: 1 / sqrt(degree of the user x degree of the item). none: 1."""
     event_weights: Literal["ignore", "linear", "log"] = added("ignore")
-    """Whether the weights of interactions (`data.events`, `data.half_life_days`) count: not at all, as they are, or as
-    log(1 + weight). A degree is then the sum of the weights."""
+    """How the weights of interactions (`data.events`, `data.half_life_days`) are used. ignore: not at all. linear:
+    unchanged. log: as log(1 + weight). The degree of a node is then the sum of its weights."""
 
 
 def _known_encoding(encoding: str) -> str:
     try:
         codecs.lookup(encoding)
     except LookupError as error:
-        raise ValueError(f"there is no encoding {encoding!r}") from error
+        raise ValueError(f"unknown encoding {encoding!r}") from error
     return encoding

@@ -1,4 +1,4 @@
-"""Configuration of everybody's list, and the manifest of its folder."""
+"""Configuration of the lists of all users, and the manifest of their folder."""
 
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ class ListsConfig(Section):
     out: Path = not_hashed(Path("data/lists"))
     """Local folder. Lists that are there are replaced."""
     k: int = not_hashed(20, ge=1, le=100_000)
-    """Number of items of a list."""
+    """Number of items in a list."""
     format: Format = not_hashed("parquet")
     """Format of the files. All have the columns `user_id`, `rank`, `item_id`, `score` and `source`."""
     partitions: int = not_hashed(1, ge=1, le=99_999)
@@ -27,7 +27,7 @@ class ListsConfig(Section):
 
 
 class ListsManifest(BaseModel):
-    """`manifest.json` of a folder of lists: it is there only if all files are."""
+    """`manifest.json` of a folder of lists. It is written last: if it exists, all files are complete."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,8 +36,8 @@ class ListsManifest(BaseModel):
     config: ListsConfig
     rules: RulesConfig = Field(default_factory=RulesConfig)
     users: int
-    """Users of the release, with or without a list."""
+    """Number of users of the release, with or without a list."""
     rows: int
-    """Items of all lists together."""
+    """Total number of items in all lists."""
     created: datetime
     seconds: float

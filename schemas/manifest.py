@@ -1,4 +1,4 @@
-"""What an artifact says about itself: `manifest.json`, written last into its folder."""
+"""The manifest of an artifact: `manifest.json`, which is written last into its folder."""
 
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ class FileRecord(BaseModel):
 
 
 class InputRecord(BaseModel):
-    """Where an input came from, and the hash of the files of it that the stage could see."""
+    """The key of an input artifact, and the hash of the files that the stage reads from it."""
 
     key: str
     content: str
@@ -24,7 +24,7 @@ class InputRecord(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Everything needed to say what an artifact is, how it was made, and whether it is whole."""
+    """What an artifact is, how it was made, and the checksums that verify it."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
 
@@ -35,7 +35,7 @@ class Manifest(BaseModel):
     fingerprint: dict[str, Any] = Field(validation_alias="material", serialization_alias="material")
     """What was hashed into the key. Manifests call it `material`, as those of version 0.1 do."""
     settings: dict[str, Any] = {}
-    """The whole recipe in force, with the fields that are not in the key but explain the cost."""
+    """The whole recipe of the run, including the fields that are not part of the key."""
     inputs: dict[str, InputRecord]
     files: dict[str, FileRecord]
     rows: int

@@ -1,4 +1,4 @@
-"""What is kept of every run of the pipeline: one line of the store's `nights.jsonl`."""
+"""The record of a run of the pipeline: one line of the store's `nights.jsonl`."""
 
 from datetime import datetime, timedelta
 from typing import Literal
@@ -10,12 +10,12 @@ from schemas.release import Metrics
 NIGHTS_FILE = "nights.jsonl"
 
 Outcome = Literal["published", "refused", "unchanged", "partial", "failed"]
-"""The outcome of a run: a new release in production, one that the gate refused, none because production has it already,
-none because the run was to stop before the gate, or an error."""
+"""The outcome of a run. published: a new current release. refused: the gate refused the bundle. unchanged: the bundle
+is the current release already. partial: the run was to stop before the gate. failed: an error."""
 
 
 class Night(BaseModel):
-    """One run. Numbers are None where a store of an earlier version kept none."""
+    """One run. Numbers are None if they were recorded by an earlier version that lacks them."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -31,18 +31,18 @@ class Night(BaseModel):
     tokens: int | None = None
     """Prompt and output tokens of the LLM in this run."""
     generated: int | None = None
-    """Profiles that the LLM was asked for in this run."""
+    """Number of profiles requested from the LLM in this run."""
     from_metadata: int | None = None
-    """Rows of the run's profiles whose text comes from metadata, as the LLM gave no usable answer."""
+    """Number of profiles that come from metadata because the LLM gave no usable answer."""
     seconds: dict[str, float] = {}
     """Seconds of each stage that did work."""
 
     @property
     def ended(self) -> datetime:
-        """When it ended; when it began, where nobody kept how long it took."""
+        """When the run ended, or when it started if its duration is unknown."""
         return self.started + timedelta(minutes=self.minutes or 0)
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in an error. A refused release is none."""
+        """Whether it ended in an error. A refused release is not an error."""
         return self.outcome == "failed"

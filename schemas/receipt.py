@@ -1,4 +1,4 @@
-"""What is kept of the forgetting of a person: `receipts/<time>.json` of a store. It does not say who it was."""
+"""The record of a call of `darec forget`: `receipts/<time>.json` of a store. It does not identify the person."""
 
 from datetime import datetime
 
@@ -15,8 +15,8 @@ class Receipt(BaseModel):
     """The user of the machine who ran the command."""
     why: str
     dry_run: bool = False
-    """Whether nothing was changed; such a receipt is shown and not kept."""
+    """Whether the call was a dry run. Such a receipt is printed and not written."""
     counts: dict[str, int]
-    """How much of each kind was removed or rewritten."""
+    """Number of removed or rewritten objects of each kind."""
     left: tuple[str, ...]
-    """What the store does not keep and somebody has to see to."""
+    """Data outside the store that has to be removed separately."""

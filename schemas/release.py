@@ -25,7 +25,7 @@ class ExportConfig(Section):
 
     index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"
     """flat: exact search. ivf: searches some of the inverted lists. hnsw: searches a proximity graph. auto: flat up to
-    `flat_up_to` items, ivf above."""
+    `flat_up_to` items, otherwise ivf."""
     flat_up_to: int = Field(default=50_000, ge=0, le=2**31)
     """Maximum number of items for which `auto` uses exact search."""
     lists: int = Field(default=0, ge=0, le=2**24)
@@ -73,14 +73,14 @@ class GateConfig(Section):
     growth: float = Field(default=1.0, ge=0)
     """Maximum relative growth of users, items or interactions against the current release. 1 means twice the size."""
     max_fallback_share: float = added(0.25, ge=0, le=1)
-    """Maximum fraction of the profiles of items, or of users, that were made from metadata because the LLM gave no
+    """Maximum fraction of the item profiles, or of the user profiles, that come from metadata because the LLM gave no
     usable answer."""
     sanity: bool = True
     """Whether to check for NaN, extreme norms, invalid ids, and tables that do not match the indexes. Leave it on."""
 
 
 class Shape(BaseModel):
-    """A record written as JSON."""
+    """Base class of the records that are written as JSON."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -106,27 +106,28 @@ class IndexReport(Shape):
     kind: Literal["flat", "ivf", "hnsw"]
     vectors: int
     effort: int
-    """Lists (ivf) or candidates (hnsw) looked at a query; 0 for flat."""
+    """Number of lists (ivf) or candidates (hnsw) searched per query; 0 for flat."""
     recall: float
-    """Mean share of the exact top k that the index finds, unseen-item filter off."""
+    """Mean recall of the exact top k, without the filter for seen items."""
     bytes: int
 
 
 class BundleReport(Shape):
-    """`report.json` of a bundle: what the gate judges."""
+    """`report.json` of a bundle, which the gate checks."""
 
     trained_on: Literal["train", "all"] = "train"
-    """The interactions behind the bundle's vectors. train: they are the vectors that `metrics` are about. all: they
-    were trained again on train, val and test, and `metrics` are about the vectors that were trained on train."""
+    """The interactions that the vectors of the bundle are trained on. `metrics` always describe vectors trained on
+    train."""
     cold_vectors: Literal["untrained", "text"] = "untrained"
     """Vectors of users and items without train interactions. text: predicted from their text vectors."""
     width: int
     interactions: int
     """Known user-item pairs of all splits."""
     seen_out_of_range: int
-    """Known pairs that name a user or an item outside the vocabulary."""
+    """Number of known pairs with a user or an item outside the vocabulary."""
     misplaced: int = 0
-    """Users and items whose vector is not the trained one of their external id; older bundles were not asked."""
+    """Number of users and items whose vector differs from the trained vector of their external id; 0 in older bundles,
+    which do not check it."""
     users: VectorReport
     items: VectorReport
     item_index: IndexReport
@@ -136,14 +137,14 @@ class BundleReport(Shape):
 
 
 class Difference(Shape):
-    """One metric of two models on the same test interactions. None: not a number."""
+    """One metric of two models on the same test interactions. None means NaN."""
 
     challenger: float | None
     other: float | None
     low: float | None = None
-    """Lower end of the 95% confidence interval of the mean difference over users, challenger less other."""
+    """Lower end of the 95% confidence interval of the mean difference over users, challenger minus other."""
     high: float | None = None
-    """Upper end; both ends are None for a metric that is not a mean over users, such as coverage."""
+    """Upper end. Both ends are None for a metric that is not a mean over users, such as coverage."""
 
 
 class Comparison(Shape):
@@ -152,14 +153,14 @@ class Comparison(Shape):
     against: str
     """A release's id, or `reference`: the model of the same run without alignment."""
     users: int
-    """Users that the metrics are means over."""
+    """Number of users over which the metrics are averaged."""
     pairs: int
-    """Test interactions that they rest on."""
+    """Number of test interactions of these users."""
     test_users: int
-    """Users with test interactions, whether or not the other model knows them."""
+    """Number of users with test interactions, including those that the other model does not know."""
     test_pairs: int
     metrics: dict[str, Difference]
-    """Those of the gate's tolerances that interactions alone tell."""
+    """The metrics in `gate.tolerances` that can be computed from interactions alone."""
 
 
 class TextReport(Shape):
@@ -167,48 +168,48 @@ class TextReport(Shape):
 
     rows: int
     from_metadata: int
-    """Profiles that were made from metadata since the LLM gave none."""
+    """Number of profiles that come from metadata because the LLM gave no usable answer."""
     empty: int
-    """Profiles that are null or blank."""
+    """Number of profiles that are null or blank."""
 
 
 class Evidence(Shape):
     """What the gate uses besides the bundle's own report."""
 
     current: Comparison | None = None
-    """Against the release in production. None: there was none, or `why_not`."""
+    """Comparison with the current release. None if there was none, or for the reason in `why_not`."""
     why_not: str = ""
-    """Why the release in production could not be measured on this test."""
+    """Why the current release could not be measured on this test."""
     best: tuple[Comparison, ...] = ()
-    """Against earlier releases, the latest first: what the floor looks at."""
+    """Comparisons with earlier releases, latest first, for `gate.floor`."""
     reference: Comparison | None = None
     """Comparison with the model without alignment, for information only."""
     texts: dict[str, TextReport] = {}
-    """By profile stage; empty where no text takes part or the profiles are gone."""
+    """By profile stage. Empty if the recipe uses no text or the profiles have been removed."""
     split: str | None = None
-    """SHA-256 of the split settings: equal ones hold out the same interactions of a user."""
+    """SHA-256 of the split settings. Runs with equal settings hold out the same interactions of each user."""
 
 
 class Check(Shape):
-    """One question of the gate."""
+    """One check of the gate."""
 
     name: str
     passed: bool
     value: float | None
     limit: float | None
     message: str
-    """What was asked and answered, with the values, in a few words."""
+    """The condition and its result, with the values."""
     other: float | None = None
-    """The other model's value, where `value` was compared with one."""
+    """The value of the other model, if the check is a comparison."""
 
 
 class Decision(Shape):
-    """The gate's answer: passed if every check is."""
+    """The decision of the gate, which passes if every check passes."""
 
     passed: bool
     checks: tuple[Check, ...]
     rules: int = 1
-    """Version of the gate's rules: what older rules refused is judged again."""
+    """Version of the rules of the gate. A bundle that older rules refused is checked again."""
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -217,7 +218,7 @@ class Decision(Shape):
 
     @property
     def reason(self) -> str:
-        """One line for people: every check that failed."""
+        """All failed checks in one line."""
         return "; ".join(check.message for check in self.failures) or f"all {len(self.checks)} checks passed"
 
 
@@ -231,41 +232,42 @@ class Event(Shape):
 
 
 class Release(Shape):
-    """`releases/<id>.json`: a bundle that the gate checked, and its outcome."""
+    """`releases/<id>.json`: the record of a bundle that the gate has checked."""
 
     id: str = Field(pattern=r"^[\w-]+$")
     number: int = 0
-    """Counts the store's releases: their order, whatever the clock said. Older records have none."""
+    """Consecutive number in the store, which gives the order of releases independently of the clock; 0 in older
+    records."""
     artifact: str = Field(pattern=r"^artifacts/\w+/\w+$")
-    """The bundle's folder, relative to the store's root, and never outside it."""
+    """Folder of the bundle, relative to the root of the store and always inside it."""
     content: str
     """SHA-256 over the hashes of the bundle's files: two artifacts with the same bytes are one release."""
     state: Literal["published", "refused", "rolled_back"]
     previous: str | None
-    """The release that was current when this one last became so: where `rollback` goes."""
+    """The release that was current before this one. `rollback` returns to it."""
     judged_against: str | None
-    """The release that was current at the gate."""
+    """The release that was current when the gate checked this one."""
     gate: GateConfig
     decision: Decision
-    """The last answer of the gate: a release that was once published stays so when it is refused later."""
+    """The latest decision of the gate. A published release keeps its state if it is refused later."""
     evidence: Evidence = Evidence()
     report: BundleReport
-    """A copy of the bundle's, so that releases can be compared after the bundle itself is gone."""
+    """A copy of the report of the bundle, so that releases can be compared after the bundle has been removed."""
     events: tuple[Event, ...]
 
     @property
     def created(self) -> datetime:
-        """When it met the gate first."""
+        """The time of the first check by the gate."""
         return self.events[0].at
 
     @property
     def outcome(self) -> Literal["published", "refused", "rolled_back"]:
-        """What happened last; other than `state`, a refusal of what had been published before."""
+        """The latest event. Unlike `state`, it can be the refusal of a release that was published before."""
         return "refused" if self.events[-1].what == "refused" else self.state
 
     @property
     def summary(self) -> str:
-        """What happened last in one line: `published X`, or `refused X: ` and the checks that failed."""
+        """The latest event in one line: `published X`, or `refused X: ` and the checks that failed."""
         if self.outcome != "refused":
             return f"{self.outcome.replace('_', ' ')} {self.id}"
         shown = [check.message for check in self.decision.failures[:3]]

@@ -1,4 +1,4 @@
-"""The typed report of every stage: what a manifest keeps of it, and what UI, HTML report and benchmarks read.
+"""The typed report of each stage, which is part of its manifest. UI, HTML report and benchmarks read it.
 
 Reports are read back from manifests of any version: fields that came later have defaults, and fields that are not
 listed here are kept.
@@ -12,31 +12,32 @@ from schemas.release import BundleReport, Check, Metrics
 
 
 class StageReport(BaseModel):
-    """What a stage says about its work."""
+    """Base class of the reports."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What people should know of the stage's input or result, a sentence each: for tables, logs and the report."""
+        """Warnings about the input or the result of the stage, one sentence each, for tables, logs and the HTML
+        report."""
         return ()
 
 
 class Loss(BaseModel):
-    """Rows that one cause has cost."""
+    """Rows that are lost for one reason."""
 
     rows: int
     example: str
-    """A value of such a row, in words."""
+    """An example of such a row, as text."""
 
 
 class IngestReport(StageReport):
-    """How the raw data became clean tables."""
+    """The cleaning of the raw data."""
 
     rows_in: int = 0
     rows_out: int = 0
     left_out: dict[str, int] = {}
-    """How many interactions each problem cost."""
+    """Number of interactions that are left out, by reason."""
     users: int = 0
     items: int = 0
     density: float = 0.0
@@ -44,15 +45,15 @@ class IngestReport(StageReport):
     items_file: dict[str, int] = {}
     users_file: dict[str, int] = {}
     lost: dict[str, Loss] = {}
-    """The causes of `left_out` that are faults of the data, all under the limit `data.max_bad_share`."""
+    """The reasons in `left_out` that are errors in the data and count against `data.max_bad_share`."""
     notes: tuple[str, ...] = ()
-    """What was seen in the data and how it was read."""
+    """What was recognised in the data."""
     doubts: tuple[str, ...] = ()
-    """What may be wrong with the data or the recipe, and the setting that settles it."""
+    """What may be wrong with the data or the recipe, and the setting that resolves it."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Lost rows by cause, and doubts."""
+        """Lost rows by reason, and doubts."""
         lost = (
             f"{loss.rows:,} of {self.rows_in:,} rows are lost: {cause}, such as {loss.example}"
             for cause, loss in self.lost.items()
@@ -74,7 +75,7 @@ class SplitReport(StageReport):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How many users and items the model cannot know."""
+        """The number of cold users and items of the test."""
         if not self.test_cold_users and not self.test_cold_items:
             return ()
         cold = f"{self.test_cold_users:,} users and {self.test_cold_items:,} items"
@@ -99,20 +100,20 @@ class ProfileReport(StageReport):
 
     rows: int = 0
     from_ledger: int = 0
-    """Distinct prompts whose profile was known already."""
+    """Number of distinct prompts whose answer was in the ledger."""
     generated: int = 0
     retried: int = 0
-    """Unusable answers that were asked for a second time in this run."""
+    """Number of unusable answers that were requested a second time in this run."""
     asked_again: int = 0
-    """Rows without a usable answer in earlier runs that were asked again."""
+    """Number of rows without a usable answer in earlier runs that were requested again."""
     recovered: int = 0
-    """Those of them that have an answer now."""
+    """Number of these rows that have an answer now."""
     from_metadata: int = 0
-    """Rows whose text comes from metadata, as the LLM gave no usable answer."""
+    """Number of rows whose text comes from metadata because the LLM gave no usable answer."""
     failures: dict[str, int] = {}
-    """Unusable answers of this run, by cause."""
+    """Number of unusable answers in this run, by cause."""
     causes: dict[str, int] = {}
-    """Rows from metadata, by cause."""
+    """Number of rows from metadata, by cause."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     output_tokens_per_second: float = 0.0
@@ -121,7 +122,7 @@ class ProfileReport(StageReport):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How many texts are no answer of the LLM, by cause."""
+        """The number of texts that come from metadata, by cause."""
         if not self.from_metadata:
             return ()
         causes = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(self.causes.items()))
@@ -135,11 +136,11 @@ class ProfileReport(StageReport):
 
 
 class EmbedReport(StageReport):
-    """What the text encoder did."""
+    """The requests to the text encoder."""
 
     rows: int = 0
     from_ledger: int = 0
-    """Distinct texts whose vector was known already."""
+    """Number of distinct texts whose vector was in the ledger."""
     generated: int = 0
     dimensions: int = 0
     seconds: float = 0.0
@@ -147,18 +148,19 @@ class EmbedReport(StageReport):
 
 
 class TrainReport(StageReport):
-    """How training went."""
+    """The outcome of training."""
 
     interactions: int = 0
-    """Pairs that it was trained on; reports before version 0.2 do not say."""
+    """Number of interactions in the training data; 0 in reports before version 0.2."""
     epochs: int = 0
     best_epoch: int = 0
     validation: Mapping[str, float | None] = {}
     training_seconds: float = 0.0
     batch_size: int = 0
-    """Train interactions per step, which grow with the data; 0 for closed forms and in reports of older versions."""
+    """Number of train interactions per step, which grows with the data; 0 for closed forms and in reports of older
+    versions."""
     warm_start: str | None = None
-    """Fingerprint of the released model that training began with; None for a start from random embeddings."""
+    """Fingerprint of the released model whose embeddings training started from; None for random embeddings."""
 
 
 class RerankReport(StageReport):
@@ -188,21 +190,21 @@ class SliceReport(BaseModel):
 
 
 class EvaluationReport(StageReport):
-    """How good the vectors are; every dictionary maps a metric such as `recall@20` to its value."""
+    """The metrics of the model. Each dictionary maps the name of a metric, such as `recall@20`, to its value."""
 
     protocol: str = "rlmrec"
     test: Metrics = {}
     validation: Metrics = {}
     popularity: Metrics = {}
-    """The reference that gives everybody the most popular items."""
+    """Metrics of recommending the most popular items to every user."""
     reference: Metrics | None = None
-    """The model trained without alignment; None where the model uses no text."""
+    """Metrics of the model trained without alignment; None if the recipe uses no text."""
     before_reranking: Metrics | None = None
-    """The same vectors on test without the reranker; None where there is no reranker."""
+    """Test metrics of the same vectors without the reranker; None if there is no reranker."""
     significance: dict[str, SignificanceReport] = {}
     slices: tuple[SliceReport, ...] = ()
     candidates: dict[str, float] | None = None
-    """Where lists come from an index: how far those of a sample of users are from exact ones."""
+    """Comparison of lists from the index with exact lists, for a sample of users; None if all items are scored."""
 
 
 class ExportReport(StageReport):
@@ -217,7 +219,7 @@ class ExportReport(StageReport):
 
 
 class PublishReport(StageReport):
-    """What the gate decided."""
+    """The decision of the gate."""
 
     release: str = ""
     state: str = ""

@@ -8,15 +8,15 @@ from schemas.section import Section
 
 
 class MMRConfig(Section):
-    """Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each place of a list goes to the candidate of
-    greatest (1 - weight) * relevance - weight * similarity. Relevance is the score, scaled to [0, 1] over the user's
-    candidates. Similarity is the greatest cosine to an item that is already in the list."""
+    """Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): each position is filled with the candidate that
+    maximises (1 - weight) * relevance - weight * similarity. Relevance is the score, scaled to [0, 1] over the user's
+    candidates. Similarity is the largest cosine similarity to an item that is already in the list."""
 
     name: Literal["mmr"] = "mmr"
     weight: float = Field(default=0.3, ge=0, le=1)
     """Weight of diversity against relevance. 0 keeps the order of the candidates."""
     candidates: int = Field(default=100, ge=1, le=1_000)
-    """Number of best items by inner product that are reordered. The items after them keep their order."""
+    """Number of items with the largest inner product that are reordered. The items after them keep their order."""
     similarity: Literal["text", "interactions"] = "text"
     """Vectors by which items are compared. text: their text vectors. interactions: their trained vectors."""
 
@@ -27,4 +27,4 @@ class MMRConfig(Section):
 
 
 RerankConfig = MMRConfig
-"""All rerankers; with a second one, this is a union that `name` tells apart."""
+"""All rerankers. With a second one, this becomes a union that is discriminated by `name`."""

@@ -15,28 +15,30 @@ Values = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class RulesConfig(Section):
-    """What `darec recommend` and the lists of all users may hold. Rules change no model and no metric: evaluation ranks
-    all items. Attributes must be named in `export.attributes`, so that the release has them."""
+    """Which items `darec recommend` and the lists of all users may contain. Rules change neither the model nor the
+    metrics: evaluation ranks all items. Attributes must be named in `export.attributes`, so that the release has
+    them."""
 
     only: Ids | None = not_hashed(None)
-    """Candidate list: only these items. A list of ids, or a file with one id per line (or Parquet with a column
-    `item_id`). Ids that the release does not know are ignored. null: all items."""
+    """The candidate items: a list of ids, or a file with one id per line (or Parquet with a column `item_id`). Ids that
+    the release does not know are ignored. null: all items."""
     in_stock: Ids | None = not_hashed(None)
     """Items in stock, in the same form. With `only`, an item must be in both."""
     blocked: Ids = not_hashed(())
     """Items that are never recommended, in the same form."""
     categories: dict[str, Values] = not_hashed({})
-    """For each attribute, the values of which an item must have one, such as `{genres: [Comedy, Drama]}`."""
+    """Required values by attribute, such as `{genres: [Comedy, Drama]}`. An item must have at least one of them."""
     blocked_categories: dict[str, Values] = not_hashed({})
-    """For each attribute, the values of which an item may have none."""
+    """Excluded values by attribute. An item must have none of them."""
     at_most: dict[str, Annotated[int, Field(ge=1)]] = not_hashed({})
-    """For each attribute, the maximum number of items of a list that share a value, such as `{brand: 2}`. Items without
-    the attribute are not limited."""
+    """Maximum number of items in a list that share a value, by attribute, such as `{brand: 2}`. Items without the
+    attribute are not limited."""
     seen: bool = not_hashed(False)
     """Whether items that the user has interacted with may be recommended."""
     min_diversity: float = not_hashed(0.0, ge=0, le=2)
-    """Minimum diversity of a list: 1 less the mean cosine over its pairs of items. Lists below it are reordered by MMR
-    with greater and greater weight until they reach it, as far as the candidates allow. 0: no minimum."""
+    """Minimum diversity of a list, which is 1 minus the mean cosine similarity of its pairs of items. A list below it
+    is reordered by MMR with increasing weight until it reaches the minimum, as far as the candidates allow. 0 means no
+    minimum."""
 
     @property
     def attributes(self) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Addresses that may hold a password: shown without it, whoever prints, dumps or logs them."""
+"""URLs that may contain a password, which is hidden when they are printed, dumped or logged."""
 
 import re
 from typing import Annotated
@@ -14,7 +14,7 @@ _QUERY = re.compile(r"(?i)(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*=)[
 
 
 class SecretURL(Secret[str]):
-    """An http address; text, JSON and representation of it show no user, password or query value."""
+    """An HTTP URL whose text, JSON and repr show no user, password or query value."""
 
     def _display(self) -> str:
         parts = urlsplit(self.get_secret_value())

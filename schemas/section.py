@@ -7,28 +7,28 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Section(BaseModel):
-    """Unknown keys are refused; the string under a field is its description in `darec config schema`."""
+    """Base class of configuration sections. Unknown keys are refused. The docstring of a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
     def _without_nul(cls, value: Any) -> Any:
-        """A NUL ends a text for the operating system and most libraries, each with its own error."""
+        """Refuses NUL, which ends a string for the operating system and most libraries."""
         if isinstance(value, str | Path) and "\0" in str(value):
-            raise ValueError("a text may not hold the character NUL")
+            raise ValueError("text must not contain the character NUL")
         return value
 
 
 def not_hashed(default: Any, **constraints: Any) -> Any:
-    """A field that cannot change a result (a device, a batch size, a folder): it stays out of the key."""
+    """A field that cannot change a result (a device, a batch size, a folder) and is not part of the key."""
     return Field(default, json_schema_extra={"not_hashed": True}, **constraints)
 
 
 def added(default: Any, **constraints: Any) -> Any:
-    """A field that came after version 0.1: it is in the key only where its value differs from its default.
+    """A field added after version 0.1. It is part of the key only if its value differs from the default.
 
-    The default must mean what darec did before the field existed; then artifacts made before it stay hits.
+    The default must be the behaviour before the field existed, so that earlier artifacts stay hits.
     """
     return Field(default, json_schema_extra={"omitted_at_default": True}, **constraints)
 

@@ -1,4 +1,4 @@
-"""Configuration of the semantic subflow (LLM, profiles, text vectors) and the shape of what the LLM answers."""
+"""Configuration of the semantic subflow (LLM, profiles, text vectors), and the schema of the LLM's answers."""
 
 from typing import Any, Literal
 
@@ -21,7 +21,8 @@ class LLMConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. auto: bfloat16 if the device supports it in hardware, else float32."""
     max_model_len: int = Field(default=2048, ge=128, le=2**24)
-    """Maximum length of prompt and answer together, in tokens. In a longer row the longest texts are truncated."""
+    """Maximum length of prompt and answer together, in tokens. If a prompt is longer, its longest texts are
+    truncated."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature. 0 is greedy decoding."""
     frequency_penalty: float = Field(default=0.3, ge=-2, le=2)
@@ -39,7 +40,7 @@ class LLMConfig(Section):
     """Maximum number of rows that one engine processes at the same time."""
     chunk: int = not_hashed(0, ge=0, le=2**24)
     """Number of rows that are given to an offline engine and written to the ledger at a time. 0 means 64 on CPU and
-    2048 on GPU. Answers of a server are written as they come."""
+    2048 on GPU. Answers of a server are written as they arrive."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
     """Base URL of the server. A user, password or query value in it is sent to the server and is never shown."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
@@ -51,15 +52,15 @@ class LLMConfig(Section):
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
     """Timeout of a request to the server, in seconds, for the whole answer."""
     max_fallback_share: float = not_hashed(0.25, ge=0, le=1)
-    """A profile stage fails if the LLM gives no usable answer for more than this share of its rows. All answers are
-    kept, and the next run asks for the others again."""
+    """Maximum fraction of the rows of a profile stage without a usable answer of the LLM. If it is more, the stage
+    fails. All answers are kept, and the next run requests the others again."""
     fallback_retries: int = not_hashed(3, ge=0, le=1_000)
-    """Number of later nights on which a row without a usable answer is asked again. 0 means never."""
+    """Number of later runs in which a row without a usable answer is requested again. 0 means none."""
     fallback_retry_share: float = not_hashed(0.1, ge=0, le=1)
-    """Maximum share of the rows of a stage that is asked again in one night (at least one row), shortest prompts
+    """Maximum fraction of the rows of a stage that is requested again in one run (at least one row), shortest prompts
     first."""
     fallback_retry_hours: float = not_hashed(12.0, ge=0, le=8_760)
-    """Minimum age of a row without a usable answer before it is asked again, in hours."""
+    """Minimum time before a row without a usable answer is requested again, in hours."""
 
     price_per_million_input: float = not_hashed(0.0, ge=0, le=1_000_000)
     """Price of a million prompt tokens, in any currency. With a price, plans and `darec prompt try` show the cost."""
@@ -69,18 +70,18 @@ class LLMConfig(Section):
     """Maximum number of prompt and output tokens of one run. When it is reached, the run stops, all answers are kept,
     and the next run continues from there. 0 means no limit."""
     max_cost_per_run: float = not_hashed(0.0, ge=0, le=1e12)
-    """Maximum cost of one run at these prices, with the same effect. 0 means no limit."""
+    """Maximum cost of one run at these prices. The run stops as with `max_tokens_per_run`. 0 means no limit."""
     batch_api: bool = not_hashed(False)
-    """Sends rows as batches (OpenAI's `/files` and `/batches`), which a server answers within hours, most at half the
-    price. Rows that a batch does not answer, and retries of unusable answers, are sent as usual."""
+    """Sends rows as batches (OpenAI's `/files` and `/batches`). A server answers them within hours, usually at half the
+    price. Rows that a batch does not answer, and retries of unusable answers, are sent as single requests."""
     batch_min_rows: int = not_hashed(100, ge=1, le=50_000)
-    """Fewer rows than this are not sent as a batch."""
+    """Minimum number of rows in a batch. Fewer rows are sent as single requests."""
     batch_hours: float = not_hashed(24.0, gt=0, le=720)
-    """Maximum number of hours that a run waits for its batches. Then it stops, and the next run reads their answers."""
+    """Maximum time that a run waits for its batches, in hours. Then it stops, and the next run reads their answers."""
     batch_poll_seconds: float = not_hashed(30.0, gt=0, le=86_400)
-    """Number of seconds between two looks at a batch."""
+    """Interval between two status requests for a batch, in seconds."""
     batch_price_share: float = not_hashed(0.5, ge=0, le=1)
-    """Price of a row in a batch as a share of the price of the same row on its own."""
+    """Price of a row in a batch, as a fraction of the price of a single request."""
 
 
 class ItemProfileConfig(Section):
@@ -134,7 +135,7 @@ class EmbedConfig(Section):
 
 
 class Profile(BaseModel):
-    """The answer of the LLM. Every string is bounded, because a small model may never stop."""
+    """The answer of the LLM. The length of the text is bounded because a small model may never stop."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The schema of every table darec writes: column name to Polars type, in file order, and where nulls are allowed.
+"""The schema of every table that darec writes: column name to Polars type, in file order, and where nulls are allowed.
 
 A table is checked against its schema when it is written and when it is read (`darec.artifacts.tables`).
 """

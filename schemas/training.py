@@ -84,8 +84,8 @@ class TrainConfig(Section):
     """Minimum number of epochs before early stopping. Some backbones get worse on validation before they improve."""
     validation_users: Annotated[int, Field(ge=0, le=2**31)] | Literal["auto"] = added("auto")
     """Number of users that validation ranks items for, evenly spaced over those that have validation interactions. The
-    standard error that comes with a sample is in the history and in the report. 0: all of them. auto: all up to 3
-    billion pairs of a user and an item, and above as many users as make 3 billion, but at least 2,000."""
+    history and the report give the standard error of a sample. 0: all users. auto: all users if users x items is at
+    most 3 billion; otherwise as many users as give 3 billion pairs, but at least 2,000."""
     patience: int = Field(default=5, ge=1, le=1_000_000)
     """Number of evaluations without a better validation Recall@20 after which training stops."""
     eval_every: int = Field(default=3, ge=1, le=1_000_000)
@@ -93,23 +93,23 @@ class TrainConfig(Section):
     batch_size: int = Field(default=4096, ge=1, le=2**24)
     """Number of train interactions per step. See also `batch_growth`."""
     batch_growth: Literal["auto", "none"] = added("auto")
-    """Whether `batch_size` grows with the data. Each step of a graph model passes over the whole graph, so with batches
-    of one size an epoch costs the square of the data. auto: above a million train interactions, the smallest power of
-    two that makes at most 128 steps an epoch, with the learning rate times the square root of that growth. none:
-    `batch_size` and `learning_rate` as they are."""
+    """Whether `batch_size` grows with the data. Each step of a graph model passes over the whole graph, so with a
+    constant batch size the cost of an epoch grows with the square of the number of interactions. auto: above a million
+    train interactions, the batch size is the smallest power of two with at most 128 steps per epoch, and the learning
+    rate is multiplied by the square root of the growth. none: `batch_size` and `learning_rate` are used unchanged."""
     dislikes: Literal["ignore", "avoid", "prefer"] = added("ignore")
-    """The role of dislikes (`data.dislike_below`, negative `data.events`) as sampled negatives. ignore: they are drawn
+    """How dislikes (`data.dislike_below`, negative `data.events`) are used as sampled negatives. ignore: they are drawn
     like any other item without an interaction. avoid: they are never drawn. prefer: a fraction `dislike_share` of the
-    negatives of users who have dislikes is drawn from these. avoid needs a loss that samples negatives, and prefer
-    needs bpr."""
+    negatives of users who have dislikes is drawn from these. avoid requires a loss that samples negatives, and prefer
+    requires bpr."""
     dislike_share: float = added(0.3, ge=0, le=1)
-    """Only for prefer: fraction of the negatives that are dislikes."""
+    """Fraction of the negatives that are dislikes. Used if `dislikes` is prefer."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of initialisation, sampling and dropout."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: dense layers and losses run under autocast, while embeddings and propagation stay float32."""
     compile: bool = False
-    """Compiles the projections with torch.compile. Needs a C++ compiler, and is not faster on two CPU cores."""
+    """Compiles the projections with torch.compile. This requires a C++ compiler and is not faster on two CPU cores."""
     log_steps: int = Field(default=1, ge=0, le=1_000_000_000)
     """Writes the loss terms to the history every N steps. 0 writes only the mean of each epoch."""
     warm_start: bool = False
@@ -117,16 +117,15 @@ class TrainConfig(Section):
     settings. New ids are initialised at random."""
     cold_start: Literal["ridge", "neighbours", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
-    uses text. neighbours: the same for users; an item gets the mean of the items whose texts are nearest, scaled so
-    that it reaches the first places as far as `cold_loss` allows. none: the output of the backbone for their untrained
-    embeddings."""
+    uses text. neighbours: the same for users; an item gets the mean vector of the items with the most similar texts,
+    scaled up as far as `cold_loss` allows. none: the output of the backbone for their untrained embeddings."""
     cold_loss: float = added(0.02, ge=0, le=1)
-    """Only for neighbours: maximum fraction of the validation Recall@20 of items with train interactions that items
-    without may cost."""
+    """Maximum relative decrease of the validation Recall@20 of items with train interactions. Used if `cold_start` is
+    neighbours."""
     refit: Literal["none", "all"] = not_hashed("none")  # makes a stage and its artifact, and changes no other
-    """The interactions that the released model is trained on. none: the train part, as the model that is evaluated and
-    judged by the gate. all: train, val and test, for as many epochs as were best on validation; metrics and the gate's
-    comparisons are still about the model trained on the train part."""
+    """The interactions that the released model is trained on. none: train only, so the released model is the one that
+    is evaluated. all: train, val and test, for the number of epochs that was best on validation. Metrics and the
+    comparisons of the gate still describe the model trained on train."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
@@ -134,7 +133,7 @@ class TrainConfig(Section):
 
     @property
     def needs_text(self) -> bool:
-        """Whether text vectors take any part."""
+        """Whether text vectors are used."""
         return bool(self.alignment) or self.text.use != "none" or self.backbone.needs_text
 
     @property
@@ -143,7 +142,7 @@ class TrainConfig(Section):
         return self.needs_text and self.cold_start != "none"
 
     def without_text(self) -> "TrainConfig":
-        """The same model, loss and schedule without any text: what text is measured against."""
+        """The same model, loss and schedule without text: the reference in the evaluation."""
         plain = {"alignment": (), "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
         return self.model_copy(update=plain)
 
@@ -181,7 +180,7 @@ class TrainConfig(Section):
         if "alignment" not in self.model_fields_set:  # its default is for backbones that are trained
             vars(self)["alignment"] = ()
         if self.alignment or self.text.use != "none" or self.scoring != "inner":
-            raise ValueError(f"{self.backbone.name} is computed, not trained: leave out alignment, text and scoring")
+            raise ValueError(f"{self.backbone.name} has a closed-form solution: leave out alignment, text and scoring")
         return self
 
 
@@ -195,16 +194,16 @@ class EvaluateConfig(Section):
     """rlmrec: all items except the user's train items are ranked, in validation and in test. Users without a test item
     are excluded. The ideal DCG has min(k, test items) hits. Metrics are means over users."""
     cutoffs: tuple[Cutoff, ...] = Field(default=(5, 10, 20), min_length=1)
-    """The cutoffs k of every metric, in ascending order."""
+    """The cutoffs k of all metrics, in ascending order."""
     slices: int = Field(default=3, ge=1, le=100)
     """Number of groups of users by train interactions, and of items by popularity, that are reported separately."""
     category: str = added("")
     """Attribute of items that `category_coverage` groups them by, such as genres; values may be lists separated by `|`
-    or commas. Empty: it is not measured."""
+    or commas. If it is empty, the metric is not computed."""
     candidates: Literal["auto", "all", "index"] = added("auto")
-    """Items that are ranked for a user. all: every item, exactly. index: those that an IVF index finds, at the effort
-    that finds 99% of the exact lists; the lists of 500 users are compared with exact ones in the report. auto: all up
-    to 30 billion pairs of a user and an item, and the index above."""
+    """How the top items of a user are found. all: every item is scored. index: an IVF index with a recall of 99% is
+    searched; the report compares the lists of 500 users with exact ones. auto: all if users x items is at most 30
+    billion, otherwise index."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
@@ -214,5 +213,5 @@ class EvaluateConfig(Section):
     @classmethod
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
         if list(cutoffs) != sorted(set(cutoffs)):
-            raise ValueError("cutoffs must be in ascending order, each once")
+            raise ValueError("cutoffs must be in ascending order and distinct")
         return cutoffs

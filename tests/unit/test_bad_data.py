@@ -178,7 +178,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         ("split.k_core=-1", "split.k_core"),
         ("data.source=csv", "needs `interactions`"),
         ("data.source=jsn", "data.source.*known: csv, tsv, json"),
-        ("data.encoding=latin-x", "no encoding 'latin-x'"),
+        ("data.encoding=latin-x", "unknown encoding 'latin-x'"),
         ("data.interaction_format={separater: ;}", "did you mean 'separator'"),
         ("data.minrating=3", "did you mean 'min_rating'"),
         ("data.min_rating=.nan", "data.min_rating"),

@@ -36,10 +36,10 @@ TEMPORAL = ["data.source=csv", "data.interactions=x.csv"]
         (["evaluate.cutoffs=[1000000000]"], ["evaluate.cutoffs.0", "less than or equal to 10000"]),
         (["evaluate.cutoffs=[20, 20]"], ["evaluate.cutoffs", "ascending order, each once", "given: [20, 20]"]),
         (["evaluate.cutoffs=[20, 5]"], ["evaluate.cutoffs", "ascending order"]),
-        (["evaluate.cutoffs=[5]"], ["gate.tolerances: 'recall@20' is not measured", "evaluate.cutoffs are 5: add 20",
+        (["evaluate.cutoffs=[5]"], ["gate.tolerances: 'recall@20' is not computed", "evaluate.cutoffs are 5: add 20",
                                     "gate.minimums: 'coverage@20'"]),
         (["gate.minimums={recal@20: 0.1}"], ["gate.minimums", "'recal@20'", "did you mean 'recall@20'?"]),
-        (["gate.tolerances={speed: 0.1}"], ["gate.tolerances", "'speed' is not measured", "measured are recall"]),
+        (["gate.tolerances={speed: 0.1}"], ["gate.tolerances", "'speed' is not computed", "the metrics are recall"]),
         (["gate.tolerances.recall@20=-5"], ["gate.tolerances.recall@20", "greater than or equal to 0", "given: -5"]),
         (["gate.tolerances.recall@20=1.5"], ["gate.tolerances.recall@20", "less than or equal to 1"]),
         *(([f"{section}.seed={value}"], [f"{section}.seed", f"given: {value}"])
