@@ -34,7 +34,7 @@ TEMPORAL = ["data.source=csv", "data.interactions=x.csv"]
         (["evaluate.cutoffs=[0]"], ["evaluate.cutoffs.0", "greater than or equal to 1", "given: 0"]),
         (["evaluate.cutoffs=[-3]"], ["evaluate.cutoffs.0", "given: -3"]),
         (["evaluate.cutoffs=[1000000000]"], ["evaluate.cutoffs.0", "less than or equal to 10000"]),
-        (["evaluate.cutoffs=[20, 20]"], ["evaluate.cutoffs", "ascending order, each once", "given: [20, 20]"]),
+        (["evaluate.cutoffs=[20, 20]"], ["evaluate.cutoffs", "ascending order and distinct", "given: [20, 20]"]),
         (["evaluate.cutoffs=[20, 5]"], ["evaluate.cutoffs", "ascending order"]),
         (["evaluate.cutoffs=[5]"], ["gate.tolerances: 'recall@20' is not computed", "evaluate.cutoffs are 5: add 20",
                                     "gate.minimums: 'coverage@20'"]),
