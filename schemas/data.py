@@ -184,7 +184,7 @@ class DataConfig(Section):
     @classmethod
     def _is_a_source(cls, source: str) -> str:
         if source not in SOURCES:
-            raise ValueError(f"unknown source. Known sources: {', '.join(SOURCES)}")
+            raise ValueError(f"unknown source; known sources: {', '.join(SOURCES)}")
         return source
 
     @field_validator("encoding")

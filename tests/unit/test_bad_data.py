@@ -177,7 +177,7 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
         ("split.strategy=chronological", "split.strategy"),
         ("split.k_core=-1", "split.k_core"),
         ("data.source=csv", "needs `interactions`"),
-        ("data.source=jsn", "data.source.*known: csv, tsv, json"),
+        ("data.source=jsn", "data.source.*known sources: csv, tsv, json"),
         ("data.encoding=latin-x", "unknown encoding 'latin-x'"),
         ("data.interaction_format={separater: ;}", "did you mean 'separator'"),
         ("data.minrating=3", "did you mean 'min_rating'"),
