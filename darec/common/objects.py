@@ -1,0 +1,170 @@
+"""Object stores such as S3: opened by URL, written on conditions, and what they refuse in words that say how to fix it.
+
+Credentials, region and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+and AWS_ENDPOINT_URL for a server that is not Amazon's. The client is obstore, of the extra `cloud`.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.extras import extra
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_RETRY = {
+    "max_retries": 6,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_RIGHTS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user who may list, read, write and delete there"
+_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403 Forbidden", "401 Unauthorized")
+_CHUNK = 8 * 2**20  # bytes of a file that are in memory at once
+
+
+def is_url(location: str | Path) -> bool:
+    """Whether a location is the address of an object store and not a path."""
+    return isinstance(location, str) and "://" in location
+
+
+def open_objects(url: str) -> "ObjectStore":
+    """The obstore client of `url`, such as s3://bucket/prefix; names of objects are relative to it.
+
+    Raises:
+        UserError: the extra `cloud` is not installed, or the address is none that obstore knows.
+    """
+    stores, errors = extra("obstore.store", "cloud"), extra("obstore.exceptions", "cloud")
+    unencrypted = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    options = {"connect_timeout": "5s", "timeout": "120s", **({"allow_http": True} if unencrypted else {})}
+    try:
+        return stores.from_url(url, retry_config=_RETRY, client_options=options)
+    except (errors.BaseError, ValueError) as error:
+        hint = "use an address such as s3://bucket/folder"
+        raise UserError(f"the object store cannot be used ({_brief(str(error))})", where=url, hint=hint) from error
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turns what an object store refuses into errors that say how to fix it.
+
+    That an object is not there, or not on the condition of a write, stays as obstore says it.
+
+    Raises:
+        UserError: there is no such bucket, or it may not be used with these credentials.
+        TransientError: the server cannot be reached, or failed.
+    """
+    errors = extra("obstore.exceptions", "cloud")
+    try:
+        yield
+    except (DarecError, errors.AlreadyExistsError, errors.PreconditionError):
+        raise
+    except Exception as error:
+        words = str(error)
+        if "NoSuchBucket" in words:
+            hint = "create the bucket, or name another: darec creates none"
+            raise UserError("there is no such bucket", where=where, hint=hint) from error
+        if isinstance(error, errors.BaseError) and any(word in words for word in _REFUSED):
+            raise UserError("the object store refuses these credentials", where=where, hint=_RIGHTS) from error
+        if isinstance(error, errors.GenericError | errors.JoinError):
+            what, hint = "the object store does not answer", "check the network and AWS_ENDPOINT_URL, then run again"
+            raise TransientError(f"{what} ({_brief(words)})", where=where, hint=hint) from error
+        if isinstance(error, errors.BaseError | ValueError):
+            raise UserError(f"the object store cannot do this ({_brief(words)})", where=where) from error
+        raise
+
+
+def _brief(words: str) -> str:
+    return " ".join(words.partition("Debug source")[0].split())[:200]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing has it."""
+
+    name: str
+    bytes: int
+    version: str
+    """The entity tag, which differs between contents."""
+    modified: datetime
+    """By the server's clock."""
+
+
+class Objects:
+    """The objects under one URL.
+
+    Every method raises UserError for a missing bucket or missing rights, and TransientError if the server cannot be
+    reached after several tries.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._store = open_objects(self.url)
+        self._obstore = extra("obstore", "cloud")
+        self._errors = extra("obstore.exceptions", "cloud")
+
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """An object's content and version; None if there is none."""
+        try:
+            with explained(self._address(name)):
+                found = self._obstore.get(self._store, name)
+                return bytes(found.bytes()), found.meta["e_tag"]
+        except FileNotFoundError:
+            return None
+
+    def create(self, name: str, content: bytes) -> str | None:
+        """Writes an object unless there is one; returns its version, or None if somebody else's is there."""
+        return self._write(name, content, "create")
+
+    def swap(self, name: str, content: bytes, version: str) -> str | None:
+        """Replaces an object if it still has `version`; returns the new version, or None if it has another."""
+        return self._write(name, content, {"e_tag": version})
+
+    def _write(self, name: str, content: bytes, mode: object) -> str | None:
+        try:
+            with explained(self._address(name)):
+                return self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)["e_tag"]
+        except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
+            # An answer may get lost, and the client then tries again what it has done already.
+            found = self.read(name)
+            return found[1] if found and found[0] == content else None
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Writes or replaces an object; a file is read in parts, and seen when all of it is there."""
+        with explained(self._address(name)):
+            self._obstore.put(self._store, name, content)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content in parts. Raises FileNotFoundError if there is no such object."""
+        with explained(self._address(name)):
+            for chunk in self._obstore.get(self._store, name).stream(min_chunk_size=_CHUNK):
+                yield bytes(chunk)
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """The objects in the folder `prefix` and in those within it, by name."""
+        with explained(self._address(prefix)):
+            for page in self._obstore.list(self._store, prefix.rstrip("/")):
+                for each in page:
+                    yield Listed(each["path"], each["size"], each["e_tag"], each["last_modified"])
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes objects; those that are not there are passed over."""
+        names = list(names)
+        with explained(self.url):
+            for start in range(0, len(names), 1000):
+                self._obstore.delete(self._store, names[start : start + 1000])
+
+    def move(self, name: str, target: str) -> None:
+        """Gives an object another name."""
+        with explained(self._address(name)):
+            self._obstore.copy(self._store, name, target)
+            self._obstore.delete(self._store, name)
+
+    def _address(self, name: str) -> str:
+        return f"{self.url}/{name}"
