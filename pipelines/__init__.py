@@ -1,1 +1,1 @@
-"""When the steps run: Prefect flows, deployments and the command line."""
+"""Running the pipeline: Prefect flows, deployments, services and the command line."""

@@ -1,7 +1,7 @@
 """The Prefect API that a command uses: the configured one, or a temporary one.
 
-Prefect can start a temporary API by itself, but only once it is imported; starting the same server first and
-importing meanwhile halves the wait. Run history goes to Prefect's usual database either way.
+Prefect starts a temporary API only after it is imported. Starting the same server first and importing Prefect in the
+meantime halves the wait. The history of runs is in Prefect's database in both cases.
 """
 
 import gc
@@ -138,7 +138,7 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
 
 
 def _send_queued() -> None:
-    """Logs and events are sent in the background: wait for them before the server ends."""
+    """Waits until the logs and events that are queued in the background have been sent."""
     if "prefect.flows" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

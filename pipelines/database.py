@@ -16,7 +16,7 @@ from darec.common.errors import DarecError, UserError
 _USER, _NAME = "prefect", "postgres"  # the role, and the database that every cluster has
 _ACCOUNT = "darec-postgres"
 _LONGEST_SOCKET = 107  # bytes of its path: a limit of the kernel
-_SET_ASIDE = "or move the folder away: the history of runs is lost then, artifacts and releases are not"
+_SET_ASIDE = "or move the folder away: this loses the history of runs, but not artifacts and releases"
 
 
 class Database:
@@ -32,7 +32,7 @@ class Database:
 
     @property
     def log(self) -> Path:
-        """Where the messages of `command` are to go."""
+        """The file for the messages of `command`."""
         return self._folder.with_suffix(".log")
 
     @property
@@ -47,7 +47,7 @@ class Database:
 
         Raises:
             UserError: the path is too long for a socket, or the cluster is of another PostgreSQL.
-            DarecError: a cluster cannot be made, or there is something else in its place.
+            DarecError: a cluster cannot be created, or the folder is not a cluster.
         """
         if len(os.fsencode(self._folder / ".s.PGSQL.5432")) > _LONGEST_SOCKET:
             hint = "set PREFECT_HOME to a folder with a shorter path"
@@ -60,7 +60,7 @@ class Database:
             self.log.replace(self.log.with_suffix(".log.old"))
 
     def ready(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         return _call(_program("pg_isready"), "-h", str(self._folder), "-p", "5432").returncode == 0
 
     def failure(self) -> DarecError:
@@ -88,7 +88,7 @@ class Database:
             raise UserError(what, where=str(self._folder), hint=hint)
 
     def _make(self) -> None:
-        # into a draft: a process that is killed meanwhile leaves no half-made cluster
+        # into a draft, so that a process that is killed leaves no incomplete cluster
         draft = self._folder.with_suffix(".draft")
         rmtree(draft, ignore_errors=True)
         self._folder.parent.mkdir(parents=True, exist_ok=True)

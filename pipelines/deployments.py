@@ -63,7 +63,7 @@ def _work_pool() -> str:
 
 
 def _deployments(folder: Path, recipe: Path | None) -> list[str]:
-    """Prefect's own command reads prefect.yaml; there is no other entry to it."""
+    """Runs Prefect's own command, which is the only public way to read prefect.yaml."""
     answer = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=folder,
@@ -81,10 +81,10 @@ def _deployments(folder: Path, recipe: Path | None) -> list[str]:
 
 
 def _crash_stalled_runs() -> Iterator[Automation]:
-    """A worker and its run killed together leave the run `Running` for ever, its concurrency slot taken.
+    """Without this, a run that is killed together with its worker stays `Running` and keeps its concurrency slot.
 
-    What a run itself reports, its heartbeat, is lost if it dies in its first moments; a run of a deployment is expected
-    to send one from the moment on at which the server handed it out. Subflows belong to no deployment.
+    A run that dies at once never sends a heartbeat, so the first one of a deployment's run is expected as soon as the
+    server has started it. Subflows belong to no deployment.
     """
     heartbeat, pending, running = (f"prefect.flow-run.{event}" for event in ("heartbeat", "Pending", "Running"))
     gone = "No heartbeat: the run's process is gone."
@@ -124,8 +124,8 @@ def _notify(url: str) -> Iterator[Automation]:
     )
     refusals = EventTrigger(expect={REFUSED_EVENT}, posture=Posture.Reactive, threshold=1)
     for name, description, trigger, payload in (
-        ("darec: notify", "Tell people of failed and crashed runs.", failures, _FAILED),
-        ("darec: notify of refusals", "Tell people of refused releases.", refusals, _REFUSED),
+        ("darec: notify", "Report failed and crashed runs.", failures, _FAILED),
+        ("darec: notify of refusals", "Report refused releases.", refusals, _REFUSED),
     ):
         call = CallWebhook(block_document_id=identifier, payload=payload)  # pyright: ignore[reportArgumentType]
         yield Automation(name=name, description=description, trigger=trigger, actions=[call])  # pyright: ignore

@@ -81,11 +81,11 @@ def _walk(recipe: Recipe, store: Store, until: str, force: Collection[str] = ())
 
 
 def _retrying(action: Callable[[], Done]) -> Done:
-    """Tries again after a transient error; what a stage has finished by then is kept."""
+    """Retries after a transient error. Finished work of a stage is kept."""
     for pause in _PAUSES:
         try:
             return action()
         except TransientError as error:
-            _logger.warning("%s; next try in %s s", error, pause)
+            _logger.warning("%s; retry in %s s", error, pause)
             time.sleep(pause)
     return action()

@@ -1,6 +1,6 @@
 """The flows: `darec` with its subflows `semantic` and `collaborative`; every stage is a task.
 
-`pipelines.direct` takes the same walk without Prefect, for a terminal without a server.
+`pipelines.direct` runs the same stages without Prefect.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,8 +37,8 @@ from stages.prepare import prepare
 from stages.registry import LAST, TASKS, needed
 from stages.walk import Upstream, run_task, walk
 
-_COUNTED_AFTER = ("split", "profile_items")  # then the plan can count the rows of the LLM stage that reads these
-_STILL_TONIGHT = timedelta(hours=3)  # hours; later than that, a scheduled run is cancelled
+_COUNTED_AFTER = ("split", "profile_items")  # after these, the plan can count the rows of the next LLM stage
+_MAX_DELAY = timedelta(hours=3)  # a scheduled run that is later is cancelled
 
 
 def is_transient(task: PrefectTask[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -61,7 +61,7 @@ prepared = retrying(name="prepare")(prepare)
 
 @retrying()
 def run_stage(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: bool) -> Any:
-    """Runs one stage or takes its hit, which ends in a state named Cached with the reason."""
+    """Runs one stage. A hit ends in a state named Cached with the reason."""
     store = Store(recipe.runtime.store)
     with UIBars(name) as bars:
         result = run_task(TASKS[name], recipe, upstream, store, bars, force=force)
@@ -118,7 +118,7 @@ def darec(
         recipe: path of a recipe file; None for the built-in defaults.
         overrides: `section.field=value` overrides of the recipe.
         until: the last stage to run.
-        force: stages to run though there is a hit.
+        force: stages to run even if they are hits.
     """
     if late := _missed_night():
         return Cancelled(message=late)  # pyright: ignore[reportReturnType]  (Prefect makes it the run's own state)
@@ -145,9 +145,10 @@ def _missed_night() -> str | None:
     if "auto-scheduled" not in flow_run.tags:
         return None
     late = datetime.now(UTC) - flow_run.scheduled_start_time
-    if late < _STILL_TONIGHT:
+    if late < _MAX_DELAY:
         return None
-    return f"{late.total_seconds() / 3600:.0f} hours late: nights are not made up for, the next one reads the same data"
+    hours = late.total_seconds() / 3600
+    return f"{hours:.0f} hours late: missed runs are not made up for, the next run reads the same data"
 
 
 def _report(store: Store, results: Sequence[Result]) -> None:

@@ -1,4 +1,4 @@
-"""Adds every run, with Prefect or without, to the store's history."""
+"""Adds every run, with or without Prefect, to the history in the store."""
 
 import logging
 import time
@@ -20,16 +20,16 @@ _logger = logging.getLogger(__name__)
 
 @contextmanager
 def recorded(store: Store, run: str) -> Iterator[list[Result]]:
-    """Adds the run that the block makes to the history; the block puts its results into the list that it is given.
+    """Adds the run in the block to the history. The block appends its results to the list that it gets.
 
     Args:
         store: the run's store.
-        run: what the run is called in logs.
+        run: name of the run in logs.
     """
     results: list[Result] = []
     started, clock = datetime.now(UTC), time.monotonic()
     with logs.context(run=run), one_run():
-        _logger.info("the run begins")
+        _logger.info("run started")
         error: BaseException | None = None
         try:
             yield results
@@ -48,7 +48,7 @@ def _record(
 
     night = _night(started, minutes, results, error)
     numbers = {"minutes": night.minutes, "tokens": night.tokens, "release": night.release, "why": night.why}
-    _logger.info("the run ends: %s", night.outcome, extra={"outcome": night.outcome, **numbers})
+    _logger.info("run ended: %s", night.outcome, extra={"outcome": night.outcome, **numbers})
     record(store.root, night)
 
 
@@ -60,7 +60,7 @@ def _night(started: datetime, minutes: float, results: Sequence[Result], error: 
     decision = next((result for result in results if isinstance(result.report, PublishReport)), None)
 
     outcome: Outcome = "partial"
-    why = f"it was to end with {results[-1].stage}" if results else ""
+    why = f"run until {results[-1].stage}" if results else ""
     if isinstance(error, LimitError):
         why = str(error)
     elif error is not None:

@@ -55,15 +55,15 @@ def rerun_stage(
     overrides: tuple[str, ...] = (),
     recipe: str = "",
 ) -> list[Result]:
-    """Runs one stage again, and what it needs; unless something changed or force is set, it is a hit.
+    """Runs one stage again, and the stages that it needs. It is a hit unless something changed or `force` is set.
 
     Args:
         stage: the stage to run.
         extent: only: stop after the stage; from here on: continue to publish.
-        force: run the stage though nothing changed.
-        prompt: for profile_items and profile_users: a new text of the prompt template; empty takes the one on file.
-        keep_prompt: also write the new text over the prompt file that the recipe itself names, whatever the overrides
-            say, so that the next nights use it.
+        force: run the stage even if nothing changed.
+        prompt: for profile_items and profile_users: new text of the prompt template. If empty, the prompt file is used.
+        keep_prompt: also overwrite the prompt file of the recipe (not of the overrides), so that later runs use the new
+            text.
         overrides: `section.field=value` overrides of the recipe, for this run only.
         recipe: path of the recipe file; empty: the built-in defaults.
     """
@@ -85,16 +85,16 @@ def try_prompt(
     overrides: tuple[str, ...] = (),
     recipe: str = "",
 ) -> int:
-    """Tries a prompt on a few rows, beside the one on file, and shows both texts of each row.
+    """Tries a prompt on a few rows and shows its text for each row next to that of the prompt file.
 
-    Nothing is run again or kept except the answers of the LLM. Returns the number of rows that were tried.
+    No stage is run, and only the answers of the LLM are kept. Returns the number of rows that were tried.
 
     Args:
         stage: the stage whose prompt it is; item_text and user_text are the templates of the texts for the encoder.
         prompt: the text of the new template.
         rows: a number of rows (a random sample), id:a,b for certain items or users, or fallbacks for the rows without
             a usable answer of the LLM.
-        ask_old: also ask the LLM with the prompt on file, for rows that it has not answered yet.
+        ask_old: also request missing answers to the prompt file.
         seed: seed of the random sample.
         overrides: `section.field=value` overrides of the recipe.
         recipe: path of the recipe file; empty: the built-in defaults.
@@ -114,15 +114,16 @@ def try_prompt(
 
 
 def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None = None) -> Path:
-    """Writes `text` where its own hash says, and over the prompt file of the recipe `nightly`; returns the former path.
+    """Writes `text` to a file named after its hash, and to the prompt file of the recipe `nightly`. Returns the first
+    path.
 
-    A key holds a prompt's bytes and not its path: the same text gives the same artifact, from whichever file.
+    Keys contain the bytes of a prompt and not its path, so the same text in another file gives the same artifact.
 
     Raises:
-        UserError: the stage has no prompt, or could not use this one; nothing was written.
+        UserError: the stage has no prompt, or the prompt is not valid; nothing is written.
     """
     if stage not in PROMPTED:
-        raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose of {PROMPTED}")
+        raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose one of {PROMPTED}")
     from stages.prompts import check_text
 
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF
@@ -135,10 +136,10 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
 
 @flow(name="promote", flow_run_name="promote-{release}")
 def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
-    """Puts a release into production, whatever the gate said of it.
+    """Makes a release current, regardless of the decision of the gate.
 
     Args:
-        release: its id, or how the id begins or ends, as `darec releases` shows it.
+        release: its id, or a unique beginning or end of it, as in `darec releases`.
         why: kept in the release's record.
         recipe: path of the recipe file whose store is meant; empty: the built-in defaults.
     """
@@ -149,7 +150,7 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
 
 @flow(name="rollback")
 def rollback(why: str = "by hand", recipe: str = "") -> str:
-    """Goes back to the release that was current before; the one left is not published again by itself.
+    """Goes back to the previous release. The one that is left is not published again automatically.
 
     Args:
         why: kept in the release's record.
@@ -162,16 +163,16 @@ def rollback(why: str = "by hand", recipe: str = "") -> str:
 
 @flow(name="gc")
 def gc(dry_run: bool = False, recipe: str = "") -> int:
-    """Removes artifacts that no kept release refers to; returns the bytes freed.
+    """Removes artifacts that no kept release needs. Returns the number of bytes freed.
 
     Args:
-        dry_run: only say what would go.
+        dry_run: only show what would be removed.
         recipe: path of the recipe file whose store and retention settings are meant; empty: the built-in defaults.
     """
     loaded = _load(recipe)
     collection = _collect(loaded, dry_run)
     rows = [{"what": r.kind, "path": str(r.path), "MB": round(r.bytes / 2**20, 2)} for r in collection.removed]
-    verb = "would go" if dry_run else "are gone"
+    verb = "would be removed" if dry_run else "removed"
     summary = f"{len(rows)} folders, {collection.bytes / 2**20:.1f} MB, {verb}; {collection.kept} artifacts stay"
     create_table_artifact(rows, key="gc", description=summary)
     return collection.bytes
@@ -179,7 +180,7 @@ def gc(dry_run: bool = False, recipe: str = "") -> int:
 
 @task(cache_policy=NO_CACHE, retries=12, retry_delay_seconds=600, retry_condition_fn=is_transient)
 def _collect(recipe: Recipe, dry_run: bool) -> Collection:
-    """Waits up to two hours for a run under way to end."""
+    """Waits up to two hours for an active run to end."""
     runtime = recipe.runtime
     return collect(Store(runtime.store), runtime.keep_releases, runtime.keep_artifacts, dry_run=dry_run)
 

@@ -1,4 +1,5 @@
-"""Writes the HTML report, for `darec report` and at the end of a run. Local imports keep runs without work fast."""
+"""Writes the HTML report, for `darec report` and at the end of a run. Local imports keep runs without stale stages
+fast."""
 
 import os
 from collections.abc import Sequence
@@ -12,20 +13,20 @@ from darec.serving.releases import Releases
 from stages.execute import Result
 
 REPORTS_URL = "DAREC_REPORTS_URL"
-"""The environment variable that says where `<store>/reports` is served."""
+"""Environment variable with the URL at which `<store>/reports` is served."""
 
 
 def write_report(store: Store, release: str | None = None, out: Path | None = None, *, overwrite: bool = False) -> Path:
     """Writes the report of a release, by default the newest; returns its path.
 
     Args:
-        store: where the release is.
+        store: the store of the release.
         release: its id.
         out: the file to write, by default one named after the release in `<store>/reports`.
         overwrite: replace an HTML page that is at `out`.
 
     Raises:
-        UserError: there is no such release, or none at all; `out` is taken or cannot be written.
+        UserError: there is no such release or no release at all, or `out` exists or cannot be written.
     """
     from darec.report.render import write
     from darec.report.source import Source
@@ -47,14 +48,14 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Raises UserError unless `out` is a new file, or an HTML page that may be replaced: never data or a recipe."""
+    """Raises UserError unless `out` is a new file, or an HTML page that may be overwritten."""
     if not os.path.lexists(out):
         return
     facts = regular_file(out, "--out", hint="name a new file")
     if not overwrite:
-        raise UserError("there is a file already", where=str(out), hint="name a new file, or add --overwrite")
+        raise UserError("the file exists", where=str(out), hint="name a new file, or add --overwrite")
     if facts.st_size and not _is_page(out):
-        raise UserError("this file is no HTML page and is left as it is", where=str(out), hint="name a new file")
+        raise UserError("the file is not an HTML page and is not overwritten", where=str(out), hint="name a new file")
 
 
 def _is_page(path: Path) -> bool:
@@ -63,7 +64,7 @@ def _is_page(path: Path) -> bool:
 
 
 def report_run(store: Store, results: Sequence[Result]) -> Path:
-    """Writes the report of a run; returns its path. A report is left as it is if the run found everything done."""
+    """Writes the report of a run and returns its path. If all stages were hits, an existing report is kept."""
     from darec.report.naming import origin, report_name
 
     artifacts, release = origin(store, {each.stage: each.artifact.key for each in results if each.artifact})
@@ -77,7 +78,7 @@ def report_run(store: Store, results: Sequence[Result]) -> Path:
 
 
 def report_link(path: Path) -> str:
-    """The address of a report for a browser: a page that a server sent can open no file:// link."""
+    """The URL of a report. Browsers do not open file:// links of pages from a server."""
     address = os.environ.get(REPORTS_URL)
     return f"{address}/{quote(path.name)}" if address else path.as_uri()
 
@@ -87,5 +88,5 @@ def _default_path(store: Store, name: str) -> Path:
 
 
 def folder(store: Store) -> Path:
-    """Where reports are written."""
+    """The folder of the reports."""
     return store.root / "reports"

@@ -1,6 +1,6 @@
 """`darec ui`: database, Prefect server with UI, worker, deployments and HTML reports on one machine.
 
-The database is a PostgreSQL under PREFECT_HOME; PREFECT_SERVER_DATABASE_CONNECTION_URL names another.
+The database is PostgreSQL under PREFECT_HOME, unless PREFECT_SERVER_DATABASE_CONNECTION_URL is set.
 """
 
 import os
@@ -35,23 +35,23 @@ _DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 
 def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Callable[[str, list[str]], None]) -> None:
-    """Starts everything, tells `announce` the address and what was deployed, and stays until Ctrl-C or SIGTERM.
+    """Starts all processes, passes the URL and the deployments to `announce`, and runs until Ctrl-C or SIGTERM.
 
-    The HTML reports of `store`, and what monitors ask for, are served on the loopback, one port further. What
-    ends by itself is started again. At the end the worker is stopped first, so that it ends its runs while the server
-    still listens, and the database last.
+    The HTML reports of `store`, `/metrics` and `/health` are served on the next port of the loopback. A process that
+    ends is restarted. At the end the worker is stopped first, so that it ends its runs while the server is available,
+    and the database last.
 
     Raises:
-        UserError: others than this machine could reach a server without a login, a port is taken, or the database is
-            in use or of another version.
-        DarecError: the database or the server does not come up, or a process keeps ending.
+        UserError: the server would be reachable from other machines without a login, a port is in use, or the database
+            is in use or of another version.
+        DarecError: the database or the server does not start, or a process ends repeatedly.
     """
     if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         hint = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
-        raise UserError("anyone who can reach this address could start runs: there is no login", where=host, hint=hint)
-    _require_free(host, port, "stop what listens there (another `darec ui`?), or choose another --port")
+        raise UserError("without a login, anyone who can reach this address can start runs", where=host, hint=hint)
+    _require_free(host, port, "stop the process that listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
-        hint = f"choose another --port (reports take the next one), or set {REPORTS_URL} to where you serve them"
+        hint = f"choose another --port (reports use the next one), or set {REPORTS_URL} to the URL where you serve them"
         _require_free("127.0.0.1", port + 1, hint)
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -60,7 +60,7 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
     os.environ["PREFECT_API_URL"] = url
     os.environ.setdefault("PREFECT_UI_API_URL", url)
     os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; long enough for a busy machine
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # seconds between two looks for new runs
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # interval between two checks for new runs, in seconds
 
     if logs.chosen_format() == "json":
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
@@ -83,7 +83,7 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
 
 
 def _start_database(parts: Parts) -> str:
-    """PostgreSQL of this PREFECT_HOME, ready; its address."""
+    """Starts PostgreSQL in PREFECT_HOME, waits until it is ready, and returns its URL."""
     database = Database(prefect_home() / "postgresql")
     database.prepare()
     part = parts.add(Part("database", database.command, log=database.log, stop=signal.SIGINT))
@@ -98,7 +98,7 @@ def _start_reports(parts: Parts, store: Path, port: int) -> None:
 
 
 def _start_server(parts: Parts, host: str, port: int, environment: dict[str, str]) -> None:
-    """Prefect's server, ready."""
+    """Starts Prefect's server and waits until it is ready."""
     application = ("--factory", "prefect.server.api.server:create_app")
     options = ("--host", host, "--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "5")
     server = parts.add(Part("server", _python("uvicorn", *application, *options), environment))
@@ -129,7 +129,7 @@ def _healthy(url: str) -> bool:
 
 
 def _require_free(host: str, port: int, hint: str) -> None:
-    """Checked before anything starts: otherwise another server could answer on the port instead of ours."""
+    """Raises UserError if the port is in use. Otherwise another server could answer on it instead of ours."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

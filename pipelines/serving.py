@@ -1,4 +1,4 @@
-"""`darec serve`: recommendations of the release in production over HTTP."""
+"""`darec serve`: recommendations of the current release over HTTP."""
 
 import logging
 import threading
@@ -40,25 +40,25 @@ class Served:
 
 
 class LiveRelease:
-    """Follows the release in production: a new one answers once it is warm, and the old one until then."""
+    """Serves the current release. A new release is served once it is loaded; until then the old one is."""
 
     def __init__(self, store: Path, refresh: float) -> None:
         self._releases, self._refresh = Releases(store), refresh
         self._served: Served | None = None
         self._ended = threading.Event()
         self.trouble: str | None = None
-        """Why the release in production is not the one that answers; None if it is."""
+        """Why the current release is not the one that is served; None if it is."""
 
     @property
     def served(self) -> Served:
-        """The release that answers. Raises DarecError if there is none."""
+        """The release that is served. Raises DarecError if there is none."""
         if self._served is None:
             raise DarecError(self.trouble or "no release is open yet")
         return self._served
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Looks at the store every `refresh` seconds, in a thread."""
+        """Checks the store every `refresh` seconds in a thread."""
         self.look()
         thread = threading.Thread(target=self._follow, daemon=True)
         thread.start()
@@ -67,7 +67,7 @@ class LiveRelease:
         thread.join()
 
     def look(self) -> None:
-        """Opens the release in production if it is another one. One that cannot be opened changes nothing."""
+        """Opens the current release if it has changed. If it cannot be opened, the old one is kept."""
         try:
             folder = self._releases.serving().resolve()
             if self._served is None or self._served.bundle.folder != folder:
@@ -75,11 +75,11 @@ class LiveRelease:
                 _warm(bundle)
                 record = self._releases.of_bundle(folder)
                 self._served = Served(record.id if record else folder.name, bundle, datetime.now(UTC))
-                _logger.info("release %s answers", self._served.release)
+                _logger.info("serving release %s", self._served.release)
             self.trouble = None
         except (DarecError, OSError) as error:
             if str(error) != self.trouble:
-                _logger.warning("the release in production cannot be opened: %s", error)
+                _logger.warning("the current release cannot be opened: %s", error)
             self.trouble = str(error)
 
     def _follow(self) -> None:
@@ -88,7 +88,7 @@ class LiveRelease:
 
 
 def _warm(bundle: Bundle) -> None:
-    """Reads what the first request would have to wait for."""
+    """Loads the data that the first request would have to wait for."""
     first = bundle.user_ids().head(1).to_list()
     if first:
         recommend_many(bundle, first, 1)
@@ -98,7 +98,7 @@ def _warm(bundle: Bundle) -> None:
 
 @dataclass(frozen=True)
 class _Measures:
-    """What `/metrics` tells."""
+    """The metrics of `/metrics`."""
 
     registry: CollectorRegistry
     requests: Counter
@@ -111,15 +111,20 @@ class _Measures:
         return cls(
             registry,
             Counter("darec_requests", "Requests by path and status.", ["path", "status"], registry=registry),
-            Histogram("darec_request_seconds", "Seconds of a request.", ["path"], registry=registry),
-            Gauge("darec_release_since_timestamp_seconds", "When it began to answer.", ["release"], registry=registry),
+            Histogram("darec_request_seconds", "Duration of a request in seconds.", ["path"], registry=registry),
+            Gauge(
+                "darec_release_since_timestamp_seconds",
+                "Time since which the release is served.",
+                ["release"],
+                registry=registry,
+            ),
         )
 
 
 def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.0) -> FastAPI:
-    """The service over the store's release in production, which is looked for every `refresh` seconds.
+    """The HTTP service of the current release, which is checked every `refresh` seconds.
 
-    `rules` lays those of a request over those of the recipe (`pipelines.cli.rules.requested`). A request cannot
+    `rules` merges the rules of a request into those of the recipe (`pipelines.cli.rules.requested`). Requests cannot
     name files.
     """
     live, measures = LiveRelease(store, refresh), _Measures.new()
@@ -129,7 +134,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         with live.followed():
             yield
 
-    app = FastAPI(title="darec", description="Recommendations of the release in production.", lifespan=lifespan)
+    app = FastAPI(title="darec", description="Recommendations of the current release.", lifespan=lifespan)
 
     @app.get("/recommend")
     def recommend(
@@ -159,7 +164,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
 
     @app.get("/health")
     def health() -> Response:
-        """200 if a release answers; what is wrong with a newer one is in `trouble`."""
+        """200 if a release is served. `trouble` says why a newer one cannot be opened."""
         try:
             served = live.served
         except DarecError as error:
@@ -177,7 +182,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
 
     @app.exception_handler(DarecError)
     def failed(request: Request, error: DarecError) -> Response:
-        """404: an id that is not in the release; 422: rules that cannot be; 503: no release."""
+        """404: unknown id. 422: rules that cannot be applied. 503: no release."""
         if not isinstance(error, UserError):
             return JSONResponse({"error": str(error)}, 503)
         return JSONResponse({"error": str(error)}, 422 if error.where.startswith("rules") else 404)
@@ -187,7 +192,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         began = time.perf_counter()
         response = await answer(request)
         known = request.scope.get("route")
-        path = known.path if known else "other"  # a path that somebody makes up is no label
+        path = known.path if known else "other"  # unknown paths share one label
         measures.seconds.labels(path).observe(time.perf_counter() - began)
         measures.requests.labels(path, response.status_code).inc()
         return response

@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Console(Console):
-    """Shows control characters of what it prints as escapes: titles, ids and names come from outside."""
+    """Prints control characters as escapes, because titles, ids and names are untrusted."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -97,9 +97,9 @@ class Bars:
 
 @contextmanager
 def harmless(what: str, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns a failure to show something into a warning: no display, estimate or report may stop a run.
+    """Turns an error in the block into a warning, so that a display, an estimate or a report cannot stop a run.
 
-    Errors of the kinds in `but` pass: those that the run itself would end with.
+    Errors of the types in `but` are raised.
     """
     try:
         yield
@@ -140,5 +140,5 @@ def plan_rows(steps: Iterable[Step]) -> list[dict[str, Any]]:
 
 
 def remark_lines(results: Iterable[Result]) -> list[str]:
-    """Remarks on the data and the texts behind a run, also those of cached stages."""
+    """The remarks of all reports, including those of cached stages."""
     return [f"{result.stage}: {remark}" for result in results for remark in result.report.remarks]

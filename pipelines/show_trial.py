@@ -11,7 +11,7 @@ from pipelines.show import console
 
 
 def print_trial(trial: Trial) -> None:
-    """Old and new side by side in a terminal, and line by line without one."""
+    """Prints old and new side by side in a terminal, and line by line otherwise."""
     console.print(Text(f"{trial.name}: old {trial.old_path}, new {trial.new_path}", style="bold"))
     if trial.turns_changed:
         _print_pair("turns before the last (of the first row)", _turns(trial.old_turns), _turns(trial.new_turns))
@@ -43,7 +43,7 @@ def _side(side: Side) -> Text:
         text.append(f"{side.prompt}\n", style="dim")
     if side.tokens:
         text.append(f"{side.tokens} tokens\n", style="cyan")
-    text.append(side.text if side.text is not None else "(not asked)")
+    text.append(side.text if side.text is not None else "(not requested)")
     if side.cause:
         text.append(f"\nfrom metadata: {meaning(side.cause)}", style="yellow")
     return text

@@ -76,7 +76,7 @@ def show_plan(steps: Sequence[Step]) -> None:
     rows = plan_rows(steps)
     minutes = sum(row["minutes"] or 0 for row in rows)
     hits = sum(step.state == "hit" for step in steps)
-    summary = f"{hits} of {len(rows)} stages are hits; the rest took about {minutes:.1f} minutes when last measured"
+    summary = f"{hits} of {len(rows)} stages are hits; the others are expected to take {minutes:.1f} minutes"
     create_table_artifact(rows, key="plan", description=summary)
 
 
@@ -133,12 +133,13 @@ def history_curves(path: Path) -> list[Line]:
 def _show_metrics(result: Result, store: Store) -> None:
     current = Releases(store.root).current()
     rows = metric_rows(result.report, dict(current.report.metrics) if current else {})
-    beside = f"beside {current.id}" if current else "no release yet"
-    create_table_artifact(rows, key=_key(result, "metrics"), description=f"test metrics, {beside}")
+    compared = f"compared with {current.id}" if current else "no release yet"
+    create_table_artifact(rows, key=_key(result, "metrics"), description=f"test metrics, {compared}")
 
 
 def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -> Table:
-    """Each test metric beside the references' on the same test, and the current release's on its own night's.
+    """Each test metric with those of the references on the same test, and that of the current release on the test of
+    its own run.
 
     The gate measures the current release on this test too (`publish-gate`).
     """
@@ -148,7 +149,7 @@ def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -
         if report.before_reranking is not None:
             row["before reranking"] = _rounded(report.before_reranking.get(name))
         row["reference"] = _rounded((report.reference or {}).get(name))
-        row["current release, its night"] = _rounded(current.get(name))
+        row["current release, own test"] = _rounded(current.get(name))
         rows.append(row)
     return rows
 
@@ -166,7 +167,7 @@ def _show_gate(result: Result, store: Store) -> None:
 
 
 def show_trial(trial: Trial) -> None:
-    """A prompt that was tried: each row with the old and the new text."""
+    """Shows the result of `try-prompt`: each row with the old and the new text."""
     description = f"{trial.name}: {len(trial.rows)} rows under the old and the new prompt"
     create_markdown_artifact(
         trial_markdown(trial), key=f"prompt-{trial.name}".replace("_", "-"), description=description
@@ -183,7 +184,7 @@ def trial_markdown(trial: Trial) -> str:
 def _tried(side: Side) -> str:
     tokens = f" ({side.tokens} tokens)" if side.tokens else ""
     cause = f" (from metadata: {meaning(side.cause)})" if side.cause else ""
-    return f"{side.text if side.text is not None else 'not asked'}{tokens}{cause}"
+    return f"{side.text if side.text is not None else 'not requested'}{tokens}{cause}"
 
 
 _SHOWN: dict[str, Callable[[Result, Store], None]] = {
@@ -211,11 +212,11 @@ def _markdown_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _inline(value: Any) -> str:
-    """One line that Markdown takes as text: profiles and titles come from outside."""
+    """One line of escaped Markdown, because profiles and titles are untrusted."""
     text = " ".join(printable(str(value)).split())
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in text)
 
 
 def _quoted(text: str) -> str:
-    """Outside text as an indented block, which Markdown leaves as it is."""
+    """Untrusted text as an indented block, which Markdown does not interpret."""
     return "\n".join(f"    {line}" for line in printable(text).splitlines())

@@ -26,11 +26,11 @@ class Part:
     """One process of a service, started at once.
 
     Args:
-        name: what it is called in messages.
+        name: name in messages.
         command: program and arguments.
         environment: variables on top of those of this process.
-        log: a file that its output is appended to; by default it goes where that of this process goes.
-        stop: the signal that asks it to end. It is sent, too, when this process dies.
+        log: file to which the output is appended; by default the output of this process.
+        stop: signal that asks it to end. It is also sent when this process dies.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """The number of its present process."""
+        """Id of the current process."""
         return self._process.pid
 
     def returncode(self) -> int | None:
@@ -63,8 +63,8 @@ class Part:
             self._ended = time.monotonic()
             self._tries = 1 if self._ended - self._started > _LASTED else self._tries + 1
             if self._tries == _TRIES:
-                raise DarecError(f"the {self.name} keeps ending", hint=f"see its messages {self._log or 'above'}")
-            _logger.warning("the %s ended with %s and is started again", self.name, self._process.returncode)
+                raise DarecError(f"the {self.name} ended repeatedly", hint=f"see its messages {self._log or 'above'}")
+            _logger.warning("the %s ended with exit code %s and is restarted", self.name, self._process.returncode)
         elif time.monotonic() - self._ended > _PAUSE:
             self._start()
 

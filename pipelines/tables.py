@@ -1,7 +1,7 @@
-"""Tables on standard output: aligned columns, of which one holds running text and takes the room that is left.
+"""Tables on standard output: aligned columns, one of which may contain long text and uses the remaining width.
 
-On a narrow terminal the text is wrapped, or stands below its row. Without a terminal (a log file, a pipe) every row is
-one line, whatever its length.
+On a narrow terminal the text is wrapped, or printed below its row. Without a terminal (a log file, a pipe) every row is
+one line of any length.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from stages.execute import Result
 from stages.plan import Step
 
 _GAP = "  "
-_LEAST_TEXT = 30  # columns beside the others; with less room, the text stands below its row
+_LEAST_TEXT = 30  # minimum width of the text column; with less, the text is printed below its row
 _INDENT = "    "
 
 _STYLES = {
@@ -97,7 +97,9 @@ def print_table(
 def print_plan(steps: Sequence[Step], llm: LLMConfig) -> None:
     """Prints what a run would do, stage by stage, and what the LLM would cost."""
     rows = [(s.task.name, s.state, _rows(s), _seconds(s.seconds_last_time), "; ".join(s.why)) for s in steps]
-    print_table("Plan: rows to do, seconds last time", ("stage", "state", "rows", "seconds", "why"), rows, text="why")
+    print_table(
+        "Plan: rows to process, seconds of the last run", ("stage", "state", "rows", "seconds", "why"), rows, text="why"
+    )
     for line in cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], llm):
         console.print(Text(line))
 

@@ -65,7 +65,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocat
 """Messages of PyTorch and Polars."""
 
 _LIGHT = {"config", "history", "releases", "rollback", "promote", "gc", "doctor"}
-"""Commands that load no large library and so work with little memory."""
+"""Commands that load no large library and need little memory."""
 
 app = typer.Typer(
     name="darec",
@@ -97,7 +97,7 @@ def options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     log_format: Annotated[
-        str, typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="text, or json for one JSON object a line.")
+        str, typer.Option("--log-format", envvar=FORMAT_VARIABLE, help="text, or json for one JSON object per line.")
     ] = "text",
 ) -> None:
     """Options before the command."""
@@ -123,7 +123,7 @@ def guarded(action: Callable[[], Any]) -> int:
     try:
         action()
     except KeyboardInterrupt:
-        print_error("interrupted: finished work is kept")
+        print_error("interrupted; finished work is kept")
         return 130
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of Polars is none
@@ -144,7 +144,7 @@ def report_failure(error: BaseException) -> int:
         _logger.error("%s [%s] -> %s", error.strerror, error.filename, hint)
         return 1
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
-        _logger.error("there is not enough memory -> free some, or lower train.batch_size and train.dim")
+        _logger.error("out of memory -> free memory, or lower train.batch_size and train.dim")
         return 1
     first = (str(error) or repr(error)).splitlines()[0]
     _logger.error("%s: %s -> run again with --debug and report it", type(error).__name__, first)

@@ -130,7 +130,7 @@ def cold_start(
     store: StoreOption = STORE,
     out: OutOption = None,
 ) -> None:
-    """Remove items from train and measure how well vectors predicted from their text rank them."""
+    """Remove items from train and evaluate vectors that are predicted from their text."""
     from dataclasses import replace
 
     from benchmarks import cold
@@ -155,7 +155,7 @@ def nights(
     growth: Annotated[
         float, typer.Option(min=0.0001, help="New interactions per night, as a fraction of the known ones.")
     ] = 0.01,
-    scratch_every: Annotated[int, typer.Option(min=1, help="Nights that are also trained from scratch.")] = 1,
+    scratch_every: Annotated[int, typer.Option(min=1, help="Also train from scratch every N nights.")] = 1,
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for store, log, table and plot.")] = STORE.parent
     / "nights",
@@ -181,14 +181,14 @@ def nights(
 @app.command()
 def refit(
     recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run, with timestamps.")] = WHOLE_RUN,
-    cuts: Annotated[int, typer.Option(min=1, help="Number of points in time, evenly spaced over the log.")] = 12,
-    first: Annotated[float, typer.Option(min=0.05, max=0.99, help="Share of the log before the first one.")] = 0.35,
-    days: Annotated[float, typer.Option(min=0.01, help="Number of days after each that are to be foreseen.")] = 10,
+    cuts: Annotated[int, typer.Option(min=1, help="Number of points in time at which the log is cut.")] = 12,
+    first: Annotated[float, typer.Option(min=0.05, max=0.99, help="Share of the log before the first cut.")] = 0.35,
+    days: Annotated[float, typer.Option(min=0.01, help="Number of days after a cut that are predicted.")] = 10,
     overrides: SetOption = None,
     store: StoreOption = STORE,
     out: Annotated[Path, typer.Option("--out", help="Folder for the table.")] = STORE.parent / "refit",
 ) -> None:
-    """Compare models trained on the train part and on all interactions by what users did on the following days."""
+    """Compare models trained on train and on all interactions, by the interactions of the following days."""
     from benchmarks.refit import measure, table
     from darec.common.recipes import load_recipe
 
@@ -209,10 +209,12 @@ def fold_in(
     data: DataOption = None,
     overrides: SetOption = None,
     only: OnlyOption = None,
-    rounds: Annotated[int, typer.Option(min=1, max=10, help="Number of tenths of the users, each left out once.")] = 10,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10, help="Number of rounds; each leaves out another tenth of the users.")
+    ] = 10,
     out: OutOption = None,
 ) -> None:
-    """Leave users out of train and measure how well vectors folded from their histories rank."""
+    """Remove users from train and evaluate vectors that are folded in from their histories."""
     from benchmarks.fold_in import measure, table
 
     loaded, runs = _open(recipe, data, overrides, only, "")
@@ -231,13 +233,13 @@ def fold_in(
 
 @app.command()
 def dislikes(
-    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run that names dislikes.")] = WHOLE_RUN,
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run with dislikes.")] = WHOLE_RUN,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     overrides: SetOption = None,
     store: StoreOption = STORE,
     out: Annotated[Path, typer.Option("--out", help="Folder for the table.")] = STORE.parent / "dislikes",
 ) -> None:
-    """Compare uses of dislikes in training and in lists by what users liked and disliked afterwards."""
+    """Compare ways to use dislikes in training and in lists, by later likes and dislikes."""
     from benchmarks.dislikes import measure, table
     from darec.common.recipes import load_recipe
 
@@ -257,7 +259,7 @@ def speed(
         Path, typer.Option("--data", help="Folder of a data set, or the recipe of a whole run.")
     ] = DEFAULT_DATA,
     repeats: Annotated[int, typer.Option(min=1, help="Number of measured rounds.")] = 3,
-    recbole: Annotated[bool, typer.Option(help="Also measure RecBole, installed into an separate environment.")] = True,
+    recbole: Annotated[bool, typer.Option(help="Also measure RecBole, installed into a separate environment.")] = True,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Number of threads of each candidate.", show_default="all cores")
     ] = None,
@@ -285,7 +287,7 @@ def speed(
 def serve(
     url: Annotated[str, typer.Option(help="Address of a running `darec serve`.")] = "http://127.0.0.1:8080",
     seconds: Annotated[float, typer.Option(min=0.1, help="Duration of the measurement.")] = 10.0,
-    clients: Annotated[int, typer.Option(min=1, help="Number of clients that ask at the same time.")] = 4,
+    clients: Annotated[int, typer.Option(min=1, help="Number of concurrent clients.")] = 4,
     k: CountOption = 10,
     recipe: RecipeOption = None,
 ) -> None:
@@ -308,7 +310,7 @@ def lists(
     index: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="Index of the release.")] = "flat",
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the best one counts.")] = 3,
 ) -> None:
-    """Measure how many users a core makes lists for in a second: the ways to the best items, and whole runs."""
+    """Measure the number of lists per second and core, for several ways to find the top items and for whole runs."""
     from benchmarks import lists as timing
 
     size = timing.Size(users, items, width, k)
@@ -390,7 +392,7 @@ def _open(
     entries = [entry for entry in expand(recipe) if _wanted(entry, wanted)]
     if not entries:
         hint = "name data sets, backbones, alignments or seeds of the recipe"
-        raise UserError("nothing is left to run", where="--only, --seeds", hint=hint)
+        raise UserError("no entry matches", where="--only, --seeds", hint=hint)
     with_text = {entry.data for entry in entries if entry.config.needs_text}
     names = dict.fromkeys(entry.data for entry in entries)
     loaded = {name: load_data(name, recipe.data[name], text=name in with_text) for name in names}

@@ -19,15 +19,19 @@ def compare(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override one value of the second recipe. May be repeated.")
     ] = None,
-    metric: Annotated[str, typer.Option("--metric", help="Chooses the users shown, such as recall@20.")] = "",
-    examples: Annotated[int, typer.Option("--examples", min=0, help="Users shown that gain, and that lose.")] = 3,
-    out: Annotated[Path, typer.Option("--out", help="The HTML page.")] = Path("comparison.html"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that is at --out.")] = False,
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric that selects the example users, such as recall@20.")
+    ] = "",
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="Number of example users with a gain, and with a loss.")
+    ] = 3,
+    out: Annotated[Path, typer.Option("--out", help="HTML page to write.")] = Path("comparison.html"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing HTML page.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run two recipes to evaluation and test the differences user by user, on the same split.
+    """Run two recipes to evaluation and compare their metrics user by user, on the same split.
 
-    Both runs use the store of the first recipe, so stages that they share are run once. Nothing is published.
+    Both runs use the store of the first recipe, so shared stages run once. Nothing is published.
     """
     from darec.artifacts.store import Store
     from darec.common.files import replace_text
@@ -57,7 +61,7 @@ def compare(
         )
         for row in found.metrics
     ]
-    title = f"{found.users:,} users, second less first"
+    title = f"{found.users:,} users, second minus first"
     print_table(title, ("metric", *names, "difference", "95% interval", "p"), rows)
     for part in found.texts:
         console.print(f"{part.stage}: {part.changed:,} of {part.rows:,} profiles differ")

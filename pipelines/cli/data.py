@@ -32,7 +32,7 @@ def fetch(
 def inspect(
     files: Annotated[list[str], typer.Argument(help="Files, folders or globs: interactions, and items and users.")],
 ) -> None:
-    """Print the recipe that reads your files; what was seen and what is doubtful goes to stderr.
+    """Print a recipe for your files. What was recognised and what is doubtful is printed to stderr.
 
     `darec data inspect log.csv items.csv > configs/mine.yaml`, then `darec run --recipe configs/mine.yaml`.
     """

@@ -19,7 +19,7 @@ def explain(stage: StageArgument, recipe: RecipeOption = None, overrides: SetOpt
 
     console.print(str(artifact.path), style="bold")
     console.print(JSON(artifact.manifest.model_dump_json()))
-    console.print("Lineage (the newest artifact, then what it was made from):")
+    console.print("Lineage (the newest artifact, then its inputs):")
     for depth, each in lineage(store, artifact):
         line = f"{'  ' * depth}{each.stage} {each.key}"
         if not each.path.is_dir():

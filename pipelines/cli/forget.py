@@ -22,7 +22,7 @@ def forget(
     """Remove a person from everything that the store keeps: artifacts, releases, row ledgers, reports.
 
     Other users get the same recommendations as before. The raw data is not changed: remove the person there, too, or
-    the next run brings them back. What was done, and what is left to do, is kept in <store>/receipts.
+    the next run brings them back. A receipt in <store>/receipts lists what was removed and what is left to do.
     """
     from darec.serving.forgetting import forget as remove
 
@@ -39,7 +39,7 @@ def forget(
 
 
 def _outside(data: DataConfig) -> Iterator[str]:
-    """What of the raw data and of Prefect may hold the person."""
+    """The raw data files and the database of Prefect, which may contain the person."""
     from darec.common.errors import DarecError
     from darec.dataset.sources import source_files
 

@@ -1,4 +1,4 @@
-"""`darec prompt`: what a prompt would do, before the pipeline runs with it."""
+"""`darec prompt`: tries a prompt before the pipeline runs with it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,17 +28,17 @@ def try_(
     rows: Annotated[str, typer.Option("--rows", help="A number (a random sample), ids (id:a,b), or fallbacks.")] = "30",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random sample.")] = 0,
     ask_old: Annotated[
-        bool, typer.Option("--ask-old", help="Also ask the LLM with the present prompt for rows that are not known.")
+        bool, typer.Option("--ask-old", help="Also request missing answers to the current prompt.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Also write an HTML page.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that --out names.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing HTML page.")] = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Show a few rows with the present prompt and with a new one: prompt, tokens and text side by side.
+    """Compare the current prompt with a new one on a few rows: prompt, tokens and text side by side.
 
-    The LLM is asked only for what the row ledger lacks. Its answers are kept there, so a later run with the new prompt
-    does not ask again. Nothing else is written.
+    Only rows that are not in the row ledger are requested from the LLM. The answers are kept there, so a later run with
+    the new prompt does not request them again. Nothing else is written.
     """
     from darec.common.files import replace_text
     from darec.report.trial import trial_page
@@ -64,18 +64,18 @@ def quality(
     rows: Annotated[int, typer.Option("--rows", min=20, help="Maximum number of rows, a random sample.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sample and intervals.")] = 0,
     judge: Annotated[
-        bool, typer.Option("--judge", help="Also ask the LLM of the recipe for a score per text.")
+        bool, typer.Option("--judge", help="Also request a score for each text from the LLM of the recipe.")
     ] = False,
     judge_prompt: Annotated[str, typer.Option("--judge-prompt", help="Template of the judge.")] = "prompts/judge.j2",
     as_json: JsonOption = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Measure the texts of a prompt without any training, and those of a new prompt on the same rows.
+    """Measure the texts of a prompt, and of a new prompt on the same rows, without training.
 
-    Fallbacks, length, repetition, near duplicates, agreement with metadata, and the co-like lift: how much more often
-    the nearest neighbours by text are liked together (in train) than their popularity alone would make them; 1 is
-    chance. The LLM is not asked for texts: rows that it has not answered yet are left out (see `darec prompt try`).
+    Fallbacks, length, repetition, near duplicates, agreement with metadata, and the co-like lift: how often the nearest
+    neighbours by text are liked together in train, relative to their popularity; 1 is chance. No texts are requested
+    from the LLM: rows without an answer are left out (see `darec prompt try`).
     """
     from dataclasses import asdict
 
@@ -90,13 +90,13 @@ def quality(
         print_json(asdict(found))
         return
     sides = [found.old, found.new] if found.new else [found.old]
-    headings = ("", "present", "new")[: len(sides) + 1]
+    headings = ("", "current", "new")[: len(sides) + 1]
     print_table(f"{name}: {found.old.quality.rows:,} of {found.table:,} rows", headings, table(sides))
     if found.change is not None:
         change = found.change
         verdict = (
-            "no difference is shown" if change.low <= 0 <= change.high else "better" if change.value > 0 else "worse"
+            "no significant difference" if change.low <= 0 <= change.high else "better" if change.value > 0 else "worse"
         )
         console.print(
-            f"co-like lift, new less present: {change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f}): {verdict}"
+            f"co-like lift, new minus current: {change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f}): {verdict}"
         )

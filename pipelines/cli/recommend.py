@@ -31,7 +31,7 @@ def recommend(
     users: Annotated[list[str] | None, typer.Option("--user", help="External user id. May be repeated.")] = None,
     histories: Annotated[
         list[str] | None,
-        typer.Option("--history", help="Items that an unknown user liked: ITEM,ITEM,... May be repeated."),
+        typer.Option("--history", help="Items that a new user liked: ITEM,ITEM,... May be repeated."),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="Number of items [default: 10, with --all 20].")] = None,
     everybody: Annotated[
@@ -39,9 +39,11 @@ def recommend(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of the files. Lists there are replaced.", rich_help_panel=_PANEL),
+        typer.Option("--out", help="Folder of the files. Existing lists are replaced.", rich_help_panel=_PANEL),
     ] = None,
-    file_format: Annotated[Format | None, typer.Option("--format", rich_help_panel=_PANEL)] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="Format of the files.", rich_help_panel=_PANEL)
+    ] = None,
     partitions: Annotated[
         int | None, typer.Option("--partitions", min=1, help="Number of files.", rich_help_panel=_PANEL)
     ] = None,

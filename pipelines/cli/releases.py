@@ -10,7 +10,7 @@ from schemas.release import Release
 def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """List every bundle that the gate has checked, newest first.
 
-    Metrics are those of the model trained on the train part, whatever the released vectors were trained on.
+    Metrics are those of the model trained on train, even if the released vectors are trained on all interactions.
     """
     from darec.serving.releases import Releases
 

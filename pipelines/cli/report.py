@@ -17,7 +17,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write.", show_default="reports/RELEASE.html in the store")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an HTML page that --out names.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing HTML page.")] = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Options by which a request gives rules, and laying them over those of the recipe."""
+"""Options that set rules, and merging them into the rules of the recipe."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ InStockOption = Annotated[
 ]
 BlockOption = Annotated[
     list[str] | None,
-    typer.Option("--block", help="Item that is left out. May be repeated.", rich_help_panel=_PANEL),
+    typer.Option("--block", help="Item to exclude. May be repeated.", rich_help_panel=_PANEL),
 ]
 CategoryOption = Annotated[
     list[str] | None,
@@ -38,7 +38,9 @@ AtMostOption = Annotated[
 ]
 SeenOption = Annotated[
     bool | None,
-    typer.Option("--seen/--unseen", help="Whether items that the user knows may be shown.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--seen/--unseen", help="Include or exclude items that the user has interacted with.", rich_help_panel=_PANEL
+    ),
 ]
 DiversityOption = Annotated[
     float | None,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stages.plan import Step
 
 REFUSED = 3
-"""Exit code of `darec run --require-publish` when the run's release is not in production."""
+"""Exit code of `darec run --require-publish` if the release is not published."""
 
 
 def run(

@@ -16,12 +16,12 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on. There is no login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
     refresh: Annotated[
-        float, typer.Option(min=0.05, max=3600, help="Seconds between two looks for a new release.")
+        float, typer.Option(min=0.05, max=3600, help="Interval between two checks for a new release, in seconds.")
     ] = 5.0,
 ) -> None:
     """Serve recommendations of the current release over HTTP: /recommend, /similar, /health, /metrics, /docs.
 
-    A release that is published meanwhile takes over once its files are open; the old one answers until then.
+    A newly published release is served once its files are open; until then the old one is.
     """
     import uvicorn
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def current_bundle(store: Path) -> "Bundle":
-    """The bundle in production. Raises UserError before the first release."""
+    """The bundle of the current release. Raises UserError if nothing has been published."""
     from darec.serving.bundle import Bundle
     from darec.serving.releases import Releases
 

@@ -27,5 +27,5 @@ def similar(
         return
     title = bundle.items.filter(item_id=item)["title"][0]
     print_table(
-        f"Like item {item}: {title}", answer.columns, answer.rows(), text="title", empty="There is no other item"
+        f"Like item {item}: {title}", answer.columns, answer.rows(), text="title", empty="There are no other items"
     )

@@ -1,4 +1,4 @@
-"""`darec status`: what a run would do."""
+"""`darec status`: the plan of a run."""
 
 from pipelines.cli.options import (
     WHOLE_RUN,
@@ -20,9 +20,9 @@ def status(
     until: UntilOption = WHOLE_RUN,
     as_json: JsonOption = False,
 ) -> None:
-    """Show for each stage whether it is a hit or stale, why, the rows to process, and its last duration.
+    """Show for each stage whether it is a hit or stale, the reason, the rows to process, and its last duration.
 
-    Below is what asking the LLM would take: tokens, minutes and, with the prices of the recipe, money.
+    Below the table are the estimated tokens, minutes and, if the recipe has prices, costs of the LLM.
     """
     loaded, store = open_recipe(recipe, overrides)
     steps = plan(loaded, store, until)

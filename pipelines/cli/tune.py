@@ -28,7 +28,7 @@ def tune(
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder that holds one folder per search.")] = Path("data/tune"),
 ) -> None:
-    """Search hyper-parameters by validation Recall@20. A search that was stopped continues where it was."""
+    """Search hyper-parameters by validation Recall@20. A search that was stopped continues."""
     from benchmarks.data import sources
     from benchmarks.tune import searches
     from darec.common.recipes import load
@@ -55,7 +55,7 @@ def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
 
 
 def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
-    """What stage train reads under `recipe`: only what no earlier trial had is computed."""
+    """The inputs of the stage train for `recipe`. Only what no earlier trial has computed is run."""
     from benchmarks.data import from_artifacts
     from stages.declarations import TRAIN
     from stages.prepare import prepare

@@ -352,7 +352,7 @@ def test_a_run_survives_server_and_database_which_are_started_again(service: Ser
     before = len(list((service.folder / "store" / "work" / "train").glob("*")))
     assert wait_for(lambda: len(list((service.folder / "store" / "work" / "train").glob("*"))) > before)
     service.part(victim).kill()
-    assert wait_for(lambda: "ended with -9 and is started again" in service.log)
+    assert wait_for(lambda: "ended with exit code -9 and is restarted" in service.log)
     assert wait_for(lambda: healthy(f"{service.url}/api"))
     assert service.wait(run, "COMPLETED", "FAILED", "CRASHED", "CANCELLED")["type"] == "COMPLETED"
     service.finish("darec/nightly")

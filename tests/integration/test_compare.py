@@ -44,7 +44,7 @@ def test_two_recipes_are_compared_by_the_command_and_share_their_stages(tmp_path
     assert "train.learning_rate: 0.001 -&gt; 1e-09" in page and "<script" not in page
 
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 2 and "there is a file already" in again.stderr
+    assert again.returncode == 2 and "the file exists" in again.stderr
 
 
 def test_texts_and_users_that_changed_are_shown_and_escaped(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_json_logs_tell_run_stage_rows_and_seconds(lines):
     assert (
         stages["ingest"]["rows"] == 480 and stages["train"]["seconds"] > 0 and stages["publish"]["state"] == "published"
     )
-    assert (first[0]["message"], first[-1]["outcome"]) == ("the run begins", "published")
+    assert (first[0]["message"], first[-1]["outcome"]) == ("run started", "published")
 
 
 def test_a_failed_run_says_why_in_its_log(lines):

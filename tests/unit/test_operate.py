@@ -116,9 +116,9 @@ def test_the_plan_scales_the_last_generation_to_the_rows_to_do(tmp_path: Path):
 def test_metrics_stand_beside_the_current_release():
     report = EvaluationReport(test={"recall@20": 0.22}, popularity={"recall@20": 0.1})
     [row] = show_ui.metric_rows(report, {"recall@20": 0.20})
-    beside = {"popularity": 0.1, "reference": None, "current release, its night": 0.2}
+    beside = {"popularity": 0.1, "reference": None, "current release, own test": 0.2}
     assert row == {"metric": "recall@20", "this run": 0.22} | beside, "no change: the two nights have two tests"
-    assert show_ui.metric_rows(report, {})[0]["current release, its night"] is None
+    assert show_ui.metric_rows(report, {})[0]["current release, own test"] is None
 
 
 def test_curves_are_means_by_epoch_and_valid_svg(tmp_path: Path):

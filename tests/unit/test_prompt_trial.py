@@ -167,5 +167,5 @@ def test_the_command_prints_plain_lines_and_writes_a_page(tmp_path: Path) -> Non
         assert "4 prompts were sent to the LLM" in done.stdout and "\x1b" not in done.stdout
         assert (tmp_path / "page.html").read_text().lstrip().startswith("<!doctype html>")
         again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-        assert again.returncode == 2 and "there is a file already" in again.stderr
+        assert again.returncode == 2 and "the file exists" in again.stderr
         assert len(ledger_keys(tmp_path / "store" / "ledger" / "profiles.sqlite")) == 4

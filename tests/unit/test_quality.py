@@ -165,7 +165,7 @@ def test_the_command_compares_in_the_terminal_and_as_json(tmp_path: Path) -> Non
         settings = [part for each in bench_settings(tmp_path, server.url) for part in ("--set", each)]
     command = [DAREC, "prompt", "quality", "--prompt", new, "--recipe", str(tmp_path / "store.yaml"), *settings]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    assert "co-like lift, new less present: " in shown and "profile_items: 24 of 24 rows" in shown
+    assert "co-like lift, new minus current: " in shown and "profile_items: 24 of 24 rows" in shown
     found = json.loads(
         subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, check=True).stdout
     )
