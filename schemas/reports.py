@@ -159,6 +159,8 @@ class TrainReport(StageReport):
     batch_size: int = 0
     """Number of train interactions per step, which grows with the data; 0 for closed forms and in reports of older
     versions."""
+    text_share: float | None = None
+    """Spread of the text columns' scores relative to the trained ones' (`train.fuse`); None without text columns."""
     warm_start: str | None = None
     """Fingerprint of the released model whose embeddings training started from; None for random embeddings."""
 

@@ -5,6 +5,7 @@ import polars as pl
 from darec.artifacts.files import ALL_DISLIKES, HISTORY, TEST_PART, TRAIN_PART, VAL_PART
 from darec.common.interactions import Interactions, Pairs
 from darec.dataset.graph import edge_list
+from darec.training.fusing import share_of
 from darec.training.history import best_epoch
 from schemas.reports import TrainReport
 from stages.contract import Outcome, StageContext
@@ -12,10 +13,12 @@ from stages.train import dislikes, fit, sizes
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
-    """Trains the model again. Nothing is held out, so there is no validation: the epochs are those of `train`."""
+    """Trains the model again. Nothing is held out, so there is no validation: the epochs, and the share of text
+    columns, are those of `train`."""
     parts = [context.read(part) for part in (TRAIN_PART, VAL_PART, TEST_PART)]
     known = pl.concat(parts)
     none = Pairs.of_table(known.clear())
     interactions = Interactions(*sizes(context), Pairs.of_table(known), none, none, dislikes(context, ALL_DISLIKES))
     edges = edge_list(known.lazy(), context.config["graph"]).collect()
-    return fit(context, interactions, edges, last_epoch=best_epoch(context.read(HISTORY)))
+    judged = context.read(HISTORY)
+    return fit(context, interactions, edges, last_epoch=best_epoch(judged), text_share=share_of(judged))

@@ -41,7 +41,11 @@ def run(context: StageContext) -> Outcome[TrainReport]:
 
 
 def fit(
-    context: StageContext, interactions: Interactions, edges: pl.DataFrame, last_epoch: int | None = None
+    context: StageContext,
+    interactions: Interactions,
+    edges: pl.DataFrame,
+    last_epoch: int | None = None,
+    text_share: float | None = None,
 ) -> Outcome[TrainReport]:
     """Trains by the stage's settings and writes model, vectors and history. A run that was killed resumes from its
     checkpoint."""
@@ -57,6 +61,7 @@ def fit(
         adjacency=Adjacency.of_table(edges, interactions.n_users, interactions.n_items),
         warm=warm,
         last_epoch=last_epoch,
+        text_share=text_share,
         resume=context.work / "checkpoint.safetensors",
         progress=context.progress,
     )
@@ -69,6 +74,7 @@ def fit(
         best_epoch=trained.best_epoch,
         validation=trained.validation,
         batch_size=trained.batch_size,
+        text_share=trained.text_share,
         training_seconds=round(seconds, 2),
         warm_start=source.fingerprint if source and warm is not None else None,
     )

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from darec.alignment.base import OBJECTIVES, Objective, Setting, mlp
 from darec.common.interactions import Batch, Interactions, Representations
 from darec.model import clustering, losses
-from darec.model.propagation import Adjacency, power_sum
-from darec.model.whitening import unit, whiten
+from darec.model.whitening import propagated
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
@@ -199,12 +198,7 @@ def _teacher(config: DaRecConfig, text: Representations, interactions: Interacti
 
 def shared_text(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
     """Unit rows of whitened principal components, propagated over the train graph."""
-    rows = unit(whiten(text, config.components))
-    if config.propagate:
-        graph = Adjacency.normalised(interactions.train, interactions.n_users, interactions.n_items)
-        rows = Representations(power_sum(graph, rows.nodes, config.propagate), text.n_users)
-        rows = unit(whiten(rows, config.components))
-    return rows
+    return propagated(text, interactions, config.components, config.propagate)
 
 
 def _means(rows: Tensor, centres: Tensor) -> Tensor:

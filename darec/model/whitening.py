@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from darec.common.errors import UserError
-from darec.common.interactions import Representations
+from darec.common.interactions import Interactions, Representations
+from darec.model.propagation import Adjacency, power_sum
 
 _BLOCK = 8192  # rows in double precision at once: memory is that of the result, not of a copy of the text
 
@@ -42,6 +43,19 @@ def _centred(text: Representations) -> Iterator[tuple[int, Tensor]]:
 def unit(text: Representations) -> Representations:
     """Rows of length 1; an empty text (a zero row) stays zero."""
     return Representations(functional.normalize(text.nodes, dim=-1), text.n_users)
+
+
+def propagated(text: Representations, interactions: Interactions, components: int, steps: int) -> Representations:
+    """Unit rows of whitened principal components, [N, components]; the sum of `steps` layers over the train graph.
+
+    They describe a node's neighbourhood, as a graph model's rows do. A node without train interactions keeps its own.
+    """
+    rows = unit(whiten(text, components))
+    if not steps:
+        return rows
+    graph = Adjacency.normalised(interactions.train, interactions.n_users, interactions.n_items)
+    rows = Representations(power_sum(graph, rows.nodes, steps), text.n_users)
+    return unit(whiten(rows, components))
 
 
 def start(text: Representations, dim: int, length: float = 0.1) -> Tensor:

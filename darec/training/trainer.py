@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from darec.common.device import pick
 from darec.common.errors import UserError
@@ -19,7 +20,7 @@ from darec.evaluation.protocol import rank, score
 from darec.evaluation.ranking import largest_score
 from darec.model import closed_form, cold_start
 from darec.model.propagation import Adjacency
-from darec.training import checkpoint
+from darec.training import checkpoint, fusing
 from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
@@ -53,9 +54,11 @@ class Trained:
     epochs: int
     """Number of epochs that were run."""
     validation: dict[str, float]
-    """Metrics of the best epoch on validation."""
+    """Metrics on validation of the best epoch, with the text columns, if there are any."""
     batch_size: int = 0
     """Interactions per step, which grow with the data."""
+    text_share: float | None = None
+    """The share of the text columns (`train.fuse`); None without them."""
 
 
 def train(
@@ -69,6 +72,7 @@ def train(
     resume: Path | None = None,
     progress: Progress | None = None,
     listener: Listener | None = None,
+    text_share: float | None = None,
 ) -> Trained:
     """Trains a model. On a CPU, equal arguments and an equal number of threads give identical results.
 
@@ -86,6 +90,7 @@ def train(
             training resumes from it.
         progress: shows the progress in epochs.
         listener: called after each evaluation.
+        text_share: the share of the text columns (`train.fuse`) in place of the one that validation would choose.
 
     Raises:
         UserError: the data or configuration allow no training, or text vectors are not finite.
@@ -97,10 +102,11 @@ def train(
         torch.manual_seed(config.seed)
         if isinstance(config.backbone, ClosedFormConfig):
             text = text.to(device) if text else None
-            return _compute(config, config.backbone, interactions.to(device), text, listener)
+            return _compute(config, config.backbone, interactions.to(device), text, text_share, listener)
         trainer = Trainer(config, interactions, text, adjacency, device)
         trainer.progress, trainer.listener = progress or Silent(), listener
         trainer.last_epoch = min(config.epochs, last_epoch or config.epochs)
+        trainer.text_share = text_share
         trainer.warm_start(warm)
         return trainer.fit(resume)
 
@@ -110,18 +116,21 @@ def _compute(
     backbone: ClosedFormConfig,
     interactions: Interactions,
     text: Representations | None,
+    text_share: float | None,
     listener: Listener | None,
 ) -> Trained:
     """A closed form's vectors, with its validation as the history's only epoch."""
     _check_text(text)
     if not len(interactions.train):
         raise UserError("there are no train interactions", where="train", hint="check the split")
-    final = with_cold_rows(config, closed_form.fit(backbone, interactions, text, config.dim), text, interactions)
+    final = closed_form.fit(backbone, interactions, text, config.dim)
+    final, share = with_text_columns(config, final, text, interactions, text_share)
+    final = with_cold_rows(config, final, text, interactions)
     validation, history = validate(final, interactions), History()
-    history.add(1, 0, {f"val/{name}": value for name, value in validation.items()})
+    history.add(1, 0, {f"val/{name}": value for name, value in validation.items()} | _noted(share))
     if listener and validation:
         listener(1, validation)
-    return Trained(final.to(torch.device("cpu")), {}, history.table(), 1, 1, validation)
+    return Trained(final.to(torch.device("cpu")), {}, history.table(), 1, 1, validation, text_share=share)
 
 
 class Trainer:
@@ -159,6 +168,7 @@ class Trainer:
 
         self.history = History()
         self.last_epoch = config.epochs
+        self.text_share: float | None = None
         self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
         self.best: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
@@ -306,10 +316,16 @@ class Trainer:
 
     def _result(self) -> Trained:
         self.model.load_state_dict(self.best)
-        final = with_cold_rows(self.config, self._represent(), self.text, self.interactions)
+        final, share = with_text_columns(self.config, self._represent(), self.text, self.interactions, self.text_share)
+        final = with_cold_rows(self.config, final, self.text, self.interactions)
+        validation = self.validation
+        if share and len(self.validated):
+            validation = validate(final, self.interactions, self.validated, with_error=self.is_sample)
+        self.history.add(self.best_epoch, self.step, _noted(share))
+
         state, final = {name: value.cpu() for name, value in self.best.items()}, final.to(torch.device("cpu"))
-        history = self.history.table()
-        return Trained(final, state, history, self.best_epoch, self.epoch, self.validation, self.batch_size)
+        history, counts = self.history.table(), (self.best_epoch, self.epoch)
+        return Trained(final, state, history, *counts, validation, self.batch_size, share)
 
     def _represent(self) -> Representations:
         """The model's final representations. Raises DivergedError where their scores are no numbers."""
@@ -352,6 +368,26 @@ def with_cold_rows(
     if config.cold_start == "neighbours":
         return cold_start.fill_from_neighbours(final, text, interactions, unit, config.cold_loss)
     return cold_start.fill(final, text, interactions, unit)
+
+
+def with_text_columns(
+    config: TrainConfig,
+    final: Representations,
+    text: Representations | None,
+    interactions: Interactions,
+    share: float | None,
+) -> tuple[Representations, float | None]:
+    """`final` with text columns beside it, if so configured, and their share; a `share` that is given is kept."""
+    if text is None or config.fuse is None:
+        return final, None
+    fused, share = fusing.fuse(config.fuse, final, text, interactions, share)
+    if config.scoring == "cosine":
+        fused = Representations(functional.normalize(fused.nodes, dim=-1), fused.n_users)
+    return fused, share
+
+
+def _noted(share: float | None) -> dict[str, float]:
+    return {} if share is None else {fusing.NAME: share}
 
 
 def _compile_projections(model: torch.nn.Module) -> None:

@@ -19,7 +19,10 @@ PARAMETERS = {
     "recommend_many": ["bundle", "user_ids", "k", "rules"],
     "run": ["recipe", "until", "force", "progress"],
     "similar": ["bundle", "item_id", "k"],
-    "train": ["config", "interactions", "text", "adjacency", "warm", "last_epoch", "resume", "progress", "listener"],
+    "train": [
+        *("config", "interactions", "text"),
+        *("adjacency", "warm", "last_epoch", "resume", "progress", "listener", "text_share"),  # by keyword
+    ],
 }
 """The functions. A change here is a change for everybody's code: it belongs in CHANGELOG.md."""
 

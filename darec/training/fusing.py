@@ -1,0 +1,98 @@
+"""Text columns beside trained ones: inner products add up, so ranking sees both and training only its own.
+
+A node's row becomes [e, sqrt(f) t]: e as trained, t its unit text row propagated over the train graph. The factor f is
+`share` times the ratio of the standard deviations of both scores, so that one share means the same for any model.
+"""
+
+import logging
+from dataclasses import replace
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
+from darec.evaluation.protocol import Ranking, score
+from darec.model.whitening import propagated
+from schemas.training import FuseConfig
+
+_logger = logging.getLogger(__name__)
+
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""What `auto` chooses from."""
+UNJUDGED = 0.1
+"""What `auto` means without validation pairs."""
+NAME = "fuse/share"
+"""The row of a training history that keeps the share, so that a refit takes the one that validation chose."""
+
+_K, _MOST_USERS, _BLOCK = 20, 10_000, 512
+
+
+def fuse(
+    config: FuseConfig,
+    final: Representations,
+    text: Representations,
+    interactions: Interactions,
+    share: float | None = None,
+) -> tuple[Representations, float]:
+    """`final` [N, d] with the text columns, [N, d + components], and the share that they have; with 0 there are none.
+
+    Args:
+        config: the text columns, and how their share is chosen.
+        final: trained rows.
+        text: text vectors of all nodes, [N, d_L].
+        interactions: the train graph, and the validation pairs that choose the share.
+        share: takes this one in place of the configuration's.
+    """
+    beside = propagated(text, interactions, config.components, config.propagate)
+    ratio = score_deviation(final) / max(score_deviation(beside), 1e-12)
+    beside = replace(beside, nodes=ratio**0.5 * beside.nodes)
+    if share is None:
+        share = _best_share(final, beside, interactions) if config.share == "auto" else config.share
+    if not share:
+        return final, 0.0
+    return replace(final, nodes=torch.cat([final.nodes, share**0.5 * beside.nodes], 1)), share
+
+
+def score_deviation(rows: Representations) -> float:
+    """Standard deviation of the scores of all users and items, from d x d numbers: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
+    user, item = rows.user.double(), rows.item.double()
+    squares = ((user.T @ user / len(user)) * (item.T @ item / len(item))).sum()
+    return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())
+
+
+def share_of(history: pl.DataFrame) -> float | None:
+    """The share that a training run chose, by its history; None if it fused nothing."""
+    chosen = history.filter(name=NAME)["value"]
+    return float(chosen[-1]) if len(chosen) else None
+
+
+def _best_share(final: Representations, beside: Representations, interactions: Interactions) -> float:
+    """The share of the best validation Recall@20, the smallest of equal ones, on at most 10,000 users."""
+    held_out = interactions.val
+    if not len(held_out):
+        return UNJUDGED
+    users = torch.unique(held_out.users)
+    users = users[:: -(-len(users) // _MOST_USERS)]
+    tops = _first_places(final, beside, interactions, users)
+
+    part = Pairs(*(side[torch.isin(held_out.users, users)] for side in (held_out.users, held_out.items)))
+    name = f"recall@{_K}"
+    recalls = [score(Ranking(users, top), part, interactions.n_items, (_K,), ("recall",)).means()[name] for top in tops]
+    share = SHARES[recalls.index(max(recalls))]
+    _logger.info("text columns have %.0f%% of the scores' spread: validation Recall@20 %.4f", 100 * share, max(recalls))
+    return share
+
+
+def _first_places(
+    final: Representations, beside: Representations, interactions: Interactions, users: Tensor
+) -> list[Tensor]:
+    """The first items of each user for each of `SHARES`, int64 [users, k]; both scores are computed once."""
+    seen = ItemLists(interactions.train, interactions.n_users, interactions.n_items)
+    tops = [[] for _ in SHARES]
+    for block in users.split(_BLOCK):
+        scores, added = (rows.user[block] @ rows.item.T for rows in (final, beside))
+        scores[seen.of(block)] = -torch.inf
+        for top, share in zip(tops, SHARES, strict=True):
+            top.append(torch.add(scores, added, alpha=share).topk(min(_K, interactions.n_items)).indices)
+    return [torch.cat(top) for top in tops]
