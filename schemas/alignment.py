@@ -176,6 +176,18 @@ class LinearTeacherConfig(Section):
     temperature: float = Field(default=1.0, ge=1e-3)
     """Temperature of the softmax over all unseen items."""
 
+    @model_validator(mode="after")
+    def _one_teacher(self) -> "LinearTeacherConfig":
+        """Fields of the default teacher would have no effect on another one."""
+        fields = type(self).model_fields
+        ignored = [name for name in ("l2", "text", "whiten") if getattr(self, name) != fields[name].default]
+        if self.model is not None and ignored:
+            raise ValueError(
+                f"{', '.join(ignored)} configure the default teacher, and model is {self.model.name}: leave them out, "
+                f"or set the model's own fields"
+            )
+        return self
+
 
 AlignmentConfig = Annotated[
     DaRecConfig | RLMRecConConfig | RLMRecGenConfig | KARConfig | DistillConfig | LinearTeacherConfig,

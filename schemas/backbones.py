@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schemas.section import Section
+from schemas.section import Section, added
 
 
 class BackboneSection(Section):
@@ -144,6 +144,9 @@ class ItemModelConfig(ClosedFormConfig):
     GB for 30,000 items. Larger catalogues are solved approximately."""
     neighbours: int = Field(default=64, ge=1, le=1_024)
     """Number of items that each item is regressed on in the approximation."""
+    graph: float = added(0.0, ge=0, le=100)
+    """Standard deviation of the scores of a graph filter (GF-CF with its defaults), relative to those of the
+    regression, that are added to these. 0 means no graph filter."""
 
 
 class EASEConfig(ItemModelConfig):
@@ -173,7 +176,7 @@ class L3AEConfig(ItemModelConfig):
 
     def without_text(self) -> EASEConfig:
         """EASE, with its own default penalty."""
-        return EASEConfig(exact_up_to=self.exact_up_to, neighbours=self.neighbours)
+        return EASEConfig(exact_up_to=self.exact_up_to, neighbours=self.neighbours, graph=self.graph)
 
 
 class IALSConfig(ClosedFormConfig):

@@ -10,7 +10,14 @@ from darec.common.registry import Registry
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
-from darec.model.item_weights import DenseWeights, ItemWeights, top_unseen
+from darec.model.item_weights import (
+    DenseWeights,
+    ItemWeights,
+    SumOfWeights,
+    history_matrix,
+    score_deviation,
+    top_unseen,
+)
 from darec.model.neighbours import neighbour_weights
 from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from darec.model.whitening import whiten
@@ -76,8 +83,18 @@ def item_weights(config: ItemModelConfig, interactions: Interactions, text: Repr
         item_text = whiten(text, config.whiten).item if config.whiten else text.item
         prior = text_prior(item_text, config.text_l2, config.prior)
     if interactions.n_items > config.exact_up_to:
-        return neighbour_weights(*size, config.l2, config.neighbours, prior)
-    return l3ae(*size, config.l2, prior) if prior else ease(*size, config.l2)
+        weights: ItemWeights = neighbour_weights(*size, config.l2, config.neighbours, prior)
+    else:
+        weights = l3ae(*size, config.l2, prior) if prior else ease(*size, config.l2)
+    return _with_graph(weights, interactions, config.graph) if config.graph else weights
+
+
+def _with_graph(weights: ItemWeights, interactions: Interactions, share: float) -> SumOfWeights:
+    """The weights and a graph filter, whose scores have `share` of their standard deviation."""
+    size, defaults = (interactions.train, interactions.n_users, interactions.n_items), GraphFilterConfig()
+    graph, history = graph_filter(*size, defaults.components, defaults.ideal), history_matrix(*size)
+    ratio = score_deviation(weights, history) / max(score_deviation(graph, history), 1e-12)
+    return SumOfWeights(weights, graph, share * ratio)
 
 
 def text_rows_weights(

@@ -40,7 +40,9 @@ class GraphFilter:
 
     def scores(self, history: Tensor) -> Tensor:
         """H B."""
-        return self.transposed_times(history.to_dense().T).T
+        linear = self.transposed @ (self.normalised @ history.to_dense().T)
+        ideal = torch.sparse.mm(history, self.vectors / self.root_degree) @ (self.root_degree * self.vectors).T
+        return linear.T + self.ideal * ideal
 
 
 def graph_filter(train: Pairs, n_users: int, n_items: int, components: int, ideal: float) -> GraphFilter:

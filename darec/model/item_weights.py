@@ -9,6 +9,7 @@ from torch import Tensor
 from darec.common.interactions import ItemLists, Pairs
 
 _BLOCK_USERS = 1024
+_SAMPLE = 500
 
 
 class ItemWeights(Protocol):
@@ -74,6 +75,33 @@ class FactoredWeights:
         """H B."""
         low_rank = torch.sparse.mm(history, self.left) @ self.right.T
         return low_rank.add_(torch.sparse.mm(history, self.sparse.to_sparse_coo()).to_dense())
+
+
+@dataclass(frozen=True)
+class SumOfWeights:
+    """B = first + factor second, by their products."""
+
+    first: ItemWeights
+    second: ItemWeights
+    factor: float
+
+    def times(self, right: Tensor) -> Tensor:
+        """B Y."""
+        return self.first.times(right) + self.factor * self.second.times(right)
+
+    def transposed_times(self, right: Tensor) -> Tensor:
+        """B' Y."""
+        return self.first.transposed_times(right) + self.factor * self.second.transposed_times(right)
+
+    def scores(self, history: Tensor) -> Tensor:
+        """H B."""
+        return self.first.scores(history).add_(self.second.scores(history), alpha=self.factor)
+
+
+def score_deviation(weights: ItemWeights, history: Tensor) -> float:
+    """Standard deviation of the scores of all items for at most 500 users, evenly spaced over the rows of `history`."""
+    users = torch.arange(0, history.shape[0], -(-history.shape[0] // _SAMPLE), device=history.device)
+    return float(weights.scores(history.index_select(0, users)).std(correction=0))
 
 
 def history_matrix(pairs: Pairs, n_users: int, n_items: int) -> Tensor:

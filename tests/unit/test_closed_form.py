@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from darec.alignment.base import Setting
 from darec.alignment.linear_teacher import LinearTeacher
@@ -14,7 +15,7 @@ from darec.model import closed_form
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
-from darec.model.item_weights import DenseWeights, FactoredWeights, history_matrix, top_unseen
+from darec.model.item_weights import DenseWeights, FactoredWeights, SumOfWeights, history_matrix, top_unseen
 from darec.model.neighbours import neighbour_weights
 from darec.model.propagation import Adjacency
 from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
@@ -123,6 +124,7 @@ def test_all_forms_of_weights_have_the_products_of_their_matrix(seed):
         ease(train, 20, 9, 2.0),
         neighbour_weights(train, 20, 9, 2.0, 3, prior),
         graph_filter(train, 20, 9, 2, 0.4),
+        SumOfWeights(ease(train, 20, 9, 2.0), graph_filter(train, 20, 9, 2, 0.4), 0.7),
     ):
         matrix = weights.times(torch.eye(9))
         assert torch.allclose(weights.times(columns), matrix @ columns, atol=1e-4)
@@ -142,6 +144,29 @@ def test_graph_filter_is_the_published_formula():
     torch.manual_seed(0)
     found = graph_filter(train, 12, 8, components=3, ideal=0.3).times(torch.eye(8)).numpy()
     assert found == pytest.approx(normalised.T @ normalised + 0.3 * ideal, abs=1e-4)
+
+
+def test_a_graph_filter_beside_a_regression_has_the_wanted_share_of_the_scores():
+    train, history = random_train(30, 12, seed=6)
+    data = Interactions(30, 12, train, train, train)
+    torch.manual_seed(0)
+    both = closed_form.item_weights(EASEConfig(l2=2.0, graph=0.5), data, None).times(torch.eye(12)).numpy()
+    regression = ease(train, 30, 12, 2.0).matrix.numpy()
+    torch.manual_seed(0)
+    graph = graph_filter(train, 30, 12, 256, 0.3).times(torch.eye(12)).numpy()
+    factor = 0.5 * (history @ regression).std() / (history @ graph).std()
+    assert both == pytest.approx(regression + factor * graph, abs=1e-4)
+
+
+def test_without_text_the_graph_filter_stays():
+    assert L3AEConfig(graph=0.3).without_text() == EASEConfig(graph=0.3)
+
+
+def test_settings_of_the_default_teacher_are_refused_beside_another_one():
+    with pytest.raises(ValidationError, match=r"text configure the default teacher, and model is l3ae"):
+        LinearTeacherConfig(model=L3AEConfig(), text=3.0)
+    whole = LinearTeacherConfig(model=L3AEConfig())
+    assert LinearTeacherConfig.model_validate(whole.model_dump()) == whole
 
 
 def test_vectors_of_full_width_have_the_scores_of_the_weights():
@@ -232,9 +257,8 @@ def test_the_teacher_is_the_cross_entropy_of_sharpened_scores_over_unseen_items(
     generator = torch.Generator().manual_seed(0)
     data = Interactions(3, 4, TRAIN, TRAIN, TRAIN)
     text = Representations(torch.nn.functional.normalize(torch.randn(7, 5, generator=generator), dim=1), 3)
-    config = LinearTeacherConfig(
-        model=model, l2=2.0, text=5.0, whiten=0, top=2, sharpness=3.0, temperature=0.5, users="batch"
-    )
+    default = {} if model else {"l2": 2.0, "text": 5.0, "whiten": 0}
+    config = LinearTeacherConfig(model=model, top=2, sharpness=3.0, temperature=0.5, users="batch", **default)
     final = Representations(torch.randn(7, 2, generator=generator), 3)
     batch = Batch(torch.tensor([1, 0]), torch.tensor([0, 0]), torch.tensor([2, 2]))
     setting = Setting(text, data, Adjacency.normalised(TRAIN, 3, 4), 2, 2)
