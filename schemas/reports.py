@@ -181,7 +181,7 @@ class SignificanceReport(BaseModel):
 
 
 class SliceReport(BaseModel):
-    """Metrics of a group of users, or of held-out items, by their train interactions."""
+    """Metrics of a group of users, or of held-out items, by their train interactions or by the items' age in days."""
 
     side: str
     low: int
@@ -189,6 +189,8 @@ class SliceReport(BaseModel):
     users: int
     pairs: int
     metrics: Metrics
+    others: Mapping[str, Metrics] = {}
+    """Accuracy of the reference and of popularity in the same group; reports before version 0.2 have none."""
 
 
 class EvaluationReport(StageReport):

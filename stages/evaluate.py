@@ -44,7 +44,8 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
     catalogue = Catalogue.of(interactions, text, _categories(context, category) if category else None)
     reranker = read(context.path(RERANKER)) if context.recipe.rerank else None
     ranker = ranker_for(context.recipe.evaluate, interactions.n_users, interactions.n_items)
-    result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker, ranker)
+    ages = item_ages(context.read(TRAIN_PART), interactions.n_items)
+    result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker, ranker, ages)
 
     context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")
@@ -54,6 +55,17 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
 def _vectors(context: StageContext, file: File[Vectors]) -> Representations:
     vectors = context.read(file)
     return Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
+
+
+def item_ages(train: pl.DataFrame, n_items: int) -> Tensor | None:
+    """Days from each item's first train interaction to the last one of all, -1 without one; None without times."""
+    last = train[c.TIMESTAMP].max()
+    if last is None:
+        return None
+    first = train.group_by(c.ITEM_INDEX).agg(((last - pl.col(c.TIMESTAMP).min()) // 86_400).alias("days")).drop_nulls()
+    ages = torch.full((n_items,), -1)
+    ages[first[c.ITEM_INDEX].cast(pl.Int64).to_torch()] = first["days"].cast(pl.Int64).to_torch()
+    return ages
 
 
 def _categories(context: StageContext, attribute: str) -> Tensor:

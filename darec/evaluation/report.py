@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from darec.common.device import pick
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
@@ -63,13 +64,15 @@ def report(
     catalogue: Catalogue | None = None,
     reranker: Reranker | None = None,
     ranker: MakeRanker = Ranker,
+    ages: Tensor | None = None,
 ) -> Report:
     """Evaluates `final`, the popularity baseline and, if given, the model trained without alignment.
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
 
     Validation and test rank the same items, so one ranking of `final` serves both. With a `ranker` that does not look
-    at every item, lists of a sample of users are compared with exact ones: `candidates`.
+    at every item, lists of a sample of users are compared with exact ones: `candidates`. `ages` are days since each
+    item's first train interaction, -1 without one: with them there are slices by age.
     """
     catalogue = catalogue or Catalogue.of(data)
     most_popular = popularity(data.train, data.n_users, data.n_items)
@@ -83,13 +86,13 @@ def report(
 
     model = _scored(lists.of(data.test.users), data, data.test, config, catalogue)
 
+    sliced = {name: each for name, each in zip(others, rankings, strict=True) if name != "before_reranking"}
+    parts = slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue, ages=ages, others=sliced)
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,
         "validation": _scored(lists.of(data.val.users), data, data.val, config, catalogue).summary,
-        "slices": [
-            asdict(part) for part in slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue)
-        ],
+        "slices": [asdict(part) for part in parts],
     }
 
     columns = _columns(model.scores, "")

@@ -1,5 +1,6 @@
-"""Groups of users by activity and of items by popularity."""
+"""Groups of users by activity, and of items by popularity and by age."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,10 +10,13 @@ from darec.common.interactions import Interactions, Pairs
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, score
 
+USER, ITEM, AGE = "user", "item", "item age"
+
 
 @dataclass(frozen=True)
 class Slice:
-    """The users (side `user`) or held-out items (side `item`) with `low` to `high` train interactions, inclusive."""
+    """The users or held-out items with `low` to `high` train interactions (side `user`, `item`) or days since the first
+    one (side `item age`), inclusive."""
 
     side: str
     low: int
@@ -22,6 +26,8 @@ class Slice:
     pairs: int
     """Number of held-out pairs in the slice."""
     metrics: dict[str, float]
+    others: dict[str, dict[str, float]]
+    """Accuracy of other models in the same slice, by their name."""
 
 
 def slices(
@@ -31,23 +37,41 @@ def slices(
     cutoffs: tuple[int, ...],
     groups: int,
     catalogue: Catalogue | None = None,
+    ages: Tensor | None = None,
+    others: Mapping[str, Ranking] | None = None,
 ) -> list[Slice]:
-    """Splits both sides into groups with about the same number of held-out pairs. Cold users or items are a separate
-    group.
+    """Splits users and items into groups with about the same number of held-out pairs. Cold users or items are a
+    separate group.
 
     An item slice counts only its own items as relevant: the users' lists are the same as for the whole.
+
+    Args:
+        ranking: the lists of the model.
+        data: its train pairs say how active users and how popular items are.
+        held_out: the pairs that are split.
+        cutoffs: the k of each metric.
+        groups: number of groups of each side, besides cold ones.
+        catalogue: what metrics beyond accuracy need.
+        ages: days since each item's first train interaction, -1 for an item without one, int64 [n_items].
+        others: lists of other models for the same users.
     """
-    sides = (
-        ("user", torch.bincount(data.train.users, minlength=data.n_users)[held_out.users]),
-        ("item", torch.bincount(data.train.items, minlength=data.n_items)[held_out.items]),
-    )
+    sides = {
+        USER: torch.bincount(data.train.users, minlength=data.n_users)[held_out.users],
+        ITEM: torch.bincount(data.train.items, minlength=data.n_items)[held_out.items],
+    }
+    parts = [(side, *bounds, value) for side, value in sides.items() for bounds in _bounds(value, groups)]
+    if ages is not None:
+        age = ages[held_out.items]
+        # One more than the days: an item without interactions has no age and is among the popularities already.
+        parts += [(AGE, low - 1, high - 1, age) for low, high in _bounds(age[age >= 0] + 1, groups)]
+
     found = []
-    for side, degree in sides:
-        for low, high in _bounds(degree, groups):
-            inside = (degree >= low) & (degree <= high)
-            part = Pairs(held_out.users[inside], held_out.items[inside])
-            scores = score(ranking, part, data.n_items, cutoffs, catalogue=catalogue)
-            found.append(Slice(side, low, high, len(scores.users), len(part), scores.means()))
+    for side, low, high, value in parts:
+        inside = (value >= low) & (value <= high)
+        part = Pairs(held_out.users[inside], held_out.items[inside])
+        scores = score(ranking, part, data.n_items, cutoffs, catalogue=catalogue)
+        rest = {name: score(each, part, data.n_items, cutoffs).means() for name, each in (others or {}).items()}
+        found.append(Slice(side, low, high, len(scores.users), len(part), scores.means(), rest))
     return found
 
 

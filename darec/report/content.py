@@ -87,6 +87,8 @@ class SliceRow:
     users: int
     pairs: int
     metrics: dict[str, float | None]
+    reference: float | None
+    """The first of the metrics, of the model without text."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Slices:
     metrics: tuple[str, ...]
     users: tuple[SliceRow, ...]
     items: tuple[SliceRow, ...]
+    ages: tuple[SliceRow, ...]
+    """Items by days since their first train interaction; empty where interactions have no times."""
 
 
 @dataclass(frozen=True)

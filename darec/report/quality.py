@@ -92,13 +92,15 @@ def curves(source: Source) -> tuple[Chart, ...]:
 
 
 def slices(source: Source) -> Slices:
-    """Metrics by users' activity and by items' popularity."""
+    """Metrics by users' activity, and by items' popularity and age."""
     found = source.metrics.slices
     if not found:
         raise DarecError("no user had anything held out for test")
     cutoff = greatest_cutoff(found[0].metrics)
     shown = tuple(name for name in sorted(found[0].metrics, key=_rank) if _cutoff(name) == cutoff)
-    sides = [tuple(_slice_row(part, shown) for part in found if part.side == side) for side in ("user", "item")]
+    sides = [
+        tuple(_slice_row(part, shown) for part in found if part.side == side) for side in ("user", "item", "item age")
+    ]
     return Slices(shown, *sides)
 
 
@@ -118,7 +120,8 @@ def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:
 def _slice_row(part: SliceReport, shown: tuple[str, ...]) -> SliceRow:
     low, high = part.low, part.high
     group = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return SliceRow(group, part.users, part.pairs, {name: part.metrics.get(name) for name in shown})
+    reference = part.others.get("reference", {}).get(shown[0])
+    return SliceRow(group, part.users, part.pairs, {name: part.metrics.get(name) for name in shown}, reference)
 
 
 def _rank(name: str) -> tuple[int, int, str]:

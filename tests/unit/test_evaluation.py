@@ -1,4 +1,5 @@
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,9 @@ from darec.evaluation.report import judge, report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
 from darec.serving.candidates import IndexRanker, ranker_for
+from schemas import columns as c
 from schemas.training import EvaluateConfig
+from stages.evaluate import item_ages
 
 USERS, ITEMS, CUTOFFS = 60, 90, (1, 5, 20)
 
@@ -110,6 +113,30 @@ def test_slices_partition_the_held_out_pairs(case):
     assert mean == pytest.approx(whole)
 
 
+def test_slices_by_age_leave_items_without_one_to_the_popularities(case):
+    data, final = case
+    ages = torch.arange(ITEMS) // 9 - 1  # nine items of each age from -1 (never in train) to 8 days
+    ranking = protocol.rank(final, data.train, data.test, 20)
+    parts = [part for part in slices(ranking, data, data.test, (20,), 3, ages=ages) if part.side == "item age"]
+    aged = ages[data.test.items]
+    assert parts[0].low == 0 and parts[-1].high == 8
+    assert [part.pairs for part in parts] == [int(((aged >= part.low) & (aged <= part.high)).sum()) for part in parts]
+    assert sum(part.pairs for part in parts) == int((aged >= 0).sum()) < len(data.test)
+
+
+def test_other_models_are_measured_in_the_same_slices(case):
+    data, final = case
+    right = torch.zeros(USERS, ITEMS)
+    right[data.test.users, data.test.items] = 1
+    oracle = Representations(torch.cat([right, torch.eye(ITEMS)]), USERS)
+    lists, best = (protocol.rank(each, data.train, data.test, 20) for each in (final, oracle))
+    for part in slices(lists, data, data.test, (20,), 3, others={"oracle": best}):
+        assert part.others["oracle"]["recall@20"] == pytest.approx(1)
+        assert part.others["oracle"].keys() <= part.metrics.keys()
+    [alone] = slices(best, data, data.test, (20,), 1)[:1]
+    assert alone.others == {}
+
+
 def test_an_oracle_beats_chance_significantly(case):
     data, final = case
     right = torch.zeros(USERS, ITEMS)
@@ -129,6 +156,9 @@ def test_report_is_whole(case):
     result = report(final, final, data, EvaluateConfig(cutoffs=(5, 20)))
     assert result.metrics["test"] == result.metrics["reference"]
     assert {"test", "validation", "popularity", "reference", "significance", "slices"} <= result.metrics.keys()
+    for part in result.metrics["slices"]:
+        assert part["others"].keys() == {"popularity", "reference"}
+        assert part["others"]["reference"].items() <= part["metrics"].items()
     assert result.per_user["recall@20"].mean() == pytest.approx(result.metrics["test"]["recall@20"], abs=1e-6)
 
 
@@ -222,3 +252,11 @@ def test_the_index_is_for_many_pairs():
     assert ranker_for(auto, 1_000_000, 1_000_000) is IndexRanker
     assert ranker_for(forced, 10, 10) is IndexRanker
     assert ranker_for(EvaluateConfig(candidates="all"), 10**6, 10**6) is Ranker
+
+
+def test_the_age_of_an_item_is_counted_from_its_first_train_interaction():
+    day = 86_400
+    train = pl.DataFrame({c.ITEM_INDEX: [0, 0, 2, 3], c.TIMESTAMP: [5 * day, day, 9 * day + 5, 10 * day]})
+    train = train.with_columns(pl.col(c.ITEM_INDEX).cast(pl.Int32))
+    assert item_ages(train, 5).tolist() == [9, -1, 0, 0, -1]
+    assert item_ages(train.with_columns(pl.lit(None, pl.Int64).alias(c.TIMESTAMP)), 5) is None

@@ -12,7 +12,7 @@ import pytest
 import darec
 
 PARAMETERS = {
-    "evaluate": ["final", "reference", "data", "config", "catalogue", "reranker", "ranker"],
+    "evaluate": ["final", "reference", "data", "config", "catalogue", "reranker", "ranker", "ages"],
     "load_recipe": ["path", "settings"],
     "recommend": ["bundle", "user_id", "k", "rules"],
     "recommend_histories": ["bundle", "histories", "k", "rules"],
