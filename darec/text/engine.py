@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from darec.common.device import bfloat16_helps
 from darec.common.errors import DarecError, UserError
 from darec.common.processes import die_with_parent
 from darec.text.protocol import Answer, Request
@@ -38,8 +38,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_STEP = 1024  # tokens of one forward pass; more only takes memory
-_llm: Any = None  # the engine of this worker process
-_settings: "EngineSettings"
+_model: "LocalModel"  # of this worker process
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class EngineSettings:
     workers: int
     chunk: int
     gpu: bool
+    threads: int = 1
+    """CPU threads of one engine, on CPU."""
 
     @classmethod
     def of(cls, config: LLMConfig, folder: Path) -> "EngineSettings":
@@ -110,10 +111,12 @@ def cores() -> int:
 
 def arithmetic(dtype: Literal["auto"] | Arithmetic) -> Arithmetic:
     """`auto` resolved: bfloat16 on GPU and on CPUs that multiply it in hardware, float32 on others."""
-    import torch
-
     if dtype != "auto":
         return dtype
+    import torch
+
+    from darec.common.device import bfloat16_helps
+
     # Of a GPU it is not asked whether it has bfloat16: that would start CUDA in this process.
     return "bfloat16" if on_gpu() or bfloat16_helps(torch.device("cpu")) else "float32"
 
@@ -142,12 +145,12 @@ class OfflineEngine:
             DarecError: a worker died (most often: out of memory).
             UserError: the model cannot be loaded.
         """
-        for _, answers in self._spread(_generate, requests, schema, max_tokens):
+        for _, answers in self._spread(_answers, requests, schema, max_tokens):
             yield answers
 
     def embed(self, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
         """(number of the first text, float32 [rows, d] L2-normalised) chunk by chunk, as chunks finish."""
-        yield from self._spread(_embed, texts)
+        yield from self._spread(_vectors, texts)
 
     def close(self) -> None:
         """Ends the workers and gives their memory back."""
@@ -163,7 +166,7 @@ class OfflineEngine:
 
         Work is taken from `work` when a worker can begin it, so its iterator may end early.
         """
-        chunks = self._chunks(work)
+        chunks = chunked(work, self._chunk_size(len(work)))
         waiting: dict[Future[Done], int] = {}
         failure: BaseException | None = None
 
@@ -203,45 +206,110 @@ class OfflineEngine:
         if failure is not None:
             raise failure
 
-    def _chunks(self, work: Sequence[Any]) -> Iterator[tuple[int, list[Any]]]:
-        """(number of the first, chunk of work) until `work` ends."""
-        size, items, start = self._chunk_size(len(work)), iter(work), 0
-        while chunk := list(islice(items, size)):
-            yield start, chunk
-            start += len(chunk)
-
     def _chunk_size(self, rows: int) -> int:
         """The configured chunk, or less, so that few rows still keep every worker busy."""
         return max(1, min(self.settings.chunk, -(-rows // self.settings.workers)))
 
 
-def _start(settings: EngineSettings, log: str) -> None:
-    """First thing in a worker: tie it to its parent, and keep its chatter off the user's terminal.
+def chunked(work: Sequence[Work], size: int) -> Iterator[tuple[int, list[Work]]]:
+    """(number of the first, chunk of work) until `work` ends, each taken when it is asked for."""
+    items, start = iter(work), 0
+    while chunk := list(islice(items, size)):
+        yield start, chunk
+        start += len(chunk)
 
-    The engine is loaded at the first chunk, where a failure reaches the caller as it is.
-    """
-    global _settings  # noqa: PLW0603
+
+def _start(settings: EngineSettings, log: str) -> None:
+    """First thing in a worker: tie it to its parent, and keep its chatter off the user's terminal."""
+    global _model  # noqa: PLW0603
     die_with_parent()
     chatter = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(chatter, 1)
     os.dup2(chatter, 2)
-    _settings = settings
-    os.environ.update(_ENVIRONMENT)
-    if not settings.gpu:
-        # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
-        os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="nobind")
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
-        import torch
-
-        torch.set_num_threads(1)
+    _model = LocalModel(settings)
 
 
-def _engine() -> Any:
-    """This worker's engine, loaded once."""
-    global _llm  # noqa: PLW0603
-    if _llm is None:
-        _llm = _load(_settings)
-    return _llm
+def _answers(requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+    return _model.generate(requests, schema, max_tokens)
+
+
+def _vectors(texts: Sequence[str]) -> np.ndarray:
+    return _model.embed(texts)
+
+
+class LocalModel:
+    """vLLM's engine in this process, which has no other. The model is loaded at the first call."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.settings = settings
+        os.environ.update(_ENVIRONMENT)
+        if not settings.gpu:
+            # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
+            os.environ.update(OMP_NUM_THREADS=str(settings.threads), VLLM_CPU_OMP_THREADS_BIND="nobind")
+            os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
+            import torch
+
+            torch.set_num_threads(settings.threads)
+
+    @cached_property
+    def _llm(self) -> Any:
+        return _load(self.settings)
+
+    def load(self) -> None:
+        """Loads the model now. Raises UserError if it cannot be loaded."""
+        _ = self._llm
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+        """One answer to each request. Raises UserError if the model cannot be loaded or has no chat template."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        tokenizer = self._llm.get_tokenizer()
+        room = self.settings.max_model_len - max_tokens
+        prompts: list[list[int]] = []
+        answers: list[Answer] = []
+        asked: list[Request] = []
+        for request in requests:
+            try:
+                tokens = _longest_fitting(tokenizer, request, room)
+            except Exception as error:  # of the model's chat template
+                self._check_chat_template(tokenizer)
+                answers.append(Answer(request.key, str(error), "failed", 0, 0))
+                continue
+            if len(tokens) > room:
+                answers.append(Answer(request.key, "", "too_long", len(tokens), 0))
+                continue
+            asked.append(request)
+            prompts.append(tokens)
+
+        common = SamplingParams(
+            max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema), **self._frequency_penalty()
+        )
+        sampling = [_sampling(common, request) for request in asked]
+        outputs = self._llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
+        return answers + [_answer(request, output) for request, output in zip(asked, outputs, strict=True)]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors of texts, float32 [rows, d]. Raises UserError if the model cannot be loaded."""
+        cut = {"truncate_prompt_tokens": self.settings.max_model_len}
+        outputs = self._llm.embed(list(texts), tokenization_kwargs=cut, use_tqdm=False)
+        vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+
+    def _check_chat_template(self, tokenizer: Any) -> None:
+        """Raises UserError if the model has no chat template that can take a single turn."""
+        try:
+            tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
+        except Exception as error:
+            what, hint = f"the model's chat template fails: {error}", "choose an instruction-tuned model for llm.model"
+            raise UserError(what, where=self.settings.folder, hint=hint) from error
+
+    def _frequency_penalty(self) -> dict[str, Any]:
+        if self.settings.gpu:
+            return {"frequency_penalty": self.settings.frequency_penalty}
+        from darec.text.penalty import ARGUMENT
+
+        return {"extra_args": {ARGUMENT: self.settings.frequency_penalty}}
 
 
 def _load(settings: EngineSettings) -> Any:
@@ -279,37 +347,6 @@ def _load(settings: EngineSettings) -> Any:
         ) from error
 
 
-def _generate(requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
-    from vllm import SamplingParams
-    from vllm.sampling_params import StructuredOutputsParams
-
-    engine = _engine()
-    tokenizer = engine.get_tokenizer()
-    room = _settings.max_model_len - max_tokens
-    prompts: list[list[int]] = []
-    answers: list[Answer] = []
-    asked: list[Request] = []
-    for request in requests:
-        try:
-            tokens = _longest_fitting(tokenizer, request, room)
-        except Exception as error:  # of the model's chat template
-            _check_chat_template(tokenizer)
-            answers.append(Answer(request.key, str(error), "failed", 0, 0))
-            continue
-        if len(tokens) > room:
-            answers.append(Answer(request.key, "", "too_long", len(tokens), 0))
-            continue
-        asked.append(request)
-        prompts.append(tokens)
-
-    common = SamplingParams(
-        max_tokens=max_tokens, structured_outputs=StructuredOutputsParams(json=schema), **_frequency_penalty()
-    )
-    sampling = [_sampling(common, request) for request in asked]
-    outputs = engine.generate([{"prompt_token_ids": prompt} for prompt in prompts], sampling, use_tqdm=False)
-    return answers + [_answer(request, output) for request, output in zip(asked, outputs, strict=True)]
-
-
 def _longest_fitting(tokenizer: Any, request: Request, room: int) -> list[int]:
     """The tokens of the longest version of a prompt that has at most `room`, or else of the shortest version."""
     tokens: list[int] = []
@@ -318,23 +355,6 @@ def _longest_fitting(tokenizer: Any, request: Request, room: int) -> list[int]:
         if len(tokens) <= room:
             break
     return tokens
-
-
-def _check_chat_template(tokenizer: Any) -> None:
-    """Raises UserError if the model has no chat template that can take a single turn."""
-    try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], add_generation_prompt=True)
-    except Exception as error:
-        what = f"the model's chat template fails: {error}"
-        raise UserError(what, where=_settings.folder, hint="choose an instruction-tuned model for llm.model") from error
-
-
-def _frequency_penalty() -> dict[str, Any]:
-    if _settings.gpu:
-        return {"frequency_penalty": _settings.frequency_penalty}
-    from darec.text.penalty import ARGUMENT
-
-    return {"extra_args": {ARGUMENT: _settings.frequency_penalty}}
 
 
 def _sampling(common: Any, request: Request) -> Any:
@@ -347,10 +367,3 @@ def _answer(request: Request, output: Any) -> Answer:
     best = output.outputs[0]
     reason = "stop" if best.finish_reason == "stop" else "length"
     return Answer(request.key, best.text, reason, len(output.prompt_token_ids), len(best.token_ids))
-
-
-def _embed(texts: Sequence[str]) -> np.ndarray:
-    cut = {"truncate_prompt_tokens": _settings.max_model_len}
-    outputs = _engine().embed(list(texts), tokenization_kwargs=cut, use_tqdm=False)
-    vectors = np.asarray([output.outputs.embedding for output in outputs], dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
