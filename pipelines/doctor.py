@@ -19,6 +19,7 @@ from pipelines.api import configured_url
 from schemas.recipe import Recipe
 
 Level = Literal["ok", "note", "missing"]
+_RAY = "on the machines of the Ray cluster"
 _SETUP = "run `make setup`"
 
 
@@ -45,8 +46,8 @@ def examine(recipe: Recipe, store: Store) -> list[Finding]:
         _gpu,
         lambda: _disk(recipe, store),
         lambda: _data(recipe),
-        lambda: _model("LLM", recipe.llm.model, skip=recipe.llm.engine == "server"),
-        lambda: _model("encoder", recipe.embed.model),
+        lambda: _model("LLM", recipe.llm.model, {"server": "on a server", "ray": _RAY}.get(recipe.llm.engine, "")),
+        lambda: _model("encoder", recipe.embed.model, {"ray": _RAY}.get(recipe.embed.engine, "")),
         _prefect_api,
     ]
     return [check() for check in checks]
@@ -121,9 +122,9 @@ def _data(recipe: Recipe) -> Finding:
     return Finding("raw data", "ok", recipe.data.source)
 
 
-def _model(what: str, name: str, skip: bool = False) -> Finding:
-    if skip:
-        return Finding(what, "ok", "on a server")
+def _model(what: str, name: str, elsewhere: str = "") -> Finding:
+    if elsewhere:
+        return Finding(what, "ok", elsewhere)
     try:
         return Finding(what, "ok", str(resolve(name)))
     except DarecError as error:

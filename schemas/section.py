@@ -33,6 +33,11 @@ def added(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"omitted_at_default": True}, **constraints)
 
 
+def alike(default: Any, **same: str) -> Any:
+    """A field some of whose values cannot change a result: `ray="offline"` puts `offline` in the key for `ray`."""
+    return Field(default, json_schema_extra={"alike": {**same}})
+
+
 def is_not_hashed(section: type[BaseModel], name: str) -> bool:
     """Whether field `name` of `section` was declared with `not_hashed`."""
     return _marked(section, name, "not_hashed")
@@ -41,11 +46,12 @@ def is_not_hashed(section: type[BaseModel], name: str) -> bool:
 def hashed(value: Any) -> Any:
     """`value` as plain JSON data for a key, nested sections included.
 
-    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default.
+    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default. Of
+    values that are `alike` one stands for all.
     """
     if isinstance(value, BaseModel):
         section = type(value)
-        return {name: hashed(getattr(value, name)) for name in section.model_fields if _in_key(value, name)}
+        return {name: hashed(_as_alike(value, name)) for name in section.model_fields if _in_key(value, name)}
     if isinstance(value, dict):
         return {str(key): hashed(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -58,6 +64,13 @@ def _in_key(section: BaseModel, name: str) -> bool:
     if _marked(kind, name, "omitted_at_default"):
         return getattr(section, name) != kind.model_fields[name].get_default(call_default_factory=True)
     return not is_not_hashed(kind, name)
+
+
+def _as_alike(section: BaseModel, name: str) -> Any:
+    """The value of a field, or the one that it is declared to be `alike`."""
+    value, extra = getattr(section, name), type(section).model_fields[name].json_schema_extra
+    same: Any = extra.get("alike", {}) if isinstance(extra, dict) else {}
+    return same.get(value, value) if same else value
 
 
 def _marked(section: type[BaseModel], name: str, mark: str) -> bool:

@@ -5,7 +5,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.secret import SecretURL, ServerURL
-from schemas.section import Section, not_hashed
+from schemas.section import Section, alike, not_hashed
+
+
+class RayConfig(Section):
+    """The Ray cluster of an engine `ray`, and what one of its actors takes. Each actor holds one vLLM engine."""
+
+    address: str = not_hashed("")
+    """Address of the cluster, as HOST:PORT or ray://HOST:PORT. Empty: that of `RAY_ADDRESS`; without it, Ray is started
+    on this machine for the time of the stage."""
+    actors: int = not_hashed(0, ge=0, le=65_536)
+    """Number of actors. 0 means as many as the machines of the cluster have room for, also those that join later."""
+    gpus: int | None = not_hashed(None, ge=0, le=1)
+    """GPUs of an actor. null means one if a machine of the cluster has a GPU, else none."""
+    cpus: int = not_hashed(1, ge=1, le=1_024)
+    """CPU cores of an actor. Without a GPU they are the threads of its engine."""
 
 
 class LLMConfig(Section):
@@ -16,8 +30,11 @@ class LLMConfig(Section):
     server."""
     revision: str = "main"
     """Branch, tag or commit of a Hugging Face model."""
-    engine: Literal["offline", "server"] = "offline"
-    """offline: vLLM in worker processes. server: a running server with an OpenAI-compatible API."""
+    engine: Literal["offline", "server", "ray"] = alike("offline", ray="offline")
+    """offline: vLLM in worker processes. server: a running server with an OpenAI-compatible API. ray: vLLM in actors
+    of a Ray cluster, with the same rows as offline."""
+    ray: RayConfig = not_hashed(RayConfig())
+    """With `engine: ray`, the cluster and its actors."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. auto: bfloat16 if the device supports it in hardware, else float32."""
     max_model_len: int = Field(default=2048, ge=128, le=2**24)
@@ -118,8 +135,11 @@ class EmbedConfig(Section):
     """Alias of a packaged model, Hugging Face id, or folder."""
     revision: str = "main"
     """Branch, tag or commit of a Hugging Face model."""
-    engine: Literal["sentence-transformers", "vllm"] = "sentence-transformers"
-    """Library that computes the vectors. vllm: the pooling runner, for large models and tables."""
+    engine: Literal["sentence-transformers", "vllm", "ray"] = alike("sentence-transformers", ray="vllm")
+    """Library that computes the vectors. vllm: the pooling runner, for large models and tables. ray: the same in the
+    actors of a Ray cluster, with the same vectors as vllm."""
+    ray: RayConfig = not_hashed(RayConfig())
+    """With `engine: ray`, the cluster and its actors."""
     item_prompt: str = not_hashed("prompts/item_text.j2")
     """Jinja template of the text of an item."""
     user_prompt: str = not_hashed("prompts/user_text.j2")

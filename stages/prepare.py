@@ -41,7 +41,7 @@ def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
     stages = {task.name for task in needed(recipe)}
     if "profile_items" in stages and recipe.llm.engine == "offline":
         yield recipe.llm
-    if "embed" in stages:
+    if "embed" in stages and recipe.embed.engine != "ray":
         yield recipe.embed
 
 

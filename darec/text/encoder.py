@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from darec.common.errors import DarecError, UserError
 from darec.common.progress import Progress, Silent
 from darec.common.registry import Registry
 from darec.text.models import identity, resolve
+from schemas.section import hashed
 from schemas.semantic import EmbedConfig
 from schemas.tables import VECTOR_ROWS
 
@@ -37,9 +39,8 @@ class Embedding:
 
     def keys(self, texts: pl.Series) -> pl.Series:
         """The ledger key of each text: the text, the model, and where texts are cut."""
-        common = json.dumps(
-            [identity(self.config.model, self.config.revision), self.config.engine, self.config.max_tokens]
-        )
+        model, engine = identity(self.config.model, self.config.revision), hashed(self.config)["engine"]
+        common = json.dumps([model, engine, self.config.max_tokens])
         return pl.Series(KEY, [row_key(common.encode(), text.encode()) for text in texts], dtype=pl.String)
 
     def run(self, texts: pl.Series) -> tuple[np.ndarray, dict[str, Any]]:
@@ -101,26 +102,34 @@ def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
 
 
 def _vectors(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
-    return ENCODERS.make(config.engine, config, resolve(config.model, config.revision), texts)
+    return ENCODERS.make(config.engine, config, texts)
 
 
 ENCODERS: Registry[Iterator[tuple[int, np.ndarray]]] = Registry("text encoder")
-"""Functions of `EmbedConfig`, the model's folder and the texts, by `embed.engine`.
+"""Functions of `EmbedConfig` and the texts, by `embed.engine`.
 
 They give (number of the first text, unit vectors [rows, d]) chunk by chunk.
 """
 
 
 @ENCODERS.register("vllm")
-def _vllm(config: EmbedConfig, folder: Path, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
+def _vllm(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
     from darec.text.engine import EngineSettings, OfflineEngine
 
-    with OfflineEngine(EngineSettings.pooling(config, folder)) as engine:
+    with OfflineEngine(EngineSettings.pooling(config, resolve(config.model, config.revision))) as engine:
+        yield from engine.embed(texts.to_list())
+
+
+@ENCODERS.register("ray")
+def _ray(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
+    from darec.text.ray_engine import RayEngine
+
+    with closing(RayEngine(config)) as engine:
         yield from engine.embed(texts.to_list())
 
 
 @ENCODERS.register("sentence-transformers")
-def _sentence_transformers(config: EmbedConfig, folder: Path, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
+def _sentence_transformers(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.ndarray]]:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
@@ -128,6 +137,7 @@ def _sentence_transformers(config: EmbedConfig, folder: Path, texts: pl.Series) 
     from darec.common.device import bfloat16_helps, pick
 
     disable_progress_bar()  # of loading the weights: the stage has its own
+    folder = resolve(config.model, config.revision)
     device = pick("auto", "embed")
     try:
         model = SentenceTransformer(

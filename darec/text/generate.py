@@ -59,6 +59,13 @@ def _offline(config: LLMConfig) -> Engine:
     return OfflineEngine(EngineSettings.of(config, resolve(config.model, config.revision)))
 
 
+@ENGINES.register("ray")
+def _ray(config: LLMConfig) -> Engine:
+    from darec.text.ray_engine import RayEngine
+
+    return RayEngine(config)
+
+
 def open_engine(config: LLMConfig, ledger_root: Path | None = None) -> AbstractContextManager[Engine]:
     """The configured engine; leaving the context gives its memory back.
 

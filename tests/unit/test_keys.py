@@ -123,6 +123,14 @@ def test_hashed_fields_change_the_key_and_runtime_fields_do_not(path: tuple[str,
     assert (before == after) == is_free
 
 
+def test_an_engine_with_the_same_rows_has_the_same_key() -> None:
+    def key(**sections: Any) -> str:
+        return artifact_key({"config": hashed(Recipe.model_validate(sections))})
+
+    assert key() == key(llm={"engine": "ray", "ray": {"cpus": 4}}) != key(llm={"engine": "server"})
+    assert key(embed={"engine": "vllm"}) == key(embed={"engine": "ray"}) != key()
+
+
 def test_most_fields_were_really_tried() -> None:
     def tried(path: tuple[str, ...]) -> bool:
         try:

@@ -1,0 +1,307 @@
+"""vLLM in the actors of a Ray cluster: one for each GPU or group of cores, on all machines of the cluster.
+
+Actors come and go. One is started wherever a machine has room for it, also on a machine that joins during the stage,
+and the rows of an actor that dies are asked again by the others. Prompts, the ledger and the budget stay in this
+process, so a row is kept under the same key as with the engine `offline`. Ray is used for placing actors and for calls.
+"""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.extras import extra
+from darec.common.notices import tell_once
+from darec.text.engine import EngineSettings, LocalModel, chunked, cores
+from darec.text.models import ensure, identity, models_root, resolve
+from darec.text.protocol import Answer, Request
+from schemas.semantic import EmbedConfig, LLMConfig
+
+_AT_ACTOR = 2  # chunks: one is answered and one waits there, so that no actor idles while results are handled
+_MOST_DEATHS = 3  # of actors over the same rows, or before any was ready
+_LOOK = 2.0  # seconds between two looks at the machines of the cluster
+_LONGEST_WAIT = 600.0  # seconds until it is told that no actor is ready; a machine may have to be started
+_LOCAL_WAIT = 60.0  # on this machine, where none will join
+_OBJECT_STORE = 256 * 2**20  # bytes of a local Ray; only chunks of text and vectors pass through it
+
+
+class Model(Protocol):
+    """What an actor holds; `darec.text.engine.LocalModel` is one."""
+
+    def load(self) -> None:
+        """Loads the model. Raises UserError if it cannot be loaded."""
+        ...
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
+        """One answer to each request."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors of texts, float32 [rows, d]."""
+        ...
+
+
+class _Actor:
+    """A process of the cluster with one model."""
+
+    def load(self, make: Callable[[], Model]) -> None:
+        self._model = make()
+        self._model.load()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._model, method)(*arguments)
+
+
+@dataclass
+class _Chunk:
+    """Rows that one actor gets at a time."""
+
+    start: int
+    rows: list[Any]
+    deaths: int = 0
+    """How many actors died while they had it."""
+
+
+class RayEngine:
+    """Answers requests, or embeds texts, in actors; `close` ends them, and the Ray that was started for them."""
+
+    def __init__(self, config: LLMConfig | EmbedConfig, make: Callable[[], Model] | None = None) -> None:
+        """Connects to the cluster of `config.ray`, or starts Ray on this machine.
+
+        Args:
+            config: the model and the cluster.
+            make: makes the model of an actor, there; None for vLLM.
+
+        Raises:
+            UserError: Ray is not installed.
+            TransientError: the cluster cannot be reached.
+        """
+        self.config = config
+        self._ray = extra("ray", "ray")
+        self._local = False
+        self._connected = not self._ray.is_initialized()
+        if self._connected:
+            self._connect()
+        self._gpus = self._gpus_of_an_actor()
+        self._make = make or partial(_vllm, config, identity(config.model, config.revision), models_root().resolve())
+        self._starting: dict[Any, Any] = {}
+        """Actors that load their model, by the call that says when it is loaded."""
+        self._load: Counter[Any] = Counter()
+        """How many chunks each ready actor has."""
+        self._busy: dict[Any, tuple[Any, _Chunk]] = {}
+        """The actor and the chunk of each call that has not ended."""
+        self._looked = 0.0
+        self._failed_starts = 0
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """Answers chunk by chunk, as chunks finish.
+
+        Raises:
+            DarecError: actors die over the same rows, or before they are ready.
+            TransientError: the cluster has no room.
+            UserError: the model cannot be loaded.
+        """
+        for _, answers in self._spread("generate", requests, schema, max_tokens):
+            yield answers
+
+    def embed(self, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """(number of the first text, float32 [rows, d] L2-normalised) chunk by chunk, as chunks finish."""
+        yield from self._spread("embed", texts)
+
+    def close(self) -> None:
+        """Ends the actors. Leaves a cluster that was there as it was."""
+        for actor in [*self._starting.values(), *self._load]:
+            self._ray.kill(actor)
+        if self._connected:
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        address = self.config.ray.address or os.environ.get("RAY_ADDRESS") or "local"
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        self._local = address == "local"
+        if self._local:
+            options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+        try:
+            self._ray.init(address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            hint = "start it with `ray start --head`, or correct llm.ray.address, embed.ray.address or RAY_ADDRESS"
+            raise TransientError(f"the Ray cluster cannot be reached: {error}", where=address, hint=hint) from error
+
+    def _machines(self) -> list[dict[str, float]]:
+        """The resources of each machine of the cluster."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    def _gpus_of_an_actor(self) -> int:
+        if self.config.ray.gpus is not None:
+            return self.config.ray.gpus
+        return int(any(machine.get("GPU", 0) >= 1 for machine in self._machines()))
+
+    def _room(self) -> int:
+        """How many actors the machines have room for together."""
+        rooms = []
+        for machine in self._machines():
+            room = machine.get("CPU", 0) // self.config.ray.cpus
+            rooms.append(min(room, machine.get("GPU", 0) // self._gpus) if self._gpus else room)
+        return int(sum(rooms))
+
+    def _grow(self, most: int) -> None:
+        """Starts actors where there is room for more, at most `most` in all."""
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        # One actor is asked for in any case: it makes an autoscaling cluster start a machine.
+        wanted = min(most, self.config.ray.actors or max(1, self._room()))
+        for _ in range(wanted - len(self._starting) - len(self._load)):
+            actor_class = self._ray.remote(num_cpus=self.config.ray.cpus, num_gpus=self._gpus)(_Actor)
+            actor = actor_class.remote()
+            self._starting[actor.load.remote(self._make)] = actor
+
+    def _spread(self, method: str, work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Any]]:
+        """What the models make of each chunk. After a failure no other is begun, and what is begun is given.
+
+        Work is taken from `work` when an actor can begin it, so its iterator may end early.
+        """
+        if not len(work):
+            return
+        begun = time.monotonic()
+        chunks = (_Chunk(*chunk) for chunk in chunked(work, self._chunk_size(len(work))))
+        again: deque[_Chunk] = deque()
+        exhausted = False
+        failure: BaseException | None = None
+        # What an earlier call left, if its caller stopped early, is of no use now.
+        self._busy.clear()
+        self._load = Counter(dict.fromkeys(self._load, 0))
+
+        while True:
+            while failure is None and (actor := self._free_actor()) is not None and not (exhausted and not again):
+                chunk = again.popleft() if again else next(chunks, None)
+                if chunk is None:
+                    exhausted = True
+                else:
+                    self._busy[actor.call.remote(method, chunk.rows, *rest)] = actor, chunk
+                    self._load[actor] += 1
+            if not self._busy and (failure is not None or (exhausted and not again)):
+                break
+
+            try:
+                self._grow(most=len(work))
+                finished = self._wait(begun)
+            except BaseException as error:
+                # An interrupt does not wait for what is begun, and without a machine nothing is.
+                failure = error
+                finished, _ = self._ray.wait([*self._busy], num_returns=len(self._busy), timeout=0)
+                self._busy = {call: held for call, held in self._busy.items() if call in finished}
+
+            for call in sorted(finished, key=self._order):
+                try:
+                    if call in self._starting:
+                        self._ready(call)
+                    elif (given := self._result(call, again)) is not None:
+                        yield given
+                except Exception as error:
+                    failure = failure or error
+
+        if failure is not None:
+            raise failure
+
+    def _chunk_size(self, rows: int) -> int:
+        """The configured chunk, or less, so that few rows still keep every actor busy."""
+        size = self.config.chunk or (2048 if self._gpus else 64)
+        return max(1, min(size, -(-rows // (self.config.ray.actors or max(1, self._room())))))
+
+    def _free_actor(self) -> Any:
+        """The ready actor with the fewest chunks, or None if each has enough."""
+        actor = min(self._load, key=self._load.__getitem__, default=None)
+        return actor if actor is not None and self._load[actor] < _AT_ACTOR else None
+
+    def _wait(self, begun: float) -> list[Any]:
+        """The calls that have ended, after `_LOOK` seconds at most.
+
+        Raises:
+            TransientError: no actor could be placed in a long time.
+        """
+        calls = [*self._starting, *self._busy]
+        finished, _ = self._ray.wait(calls, timeout=_LOOK) if calls else ([], calls)
+        if finished:
+            finished, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
+        elif not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
+            if self._room():
+                tell_once("no Ray actor is ready yet: its model is being loaded, or other jobs hold the cluster")
+                return []
+            what = f"no machine of the Ray cluster has {self.config.ray.cpus} CPUs and {self._gpus} GPUs for an actor"
+            kind = UserError if self._local else TransientError
+            raise kind(what, hint="lower cpus or gpus under llm.ray or embed.ray, or let a machine join the cluster")
+        return finished
+
+    def _order(self, call: Any) -> int:
+        return self._busy[call][1].start if call in self._busy else -1
+
+    def _ready(self, call: Any) -> None:
+        """Notes that an actor has loaded its model, or that it could not."""
+        actor = self._starting.pop(call)
+        try:
+            self._ray.get(call)
+        except self._ray.exceptions.RayTaskError as error:
+            self._ray.kill(actor)
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_DEATHS:
+                raise self._died(f"{_MOST_DEATHS} Ray actors died before their model was loaded", error) from error
+        else:
+            self._load[actor] = 0
+            self._failed_starts = 0
+
+    def _result(self, call: Any, again: deque[_Chunk]) -> tuple[int, Any] | None:
+        """What an actor made of its chunk; None if it died, and then another gets the chunk."""
+        actor, chunk = self._busy.pop(call)
+        try:
+            result = self._ray.get(call)
+        except self._ray.exceptions.RayTaskError as error:
+            self._load[actor] -= 1
+            raise error.cause from None
+        except self._ray.exceptions.RayError as error:
+            # It was killed, it ran out of memory, or its machine is gone, and its result may be gone with it.
+            self._load.pop(actor, None)
+            chunk.deaths += 1
+            if chunk.deaths >= _MOST_DEATHS:
+                raise self._died(f"{_MOST_DEATHS} Ray actors died over the same rows", error) from error
+            tell_once("a Ray actor died; its rows are asked again")
+            again.append(chunk)
+            return None
+        self._load[actor] -= 1
+        return chunk.start, result
+
+    def _died(self, what: str, error: Exception) -> DarecError:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        hint = "if memory ran out, lower llm.batch or llm.kv_cache_mib, or raise llm.ray.cpus; then run again"
+        return DarecError(f"{what} ({reason}); finished rows are kept", where=self.config.model, hint=hint)
+
+
+def _vllm(config: LLMConfig | EmbedConfig, wanted: str, root: Path) -> LocalModel:
+    """The model, made in the actor, from files of its own machine.
+
+    Args:
+        config: which model.
+        wanted: its identity, which is in the keys of all rows.
+        root: the folder of fetched models on the machine that asks, for clusters that share it.
+    """
+    if root.is_dir():
+        os.environ["DAREC_MODELS"] = str(root)
+    ensure(config.model)
+    folder = resolve(config.model, config.revision)
+    if identity(config.model, config.revision) != wanted:
+        hint = "copy the same folder to every machine of the Ray cluster"
+        raise UserError(
+            "this machine has another model of the same name", where=f"{os.uname().nodename}:{folder}", hint=hint
+        )
+    make = EngineSettings.of if isinstance(config, LLMConfig) else EngineSettings.pooling
+    return LocalModel(replace(make(config, folder), threads=config.ray.cpus))  # pyright: ignore[reportArgumentType]
