@@ -32,6 +32,7 @@ StageName = Literal[
     "embed",
     "graph",
     "train_reference",
+    "choose",
     "train",
     "rerank",
     "evaluate",

@@ -11,6 +11,7 @@ from schemas.lists import ListsConfig
 from schemas.release import ExportConfig, GateConfig
 from schemas.rerank import RerankConfig
 from schemas.rules import RulesConfig
+from schemas.search import SearchConfig
 from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -42,6 +43,8 @@ class Recipe(Section):
     embed: EmbedConfig = Field(default_factory=EmbedConfig)
     graph: GraphConfig = Field(default_factory=GraphConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    search: SearchConfig | None = None
+    """Chooses among variants of `train` on validation before training. null: `train` is used as it is."""
     rerank: RerankConfig | None = None
     """Reorders the candidates that vectors find, in evaluation and in the release alike. null: their order is final."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

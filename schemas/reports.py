@@ -5,6 +5,7 @@ listed here are kept.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -159,10 +160,22 @@ class TrainReport(StageReport):
     batch_size: int = 0
     """Number of train interactions per step, which grows with the data; 0 for closed forms and in reports of older
     versions."""
+    choice: str | None = None
+    """Name of the settings that the search chose; None without a search."""
     text_share: float | None = None
     """Spread of the text columns' scores relative to the trained ones' (`train.fuse`); None without text columns."""
     warm_start: str | None = None
     """Fingerprint of the released model whose embeddings training started from; None for random embeddings."""
+
+
+class ChoiceReport(StageReport):
+    """The training settings that were chosen."""
+
+    name: str = ""
+    kept: bool = False
+    """Whether it is the choice of an earlier run."""
+    rounds: tuple[Mapping[str, Any], ...] = ()
+    """`epochs` of each candidate so far, and their validation `recalls` by name, of each round of the search."""
 
 
 class RerankReport(StageReport):

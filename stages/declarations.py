@@ -14,6 +14,7 @@ from darec.text.identity import model_identity, names_variable, prompt_hash
 from darec.text.models import identity
 from schemas.recipe import Recipe
 from schemas.reports import (
+    ChoiceReport,
     EmbedReport,
     EvaluationReport,
     ExportReport,
@@ -140,7 +141,7 @@ GRAPH = Stage(
     config=lambda recipe: {"graph": recipe.graph},
 )
 
-# ---------------------------------------------------------------- train, train_reference: user and item vectors
+# ---------------------------------------------------------------- train_reference, choose, train: user and item vectors
 
 _TRAIN_INPUTS = (files.TRAIN_PART, files.VAL_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY, files.EDGES)
 
@@ -166,6 +167,27 @@ TRAIN_REFERENCE = Stage(
     config=_without_text,
 )
 
+CHOOSE = Stage(
+    name="choose",
+    version=1,
+    subflow="collaborative",
+    body="stages.choose",
+    report=ChoiceReport,
+    reads=lambda recipe: (
+        *_TRAIN_INPUTS,
+        *_dislikes(recipe, files.TRAIN_DISLIKES),
+        *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
+    ),
+    writes=(files.CHOICE,),
+    config=lambda recipe: {"search": recipe.search, "train": recipe.train},
+)
+
+
+def _choice(recipe: Recipe) -> tuple[files.File[Any], ...]:
+    """The chosen settings, if the recipe has a search."""
+    return (files.CHOICE,) if recipe.search else ()
+
+
 TRAIN = Stage(
     name="train",
     version=3,
@@ -176,6 +198,7 @@ TRAIN = Stage(
         *_TRAIN_INPUTS,
         *_dislikes(recipe, files.TRAIN_DISLIKES),
         *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
+        *_choice(recipe),
     ),
     writes=(files.EMBEDDINGS, files.MODEL, files.HISTORY),
     config=lambda recipe: {"train": recipe.train},
@@ -244,6 +267,7 @@ REFIT = Stage(
         files.HISTORY,
         *_dislikes(recipe, files.ALL_DISLIKES),
         *((files.TEXT_VECTORS,) if recipe.train.needs_text else ()),
+        *_choice(recipe),
     ),
     writes=(files.REFIT_EMBEDDINGS, files.REFIT_MODEL, files.REFIT_HISTORY),
     config=lambda recipe: {"train": recipe.train, "graph": recipe.graph},

@@ -28,6 +28,10 @@ def prepare(recipe: Recipe) -> None:
     check_address_space()
     check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
     check_device(recipe)
+    if recipe.search:
+        from darec.training.search import candidates
+
+        candidates(recipe.search, recipe.train)
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
     for config in models_here(recipe):

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from darec.artifacts.files import (
+    CHOICE,
     EDGES,
     EMBEDDINGS,
     HISTORY,
@@ -26,6 +27,7 @@ from darec.common.interactions import Interactions, Pairs, Representations
 from darec.model.propagation import Adjacency
 from darec.serving.warmstart import Source, carry_over, current_model
 from darec.training import Trained, train
+from darec.training.search import candidates
 from schemas.reports import TrainReport
 from schemas.section import hashed
 from schemas.training import TrainConfig
@@ -34,10 +36,14 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[TrainReport]:
     """Trains the model that is judged. It never sees the test part."""
+    return fit(context, judged_interactions(context), context.read(EDGES))
+
+
+def judged_interactions(context: StageContext) -> Interactions:
+    """The train and validation parts, and no test."""
     train_pairs, val_pairs = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART))
     no_test = Pairs(train_pairs.users[:0], train_pairs.items[:0])
-    interactions = Interactions(*sizes(context), train_pairs, val_pairs, no_test, dislikes(context, TRAIN_DISLIKES))
-    return fit(context, interactions, context.read(EDGES))
+    return Interactions(*sizes(context), train_pairs, val_pairs, no_test, dislikes(context, TRAIN_DISLIKES))
 
 
 def fit(
@@ -49,15 +55,15 @@ def fit(
 ) -> Outcome[TrainReport]:
     """Trains by the stage's settings and writes model, vectors and history. A run that was killed resumes from its
     checkpoint."""
-    config: TrainConfig = context.config["train"]
-    source = _source(context, config)
+    config, choice = _settings(context)
+    source = _source(context, choice)
     warm = _warm_embeddings(context, source, config.dim)
 
     started = time.perf_counter()
     trained = train(
         config,
         interactions,
-        _text(context) if config.needs_text else None,
+        text_vectors(context) if config.needs_text else None,
         adjacency=Adjacency.of_table(edges, interactions.n_users, interactions.n_items),
         warm=warm,
         last_epoch=last_epoch,
@@ -74,6 +80,7 @@ def fit(
         best_epoch=trained.best_epoch,
         validation=trained.validation,
         batch_size=trained.batch_size,
+        choice=choice,
         text_share=trained.text_share,
         training_seconds=round(seconds, 2),
         warm_start=source.fingerprint if source and warm is not None else None,
@@ -95,20 +102,31 @@ def dislikes(context: StageContext, file: File[pl.DataFrame]) -> Pairs | None:
     return Pairs.of_table(context.read(file)) if context.has(file) else None
 
 
-def _text(context: StageContext) -> Representations:
+def text_vectors(context: StageContext) -> Representations:
+    """The text vectors of users and items."""
     vectors = context.read(TEXT_VECTORS)
     return Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
 
 
-def _source(context: StageContext, config: TrainConfig) -> Source | None:
+def _settings(context: StageContext) -> tuple[TrainConfig, str | None]:
+    """The training settings, and their name if a search chose them."""
+    config: TrainConfig = context.config["train"]
+    if not context.has(CHOICE) or context.recipe.search is None:
+        return config, None
+    name = context.read(CHOICE)["name"]
+    return candidates(context.recipe.search, config)[name], name
+
+
+def _source(context: StageContext, choice: str | None) -> Source | None:
     """The released model to start from: only one that was trained with the same settings."""
-    if not config.warm_start:
+    config: TrainConfig = context.config["train"]
+    source = current_model(context.store) if config.warm_start else None
+    if source is None or source.train.manifest.report.get("choice") != choice:
         return None
-    source = current_model(context.store)
-    return source if source and _settings(source.settings) == _settings(hashed(config)) else None
+    return source if _compared(source.settings) == _compared(hashed(config)) else None
 
 
-def _settings(train_section: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(train_section: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in train_section.items() if name not in ("warm_start", "seed")}
 
 

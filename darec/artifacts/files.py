@@ -64,6 +64,9 @@ TEXT_VECTORS = File("embed", "vectors.safetensors", VectorFile())
 # graph: weighted edges
 EDGES = File("graph", "edges.parquet", Table("EDGES"))
 
+# choose: the training settings, only if the recipe has a search
+CHOICE = File("choose", "choice.json", Json())
+
 # train: the model
 MODEL = File("train", "model.safetensors", OpaqueFile())
 EMBEDDINGS = File("train", "embeddings.safetensors", VectorFile())

@@ -1,0 +1,123 @@
+"""The choice of training settings: halving, what is kept between runs, and what the training stages make of it."""
+
+from pathlib import Path
+
+import pytest
+
+from darec.artifacts import files
+from darec.common.errors import UserError
+from darec.common.interactions import Interactions
+from darec.model.propagation import Adjacency
+from darec.training import search, train
+from schemas.alignment import DaRecConfig, KARConfig
+from schemas.recipe import Recipe
+from schemas.search import SearchConfig
+from schemas.training import TrainConfig
+from stages import refit
+from stages import train as training_stage
+from stages.registry import needed
+from stages.walk import run as run_stages
+from tests.checkerboard import checkerboard
+from tests.data import write_tastes
+from tests.integration.test_gate_nights import TRAIN
+from tests.unit.test_fusing import run_stage
+
+QUICK = {"dim": 8, "eval_every": 1, "batch_size": 256, "device": "cpu", "cold_start": "none", "patience": 100}
+PLAIN = TrainConfig(alignment=(), epochs=8, learning_rate=0.02, **QUICK)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Interactions:
+    return checkerboard(tmp_path)
+
+
+def test_without_names_the_weights_of_all_objectives_are_scaled() -> None:
+    settings = PLAIN.model_copy(update={"alignment": (DaRecConfig(weight=0.8), KARConfig())})
+    found = search.candidates(SearchConfig(), settings)
+    assert list(found) == ["weights x 1", "weights x 0.25", "weights x 0.0625", "weights x 0"]
+    assert [each.alignment[0].weight for each in found.values()] == [0.8, 0.2, 0.05, 0.0]
+    assert all(each.alignment[1] == KARConfig() for each in found.values())
+    assert found["weights x 1"] == settings
+
+
+def test_named_candidates_are_overrides_of_the_settings() -> None:
+    config = SearchConfig(candidates={"as it is": {}, "mf": {"backbone": {"name": "mf"}, "learning_rate": 0.1}})
+    found = search.candidates(config, PLAIN)
+    assert found["as it is"] == PLAIN
+    assert (found["mf"].backbone.name, found["mf"].learning_rate, found["mf"].dim) == ("mf", 0.1, 8)
+    with pytest.raises(UserError, match=r"learning_rat"):
+        search.candidates(SearchConfig(candidates={"typo": {"learning_rat": 1}}), PLAIN)
+    with pytest.raises(UserError, match="needs text vectors"):
+        search.candidates(SearchConfig(candidates={"text": {"alignment": [{"name": "darec"}]}}), PLAIN)
+
+
+def test_the_better_half_trains_on_to_what_training_at_once_would_give(data: Interactions, tmp_path: Path) -> None:
+    rates = {"none": 1e-6, "slow": 2e-3, "good": 0.03, "wild": 3.0}
+    among = {name: PLAIN.model_copy(update={"learning_rate": rate}) for name, rate in rates.items()}
+    graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    name, rounds = search.choose(among, data, None, graph, SearchConfig(epochs=2), tmp_path)
+    assert [each.epochs for each in rounds] == [2, 4]
+    assert [len(each.recalls) for each in rounds] == [4, 2]
+    assert set(rounds[1].recalls) == set(sorted(rates, key=lambda each: -rounds[0].recalls[each])[:2])
+    assert rounds[1].recalls[name] == max(rounds[1].recalls.values())
+    alone = train(among[name], data, adjacency=graph, last_epoch=4)
+    assert rounds[1].recalls[name] == alone.validation["recall@20"]
+
+
+def test_time_and_epochs_end_a_search(data: Interactions, tmp_path: Path) -> None:
+    among = {str(seed): PLAIN.model_copy(update={"seed": seed, "epochs": 3}) for seed in range(5)}
+    graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    _, rounds = search.choose(among, data, None, graph, SearchConfig(epochs=1, minutes=1e-9), tmp_path)
+    assert len(rounds) == 1
+    _, rounds = search.choose(among, data, None, graph, SearchConfig(epochs=4), tmp_path)
+    assert len(rounds) == 1, "nobody has more epochs to train"
+
+
+def test_a_recipe_without_a_search_has_no_such_stage() -> None:
+    assert "choose" not in [task.name for task in needed(Recipe())]
+    stages = [task.name for task in needed(Recipe(search=SearchConfig()))]
+    assert stages.index("embed") < stages.index("choose") < stages.index("train")
+
+
+def test_training_and_refit_take_the_chosen_settings(data: Interactions, tmp_path: Path) -> None:
+    candidates = {"wide": {"dim": 12}, "narrow": {"dim": 3}}
+    settings = PLAIN.model_copy(update={"epochs": 1, "refit": "all"})
+    recipe = Recipe(train=settings, search=SearchConfig(candidates=candidates))
+    choice = tmp_path / "choice.json"
+    files.CHOICE.format.write({"name": "narrow"}, choice)
+    given = {files.CHOICE: choice}
+    judged = run_stage(training_stage.run, recipe, data, tmp_path / "train", given)
+    assert judged.report.choice == "narrow"
+    history = {files.HISTORY: tmp_path / "train" / files.HISTORY.name}
+    run_stage(refit.run, recipe, data, tmp_path / "refit", given | history)
+    for folder, file in (("train", files.EMBEDDINGS), ("refit", files.REFIT_EMBEDDINGS)):
+        assert file.format.read(tmp_path / folder / file.name).item.shape[1] == 3
+
+
+def test_a_choice_is_kept_until_the_data_has_grown_or_the_question_is_another(tmp_path: Path) -> None:
+    write_tastes(tmp_path)
+
+    def night(growth: float, force=(), **changes):
+        source = {"source": "csv", "interactions": str(tmp_path / "interactions.csv")}
+        source["interaction_columns"] = {"timestamp": "timestamp"}
+        few = {"epochs": 2, "eval_every": 1, "warm_start": True}
+        config = {"candidates": {"slow": {"learning_rate": 1e-6}, "good": {}}, "epochs": 1, "growth": growth}
+        values = {"data": source, "train": TRAIN | few | changes, "search": config}
+        values |= {"runtime": {"store": str(tmp_path / "store"), "min_free_gb": 0}}
+        return {
+            result.stage: result for result in run_stages(Recipe.model_validate(values), until="train", force=force)
+        }
+
+    first = night(0.5)
+    assert first["choose"].report.name == first["train"].report.choice == "good"
+    assert not first["choose"].report.kept
+    assert [sorted(each["recalls"]) for each in first["choose"].report.rounds] == [["good", "slow"]]
+
+    log = tmp_path / "interactions.csv"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join(lines[:-50]) + "\n")
+    second = night(0.5)
+    assert second["choose"].report.kept and not second["choose"].cached
+    assert second["train"].report.choice == "good"
+    assert not night(0.5, force=["choose"])["choose"].report.kept, "force means a new search"
+    assert not night(0.5, dim=9)["choose"].report.kept, "other settings are another question"
