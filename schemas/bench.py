@@ -60,6 +60,9 @@ class BenchRecipe(Section):
     """Additional alignments, named `<of> <label>=<value>`."""
     special: tuple[Override, ...] = ()
     """Overrides for some entries, applied last and in order."""
+    without_text: Literal["refuse", "leave out"] = "refuse"
+    """What is done about entries that need text vectors on data that has none. refuse: an error. leave out: these
+    entries are not part of the grid."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     baseline: str = "none"

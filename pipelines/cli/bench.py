@@ -82,6 +82,32 @@ def table(
 
 
 @app.command()
+def slices(
+    recipe: RecipeArgument,
+    data: DataOption = None,
+    overrides: SetOption = None,
+    only: OnlyOption = None,
+    seeds: SeedsOption = "",
+    store: StoreOption = STORE,
+    out: OutOption = None,
+) -> None:
+    """Compare the finished runs by the popularity of items, and by diversity, novelty and coverage of their lists."""
+    from benchmarks import slices as groups
+    from benchmarks.runs import find
+    from darec.artifacts.store import Store
+
+    loaded, runs = _open(recipe, data, overrides, only, seeds)
+    place = Store(store)
+    done = [(run, artifact) for run in runs if (artifact := find(run, place)) is not None]
+    if not done:
+        raise UserError("no run of this benchmark is finished", where=str(store), hint="run `darec bench run` first")
+    folder = out or STORE.parent / loaded.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "slices.md").write_text(text := groups.tables(done))
+    print_plain(text)
+
+
+@app.command()
 def plot(
     recipe: RecipeArgument,
     data: DataOption = None,
@@ -396,6 +422,8 @@ def _open(
     with_text = {entry.data for entry in entries if entry.config.needs_text}
     names = dict.fromkeys(entry.data for entry in entries)
     loaded = {name: load_data(name, recipe.data[name], text=name in with_text) for name in names}
+    if recipe.without_text == "leave out":
+        entries = [entry for entry in entries if loaded[entry.data].text or not entry.config.needs_text]
     return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
 
 

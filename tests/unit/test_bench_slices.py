@@ -1,0 +1,54 @@
+"""Recall by the popularity of items, and lists beyond accuracy, from the vectors of finished runs."""
+
+from pathlib import Path
+
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import slices
+from benchmarks.data import BenchData, from_folder
+from darec.common.interactions import Interactions, Pairs, Representations
+from pipelines.cli import app
+from tests.bench_samples import RECIPE, write_board, write_recipe
+
+
+def test_slices_count_only_their_own_items_by_hand() -> None:
+    # Item 0 is in no history, item 1 in one, items 2 and 3 in six and in 21; every user's test holds items 0 to 3.
+    users = torch.arange(21)
+    histories = [(4, users), (1, users[:1]), (2, users[:6]), (3, users)]
+    train = Pairs(
+        torch.cat([each for _, each in histories]), torch.cat([torch.full_like(each, item) for item, each in histories])
+    )
+    test = Pairs(torch.tensor([20, 20, 20]), torch.tensor([0, 1, 2]))
+    data = BenchData("hand", Interactions(21, 5, train, test, test), None, "", None)
+    assert [len(part) for part in slices._parts(data)] == [1, 1, 1, 0]
+
+    final = Representations(torch.ones(26, 1), 21)
+    found = slices.measure(final, data)
+    assert found["0 (1 pairs)"] == found["1 to 5 (1 pairs)"] == 1.0, "all five items are in a list of twenty"
+    assert "from 21 (0 pairs)" not in found
+    assert found["coverage"] == 1.0
+    assert "diversity" not in found, "it needs text"
+
+
+def test_text_gives_diversity(tmp_path: Path) -> None:
+    data = from_folder("board", write_board(tmp_path))
+    parity = torch.zeros(100, 2)
+    parity[torch.arange(100), torch.arange(100) % 2] = 1
+    parity[:40] = parity[:40].flip(1)  # lists of items of the other parity, none of which is in the train part
+    alike, mixed = (
+        slices.measure(Representations(nodes, 40), data)["diversity"] for nodes in (parity, torch.rand(100, 2))
+    )
+    assert alike < mixed
+
+
+def test_the_command_reads_finished_runs(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("seeds: [0, 1]", "seeds: [0]"))
+    options = ["--store", str(tmp_path / "store"), "--out", str(tmp_path / "out"), "--only", "none"]
+    before = CliRunner().invoke(app, ["bench", "slices", str(recipe), *options])
+    assert before.exit_code != 0 and "finished" in str(before.exception)
+    assert CliRunner().invoke(app, ["bench", "run", str(recipe), *options]).exit_code == 0
+    after = CliRunner().invoke(app, ["bench", "slices", str(recipe), *options])
+    assert after.exit_code == 0, after.output
+    text = (tmp_path / "out" / "slices.md").read_text()
+    assert "popularity" in text and "lightgcn" in text and "coverage" in text
