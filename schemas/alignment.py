@@ -56,6 +56,8 @@ class DaRecConfig(Section):
     are averaged. joint: users and items together in one sample."""
     sample: int = Field(default=512, ge=2, le=16_384)
     """N^: number of rows per side that are drawn in each step, for all terms. Duplicates are removed."""
+    every: int = added(1, ge=1, le=1_000_000)
+    """Computes the terms in every n-th step only, with n times the weight. More rows in fewer steps cost the same."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
     """How the sample is drawn. interactions: in proportion to the number of train interactions. uniform: every row is
     equally likely. batch: only users and positive items of the current batch."""
@@ -70,8 +72,8 @@ class DaRecConfig(Section):
     centres: int = Field(default=8, ge=2, le=1_024)
     """K: number of preference centres per side."""
     recluster_steps: int = Field(default=35, ge=1, le=1_000_000_000)
-    """Runs k-means every N steps. In between, a row belongs to the nearest centre of the last run. A frozen text side
-    (`text_parts: components`) is clustered in the first step only and keeps those centres."""
+    """Runs k-means every N steps that compute the terms. In between, a row belongs to the nearest centre of the last
+    run. A frozen text side (`text_parts: components`) is clustered in the first step only and keeps those centres."""
     kmeans_iterations: int = Field(default=10, ge=1, le=1_000)
     """Number of Lloyd iterations in each run of k-means, which starts from the previous centres."""
     matching: Literal["greedy", "optimal"] = "optimal"

@@ -90,12 +90,16 @@ class DaRec(Objective):
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The four terms, each the mean over sides."""
+        """The four terms, each the mean over sides; none in the steps between."""
+        turn, between = divmod(int(self.step), self.config.every)
+        if between:
+            self.step += 1
+            return {}
         nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
-        if self.config.weights.local_structure and int(self.step) % self.config.recluster_steps == 0:
+        if self.config.weights.local_structure and turn % self.config.recluster_steps == 0:
             self._recluster(nodes)
         self.step += 1
-        scale = self.config.weight * self.scale / len(self.sides)
+        scale = self.config.weight * self.config.every * self.scale / len(self.sides)
         terms: dict[str, Tensor] = {}
         for side in range(len(self.sides)):
             for name, value in self._side(side, nodes, batch, final.n_users):

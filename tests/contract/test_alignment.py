@@ -373,6 +373,19 @@ def test_partners_in_one_space_are_near(seed, setting):
     assert distances.trace() == pytest.approx(best, rel=1e-5)
 
 
+def test_terms_of_every_third_step_have_three_times_the_weight(setting):
+    text, final, batch, data = setting
+    seldom, always = (build(DaRecConfig(sample=8, centres=3, every=every), text, data) for every in (3, 1))
+    found = []
+    for objective in (seldom, always):
+        torch.manual_seed(0)
+        found.append(objective(final, batch))
+    assert found[0].keys() == found[1].keys() != set()
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], 3 * value)
+    assert [bool(seldom(final, batch)) for _ in range(4)] == [False, False, True, False]
+
+
 def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
     text, final, batch, data = setting
     objective = build(RLMRecGenConfig(rows=3), text, data).train()
