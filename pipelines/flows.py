@@ -85,7 +85,7 @@ def _run_stages(
         result = state.result()
         if task.name in _COUNTED_AFTER and not result.cached:
             with harmless("the plan"):
-                show_plan(plan(recipe, store, until))
+                show_plan(plan(recipe, store, until, prepared=True))
         return result
 
     tasks = [task for task in needed(recipe, until) if task.subflow == subflow]
@@ -131,7 +131,7 @@ def darec(
         prepared(loaded)
         with store.in_use():
             with harmless("the plan"):
-                show_plan(plan(loaded, store, until))
+                show_plan(plan(loaded, store, until, prepared=True))
             results.extend(semantic(loaded, until, force or []))
             results.extend(collaborative(loaded, until, force or [], results))
     with store.in_use():

@@ -1,23 +1,17 @@
 """Configuration of the data stages: ingest, split, graph."""
 
 import codecs
-import os
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from schemas.places import Files
 from schemas.section import Section, added, not_hashed
 from schemas.source_names import SOURCES, FormatName
 
 Column = str | int
 """A column: its name in the header, or its number, counted from 1."""
-
-Part = Literal["train", "val", "test"]
-
-_Place = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, Path) else value)]
-Files = _Place | tuple[_Place, ...] | dict[Part, _Place | tuple[_Place, ...]]
-"""A file, folder, glob or URL; a list of them; or one of these for each of train, val and test."""
 
 TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "order"]
 
@@ -121,12 +115,13 @@ class DataConfig(Section):
     folder: Path = not_hashed(Path("data/raw/ml-100k"))
     """Folder of the files of a public data set that is selected by name."""
     interactions: Files | None = not_hashed(None)
-    """The interactions: a file, folder, glob or URL, a list of them, or one for each of train, val and test. Required
+    """The interactions: a file, folder, glob or URL (s3://, gs://, az://, https://), a list of them, one for each of
+    train, val and test, or a table of a database or lake (`kind: postgresql`, adbc, duckdb, delta or iceberg). Required
     by every source except public data sets by name."""
     items: Files | None = not_hashed(None)
-    """The items file or files. Without them, the title of an item is its id."""
+    """The items, given as the interactions are. Without them, the title of an item is its id."""
     users: Files | None = not_hashed(None)
-    """The users file or files."""
+    """The users, given as the interactions are."""
     encoding: str = "utf-8"
     """The encoding of text files; a byte order mark in a file overrides it."""
     interaction_format: FileFormat = added(FileFormat())

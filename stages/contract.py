@@ -101,6 +101,10 @@ def _up_to_date(recipe: Recipe, artifact: Artifact, ledger: Path) -> str | None:
     return None
 
 
+def _no_news(recipe: Recipe) -> tuple[str, ...]:
+    return ()
+
+
 def _never(recipe: Recipe) -> bool:
     return False
 
@@ -144,6 +148,8 @@ class Stage(Task[Report_co]):
     """The files of its artifact."""
     fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
     """Whatever else is in the key: bytes of prompts, identities of models, hashes of source files."""
+    unread: Callable[[Recipe], tuple[str, ...]] = _no_news
+    """What a run reads from outside before the key can be known, a sentence each. Only plans ask."""
     outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date
     """Why a whole artifact of the right key is made again all the same, or None. Given the root of the row ledgers."""
     counts_rows: bool = False

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from darec.artifacts import files
+from darec.dataset.remote import changed, local
 from darec.dataset.sources import fingerprint
 from darec.text.fallbacks import due_again
 from darec.text.identity import model_identity, names_variable, prompt_hash
 from darec.text.models import identity
+from schemas.copies import COPIES
 from schemas.recipe import Recipe
 from schemas.reports import (
     ChoiceReport,
@@ -41,7 +43,9 @@ INGEST = Stage(
     reads=lambda recipe: (),
     writes=(files.INTERACTIONS, files.ITEMS, files.USERS),
     config=lambda recipe: {"data": recipe.data},
-    fingerprint=lambda recipe: fingerprint(recipe.data),
+    # Of remote sources the local copies are in the key, which `stages.prepare` brings up to date before a run.
+    fingerprint=lambda recipe: fingerprint(local(recipe.data, recipe.runtime.store / COPIES)),
+    unread=lambda recipe: changed(recipe.data, recipe.runtime.store / COPIES),
 )
 
 # ---------------------------------------------------------------- split: train, val and test; ids become numbers

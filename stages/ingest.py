@@ -3,13 +3,15 @@
 from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
+from darec.dataset.remote import local
+from schemas.copies import COPIES
 from schemas.reports import IngestReport
 from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[IngestReport]:
     """Reads and cleans the raw data."""
-    config = context.recipe.data
+    config = local(context.recipe.data, context.store / COPIES)
     data = clean(read_source(config, context.work / "unpacked"), config)
 
     context.write(INTERACTIONS, data.interactions)

@@ -1,7 +1,7 @@
 """What a run would do, without doing it: every task a hit or stale, why, how many rows, how long it took last time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from darec.artifacts.store import Artifact, Store
@@ -39,8 +39,18 @@ class Step:
     """Whether `rows` is estimated from a sample."""
 
 
-def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False) -> list[Step]:
-    """The steps to `target`, in order. Reads manifests and the row ledger; computes nothing."""
+def plan(
+    recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = False, prepared: bool = False
+) -> list[Step]:
+    """The steps to `target`, in order. Reads manifests and the row ledger; computes nothing.
+
+    Args:
+        recipe: the configuration of the run.
+        store: where artifacts are.
+        target: the last task.
+        checksums: whether artifacts are verified by checksums and not only by sizes.
+        prepared: whether the run has read its remote sources already; otherwise they are asked whether they changed.
+    """
 
     steps: dict[str, Step] = {}  # of effects
 
@@ -56,11 +66,16 @@ def plan(recipe: Recipe, store: Store, target: str = LAST, *, checksums: bool = 
             return steps[task.name]
         assert isinstance(task, Stage)
         try:
+            with collected() as doubts:  # of a source that cannot be reached
+                news = () if prepared else task.unread(recipe)
+            if news:
+                return Step(task, "stale", (*news, *doubts), seconds_last_time=seconds)
             job = stage_job(task, recipe, upstream, store)
-        except UserError as error:
+        except (UserError, TransientError) as error:
             return Step(task, "blocked", (str(error),), seconds_last_time=seconds)
         try:
-            return _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
+            step = _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
+            return replace(step, why=(*step.why, *doubts))
         except TransientError as error:  # a file that cannot be read now
             return Step(task, "blocked", (str(error),), job.key, seconds_last_time=seconds)
 

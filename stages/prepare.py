@@ -1,5 +1,6 @@
-"""Before a run: enough disk, the named public data and packaged models on it, every model and sound prompts."""
+"""Before a run: enough disk, public data, copies of remote sources and models on it, and sound prompts."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,13 +8,18 @@ from pathlib import Path
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.memory import check_address_space
+from darec.dataset import remote
 from darec.dataset.fetch import fetch
+from darec.dataset.remote import sources_in
 from darec.text import models
+from schemas.copies import COPIES
 from schemas.recipe import Recipe
 from schemas.section import hashed
 from schemas.semantic import EmbedConfig, LLMConfig
 from stages.contract import Stage
 from stages.registry import needed
+
+_logger = logging.getLogger(__name__)
 
 
 def prepare(recipe: Recipe) -> None:
@@ -34,10 +40,32 @@ def prepare(recipe: Recipe) -> None:
         candidates(recipe.search, recipe.train)
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
+    read_sources(recipe)
     for config in models_here(recipe):
         models.ensure(config.model)
         models.resolve(config.model, config.revision)
     check_prompts(recipe)
+
+
+def read_sources(recipe: Recipe, *, full: bool = False) -> list[str]:
+    """Brings the local copies of remote sources up to date; says for each what was done.
+
+    Args:
+        recipe: whose section `data` names the sources.
+        full: whether tables with a watermark, and files that have not changed, are read again.
+
+    Raises:
+        UserError: a source is not there, may not be read, or lacks a column.
+        TransientError: a source cannot be reached.
+    """
+    store = Store(recipe.runtime.store)
+    if next(sources_in(recipe.data, store.root / COPIES), None) is None:
+        return []
+    with store.in_use(), store.lease(COPIES):
+        done = remote.fetch(recipe.data, store.make(COPIES), full=full)
+    for line in done:
+        _logger.info("%s", line)
+    return done
 
 
 def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:

@@ -131,7 +131,8 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
 def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[str]]:
     """A problem's place as a recipe's author writes it, and the fields of the section that its last step is in.
 
-    Pydantic's location also holds the `name` of each section that is one of several kinds: it is left out.
+    Pydantic's location also holds the `name` or `kind` of each section that is one of several, and in parentheses the
+    form of a value that may have several: they are left out.
     """
     steps, known = [], sorted(kind.model_fields)
     models: set[type[BaseModel]] = {kind}
@@ -140,6 +141,8 @@ def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[lis
         tagged = {model for model in models if len(models) > 1 and _tag(model) == step}
         if tagged:
             models = tagged
+            continue
+        if str(step).startswith("("):
             continue
         steps.append(str(step))
         known = sorted({name for model in models for name in model.model_fields})
@@ -156,4 +159,4 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> Any:
-    return model.model_fields["name"].default if "name" in model.model_fields else None
+    return next((model.model_fields[name].default for name in ("name", "kind") if name in model.model_fields), None)

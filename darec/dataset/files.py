@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from darec.common.errors import UserError
 from darec.common.files import regular_file
-from schemas.data import Files, Part
+from schemas.places import Files, Part
 
 _PARTITION = re.compile(r"([A-Za-z_]\w*)=(.*)")  # a folder of a hive-partitioned data set: date=2024-01-31
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -148,7 +148,7 @@ def _nearest(value: str, catalogue: pl.Series) -> str | None:
     return next(iter(difflib.get_close_matches(value, catalogue.head(_NEAREST_OF).to_list(), n=1, cutoff=0.6)), None)
 
 
-def _key(ids: pl.Expr, merge: Sequence[str]) -> pl.Expr:
+def merge_key(ids: pl.Expr, merge: Sequence[str]) -> pl.Expr:
     """What ids have in common that differ only by case, leading zeros or blanks."""
     if "case" in merge:
         ids = ids.str.to_lowercase()
@@ -160,21 +160,21 @@ def _key(ids: pl.Expr, merge: Sequence[str]) -> pl.Expr:
 
 
 def _loose(ids: pl.Expr) -> pl.Expr:
-    return _key(ids, ("case", "spaces", "zeros")).str.replace(r"^(-?\d+)\.0+$", "$1")
+    return merge_key(ids, ("case", "spaces", "zeros")).str.replace(r"^(-?\d+)\.0+$", "$1")
 
 
 def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | None) -> pl.Series:
     """Of ids that share a key, the one that the catalogue has, or else the most frequent."""
     known = pl.lit(True) if catalogue is None else pl.col("id").is_in(catalogue.implode())
     rows = pl.col("rows").sum().over("id")
-    keyed = table.with_columns(key=_key(pl.col("id"), merge), known=known, weight=rows)
+    keyed = table.with_columns(key=merge_key(pl.col("id"), merge), known=known, weight=rows)
     best = (
         keyed.sort("known", "weight", "id", descending=[True, True, False])
         .group_by("key")
         .agg(best=pl.col("id").first())
     )
     if catalogue is not None:
-        own = catalogue.to_frame("own").with_columns(key=_key(pl.col("own"), merge)).unique("key", keep="first")
+        own = catalogue.to_frame("own").with_columns(key=merge_key(pl.col("own"), merge)).unique("key", keep="first")
         best = best.join(own, on="key", how="left").with_columns(best=pl.coalesce("own", "best"))
     return keyed.join(best, on="key", how="left", maintain_order="left")["best"]
 
@@ -207,4 +207,4 @@ def _twins(known: pl.DataFrame, merge: Sequence[str]) -> tuple[int, str, str] | 
 
 
 def _same(pair: list[str], kind: str) -> bool:
-    return len(set(pl.Series(pair).to_frame("id").select(_key(pl.col("id"), (kind,))).to_series())) == 1
+    return len(set(pl.Series(pair).to_frame("id").select(merge_key(pl.col("id"), (kind,))).to_series())) == 1

@@ -1,21 +1,26 @@
 """`darec data inspect`: examines files and prints the recipe sections that read them."""
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from darec.common.errors import UserError
+from darec.common.recipes import explain
 from darec.common.strict_yaml import dump
+from darec.dataset.addresses import place_of
 from darec.dataset.clean import clean
 from darec.dataset.errors import AnswerableError
 from darec.dataset.files import SourceFile, expand
 from darec.dataset.look import Look, look_at
 from darec.dataset.ratings import parsed, scale_of
 from darec.dataset.readers import RawData, read_source
+from darec.dataset.remote import fetch, local
 from darec.dataset.roles import Reading, Role, event_weights, part_of, read_roles
 from darec.dataset.sources import resolve, source_files
 from darec.dataset.split import split_interactions
@@ -25,6 +30,7 @@ from schemas.source_names import SOURCES
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
 _LARGE = 300 * 2**20  # bytes; larger files are described by their beginning and not read through
 _TRIES = 6
+_MOST_ROWS = 300_000  # of a table; the rest is not read
 
 
 @dataclass
@@ -44,7 +50,10 @@ class Inspection:
 
 @dataclass
 class _Described:
-    place: str
+    name: str
+    """The place as it was given."""
+    place: str | dict[str, Any]
+    """The place as a recipe has it."""
     files: list[SourceFile]
     look: Look
     reading: Reading
@@ -53,22 +62,32 @@ class _Described:
 def inspect(places: Sequence[str]) -> Inspection:
     """Describes files: which holds interactions, items and users, how each is written, and what its columns are.
 
-    The description is tested: small files are read with it, and problems are fixed by settings or reported.
+    The description is tested: small files are read with it, and problems are fixed by settings or reported. Remote
+    sources are read into a temporary folder.
+
+    Args:
+        places: files, folders, globs, URLs, and tables as `darec.dataset.addresses` has them.
 
     Raises:
         UserError: no file holds interactions, or one is no table in a layout that darec reads.
+        TransientError: a source cannot be reached.
     """
-    if len(places) == 1 and Path(places[0]).is_dir() and (named := _public(Path(places[0]))):
+    with tempfile.TemporaryDirectory(prefix="darec-") as copies:
+        return _inspected(places, Path(copies))
+
+
+def _inspected(places: Sequence[str], copies: Path) -> Inspection:
+    if len(places) == 1 and Path(places[0]).is_dir() and (named := _public(Path(places[0]), copies)):
         return named
 
-    described = [_described(place) for place in places]
+    described = [_described(place, copies) for place in places]
     found = Inspection({"data": {}})
     by_role: dict[Role, list[_Described]] = {}
     for each in described:
         by_role.setdefault(each.reading.role, []).append(each)
 
     if "interactions" not in by_role:
-        columns = "; ".join(f"{each.place}: {', '.join(each.look.columns[:10])}" for each in described)
+        columns = "; ".join(f"{each.name}: {', '.join(each.look.columns[:10])}" for each in described)
         hint = "name the file of the interactions, with a column of users and one of items"
         raise UserError(f"no file looks like interactions ({columns})", where=", ".join(places), hint=hint)
 
@@ -77,17 +96,20 @@ def inspect(places: Sequence[str]) -> Inspection:
         for each in by_role.get(role, [])[:1]:
             _describe_entities(found, role, each)
         for each in by_role.get(role, [])[1:]:
-            found.doubts.append(f"{each.place} looks like {role} too, and is left out")
+            found.doubts.append(f"{each.name} looks like {role} too, and is left out")
 
     for each in described:
         found.seen.append(_layout(each))
-        found.doubts += [f"{each.place}: {doubt}" for doubt in (*each.look.doubts, *each.reading.doubts)]
-    _settle(found)
+        found.doubts += [f"{each.name}: {doubt}" for doubt in (*each.look.doubts, *each.reading.doubts)]
+    _settle(found, copies)
     return found
 
 
-def _described(place: str) -> _Described:
-    files = expand(place, "interactions")
+def _described(name: str, copies: Path) -> _Described:
+    place = place_of(name)
+    config = _validated({"source": "csv", "interactions": place})
+    fetch(config, copies, limit=_MOST_ROWS)
+    files = expand(local(config, copies).interactions or "", "interactions")
     look = look_at(files[0].path)
     if files[0].partition:
         names = [name for name, _ in files[0].partition]
@@ -100,14 +122,17 @@ def _described(place: str) -> _Described:
             look.first_line,
             look.doubts,
         )
-    return _Described(place, files, look, read_roles(look))
+    return _Described(name, place, files, look, read_roles(look))
 
 
 def _describe_interactions(found: Inspection, described: list[_Described]) -> None:
     data, first = found.section["data"], described[0]
     data["source"] = _source(first.look)
-    parts = {part_of(Path(each.place).name): each.place for each in described}
-    if len(described) > 1 and None not in parts and "train" in parts:
+    parts = {part_of(Path(each.name).name): each.place for each in described}
+    if len(described) > 1 and any(not isinstance(each.place, str) for each in described):
+        found.doubts.append(f"only {first.name} is read: a table stands alone, so unite several in one query")
+        data["interactions"] = first.place
+    elif len(described) > 1 and None not in parts and "train" in parts:
         data["interactions"] = {part: parts[part] for part in ("train", "val", "test") if part in parts}
         found.section["split"] = {"strategy": "column"} | ({} if "val" in parts else {"val_share": 0.1})
     else:
@@ -200,12 +225,19 @@ def _layout(each: _Described) -> str:
     told = ", ".join([str(kind), *(f"{name} {value!r}" for name, value in settings.items())])
     names = ", ".join(f"{meaning} {_name(each.look, number)!r}" for meaning, number in each.reading.columns.items())
     more = f" and {len(each.files) - 1} more" if len(each.files) > 1 else ""
-    return f"{each.place}{more}: {each.reading.role} ({told}); {names}"
+    return f"{each.name}{more}: {each.reading.role} ({told}); {names}"
 
 
-def _settle(found: Inspection) -> None:
+def _validated(section: Mapping[str, Any]) -> DataConfig:
+    try:
+        return DataConfig.model_validate(section)
+    except ValidationError as error:
+        raise explain(error, "darec data inspect", DataConfig) from None
+
+
+def _settle(found: Inspection, copies: Path) -> None:
     """Reads the files with it; settings that errors in the data need are added and reported as doubts."""
-    data = DataConfig.model_validate(found.section["data"])
+    data = local(_validated(found.section["data"]), copies)
     size = sum(file.path.stat().st_size for files in source_files(data).values() for file in files)
     if size > _LARGE:
         found.doubts.append(f"the files were not read through, as they have {size / 2**30:.1f} GiB")
@@ -214,7 +246,7 @@ def _settle(found: Inspection) -> None:
     # Each try may show one more fault, whose setting is added for the next one.
     for _ in range(_TRIES):
         try:
-            config = DataConfig.model_validate(found.section["data"])
+            config = local(DataConfig.model_validate(found.section["data"]), copies)
             raw = read_source(config)
             cleaned = clean(raw, config)
             split_interactions(cleaned.interactions, SplitConfig.model_validate(found.section.get("split", {})))
@@ -271,7 +303,7 @@ def _shown(value: float | None) -> str:
     return "null (every row is a like)" if value is None else f"{value:g}"
 
 
-def _public(folder: Path) -> Inspection | None:
+def _public(folder: Path, copies: Path) -> Inspection | None:
     """The public data set that a folder holds, if its files have the names of one."""
     for name, path in SOURCES.items():
         if path is None:
@@ -285,7 +317,7 @@ def _public(folder: Path) -> Inspection | None:
         if not _has_own_name(name, first):
             continue
         found = Inspection({"data": {"source": name, "folder": str(folder)}}, [f"{folder}: {name}"])
-        _settle(found)
+        _settle(found, copies)
         return found
     return None
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import polars as pl
 from pydantic import ValidationError
@@ -35,6 +36,7 @@ from darec.serving.records import CurrentLink, Records
 from darec.serving.releases import LEASE, whoami
 from darec.serving.retention import alone
 from schemas import columns as c
+from schemas.copies import COPIES
 from schemas.manifest import MANIFEST, InputRecord
 from schemas.night import NIGHTS_FILE, Night
 from schemas.receipt import Receipt
@@ -49,7 +51,7 @@ _SCRATCH = {"work": "*/*", "damaged": "*"}
 """Checkpoints of runs, and artifacts that were set aside as damaged."""
 _OURS = {
     "artifacts", "work", "ledger", "damaged", "replaced", "leases", "releases", "current", "tmp", "reports", "prompts",
-    "metrics", "receipts", NIGHTS_FILE,
+    "metrics", "receipts", COPIES, NIGHTS_FILE,
 }  # fmt: skip
 _REMOVED = "(removed with a person who was forgotten)"
 _LEARNED = "what the model of a release learned from the person: the next training begins without it"
@@ -60,8 +62,32 @@ _ELSEWHERE = (
 _OLD_TEXTS = "texts of the person whose artifacts are gone: a ledger does not know whose its rows are"
 
 
+class Holder(Protocol):
+    """Something in the store beside artifacts that may hold the person: copies of remote sources."""
+
+    @property
+    def named(self) -> bool:
+        """Whether it lists the person."""
+        ...
+
+    def counts(self) -> dict[str, int]:
+        """How much there is to remove, by kind."""
+        ...
+
+    def remove(self) -> None:
+        """Removes it."""
+        ...
+
+
 def forget(
-    store: Store, user_id: str, *, why: str = "", who: str = "", left: Sequence[str] = (), dry_run: bool = False
+    store: Store,
+    user_id: str,
+    *,
+    why: str = "",
+    who: str = "",
+    left: Sequence[str] = (),
+    copies: Holder | None = None,
+    dry_run: bool = False,
 ) -> Receipt:
     """Removes a person from the store; with `dry_run` only counts what holds the person.
 
@@ -71,6 +97,7 @@ def forget(
         why: the reason, for the receipt; the id is taken out of it.
         who: who asks for it; by default the user of the machine.
         left: what the caller knows to hold the person outside the store, for the receipt.
+        copies: the copies of remote sources in the store.
         dry_run: whether to change nothing.
 
     Raises:
@@ -82,8 +109,8 @@ def forget(
         if not dry_run:
             _empty(store, "tmp")  # of a call that was killed: nobody is at work
         person = _Person(store, user_id)
-        person.check()
-        counts = person.counts()
+        person.check(elsewhere=copies is not None and copies.named)
+        counts = person.counts() | (copies.counts() if copies is not None else {})
         receipt = Receipt(
             at=datetime.now(UTC),
             who=who or whoami(),
@@ -92,7 +119,11 @@ def forget(
             counts=counts,
             left=(*left, *person.unmatched, _OLD_TEXTS, _LEARNED, _ELSEWHERE, *_strangers(store)),
         )
-        return receipt if dry_run else _remove(store, person, receipt)
+        if dry_run:
+            return receipt
+        if copies is not None:
+            copies.remove()
+        return _remove(store, person, receipt)
 
 
 @dataclass(frozen=True)
@@ -116,12 +147,12 @@ class _Person:
         self._answers: dict[Path, set[bool | None]] = {}
         self._word = re.compile(rf"(?<!\w){re.escape(user_id)}(?!\w)")
 
-    def check(self) -> None:
-        """Raises an error unless the person is known and every release can be rewritten."""
+    def check(self, elsewhere: bool) -> None:
+        """Raises an error unless the person is known, here or elsewhere, and every release can be rewritten."""
         if self.unreadable:
             hint = "restore it or move it away: it may be the record of a bundle that holds the person"
             raise UserError("a release record cannot be read", where=str(self.unreadable[0]), hint=hint)
-        if not any(True in self._listed(artifact) for artifact in self._everything):
+        if not elsewhere and not any(True in self._listed(artifact) for artifact in self._everything):
             what = f"user {self.user_id!r} is not in the store"
             raise UserError(what, where=str(self.store.root), hint=nearest("user", self.user_id, _known(self.store)))
         current = self.store.root / (CurrentLink(self.store).follow().artifact or "current")

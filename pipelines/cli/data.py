@@ -17,22 +17,36 @@ def _group() -> None:
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="The data set: ml-100k.")],
+    name: Annotated[
+        str | None, typer.Argument(help="A public data set: ml-100k. Without it, the remote sources of the recipe.")
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read everything again, also what a watermark or version says is known.")
+    ] = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Download a public data set into the folder that the recipe reads."""
+    """Download a public data set, or bring the copies of the recipe's remote sources up to date, as a run does."""
     from darec.dataset.fetch import fetch as fetch_data
+    from stages.prepare import read_sources
 
     loaded, _ = open_recipe(recipe, overrides)
-    console.print(f"{name}: {fetch_data(name, loaded.data.folder)}")
+    if name is not None:
+        console.print(f"{name}: {fetch_data(name, loaded.data.folder)}")
+        return
+    lines = read_sources(loaded, full=full)
+    for line in lines or ["The recipe reads files of this machine alone: there is nothing to fetch."]:
+        console.print(line, markup=False, highlight=False)
 
 
 @app.command()
 def inspect(
-    files: Annotated[list[str], typer.Argument(help="Files, folders or globs: interactions, and items and users.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, globs, URLs or ADDRESS#TABLE: interactions, and items and users."),
+    ],
 ) -> None:
-    """Print a recipe for your files. What was recognised and what is doubtful is printed to stderr.
+    """Print a recipe for your files or tables. What was recognised and what is doubtful is printed to stderr.
 
     `darec data inspect log.csv items.csv > configs/mine.yaml`, then `darec run --recipe configs/mine.yaml`.
     """

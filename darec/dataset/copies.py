@@ -1,0 +1,144 @@
+"""Local copies of remote sources, from which ingest reads.
+
+<store>/sources/<source>/copy.json      the record: which generation is the copy, and of what
+<store>/sources/<source>/<generation>/  the data; the generation before it is kept for runs that still read it
+<store>/sources/<source>/draft/         a generation that is being made
+<store>/sources/<source>/incoming/      files that a killed or failed download had finished
+
+A draft becomes a generation by one rename, and then the copy by the replacement of the record: whoever reads finds the
+old copy or the new one, whenever the process is killed. Nobody but the holder of the lease `sources` writes.
+"""
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from darec.common.errors import UserError
+from darec.common.files import flush, replacing
+from darec.common.hashing import canonical_json, digest
+from darec.common.notices import tell_once
+from schemas.copies import COPY, CopyRecord
+from schemas.places import Table
+
+
+def described(place: str | Table) -> str:
+    """A place in one line, as the recipe gives it."""
+    return place if isinstance(place, str) else canonical_json(_settings(place))
+
+
+def copy_of(folder: Path, place: str | Table) -> "Copy":
+    """The copy of a place, which may not be there yet."""
+    settings = place if isinstance(place, str) else _settings(place)
+    return Copy(folder / digest(settings)[:16])
+
+
+def copies_in(folder: Path) -> "list[Copy]":
+    """All copies that are there."""
+    return [Copy(path.parent) for path in sorted(folder.glob(f"*/{COPY}"))]
+
+
+def _settings(table: BaseModel) -> dict[str, object]:
+    """What says which rows are read; how far back a run looks does not."""
+    return {"kind": getattr(table, "kind", "")} | table.model_dump(mode="json", exclude_defaults=True, exclude={"lag"})
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The copy of one source."""
+
+    path: Path
+
+    @property
+    def record(self) -> CopyRecord | None:
+        """What it is a copy of; None while it was never read, or if its files are gone."""
+        try:
+            record = CopyRecord.model_validate_json((self.path / COPY).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            tell_once(f"the record of a copy cannot be read, so the source is read again [{self.path / COPY}]")
+            return None
+        return record if (self.path / record.generation).is_dir() else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its data."""
+        return self.path / self._there.generation
+
+    @property
+    def place(self) -> str:
+        """The file, folder or glob to read, as `data.interactions` takes it."""
+        inner, folder = self._there.inner, str(self.folder)
+        if not inner:
+            return folder
+        return f"{glob.escape(folder) if glob.has_magic(inner) else folder}/{inner}"
+
+    @property
+    def _there(self) -> CopyRecord:
+        if (record := self.record) is None:
+            hint = "`darec run` and `darec data fetch` read it"
+            raise UserError("this source has not been read yet", where=str(self.path), hint=hint)
+        return record
+
+    @property
+    def incoming(self) -> Path:
+        """A folder for files that outlive a failed download."""
+        path = self.path / "incoming"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """An empty folder for the next generation; what is left in it is removed at the end."""
+        draft = self.path / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def commit(self, draft: Path, record: CopyRecord) -> None:
+        """Makes a filled draft the copy; `record.generation` is set."""
+        before = self.record.generation if self.record else None
+        numbers = [int(path.name) for path in self.path.iterdir() if path.name.isdecimal()]
+        generation = f"{max(numbers, default=0) + 1:06d}"
+
+        for path in draft.rglob("*"):
+            flush(path)
+        draft.rename(self.path / generation)
+        self.update(record.model_copy(update={"generation": generation}))
+        self._remove_all_but(generation, before)
+
+    def update(self, record: CopyRecord) -> None:
+        """Replaces the record."""
+        with replacing(self.path / COPY, durable=True) as draft:
+            draft.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+
+    def only(self) -> None:
+        """Removes older generations and unfinished downloads."""
+        self._remove_all_but(self._there.generation, None)
+
+    def delete(self) -> None:
+        """Removes the copy, its record first."""
+        (self.path / COPY).unlink(missing_ok=True)
+        shutil.rmtree(self.path)
+
+    def _remove_all_but(self, *names: str | None) -> None:
+        for path in self.path.iterdir():
+            if path.is_dir() and path.name not in names:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """The same file at a second place: a hard link, or a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

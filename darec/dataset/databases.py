@@ -1,0 +1,126 @@
+"""Results of queries: PostgreSQL, and any database that has an ADBC driver."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.extras import extra
+from darec.dataset.connections import CONNECTIONS, Since, TableConnection, expanded, without_values
+from schemas.places import ADBCTable, PostgreSQLTable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CONNECT_SECONDS = 10
+_USERS_TO_FIX = (
+    "authentication failed", "no password supplied", "does not exist", "no such", "permission denied", "denied",
+    "unauthorized", "not authorized", "syntax error",
+)  # fmt: skip
+
+
+def selected(query: str, since: Since | None, what: str = "*", quote: str = '"') -> str:
+    """The statement that reads `what` of a query's rows, all or those from a bound on."""
+    # The query ends a line of its own, so that a comment at its end hides nothing.
+    statement = f"SELECT {what} FROM (\n{query.strip().rstrip(';')}\n) AS darec_rows"
+    return f"{statement} WHERE {quoted(since.column, quote)} >= {since.literal}" if since else statement
+
+
+def counted(since: Since, quote: str = '"') -> str:
+    """What `TableConnection.newest` selects."""
+    return f"COUNT(*) AS rows_found, MAX({quoted(since.column, quote)}) AS newest"
+
+
+def quoted(column: str, quote: str = '"') -> str:
+    """The name of a column in SQL."""
+    return f"{quote}{column.replace(quote, quote * 2)}{quote}"
+
+
+class Database(TableConnection):
+    """A database with an ADBC driver."""
+
+    def __init__(self, query: str, driver: str, role: str, where: str, addresses: str, quote: str = '"') -> None:
+        self._query, self._role, self._where, self._addresses, self._quote = query, role, where, addresses, quote
+        self._errors = extra("adbc_driver_manager.dbapi", "databases")
+        try:
+            self._driver = import_module(f"{driver}.dbapi")
+        except ModuleNotFoundError as error:
+            if (error.name or "") not in (driver, f"{driver}.dbapi"):
+                raise
+            hint = f"install the package {driver.replace('_', '-')}"
+            raise UserError(f"the driver {driver} is not installed", where=where, hint=hint) from error
+
+    def options(self) -> tuple[list[str], dict[str, Any]]:
+        """The arguments of the driver's `connect`."""
+        raise NotImplementedError
+
+    def state(self) -> None:
+        """A database does not name its states."""
+
+    @contextmanager
+    def rows(self, since: Since | None = None) -> "Iterator[pa.RecordBatchReader]":
+        """The rows of the query."""
+        with self._reading(selected(self._query, since, quote=self._quote)) as reader:
+            yield reader
+
+    @contextmanager
+    def newest(self, since: Since) -> "Iterator[pa.RecordBatchReader]":
+        """How many rows there are from a bound on, and the greatest value."""
+        with self._reading(selected(self._query, since, counted(since, self._quote), self._quote)) as reader:
+            yield reader
+
+    @contextmanager
+    def _reading(self, statement: str) -> "Iterator[pa.RecordBatchReader]":
+        arguments, options = self.options()
+        try:
+            with self._driver.connect(*arguments, **options) as connection, connection.cursor() as cursor:
+                cursor.execute(statement)
+                yield cursor.fetch_record_batch()
+        except self._errors.Error as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: Any) -> DarecError:
+        lines = [line for line in str(error).splitlines() if not line.startswith("Query was")]
+        text = without_values(" ".join(" ".join(lines).split()), self._addresses)
+        text = text.partition(" LINE 1:")[0][:400]
+        is_query = isinstance(error, self._errors.ProgrammingError) or (error.sqlstate or "").startswith("42")
+        if is_query or any(words in text.lower() for words in _USERS_TO_FIX):
+            hint = f"correct data.{self._role}.query, or the credentials in the environment of the run"
+            return UserError(f"the database refuses the query ({text})", where=self._where, hint=hint)
+        hint = "check the network, the server and the variables of the environment"
+        return TransientError(f"the database cannot be read ({text})", where=self._where, hint=hint)
+
+
+@CONNECTIONS.register(PostgreSQLTable)
+class PostgreSQL(Database):
+    """A PostgreSQL server; what the address leaves out is in the variables PGHOST, PGUSER, PGPASSWORD and others."""
+
+    def __init__(self, table: PostgreSQLTable, role: str) -> None:
+        extra("adbc_driver_postgresql", "databases")
+        self._table = table
+        super().__init__(table.query, "adbc_driver_postgresql", role, table.url, table.url)
+
+    def options(self) -> tuple[list[str], dict[str, Any]]:
+        """The address, with a limit of the time that connecting may take."""
+        url = expanded(self._table.url, self._role)
+        if "connect_timeout=" not in url:
+            url += f"{'&' if '?' in url else '?'}connect_timeout={_CONNECT_SECONDS}"
+        return [url], {}
+
+
+@CONNECTIONS.register(ADBCTable)
+class ADBC(Database):
+    """Whatever the named driver connects to."""
+
+    def __init__(self, table: ADBCTable, role: str) -> None:
+        self._table = table
+        addresses = " ".join([table.url or "", *table.options.values()])
+        where = f"{table.driver} {table.url or ''}".strip()
+        super().__init__(table.query, table.driver, role, where, addresses, table.quote)
+
+    def options(self) -> tuple[list[str], dict[str, Any]]:
+        """The address, and the options of the driver."""
+        url = [expanded(self._table.url, self._role)] if self._table.url is not None else []
+        options = {name: expanded(value, self._role) for name, value in self._table.options.items()}
+        return url, {"db_kwargs": options} if options else {}

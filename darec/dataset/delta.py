@@ -1,0 +1,63 @@
+"""Delta Lake tables, on this machine or in an object store."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.extras import extra
+from darec.dataset.connections import CONNECTIONS, Since, TableConnection, expanded, without_values
+from darec.dataset.databases import quoted
+from schemas.places import DeltaTable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NO_ACCESS = ("credential", "403", "401", "accessdenied", "forbidden", "metadata/api/token", "metadata endpoint")
+
+
+@CONNECTIONS.register(DeltaTable)
+class Delta(TableConnection):
+    """A Delta Lake table. Its state is its version."""
+
+    def __init__(self, table: DeltaTable, role: str) -> None:
+        self._table, self._role = table, role
+        self._delta = extra("deltalake", "databases")
+        self._errors = extra("deltalake.exceptions", "databases")
+
+    def state(self) -> str:
+        """The version, and the table's id: one that was written anew is another."""
+        table = self._open()
+        return f"{table.metadata().id} {table.version()}"
+
+    @contextmanager
+    def rows(self, since: Since | None = None) -> "Iterator[pa.RecordBatchReader]":
+        """The rows of the version."""
+        import pyarrow as pa
+
+        where = f" WHERE {quoted(since.column)} >= {since.literal}" if since else ""
+        query = self._delta.QueryBuilder().register("darec_rows", self._open())
+        try:
+            yield pa.RecordBatchReader.from_stream(query.execute(f"SELECT * FROM darec_rows{where}"))
+        except (self._errors.DeltaError, pa.ArrowException, OSError, ValueError) as error:
+            raise self._explained(error) from None
+
+    def _open(self) -> Any:
+        try:
+            # Rust's stores take their credentials from the environment.
+            return self._delta.DeltaTable(expanded(self._table.table, self._role), version=self._table.version)
+        except (self._errors.DeltaError, OSError, ValueError) as error:
+            raise self._explained(error) from None
+
+    def _explained(self, error: BaseException) -> DarecError:
+        text = without_values(" ".join(str(error).split())[:300], self._table.table)
+        where = self._table.table
+        if isinstance(error, self._errors.TableNotFoundError):
+            hint = f"correct data.{self._role}.table"
+            return UserError("this is no Delta table", where=where, hint=hint)
+        if any(words in text.lower() for words in _NO_ACCESS):
+            hint = "set the store's credentials in the environment of the run, such as AWS_ACCESS_KEY_ID"
+            return UserError(f"the store gives no access ({text})", where=where, hint=hint)
+        if isinstance(error, self._errors.SchemaMismatchError | ValueError) or "version" in text.lower():
+            return UserError(f"the table cannot be read ({text})", where=where, hint=f"correct data.{self._role}")
+        return TransientError(f"the table cannot be read ({text})", where=where, hint="check the store")

@@ -1,0 +1,270 @@
+"""Reading tables into Parquet: the whole table at first, from then on only what is new."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from darec.common.errors import UserError
+from darec.dataset.connections import Since, TableConnection
+from darec.dataset.copies import link
+from schemas.places import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MOST_PARTS = 100
+_ROW_HASH, _OCCURRENCE = "__row_hash__", "__occurrence__"
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a read found."""
+
+    version: str | None
+    """The state of the table, by its watermark or by its own name for it."""
+    rows: int
+    """Rows that are new, or all rows if everything was read."""
+    changed: bool
+    """Whether the copy's rows change."""
+
+
+def read_whole(
+    connection: TableConnection, table: Table, draft: Path, before: Sequence[Path], where: str, limit: int | None = None
+) -> Read:
+    """Reads all rows into `draft`; if they are those of the copy before, in whatever order, nothing has changed.
+
+    Args:
+        connection: the open source.
+        table: its section of the recipe.
+        draft: an empty folder.
+        before: the files of the copy that is there, if any.
+        where: the source, for messages.
+        limit: about how many rows to read at most.
+    """
+    part = draft / _part(0)
+    count = _write(connection, None, part, where, limit)
+    _check(table, pl.scan_parquet(part), where)
+    version = connection.state() or _window(table, part)
+    if table.key:
+        _newest_of_each_key(pl.scan_parquet(part), table).sink_parquet(draft / "newest.parquet")
+        (draft / "newest.parquet").replace(part)
+    return Read(version, count, not before or _fingerprint([part]) != _fingerprint(before))
+
+
+def read_new(
+    connection: TableConnection, table: Table, since: Since, draft: Path, before: Sequence[Path], where: str
+) -> Read:
+    """Reads the rows from a bound on, and fills `draft` with the copy before and what it lacks.
+
+    Rows that the copy has are not added again; as many equal ones as the source has are kept. With `table.key` a row
+    replaces the one of the same key.
+    """
+    read = draft / "read.parquet"
+    _write(connection, since, read, where)
+    version = connection.state() or _window(table, read)
+
+    # A draft of parts: what has not changed is a hard link.
+    fresh = draft / _part(_number(before[-1]) + 1)
+    _absent(read, before, since).sink_parquet(fresh)
+    read.unlink()
+    count = pl.scan_parquet(fresh).select(pl.len()).collect().item()
+    if count == 0:
+        return Read(version, 0, False)
+
+    if table.key:
+        _newest_of_each_key(pl.scan_parquet(fresh), table).sink_parquet(draft / "newest.parquet")
+        (draft / "newest.parquet").replace(fresh)
+    for part in before:
+        _keep(part, draft / part.name, fresh, table)
+    _compact(draft)
+    return Read(version, count, True)
+
+
+def since_of(table: Table, parts: Sequence[Path]) -> Since | None:
+    """The bound from which on rows are read, given the copy that is there; None if all must be read."""
+    if table.watermark is None or not parts:
+        return None
+    newest = pl.scan_parquet(list(parts), missing_columns="insert", extra_columns="ignore")
+    if table.watermark not in newest.collect_schema():
+        return None
+    value = newest.select(pl.col(table.watermark).max()).collect().item()
+    if value is None:
+        return None
+    return Since(table.watermark, _earlier(value, table.lag))
+
+
+def unread(connection: TableConnection, table: Table, since: Since) -> str | None:
+    """The state of a table by its watermark, asked from the source; None if it cannot tell."""
+    if (asked := connection.newest(since)) is None:
+        return None
+    with asked as reader:
+        found = pl.from_arrow(_plain(batch) for batch in reader)
+    assert isinstance(found, pl.DataFrame)
+    return _state(*found.row(0))
+
+
+def _window(table: Table, read: Path) -> str | None:
+    """The state by the watermark, of the rows that were read: what `unread` says while nothing changes."""
+    since = since_of(table, [read])
+    if since is None:
+        return None
+    column = pl.col(since.column)
+    rows = pl.scan_parquet(read).filter(column >= pl.lit(since.value)).select(pl.len(), column.max())
+    return _state(*rows.collect().row(0))
+
+
+def _state(rows: int, newest: Any) -> str:
+    return f"{rows} rows, up to {newest}"
+
+
+def _earlier(value: Any, lag: float) -> Any:
+    if not lag:
+        return value
+    return value - (lag if isinstance(value, float) else int(lag) if isinstance(value, int) else timedelta(days=lag))
+
+
+def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
+    """Raises UserError unless the columns that the recipe names are there and the watermark has an order."""
+    schema = rows.collect_schema()
+    for field, column in [("watermark", table.watermark), *(("key", column) for column in table.key)]:
+        if column is not None and column not in schema:
+            names = ", ".join(map(repr, schema.names()[:20]))
+            raise UserError(
+                f"there is no column {column!r}; the table has {names}", where=where, hint=f"correct {field}"
+            )
+    if table.watermark is not None:
+        kind = schema[table.watermark]
+        if not (kind.is_numeric() or isinstance(kind, pl.Datetime | pl.Date) or kind == pl.String):
+            hint = "take a column of numbers, times or texts"
+            raise UserError(f"the watermark {table.watermark!r} is {kind}", where=where, hint=hint)
+        if table.lag and kind == pl.String:
+            hint = "set lag to 0, or take a column of times or numbers"
+            raise UserError("the watermark is a text, from which no lag can be taken", where=where, hint=hint)
+
+
+def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:
+    """Streams rows to a Parquet file; returns their number."""
+    import pyarrow.parquet as pq
+
+    count = 0
+    with connection.rows(since) as reader:
+        names = reader.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            hint = "name each column of the query once, with AS"
+            raise UserError(f"two columns are named {twice[0]!r}", where=where, hint=hint)
+        schema = _plain(_empty(reader.schema)).schema
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(_plain(batch, where).cast(schema))
+                count += batch.num_rows
+                if limit is not None and count >= limit:
+                    break
+    return count
+
+
+def _empty(schema: "pa.Schema") -> "pa.RecordBatch":
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+
+
+def _plain(batch: "pa.RecordBatch", where: str = "") -> "pa.RecordBatch":
+    """A batch whose columns have types that Polars reads and ingest takes."""
+    import pyarrow as pa
+
+    pairs = zip(batch.schema.names, batch.columns, strict=True)
+    columns = [_plain_column(name, column, where) for name, column in pairs]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _plain_column(name: str, column: "pa.Array", where: str) -> "pa.Array":
+    """Exact numbers as 64 bits, UUIDs as text, and other types of a database's own as what they are stored as."""
+    import pyarrow as pa
+
+    kind = column.type
+    if isinstance(kind, pa.UuidType):
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
+    if isinstance(kind, pa.BaseExtensionType):
+        is_number = getattr(kind, "type_name", "") == "numeric"
+        return column.storage.cast(pa.float64()) if is_number else column.storage
+    if not pa.types.is_decimal(kind):
+        return column
+    try:
+        return column.cast(pa.int64() if kind.scale == 0 else pa.float64())
+    except pa.ArrowInvalid:
+        what = f"column {name!r} has whole numbers of more than 64 bits"
+        raise UserError(what, where=where, hint="make it text in the query") from None
+
+
+def _hashed(rows: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
+    """Rows with a hash of their values, and their number among equal ones."""
+    hashed = rows.with_columns(pl.struct(names).hash(seed=1).alias(_ROW_HASH))
+    return hashed.with_columns(pl.int_range(pl.len()).over(_ROW_HASH).alias(_OCCURRENCE))
+
+
+def _absent(read: Path, before: Sequence[Path], since: Since) -> pl.LazyFrame:
+    """The rows of a file that the copy does not have."""
+    rows, old = pl.scan_parquet(read), _all(before)
+    schema = rows.collect_schema()
+    if set(old.collect_schema()) != set(schema):
+        names = [name for name in schema if name in old.collect_schema()]
+    else:
+        names = list(schema)
+    within = old.filter(pl.col(since.column) >= pl.lit(since.value))
+    within = within.select(pl.col(name).cast(schema[name], strict=False) for name in names)
+    found = _hashed(within, names).select(_ROW_HASH, _OCCURRENCE)
+    missing = _hashed(rows, names).join(found, on=[_ROW_HASH, _OCCURRENCE], how="anti", maintain_order="left")
+    return missing.drop(_ROW_HASH, _OCCURRENCE)
+
+
+def _newest_of_each_key(rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:
+    assert table.watermark is not None
+    ordered = rows.sort(table.watermark, maintain_order=True, nulls_last=False)
+    return ordered.unique(list(table.key), keep="last", maintain_order=True)
+
+
+def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
+    """Puts an older part into the draft, without the rows that a fresh one of the same key replaces."""
+    if table.key:
+        rows = pl.scan_parquet(part)
+        keys = pl.scan_parquet(fresh).select(table.key)
+        kept = rows.join(keys, on=list(table.key), how="anti", nulls_equal=True, maintain_order="left").collect()
+        if kept.height < rows.select(pl.len()).collect().item():
+            kept.write_parquet(target)
+            return
+    link(part, target)
+
+
+def _compact(draft: Path) -> None:
+    """Makes one file of many small ones."""
+    parts = sorted(draft.glob("part-*.parquet"))
+    if len(parts) > _MOST_PARTS:
+        _all(parts).sink_parquet(draft / "all.parquet")
+        for part in parts:
+            part.unlink()
+        (draft / "all.parquet").rename(draft / parts[-1].name)
+
+
+def _fingerprint(parts: Sequence[Path]) -> tuple[Any, ...]:
+    """What two tables have in common that hold the same rows, in whatever order."""
+    rows = _all(parts)
+    names = sorted(rows.collect_schema().names())
+    kinds = [str(rows.collect_schema()[name]) for name in names]
+    sums = [pl.struct(names).hash(seed=seed).sum().alias(str(seed)) for seed in (1, 2)]
+    return (names, kinds, rows.select(pl.len().alias("rows"), *sums).collect(engine="streaming").row(0))
+
+
+def _all(parts: Sequence[Path]) -> pl.LazyFrame:
+    return pl.concat([pl.scan_parquet(part, glob=False) for part in parts], how="diagonal_relaxed")
+
+
+def _part(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def _number(part: Path) -> int:
+    return int(part.stem.removeprefix("part-"))

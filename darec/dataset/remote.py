@@ -1,0 +1,280 @@
+"""Remote sources of a recipe: read into local copies before a run, and asked by plans whether they have changed.
+
+Ingest knows only the copies: what it keys and reads are their files, so that a source that has not changed is a hit,
+and one that has changed makes exactly ingest and what follows again.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from darec.common.errors import TransientError, UserError
+from darec.common.hashing import digest
+from darec.common.notices import tell_once
+from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
+from darec.dataset.copies import Copy, copy_of, described, link
+from schemas.copies import CopyRecord
+from schemas.data import DataConfig
+from schemas.places import Table, scheme
+
+if TYPE_CHECKING:
+    from darec.dataset.incremental import Read
+
+_ROLES: dict[str, Literal["interaction", "item", "user"]] = {
+    "interactions": "interaction",
+    "items": "item",
+    "users": "user",
+}
+_AT_ONCE = 8  # downloads from an object store
+_SPARE = 2**28  # bytes of the disk that a download leaves free
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place of the recipe outside this machine."""
+
+    role: str
+    place: str | Table
+    copy: Copy
+
+    @property
+    def name(self) -> str:
+        """The place in a few words, for messages: what it is called without its settings."""
+        if isinstance(self.place, str):
+            return self.place
+        named = [getattr(self.place, name, None) for name in ("url", "file", "table", "driver")]
+        return next((str(name) for name in named if name), described(self.place))
+
+
+def sources_in(config: DataConfig, folder: Path) -> Iterator[Source]:
+    """The remote places of a section `data`, with their copies in `folder`."""
+    for role in _ROLES:
+        for place in _places(getattr(config, role)):
+            if isinstance(place, Table) or scheme(place) is not None:
+                yield Source(role, place, copy_of(folder, place))
+
+
+def local(config: DataConfig, folder: Path) -> DataConfig:
+    """The configuration with remote places replaced by their copies.
+
+    Raises:
+        UserError: a source has not been read yet.
+    """
+    found = {described(source.place): source.copy for source in sources_in(config, folder)}
+    if not found:
+        return config
+
+    def place_of(place: str | Table) -> str:
+        copy = found.get(described(place))
+        return copy.place if copy is not None else str(place)
+
+    changes: dict[str, Any] = {}
+    for role, kind in _ROLES.items():
+        given = getattr(config, role)
+        changes[role] = _mapped(given, place_of)
+        if isinstance(given, Table):
+            form = getattr(config, f"{kind}_format")
+            changes[f"{kind}_format"] = form.model_copy(update={"format": "parquet"})
+    return config.model_copy(update=changes)
+
+
+def fetch(config: DataConfig, folder: Path, *, full: bool = False, limit: int | None = None) -> list[str]:
+    """Brings the copies of all remote sources up to date; says for each what was done.
+
+    Args:
+        config: the section `data` of a recipe.
+        folder: where the copies are. The caller holds the lease on it.
+        full: whether tables with a watermark are read as a whole again.
+        limit: the most rows of a table to read; None reads all.
+
+    Raises:
+        UserError: a source is not there, may not be read, or lacks a column.
+        TransientError: a source cannot be reached, or broke off. The copies are as they were.
+    """
+    return [f"{source.name}: {_fetch(config, source, full, limit)}" for source in sources_in(config, folder)]
+
+
+def changed(config: DataConfig, folder: Path) -> tuple[str, ...]:
+    """Which remote sources a run would read first, so that nothing is known of its data before. Downloads no data.
+
+    A source that cannot be reached is told (`darec.common.notices`), and its copy counts.
+
+    Raises:
+        UserError: a source is not there, or may not be read.
+        TransientError: one that was never read cannot be reached.
+    """
+    return tuple(news for source in sources_in(config, folder) if (news := _news(source)) is not None)
+
+
+def _news(source: Source) -> str | None:
+    record = source.copy.record
+    if record is None:
+        connect(source.place, source.role).state()
+        return f"{source.name} is read for the first time"
+    since = f"the copy of {record.read_at:%Y-%m-%d %H:%M} UTC"
+    try:
+        version = _version(source)
+    except TransientError as error:
+        tell_once(f"{error.what} [{source.name}]: this is the plan for {since}")
+        return None
+    if version is None:
+        tell_once(f"{source.name} does not say whether it has changed: this is the plan for {since}, a run reads it")
+        return None
+    return None if version == record.version else f"{source.name} has changed since {since}"
+
+
+def _version(source: Source) -> str | None:
+    """The source's present state, as the record of its copy has it."""
+    connection = connect(source.place, source.role)
+    if (state := connection.state()) is not None or not isinstance(connection, TableConnection):
+        return state
+    assert isinstance(source.place, Table)
+    if source.place.watermark is None:
+        return None
+    from darec.dataset.incremental import since_of, unread
+
+    since = since_of(source.place, _parts(source.copy))
+    return unread(connection, source.place, since) if since else None
+
+
+def _fetch(config: DataConfig, source: Source, full: bool, limit: int | None) -> str:
+    record = source.copy.record
+    version = _version(source) if record is not None and not full else None
+    facts = _facts(config, source)
+    if record is not None and version is not None and version == record.version:
+        source.copy.update(record.model_copy(update={**facts, "read_at": datetime.now(UTC)}))
+        return "unchanged"
+
+    with source.copy.draft() as draft:
+        connection = connect(source.place, source.role)
+        if isinstance(connection, TableConnection):
+            return _fetch_table(connection, source, draft, facts, full, limit)
+        assert isinstance(connection, FileConnection)
+        return _fetch_files(connection, source, draft, facts, full)
+
+
+def _fetch_files(connection: FileConnection, source: Source, draft: Path, facts: dict[str, Any], full: bool) -> str:
+    """Downloads the files whose version the copy does not have, and links the others."""
+    files = connection.files()
+    for file in files:
+        _check_name(file.name, source)
+    record, incoming = source.copy.record, source.copy.incoming
+    known = record.files if record is not None and not full else {}
+    there = {file.name for file in files if file.version is not None and known.get(file.name) == file.version}
+    _check_room(incoming, sum(file.bytes or 0 for file in files if file.name not in there), source)
+
+    def brought(file: RemoteFile) -> RemoteFile:
+        target = draft / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.name in there:
+            link(source.copy.folder / file.name, target)
+            return file
+        # A file is downloaded beside the draft, where the next try finds it if another one fails.
+        finished, unfinished = incoming / digest([file.name, file.version]), incoming / f"{digest(file.name)}.part"
+        if file.version is None or not finished.exists():
+            file = replace(connection.download(file, unfinished), name=file.name)
+            finished = unfinished.replace(incoming / digest([file.name, file.version]))
+        link(finished, target)
+        return file
+
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        got = list(pool.map(brought, files))
+    except OSError as error:
+        hint = "free space on the disk of runtime.store"
+        raise UserError(f"the copy cannot be written ({error})", where=str(incoming), hint=hint) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+    versions = {file.name: file.version for file in got if file.version is not None}
+    new = CopyRecord(
+        place=described(source.place),
+        generation="",
+        inner=connection.inner,
+        version=state_of(got),
+        files=versions,
+        **facts,
+    )
+    source.copy.commit(draft, new)
+    size = sum((source.copy.folder / file.name).stat().st_size for file in got)
+    return f"{len(got) - len(there):,} of {len(got):,} files read, {size / 1e6:,.1f} MB in all"
+
+
+def _fetch_table(
+    connection: TableConnection, source: Source, draft: Path, facts: dict[str, Any], full: bool, limit: int | None
+) -> str:
+    """Reads the rows that the copy does not have, or all."""
+    from darec.dataset.incremental import read_new, read_whole, since_of
+
+    assert isinstance(source.place, Table)
+    before, where = _parts(source.copy), f"{source.name}, data.{source.role}"
+    since = None if full else since_of(source.place, before)
+    if since is None:
+        done = read_whole(connection, source.place, draft, before, where, limit)
+    else:
+        done = read_new(connection, source.place, since, draft, before, where)
+
+    record = source.copy.record
+    if done.changed or record is None:
+        record = CopyRecord(place=described(source.place), generation="", version=done.version, is_table=True, **facts)
+        source.copy.commit(draft, record)
+    else:
+        source.copy.update(record.model_copy(update={**facts, "version": done.version}))
+    return _told(done, since)
+
+
+def _told(done: "Read", since: Since | None) -> str:
+    if since is None:
+        return f"{done.rows:,} rows" + ("" if done.changed else ", the same as before")
+    return f"{done.rows:,} new rows" if done.changed else "no new rows"
+
+
+def _facts(config: DataConfig, source: Source) -> dict[str, Any]:
+    """What the record says of the person whom rows are about, and when."""
+    people = [role for role in ("interactions", "users") if source.place in _places(getattr(config, role))]
+    column = getattr(config, f"{_ROLES[people[0]]}_columns").user if people else None
+    return {
+        "holds_people": bool(people),
+        "user": column,
+        "merge_ids": tuple(config.merge_ids or ()),
+        "read_at": datetime.now(UTC),
+    }
+
+
+def _parts(copy: Copy) -> list[Path]:
+    return sorted(copy.folder.glob("part-*.parquet")) if copy.record else []
+
+
+def _check_name(name: str, source: Source) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        hint = "rename it, or name the other files by a glob"
+        raise UserError(f"the name {name!r} cannot be a path on this machine", where=source.name, hint=hint)
+
+
+def _check_room(folder: Path, wanted: int, source: Source) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted + _SPARE > free:
+        what = f"{wanted / 1e9:.2f} GB are to be downloaded, and {free / 1e9:.2f} GB are free"
+        raise UserError(what, where=source.name, hint="free space on the disk of runtime.store, or name fewer files")
+
+
+def _places(given: Any) -> list[str | Table]:
+    """All single places of a field."""
+    if given is None:
+        return []
+    if isinstance(given, dict):
+        return [place for each in given.values() for place in _places(each)]
+    return list(given) if isinstance(given, tuple) else [given]
+
+
+def _mapped(given: Any, to: Callable[[Any], str]) -> Any:
+    if given is None:
+        return None
+    if isinstance(given, dict):
+        return {part: _mapped(each, to) for part, each in given.items()}
+    return tuple(map(to, given)) if isinstance(given, tuple) else to(given)

@@ -1,0 +1,119 @@
+"""Files at https addresses."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.dataset.connections import CONNECTIONS, FileConnection, RemoteFile, expanded, without_values
+
+if TYPE_CHECKING:
+    import httpx
+
+_CONNECT_SECONDS, _READ_SECONDS = 5, 60
+_TRIES = 4  # of one download; each goes on where the one before it broke off, if the server can do that
+_WITHOUT_HEAD = (403, 405, 501)  # some servers sign or allow GET alone
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@CONNECTIONS.register("https")
+@CONNECTIONS.register("http")
+class WebFile(FileConnection):
+    """One file. A server tells its version by an ETag or by the time of the last change."""
+
+    def __init__(self, place: str, role: str) -> None:
+        self._place, self._role = place, role
+        self._url = expanded(place, role)
+
+    @property
+    def inner(self) -> str:
+        """The last name of the address's path."""
+        name = unquote(urlsplit(self._url).path.rstrip("/").rpartition("/")[2]).replace("/", "_")
+        return name.lstrip("._") or "file"
+
+    def files(self) -> Sequence[RemoteFile]:
+        """The file."""
+        with self._asked("HEAD") as response:
+            if response.status_code not in _WITHOUT_HEAD:
+                self._check(response)
+                return [self._described(response)]
+        with self._asked("GET") as response:
+            self._check(response)
+            return [self._described(response)]
+
+    def download(self, file: RemoteFile, path: Path) -> RemoteFile:
+        """Writes the file's content to `path`; a broken transfer is continued, or begun again if the file changed."""
+        path.unlink(missing_ok=True)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self._transfer(path, file)
+            except TransientError:
+                if attempt == _TRIES:
+                    raise
+        raise AssertionError
+
+    def _transfer(self, path: Path, file: RemoteFile) -> RemoteFile:
+        done = path.stat().st_size if path.exists() else 0
+        headers = {"Accept-Encoding": "identity"}  # else servers pack what is packed, and count other bytes
+        if done and file.version:
+            headers |= {"Range": f"bytes={done}-", "If-Range": file.version}
+        with self._asked("GET", headers) as response:
+            self._check(response)
+            continues = response.status_code == 206
+            with path.open("ab" if continues else "wb") as stream:
+                for block in response.iter_raw(2**20):
+                    stream.write(block)
+            if continues:
+                return RemoteFile(file.name, file.version, path.stat().st_size)
+            return self._described(response)
+
+    @contextmanager
+    def _asked(self, method: str, headers: dict[str, str] | None = None) -> "Iterator[httpx.Response]":
+        import httpx  # costs a tenth of a second, which `darec status` of local files need not pay
+
+        def only_encrypted(request: httpx.Request) -> None:
+            if request.url.scheme != "https" and request.url.host not in _LOOPBACK:
+                raise self._error(
+                    UserError, f"it leads to {request.url.host} without encryption", "use another address"
+                )
+
+        timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
+        hooks: dict[str, Any] = {"request": [only_encrypted]}
+        try:
+            with (
+                httpx.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks) as client,
+                client.stream(method, self._url, headers=headers) as response,
+            ):
+                yield response
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+            raise self._error(
+                UserError, f"the address cannot be used ({error})", f"correct data.{self._role}"
+            ) from None
+        except httpx.HTTPError as error:
+            what = f"the server cannot be read ({str(error) or type(error).__name__})"
+            raise self._error(TransientError, what, "check the network and the server") from None
+
+    def _check(self, response: "httpx.Response") -> None:
+        """Raises an error for a response that is not the file."""
+        code = response.status_code
+        if response.is_success:
+            return
+        what = f"the server answers {code} {response.reason_phrase}"
+        if code in (401, 403):
+            hint = "put the credentials into the address as ${NAME}: https://${USER}:${PASSWORD}@host/file"
+            raise self._error(UserError, what, hint)
+        if code in (408, 425, 429) or code >= 500:
+            raise self._error(TransientError, what, "check the server")
+        raise self._error(UserError, what, f"correct data.{self._role}")
+
+    def _error(self, kind: type[DarecError], what: str, hint: str) -> DarecError:
+        return kind(without_values(what, self._place), where=self._place, hint=hint)
+
+    def _described(self, response: "httpx.Response") -> RemoteFile:
+        headers = response.headers
+        length = int(headers["content-length"]) if headers.get("content-length", "").isdecimal() else None
+        etag = headers.get("etag", "")
+        version = etag if etag and not etag.startswith("W/") else headers.get("last-modified")
+        return RemoteFile(self.inner, version or etag or None, length)
