@@ -92,7 +92,7 @@ class Table(Section):
 class PostgreSQLTable(Table):
     """The result of a query in PostgreSQL."""
 
-    kind: Literal["postgresql"] = "postgresql"
+    kind: Literal["postgresql"]
     url: Address = Field(default="postgresql://", pattern="^(postgresql|postgres)://|^\\$\\{")
     """The server and database, such as postgresql://reader@db.example.com/shop. What it leaves out is taken from the
     variables PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD, or ~/.pgpass."""
@@ -103,7 +103,7 @@ class PostgreSQLTable(Table):
 class ADBCTable(Table):
     """The result of a query in a database that has an ADBC driver (Snowflake, BigQuery, SQLite, Flight SQL, ...)."""
 
-    kind: Literal["adbc"] = "adbc"
+    kind: Literal["adbc"]
     driver: str = Field(min_length=1)
     """The Python package of the driver, such as adbc_driver_snowflake. It must be installed."""
     url: Address | None = None
@@ -127,7 +127,7 @@ class ADBCTable(Table):
 class DuckDBTable(Table):
     """The result of a query in a DuckDB file."""
 
-    kind: Literal["duckdb"] = "duckdb"
+    kind: Literal["duckdb"]
     file: str = Field(min_length=1)
     """The path of the database. It is opened for reading only."""
     query: str = Field(min_length=1)
@@ -137,7 +137,7 @@ class DuckDBTable(Table):
 class DeltaTable(Table):
     """A Delta Lake table."""
 
-    kind: Literal["delta"] = "delta"
+    kind: Literal["delta"]
     table: Place
     """Its folder or URL (s3://, gs://, az://)."""
     version: int | None = Field(default=None, ge=0)
@@ -147,7 +147,7 @@ class DeltaTable(Table):
 class IcebergTable(Table):
     """An Apache Iceberg table of a catalog."""
 
-    kind: Literal["iceberg"] = "iceberg"
+    kind: Literal["iceberg"]
     table: str = Field(pattern=r"^[^.\s]+(\.[^.\s]+)+$")
     """Its name in the catalog, such as shop.events."""
     catalog: str = "default"

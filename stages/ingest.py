@@ -3,7 +3,7 @@
 from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
-from darec.dataset.remote import local
+from darec.dataset.remote import local, named_by_source
 from schemas.copies import COPIES
 from schemas.reports import IngestReport
 from stages.contract import Outcome, StageContext
@@ -11,8 +11,10 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[IngestReport]:
     """Reads and cleans the raw data."""
-    config = local(context.recipe.data, context.store / COPIES)
-    data = clean(read_source(config, context.work / "unpacked"), config)
+    copies = context.store / COPIES
+    config = local(context.recipe.data, copies)
+    with named_by_source(context.recipe.data, copies):
+        data = clean(read_source(config, context.work / "unpacked"), config)
 
     context.write(INTERACTIONS, data.interactions)
     context.write(ITEMS, data.items)

@@ -1,7 +1,8 @@
 """Object stores such as S3: opened by URL, written on conditions, and what they refuse in words that say how to fix it.
 
 Credentials, region and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-and AWS_ENDPOINT_URL for a server that is not Amazon's. The client is obstore, of the extra `cloud`.
+and AWS_ENDPOINT_URL for a server that is not Amazon's; GOOGLE_SERVICE_ACCOUNT for gs://; AZURE_STORAGE_ACCOUNT_NAME and
+AZURE_STORAGE_ACCOUNT_KEY for az://. The client is obstore, of the extra `cloud`.
 """
 
 import os
@@ -23,8 +24,20 @@ _RETRY = {
     "retry_timeout": timedelta(seconds=60),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2},
 }
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
-_RIGHTS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user who may list, read, write and delete there"
+_ENDPOINTS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT",
+    "AZURE_STORAGE_ENDPOINT",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",  # its field gcs_base_url leads to another server
+)
+_RIGHTS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user who may list, read, write and delete there",
+    "gs": "set GOOGLE_SERVICE_ACCOUNT to the key file of an account who may list and read there",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN",
+}
+_METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/metadata/identity")
+"""Where clients look for credentials that the environment does not give: on a machine of the cloud itself."""
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403 Forbidden", "401 Unauthorized")
 _CHUNK = 8 * 2**20  # bytes of a file that are in memory at once
 
@@ -41,7 +54,7 @@ def open_objects(url: str) -> "ObjectStore":
         UserError: the extra `cloud` is not installed, or the address is none that obstore knows.
     """
     stores, errors = extra("obstore.store", "cloud"), extra("obstore.exceptions", "cloud")
-    unencrypted = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    unencrypted = any("http://" in os.environ.get(name, "") for name in _ENDPOINTS)
     options = {"connect_timeout": "5s", "timeout": "120s", **({"allow_http": True} if unencrypted else {})}
     try:
         return stores.from_url(url, retry_config=_RETRY, client_options=options)
@@ -70,14 +83,21 @@ def explained(where: str) -> Iterator[None]:
         if "NoSuchBucket" in words:
             hint = "create the bucket, or name another: darec creates none"
             raise UserError("there is no such bucket", where=where, hint=hint) from error
+        if isinstance(error, errors.BaseError) and any(word in words for word in _METADATA):
+            what = "there are no credentials for the object store"
+            raise UserError(what, where=where, hint=_rights(where)) from error
         if isinstance(error, errors.BaseError) and any(word in words for word in _REFUSED):
-            raise UserError("the object store refuses these credentials", where=where, hint=_RIGHTS) from error
+            raise UserError("the object store refuses these credentials", where=where, hint=_rights(where)) from error
         if isinstance(error, errors.GenericError | errors.JoinError):
             what, hint = "the object store does not answer", "check the network and AWS_ENDPOINT_URL, then run again"
             raise TransientError(f"{what} ({_brief(words)})", where=where, hint=hint) from error
         if isinstance(error, errors.BaseError | ValueError):
             raise UserError(f"the object store cannot do this ({_brief(words)})", where=where) from error
         raise
+
+
+def _rights(where: str) -> str:
+    return _RIGHTS.get(where.partition("://")[0], _RIGHTS["s3"])
 
 
 def _brief(words: str) -> str:

@@ -159,4 +159,6 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> Any:
-    return next((model.model_fields[name].default for name in ("name", "kind") if name in model.model_fields), None)
+    """What a recipe calls this kind of section, if it is one of several."""
+    tags = [get_args(model.model_fields[name].annotation) for name in ("name", "kind") if name in model.model_fields]
+    return tags[0][0] if tags and tags[0] else None

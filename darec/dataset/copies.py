@@ -45,7 +45,7 @@ def copies_in(folder: Path) -> "list[Copy]":
 
 def _settings(table: BaseModel) -> dict[str, object]:
     """What says which rows are read; how far back a run looks does not."""
-    return {"kind": getattr(table, "kind", "")} | table.model_dump(mode="json", exclude_defaults=True, exclude={"lag"})
+    return table.model_dump(mode="json", exclude_defaults=True, exclude={"lag"})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Results of queries: PostgreSQL, and any database that has an ADBC driver."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -83,7 +84,7 @@ class Database(TableConnection):
     def _explained(self, error: Any) -> DarecError:
         lines = [line for line in str(error).splitlines() if not line.startswith("Query was")]
         text = without_values(" ".join(" ".join(lines).split()), self._addresses)
-        text = text.partition(" LINE 1:")[0][:400]
+        text = re.split(r" LINE \d+:", text)[0][:400]
         is_query = isinstance(error, self._errors.ProgrammingError) or (error.sqlstate or "").startswith("42")
         if is_query or any(words in text.lower() for words in _USERS_TO_FIX):
             hint = f"correct data.{self._role}.query, or the credentials in the environment of the run"

@@ -48,7 +48,7 @@ def read_whole(
     part = draft / _part(0)
     count = _write(connection, None, part, where, limit)
     _check(table, pl.scan_parquet(part), where)
-    version = connection.state() or _window(table, part)
+    version = connection.state() or _window(table, part, [part])
     if table.key:
         _newest_of_each_key(pl.scan_parquet(part), table).sink_parquet(draft / "newest.parquet")
         (draft / "newest.parquet").replace(part)
@@ -65,16 +65,15 @@ def read_new(
     """
     read = draft / "read.parquet"
     _write(connection, since, read, where)
-    version = connection.state() or _window(table, read)
-
-    # A draft of parts: what has not changed is a hard link.
     fresh = draft / _part(_number(before[-1]) + 1)
     _absent(read, before, since).sink_parquet(fresh)
+    version = connection.state() or _window(table, read, [*before, fresh])
     read.unlink()
     count = pl.scan_parquet(fresh).select(pl.len()).collect().item()
     if count == 0:
         return Read(version, 0, False)
 
+    # What has not changed of the copy is a hard link.
     if table.key:
         _newest_of_each_key(pl.scan_parquet(fresh), table).sink_parquet(draft / "newest.parquet")
         (draft / "newest.parquet").replace(fresh)
@@ -107,9 +106,15 @@ def unread(connection: TableConnection, table: Table, since: Since) -> str | Non
     return _state(*found.row(0))
 
 
-def _window(table: Table, read: Path) -> str | None:
-    """The state by the watermark, of the rows that were read: what `unread` says while nothing changes."""
-    since = since_of(table, [read])
+def _window(table: Table, read: Path, parts: Sequence[Path]) -> str | None:
+    """The state by the watermark: what `unread` says as long as the source has the rows that were read just now.
+
+    Args:
+        table: the section of the recipe.
+        read: the rows of the source.
+        parts: the copy, from which the next read takes its bound.
+    """
+    since = since_of(table, parts)
     if since is None:
         return None
     column = pl.col(since.column)

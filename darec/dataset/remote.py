@@ -4,15 +4,17 @@ Ingest knows only the copies: what it keys and reads are their files, so that a 
 and one that has changed makes exactly ingest and what follows again.
 """
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from darec.common.errors import TransientError, UserError
+from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.hashing import digest
 from darec.common.notices import tell_once
 from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
@@ -80,6 +82,18 @@ def local(config: DataConfig, folder: Path) -> DataConfig:
             form = getattr(config, f"{kind}_format")
             changes[f"{kind}_format"] = form.model_copy(update={"format": "parquet"})
     return config.model_copy(update=changes)
+
+
+@contextmanager
+def named_by_source(config: DataConfig, folder: Path) -> Iterator[None]:
+    """Lets errors about a copy name the source: the copy's path says nothing to whoever has to correct it."""
+    try:
+        yield
+    except DarecError as error:
+        for source in sources_in(config, folder):
+            if source.copy.record is not None and source.copy.place in error.where:
+                error.where = re.sub(r"/part-\d+\.parquet", "", error.where.replace(source.copy.place, source.name))
+        raise
 
 
 def fetch(config: DataConfig, folder: Path, *, full: bool = False, limit: int | None = None) -> list[str]:

@@ -63,7 +63,7 @@ class WebFile(FileConnection):
             self._check(response)
             continues = response.status_code == 206
             with path.open("ab" if continues else "wb") as stream:
-                for block in response.iter_raw(2**20):
+                for block in response.iter_raw():
                     stream.write(block)
             if continues:
                 return RemoteFile(file.name, file.version, path.stat().st_size)
