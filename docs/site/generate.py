@@ -77,7 +77,8 @@ def _inner(section: dict[str, Any], schema: dict[str, Any]) -> list[tuple[str, d
 
 
 def _title(name: str, kind: dict[str, Any]) -> str:
-    return kind["properties"].get("name", {}).get("const") or name.removesuffix("Config")
+    tags = (kind["properties"].get(tag, {}).get("const") for tag in ("name", "kind"))
+    return next(filter(None, tags), name.removesuffix("Config"))
 
 
 def _text(described: dict[str, Any]) -> str:
