@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.places import Files
+from schemas.places import Files, scheme
 from schemas.section import Section, added, not_hashed
 from schemas.source_names import SOURCES, FormatName
 
@@ -174,6 +174,13 @@ class DataConfig(Section):
     def has_weights(self) -> bool:
         """Whether interactions get weights, by their event type, age or number."""
         return self.events is not None or self.half_life_days is not None or self.repeats == "sum"
+
+    @field_validator("folder", mode="before")
+    @classmethod
+    def _is_local(cls, folder: object) -> object:
+        if isinstance(folder, str) and scheme(folder) is not None:
+            raise ValueError("a public data set is read from a folder of this machine: name its files in interactions")
+        return folder
 
     @field_validator("source")
     @classmethod

@@ -47,6 +47,11 @@ def is_url(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def is_unencrypted() -> bool:
+    """Whether the environment names a server without encryption, which is then meant so."""
+    return any("http://" in os.environ.get(name, "") for name in _ENDPOINTS)
+
+
 def open_objects(url: str) -> "ObjectStore":
     """The obstore client of `url`, such as s3://bucket/prefix; names of objects are relative to it.
 
@@ -54,8 +59,7 @@ def open_objects(url: str) -> "ObjectStore":
         UserError: the extra `cloud` is not installed, or the address is none that obstore knows.
     """
     stores, errors = extra("obstore.store", "cloud"), extra("obstore.exceptions", "cloud")
-    unencrypted = any("http://" in os.environ.get(name, "") for name in _ENDPOINTS)
-    options = {"connect_timeout": "5s", "timeout": "120s", **({"allow_http": True} if unencrypted else {})}
+    options = {"connect_timeout": "5s", "timeout": "120s", **({"allow_http": True} if is_unencrypted() else {})}
     try:
         return stores.from_url(url, retry_config=_RETRY, client_options=options)
     except (errors.BaseError, ValueError) as error:

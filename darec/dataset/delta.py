@@ -1,11 +1,13 @@
 """Delta Lake tables, on this machine or in an object store."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.extras import extra
+from darec.common.objects import is_unencrypted
 from darec.dataset.connections import CONNECTIONS, Since, TableConnection, expanded, without_values
 from darec.dataset.databases import quoted
 from schemas.places import DeltaTable
@@ -13,7 +15,16 @@ from schemas.places import DeltaTable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NO_ACCESS = ("credential", "403", "401", "accessdenied", "forbidden", "metadata/api/token", "metadata endpoint")
+_NO_ACCESS = (
+    "privileges",
+    "credential",
+    "403",
+    "401",
+    "accessdenied",
+    "forbidden",
+    "metadata/api/token",
+    "metadata endpoint",
+)
 
 
 @CONNECTIONS.register(DeltaTable)
@@ -43,21 +54,26 @@ class Delta(TableConnection):
             raise self._explained(error) from None
 
     def _open(self) -> Any:
+        address = expanded(self._table.table, self._role)
+        # The library's stores take their credentials from the environment.
+        options = {"max_retries": "4", "retry_timeout": "30s"}
+        if is_unencrypted():
+            options["allow_http"] = "true"
         try:
-            # Rust's stores take their credentials from the environment.
-            return self._delta.DeltaTable(expanded(self._table.table, self._role), version=self._table.version)
+            return self._delta.DeltaTable(address, version=self._table.version, storage_options=options)
         except (self._errors.DeltaError, OSError, ValueError) as error:
             raise self._explained(error) from None
 
     def _explained(self, error: BaseException) -> DarecError:
-        text = without_values(" ".join(str(error).split())[:300], self._table.table)
+        plain = re.sub(r"\x1b\[\d+m|↳", "", str(error))
+        text = without_values(" ".join(plain.split()), self._table.table)
         where = self._table.table
         if isinstance(error, self._errors.TableNotFoundError):
             hint = f"correct data.{self._role}.table"
             return UserError("this is no Delta table", where=where, hint=hint)
         if any(words in text.lower() for words in _NO_ACCESS):
             hint = "set the store's credentials in the environment of the run, such as AWS_ACCESS_KEY_ID"
-            return UserError(f"the store gives no access ({text})", where=where, hint=hint)
+            return UserError(f"the store gives no access ({text[:300]})", where=where, hint=hint)
         if isinstance(error, self._errors.SchemaMismatchError | ValueError) or "version" in text.lower():
-            return UserError(f"the table cannot be read ({text})", where=where, hint=f"correct data.{self._role}")
-        return TransientError(f"the table cannot be read ({text})", where=where, hint="check the store")
+            return UserError(f"the table cannot be read ({text[:300]})", where=where, hint=f"correct data.{self._role}")
+        return TransientError(f"the table cannot be read ({text[:300]})", where=where, hint="check the store")

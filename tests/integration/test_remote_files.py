@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import boto3
+import deltalake
+import polars as pl
 import pytest
 
 from darec.artifacts.store import Store
@@ -160,6 +162,21 @@ def test_what_an_object_store_refuses_is_told(s3, data, tmp_path, monkeypatch, p
     with pytest.raises(UserError, match=words) as found:
         read_sources(recipe(tmp_path, interactions=place))
     assert place in str(found.value)
+
+
+def test_a_delta_table_in_a_bucket(s3, tmp_path, monkeypatch):
+    table = f"{s3.new_bucket()}/events"
+    rows = pl.DataFrame({"id": [1, 2], "user_id": ["a", "b"], "item_id": ["x", "y"], "at": [1_600_000_000] * 2})
+    options = {"allow_http": "true", "conditional_put": "etag"}
+    deltalake.write_deltalake(table, rows.to_arrow(), storage_options=options)
+    place = {"kind": "delta", "table": table, "watermark": "id"}
+    chosen = recipe(tmp_path, source="parquet", interactions=place, interaction_columns={"timestamp": "at"})
+    assert read_sources(chosen)[0].endswith("2 rows")
+    deltalake.write_deltalake(table, rows.with_columns(id=3).to_arrow(), mode="append", storage_options=options)
+    assert read_sources(chosen)[0].endswith("2 new rows")
+    monkeypatch.setattr(s3, "refuses", True)
+    with pytest.raises(UserError, match=r"gives no access .*-> set the store's credentials"):
+        read_sources(chosen)
 
 
 # Web servers
