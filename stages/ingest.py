@@ -3,7 +3,7 @@
 from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
-from darec.dataset.remote import local, named_by_source
+from darec.dataset.remote import local, named_by_source, origins
 from schemas.copies import COPIES
 from schemas.reports import IngestReport
 from stages.contract import Outcome, StageContext
@@ -21,4 +21,5 @@ def run(context: StageContext) -> Outcome[IngestReport]:
     context.write(USERS, data.users)
     if data.dislikes is not None:
         context.write(DISLIKES, data.dislikes)
-    return Outcome(data.interactions.height, IngestReport.model_validate(data.report))
+    notes = [*data.report["notes"], *origins(context.recipe.data, copies)]
+    return Outcome(data.interactions.height, IngestReport.model_validate(data.report | {"notes": notes}))

@@ -37,7 +37,7 @@ class Delta(TableConnection):
         self._errors = extra("deltalake.exceptions", "databases")
 
     def state(self) -> str:
-        """The version, and the table's id: one that was written anew is another."""
+        """The version, and the id of the table, which is new when the table is created again."""
         table = self._open()
         return f"{table.metadata().id} {table.version()}"
 

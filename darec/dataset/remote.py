@@ -96,6 +96,17 @@ def named_by_source(config: DataConfig, folder: Path) -> Iterator[None]:
         raise
 
 
+def origins(config: DataConfig, folder: Path) -> list[str]:
+    """For each remote source, when its copy was read and which version it is, for the report."""
+    records = [(source, source.copy.record) for source in sources_in(config, folder)]
+    return [
+        f"{source.role} were read from {source.name} on {record.read_at:%Y-%m-%d %H:%M} UTC"
+        + (f" (version {record.version[:40]})" if record.version else "")
+        for source, record in records
+        if record is not None
+    ]
+
+
 def fetch(config: DataConfig, folder: Path, *, full: bool = False, limit: int | None = None) -> list[str]:
     """Brings the copies of all remote sources up to date; says for each what was done.
 

@@ -33,7 +33,7 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 Row = tuple[int, str, str, float, datetime]
 ROWS: list[Row] = [(n, f"u{n % 4}", f"i{n % 3}", 4.0 + n % 2, START + timedelta(hours=n)) for n in range(12)]
 QUERY = "SELECT * FROM events"
-DDL = "CREATE TABLE events (id BIGINT, user_id TEXT, item_id TEXT, rating {number}, at {time})"
+DDL = "CREATE TABLE events (id BIGINT, user_id TEXT, item_id TEXT, rating {number}, ts {time})"
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Database:
 
 
 def frame(rows: Sequence[Row]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=["id", "user_id", "item_id", "rating", "at"], orient="row")
+    return pl.DataFrame(rows, schema=["id", "user_id", "item_id", "rating", "ts"], orient="row")
 
 
 def sql_values(rows: Sequence[Row], zone: str = "") -> str:
@@ -115,11 +115,13 @@ def make_delta(folder: Path, request: pytest.FixtureRequest) -> Database:
 
 def make_iceberg(folder: Path, request: pytest.FixtureRequest) -> Database:
     from pyiceberg.catalog import load_catalog
+    from pyiceberg.utils.config import Config
 
     monkeypatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setenv("PYICEBERG_CATALOG__SHOP__TYPE", "sql")
     monkeypatch.setenv("PYICEBERG_CATALOG__SHOP__URI", f"sqlite:///{folder}/catalog.db")
     monkeypatch.setenv("PYICEBERG_CATALOG__SHOP__WAREHOUSE", f"file://{folder}/lake")
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())  # it was read when the library was imported
     catalog = load_catalog("shop")
     catalog.create_namespace("web")
     table = catalog.create_table("web.events", schema=frame(ROWS).to_arrow().schema)
@@ -150,7 +152,7 @@ every_kind = pytest.mark.parametrize("database", list(MAKERS), indirect=True)
 
 
 def of(folder: Path, place: dict[str, Any], **more: Any) -> Recipe:
-    columns = {"rating": "rating", "timestamp": "at"}
+    columns = {"rating": "rating", "timestamp": "ts"}
     return recipe(folder, source="parquet", interactions=place | more, interaction_columns=columns)
 
 
@@ -162,11 +164,12 @@ def copied(chosen: Recipe) -> list[int]:
 
 @every_kind
 def test_a_table_is_read_and_read_on_from_its_watermark(database: Database, tmp_path: Path) -> None:
-    chosen = of(tmp_path, database.place, watermark="at")
+    chosen = of(tmp_path, database.place, watermark="ts")
     store = Store(chosen.runtime.store)
     read, (ingest, _) = night(chosen)
     assert read[0].endswith(f"{len(ROWS)} rows")
     assert (ingest.report.rows_in, ingest.report.users, ingest.report.items) == (12, 4, 3)
+    assert "interactions were read from" in ingest.report.notes[-1]
 
     assert plan(chosen, store, "ingest")[0].state == "hit"
     read, results = night(chosen)
@@ -203,15 +206,15 @@ def test_a_table_or_column_that_is_not_there_is_told(database: Database, tmp_pat
     missing = {"query": "SELECT * FROM nowhere", "table": f"{database.place.get('table')}x"}[table]
     for wrong, words in (
         ({table: missing}, r"nowhere|no Delta table|does not exist"),
-        ({"watermark": "att"}, "there is no column 'att'; the table has 'id', 'user_id'"),
-        ({"watermark": "at", "key": ("idd",)}, "there is no column 'idd'"),
+        ({"watermark": "tss"}, "there is no column 'tss'; the table has 'id', 'user_id'"),
+        ({"watermark": "ts", "key": ("idd",)}, "there is no column 'idd'"),
     ):
         with pytest.raises(UserError, match=words) as found:
             read_sources(of(tmp_path, database.place, **wrong))
         assert database.words in str(found.value) and "->" in str(found.value)
     read_sources(of(tmp_path, database.place))
     lacking = recipe(
-        tmp_path, source="parquet", interactions=database.place, interaction_columns={"user": "usr", "timestamp": "at"}
+        tmp_path, source="parquet", interactions=database.place, interaction_columns={"user": "usr", "timestamp": "ts"}
     )
     with pytest.raises(UserError, match="there is no column 'usr'; did you mean 'user_id'") as found:
         run(lacking, "ingest")
@@ -239,7 +242,7 @@ def test_postgresql_takes_what_the_url_leaves_out_from_the_environment(
     monkeypatch.setenv("PGHOST", postgresql.partition("?host=")[2])
     monkeypatch.setenv("PGUSER", "postgres")
     monkeypatch.setenv("PGDATABASE", "postgres")
-    chosen = of(tmp_path, {"kind": "postgresql", "query": "SELECT id, user_id, item_id, rating, at FROM events;"})
+    chosen = of(tmp_path, {"kind": "postgresql", "query": "SELECT id, user_id, item_id, rating, ts FROM events;"})
     assert night(chosen)[1][0].report.rows_in == 12
 
 
@@ -258,9 +261,9 @@ def change(database: Database, statement: str) -> None:
 
 
 def test_late_rows_are_read_within_the_lag_and_equal_rows_are_kept(sqlite: Database, tmp_path: Path) -> None:
-    chosen = of(tmp_path, sqlite.place | {"query": "SELECT id, user_id, item_id, rating, id AS at FROM events"})
+    chosen = of(tmp_path, sqlite.place | {"query": "SELECT id, user_id, item_id, rating, id AS ts FROM events"})
     place = chosen.data.interactions
-    late = of(tmp_path, place.model_dump(), watermark="at", lag=5)
+    late = of(tmp_path, place.model_dump(), watermark="ts", lag=5)
     read_sources(late)
     sqlite.add([(7, "late", "i0", 5.0, START), (3, "later", "i0", 5.0, START), (11, *ROWS[11][1:])])
     assert read_sources(late)[0].endswith("2 new rows"), "within 5 of 11: the late row, and a second equal one"
@@ -282,9 +285,9 @@ def test_rows_that_are_deleted_stay_until_everything_is_read_again(sqlite: Datab
 
 
 def test_a_key_lets_newer_rows_replace_older_ones(sqlite: Database, tmp_path: Path) -> None:
-    chosen = of(tmp_path, sqlite.place, watermark="at", key=("id",))
+    chosen = of(tmp_path, sqlite.place, watermark="ts", key=("id",))
     night(chosen)
-    change(sqlite, "UPDATE events SET rating = 1.5, at = '2024-02-01 00:00:00' WHERE id = 2")
+    change(sqlite, "UPDATE events SET rating = 1.5, ts = '2024-02-01 00:00:00' WHERE id = 2")
     sqlite.add([(12, "u1", "i1", 4.0, datetime(2024, 2, 2, tzinfo=UTC))])
     assert read_sources(chosen)[0].endswith("2 new rows")
     (copy,) = copies_in(chosen.runtime.store / COPIES)
