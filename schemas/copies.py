@@ -26,7 +26,9 @@ class CopyRecord(BaseModel):
     read_at: datetime
     """When the source was last found in this state."""
     files: dict[str, str] = {}
-    """The version of each file, of those that have one."""
+    """The version of each remote file, of those that have one."""
+    bytes: dict[str, int] = {}
+    """The size of each file of the copy."""
     is_table: bool = False
     """Whether it holds the rows of a table as Parquet, not files as they are."""
     holds_people: bool = True

@@ -67,6 +67,18 @@ class Copy:
         return record if (self.path / record.generation).is_dir() else None
 
     @property
+    def whole(self) -> CopyRecord | None:
+        """The record, if all files have their sizes; None if the source must be read again, which is told."""
+        if (record := self.record) is None:
+            return None
+        for name, size in record.bytes.items():
+            path = self.path / record.generation / name
+            if not path.is_file() or path.stat().st_size != size:
+                tell_once(f"a file of a copy is missing or cut short, so the source is read again [{path}]")
+                return None
+        return record
+
+    @property
     def folder(self) -> Path:
         """The folder of its data."""
         return self.path / self._there.generation
@@ -110,10 +122,13 @@ class Copy:
         numbers = [int(path.name) for path in self.path.iterdir() if path.name.isdecimal()]
         generation = f"{max(numbers, default=0) + 1:06d}"
 
+        sizes = {}
         for path in draft.rglob("*"):
             flush(path)
+            if path.is_file():
+                sizes[path.relative_to(draft).as_posix()] = path.stat().st_size
         draft.rename(self.path / generation)
-        self.update(record.model_copy(update={"generation": generation}))
+        self.update(record.model_copy(update={"generation": generation, "bytes": sizes}))
         self._remove_all_but(generation, before)
 
     def update(self, record: CopyRecord) -> None:

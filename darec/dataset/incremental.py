@@ -52,7 +52,7 @@ def read_whole(
     if table.key:
         _newest_of_each_key(pl.scan_parquet(part), table).sink_parquet(draft / "newest.parquet")
         (draft / "newest.parquet").replace(part)
-    return Read(version, count, not before or _fingerprint([part]) != _fingerprint(before))
+    return Read(version, count, not _same_rows([part], before))
 
 
 def read_new(
@@ -252,6 +252,14 @@ def _compact(draft: Path) -> None:
         for part in parts:
             part.unlink()
         (draft / "all.parquet").rename(draft / parts[-1].name)
+
+
+def _same_rows(parts: Sequence[Path], before: Sequence[Path]) -> bool:
+    """Whether a table has the rows of the copy before, in whatever order."""
+    try:
+        return bool(before) and _fingerprint(parts) == _fingerprint(before)
+    except pl.exceptions.PolarsError:  # the copy is damaged
+        return False
 
 
 def _fingerprint(parts: Sequence[Path]) -> tuple[Any, ...]:

@@ -136,10 +136,10 @@ def changed(config: DataConfig, folder: Path) -> tuple[str, ...]:
 
 
 def _news(source: Source) -> str | None:
-    record = source.copy.record
+    record = source.copy.whole
     if record is None:
         connect(source.place, source.role).state()
-        return f"{source.name} is read for the first time"
+        return f"{source.name} is read as a whole: there is no copy yet"
     since = f"the copy of {record.read_at:%Y-%m-%d %H:%M} UTC"
     try:
         version = _version(source)
@@ -167,7 +167,7 @@ def _version(source: Source) -> str | None:
 
 
 def _fetch(config: DataConfig, source: Source, full: bool, limit: int | None) -> str:
-    record = source.copy.record
+    record = source.copy.whole
     version = _version(source) if record is not None and not full else None
     facts = _facts(config, source)
     if record is not None and version is not None and version == record.version:
@@ -177,18 +177,19 @@ def _fetch(config: DataConfig, source: Source, full: bool, limit: int | None) ->
     with source.copy.draft() as draft:
         connection = connect(source.place, source.role)
         if isinstance(connection, TableConnection):
-            return _fetch_table(connection, source, draft, facts, full, limit)
+            return _fetch_table(connection, source, draft, record, facts, full, limit)
         assert isinstance(connection, FileConnection)
-        return _fetch_files(connection, source, draft, facts, full)
+        return _fetch_files(connection, source, draft, None if full else record, facts)
 
 
-def _fetch_files(connection: FileConnection, source: Source, draft: Path, facts: dict[str, Any], full: bool) -> str:
+def _fetch_files(
+    connection: FileConnection, source: Source, draft: Path, record: CopyRecord | None, facts: dict[str, Any]
+) -> str:
     """Downloads the files whose version the copy does not have, and links the others."""
     files = connection.files()
     for file in files:
         _check_name(file.name, source)
-    record, incoming = source.copy.record, source.copy.incoming
-    known = record.files if record is not None and not full else {}
+    known, incoming = record.files if record is not None else {}, source.copy.incoming
     there = {file.name for file in files if file.version is not None and known.get(file.name) == file.version}
     _check_room(incoming, sum(file.bytes or 0 for file in files if file.name not in there), source)
 
@@ -230,20 +231,25 @@ def _fetch_files(connection: FileConnection, source: Source, draft: Path, facts:
 
 
 def _fetch_table(
-    connection: TableConnection, source: Source, draft: Path, facts: dict[str, Any], full: bool, limit: int | None
+    connection: TableConnection,
+    source: Source,
+    draft: Path,
+    record: CopyRecord | None,
+    facts: dict[str, Any],
+    full: bool,
+    limit: int | None,
 ) -> str:
     """Reads the rows that the copy does not have, or all."""
     from darec.dataset.incremental import read_new, read_whole, since_of
 
     assert isinstance(source.place, Table)
-    before, where = _parts(source.copy), f"{source.name}, data.{source.role}"
+    before, where = _parts(source.copy) if record else [], f"{source.name}, data.{source.role}"
     since = None if full else since_of(source.place, before)
     if since is None:
         done = read_whole(connection, source.place, draft, before, where, limit)
     else:
         done = read_new(connection, source.place, since, draft, before, where)
 
-    record = source.copy.record
     if done.changed or record is None:
         record = CopyRecord(place=described(source.place), generation="", version=done.version, is_table=True, **facts)
         source.copy.commit(draft, record)
@@ -271,7 +277,7 @@ def _facts(config: DataConfig, source: Source) -> dict[str, Any]:
 
 
 def _parts(copy: Copy) -> list[Path]:
-    return sorted(copy.folder.glob("part-*.parquet")) if copy.record else []
+    return sorted(copy.folder.glob("part-*.parquet"))
 
 
 def _check_name(name: str, source: Source) -> None:

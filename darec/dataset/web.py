@@ -56,9 +56,9 @@ class WebFile(FileConnection):
 
     def _transfer(self, path: Path, file: RemoteFile) -> RemoteFile:
         done = path.stat().st_size if path.exists() else 0
-        headers = {"Accept-Encoding": "identity"}  # else servers pack what is packed, and count other bytes
+        headers: dict[str, str] = {}
         if done and file.version:
-            headers |= {"Range": f"bytes={done}-", "If-Range": file.version}
+            headers = {"Range": f"bytes={done}-", "If-Range": file.version}
         with self._asked("GET", headers) as response:
             self._check(response)
             continues = response.status_code == 206
@@ -81,9 +81,10 @@ class WebFile(FileConnection):
 
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
         hooks: dict[str, Any] = {"request": [only_encrypted]}
+        plain = {"Accept-Encoding": "identity"}  # packed for the transfer, a file has another size and ETag
         try:
             with (
-                httpx.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks) as client,
+                httpx.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks, headers=plain) as client,
                 client.stream(method, self._url, headers=headers) as response,
             ):
                 yield response
