@@ -5,10 +5,12 @@ Nothing heavy is imported here: `darec status` pays for this page. The order of 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from darec.artifacts import files
-from darec.dataset.remote import changed, local
+from darec.artifacts.store import Store
+from darec.dataset.remote import changed, has_remote, local
 from darec.dataset.sources import fingerprint
 from darec.text.fallbacks import due_again
 from darec.text.identity import model_identity, names_variable, prompt_hash
@@ -34,6 +36,11 @@ from stages.contract import Effect, Stage
 # ---------------------------------------------------------------- ingest: raw files become clean tables
 
 
+def _copies(recipe: Recipe) -> Path:
+    """The folder of the copies of remote sources; the store is not opened for a recipe without any."""
+    return Store(recipe.runtime.store).root / COPIES if has_remote(recipe.data) else Path(COPIES)
+
+
 INGEST = Stage(
     name="ingest",
     version=1,
@@ -44,8 +51,8 @@ INGEST = Stage(
     writes=(files.INTERACTIONS, files.ITEMS, files.USERS),
     config=lambda recipe: {"data": recipe.data},
     # Of remote sources the local copies are in the key, which `stages.prepare` brings up to date before a run.
-    fingerprint=lambda recipe: fingerprint(local(recipe.data, recipe.runtime.store / COPIES)),
-    unread=lambda recipe: changed(recipe.data, recipe.runtime.store / COPIES),
+    fingerprint=lambda recipe: fingerprint(local(recipe.data, _copies(recipe))),
+    unread=lambda recipe: changed(recipe.data, _copies(recipe)),
 )
 
 # ---------------------------------------------------------------- split: train, val and test; ids become numbers

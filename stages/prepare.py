@@ -10,7 +10,7 @@ from darec.common.errors import UserError
 from darec.common.memory import check_address_space
 from darec.dataset import remote
 from darec.dataset.fetch import fetch
-from darec.dataset.remote import sources_in
+from darec.dataset.remote import has_remote
 from darec.text import models
 from schemas.copies import COPIES
 from schemas.recipe import Recipe
@@ -58,9 +58,9 @@ def read_sources(recipe: Recipe, *, full: bool = False) -> list[str]:
         UserError: a source is not there, may not be read, or lacks a column.
         TransientError: a source cannot be reached.
     """
-    store = Store(recipe.runtime.store)
-    if next(sources_in(recipe.data, store.root / COPIES), None) is None:
+    if not has_remote(recipe.data):
         return []
+    store = Store(recipe.runtime.store)
     with store.in_use(), store.lease(COPIES):
         done = remote.fetch(recipe.data, store.make(COPIES), full=full)
     for line in done:

@@ -60,6 +60,11 @@ def sources_in(config: DataConfig, folder: Path) -> Iterator[Source]:
                 yield Source(role, place, copy_of(folder, place))
 
 
+def has_remote(config: DataConfig) -> bool:
+    """Whether a section `data` has remote places."""
+    return any(True for _ in sources_in(config, Path()))
+
+
 def local(config: DataConfig, folder: Path) -> DataConfig:
     """The configuration with remote places replaced by their copies.
 
