@@ -108,7 +108,7 @@ class Recommender(nn.Module):
         self.eval()
         final = self.finish(self.inputs())
         self.train(was_training)
-        return final
+        return Representations(final.nodes.detach(), final.n_users)  # where the backbone gives the parameter itself
 
 
 def _initial(config: TrainConfig, interactions: Interactions, text: Representations | None) -> Tensor:

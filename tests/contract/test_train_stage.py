@@ -2,6 +2,7 @@
 
 import pytest
 
+from darec.artifacts.files import EMBEDDINGS
 from darec.artifacts.store import Store
 from tests.report_samples import recipe, run
 
@@ -33,3 +34,10 @@ def test_the_manifest_names_the_model_that_a_warm_start_took_rows_from(released,
     chosen = recipe(folder, train=TRAIN | {"warm_start": True} | changes)
     made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
     assert made.manifest.report["warm_start"] == (model if taken else None)
+
+
+def test_vectors_of_a_backbone_that_gives_its_parameters_are_written(tmp_path):
+    """Of matrix factorisation the id embeddings themselves are the final representations."""
+    chosen = recipe(tmp_path, train=TRAIN | {"backbone": {"name": "mf"}, "alignment": []})
+    made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
+    assert EMBEDDINGS.of(made).user.shape[1] == TRAIN["dim"]
