@@ -45,10 +45,12 @@ def row_key(*parts: bytes) -> str:
 
 @dataclass
 class Survey:
-    """Which of some keys a ledger lacks, and what of it is damaged."""
+    """Which of some keys a ledger has and lacks, and what of it is damaged."""
 
     missing: pl.Series
     """The keys without a sound row, once each, in order."""
+    rows: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """The sound rows, one each, in no order: the key and the columns that were asked for."""
     damaged_rows: int = 0
     """How many of them have a row that cannot be read or whose checksum is wrong."""
     faults: list[str] = field(default_factory=list)
@@ -66,8 +68,8 @@ class Ledger:
 
     Columns hold text, bytes, whole or real numbers. A column may be added to the schema later, if it may be null.
 
-    `survey`, `missing` and `get` change nothing on disk. The rows of version 0.1, in a folder of Parquet files that has
-    the file's name without its suffix, are read as well; `missing(repair=True)` imports them.
+    `survey`, `look_up`, `missing` and `get` change nothing on disk. The rows of version 0.1, in a folder of Parquet
+    files that has the file's name without its suffix, are read as well; with `repair` they are imported.
 
     Every method raises UserError if the file or its folder may not be read or written or the disk is full, and
     TransientError if it cannot be read just now or another process keeps it locked.
@@ -76,40 +78,43 @@ class Ledger:
     def __init__(self, path: Path, schema: TableSchema) -> None:
         self.path, self.schema = path, schema
 
-    def survey(self, keys: pl.Series) -> Survey:
-        """Looks `keys` up and verifies their rows."""
-        survey = Survey(keys.unique(maintain_order=True).rename(KEY))
+    def survey(self, keys: pl.Series, columns: Sequence[str] = ()) -> Survey:
+        """Looks `keys` up once: their sound rows with `columns`, and the keys that have none."""
+        wanted = keys.unique(maintain_order=True).rename(KEY)
+        survey, names = Survey(wanted), [KEY, *columns]
         with sql.explained(self.path):
-            found = [rows[KEY] for rows in self._sound_rows(survey.missing, [KEY], survey)]
-        if found:
-            survey.missing = survey.missing.filter(~survey.missing.is_in(pl.concat(found).implode()))
+            found = list(self._sound_rows(wanted, names, survey))
+        survey.rows = pl.concat([pl.DataFrame(schema={name: self.schema[name] for name in names}), *found])
+        if survey.rows.height:
+            survey.missing = wanted.filter(~wanted.is_in(survey.rows[KEY].implode()))
         return survey
 
-    def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
-        """Those of `keys` without a sound row, once each, in order.
+    def look_up(self, keys: pl.Series, columns: Sequence[str] = (), *, repair: bool = False) -> Survey:
+        """As `survey`, for whoever makes the missing rows: damage is told.
 
         Args:
             keys: the keys asked for.
-            repair: for whoever makes the missing rows and appends them. The rows of version 0.1 are imported, and what
-                can be read of a damaged file is recovered, before any row counts as missing.
+            columns: what is wanted of their rows beside the key.
+            repair: for whoever appends the missing rows, too. The rows of version 0.1 are imported, and what can be
+                read of a damaged file is recovered, before any row counts as missing.
         """
         with sql.explained(self.path):
             if repair:
                 self._import()
-            survey = self.survey(keys)
+            survey = self.survey(keys, columns)
             if repair and len(survey.missing) and self._rebuild_if_damaged():
-                survey = self.survey(keys)
+                survey = self.survey(keys, columns)
         if survey.damage:
             tell_once(f"ledger {self.path}: {survey.damage}; rows that are missing for it have to be made again")
-        return survey.missing
+        return survey
+
+    def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
+        """Those of `keys` without a sound row, once each, in order; see `look_up`."""
+        return self.look_up(keys, repair=repair).missing
 
     def get(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
         """The sound rows of `keys` that are there, one each, in no order: key and `columns`, or all columns."""
-        wanted = keys.unique(maintain_order=True).rename(KEY)
-        names = [KEY, *columns] if columns else list(self.schema)
-        with sql.explained(self.path):
-            found = list(self._sound_rows(wanted, names, Survey(wanted)))
-        return pl.concat([pl.DataFrame(schema={name: self.schema[name] for name in names}), *found])
+        return self.survey(keys, columns or [name for name in self.schema if name != KEY]).rows
 
     def rows(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
         """The rows of `keys` in their order, as often as they are there: key and `columns`, or all columns.
@@ -215,14 +220,19 @@ class Ledger:
                     yield table
 
         not_imported = [path for path in parquet_files(self._old_folder) if path.name not in imported]
+        if not not_imported:
+            return
+
+        # A set of the keys that are left costs as much as the rows of a file, and not as much as all keys, per file.
+        left = set(keys).difference(pl.concat(found))
         for path in not_imported:
             rows = parquet_rows(path, self.schema)
             if rows is None:
                 survey.faults.append(f"{path.name} of version 0.1 is damaged")
                 continue
-            left = keys.filter(~keys.is_in(pl.concat(found).implode()))
-            table = rows.filter(pl.col(KEY).is_in(left.implode())).unique(KEY, keep="first").select(columns)
-            found.append(table[KEY])
+            once = rows.select(columns).unique(KEY, keep="first")
+            table = once.filter(pl.Series([key in left for key in once[KEY]], dtype=pl.Boolean))
+            left.difference_update(table[KEY])
             yield table
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -28,6 +28,7 @@ from schemas.tables import PROFILE_ROWS
 _RETRY_TEMPERATURE = 0.7
 _CHUNK = 16_384  # rows whose prompts are in memory at once
 _EXAMPLE_CHARS = 120
+_NUMBERS = ("cause", "prompt_tokens", "output_tokens", "attempts", "asked")  # what a row is beside its text
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
 
@@ -85,6 +86,17 @@ def profile_ledger(root: Path) -> Ledger:
     return Ledger(root / "profiles.sqlite", PROFILE_ROWS)
 
 
+class ToAsk(NamedTuple):
+    """What a run asks the LLM for."""
+
+    new: pl.Series
+    """The keys that the ledger lacks."""
+    again: pl.DataFrame
+    """Its rows of the fallbacks that are due again."""
+    held: pl.DataFrame
+    """What it has of all keys, without the texts."""
+
+
 @dataclass
 class Generation:
     """One pass over the rows that the ledger lacks, and the fallbacks that are due again."""
@@ -127,7 +139,7 @@ class Generation:
             LimitError: the limit of the run is reached; answers are kept. If only fallbacks are due, as before.
         """
         started = time.monotonic()
-        new, again = self.to_ask(keys, repair=True)
+        new, again, _ = self.to_ask(keys, repair=True)
         self.before = {row[KEY]: row for row in again.iter_rows(named=True)}
         asked = [*new, *self.before]
         first = keys.rename(KEY).to_frame().with_row_index("row").unique(KEY, keep="first")
@@ -146,19 +158,19 @@ class Generation:
             self.ledger.append(postponed, replace=True)
         return self._report(keys, len(new), time.monotonic() - started)
 
-    def to_ask(self, keys: pl.Series, repair: bool = False) -> tuple[pl.Series, pl.DataFrame]:
-        """The keys that the ledger lacks, and its rows of the fallbacks that are due again.
+    def to_ask(self, keys: pl.Series, repair: bool = False) -> ToAsk:
+        """What the ledger lacks of `keys`, and the fallbacks that are due again. Each key is looked up once.
 
         Args:
             keys: the keys of a whole table.
             repair: whether the ledger may be changed to recover rows before they count as missing.
         """
-        new = self.ledger.missing(keys, repair=repair)
-        held = self.ledger.get(keys, ["cause", "prompt_tokens", "attempts", "asked"])  # not the texts of all rows
-        failed = held.filter(pl.col("cause") != "")[KEY]
+        found = self.ledger.look_up(keys, _NUMBERS, repair=repair)  # not the texts of all rows
+        failed = found.rows.filter(pl.col("cause") != "")[KEY]
         too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
-        again = due(held, keys.n_unique(), self.llm, time.time(), urgent=new.is_empty() and too_many)
-        return new, self.ledger.rows(again[KEY])
+        urgent = found.missing.is_empty() and too_many
+        again = due(found.rows, keys.n_unique(), self.llm, time.time(), urgent=urgent)
+        return ToAsk(found.missing, self.ledger.rows(again[KEY]), found.rows)
 
     def _generate(
         self,

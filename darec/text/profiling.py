@@ -90,13 +90,12 @@ class ProfileTask:
         """
         sizes: list[int] = []
         keys = conversation_keys(_measured(self._rendered(), sizes), self.llm, self.config)
-        new, again = Generation(self.llm, self.config, self.ledger).to_ask(keys)
+        new, again, held = Generation(self.llm, self.config, self.ledger).to_ask(keys)
 
         lengths = pl.Series("characters", sizes, pl.Int64)
         rows = pl.DataFrame([keys, lengths]).unique(KEY, keep="first")
         asked = rows.filter(pl.col(KEY).is_in(pl.concat([new, again[KEY]]).implode()))["characters"]
-        counts = self.ledger.get(keys, ["prompt_tokens", "output_tokens"]).filter(pl.col("prompt_tokens") > 0)
-        known = rows.join(counts, on=KEY)
+        known = rows.join(held.filter(pl.col("prompt_tokens") > 0), on=KEY)
         read, written, shown = (int(known[name].sum()) for name in ("prompt_tokens", "output_tokens", "characters"))
         per_character = read / shown if shown else 1 / CHARS_PER_TOKEN
 

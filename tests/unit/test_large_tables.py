@@ -5,6 +5,7 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
+from darec.artifacts import sqlite_rows
 from darec.text import entities, generate
 from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data
 from darec.text.profiling import Forecast, ProfileTask
@@ -86,6 +87,15 @@ def test_a_plan_of_many_rows_renders_a_sample(whole, rendered, monkeypatch):
     assert found.prompt_tokens == pytest.approx(exact.prompt_tokens, rel=0.1)
     whole.run(engine=Script(well))
     assert sampled(whole).forecast() == Forecast(0, 0, 0, about=True)
+
+
+def test_a_plan_looks_each_row_up_once(whole, monkeypatch):
+    """Each look-up verifies the row's checksum: of a million rows these are seconds."""
+    whole.run(engine=Script(well))
+    verified, plain = [], sqlite_rows.is_sound
+    monkeypatch.setattr(sqlite_rows, "is_sound", lambda row: verified.append(row[0]) or plain(row))
+    assert whole.forecast().rows == 0
+    assert len(verified) == len(set(verified)) == ROWS
 
 
 def test_a_sample_is_even_and_few_rows_are_all_counted(monkeypatch):

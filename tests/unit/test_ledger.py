@@ -138,6 +138,40 @@ def test_another_programs_database_is_refused_and_left_alone(ledger: Ledger) -> 
     assert ledger.path.read_bytes() == before
 
 
+def test_one_lookup_gives_the_rows_and_the_keys_that_have_none(ledger: Ledger) -> None:
+    ledger.append(rows(*"abc").with_columns(tokens=pl.lit(7)))
+    found = ledger.look_up(series("cxayc"), ["tokens"])
+    assert found.missing.to_list() == ["x", "y"]
+    assert dict(found.rows.iter_rows()) == {"a": 7, "c": 7}
+    assert ledger.survey(series("cxayc")).rows.columns == [KEY]
+
+
+def test_many_files_of_version_0_1_are_not_each_compared_with_all_keys(ledger: Ledger, monkeypatch) -> None:
+    """A million keys in 489 files took two minutes: each file was looked up among all keys that were left."""
+    for number in range(30):
+        write_old(ledger, number, rows(*(f"{number}-{row}" for row in range(20)), "twice", text=str(number)))
+    keys, compared, plain = (
+        series([f"{n}-{row}" for n in range(30) for row in range(25)] + ["twice"]),
+        [],
+        pl.Series.is_in,
+    )
+    monkeypatch.setattr(pl.Series, "is_in", lambda self, *args: compared.append(len(self)) or plain(self, *args))
+    found = ledger.survey(keys, ["text"])
+    assert found.rows.height == 30 * 20 + 1
+    assert len(found.missing) == 30 * 5
+    assert dict(found.rows.iter_rows())["twice"] == "0-twice"
+    assert sum(compared) <= 2 * len(keys)
+
+
+def write_old(ledger: Ledger, number: int, table: pl.DataFrame) -> None:
+    """A file of rows as version 0.1 kept them."""
+    folder, buffer = ledger.path.with_suffix(""), io.BytesIO()
+    folder.mkdir(parents=True, exist_ok=True)
+    table.write_parquet(buffer)
+    digest = blake2b(buffer.getvalue(), digest_size=16).hexdigest()
+    (folder / f"{number:020d}-{digest}.parquet").write_bytes(buffer.getvalue())
+
+
 def test_forgotten_values_leave_every_file_and_all_other_rows_stay(ledger: Ledger) -> None:
     ledger.append(rows(*"abcd", text="old"))
     ledger.append(pl.DataFrame({KEY: ["e"], "text": ["old-b"]}))
@@ -145,13 +179,9 @@ def test_forgotten_values_leave_every_file_and_all_other_rows_stay(ledger: Ledge
     ledger.path.write_bytes(content.replace(b"old-c", b"odd-c"))
     (ledger.path.parent / "rows-1.damaged").write_bytes(b"old-b")
     (ledger.path.parent / "rows-1.damaged-journal").write_bytes(b"old-b")
-    folder = ledger.path.with_suffix("")
-    folder.mkdir()
     for number, (name, text) in enumerate((("f", "old"), ("g", "new"))):
-        buffer = io.BytesIO()
-        pl.concat([rows(name, text=text), rows("b", text=text)]).write_parquet(buffer)
-        digest = blake2b(buffer.getvalue(), digest_size=16).hexdigest()
-        (folder / f"{number:020d}-{digest}.parquet").write_bytes(buffer.getvalue())
+        write_old(ledger, number, pl.concat([rows(name, text=text), rows("b", text=text)]))
+    folder = ledger.path.with_suffix("")
     (folder / f"{2:020d}-{'0' * 32}.parquet").write_bytes(b"cut short")
 
     assert ledger.holding("text", ["old-b", "none"]) == 2
