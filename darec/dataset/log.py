@@ -3,13 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from darec.common.errors import UserError
 from darec.dataset import ids, times
-from darec.dataset.ids import Ids, as_id
+from darec.dataset.ids import Ids, as_categories, as_id
 from darec.dataset.losses import NO_LOSS, problem_of_a_row
 from darec.dataset.ratings import as_rating
 from darec.dataset.raw import MORE_FIELDS, RawTable
@@ -112,7 +111,7 @@ def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
         values = pl.lit(None, pl.String)
         if name in raw.names:
             values = as_id(raw, name) if name in (c.USER, c.ITEM) else pl.col(name).cast(pl.String)
-        columns[name] = values.cast(pl.Categorical(pl.Categories.random()))
+        columns[name] = as_categories(values)
     columns[c.RATING] = as_rating(raw, c.RATING) if c.RATING in raw.names else pl.lit(None, pl.Float32)
     time, unread = pl.lit(None, pl.Int64), pl.lit(False)
     if c.TIMESTAMP in raw.names:
@@ -135,11 +134,7 @@ def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> t
 
 def _judged(raw: RawTable, rows: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None) -> Ids:
     """The distinct ids of a column of categories, judged."""
-    codes = rows[column].to_physical().drop_nulls().to_numpy()
-    counts = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
-    present = rows[column].drop_nulls().unique()
-    code = present.to_physical().cast(pl.Int64)
-    values = pl.DataFrame({"code": code, "value": present.cast(pl.String), "rows": counts[code.to_numpy()]})
+    values = ids.distinct(rows[column])
     kind = raw.rows.collect_schema()[column]
     if kind.is_float() and values["value"].str.contains(r"\.\d*[1-9]").any():
         what = f"ids are {kind}, not text or whole numbers"

@@ -14,6 +14,7 @@ from darec.common.errors import UserError
 from darec.common.id_hashing import hash_ids, mix
 from darec.common.ranges import by_users, of_users, renumbered
 from darec.dataset.errors import AnswerableError
+from darec.dataset.ids import as_categories, distinct
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
@@ -49,13 +50,12 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     """
     source = interactions.lazy()
     _check_strategy(source, config)
-    users, items = (
-        source.select(pl.col(column).unique()).collect(engine="streaming").to_series().sort()
-        for column in (c.USER, c.ITEM)
-    )
-    core = source.select(
-        _number(c.USER, users).alias(c.USER_INDEX), _number(c.ITEM, items).alias(c.ITEM_INDEX), *_kept(source, config)
-    ).collect(engine="streaming")
+    sides = [
+        as_categories(pl.col(name)).alias(index) for name, index in ((c.USER, c.USER_INDEX), (c.ITEM, c.ITEM_INDEX))
+    ]
+    core = source.select(*sides, *_kept(source, config)).collect(engine="streaming")
+    core, users = _numbered(core, c.USER_INDEX)
+    core, items = _numbered(core, c.ITEM_INDEX)
     rows_in = core.height
 
     k = 0 if config.strategy == "column" else config.k_core
@@ -76,9 +76,13 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     return Split(parts, *vocabularies, _report(rows_in, parts, len(users), len(items), rounds))
 
 
-def _number(column: str, ids: pl.Series) -> pl.Expr:
-    """The place of each id among the sorted `ids`."""
-    return pl.col(column).cast(pl.Enum(ids)).to_physical().cast(pl.Int32)
+def _numbered(rows: pl.DataFrame, column: str) -> tuple[pl.DataFrame, pl.Series]:
+    """`rows` with the categories in `column` replaced by the place of each among the ids in sorted order; these ids."""
+    known = distinct(rows[column]).sort("value")
+    codes = known["code"].to_numpy()
+    places = np.zeros(codes.max(initial=-1) + 1, np.int32)
+    places[codes] = np.arange(len(codes), dtype=np.int32)
+    return rows.with_columns(pl.Series(column, places[rows[column].to_physical().to_numpy()])), known["value"]
 
 
 def _kept(source: pl.LazyFrame, config: SplitConfig) -> list[pl.Expr]:

@@ -113,7 +113,9 @@ def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
     known = pl.when(values.is_null()).then(pl.lit(None, pl.Int64))
     for name, low, high in _spans():
         if unit in (None, name):
-            known = known.when((values >= low) & (values < high)).then(_of_unit(values, name))
+            # Polars computes all branches for all rows. Of a null there is no date to parse.
+            inside = (values >= low) & (values < high)
+            known = known.when(inside).then(_of_unit(pl.when(inside).then(values), name))
     return known.otherwise(IMPLAUSIBLE)
 
 
