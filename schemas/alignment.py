@@ -160,8 +160,9 @@ class LinearTeacherConfig(Section):
     weight: float = Field(default=1.0, ge=0)
     """Weight of the loss term."""
     model: TeacherConfig | None = added(None)
-    """The teacher, with its own fields. By default it is EASE with item texts as additional rows of its data, for up to
-    30,000 items, configured by `l2`, `text` and `whiten`."""
+    """The teacher, with its own fields. By default it is EASE with item texts as additional rows of its data,
+    configured by `l2`, `text` and `whiten`; for more than 30,000 items it is the approximation of L3AE, of which only
+    `whiten` is configured here."""
     l2: float = Field(default=100.0, gt=0)
     """Ridge penalty of the default teacher."""
     text: float = Field(default=50.0, ge=0)

@@ -4,6 +4,8 @@ filters.
 One file each. `fit` returns their vectors, which are evaluated, indexed and released like those of any backbone.
 """
 
+import logging
+
 from darec.common.errors import UserError
 from darec.common.interactions import Interactions, Representations
 from darec.common.registry import Registry
@@ -11,7 +13,6 @@ from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
 from darec.model.item_weights import (
-    DenseWeights,
     ItemWeights,
     SumOfWeights,
     history_matrix,
@@ -31,6 +32,8 @@ from schemas.backbones import (
 )
 
 __all__ = ["ItemWeights", "fit", "item_weights", "text_rows_weights", "top_unseen"]
+
+_logger = logging.getLogger(__name__)
 
 CLOSED_FORMS: Registry[Representations] = Registry("closed form")
 """Functions of the section, the interactions, the text vectors if there are any, and the width of the result."""
@@ -99,14 +102,13 @@ def _with_graph(weights: ItemWeights, interactions: Interactions, share: float) 
 
 def text_rows_weights(
     interactions: Interactions, text: Representations, l2: float, weight: float, whitened: int
-) -> DenseWeights:
+) -> ItemWeights:
     """EASE with the texts as further rows; `whitened` is 0 or the number of principal components to take of them.
 
-    Raises:
-        UserError: too many items for a matrix of items x items.
+    A catalogue that is too large for a matrix of items x items gets the approximation of L3AE, with its own penalties.
     """
     if interactions.n_items > _MOST_TEXT_ROWS_ITEMS:
-        hint = "set linear-teacher's model to l3ae or ease, which have an approximation for such catalogues"
-        raise UserError(f"{interactions.n_items} items are too many", where="train.alignment", hint=hint)
+        _logger.info("linear-teacher: %s items, so the teacher is l3ae's approximation", f"{interactions.n_items:,}")
+        return item_weights(L3AEConfig(whiten=whitened, exact_up_to=_MOST_TEXT_ROWS_ITEMS), interactions, text)
     item_text = whiten(text, whitened).item if whitened else text.item
     return ease_with_text_rows(interactions.train, interactions.n_users, item_text, l2, weight)

@@ -10,6 +10,7 @@ from darec.common.interactions import ItemLists, Pairs
 
 _BLOCK_USERS = 1024
 _SAMPLE = 500
+_MOST_SCORES = 2**27  # of a block of users: 512 MB
 
 
 class ItemWeights(Protocol):
@@ -116,7 +117,8 @@ def top_unseen(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, k
     """Each user's k best items that it has not in train, best first: items int64 [n_users, k], scores float32."""
     history, seen = history_matrix(train, n_users, n_items), ItemLists(train, n_users, n_items)
     items, scores = [], []
-    for users in torch.arange(n_users, device=history.device).split(_BLOCK_USERS):
+    block_users = min(_BLOCK_USERS, max(1, _MOST_SCORES // n_items))
+    for users in torch.arange(n_users, device=history.device).split(block_users):
         block = weights.scores(history.index_select(0, users))
         block[seen.of(users)] = -torch.inf
         best = block.topk(k)

@@ -1,5 +1,7 @@
 """Closed forms against NumPy, and what the approximations must keep."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from darec.alignment.base import Setting
 from darec.alignment.linear_teacher import LinearTeacher
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Pairs, Representations
-from darec.model import closed_form
+from darec.model import closed_form, item_weights
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
@@ -234,13 +236,29 @@ def test_a_large_catalogue_is_solved_approximately():
         assert isinstance(closed_form.item_weights(config, data, text), DenseWeights)
 
 
-def test_what_needs_text_says_so_and_too_many_items_are_refused(monkeypatch):
-    data, text = Interactions(3, 4, TRAIN, TRAIN, TRAIN), Representations(unit_text(7), 3)
+def test_what_needs_text_says_so():
+    data = Interactions(3, 4, TRAIN, TRAIN, TRAIN)
     with pytest.raises(UserError, match="text vectors are needed"):
         closed_form.fit(L3AEConfig(), data, None, 2)
+
+
+def test_the_default_teacher_of_a_large_catalogue_is_approximated_and_says_so(monkeypatch, caplog):
+    data, text = Interactions(3, 4, TRAIN, TRAIN, TRAIN), Representations(unit_text(7), 3)
     monkeypatch.setattr(closed_form, "_MOST_TEXT_ROWS_ITEMS", 3)
-    with pytest.raises(UserError, match="too many"):
-        closed_form.text_rows_weights(data, text, 1.0, 1.0, 0)
+    with caplog.at_level(logging.INFO):
+        weights = closed_form.text_rows_weights(data, text, 1.0, 1.0, 0)
+    assert isinstance(weights, FactoredWeights)
+    assert "4 items" in caplog.text
+
+
+def test_scores_of_a_block_of_users_are_bounded(monkeypatch):
+    train, _ = random_train(50, 20, 0)
+    weights = DenseWeights(torch.rand(20, 20, generator=torch.Generator().manual_seed(0)))
+    whole, scored, plain = top_unseen(train, 50, 20, weights, 3), [], DenseWeights.scores
+    monkeypatch.setattr(item_weights, "_MOST_SCORES", 140)
+    monkeypatch.setattr(DenseWeights, "scores", lambda self, rows: scored.append(rows.shape[0]) or plain(self, rows))
+    assert all(map(torch.equal, top_unseen(train, 50, 20, weights, 3), whole))
+    assert max(scored) == 7
 
 
 @pytest.mark.parametrize("section", list(closed_form.CLOSED_FORMS))
