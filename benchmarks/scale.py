@@ -24,6 +24,7 @@ from benchmarks.tables import markdown
 from darec.artifacts import files
 from darec.artifacts.formats import Vectors
 from darec.artifacts.store import Artifact, Store
+from darec.common.errors import DarecError
 from darec.common.overrides import parse_settings
 from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure
@@ -112,39 +113,45 @@ def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: S
 
 def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> Iterator[Cost]:
     """Runs the stages up to `until`, each in a separate process, and gives what each took."""
-    store, done = Store(recipe.runtime.store), dict[str, Artifact]()
+    store, done, last = Store(recipe.runtime.store), dict[str, Artifact](), ""
     for task in needed(recipe, until):
         if task.name in _WITHOUT_LLM:
             continue
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
-        done[task.name] = artifact
+        if artifact is not None:  # publish has none: it is an effect of the artifacts before it
+            done[task.name], last = artifact, artifact.key
         if task.name != EMBED.name:
-            yield _noted(store, artifact, cost)
+            yield _noted(store, f"{task.name}-{last}", cost)
 
 
-def _noted(store: Store, artifact: Artifact, cost: Cost | None) -> Cost:
-    """The cost of a stage that did work, kept beside the store; or what was kept when it did."""
+def _noted(store: Store, name: str, cost: Cost | None) -> Cost:
+    """The cost of a task that did work, kept beside the store; or what was kept when it did."""
     path = store.root / _COSTS
     kept = json.loads(path.read_text()) if path.exists() else {}
     if cost is not None:
-        kept[f"{artifact.stage}-{artifact.key}"] = asdict(cost)
+        kept[name] = asdict(cost)
         path.write_text(json.dumps(kept, indent=1))
-    return Cost(**kept[f"{artifact.stage}-{artifact.key}"])
+    return Cost(**kept[name])
 
 
 def _run(
     name: str, recipe: Recipe, upstream: dict[str, Artifact], interactions: int, text_width: int
-) -> tuple[Artifact, Cost | None]:
-    """In the child: runs one stage or takes the hit, which costs nothing that is worth telling."""
+) -> tuple[Artifact | None, Cost | None]:
+    """In the child: runs one task or takes the hit, which costs nothing that is worth telling.
+
+    Raises:
+        DarecError: the gate refuses the release, so that what comes after it cannot be measured.
+    """
     store, started, before = Store(recipe.runtime.store), time.perf_counter(), _cpu_seconds()
     if name == EMBED.name:
         result = execute(_random_vectors(upstream["split"], text_width), store)
     else:
         result = run_task(task_named(name), recipe, upstream, store, Silent())
-    assert result.artifact is not None
     if result.cached:
         return result.artifact, None
+    if result.state == "refused":
+        raise DarecError("; ".join(result.why), where=name, hint="loosen the gate with --set gate.…")
     seconds, cpu = time.perf_counter() - started, _cpu_seconds() - before
     return result.artifact, Cost(interactions, name, round(seconds, 2), round(cpu, 2), round(_peak_mb(), 1))
 

@@ -350,7 +350,7 @@ def scale(
     sizes: Annotated[
         list[str] | None, typer.Option("--size", help="Number of interactions, such as 1M. May be repeated.")
     ] = None,
-    until: Annotated[str, typer.Option(help="Last stage to run.")] = "export",
+    until: Annotated[str, typer.Option(help="Last stage to run.")] = "publish",
     text_width: Annotated[
         int, typer.Option(min=0, max=16_384, help="Width of random text vectors; with 0 the model uses no text.")
     ] = 0,

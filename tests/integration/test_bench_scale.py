@@ -1,10 +1,13 @@
 """`darec bench scale`: synthetic logs with structure, stages in processes of their own, costs that are kept."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from benchmarks import scale
 from benchmarks.scale import Cost
+from darec.serving.releases import Releases
 
 
 def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
@@ -20,10 +23,11 @@ def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
 
 def test_stages_run_once_and_their_costs_are_kept(tmp_path):
     recipe = scale.recipe_for(tmp_path, 10_000, text_width=8, settings=["train.dim=8", "split.k_core=2"])
-    first = list(scale.measure(recipe, 10_000, "export", 8))
-    names = ["ingest", "split", "graph", "train_reference", "train", "evaluate", "export"]
+    first = list(scale.measure(recipe, 10_000, "publish", 8))
+    names = ["ingest", "split", "graph", "train_reference", "train", "evaluate", "export", "publish"]
     assert [cost.stage for cost in first] == names
     assert all(cost.cpu_seconds > 0 and cost.peak_mb > 50 for cost in first)
+    assert Releases(Path(recipe.runtime.store)).current() is not None
     assert list(scale.measure(recipe, 10_000, "split", 8)) == first[:2]
 
 
