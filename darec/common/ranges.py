@@ -17,11 +17,19 @@ def of_users(rows: pl.DataFrame, user: str) -> Iterator[pl.DataFrame]:
     if rows.height <= _ROWS:
         yield rows
         return
-    ends = np.cumsum(np.bincount(rows[user].to_numpy()))
-    bounds = [0, *(np.searchsorted(ends, range(_ROWS, rows.height, _ROWS)) + 1).tolist(), len(ends)]
-    for low, high in pairwise(bounds):
-        if low < high:
-            yield rows.filter(pl.col(user).is_between(low, high - 1))
+    users = rows[user].to_numpy()
+    ends = np.cumsum(np.bincount(users))  # of the rows of each user, if these were sorted
+    bounds = np.unique([0, *(np.searchsorted(ends, range(_ROWS, rows.height, _ROWS)) + 1), len(ends)])
+    starts = [0, *ends[bounds[1:] - 1].tolist()]
+
+    # Every row is looked at once, however many ranges there are.
+    order = None
+    if (users[1:] < users[:-1]).any():
+        of_user = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint16), np.diff(bounds))
+        order = np.argsort(of_user[users], kind="stable").astype(np.uint32)
+    for start, stop in pairwise(starts):
+        if start < stop:
+            yield rows.slice(start, stop - start) if order is None else rows[order[start:stop]]
 
 
 def by_users(rows: pl.DataFrame, user: str, work: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
