@@ -63,8 +63,10 @@ def printable(text: str, limit: int) -> str:
     its neighbours (zero-width signs, byte order marks, bidirectional overrides, tags), halves of surrogate pairs, and
     private and unassigned characters are left out.
     """
-    line = " ".join("".join(_visible(sign) for sign in text[: 4 * limit]).split())
-    return line[:limit]
+    head = text[: 4 * limit]
+    if not (head.isascii() and head.isprintable()):  # most answers are
+        head = "".join(map(_visible, head))
+    return " ".join(head.split())[:limit]
 
 
 def _visible(sign: str) -> str:

@@ -63,8 +63,15 @@ class ProfileTask:
 
     def conversation(self, row: int) -> Conversation:
         """The rendered prompt of one row."""
-        [variables] = values(self.rows[row], self.variables)
-        return self.prompt.messages(variables)
+        return self.prompt.messages(self._values(row))
+
+    def _values(self, row: int) -> dict[str, Any]:
+        """The template variables of one row. A query for each would take longer than to render the prompt."""
+        return self._variables.row(row, named=True)
+
+    @cached_property
+    def _variables(self) -> pl.DataFrame:
+        return self.rows.select(self.variables)
 
     def _rendered(self) -> Iterator[Conversation]:
         return (self.prompt.messages(row) for row in values(self.rows, self.variables))
@@ -75,8 +82,7 @@ class ProfileTask:
 
     def shorter(self, row: int) -> tuple[Conversation, ...]:
         """Versions of a row's prompt with ever less of its data, for a model that the whole prompt does not fit."""
-        [whole] = values(self.rows[row], self.variables)
-        return tuple(self.prompt.messages(part) for part in with_less_data(whole))
+        return tuple(self.prompt.messages(part) for part in with_less_data(self._values(row)))
 
     def pending(self) -> int:
         """How many prompts a run would send to the LLM: new ones, and fallbacks that are due again."""
