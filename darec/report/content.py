@@ -58,6 +58,8 @@ class Metrics:
     """What the gate measured on the test of this run, by the display name of the other model."""
     why_not: str = ""
     """Why the release in production was not among them."""
+    candidates: str = ""
+    """How close the ranked lists are to exact ones, where an index found the items."""
 
 
 @dataclass(frozen=True)

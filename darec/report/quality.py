@@ -1,6 +1,6 @@
 """Headline, metrics, training curves and slices: how good the model is."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import polars as pl
 
@@ -64,7 +64,19 @@ def metrics(source: Source) -> Metrics:
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
     others = tuple(row for row in rows if row not in main)
     evidence = source.release.evidence if source.release else Evidence()
-    return Metrics(tuple(columns), main, others, tuple(_compared(evidence)), evidence.why_not)
+    return Metrics(
+        tuple(columns), main, others, tuple(_compared(evidence)), evidence.why_not, _candidates(found.candidates or {})
+    )
+
+
+def _candidates(found: Mapping[str, float]) -> str:
+    """The comparison of lists from an index with exact ones in words; empty where all items were ranked."""
+    name = next((name for name in found if f"exact {name}" in found), None)
+    if name is None:
+        return ""
+    recalls = f"{name} is {found[name]:.4f} and exactly {found[f'exact {name}']:.4f}"
+    shares = f"{found['found']:.1%} of the exact lists of {found['users']:,.0f} sampled users"
+    return f"The items are those that an index finds: {shares}, of which {recalls}."
 
 
 def _compared(evidence: Evidence) -> Iterator[tuple[str, Comparison]]:

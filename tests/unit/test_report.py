@@ -84,6 +84,14 @@ def test_metrics_stand_beside_the_reference_and_popularity(content, nights):
     assert {row.name.rpartition("@")[2] for row in metrics.others} == {"5", "10"}
 
 
+def test_a_page_says_how_close_the_lists_of_an_index_are(tmp_path):
+    chosen = recipe(tmp_path, evaluate={"candidates": "index"})
+    source = Source.of_run(Store(chosen.runtime.store), run(chosen))
+    found, page = source.metrics.candidates, render(collect(source))
+    assert f"{found['found']:.1%} of the exact lists of {found['users']:,.0f} sampled users" in page
+    assert f"recall@20 is {found['recall@20']:.4f} and exactly {found['exact recall@20']:.4f}" in page
+
+
 def test_other_models_are_shown_as_the_gate_measured_them_on_the_same_test(tmp_path):
     chosen = recipe(tmp_path, gate={"minimums": {}, "tolerances": {"ndcg@20": 1.0}})
     run(chosen)
