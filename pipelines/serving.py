@@ -69,6 +69,7 @@ class LiveRelease:
     def look(self) -> None:
         """Opens the current release if it has changed. If it cannot be opened, the old one is kept."""
         try:
+            self._releases.refresh()
             folder = self._releases.serving().resolve()
             if self._served is None or self._served.bundle.folder != folder:
                 bundle = Bundle.open(folder)

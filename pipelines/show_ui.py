@@ -114,7 +114,7 @@ def _show_profiles(result: Result, store: Store) -> None:
 def _show_curves(result: Result, store: Store) -> None:
     if result.artifact is None:
         return
-    curves = history_curves(result.artifact.path / HISTORY.name)
+    curves = history_curves(result.artifact.file(HISTORY.name))
     for kind, title in (("loss", "loss terms"), ("val", "validation")):
         lines = tuple(line for line in curves if line.name.startswith(f"{kind}/"))
         chart = Chart(f"{result.stage}: {title} by epoch", "epoch", lines, result.report.best_epoch)

@@ -1,9 +1,9 @@
 """The recipe, which configures a whole run, and its sections."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
@@ -17,11 +17,22 @@ from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProf
 from schemas.training import EvaluateConfig, TrainConfig
 
 
+def _location(value: Any) -> Any:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
+
+
+StoreLocation = Annotated[Path | str, BeforeValidator(_location)]
+"""A folder as a path, or a URL as text."""
+
+
 class RuntimeConfig(Section):
     """Where and how the pipeline runs. No field here can change a result."""
 
-    store: Path = not_hashed(Path("data/store"))
-    """Root folder of the artifact store."""
+    store: StoreLocation = not_hashed(Path("data/store"))
+    """Root folder of the artifact store, or `s3://bucket/folder` for one that several machines share. Its credentials
+    and its endpoint come from the environment."""
+    share_checkpoints: bool = not_hashed(False)
+    """Also keep the checkpoints of training in a shared store, so that another machine can resume a killed run."""
     verify: Literal["sizes", "checksums"] = not_hashed("checksums")
     """How a cached artifact is verified before it is used: by the sizes of its files or by their SHA-256."""
     min_free_gb: float = not_hashed(1.0, ge=0, le=1_000_000)

@@ -43,10 +43,14 @@ class StageContext:
         return (file.stage, file.name) in self.inputs
 
     def path(self, file: File[Any]) -> Path:
-        """The path of a declared input. Raises DarecError for a file that was not declared."""
+        """The path of a declared input, which is downloaded if only a shared store has it.
+
+        Raises DarecError for a file that was not declared.
+        """
         if not self.has(file):
             raise DarecError(f"{file.stage}/{file.name} is not a declared input of this stage")
-        return self.inputs[file.stage, file.name]
+        path = self.inputs[file.stage, file.name]
+        return path if path.exists() else Artifact(path.parent).file(path.name)
 
     def read(self, file: File[Content]) -> Content:
         """The content of a declared input."""

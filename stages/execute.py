@@ -3,6 +3,7 @@
 import fcntl
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -54,6 +55,8 @@ class Job:
     """Whether a hit is verified by checksums and not only by sizes."""
     outdated: Callable[[Artifact], str | None] = lambda artifact: None
     """Why a whole artifact of the right key is made again all the same, or None."""
+    shares_work: bool = False
+    """Whether checkpoints are kept for other machines, too, if several share the store."""
     why: str | None = None
     """Why the work is done, for the manifest; None finds out what changed."""
 
@@ -131,6 +134,7 @@ def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], st
         inputs=inputs,
         settings=recipe.model_dump(mode="json"),
         checksums=recipe.runtime.verify == "checksums",
+        shares_work=recipe.runtime.share_checkpoints,
         outdated=lambda artifact: stage.outdated(recipe, artifact, store.ledger),
     )
 
@@ -225,7 +229,8 @@ def perform(
 
 
 def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -> Result:
-    with store.draft(job.stage, job.key) as draft:
+    carrying = store.carrying(job.stage, job.key) if job.shares_work else nullcontext()
+    with store.draft(job.stage, job.key) as draft, carrying:
         with Measure() as cost:
             outcome = job.work(draft, store.work(job.stage, job.key), progress)
         missing = [name for name in job.writes if not (draft / name).is_file()]

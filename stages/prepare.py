@@ -32,7 +32,7 @@ def prepare(recipe: Recipe) -> None:
         TransientError: a download that does not come through.
     """
     check_address_space()
-    check_free_disk(recipe.runtime.store, recipe.runtime.min_free_gb)
+    check_free_disk(Store(recipe.runtime.store).root, recipe.runtime.min_free_gb)
     check_device(recipe)
     if recipe.search:
         from darec.training.search import candidates

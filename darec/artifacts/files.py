@@ -27,7 +27,7 @@ class File(Generic[Content]):
 
     def of(self, artifact: Artifact) -> Content:
         """The content of this file in an artifact of the stage."""
-        return self.format.read(artifact.path / self.name)
+        return self.format.read(artifact.file(self.name))
 
     def scan(self: "File[pl.DataFrame]", path: Path) -> "pl.LazyFrame":
         """The content of the table at `path` as a query, for one that may not fit in memory."""

@@ -7,6 +7,9 @@ reader writes nothing, not even where it may, and a copy of the one file is a ba
 Every row has a checksum over its key and values. A row whose checksum is wrong, or whose page cannot be read, counts
 as missing and is never given out. Of two rows with the same key the older one counts, unless the younger one was
 appended to replace it. Any number of processes may read and append at once.
+
+If several machines share the store (`darec.artifacts.shared`), the file is this machine's copy of what all have kept
+(`darec.artifacts.segments`).
 """
 
 import fcntl
@@ -27,6 +30,8 @@ from darec.artifacts import parquet_ledger
 from darec.artifacts import sqlite_rows as sql
 from darec.artifacts.parquet_ledger import parquet_files, parquet_rows
 from darec.artifacts.salvage import salvage
+from darec.artifacts.segments import Segments
+from darec.artifacts.shared import shared_store
 from darec.artifacts.sqlite_rows import KEY
 from darec.artifacts.tables import conform
 from darec.common.errors import TransientError
@@ -77,6 +82,9 @@ class Ledger:
 
     def __init__(self, path: Path, schema: TableSchema) -> None:
         self.path, self.schema = path, schema
+        shared = shared_store(path.parent.parent)
+        self._segments = Segments(shared, path.stem, schema) if shared else None
+        self._followed = False
 
     def survey(self, keys: pl.Series, columns: Sequence[str] = ()) -> Survey:
         """Looks `keys` up once: their sound rows with `columns`, and the keys that have none."""
@@ -140,12 +148,15 @@ class Ledger:
             return
         table = self._conformed(rows)
         with sql.explained(self.path):
+            source = self._segments.keep(table, replace=replace) if self._segments else None
             try:
-                self._insert(table, replace=replace)
+                self._insert(table, replace=replace, source=source)
             except sqlite3.DatabaseError:
                 if not self._rebuild_if_damaged():
                     raise
-                self._insert(table, replace=replace)
+                self._insert(table, replace=replace, source=source)
+            if self._segments:
+                self._segments.send()
 
     def _conformed(self, rows: pl.DataFrame) -> pl.DataFrame:
         absent = [pl.lit(None, self.schema[name]).alias(name) for name in self.schema.nullable - set(rows.columns)]
@@ -158,6 +169,7 @@ class Ledger:
     def holding(self, column: str, values: Sequence[str | bytes]) -> int:
         """How many rows of the file have one of `values` in `column`; 0 if it is too damaged to be searched."""
         with sql.explained(self.path):
+            self._follow()
             if not values or not sql.exists(self.path):
                 return 0
             try:
@@ -185,6 +197,8 @@ class Ledger:
         """
         with sql.explained(self.path):
             removed = 0
+            if self._segments:
+                self._segments.forget(column, values)
             if sql.exists(self.path):
                 self._rebuild_if_damaged()
                 with self._locked(os.O_RDWR | os.O_CREAT):
@@ -200,6 +214,7 @@ class Ledger:
 
     def _sound_rows(self, keys: pl.Series, columns: list[str], survey: Survey) -> Iterator[pl.DataFrame]:
         """`columns` (with the key) of the sound rows of `keys`, one a key, in batches. Notes damage in `survey`."""
+        self._follow()
         found, imported = [keys.clear()], set[str]()
         if sql.exists(self.path):
             with self._reading() as db:
@@ -306,6 +321,7 @@ class Ledger:
 
     def _import(self) -> None:
         """Takes over the files of version 0.1, each in one transaction; they stay where they are."""
+        self._followed = False
         files = parquet_files(self._old_folder)
         if not files:
             return
@@ -314,6 +330,35 @@ class Ledger:
         for path in files:
             if path.name not in imported and (rows := parquet_rows(path, self.schema)) is not None:
                 self._insert(rows, source=path.name)
+
+    def _follow(self) -> None:
+        """Takes over what other machines kept since this object last looked, if they share the ledger."""
+        if self._segments is None or self._followed:
+            return
+        self._segments.send()
+        held = self._held()
+        waiting = self._segments.waiting()
+        there = self._segments.names()
+        if held - waiting - set(there):  # rows were removed
+            with self._locked(os.O_RDWR | os.O_CREAT):
+                self.path.unlink(missing_ok=True)
+                self._move_journal(self._name_aside())
+            held = set()
+        for name, rows, replace in self._segments.fetch([name for name in there if name not in held]):
+            self._insert(self._conformed(rows), replace=replace, source=name)
+        self._followed = True
+
+    def _held(self) -> set[str]:
+        """The segments whose rows are in the file."""
+        if not sql.exists(self.path):
+            return set()
+        try:
+            with self._reading() as db:
+                return _imported(db)
+        except sqlite3.DatabaseError as error:
+            if not sql.is_damage(error):
+                raise
+            return set()
 
     # Damage
 

@@ -10,6 +10,9 @@
 Only real folders that hold a manifest are artifacts. Whatever else lies under `artifacts/` (files, symbolic links,
 folders of other programs) is named once in the log and left alone.
 
+Several machines can have one store in an object store; then the root is this machine's cache of it, with the same
+layout, in which files of artifacts are missing until they are wanted (`darec.artifacts.shared`).
+
 The store is private: a new root folder has mode 0700. To share it, give the root another mode (`chmod 2750`);
 what is written later never allows more than the root does.
 """
@@ -23,19 +26,22 @@ import stat
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash
+from darec.artifacts.shared import Shared, cache_of, shared_store
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import NotAFileError, flush, read_bytes
 from darec.common.hashing import file_sha256
 from darec.common.notices import tell_once
+from darec.common.objects import is_url
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
@@ -80,6 +86,29 @@ class Artifact:
         """SHA-256 of each file."""
         return {name: record.sha256 for name, record in self.manifest.files.items()}
 
+    @property
+    def shared(self) -> Shared | None:
+        """The object store that it is in, if several machines share the store."""
+        roots = self.path.parents[2:4]  # of one that was replaced, the second
+        return next((shared for root in roots if (shared := shared_store(root))), None)
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; one that only the object store has is downloaded."""
+        if not (self.path / name).exists():
+            self.fetch([name])
+        return self.path / name
+
+    def fetch(self, names: Iterable[str] | None = None) -> None:
+        """Downloads some of its files, or all, as far as the object store has them and this machine has not.
+
+        Raises:
+            DarecError: a file there is damaged.
+            TransientError: the object store does not answer.
+        """
+        if (shared := self.shared) is not None:
+            wanted = self.manifest.files if names is None else self.manifest.files.keys() & set(names)
+            shared.download(self.path, [name for name in wanted if not (self.path / name).exists()], self.manifest)
+
     def matches(self, record: InputRecord) -> bool:
         """Whether its files are those that the record of an input lists; False if it is not there or cannot be read."""
         try:
@@ -101,6 +130,11 @@ class Artifact:
         except DarecError as error:
             return error.what
 
+        if (shared := self.shared) is not None:
+            return self._damage_of_copy(shared, checksums)
+        return self._damage_of_files(records, checksums)
+
+    def _damage_of_files(self, records: Mapping[str, FileRecord], checksums: bool) -> str | None:
         for name, record in records.items():
             path = self.path / name
             try:
@@ -117,13 +151,30 @@ class Artifact:
                 raise _unreadable(path, error) from error
         return None
 
+    def _damage_of_copy(self, shared: Shared, checksums: bool) -> str | None:
+        """As `damage`; a file that is damaged only here is deleted, so that it is downloaded again."""
+        absent = {}
+        for name, record in self.manifest.files.items():
+            path = self.path / name
+            whole = path.is_file() and path.stat().st_size == record.bytes
+            if not whole or (checksums and file_sha256(path) != record.sha256):
+                path.unlink(missing_ok=True)
+                absent[name] = record
+        return shared.missing(self.stage, self.key, absent) if absent else None
+
 
 class Store:
     """Finds, writes, leases and collects artifacts under one root folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Raises UserError if no folder can be at `root`."""
+    def __init__(self, root: Path | str) -> None:
+        """Opens a folder, or by its URL a store that several machines share.
+
+        Raises:
+            UserError: no folder can be at `root`, or the object store cannot be used.
+            TransientError: the object store does not answer.
+        """
         hint = "set runtime.store to a folder"
+        url, root = (str(root), cache_of(str(root))) if is_url(root) else ("", Path(root))
         try:
             self.root = root.resolve()
             occupied = self.root.exists() and not self.root.is_dir()
@@ -131,6 +182,16 @@ class Store:
             raise UserError(f"the store's path cannot be used ({error})", where=repr(str(root)), hint=hint) from error
         if occupied:
             raise UserError("the store is not a folder", where=str(root), hint=hint)
+        self.shared = shared_store(self.root)
+        """The object store behind it, if several machines share it."""
+        if url:
+            self.sync()
+
+    def sync(self) -> None:
+        """Sees what other machines have done meanwhile, if several share the store."""
+        if self.shared is not None:
+            with explained(self.root):
+                self.shared.sync()
 
     @property
     def ledger(self) -> Path:
@@ -180,10 +241,28 @@ class Store:
 
     @contextmanager
     def lease(self, name: str, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
-        """Holds the named lease; waits while another living process holds it (`mode` as for `flock`)."""
+        """Holds the named lease; waits while another living process holds it (`mode` as for `flock`).
+
+        If several machines share the store, it is also held there, and begins with a look at what they have done.
+        """
         path = self.make("leases") / f"{name}.lock"
         with explained(path), _opened(path, self.mode & 0o666) as descriptor:
             fcntl.flock(descriptor, mode)
+            with self._shared_lease(name, mode):
+                yield
+
+    @contextmanager
+    def _shared_lease(self, name: str, mode: int) -> Iterator[None]:
+        if self.shared is None:
+            yield
+            return
+        leases, wait = self.shared.leases, not mode & fcntl.LOCK_NB
+        if name == IN_USE:
+            held = leases.alone() if mode & fcntl.LOCK_EX else leases.present()
+        else:
+            held = leases.hold(name, wait=wait)
+        with held:
+            self.shared.sync()
             yield
 
     def in_use(self) -> AbstractContextManager[None]:
@@ -201,9 +280,20 @@ class Store:
             finally:
                 shutil.rmtree(path, ignore_errors=True)
 
+    @contextmanager
+    def carrying(self, stage: str, key: str) -> Iterator[None]:
+        """Keeps the checkpoints of a step for the other machines, too, if several share the store."""
+        if self.shared is None:
+            yield
+            return
+        with self.shared.carrying(self.work(stage, key)):
+            yield
+
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
         """Turns a filled draft into the artifact of `manifest`: flush, manifest last, one rename."""
         artifact = self.artifact(manifest.stage, manifest.key)
+        if self.shared is not None:
+            return self._commit_shared(self.shared, draft, manifest)
         with explained(artifact.path):
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             self._stamp(draft / MANIFEST, manifest.stage)
@@ -215,6 +305,18 @@ class Store:
             flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return self.artifact(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
+
+    def _commit_shared(self, shared: Shared, draft: Path, manifest: Manifest) -> Artifact:
+        # By its manifest, on all machines, the newest is the last made though a clock went back.
+        dates = [_date(path) or 0 for path in _folders(self.root / "artifacts" / manifest.stage)]
+        earliest = datetime.fromtimestamp(max([0, *dates]) / 1e9 + 0.001, UTC)
+        manifest = manifest.model_copy(update={"created": max(manifest.created, earliest)})
+        with explained(draft):
+            (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+            shared.upload(draft, manifest)
+            shared.commit(draft, manifest)
+        shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
+        return self.artifact(manifest.stage, manifest.key)
 
     def _stamp(self, manifest: Path, stage: str) -> None:
         """Dates a manifest after all of its stage, so that the newest is the last made though the clock went back."""
@@ -235,6 +337,8 @@ class Store:
 
     def remove(self, artifact: Artifact) -> None:
         """Deletes an artifact: renamed out of sight first, so that no reader finds half of it."""
+        if self.shared is not None:
+            self.shared.remove(artifact.path)
         shutil.rmtree(self._set_aside(artifact, "tmp"))
 
     def _set_aside(self, artifact: Artifact, room: str) -> Path:

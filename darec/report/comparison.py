@@ -104,7 +104,7 @@ def compare_runs(
         UserError: the split is not the same, no metric is in both, or `metric` is in neither.
     """
     check_same_split(*sources)
-    tables = [pl.read_parquet(source.artifact("evaluate").path / files.PER_USER_METRICS.name) for source in sources]
+    tables = [pl.read_parquet(source.artifact("evaluate").file(files.PER_USER_METRICS.name)) for source in sources]
     if not tables[0][c.USER_INDEX].equals(tables[1][c.USER_INDEX]):
         raise UserError("the two runs were not evaluated on the same users", hint="evaluate both on the same split")
     shared = [name for name in tables[0].columns if "@" in name and "/" not in name and name in tables[1].columns]
@@ -212,7 +212,7 @@ def _examples(
 def _lists(recipe: Recipe, source: Source, users: list[int]) -> dict[int, list[int]]:
     """The first items of each user, as they were evaluated."""
     parts = [source.read(part) for part in (files.TRAIN_PART, files.VAL_PART, files.TEST_PART)]
-    reranker = source.artifact(files.RERANKER.stage).path / files.RERANKER.name if recipe.rerank else None
+    reranker = source.artifact(files.RERANKER.stage).file(files.RERANKER.name) if recipe.rerank else None
     return top_lists(source.read(files.EMBEDDINGS), parts, users, _LIST, reranker)
 
 

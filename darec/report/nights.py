@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from darec.artifacts.shared import shared_store
 from darec.common.notices import tell_once
 from darec.serving.releases import Releases
 from schemas.night import NIGHTS_FILE, Night
@@ -23,12 +24,15 @@ def record(root: Path, night: Night) -> None:
     from prometheus_client import write_to_textfile
 
     line = night.model_dump_json() + "\n"
-    # one write at the end of the file, so that parallel or killed runs leave complete lines
-    descriptor = os.open(root / NIGHTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, line.encode())
-    finally:
-        os.close(descriptor)
+    if (shared := shared_store(root)) is not None:
+        shared.append(NIGHTS_FILE, line.encode())
+    else:
+        # one write at the end of the file, so that parallel or killed runs leave complete lines
+        descriptor = os.open(root / NIGHTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
     (root / TEXTFILE.parent).mkdir(exist_ok=True)
     write_to_textfile(str(root / TEXTFILE), _registry(root, night))
 

@@ -69,7 +69,7 @@ class Source:
 
     def scan(self, file: File[pl.DataFrame]) -> pl.LazyFrame:
         """The content of a table that may not fit in memory, as a query. Raises DarecError as `artifact`."""
-        return file.scan(self.artifact(file.stage).path / file.name)
+        return file.scan(self.artifact(file.stage).file(file.name))
 
     @cached_property
     def metrics(self) -> EvaluationReport:

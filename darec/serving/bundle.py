@@ -123,6 +123,7 @@ def write_without(bundle: Path, folder: Path, user_id: str) -> BundleReport:
     zeros. Known pairs of the user are left out. All other files are the same, on the same disk blocks where the file
     system has hard links.
     """
+    Artifact(bundle).fetch()
     report = read_report(bundle)
     users, seen = pl.read_parquet(bundle / USERS_FILE), pl.read_parquet(bundle / SEEN_FILE)
     gone = (users[c.USER] == user_id).fill_null(False)
@@ -167,6 +168,7 @@ class Bundle:
         folder = folder.resolve()
         if trouble := Artifact(folder).damage(checksums=True):
             raise DarecError(f"the bundle is damaged: {trouble}", where=str(folder), hint=_HINT)
+        Artifact(folder).fetch()
         return cls(folder, read_report(folder))
 
     @cached_property
@@ -276,7 +278,7 @@ def _interactions(seen: pl.DataFrame) -> int:
 
 def read_report(folder: Path) -> BundleReport:
     """The bundle's report. Raises DarecError if it cannot be read."""
-    path = folder / REPORT_FILE
+    path = Artifact(folder).file(REPORT_FILE)
     try:
         return BundleReport.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from darec.artifacts.store import Artifact
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.registry import NAMES
 from darec.evaluation.report import EvaluatedModel, judge
@@ -47,6 +48,7 @@ class Model:
     @classmethod
     def of_bundle(cls, name: str, folder: Path, train: pl.LazyFrame | None = None) -> "Model":
         """The model that a bundle serves."""
+        Artifact(folder).fetch([USERS_FILE, ITEMS_FILE, RERANKER_FILE])
         users, items = (pl.scan_parquet(folder / file, glob=False) for file in (USERS_FILE, ITEMS_FILE))
         path = folder / RERANKER_FILE
         reranker = read(path) if path.is_file() else None

@@ -106,7 +106,7 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
     if trouble := bundle.damage(checksums=True):
         raise DarecError(f"the bundle of {release.id} is not whole ({trouble})")
     try:
-        train = pl.scan_parquet(_input(store, bundle, "split").path / files.TRAIN_PART.name, glob=False)
+        train = pl.scan_parquet(_input(store, bundle, "split").file(files.TRAIN_PART.name), glob=False)
     except DarecError:
         if release.evidence.split != held_out:
             what = f"the interactions behind {release.id} are gone and may have been divided by other settings"
@@ -140,7 +140,7 @@ def _by_id(vectors: Vectors, split: Artifact) -> tuple[pl.LazyFrame, pl.LazyFram
 
 def _texts(profiles: Artifact) -> TextReport:
     blank = pl.col(c.PROFILE).is_null() | (pl.col(c.PROFILE).str.strip_chars() == "")
-    counts = pl.scan_parquet(profiles.path / files.USER_PROFILES.name, glob=False).select(
+    counts = pl.scan_parquet(profiles.file(files.USER_PROFILES.name), glob=False).select(
         rows=pl.len(), from_metadata=(pl.col(c.SOURCE) == "metadata").sum(), empty=blank.sum()
     )
     return TextReport(**counts.collect().row(0, named=True))

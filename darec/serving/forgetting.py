@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from darec.artifacts import files
 from darec.artifacts.keys import artifact_key, content_hash
 from darec.artifacts.ledger import Ledger
+from darec.artifacts.segments import ledgers
 from darec.artifacts.store import Artifact, Store, explained, file_records
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import replacing
@@ -59,6 +60,7 @@ _ELSEWHERE = (
     "copies outside the store: lists and reports that were written elsewhere, backups, snapshots of the file system, "
     "and the free blocks of its disk"
 )
+_CACHES = "caches of other machines: each follows with its next command, but reports, checkpoints and its outbox stay"
 _OLD_TEXTS = "texts of the person whose artifacts are gone: a ledger does not know whose its rows are"
 
 
@@ -117,7 +119,15 @@ def forget(
             why=person.without(why),
             dry_run=dry_run,
             counts=counts,
-            left=(*left, *person.unmatched, _OLD_TEXTS, _LEARNED, _ELSEWHERE, *_strangers(store)),
+            left=(
+                *left,
+                *([_CACHES] if store.shared is not None else []),
+                *person.unmatched,
+                _OLD_TEXTS,
+                _LEARNED,
+                _ELSEWHERE,
+                *_strangers(store),
+            ),
         )
         if dry_run:
             return receipt
@@ -185,9 +195,22 @@ class _Person:
     def _listed(self, artifact: Artifact) -> set[bool | None]:
         """Whether each table of the artifact lists the id; None for one that cannot be read."""
         if artifact.path not in self._answers:
+            fetched: set[bool | None] = set() if self._fetch_tables(artifact) else {None}
             tables = artifact.path.rglob("*.parquet")
-            self._answers[artifact.path] = {_lists(path, self.user_id) for path in tables}
+            self._answers[artifact.path] = fetched | {_lists(path, self.user_id) for path in tables}
         return self._answers[artifact.path]
+
+    def _fetch_tables(self, artifact: Artifact) -> bool:
+        """Whether all tables are here, now that those were fetched that only a shared store had."""
+        if self.store.shared is None:
+            return True
+        try:
+            artifact.fetch(name for name in artifact.manifest.files if name.endswith(".parquet"))
+            return True
+        except TransientError:
+            raise
+        except DarecError:
+            return False
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact names the person, was made from one that does, or nobody can say what it was made from.
@@ -286,6 +309,8 @@ class _Person:
         root, texts, vectors = self.store.ledger, sorted(self.texts), sorted(self.vectors)
         stems = {path.with_suffix("").name for path in root.glob("vectors-*.sqlite")}
         stems |= {path.name for path in root.glob("vectors-*") if path.is_dir()}
+        if self.store.shared is not None:
+            stems |= {name for name in ledgers(self.store.shared) if name.startswith("vectors-")}
         profiles = _LedgerRows("profiles", Ledger(root / "profiles.sqlite", PROFILE_ROWS), "text", texts)
         return [profiles] + [
             _LedgerRows("text vectors", Ledger(root / f"{stem}.sqlite", VECTOR_ROWS), "vector", vectors)
@@ -464,6 +489,9 @@ def _empty(store: Store, room: str) -> None:
 
 def _write(store: Store, path: Path, text: str) -> None:
     """Writes or replaces a file that its owner alone may read."""
+    if store.shared is not None:
+        store.shared.write(str(path.relative_to(store.root)), text.encode())
+        return
     draft = store.make("tmp") / f"forget-{uuid.uuid4().hex[:8]}"
     with explained(path), replacing(path, draft=draft, durable=True):
         draft.touch(mode=0o600)

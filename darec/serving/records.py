@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from darec.artifacts.shared import CURRENT
 from darec.artifacts.store import Store, explained
 from darec.common.files import read_bytes, replacing
 from darec.common.notices import tell_once
@@ -40,6 +41,9 @@ class Records:
     def write(self, release: Release) -> Release:
         """Writes or replaces the release's record. Raises UserError if the disk is full or may not be written."""
         path = self._store.make("releases") / f"{release.id}.json"
+        if self._store.shared is not None:
+            self._store.shared.write(f"releases/{path.name}", release.model_dump_json(indent=1).encode())
+            return release
         draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
         # The draft is not beside the records, where it would be reported as a stray file.
         with explained(path), replacing(path, draft=draft, durable=True):
@@ -78,7 +82,7 @@ class CurrentLink:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.path = store.root / "current"
+        self.path = store.root / CURRENT
 
     @property
     def exists(self) -> bool:
@@ -106,6 +110,9 @@ class CurrentLink:
 
     def point_to(self, artifact: str) -> None:
         """Replaces the link in one rename; anything else at its place is moved aside."""
+        if self._store.shared is not None:
+            self._store.shared.write(CURRENT, artifact.encode())
+            return
         draft = self._store.make("tmp") / f"current-{uuid.uuid4().hex[:8]}"
         with explained(self.path):
             if self.exists and not self.path.is_symlink():

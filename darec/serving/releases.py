@@ -59,6 +59,10 @@ class Releases:
         self._store = Store(root)
         self._records, self._link = Records(self._store), CurrentLink(self._store)
 
+    def refresh(self) -> None:
+        """Sees what other machines have published, promoted or rolled back, if several share the store."""
+        self._store.sync()
+
     def all(self) -> list[Release]:
         """Every bundle that met the gate and whose record can be read, newest first."""
         return self._records.read()[0]

@@ -77,6 +77,8 @@ def collect(
 
         removable = _removable(store, kept, bool(unreadable), time.time() if now is None else now)
         removed = tuple(removal for removal in removable if dry_run or _remove(store, removal))
+        if store.shared is not None and not dry_run:
+            store.shared.sweep(LEASE)
         return Collection(removed, len(kept))
 
 
@@ -124,7 +126,7 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
     """What may go; while it is `uncertain` what a release was made from, nothing that was once an artifact."""
     for artifact in sorted(store.artifacts(), key=lambda artifact: artifact.path):
         if artifact not in kept:
-            yield Removal("artifact", artifact.path, _size(artifact.path))
+            yield Removal("artifact", artifact.path, _size(artifact.path) if store.shared is None else _total(artifact))
     for path in sorted((store.root / "tmp").glob("*")):  # no run is active, so the process that filled it is dead
         yield Removal("draft", path, _size(path))
     for path in _old((store.root / "work").glob("*/*"), now):
@@ -156,6 +158,10 @@ def _remove(store: Store, removal: Removal) -> bool:
     try:
         if removal.kind == "artifact":
             store.remove(Artifact(removal.path))
+        elif removal.kind == "replaced" and store.shared is not None:
+            for manifest in sorted(removal.path.glob(f"*/*/{MANIFEST}")):
+                store.remove(Artifact(manifest.parent))
+            shutil.rmtree(removal.path)
         elif removal.path.is_dir() and not removal.path.is_symlink():
             shutil.rmtree(removal.path)
         else:
@@ -164,6 +170,14 @@ def _remove(store: Store, removal: Removal) -> bool:
         tell_once(f"could not be removed ({error}): {removal.path}")
         return False
     return True
+
+
+def _total(artifact: Artifact) -> int:
+    """Bytes of the files of an artifact, wherever they are."""
+    try:
+        return sum(record.bytes for record in artifact.manifest.files.values())
+    except DarecError:
+        return 0
 
 
 def _size(path: Path) -> int:

@@ -1,0 +1,190 @@
+"""Leases in an object store: who is at work on what, among processes on any machines.
+
+An object `leases/<name>.json` says who holds the lease. It is created, renewed and given back by conditional writes, so
+that of many who try, one succeeds. A thread of the holder renews it. Whoever waits watches its version: when that stays
+the same for as long as the holder said, by the clock of who waits, the holder is dead and the lease is taken over.
+Clocks of different machines are never compared.
+
+A process that reads and writes artifacts also says so by an object of its own, `leases/present/<id>.json`, and whoever
+must be alone (`gc`) holds the lease `alone` and sees that nobody is present.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from darec.common.errors import DarecError, TransientError
+from darec.common.notices import tell_once
+from darec.common.objects import Objects
+
+SECONDS = "DAREC_LEASE_SECONDS"
+"""Environment variable: after how many seconds without a sign of life a process counts as dead; default 60."""
+_ALONE = "alone"
+_PRESENT = "leases/present/"
+
+
+class Leases:
+    """The leases of one store. `seconds`: how long one lasts without being renewed."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+        self.seconds = float(os.environ.get(SECONDS) or 60)
+        self._lock, self._present, self._renewal = threading.Lock(), 0, None
+
+    @contextmanager
+    def hold(self, name: str, *, wait: bool = True) -> Iterator[None]:
+        """Holds a lease; waits while another living process holds it.
+
+        Raises:
+            BlockingIOError: another living process holds it, and `wait` is off.
+        """
+        path = _path(name)
+        renewal = _Renewal(self._objects, path, self.seconds, self._take(path, wait))
+        try:
+            yield
+        finally:
+            renewal.end()
+            if renewal.version:
+                with suppress(DarecError):  # then it expires
+                    # It is marked as free and not deleted, for a deletion has no condition.
+                    self._objects.swap(path, b"{}", renewal.version)
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """Says that this process is at work on the store; waits while another is alone."""
+        with self._lock:
+            self._present += 1
+            if self._present == 1:
+                self._renewal = self._announce()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._present -= 1
+                if self._present == 0 and self._renewal is not None:
+                    self._renewal.end()
+                    with suppress(DarecError):  # then it expires
+                        self._objects.delete([self._renewal.path])
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps everybody else out. Raises BlockingIOError if a living process is present."""
+        with self.hold(_ALONE, wait=False):
+            dead = self._dead([each.name for each in self._objects.list(_PRESENT)])
+            self._objects.delete(dead)
+            yield
+
+    def sweep(self, keep: str) -> None:
+        """Deletes what is left of leases that nobody holds, but for the one named `keep`. Only for who is alone."""
+        names = [each.name for each in self._objects.list("leases/") if not each.name.startswith(_PRESENT)]
+        kept = {_path(keep), _path(_ALONE)}
+        self._objects.delete(name for name in names if name not in kept)
+
+    def _take(self, path: str, wait: bool) -> str:
+        """The version of the lease, when it is this process's."""
+        watch = _Watch(self._objects, path)
+        while True:
+            content = _content(self.seconds)
+            if (version := self._objects.create(path, content)) is not None:
+                return version
+            holder = watch.look()
+            if watch.is_free and watch.version:
+                if (version := self._objects.swap(path, content, watch.version)) is not None:
+                    if holder:
+                        tell_once(f"{path}: taken over from {holder}, of which nothing was heard for {watch.lasts:g} s")
+                    return version
+            elif watch.is_alive and not wait:
+                raise BlockingIOError(f"{holder} holds {path}")
+            else:
+                time.sleep(min(1.0, self.seconds / 20))
+
+    def _announce(self) -> "_Renewal":
+        """Being seen comes before looking, so that of two who look at the same time one at least sees the other."""
+        path, alone = f"{_PRESENT}{uuid.uuid4().hex}.json", _Watch(self._objects, _path(_ALONE))
+        while True:
+            version = self._objects.create(path, _content(self.seconds))
+            alone.look()
+            if version and alone.is_free:
+                return _Renewal(self._objects, path, self.seconds, version)
+            self._objects.delete([path])
+            while not alone.is_free:
+                time.sleep(min(1.0, self.seconds / 20))
+                alone.look()
+
+    def _dead(self, paths: list[str]) -> list[str]:
+        """`paths`, if nobody renews any of these. Raises BlockingIOError as soon as one is renewed."""
+        watches = [_Watch(self._objects, path) for path in paths]
+        while True:
+            for watch in watches:
+                if not watch.is_free and (holder := watch.look()) and watch.is_alive:
+                    raise BlockingIOError(f"{holder} is at work")
+            if all(watch.is_free for watch in watches):
+                return paths
+            time.sleep(min(1.0, self.seconds / 20))
+
+
+class _Watch:
+    """Looks at a lease again and again, to tell whether somebody renews it."""
+
+    def __init__(self, objects: Objects, path: str) -> None:
+        self._objects, self._path = objects, path
+        self._since, self.version, self.lasts = 0.0, "", 0.0
+        self.is_free = False
+        """Whether nobody holds it, or its holder is dead."""
+        self.is_alive = False
+        """Whether it was seen to be renewed."""
+
+    def look(self) -> str:
+        """Who holds it, if anybody does."""
+        found = self._objects.read(self._path)
+        facts = json.loads(found[0]) if found else {}
+        version = found[1] if found else ""
+        if version != self.version:
+            self.is_alive = bool(self.version and facts)
+            self.version, self._since = version, time.monotonic()
+        self.lasts = facts.get("seconds", 0.0)
+        self.is_free = not facts or time.monotonic() - self._since > self.lasts
+        return facts.get("holder", "")
+
+
+class _Renewal:
+    """Renews a lease in a thread until it is ended."""
+
+    def __init__(self, objects: Objects, path: str, seconds: float, version: str) -> None:
+        self._objects, self.path, self._seconds = objects, path, seconds
+        self.version: str | None = version
+        """Of the lease; None once somebody else has it."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"lease {path}", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stops renewing it."""
+        self._ended.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while self.version and not self._ended.wait(self._seconds / 4):
+            try:
+                self.version = self._objects.swap(self.path, _content(self._seconds), self.version)
+            except TransientError as error:  # if the server stays away for too long, somebody else takes over
+                tell_once(f"{self.path} could not be renewed: {error}")
+        if not self.version:
+            tell_once(
+                f"{self.path}: another process took it over, as this one was not heard of for {self._seconds:g} s"
+            )
+
+
+def _path(name: str) -> str:
+    return f"leases/{name}.json"
+
+
+def _content(seconds: float) -> bytes:
+    """Differs each time, and so does its version."""
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    return json.dumps({"holder": holder, "seconds": seconds, "id": uuid.uuid4().hex}).encode()
