@@ -35,7 +35,7 @@ class Segments:
     def __init__(self, shared: Shared, name: str, schema: TableSchema) -> None:
         self._objects, self._schema = shared.objects, schema
         self._prefix = f"ledger/{name}/"
-        self._outbox = shared.cache / "outbox" / name
+        self._outbox = shared.outbox / name
 
     def keep(self, rows: pl.DataFrame, *, replace: bool) -> str:
         """Writes rows into the outbox, so that they survive a kill and a power cut; returns the segment's name."""

@@ -3,7 +3,7 @@
     state/<path>                                      small files; the cache holds all of them at <path>:
       artifacts/<stage>/<key>/manifest.json           written last, when all files of the artifact are there
       replaced/<id>/<stage>/<key>/manifest.json       of artifacts whose stage, made again, gave other bytes
-      releases/<id>.json, current, nights.jsonl, receipts/<time>.json
+      releases/<id>.json, current, nights.jsonl, receipts/<time>.json, ledger/batches/<id>.json
     files/<stage>/<key>/<sha256>/<name>               files of artifacts, which the cache holds once they were wanted
     ledger/<name>/<segment>                           rows of the row ledgers (`darec.artifacts.segments`)
     work/<stage>/<key>/<name>                         checkpoints of a step under way, if the recipe shares them
@@ -45,6 +45,10 @@ MARKER = "shared.json"
 """In a cache: which store it belongs to."""
 _VERSIONS = "versions.json"
 """In a cache: the version of every file of `state` that it holds."""
+_LOCK = "versions.lock"
+_OUTBOX = "outbox"
+CACHE_FILES = (MARKER, _VERSIONS, _LOCK, _OUTBOX)
+"""What a cache holds beside what a store holds."""
 _STATE = "state/"
 _AT_ONCE = 16  # requests
 _WORK_DAYS = 7  # checkpoints of a killed run, and files set aside, are of use that long
@@ -125,6 +129,13 @@ class Shared:
         """
         with self._locked():
             self._write(name, content)
+
+    def delete(self, name: str) -> None:
+        """Deletes a small file, here and for all machines; nothing happens if it is not there."""
+        with self._locked():
+            self.objects.delete([_STATE + name])
+            self._remove(name)
+            self._keep({other: version for other, version in self._versions().items() if other != name})
 
     def append(self, name: str, line: bytes) -> None:
         """Adds a line to a small file."""
@@ -224,9 +235,7 @@ class Shared:
     def remove(self, folder: Path) -> None:
         """Deletes an artifact in the object store: first its manifest, then the files that no other manifest names."""
         name = f"{folder.relative_to(self.cache)}/{MANIFEST}"
-        with self._locked():
-            self.objects.delete([_STATE + name])
-            self._keep({other: version for other, version in self._versions().items() if other != name})
+        self.delete(name)
         stage, key = folder.parent.name, folder.name
         others = [path for path in self._manifests(stage, key) if path.parent != folder]
         needed = self._named(others)
@@ -365,10 +374,15 @@ class Shared:
         with replacing(self.cache / _VERSIONS) as draft:
             draft.write_text(json.dumps(versions))
 
+    @property
+    def outbox(self) -> Path:
+        """Rows that could not be sent yet."""
+        return self.cache / _OUTBOX
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Of the processes of this machine one at a time changes the cache."""
-        with (self.cache / f"{_VERSIONS}.lock").open("w") as lock:
+        with (self.cache / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -339,6 +339,7 @@ class Store:
         """Deletes an artifact: renamed out of sight first, so that no reader finds half of it."""
         if self.shared is not None:
             self.shared.remove(artifact.path)
+            return
         shutil.rmtree(self._set_aside(artifact, "tmp"))
 
     def _set_aside(self, artifact: Artifact, room: str) -> Path:

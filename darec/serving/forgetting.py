@@ -28,6 +28,7 @@ from darec.artifacts import files
 from darec.artifacts.keys import artifact_key, content_hash
 from darec.artifacts.ledger import Ledger
 from darec.artifacts.segments import ledgers
+from darec.artifacts.shared import CACHE_FILES
 from darec.artifacts.store import Artifact, Store, explained, file_records
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import replacing
@@ -52,7 +53,7 @@ _SCRATCH = {"work": "*/*", "damaged": "*"}
 """Checkpoints of runs, and artifacts that were set aside as damaged."""
 _OURS = {
     "artifacts", "work", "ledger", "damaged", "replaced", "leases", "releases", "current", "tmp", "reports", "prompts",
-    "metrics", "receipts", COPIES, NIGHTS_FILE,
+    "metrics", "receipts", COPIES, NIGHTS_FILE, *CACHE_FILES,
 }  # fmt: skip
 _REMOVED = "(removed with a person who was forgotten)"
 _LEARNED = "what the model of a release learned from the person: the next training begins without it"

@@ -19,6 +19,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from darec.artifacts.ledger import row_key
+from darec.artifacts.shared import Shared, shared_store
 from darec.common.errors import LimitError, TransientError, UserError
 from darec.common.files import replacing
 from darec.text.answers import printable
@@ -179,7 +180,7 @@ class BatchEngine:
             except (OSError, ValidationError):
                 continue
             if time.time() - record.sent > 86_400 * _KEPT_DAYS:
-                path.unlink(missing_ok=True)
+                _drop(path)
             elif record.server == self._server and self._adopt(path, record):
                 yield path, record
 
@@ -193,7 +194,7 @@ class BatchEngine:
         except _AbsentError:
             record.batch = None
         if record.batch is None:
-            path.unlink(missing_ok=True)
+            _drop(path)
             return False
         _keep(path, record)
         return True
@@ -217,7 +218,7 @@ class BatchEngine:
         if record.rows:
             _keep(path, record)
         else:
-            path.unlink(missing_ok=True)
+            _drop(path)
 
     # Calls
 
@@ -303,7 +304,23 @@ def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
 
 
 def _keep(path: Path, record: _Record) -> None:
-    """Writes a record so that it survives a kill and a power cut."""
+    """Writes a record so that it survives a kill and a power cut, and of a shared store also the machine."""
+    if (shared := _shared(path)) is not None:
+        shared.write(str(path.relative_to(shared.cache)), record.model_dump_json().encode())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, durable=True) as draft:
         draft.write_text(record.model_dump_json())
+
+
+def _drop(path: Path) -> None:
+    """Deletes a record."""
+    if (shared := _shared(path)) is not None:
+        shared.delete(str(path.relative_to(shared.cache)))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _shared(path: Path) -> Shared | None:
+    """The object store that several machines share, if a record is in the cache of one."""
+    return shared_store(path.parents[2])

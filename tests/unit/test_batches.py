@@ -19,6 +19,7 @@ from schemas.semantic import LLMConfig
 from stages.prompts import run_trial
 from stages.walk import run
 from tests.batch_stub import answered, batch_server
+from tests.buckets import S3, configured
 from tests.llm_stub import completion
 from tests.processes import wait_for
 from tests.prompt_bench import bench_recipe, bench_settings, template
@@ -52,6 +53,23 @@ def test_a_run_that_has_waited_long_enough_leaves_the_batch_to_the_next(tmp_path
             with pytest.raises(LimitError, match=r"batch_0 of 24 rows has not ended.*not sent again"):
                 run(recipe, "profile_items")
         server.polls = 0
+        report = run(recipe, "profile_items")[-1].report
+        assert report.generated == 24 and len(server.batches) == 1 and not server.live, "paid for once"
+        assert records(recipe) == []
+
+
+def test_a_batch_that_one_machine_sent_is_read_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with S3().served() as bucket, configured(bucket), batch_server() as server:
+        server.polls = 10**6
+        recipe = recipe_for_batches(tmp_path, server.url, batch_hours=1e-5)
+        runtime = recipe.runtime.model_copy(update={"store": bucket.new_bucket()})
+        recipe = recipe.model_copy(update={"runtime": runtime})
+        monkeypatch.setenv("DAREC_CACHE", str(tmp_path / "a"))
+        with pytest.raises(LimitError):
+            run(recipe, "profile_items")
+
+        server.polls = 0
+        monkeypatch.setenv("DAREC_CACHE", str(tmp_path / "b"))
         report = run(recipe, "profile_items")[-1].report
         assert report.generated == 24 and len(server.batches) == 1 and not server.live, "paid for once"
         assert records(recipe) == []
