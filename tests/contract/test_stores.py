@@ -348,6 +348,39 @@ def test_a_write_over_what_another_machine_changed_is_refused(machine):
     assert str(CurrentLink(first).path.readlink()) == "artifacts/s/b"
 
 
+def test_a_machine_whose_work_another_took_over_does_not_write_over_it(machine):
+    first, second = machine(), machine()
+    with first.draft("s", "k") as draft:
+        (draft / "table.txt").write_text("late")
+        put(second, text="jello")
+        manifest = second.artifact("s", "k").manifest.model_copy(update={"files": file_records(draft)})
+        with pytest.raises(TransientError, match="another machine changed"):
+            first.commit(draft, manifest)
+    first.sync()
+    assert first.find("s", "k").file("table.txt").read_text() == "jello"
+
+
+def test_a_run_that_died_does_not_keep_gc_away(machine):
+    store = machine()
+    store.shared.objects.create("leases/present/dead.json", b'{"holder": "process 1 on far", "seconds": 0.5}')
+    put(store)
+    collect(store, releases=1, artifacts=1)
+    assert list(store.shared.objects.list("leases/present")) == []
+
+
+def test_rows_that_were_forgotten_leave_the_ledgers_of_all_machines(machine):
+    keys = pl.Series("key", [row_key(b"%d" % row) for row in range(3)])
+    first, second = machine(), machine()
+    ledger(first).append(rows(keys[:2], "a person"))
+    ledger(first).append(rows(keys[2:], "an item"))
+    assert ledger(second).missing(keys).is_empty()
+
+    assert ledger(first).forget("text", ["a person"]) == 2
+    assert ledger(second).missing(keys).to_list() == keys[:2].to_list()
+    assert b"a person" not in (second.ledger / "profiles.sqlite").read_bytes()
+    assert ledger(machine()).missing(keys).to_list() == keys[:2].to_list()
+
+
 def test_rows_survive_a_network_that_is_away(machine, server, monkeypatch):
     keys = pl.Series("key", [row_key(b"1")])
     store, book = machine(), None
