@@ -58,9 +58,9 @@ class Leases:
     def present(self) -> Iterator[None]:
         """Says that this process is at work on the store; waits while another is alone."""
         with self._lock:
-            self._present += 1
-            if self._present == 1:
+            if self._present == 0:
                 self._renewal = self._announce()
+            self._present += 1
         try:
             yield
         finally:

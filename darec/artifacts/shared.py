@@ -59,7 +59,14 @@ class ConflictError(TransientError):
 
 
 def cache_of(url: str) -> Path:
-    """The folder that holds the cache of a store, made if need be."""
+    """The folder that holds the cache of a store, made if need be.
+
+    Raises:
+        UserError: the store cannot be used.
+        TransientError: the object store does not answer.
+    """
+    if not url.startswith("s3://"):  # others have conditions of their own, with which nobody has tried this
+        raise UserError("a store is a folder or in S3", where=url, hint="set runtime.store to s3://bucket/folder")
     name = re.sub(r"\W+", "-", url.partition("://")[2]).strip("-")
     folder = Path(os.environ.get(CACHE) or "data/cache") / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -255,6 +262,10 @@ class Shared:
         stale = [each.name for room in ("work/", "damaged/") for each in self.objects.list(room) if each.modified < old]
         self.objects.delete(stale)
         self.leases.sweep(keep_lease)
+
+    def empty(self, room: str) -> None:
+        """Deletes everything under work or damaged."""
+        self.objects.delete(each.name for each in self.objects.list(f"{room}/"))
 
     def _named(self, manifests: Iterable[Path]) -> set[str]:
         """The names of all files that some manifests list."""

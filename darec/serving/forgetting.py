@@ -433,6 +433,8 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
 
     for room in _SCRATCH:
         _empty(store, room)
+        if store.shared is not None:
+            store.shared.empty(room)
     for artifact in person.removed:
         if not person.names(artifact):
             _delete(store, artifact)
@@ -441,6 +443,8 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
     for artifact in (*person.removed, *person.bundles):
         if person.names(artifact):
             _delete(store, artifact)
+    if store.shared is not None:
+        store.shared.sweep(LEASE)  # uploads of runs that were killed may hold the person, too
     return done
 
 

@@ -418,6 +418,21 @@ def test_a_server_without_conditional_writes_is_refused(machine, server, monkeyp
     assert "MinIO" in refused.value.hint
 
 
+def test_checkpoints_and_half_uploads_of_a_person_are_deleted(machine):
+    store = machine()
+    Releases(store.root).publish(export(store, contents()).path, GATE)
+    for name in ("work/train/k/checkpoint.safetensors", "damaged/s/k/0/x", "files/s/k/0/x"):
+        store.shared.objects.put(name, b"a person")
+    forget(store, "u3")
+    names = [each.name for each in store.shared.objects.list("")]
+    assert not [name for name in names if name.startswith(("work", "damaged", "files/s"))]
+
+
+def test_other_addresses_are_refused():
+    with pytest.raises(DarecError, match="a folder or in S3"):
+        Store("gs://bucket/folder")
+
+
 def test_the_lease_of_releases_stays_when_gc_clears_leases_away(machine):
     put(machine())
     collect(store := machine(), releases=1, artifacts=1)
