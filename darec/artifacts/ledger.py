@@ -148,15 +148,14 @@ class Ledger:
             return
         table = self._conformed(rows)
         with sql.explained(self.path):
-            source = self._segments.keep(table, replace=replace) if self._segments else None
+            if self._segments:
+                self._segments.keep(table, replace=replace)
             try:
-                self._insert(table, replace=replace, source=source)
+                self._insert(table, replace=replace)
             except sqlite3.DatabaseError:
                 if not self._rebuild_if_damaged():
                     raise
-                self._insert(table, replace=replace, source=source)
-            if self._segments:
-                self._segments.send()
+                self._insert(table, replace=replace)
 
     def _conformed(self, rows: pl.DataFrame) -> pl.DataFrame:
         absent = [pl.lit(None, self.schema[name]).alias(name) for name in self.schema.nullable - set(rows.columns)]
@@ -337,9 +336,8 @@ class Ledger:
             return
         self._segments.send()
         held = self._held()
-        waiting = self._segments.waiting()
         there = self._segments.names()
-        if held - waiting - set(there):  # rows were removed
+        if held - set(there):  # rows were removed
             with self._locked(os.O_RDWR | os.O_CREAT):
                 self.path.unlink(missing_ok=True)
                 self._move_journal(self._name_aside())

@@ -1,13 +1,15 @@
 """Rows of a row ledger that several machines share: segments, which are small Parquet files in an object store.
 
-Whoever makes rows writes them as one segment into its own `outbox` before they count as kept, and then sends it; what
-could not be sent, for want of a network or since the process was killed, is sent by the next who looks. A segment is
-named by its time and the hash of its bytes and never changed. The SQLite file of each machine knows which segments it
-has: only the others are fetched. A segment that is gone was written again without a person who was forgotten: then the
-SQLite file is made again from the segments that are there.
+Whoever makes rows writes them into a file of its own `outbox` first, and within a second sends what is there as one
+segment. What could not be sent, for want of a network or since the process was killed, is sent by the next process of
+this machine that looks. A segment is named by its time and the hash of its bytes and never changed. The SQLite file of
+each machine knows which segments it has: only the others are fetched. A segment that is gone was written again without
+a person who was forgotten: then the SQLite file is made again from the segments that are there.
 """
 
+import fcntl
 import io
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +24,10 @@ from darec.artifacts.shared import Shared
 from darec.common.errors import TransientError
 from darec.common.files import replacing
 from darec.common.notices import tell_once
+from darec.common.objects import Objects
 from schemas.tables import TableSchema
 
+_PAUSE = 1.0  # seconds between two segments of a process
 _AT_ONCE = 32  # segments fetched together
 _REPLACES = "-r-"
 """In the name of a segment whose rows take the place of others."""
@@ -36,33 +40,35 @@ class Segments:
         self._objects, self._schema = shared.objects, schema
         self._prefix = f"ledger/{name}/"
         self._outbox = shared.outbox / name
+        self._lock, self._sent, self._timer = threading.Lock(), 0.0, None
 
-    def keep(self, rows: pl.DataFrame, *, replace: bool) -> str:
-        """Writes rows into the outbox, so that they survive a kill and a power cut; returns the segment's name."""
-        content = io.BytesIO()
-        rows.write_parquet(content, compression="zstd")
-        digest = blake2b(content.getvalue(), digest_size=16).hexdigest()
-        name = f"{time.time_ns():020d}{_REPLACES if replace else '-'}{digest}.parquet"
+    def keep(self, rows: pl.DataFrame, *, replace: bool) -> None:
+        """Keeps rows, so that they survive a kill and a power cut, and within a second also the machine."""
+        content = _parquet(rows)
         self._outbox.mkdir(parents=True, exist_ok=True)
-        with replacing(self._outbox / name, durable=True) as draft:
-            draft.write_bytes(content.getvalue())
-        return name
+        with replacing(self._outbox / _name(content, replace=replace), durable=True) as draft:
+            draft.write_bytes(content)
+
+        # Each answer of an LLM would be a segment; those of one second are one.
+        with self._lock:
+            wait = self._sent + _PAUSE - time.monotonic()
+            if wait <= 0:
+                self._sent = time.monotonic()
+            elif self._timer is None:
+                self._timer = threading.Timer(wait, self._send_later)
+                self._timer.daemon = True
+                self._timer.start()
+        if wait <= 0:
+            self.send()
+
+    def _send_later(self) -> None:
+        with self._lock:
+            self._timer, self._sent = None, time.monotonic()
+        self.send()
 
     def send(self) -> None:
         """Sends what is in the outbox; what cannot be sent now stays there, and the log says so."""
-        for path in sorted(self._outbox.glob("[!.]*.parquet")):
-            try:
-                self._objects.put(self._prefix + path.name, path)
-            except TransientError as error:
-                tell_once(f"rows stay on this machine until the object store answers: {error}")
-                return
-            except FileNotFoundError:  # another process of this machine has sent it
-                continue
-            path.unlink(missing_ok=True)
-
-    def waiting(self) -> set[str]:
-        """The segments of this machine that are not sent yet."""
-        return {path.name for path in self._outbox.glob("[!.]*.parquet")}
+        _send(self._objects, self._outbox, self._prefix)
 
     def names(self) -> list[str]:
         """The segments that are there, oldest first."""
@@ -104,6 +110,44 @@ class Segments:
                     kept = new.name.replace("-", _REPLACES) if _REPLACES in name else new.name
                     self._objects.put(self._prefix + kept, new)
                 self._objects.delete([self._prefix + name])
+
+
+def send_all(shared: Shared) -> None:
+    """Sends what is in the outbox of any ledger."""
+    for outbox in [path for path in shared.outbox.glob("*") if path.is_dir()]:
+        _send(shared.objects, outbox, f"ledger/{outbox.name}/")
+
+
+def _send(objects: Objects, outbox: Path, prefix: str) -> None:
+    """Sends the files of an outbox as one segment, and as another one those whose rows take the place of others."""
+    if not outbox.exists():
+        return
+    with outbox.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = sorted(outbox.glob("[!.]*.parquet"))
+        for replace in (False, True):
+            paths = [path for path in waiting if (_REPLACES in path.name) == replace]
+            if not paths:
+                continue
+            content = _parquet(pl.concat([pl.read_parquet(path, glob=False) for path in paths]))
+            try:
+                objects.put(prefix + _name(content, replace=replace), content)
+            except TransientError as error:
+                tell_once(f"rows stay on this machine until the object store answers: {error}")
+                return
+            for path in paths:
+                path.unlink()
+
+
+def _parquet(rows: pl.DataFrame) -> bytes:
+    content = io.BytesIO()
+    rows.write_parquet(content, compression="zstd")
+    return content.getvalue()
+
+
+def _name(content: bytes, *, replace: bool) -> str:
+    digest = blake2b(content, digest_size=16).hexdigest()
+    return f"{time.time_ns():020d}{_REPLACES if replace else '-'}{digest}.parquet"
 
 
 def ledgers(shared: Shared) -> set[str]:

@@ -263,7 +263,13 @@ class Store:
             held = leases.hold(name, wait=wait)
         with held:
             self.shared.sync()
-            yield
+            try:
+                yield
+            finally:
+                if self.shared.outbox.exists():
+                    from darec.artifacts.segments import send_all  # brings polars, which a plan can do without
+
+                    send_all(self.shared)
 
     def in_use(self) -> AbstractContextManager[None]:
         """Shared lock for processes that read and write artifacts; `collect` does not run meanwhile."""

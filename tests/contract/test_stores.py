@@ -22,6 +22,7 @@ from darec.serving.retention import alone, collect
 from schemas.manifest import InputRecord, Manifest
 from schemas.tables import PROFILE_ROWS
 from tests.buckets import S3, configured
+from tests.processes import wait_for
 from tests.release_samples import GATE, contents, export
 
 Opens = Callable[[], Store]
@@ -143,13 +144,14 @@ def begin(store: Store, order: list[str]) -> None:
 
 def test_rows_that_one_keeps_no_other_makes_again(another):
     keys = pl.Series("key", [row_key(b"%d" % row) for row in range(6)])
-    first, second = ledger(another()), ledger(another())
-    first.append(rows(keys[:3], "first"))
-    second.append(rows(keys[2:4], "second"))
+    store, other = another(), another()
+    first = ledger(store)
+    append(store, rows(keys[:3], "first"))
+    append(other, rows(keys[2:4], "second"))
     assert first.missing(keys, repair=True).to_list() == keys[4:].to_list()
     assert ledger(another()).get(keys[:2], ["text"])["text"].to_list() == ["first", "first"]
 
-    first.append(rows(keys[:1], "better"), replace=True)
+    append(store, rows(keys[:1], "better"), replace=True)
     assert ledger(another()).rows(keys[:1], ["text"])["text"].to_list() == ["better"]
 
 
@@ -232,6 +234,12 @@ def content(artifact: Artifact) -> str:
     from darec.artifacts.keys import content_hash
 
     return content_hash(artifact.hashes, ["table.txt"])
+
+
+def append(store: Store, table: pl.DataFrame, replace: bool = False) -> None:
+    """As a stage does, which holds a lease."""
+    with store.lease("profiles"):
+        ledger(store).append(table, replace=replace)
 
 
 def ledger(store: Store) -> Ledger:
@@ -371,14 +379,23 @@ def test_a_run_that_died_does_not_keep_gc_away(machine):
 def test_rows_that_were_forgotten_leave_the_ledgers_of_all_machines(machine):
     keys = pl.Series("key", [row_key(b"%d" % row) for row in range(3)])
     first, second = machine(), machine()
-    ledger(first).append(rows(keys[:2], "a person"))
-    ledger(first).append(rows(keys[2:], "an item"))
+    append(first, rows(keys[:2], "a person"))
+    append(first, rows(keys[2:], "an item"))
     assert ledger(second).missing(keys).is_empty()
 
     assert ledger(first).forget("text", ["a person"]) == 2
     assert ledger(second).missing(keys).to_list() == keys[:2].to_list()
     assert b"a person" not in (second.ledger / "profiles.sqlite").read_bytes()
     assert ledger(machine()).missing(keys).to_list() == keys[:2].to_list()
+
+
+def test_rows_of_a_second_are_one_segment_and_are_sent_without_waiting_for_the_end(machine):
+    store, other = machine(), machine()
+    keys, book = pl.Series("key", [row_key(b"%d" % row) for row in range(20)]), ledger(store)
+    for row in range(20):
+        book.append(rows(keys[row : row + 1], "text"))
+    assert wait_for(lambda: ledger(other).missing(keys).is_empty(), 20)
+    assert len(list(store.shared.objects.list("ledger"))) <= 4
 
 
 def test_rows_survive_a_network_that_is_away(machine, server, monkeypatch):

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def test_the_lease_of_a_killed_machine_is_taken_over_and_what_it_paid_for_is_kep
     first = machines.start("a", "publish", store)
     assert wait_for(lambda: len(llm.asked) - before >= ITEMS + USERS // 2 + AT_ONCE)
     second = machines.start("b", "embed", store)
+    time.sleep(1.5)  # rows are sent within a second
     first.kill()
     llm.behave = well
     stuck.set()
