@@ -22,7 +22,8 @@ def bucket(server):
     return Objects(server.new_bucket())
 
 
-def test_what_is_written_is_read(bucket, tmp_path):
+def test_what_is_written_is_read(bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr(objects, "_CHUNK", 2**20)
     assert bucket.read("a/b") is None
     (tmp_path / "file").write_bytes(b"x" * 6_000_000)  # more than one part
 
@@ -30,6 +31,7 @@ def test_what_is_written_is_read(bucket, tmp_path):
     bucket.put("a/c", tmp_path / "file")
 
     assert bucket.read("a/b")[0] == b"1"
+    assert [len(chunk) for chunk in bucket.chunks("a/c")] == [2**20] * 5 + [6_000_000 - 5 * 2**20]
     assert b"".join(bucket.chunks("a/c")) == b"x" * 6_000_000
     assert [(each.name, each.bytes) for each in bucket.list("a/")] == [("a/b", 1), ("a/c", 6_000_000)]
     bucket.move("a/c", "d/c")
