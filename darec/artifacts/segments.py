@@ -1,6 +1,6 @@
 """Rows of a row ledger that several machines share: segments, which are small Parquet files in an object store.
 
-Whoever makes rows writes them into a file of its own `outbox` first, and within a second sends what is there as one
+Whoever makes rows writes them into a file of the `outbox` first, and within a second sends what is there as one
 segment. What could not be sent, for want of a network or since the process was killed, is sent by the next process of
 this machine that looks. A segment is named by its time and the hash of its bytes and never changed. The SQLite file of
 each machine knows which segments it has: only the others are fetched. A segment that is gone was written again without
