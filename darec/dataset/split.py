@@ -222,10 +222,11 @@ def _vocabulary(ids: pl.Series, index: str, name: str) -> pl.DataFrame:
 
 def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int, rounds: int) -> dict[str, Any]:
     train, test = parts["train"], parts["test"]
-    cold = {
-        side: test.join(train.select(index).unique(), on=index, how="anti")
-        for side, index in (("users", c.USER_INDEX), ("items", c.ITEM_INDEX))
-    }
+    known, test_cold = {}, {}
+    for side, index, size in (("users", c.USER_INDEX, users), ("items", c.ITEM_INDEX, items)):
+        counts = np.bincount(train[index].to_numpy(), minlength=size)
+        in_test = np.bincount(test[index].to_numpy(), minlength=size)
+        known[side], test_cold[side] = int((counts > 0).sum()), int(((counts == 0) & (in_test > 0)).sum())
     rows = {part: table.height for part, table in parts.items()}
     return {
         "rows_in": rows_in,
@@ -233,10 +234,10 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
         **rows,
         "users": users,
         "items": items,
-        "cold_users": users - train[c.USER_INDEX].n_unique(),
-        "cold_items": items - train[c.ITEM_INDEX].n_unique(),
-        "test_cold_users": cold["users"][c.USER_INDEX].n_unique(),
-        "test_cold_items": cold["items"][c.ITEM_INDEX].n_unique(),
+        "cold_users": users - known["users"],
+        "cold_items": items - known["items"],
+        "test_cold_users": test_cold["users"],
+        "test_cold_items": test_cold["items"],
         "density": sum(rows.values()) / (users * items),
         "k_core_rounds": rounds,
     }
