@@ -10,6 +10,8 @@ from torch import Tensor
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
 
+_LOOKED_UP = 2**22  # pairs at once: a look-up takes 32 bytes a pair
+
 
 class Sampler:
     """Draws batches from torch's global generator; a negative is never one of the user's train items.
@@ -50,8 +52,9 @@ class Sampler:
     def epoch(self) -> Iterator[Batch]:
         """All train pairs once in random order, each with one new negative."""
         order = torch.randperm(len(self.train), device=self.train.users.device)
-        negatives = self.negatives(self.train.users[order])
-        parts = (self.train.users[order], self.train.items[order], negatives)
+        users = self.train.users[order]
+        parts = (users, self.train.items[order], self.negatives(users))
+        del order, users
         for users, items, others in zip(*(part.split(self.batch_size) for part in parts), strict=True):
             yield Batch(users, items, others)
 
@@ -83,6 +86,10 @@ class Sampler:
 
     def seen(self, users: Tensor, items: Tensor) -> Tensor:
         """Whether each pair is in train, or a dislike that is avoided: int64 [n], int64 [n] -> bool [n]."""
+        found = [self._seen(*some) for some in zip(users.split(_LOOKED_UP), items.split(_LOOKED_UP), strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _seen(self, users: Tensor, items: Tensor) -> Tensor:
         wanted = users * self.n_items + items
         return self.keys[torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)] == wanted
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from darec.common.interactions import Interactions, Pairs
-from darec.training import sizing
+from darec.training import sampling, sizing
 from darec.training.sizing import step_settings, validation_pairs
 from darec.training.trainer import Trainer, train, validate
 from schemas.section import hashed
@@ -71,6 +71,17 @@ def test_validation_of_a_sample_says_its_error():
     trainer = Trainer(chosen, interactions, None, None, torch.device("cpu"))
     final = trainer.model.represent()
     assert validate(final, interactions, pairs)["recall@20"] != validate(final, interactions)["recall@20"]
+
+
+def test_blocks_of_looked_up_pairs_draw_the_same_negatives(monkeypatch):
+    drawn = []
+    for block in (sampling._LOOKED_UP, 7):
+        monkeypatch.setattr(sampling, "_LOOKED_UP", block)
+        sampler = sampling.Sampler(data(), 256)
+        torch.manual_seed(1)
+        drawn.append(torch.cat([batch.negatives for batch in sampler.epoch()]))
+        assert not sampler.seen(data().train.users[:50], data().train.items[:50]).logical_not().any()
+    assert torch.equal(*drawn)
 
 
 def test_all_users_are_validated_as_long_as_they_are_few():
