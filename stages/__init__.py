@@ -1,1 +1,2 @@
-"""The steps of the pipeline: `declarations` says what each reads and writes; one module per step does the work."""
+"""The steps of the pipeline. `declarations` defines their inputs and outputs; each step has one module with its
+body."""

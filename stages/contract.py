@@ -1,4 +1,4 @@
-"""What a stage is: what it reads, writes and hashes into its key, and where the function is that does its work."""
+"""The definition of a stage: its inputs, its outputs, what is hashed into its key, and its body."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,15 +23,15 @@ Subflow = Literal["semantic", "collaborative"]
 
 @dataclass(frozen=True)
 class StageContext:
-    """All that a stage may touch."""
+    """The inputs, folders and settings that a stage may use."""
 
     recipe: Recipe
     inputs: Mapping[tuple[str, str], Path]
     """Absolute path of each declared file, by stage and name."""
     out: Path
-    """An empty folder; what is in it at the end is the artifact."""
+    """An empty folder. Its content at the end is the artifact."""
     work: Path
-    """Scratch space that a killed run of the same key leaves to the next: checkpoints."""
+    """Scratch folder for checkpoints. The next run of the same key finds what a killed run has left."""
     store: Path
     """The store's root: the row ledgers are under `store / "ledger"`, the releases under `store / "releases"`."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -78,20 +78,20 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Pending:
-    """What a run would generate."""
+    """The rows that a run would generate."""
 
     rows: int
     prompt_tokens: int | None = None
-    """An estimate of what the LLM would read; None for a stage without an LLM."""
+    """Estimated prompt tokens; None for a stage without an LLM."""
     output_tokens: int | None = None
-    """An estimate of what it would write; None where nothing is known yet."""
+    """Estimated output tokens; None if there is no basis for an estimate."""
     about: bool = False
     """Whether `rows` is estimated from a sample of a large table."""
 
 
 @dataclass(frozen=True)
 class Outcome(Generic[Report_co]):
-    """What a stage says about its work; it goes into the manifest, not into the artifact's content."""
+    """The outcome of a stage. It is written to the manifest and is not part of the content of the artifact."""
 
     rows: int
     report: Report_co
@@ -115,17 +115,17 @@ def _never(recipe: Recipe) -> bool:
 
 @dataclass(frozen=True)
 class Task(Generic[Report_co]):
-    """Something the pipeline does: a stage, or an effect on the world outside the artifacts."""
+    """A step of the pipeline: a stage, or an effect outside the artifacts."""
 
     name: str
     subflow: Subflow
     body: Any
-    """The module that does the work, by its dotted name (imported when there is work), or an object like one.
+    """The module with the body, by its dotted name (imported when it is needed), or an equivalent object.
 
     A stage's body has `run(context) -> Outcome`, and if `counts_rows` is set `pending(context) -> Pending` and
-    `check(recipe)`. An effect's
-    body has `run(context) -> Outcome`, and `settled(context)`, which gives the report of an effect that was had before,
-    or None if there is something to do. An effect's report has a `state` and a `reason`.
+    `check(recipe)`. The body of an effect has `run(context) -> Outcome`, and `settled(context)`, which returns the
+    report of the earlier effect if there is nothing to do, and None otherwise. An effect's report has a `state` and a
+    `reason`.
     """
     report: type[Report_co]
     """The class of its report."""
@@ -141,33 +141,34 @@ class Task(Generic[Report_co]):
 
 @dataclass(frozen=True)
 class Stage(Task[Report_co]):
-    """A step whose result is an artifact, found again by its key.
+    """A step whose result is an artifact, which is identified by its key.
 
     The key is the hash of name, version, `config`, `fingerprint`, and the content of the files in `reads`.
     """
 
     version: int
-    """Raised by hand when the same inputs and configuration give another result than before."""
+    """Increased manually when the same inputs and configuration give another result than before."""
     writes: tuple[File[Any], ...]
     """The files of its artifact."""
     fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
-    """Whatever else is in the key: bytes of prompts, identities of models, hashes of source files."""
+    """Additional parts of the key: bytes of prompts, identities of models, hashes of source files."""
     unread: Callable[[Recipe], tuple[str, ...]] = _no_news
     """What a run reads from outside before the key can be known, a sentence each. Only plans ask."""
     outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date
-    """Why a whole artifact of the right key is made again all the same, or None. Given the root of the row ledgers."""
+    """Why an intact artifact of the key is rebuilt nevertheless, or None. Called with the root of the row ledgers."""
     counts_rows: bool = False
     """Whether the body has `pending`: how many rows a run would have to generate, given the row ledger; and `check`,
     which raises UserError for a faulty prompt of the recipe."""
     reads_release: Callable[[Recipe], bool] = _never
-    """Whether it also reads the current release, which is not in the key (a warm start): the report says which one."""
+    """Whether it also reads the current release, which is not part of the key (a warm start). The report names it."""
 
 
 @dataclass(frozen=True)
 class Effect(Task[Report_co]):
-    """A step that changes the world outside the artifacts (publish): its body says whether there is anything to do."""
+    """A step that changes something outside the artifacts, such as publish. Its body decides whether there is work to
+    do."""
 
     after: tuple[str, ...] = ()
-    """Tasks that it follows without reading a file of theirs."""
+    """Tasks that it follows without reading their files."""
     undone: str = "not gated yet"
-    """Why there is something to do, in a plan."""
+    """The reason that a plan shows if there is work to do."""

@@ -1,4 +1,4 @@
-"""What work would cost before it is done: tokens, minutes and money, from what such work took before."""
+"""Estimates of tokens, minutes and money, from the costs of earlier runs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from stages.contract import Pending, Stage
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step would take; None where it is not known."""
+    """The estimated cost of a step; None for unknown values."""
 
     prompt_tokens: int | None = None
     output_tokens: int | None = None
@@ -43,15 +43,16 @@ def estimate(
     seconds: float | None,
     trial: ProfileReport | None = None,
 ) -> Cost:
-    """The cost of a stage that has to run.
+    """Estimates the cost of a stale stage.
 
     Args:
         stage: the stage.
         pending: the rows that it would generate; None if it does not count rows.
         recipe: prices and the maximum length of an answer.
-        store: has the newest run of the stage that generated rows: time and output tokens are scaled from it.
-        seconds: how long the stage took last time.
-        trial: what a few rows took, in case that the stage never generated any.
+        store: the store with the newest run of the stage that generated rows, from which time and output tokens are
+            scaled.
+        seconds: duration of the last run of the stage.
+        trial: the report of a few rows, which is used if the stage has never generated any.
     """
     if pending is None:
         return Cost(minutes=None if seconds is None else seconds / 60)
@@ -69,7 +70,7 @@ def estimate(
 
 
 def cost_of(llm: LLMConfig, prompt_tokens: int, output_tokens: int, before: ProfileReport | None) -> Cost:
-    """Cost of these tokens; the time per token is that of the run that `before` reports."""
+    """The cost of these tokens, with the time per token of the run that `before` reports."""
     minutes = None
     if before is not None and before.tokens:
         minutes = (prompt_tokens + output_tokens) * before.seconds / before.tokens / 60
@@ -95,10 +96,10 @@ def last_generation(stage: Stage, store: Store) -> object | None:
 
 
 def cost_lines(costs: Iterable[tuple[str, int, Cost]], llm: LLMConfig) -> list[str]:
-    """The cost of asking the LLM in words, with the run's limit.
+    """Describes the cost of the LLM in words, with the limit of the run.
 
     Args:
-        costs: name, rows and cost of each stage that asks.
+        costs: name, rows and cost of each stage that uses the LLM.
         llm: prices and limits.
     """
     asking = [(name, rows, cost) for name, rows, cost in costs if rows and cost.prompt_tokens is not None]
@@ -107,12 +108,12 @@ def cost_lines(costs: Iterable[tuple[str, int, Cost]], llm: LLMConfig) -> list[s
     runs = [tokens / llm.max_tokens_per_run] if llm.max_tokens_per_run else []
     runs += [sum(cost.price or 0 for _, _, cost in asking) / llm.max_cost_per_run] if llm.max_cost_per_run else []
     if asking and runs and max(runs) > 1:
-        lines.append(f"more than the limit of one run allows: about {ceil(max(runs))} runs are needed")
+        lines.append(f"this exceeds the limit of one run: about {ceil(max(runs))} runs are needed")
     return lines
 
 
 def in_words(cost: Cost) -> str:
-    """A cost as people read it; what is not known is left out."""
+    """Formats a cost for users. Unknown values are left out."""
     parts = [f"about {cost.prompt_tokens or 0:,} prompt and {cost.output_tokens or 0:,} output tokens"]
     if cost.minutes is not None:
         parts.append(f"{cost.minutes:.1f} minutes")

@@ -1,6 +1,6 @@
-"""The pipeline on one page: what every stage reads, writes and hashes, and which module does its work.
+"""The pipeline on one page: the inputs, outputs, key and body of every stage.
 
-Nothing heavy is imported here: `darec status` pays for this page. The order of the stages follows from what they read
+No large library is imported here, so that `darec status` is fast. The order of the stages follows from their inputs
 (`stages.registry`).
 """
 
@@ -63,7 +63,7 @@ SPLIT = Stage(
     subflow="semantic",
     body="stages.split",
     report=SplitReport,
-    # Nothing but what users did: an edited title makes no new split.
+    # Only interactions are an input, so an edited title does not change the split.
     reads=lambda recipe: (files.INTERACTIONS, *((files.DISLIKES,) if recipe.data.has_dislikes else ())),
     writes=(files.TRAIN_PART, files.VAL_PART, files.TEST_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY),
     config=lambda recipe: {"split": recipe.split},
@@ -163,7 +163,7 @@ def _dislikes(recipe: Recipe, file: files.File[Any]) -> tuple[files.File[Any], .
 
 
 def _without_text(recipe: Recipe) -> Mapping[str, Any]:
-    """The same backbone, loss and schedule without any text: what the alignment is measured against."""
+    """The same backbone, loss and schedule without text: the reference for the effect of the alignment."""
     return {"train": recipe.train.without_text()}
 
 
@@ -213,8 +213,8 @@ TRAIN = Stage(
     ),
     writes=(files.EMBEDDINGS, files.MODEL, files.HISTORY),
     config=lambda recipe: {"train": recipe.train},
-    # The model that a warm start begins with is not in the key: otherwise each release would make the model it was
-    # made from stale, and a second run on the same data would train again.
+    # The model that a warm start begins with is not part of the key: otherwise each release would make its own model
+    # stale, and a second run on the same data would train again.
     reads_release=lambda recipe: recipe.train.warm_start,
 )
 
@@ -236,7 +236,7 @@ RERANK = Stage(
 
 
 def _reranker(recipe: Recipe) -> tuple[files.File[Any], ...]:
-    """What evaluation and export read of the reranker, if there is one."""
+    """The file of the reranker, if there is one."""
     return (files.RERANKER,) if recipe.rerank else ()
 
 
@@ -285,7 +285,7 @@ REFIT = Stage(
     reads_release=lambda recipe: recipe.train.warm_start,
 )
 
-# ---------------------------------------------------------------- export: a bundle that serves by itself
+# ---------------------------------------------------------------- export: a self-contained bundle
 
 EXPORT = Stage(
     name="export",
@@ -300,8 +300,8 @@ EXPORT = Stage(
         files.TEST_PART,
         files.USER_VOCABULARY,
         files.ITEM_VOCABULARY,
-        # With a refit the judged vectors are not exported, but the gates of later nights compare them: as an input of
-        # the release they are kept as long as it is.
+        # With a refit the evaluated vectors are not exported, but later gates compare them. As an input of the
+        # release they are kept as long as the release.
         files.EMBEDDINGS,
         *_reranker(recipe),
         *((files.REFIT_EMBEDDINGS,) if recipe.train.refit == "all" else ()),
@@ -323,7 +323,7 @@ PUBLISH = Effect(
     config=lambda recipe: {"gate": recipe.gate},
 )
 
-# ---------------------------------------------------------------- lists: everybody's list, for whoever sends it
+# ---------------------------------------------------------------- lists: the lists of all users
 
 LISTS = Effect(
     name="lists",

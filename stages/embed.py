@@ -1,4 +1,4 @@
-"""embed: profiles, with titles and attributes beside them, become one text vector per user and per item."""
+"""embed: computes one text vector per user and per item from profiles, titles and attributes."""
 
 import polars as pl
 
@@ -32,7 +32,7 @@ def run(context: StageContext) -> Outcome[EmbedReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The texts that the row ledger lacks; of large tables about how many."""
+    """The number of texts that are not in the row ledger, estimated for large tables."""
     embedding, recipe = _embedding(context), context.recipe.embed
     sides = (
         (*even_sample(context.read(ITEM_PROFILES)), item_rows, recipe.item_prompt, ITEM_TEXT_VARIABLES),
@@ -83,7 +83,7 @@ def user_rows(context: StageContext, profiles: pl.DataFrame | None = None) -> pl
 
 
 def render_texts(rows: pl.DataFrame, path: str, variables: tuple[str, ...]) -> pl.Series:
-    """The text of each row, which its vector is made of."""
+    """The text of each row that is encoded."""
     prompt = _prompt(path, variables)
     return pl.Series("text", [prompt.render("text", row) for row in values(rows, variables)], dtype=pl.String)
 

@@ -32,7 +32,7 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[EvaluationReport]:
-    """Evaluates the trained vectors and what they are compared with."""
+    """Evaluates the trained vectors, popularity and the reference."""
     final = _vectors(context, EMBEDDINGS)
     has_text = context.recipe.train.needs_text
     reference = _vectors(context, REFERENCE_EMBEDDINGS) if has_text else None

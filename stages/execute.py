@@ -1,4 +1,5 @@
-"""From a job to an artifact: take the hit, or do the work once and keep it. Benchmarks use the same executor."""
+"""Executes jobs: returns the cached artifact, or runs the job once and commits its artifact. Benchmarks use the same
+executor."""
 
 import fcntl
 import platform
@@ -38,15 +39,15 @@ _REPORTED_PACKAGES = (
 
 @dataclass(frozen=True)
 class Job:
-    """Work whose result is an artifact: everything that its key, its manifest and its execution need."""
+    """Work whose result is an artifact, with everything that its key, manifest and execution need."""
 
     stage: str
     fingerprint: Mapping[str, Any]
-    """All that is hashed into the key."""
+    """Everything that is hashed into the key."""
     writes: tuple[str, ...]
-    """Files that must be there afterwards."""
+    """Files that must exist afterwards."""
     work: Callable[[Path, Path, Progress], Outcome[StageReport]]
-    """Fills an empty folder, given a scratch folder that outlives a killed run."""
+    """Fills an empty folder. The second argument is a scratch folder that is kept if the run is killed."""
     report: type[StageReport] = StageReport
     inputs: Mapping[str, InputRecord] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -54,11 +55,11 @@ class Job:
     checksums: bool = True
     """Whether a hit is verified by checksums and not only by sizes."""
     outdated: Callable[[Artifact], str | None] = lambda artifact: None
-    """Why a whole artifact of the right key is made again all the same, or None."""
+    """Why an intact artifact of the key is rebuilt nevertheless, or None."""
     shares_work: bool = False
-    """Whether checkpoints are kept for other machines, too, if several share the store."""
+    """Whether checkpoints are also kept for other machines that share the store."""
     why: str | None = None
-    """Why the work is done, for the manifest; None finds out what changed."""
+    """Why the job runs, for the manifest; None means that the changes are determined."""
 
     @cached_property
     def key(self) -> str:
@@ -66,7 +67,7 @@ class Job:
         return artifact_key(self.fingerprint)
 
     def find(self, store: Store) -> Artifact | None:
-        """The artifact, if it is there, whole and not outdated."""
+        """The artifact, if it exists, is intact and is not outdated."""
         found = store.find(self.stage, self.key, self.checksums)
         return found if found is not None and self.outdated(found) is None else None
 
@@ -77,7 +78,7 @@ class Result:
 
     stage: str
     state: str
-    """cached (nothing had to be done) or done; of publish also published or refused."""
+    """cached (nothing to do) or done; for publish also published or refused."""
     why: tuple[str, ...]
     artifact: Artifact | None
     report: Any
@@ -85,7 +86,7 @@ class Result:
 
     @property
     def cached(self) -> bool:
-        """Whether nothing had to be done."""
+        """Whether there was nothing to do."""
         return self.state == CACHED
 
     @property
@@ -95,7 +96,7 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Seconds of the work done; a hit and an effect took none."""
+        """Duration of the work in seconds; 0 for hits and effects."""
         return 0.0 if self.cached or self.artifact is None else self.artifact.manifest.seconds
 
     @property
@@ -107,7 +108,7 @@ class Result:
 
 
 def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], store: Store) -> Job:
-    """The job of a stage whose inputs are all there, so that its key is known.
+    """The job of a stage whose input artifacts all exist, so that its key is known.
 
     Raises:
         UserError: a prompt, model or source file that is part of the key is not there.
@@ -163,7 +164,7 @@ def stage_context(
     scratch: Path = Path("/nonexistent"),
     progress: Progress | None = None,
 ) -> StageContext:
-    """What the task may touch; without folders it can only look (`pending`, `settled`)."""
+    """The context of the task. Without folders it can only be inspected (`pending`, `settled`)."""
     return StageContext(
         recipe=recipe,
         inputs={(file.stage, file.name): upstream[file.stage].path / file.name for file in task.reads(recipe)},
@@ -176,7 +177,7 @@ def stage_context(
 
 
 def reasons(job: Job, store: Store) -> tuple[str, ...]:
-    """Why there is no hit: what differs from the newest artifact of the stage."""
+    """Why the job is not a hit: the differences from the newest artifact of the stage."""
     latest = store.latest(job.stage)
     if latest is None:
         return ("never run",)
@@ -187,11 +188,11 @@ def reasons(job: Job, store: Store) -> tuple[str, ...]:
 def execute(
     job: Job, store: Store, progress: Progress | None = None, *, force: bool = False, wait: bool = True
 ) -> Result:
-    """Does the job unless its artifact is there; of several runs at once, one works and the others wait for it.
+    """Runs the job unless its artifact exists. If several processes run the same job, one works and the others wait.
 
     Raises:
-        BlockingIOError: another process is at work on it, and `wait` is off.
-        DarecError: whatever the work could not do; nothing half-made is left in the store.
+        BlockingIOError: another process runs the job, and `wait` is off.
+        DarecError: the job failed; no incomplete artifact is left in the store.
     """
     mode = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     with store.in_use(), store.lease(f"{job.stage}-{job.key}", mode):
@@ -218,7 +219,7 @@ def perform(
     store: Store,
     progress: Progress | None = None,
 ) -> Result:
-    """Has the effect, unless it says that there is nothing to do."""
+    """Runs the effect unless there is nothing to do."""
     body = effect.load()
     with store.in_use(), store.lease(effect.name):
         context = stage_context(effect, recipe, upstream, store, progress=progress)
@@ -268,7 +269,8 @@ def _versions() -> dict[str, str]:
 
 
 def _readable(difference: str) -> str:
-    """`config.train.epochs: 5 -> 6` stays; a changed input's hash says only that it changed."""
+    """Formats a difference for users: `config.train.epochs: 5 -> 6` is shown without `config.`, and hashes only as
+    changed."""
     name, _, _ = difference.partition(":")
     if name.startswith("inputs."):
         return f"{name.removeprefix('inputs.')} changed"

@@ -1,4 +1,4 @@
-"""export: trained vectors, vocabularies and metrics become a bundle that serves recommendations by itself."""
+"""export: writes a self-contained bundle of trained vectors, vocabularies and metrics."""
 
 import numpy as np
 import polars as pl
@@ -29,7 +29,8 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[ExportReport]:
-    """Writes the bundle: vectors of the refitted model, if there is one, and metrics of the model that was judged."""
+    """Writes the bundle with the vectors of the refitted model, if there is one, and the metrics of the evaluated
+    model."""
     train, seen = _pairs(context, TRAIN_PART), _seen(context)
     dislikes = context.read(ALL_DISLIKES) if context.has(ALL_DISLIKES) else None
     refitted = context.has(REFIT_EMBEDDINGS)
@@ -82,7 +83,7 @@ def _titled(context: StageContext, items: pl.DataFrame) -> pl.DataFrame:
 
 
 def _pairs(context: StageContext, *parts: File[pl.DataFrame]) -> pl.DataFrame:
-    """The user and item numbers of parts of the split, and none of their other columns."""
+    """The user and item numbers of parts of the split, without the other columns."""
     found = [context.scan(part).select(c.USER_INDEX, c.ITEM_INDEX) for part in parts]
     return pl.concat(found).collect(engine="streaming")
 
@@ -94,7 +95,7 @@ def _seen(context: StageContext) -> pl.DataFrame:
 
 
 def _with_dislikes(seen: pl.DataFrame, dislikes: pl.DataFrame) -> pl.DataFrame:
-    """All pairs that are never recommended, those that are dislikes marked so. A like outweighs a dislike."""
+    """All pairs that are never recommended, with dislikes marked. A pair that is both counts as a like."""
     pairs = pl.concat(
         [seen.with_columns(pl.lit(False).alias(c.DISLIKED)), dislikes.with_columns(pl.lit(True).alias(c.DISLIKED))]
     )
@@ -104,9 +105,9 @@ def _with_dislikes(seen: pl.DataFrame, dislikes: pl.DataFrame) -> pl.DataFrame:
 def _mismatched(
     context: StageContext, table: pl.DataFrame, vocabulary: File[pl.DataFrame], trained: NDArray[np.float32]
 ) -> int:
-    """How many rows do not hold, bit for bit, the trained vector of their external id.
+    """The number of rows whose vector differs from the trained vector of their external id.
 
-    The finished table is compared with the inputs alone, so that a row that was moved anywhere in between is found.
+    The finished table is compared with the inputs, so that a row that was moved in any step is found.
     """
     ids = context.read(vocabulary)
     index, name = ids.columns

@@ -1,4 +1,4 @@
-"""graph: the train interactions become a weighted edge list."""
+"""graph: computes the weighted edge list of the train interactions."""
 
 from darec.artifacts.files import EDGES, TRAIN_PART
 from darec.dataset.graph import edge_list

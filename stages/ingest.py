@@ -1,4 +1,4 @@
-"""ingest: the raw files become clean tables of interactions, items and users."""
+"""ingest: reads the raw files and writes clean tables of interactions, items and users."""
 
 from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean

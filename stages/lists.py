@@ -1,6 +1,7 @@
-"""lists: the lists of all users of the release in production, written where the recipe says.
+"""lists: writes the lists of all users of the current release.
 
-An effect: the folder is outside the store. It follows publish, and is about the release that is then current.
+This is an effect, because the folder is outside the store. It follows publish and uses the release that is then
+current.
 """
 
 from pathlib import Path
@@ -15,19 +16,19 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[ListsReport]:
-    """Writes the lists; before the first release there are none to write."""
+    """Writes the lists, unless nothing has been published yet."""
     release = _current(context)
     if release is None:
-        return Outcome(0, ListsReport(state="skipped", reason="no release is in production"))
+        return Outcome(0, ListsReport(state="skipped", reason="nothing has been published yet"))
     config, out = _section(context)
     manifest = write_lists(Bundle.open(release), out, config, context.recipe.rules, context.progress)
     return Outcome(manifest.rows, ListsReport(state="written", reason=f"{manifest.users:,} users", out=str(out)))
 
 
 def settled(context: StageContext) -> ListsReport | None:
-    """What was written before, if it is about the current release and by the same settings.
+    """The report of the existing lists, if they are from the current release with the same settings.
 
-    What a file of ids holds may have changed: with such rules, lists are always written again.
+    The content of a file of ids may have changed, so with such rules the lists are always written again.
     """
     release, (config, out), rules = _current(context), _section(context), context.recipe.rules
     there = written(out)
@@ -35,7 +36,7 @@ def settled(context: StageContext) -> ListsReport | None:
     if release is None or there is None or files:
         return None
     same = (there.release, there.config, there.rules) == (release.name, config, rules)
-    return ListsReport(state="written", reason="the lists of this release are there", out=str(out)) if same else None
+    return ListsReport(state="written", reason="the lists of this release exist", out=str(out)) if same else None
 
 
 def _current(context: StageContext) -> Path | None:

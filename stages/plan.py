@@ -1,4 +1,5 @@
-"""What a run would do, without doing it: every task a hit or stale, why, how many rows, how long it took last time."""
+"""Plans a run without running it: for each task whether it is a hit or stale, why, the number of rows, and its last
+duration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ State = Literal["hit", "stale", "follows", "blocked"]
 class Step:
     """One task of a plan.
 
-    `follows`: an input is stale, so the key is not known yet (the task may still turn out a hit).
-    `blocked`: something that the user must fix first; `why` says what.
+    `follows`: an input is stale, so the key is not known yet (the task may still be a hit). `blocked`: the user must
+    fix an error first, which is in `why`.
     """
 
     task: Task
@@ -31,10 +32,10 @@ class Step:
     key: str | None = None
     artifact: Artifact | None = None
     rows: int | None = None
-    """Rows that a run would generate; None where that is not counted or not known yet."""
+    """Number of rows that a run would generate; None if it is not counted or not known yet."""
     seconds_last_time: float | None = None
     cost: Cost = UNKNOWN
-    """Tokens, minutes and money that a run would take."""
+    """Estimated tokens, minutes and money."""
     about: bool = False
     """Whether `rows` is estimated from a sample."""
 

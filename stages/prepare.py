@@ -1,4 +1,4 @@
-"""Before a run: enough disk, public data, copies of remote sources and models on it, and sound prompts."""
+"""Prepares a run: checks memory, disk, GPU and prompts, and fetches public data, remote sources and models."""
 
 import logging
 import shutil
@@ -23,13 +23,13 @@ _logger = logging.getLogger(__name__)
 
 
 def prepare(recipe: Recipe) -> None:
-    """Fetches what the recipe names and is not there yet; on later runs only looks.
+    """Fetches the data and models of the recipe that do not exist yet, and checks the requirements of a run.
 
-    A text encoder or a GPU that is missing and a faulty prompt are found here, not after hours of the LLM.
+    A missing text encoder or GPU and a faulty prompt are reported here, and not after hours of LLM requests.
 
     Raises:
-        UserError: too little memory or free disk, a model or a GPU that is not there, or a faulty prompt.
-        TransientError: a download that does not come through.
+        UserError: too little memory or free disk space, a missing model or GPU, or a faulty prompt.
+        TransientError: a download failed.
     """
     check_address_space()
     check_free_disk(Store(recipe.runtime.store).root, recipe.runtime.min_free_gb)
@@ -78,12 +78,12 @@ def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
 
 
 def fetch_model(model: str, revision: str, *, named: bool) -> str:
-    """Fetches one model, if it is not there, and says what was done and where it is.
+    """Fetches one model if it does not exist. Returns a message with its folder.
 
     Args:
         model: alias, Hugging Face id or folder.
         revision: of a Hugging Face id.
-        named: whether it was asked for by name: then a Hugging Face id is downloaded, which otherwise must be there.
+        named: whether the user named the model. Only then a Hugging Face id is downloaded; otherwise it must exist.
     """
     before = models.find(model, revision)
     if named and models.is_hub_id(model):
@@ -101,14 +101,14 @@ def check_prompts(recipe: Recipe) -> None:
     store = Store(recipe.runtime.store)
     for stage in needed(recipe):
         if isinstance(stage, Stage) and stage.counts_rows:
-            # Trying a prompt takes a process. What the newest artifact was made from has been rendered already.
+            # Checking a prompt starts a process. The prompt of the newest artifact has been checked already.
             newest, extra = store.latest(stage.name), hashed(dict(stage.fingerprint(recipe)))
             if newest is None or newest.manifest.fingerprint.get("extra") != extra:
                 stage.load().check(recipe)
 
 
 def check_device(recipe: Recipe) -> None:
-    """Raises UserError if training or evaluation shall be on a GPU and there is none."""
+    """Raises UserError if training or evaluation requires a GPU and there is none."""
     for section in ("train", "evaluate"):
         if (wanted := getattr(recipe, section).device) == "cuda":
             from darec.common.device import pick

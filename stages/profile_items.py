@@ -1,4 +1,4 @@
-"""profile_items: the LLM writes for each item what it is like and who enjoys it."""
+"""profile_items: the LLM writes a profile of each item."""
 
 from darec.artifacts.files import ITEM_FALLBACKS, ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
 from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data
@@ -19,7 +19,7 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The prompts that a run would send to the LLM; of a large table about how many."""
+    """The number of prompts that a run would send to the LLM, estimated for large tables."""
     return Pending(*profile_task(context, sampled=True).forecast())
 
 
@@ -29,7 +29,7 @@ def check(recipe: Recipe) -> None:
 
 
 def profile_task(context: StageContext, sampled: bool = False) -> ProfileTask:
-    """The items, their prompt, and the ledger of their profiles; of a large table a sample, if that is enough."""
+    """The items, their prompt and the ledger of their profiles. If `sampled`, a large table is replaced by a sample."""
     vocabulary, total = context.read(ITEM_VOCABULARY), None
     if sampled:
         vocabulary, total = even_sample(vocabulary)

@@ -1,4 +1,4 @@
-"""profile_users: the LLM writes what each user enjoys, from a sample of the train items and their profiles."""
+"""profile_users: the LLM writes a profile of each user from a sample of the train items and their profiles."""
 
 import polars as pl
 
@@ -32,7 +32,7 @@ def run(context: StageContext) -> Outcome[ProfileReport]:
 
 
 def pending(context: StageContext) -> Pending:
-    """The prompts that a run would send to the LLM; of a large table about how many."""
+    """The number of prompts that a run would send to the LLM, estimated for large tables."""
     return Pending(*profile_task(context, sampled=True).forecast())
 
 
@@ -42,14 +42,14 @@ def check(recipe: Recipe) -> None:
 
 
 def profile_task(context: StageContext, sampled: bool = False) -> ProfileTask:
-    """The users, their prompt, and the ledger of their profiles; of a large table a sample, if that is enough."""
+    """The users, their prompt and the ledger of their profiles. If `sampled`, a large table is replaced by a sample."""
     config = context.recipe.profile_users
     vocabulary, total = context.read(USER_VOCABULARY), None
     if sampled:
         vocabulary, total = even_sample(vocabulary)
     users = context.read(USERS) if total is None else context.read_of(USERS, c.USER, vocabulary[c.USER])
 
-    # Texts are joined to the few rows that are shown, not to every interaction.
+    # Texts are joined only to the rows that are shown, not to every interaction.
     catalogue = context.read(ITEM_VOCABULARY)
     shown = choose_pairs(context.scan(TRAIN_PART), vocabulary, catalogue, config.items, config.seed)
     disliked = None

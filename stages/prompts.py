@@ -1,4 +1,4 @@
-"""The prompts that can be tried, and what they are tried on: the artifacts of the stages before, nothing is run."""
+"""Trying prompts on the artifacts of earlier stages, without running a stage."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class PromptUse:
     path: Callable[[Recipe], str]
     """The template that a recipe names."""
     task: Callable[[StageContext], Any] | None = None
-    """The table that the LLM is asked about; None for a text that goes to the encoder as it is."""
+    """The table of rows for the LLM; None for a template of the encoder."""
     rows: Callable[[StageContext], pl.DataFrame] | None = None
     """The variables of each text of the encoder."""
 
@@ -58,7 +58,7 @@ PROMPTS = {
     "item_text": PromptUse("embed", ITEM_TEXT_VARIABLES, lambda recipe: recipe.embed.item_prompt, rows=embed.item_rows),
     "user_text": PromptUse("embed", USER_TEXT_VARIABLES, lambda recipe: recipe.embed.user_prompt, rows=embed.user_rows),
 }
-"""The prompts by the names that the command line uses."""
+"""The prompts by their names on the command line."""
 
 
 def prompt_use(name: str) -> PromptUse:
@@ -69,7 +69,7 @@ def prompt_use(name: str) -> PromptUse:
 
 
 def check_prompt(use: PromptUse, path: str) -> None:
-    """Raises UserError for a template that the stage would refuse."""
+    """Raises UserError for a template that is not valid for the stage."""
     if use.task is not None:
         chat_prompt(path, use.variables)
     else:
@@ -77,7 +77,7 @@ def check_prompt(use: PromptUse, path: str) -> None:
 
 
 def check_text(name: str, content: str) -> None:
-    """As `check_prompt`, for a template that a form holds and no file."""
+    """Like `check_prompt`, for the text of a template from a form."""
     with TemporaryDirectory() as folder:
         draft = Path(folder) / "prompt.j2"
         draft.write_text(content, encoding="utf-8")
@@ -89,7 +89,7 @@ def check_text(name: str, content: str) -> None:
 
 
 def inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]:
-    """The artifacts of the stages before one, by stage. One whose fallbacks are due again is as good as any other.
+    """The artifacts of all stages before `stage`, by stage. An artifact with fallbacks that are due again is accepted.
 
     Raises:
         UserError: a stage that it reads has no artifact for this recipe.
@@ -100,7 +100,7 @@ def inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]
         job = stage_job(task, recipe, upstream, store)
         artifact = store.find(task.name, job.key)
         if artifact is None:
-            what = f"stage {task.name} has no result for this recipe and data yet"
+            what = f"stage {task.name} has no artifact for this recipe and data yet"
             raise UserError(what, hint=f"run `darec run --until {task.name}` first")
         return _Found(artifact)
 
@@ -148,7 +148,7 @@ def run_trial(
 
 
 def _whole_table(task: ProfileTask, path: str, stage: Stage, recipe: Recipe, store: Store, trial: Trial) -> list[str]:
-    """What the new prompt would cost for the rows that were not tried."""
+    """The cost of the new prompt for the rows that were not tried."""
     new = replace(task, config=task.config.model_copy(update={"prompt": path}))
     pending = Pending(*new.forecast())
     cost = estimate(stage, pending, recipe, store, None, trial.report)
@@ -156,7 +156,7 @@ def _whole_table(task: ProfileTask, path: str, stage: Stage, recipe: Recipe, sto
 
 
 def _try_text(name: str, use: PromptUse, context: StageContext, path: str, wanted: str, seed: int) -> Trial:
-    """The texts that the encoder gets from both templates."""
+    """The texts that both templates give to the encoder."""
     assert use.rows is not None
     table = use.rows(context)
     rows = table[chosen_rows(table, wanted, seed=seed)]
@@ -168,7 +168,9 @@ def _try_text(name: str, use: PromptUse, context: StageContext, path: str, wante
         sides.append([Side(text, text, "", count) for text, count in zip(texts, counts, strict=True)])
 
     cut = sum(side.prompt_tokens is not None and side.prompt_tokens > config.max_tokens for side in sides[1])
-    note = f"{cut:,} of {rows.height:,} new texts are longer than embed.max_tokens ({config.max_tokens}) and are cut"
+    note = (
+        f"{cut:,} of {rows.height:,} new texts are longer than embed.max_tokens ({config.max_tokens}) and are truncated"
+    )
     titles = rows[c.TITLE] if c.TITLE in rows.columns else [""] * rows.height
     tried = zip(rows[id_column(rows)], titles, *sides, strict=True)
     return Trial(name, present, path, tuple(TriedRow(*row) for row in tried), notes=(note,) if cut else ())

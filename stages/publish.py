@@ -1,6 +1,6 @@
-"""publish: the bundle is judged by the gate and, if it passes, becomes the current release.
+"""publish: the gate checks the bundle, which becomes the current release if it passes.
 
-An effect, not an artifact: which release is current, and what was decided, is kept by `darec.serving.releases`.
+This is an effect: `darec.serving.releases` keeps the current release and the decisions.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[PublishReport]:
-    """Judges the bundle. A refusal is an outcome, not an error: production keeps the release it has."""
+    """Runs the gate. A refusal is an outcome and not an error: the current release stays."""
     recipe = context.recipe
     release = Releases(context.store).publish(_bundle(context), recipe.gate, evaluate=recipe.evaluate)
     return Outcome(1, _report(release, release.decision.reason))
 
 
 def settled(context: StageContext) -> PublishReport | None:
-    """What was decided before, if publishing would change nothing; None if the bundle is not gated yet."""
+    """The earlier decision if publishing would change nothing; None if the bundle is not gated yet."""
     releases = Releases(context.store)
     reason = releases.settled(_bundle(context), context.recipe.gate)
     release = releases.of_bundle(_bundle(context)) if reason is not None else None

@@ -1,4 +1,4 @@
-"""refit: the released model, trained on all interactions for as many epochs as were best on validation."""
+"""refit: trains the released model on all interactions, for the number of epochs that was best on validation."""
 
 import polars as pl
 
@@ -13,8 +13,8 @@ from stages.train import dislikes, fit, sizes
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
-    """Trains the model again. Nothing is held out, so there is no validation: the epochs, and the share of text
-    columns, are those of `train`."""
+    """Trains the model again. Without held-out interactions there is no validation, so the number of epochs and the
+    share of text columns are those of `train`."""
     parts = [context.read(part) for part in (TRAIN_PART, VAL_PART, TEST_PART)]
     known = pl.concat(parts)
     none = Pairs.of_table(known.clear())

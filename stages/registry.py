@@ -1,4 +1,4 @@
-"""Finding stages by name, and which of them a recipe needs, in an order that follows from what they read."""
+"""Finds stages by name, and the stages that a recipe needs in the order of their inputs."""
 
 import difflib
 from graphlib import TopologicalSorter
@@ -11,7 +11,7 @@ from stages.contract import Effect, Stage, Task
 TASKS: dict[str, Task] = {task.name: task for task in vars(declarations).values() if isinstance(task, Task)}
 STAGES: dict[str, Stage] = {name: task for name, task in TASKS.items() if isinstance(task, Stage)}
 LAST = declarations.PUBLISH.name
-"""The task that a whole run ends with, but for the lists if the recipe asks for them."""
+"""The last task of a whole run, except for the lists if the recipe has them."""
 
 
 def task_named(name: str) -> Task:
@@ -24,7 +24,7 @@ def task_named(name: str) -> Task:
 
 
 def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
-    """The tasks that `target` needs under `recipe`, each after those it reads; the semantic subflow comes first.
+    """The tasks that `target` needs under `recipe`, each after its inputs; the semantic subflow comes first.
 
     A recipe without text needs no profiles.
     """

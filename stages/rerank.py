@@ -1,4 +1,4 @@
-"""rerank: what the reranker needs of the trained model, in one file that evaluation judges and a release serves."""
+"""rerank: writes the file of the reranker, which evaluation and the release use."""
 
 import torch
 
@@ -9,7 +9,7 @@ from schemas.rerank import RerankConfig
 from stages.contract import Outcome, StageContext
 
 SOURCES = {"text": TEXT_VECTORS, "interactions": EMBEDDINGS}
-"""Where the vectors that a reranker may ask for come from."""
+"""The files of the vectors that a reranker may use."""
 
 
 def run(context: StageContext) -> Outcome[RerankReport]:

@@ -1,4 +1,4 @@
-"""split: interactions become train, val and test, and ids become numbers."""
+"""split: divides the interactions into train, val and test, and converts ids to numbers."""
 
 from darec.artifacts.files import (
     ALL_DISLIKES,

@@ -1,4 +1,4 @@
-"""The quality of the texts of a prompt, old against new, from what the ledgers and artifacts hold: no stage is run."""
+"""Compares the quality of the texts of two prompts, from ledgers and artifacts, without running a stage."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ from stages.execute import stage_context
 from stages.prompts import PromptUse, check_prompt, inputs_of, prompt_use
 from stages.registry import STAGES
 
-_FEWEST = 20  # rows of which neighbours tell anything
+_FEWEST = 20  # minimum number of rows with informative neighbours
 
 
 def measure_prompt(
@@ -45,18 +45,18 @@ def measure_prompt(
 ) -> Report:
     """Measures the texts of the recipe's prompt `name`, and of the template in `path` on the same rows.
 
-    The LLM is not asked for texts: rows that the ledger lacks under either prompt are left out.
+    No texts are requested from the LLM: rows without an answer to either prompt are left out.
 
     Args:
-        recipe: says which prompt and encoder.
-        store: has artifacts and ledgers.
+        recipe: prompt and encoder.
+        store: artifacts and ledgers.
         name: the name of the prompt (`stages.prompts.PROMPTS`).
         path: another template.
-        most_rows: a random sample of so many rows is measured.
+        most_rows: maximum number of rows, a random sample.
         seed: of the sample and of the bootstrap.
         judge_prompt: the template of an LLM as judge; None for no judge.
         progress: shows how many texts are encoded and judged.
-        engine: stands in for the configured engine of the judge.
+        engine: replaces the configured engine of the judge.
 
     Raises:
         UserError: there is no such prompt, it is faulty, a stage before it has not run, or too few rows are known.
@@ -130,7 +130,7 @@ def _sample(tables: list[pl.DataFrame], most_rows: int, seed: int) -> NDArray[np
 
 
 def _texts(known: pl.DataFrame, rows: pl.DataFrame, name: str, path: str, context: StageContext) -> Texts:
-    """The texts with their vectors: alone, and in the template of the text that is trained on."""
+    """The texts with their vectors, and the vectors of the rendered texts that training would use."""
     config, texts = context.recipe.embed, known["text"]
     full = texts
     if name == "profile_items":

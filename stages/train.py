@@ -1,4 +1,4 @@
-"""train, train_reference and refit: graph, interactions and text vectors become user and item vectors."""
+"""train, train_reference and refit: compute user and item vectors from graph, interactions and text vectors."""
 
 import time
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
-    """Trains the model that is judged. It never sees the test part."""
+    """Trains the model that is evaluated. The test part is not an input."""
     return fit(context, judged_interactions(context), context.read(EDGES))
 
 
@@ -53,7 +53,7 @@ def fit(
     last_epoch: int | None = None,
     text_share: float | None = None,
 ) -> Outcome[TrainReport]:
-    """Trains by the stage's settings and writes model, vectors and history. A run that was killed resumes from its
+    """Trains with the settings of the stage and writes model, vectors and history. A killed run resumes from its
     checkpoint."""
     config, choice = _settings(context)
     source = _source(context, choice)
@@ -98,7 +98,7 @@ def sizes(context: StageContext) -> tuple[int, int]:
 
 
 def dislikes(context: StageContext, file: File[pl.DataFrame]) -> Pairs | None:
-    """The dislikes that take part in training; None if none shall."""
+    """The dislikes that training uses, or None."""
     return Pairs.of_table(context.read(file)) if context.has(file) else None
 
 
@@ -118,7 +118,7 @@ def _settings(context: StageContext) -> tuple[TrainConfig, str | None]:
 
 
 def _source(context: StageContext, choice: str | None) -> Source | None:
-    """The released model to start from: only one that was trained with the same settings."""
+    """The released model to start from, if it was trained with the same settings."""
     config: TrainConfig = context.config["train"]
     source = current_model(context.store) if config.warm_start else None
     if source is None or source.train.manifest.report.get("choice") != choice:

@@ -1,4 +1,5 @@
-"""One walk over the pipeline, whatever is done at each task: run it, plan it, or hand it to an orchestrator."""
+"""The walk over the tasks of the pipeline, which is used to run them, to plan them, and to pass them to an
+orchestrator."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ class Visited(Protocol):
 
     @property
     def artifact(self) -> Artifact | None:
-        """The artifact of the task, if there is one now."""
+        """The artifact of the task, if it exists."""
         ...
 
 
@@ -31,12 +32,12 @@ _logger = logging.getLogger(__name__)
 def walk(
     tasks: Iterable[Task], visit: Callable[[Task, Upstream], Visit], done: dict[str, Artifact] | None = None
 ) -> Iterator[Visit]:
-    """Visits the tasks in order; each sees the artifacts of those before it.
+    """Visits the tasks in order. Each visit gets the artifacts of the tasks before.
 
     Args:
-        tasks: in an order in which each comes after those that it reads (`stages.registry.needed`).
-        visit: what to do with a task, given the artifacts so far by stage.
-        done: artifacts of an earlier part of the same walk; those of this one are added.
+        tasks: the tasks, each after its inputs (`stages.registry.needed`).
+        visit: called with each task and the artifacts so far by stage.
+        done: artifacts of an earlier part of the same walk, to which those of this one are added.
     """
     done = {} if done is None else done
     for task in tasks:
@@ -55,10 +56,10 @@ def run_task(
     *,
     force: bool = False,
 ) -> Result:
-    """Runs one stage or effect, or takes the hit.
+    """Runs one stage or effect unless it is a hit.
 
     Raises:
-        DarecError: what it could not do.
+        DarecError: the task failed.
     """
     with logs.context(stage=task.name):
         if isinstance(task, Effect):

@@ -99,9 +99,7 @@ def test_the_plan_and_a_trial_say_what_the_table_would_cost(tmp_path: Path) -> N
         trial = run_trial(recipe, store, "profile_items", new, "4")
     first, second = trial.notes
     assert first.startswith("the rest of the table: 20 rows, about ") and "100 output tokens" in first
-    assert (
-        " minutes, price 0.0006" in first and second == "more than the limit of one run allows: about 4 runs are needed"
-    )
+    assert " minutes, price 0.0006" in first and second == "this exceeds the limit of one run: about 4 runs are needed"
     steps = plan(recipe, store, "profile_items")
     [line, *_] = cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], recipe.llm)
     assert line.startswith("profile_items: 24 rows, about") and "960 output tokens" in line, "40 at most for each"
