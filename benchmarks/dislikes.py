@@ -1,4 +1,4 @@
-"""`darec bench dislikes`: what it buys that training and lists know dislikes.
+"""`darec bench dislikes`: the effect of dislikes in training and in lists.
 
 The recipe's model without text is trained with each use of dislikes. Its lists are judged on test twice: as they are,
 and with the dislikes that were known when train ended left out, as a release leaves them out. `later dislikes` are the
@@ -74,12 +74,12 @@ def _found(config: TrainConfig, data: Interactions, known: Pairs, everything: Pa
     later = ~torch.isin(_keys(everything, data.n_items), _keys(known, data.n_items))
     held_back = Pairs(everything.users[later], everything.items[later])
     left_out = Pairs(torch.cat([data.train.users, known.users]), torch.cat([data.train.items, known.items]))
-    plain, filtered = (_judged(final, data, pairs) for pairs in (data.train, left_out))
+    plain, filtered = (_scored(final, data, pairs) for pairs in (data.train, left_out))
     shares = [_share(final, data, pairs, held_back) for pairs in (data.train, left_out)]
     return Found(plain, filtered, (shares[0], shares[1]))
 
 
-def _judged(final: Representations, data: Interactions, left_out: Pairs) -> Scores:
+def _scored(final: Representations, data: Interactions, left_out: Pairs) -> Scores:
     return score(rank(final, left_out, data.test, _K), data.test, data.n_items, (_K,), ("recall", "ndcg"))
 
 
@@ -103,7 +103,7 @@ def _mean(parts: Sequence[Scores]) -> Scores:
 def table(found: dict[str, Found]) -> str:
     """Every use beside ignoring them in training and in lists, in Markdown."""
     base = found["ignore"].plain
-    head = ["in training", "in lists", "R@20", "N@20", "R@20 less ignore", "95% interval", "later dislikes"]
+    head = ["in training", "in lists", "R@20", "N@20", "R@20 minus ignore", "95% interval", "later dislikes"]
     rows = []
     for name, each in found.items():
         for lists, scores, later in zip(("stay", "left out"), (each.plain, each.filtered), each.later, strict=True):

@@ -1,8 +1,8 @@
-"""`darec bench fold-in`: vectors from histories alone beside vectors that were trained on them.
+"""`darec bench fold-in`: vectors that are folded in from histories, compared with trained vectors.
 
 A tenth of the users is taken out of train and validation, the model is trained on the others, and the train histories
 of those left out are folded in. Their test pairs are then ranked, train items left out, and compared with what the
-model that was trained on everybody ranks for the same users.
+model that was trained on all users ranks for the same users.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _UNOBSERVED = (0.0, 0.01, 0.1, 0.3, 1.0)
 def measure(run: Run, rounds: int) -> Iterator[dict[str, Scores]]:
     """In each round another tenth of the users: their scores by method, the users in the same order."""
     data = run.data.interactions
-    everybody = _train(run, data)
+    all_users = _train(run, data)
     generator = torch.Generator().manual_seed(0)
     tenth = torch.randint(_TENTHS, (data.n_users,), generator=generator)
     for number in range(rounds):
@@ -36,7 +36,7 @@ def measure(run: Run, rounds: int) -> Iterator[dict[str, Scores]]:
         others = Interactions(data.n_users, data.n_items, train_part, val, data.test)
         folded = _methods(_train(run, others), others.train, _where(data.train, left_out[data.train.users]))
         test = _where(data.test, left_out[data.test.users])
-        candidates = {TRAINED: everybody, "popularity": popularity(others.train, data.n_users, data.n_items)} | folded
+        candidates = {TRAINED: all_users, "popularity": popularity(others.train, data.n_users, data.n_items)} | folded
         yield {name: _score(final, data, test) for name, final in candidates.items()}
 
 
@@ -86,7 +86,7 @@ def _ridge(histories: Pairs, item: Tensor, n_users: int, unobserved: float) -> T
 def table(name: str, rounds: list[dict[str, Scores]]) -> str:
     """Means over the users of all rounds, and 95% intervals of the paired difference to training, in Markdown."""
     pooled = {method: _pooled([each[method] for each in rounds]) for method in rounds[0]}
-    head = ["data", "vectors of the users", "users", "R@20", "N@20", "R@20 less trained", "95% interval"]
+    head = ["data", "vectors of the users", "users", "R@20", "N@20", "R@20 minus trained", "95% interval"]
     rows = []
     for method, scores in pooled.items():
         recall, ndcg = (scores.means()[metric] for metric in _METRICS)

@@ -1,4 +1,4 @@
-"""SQLite in two journal modes and LMDB as the store of the row ledger: rows a second, bytes, and what damage leaves.
+"""SQLite in two journal modes and LMDB as the store of the row ledger: rows per second, size, and effect of damage.
 
     pip install lmdb
     python -m benchmarks.ledger_stores /some/folder --rows 1000000
@@ -119,7 +119,7 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def append_rate(store: Store, rows: Iterable[Row], size: int) -> float:
-    """Rows a second of appending in chunks, without the time that it takes to make them."""
+    """Rows per second of appending in chunks, without the time that it takes to make them."""
     count, seconds = 0, 0.0
     for chunk in chunks(rows, size):
         started = time.perf_counter()
@@ -130,7 +130,7 @@ def append_rate(store: Store, rows: Iterable[Row], size: int) -> float:
 
 
 def look_up_rate(store: Store, keys: list[bytes]) -> float:
-    """Rows a second of looking all keys up in random order, 8,192 at a time."""
+    """Rows per second of looking all keys up in random order, 8,192 at a time."""
     random.Random(1).shuffle(keys)
     started = time.perf_counter()
     found = sum(store.look_up(keys[start : start + 8192]) for start in range(0, len(keys), 8192))

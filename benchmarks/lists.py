@@ -23,7 +23,7 @@ from schemas import columns as c
 from schemas.lists import FORMATS, ListsConfig
 from schemas.release import ExportConfig
 
-TARGET = 20_000  # users a second and core, at 50,000 items of width 32
+TARGET = 20_000  # users per second and core, at 50,000 items of width 32
 _SEEN = 20  # items that each user knows
 _BLOCK = 512  # users at once, for the ways that have no block of their own
 _SPREAD = 0.5  # of items and users around the centres that they lie around, as those of a trained model do
@@ -70,7 +70,7 @@ def table(measured: dict[str, float], size: Size) -> str:
         f"{size.users:,} users, {size.items:,} items of width {size.width}, lists of {size.k}; {_SEEN} seen items of "
         "each user are left out. One thread; CPU time."
     )
-    return markdown(["", "users a second and core", f"over {TARGET:,}"], rows) + "\n" + note + "\n"
+    return markdown(["", "users per second and core", f"over {TARGET:,}"], rows) + "\n" + note + "\n"
 
 
 def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
@@ -98,12 +98,12 @@ def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
 
     vectors = Representations.join(torch.tensor(users), torch.tensor(items))
     ranker = Ranker(vectors, ItemLists(Pairs.of(rows, columns), size.users, size.items))
-    everybody = torch.arange(size.users)
+    all_users = torch.arange(size.users)
     exact = {name: TopItems(items, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
     return {
         "product, numpy.argpartition": blocks(partition),
         "product, torch.topk": blocks(lambda scores: scores.topk(size.k)),
-        "evaluation": lambda: [ranker.top(block, size.k) for block in everybody.split(_BLOCK)],
+        "evaluation": lambda: [ranker.top(block, size.k) for block in all_users.split(_BLOCK)],
         f"index: {bundle.report.item_index.kind}": lambda: index.search(bundle.item_index, users, size.k, seen),
         **{
             f"filtered product, {name}": (lambda way=way: way.top(users, size.k, (rows, columns)))

@@ -1,4 +1,5 @@
-"""`darec bench nights`: the whole pipeline night after night on data that grows, beside retraining from scratch."""
+"""`darec bench nights`: runs the pipeline for several nights on growing data, and compares it with training from
+scratch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,16 +39,18 @@ def simulate(
     yield from done
     for number, count in list(enumerate(history.counts(nights, growth)))[len(done) :]:
         data = history.until(count, folder / "data")
-        results = run(_tonight(recipe, data, folder, warm=True), progress=progress)
+        results = run(_recipe_for_night(recipe, data, folder, warm=True), progress=progress)
         scratch = number % scratch_every == 0 and number > 0
-        retrained = run(_tonight(recipe, data, folder, warm=False), "evaluate", progress=progress) if scratch else ()
+        retrained = (
+            run(_recipe_for_night(recipe, data, folder, warm=False), "evaluate", progress=progress) if scratch else ()
+        )
         night = _night(number, count, results, retrained)
         note(log, night)
         yield night
 
 
-def _tonight(recipe: Recipe, data: Path, folder: Path, *, warm: bool) -> Recipe:
-    """The recipe with the night's data, the simulation's own store, and a warm start or none."""
+def _recipe_for_night(recipe: Recipe, data: Path, folder: Path, *, warm: bool) -> Recipe:
+    """The recipe with the data of the night, the store of the simulation, and a warm start or none."""
     changes = {
         "data": recipe.data.model_copy(update={"folder": data}),
         "train": recipe.train.model_copy(update={"warm_start": warm}),

@@ -20,7 +20,7 @@ class Night:
     users: int
     items: int
     new_users: int
-    """Rows that the LLM was asked for; the same of items below."""
+    """Number of users requested from the LLM; likewise for items below."""
     new_items: int
     tokens: int
     llm_seconds: float
@@ -31,7 +31,7 @@ class Night:
     recall: float
     published: bool
     scratch_epochs: int | None = None
-    """Retraining from scratch on the same night's data; None where it was left out."""
+    """Training from scratch on the same data; None if it was left out."""
     scratch_seconds: float | None = None
     scratch_recall: float | None = None
 
@@ -62,7 +62,7 @@ class History:
 
 
 def finished(log: Path) -> list[Night]:
-    """The nights that are done, from a log of one JSON object a line."""
+    """The nights that are done, from a log of one JSON object per line."""
     return [Night(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
 
 

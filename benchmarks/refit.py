@@ -1,7 +1,7 @@
-"""`darec bench refit`: what it buys to train the released model on all interactions, on the days that follow.
+"""`darec bench refit`: the effect of training the released model on all interactions, on the following days.
 
 The log is cut at several points in time. What was there before a cut is divided and trained on as in a night: the
-judged model sees the train part, the refitted one everything. Both then rank what their users did in the days after
+evaluated model sees the train part, the refitted one everything. Both then rank what their users did in the days after
 the cut, with everything known before it left out, so that the two differ in nothing but what they were trained on.
 """
 
@@ -26,7 +26,7 @@ from schemas.recipe import Recipe
 from schemas.tables import PARTS
 from stages.walk import run
 
-MODELS = ("popularity", "judged", "refitted", "refitted from judged")
+MODELS = ("popularity", "evaluated", "refitted", "refitted from evaluated")
 _K, _DAY = 20, 86_400
 _METRICS = (f"recall@{_K}", f"ndcg@{_K}")
 
@@ -70,18 +70,18 @@ def _cut(recipe: Recipe, log: pl.DataFrame, moment: int, days: float) -> Cut:
 
     known = pl.concat([split.parts[part] for part in PARTS])
     everything, size = Pairs.of_table(known), (split.users.height, split.items.height)
-    judged = _judged(recipe, split)
+    evaluated = _evaluated(recipe, split)
     refitted = {
-        "refitted": _refitted(recipe, known, size, judged),
-        "refitted from judged": _refitted(recipe, known, size, judged, warm=judged.state.get("embedding")),
+        "refitted": _refitted(recipe, known, size, evaluated),
+        "refitted from evaluated": _refitted(recipe, known, size, evaluated, warm=evaluated.state.get("embedding")),
     }
-    models = {"popularity": popularity(everything, *size), "judged": judged.final} | refitted
+    models = {"popularity": popularity(everything, *size), "evaluated": evaluated.final} | refitted
     scores = {name: _foreseen(final, everything, future) for name, final in models.items()}
-    ids = split.users.sort(c.USER_INDEX)[c.USER].gather(scores["judged"].users.tolist())
-    return Cut(known.height, judged.best_epoch, ids, scores)
+    ids = split.users.sort(c.USER_INDEX)[c.USER].gather(scores["evaluated"].users.tolist())
+    return Cut(known.height, evaluated.best_epoch, ids, scores)
 
 
-def _judged(recipe: Recipe, split: Split) -> Trained:
+def _evaluated(recipe: Recipe, split: Split) -> Trained:
     train_part, val_part = (split.parts[part] for part in PARTS[:2])
     none = Pairs.of_table(train_part.clear())
     size = (split.users.height, split.items.height)
@@ -91,7 +91,7 @@ def _judged(recipe: Recipe, split: Split) -> Trained:
 
 
 def _refitted(
-    recipe: Recipe, known: pl.DataFrame, size: tuple[int, int], judged: Trained, warm: torch.Tensor | None = None
+    recipe: Recipe, known: pl.DataFrame, size: tuple[int, int], evaluated: Trained, warm: torch.Tensor | None = None
 ) -> Representations:
     none = Pairs.of_table(known.clear())
     edges = edge_list(known.lazy(), recipe.graph).collect()
@@ -100,7 +100,7 @@ def _refitted(
         Interactions(*size, Pairs.of_table(known), none, none),
         adjacency=Adjacency.of_table(edges, *size),
         warm=warm,
-        last_epoch=judged.best_epoch,
+        last_epoch=evaluated.best_epoch,
     ).final
 
 
@@ -121,12 +121,12 @@ def table(cuts: Sequence[Cut]) -> str:
     """Each cut's Recall@20, then means over users with 95% intervals of the paired differences, in Markdown."""
     head = ["interactions before", "users after", "epochs", *(f"R@{_K} {name}" for name in MODELS)]
     rows = [
-        [f"{cut.known:,}", str(len(cut.scores["judged"].users)), str(cut.epochs)]
+        [f"{cut.known:,}", str(len(cut.scores["evaluated"].users)), str(cut.epochs)]
         + [f"{cut.scores[name].means()[_METRICS[0]]:.4f}" for name in MODELS]
         for cut in cuts
     ]
     everywhere = {name: pooled(cuts, name) for name in MODELS}
-    users = str(len(everywhere["judged"].users))
+    users = str(len(everywhere["evaluated"].users))
     rows.append(
         ["all cuts, mean over users", users, "", *(f"{_mean(everywhere[name], _METRICS[0]):.4f}" for name in MODELS)]
     )
@@ -141,9 +141,9 @@ def _gains(everywhere: dict[str, Scores], model: str) -> str:
     parts = []
     for metric in _METRICS:
         base, (low, high) = (
-            _mean(everywhere["judged"], metric),
-            interval(everywhere[model], everywhere["judged"], metric),
+            _mean(everywhere["evaluated"], metric),
+            interval(everywhere[model], everywhere["evaluated"], metric),
         )
         gain = _mean(everywhere[model], metric) - base
         parts.append(f"{metric} {gain:+.4f} ({gain / base:+.1%}; 95% interval {low:+.4f} to {high:+.4f})")
-    return f"{model} less judged: {'; '.join(parts)}\n"
+    return f"{model} minus evaluated: {'; '.join(parts)}\n"

@@ -1,6 +1,6 @@
 """Running the grid: each entry is an artifact in a store, found by the key of its data and configuration.
 
-Several processes may run one grid at once: each takes what no other is at work on.
+Several processes may run one grid at the same time: each takes entries that no other is running.
 """
 
 import time
@@ -21,7 +21,7 @@ from darec.artifacts.keys import artifact_key
 from darec.artifacts.store import Artifact, Store
 from darec.common.progress import Progress
 from darec.evaluation.protocol import Scores
-from darec.evaluation.report import judge
+from darec.evaluation.report import evaluate_model
 from darec.training import Trained, train
 from schemas import columns as c
 from schemas.reports import StageReport
@@ -148,14 +148,14 @@ def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tupl
                 waiting = False
             except BlockingIOError:
                 busy.append(run)
-        waiting = len(busy) == len(runs)  # others are at work on all that is left: wait for the first of theirs
+        waiting = len(busy) == len(runs)  # others run all remaining entries: wait for the first of them
         runs = busy
 
 
 def write_result(folder: Path, trained: Trained, data: BenchData, evaluate: EvaluateConfig) -> None:
     """metrics.parquet (part, metric, value), per_user.parquet (test), history.parquet, model.safetensors."""
     parts = {"val": data.interactions.val, "test": data.interactions.test}
-    judged = {part: judge(trained.final, data.interactions, pairs, evaluate) for part, pairs in parts.items()}
+    judged = {part: evaluate_model(trained.final, data.interactions, pairs, evaluate) for part, pairs in parts.items()}
     rows = [(part, name, value) for part, each in judged.items() for name, value in each.summary.items()]
     pl.DataFrame(rows, schema=["part", "metric", "value"], orient="row").write_parquet(folder / "metrics.parquet")
     per_user(judged["test"].scores, data).write_parquet(folder / "per_user.parquet")

@@ -69,7 +69,7 @@ def measure(
     """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
 
     Args:
-        data: what all train on; without text, random vectors stand in for it.
+        data: what all train on; without text, random vectors are used.
         repeats: rounds; in each, every contestant takes its turn. One round before them is not counted.
         progress: told of turns.
         peers: the folder for RecBole's environment; None leaves RecBole out.

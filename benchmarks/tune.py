@@ -87,7 +87,7 @@ class Search:
         """Does the trials that are missing and gives the whole study; one process at a time works on it.
 
         Raises:
-            UserError: a trial makes no valid configuration, or none came through.
+            UserError: the configuration of a trial is not valid, or no trial was completed.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ class Search:
                 self._drop_checkpoints()
                 announce(study.trials[-1])
         if not study.get_trials(states=(TrialState.COMPLETE,)):
-            raise UserError("no trial came through", where=self.recipe.name, hint="narrow the space or see the trials")
+            raise UserError("no trial was completed", where=self.recipe.name, hint="narrow the space or see the trials")
         return study
 
     def _open(self) -> optuna.Study:
@@ -192,7 +192,7 @@ def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext)
 
 
 def _requeue_killed(study: optuna.Study) -> None:
-    """Trials that were under way when their process died or was interrupted are done again, first of all.
+    """Trials whose process died or was interrupted are run again first.
 
     One that failed by the user's fault is not: it would do so again.
     """

@@ -2,15 +2,11 @@
 
 `import darec` loads nothing heavy: each name below is imported when it is first used.
 
-Stable names keep their meaning and their parameters until the next major version:
-    Recipe, load_recipe: the configuration of a whole run, and how it is read from a file.
-    run: runs the pipeline that a recipe describes.
-    Releases, Release: the releases of a store, and the record of one.
-    Bundle: the files of a release, opened for queries.
-    recommend, recommend_many, similar: queries against a bundle.
-    Rules: which items a query may answer with.
-    DarecError, UserError: the errors that darec raises on purpose.
-    __version__: the installed version.
+Stable names keep their meaning and their parameters until the next major version: Recipe, load_recipe: the
+configuration of a whole run, and how it is read from a file. run: runs the pipeline that a recipe describes. Releases,
+Release: the releases of a store, and the record of one. Bundle: the files of a release, opened for queries. recommend,
+recommend_many, similar: queries against a bundle. Rules: which items may be recommended. DarecError, UserError: the
+errors that darec raises on purpose. __version__: the installed version.
 
 Experimental names may change in any version:
     recommend_histories: lists for histories of users that a bundle does not know.

@@ -1,6 +1,6 @@
 """Every file that the stages write into their artifacts: the handles by which they are written and read.
 
-Nothing heavy is imported here: `darec status` pays for this page.
+No large library is imported here, so that `darec status` is fast.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The row ledger: what was made for a row, kept by the hash of all that went into it.
+"""The row ledger: the results for single rows, by the hash of their inputs.
 
 A ledger is one SQLite file: SQLite needs no further package, takes rows faster than an LLM makes them, and reports a
 damaged or missing page where LMDB ends the process. It uses the rollback journal and not the write-ahead log, so that a
@@ -102,8 +102,8 @@ class Ledger:
 
         Args:
             keys: the keys asked for.
-            columns: what is wanted of their rows beside the key.
-            repair: for whoever appends the missing rows, too. The rows of version 0.1 are imported, and what can be
+            columns: the columns of their rows to return, in addition to the key.
+            repair: True if the caller appends the missing rows. The rows of version 0.1 are imported, and what can be
                 read of a damaged file is recovered, before any row counts as missing.
         """
         with sql.explained(self.path):
@@ -113,7 +113,7 @@ class Ledger:
             if repair and len(survey.missing) and self._rebuild_if_damaged():
                 survey = self.survey(keys, columns)
         if survey.damage:
-            tell_once(f"ledger {self.path}: {survey.damage}; rows that are missing for it have to be made again")
+            tell_once(f"ledger {self.path}: {survey.damage}; the affected rows have to be generated again")
         return survey
 
     def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
@@ -133,7 +133,7 @@ class Ledger:
         found = self.get(keys, columns)
         if lacking := keys.n_unique() - found.height:
             what = f"{lacking:,} rows that were kept in the ledger cannot be read any more"
-            raise TransientError(what, where=str(self.path), hint="run again: they are made again")
+            raise TransientError(what, where=str(self.path), hint="run again: they are generated again")
         return keys.rename(KEY).to_frame().join(found, on=KEY, how="left", maintain_order="left")
 
     def append(self, rows: pl.DataFrame, *, replace: bool = False) -> None:

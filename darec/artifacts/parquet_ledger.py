@@ -41,7 +41,7 @@ def parquet_rows(path: Path, schema: TableSchema) -> pl.DataFrame | None:
 
 
 def holds(path: Path, column: str, values: Sequence[str | bytes]) -> bool:
-    """Whether a file has one of `values` in `column`; also if nobody can say, since it is damaged."""
+    """Whether a file has one of `values` in `column`; also True for a damaged file."""
     rows = _sound(path)
     return rows is None or _among(rows[column], values).any()
 

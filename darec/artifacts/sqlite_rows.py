@@ -164,7 +164,7 @@ def columns_of(db: sqlite3.Connection, path: Path, schema: TableSchema) -> dict[
     if db.execute("PRAGMA application_id").fetchone() == (_APPLICATION,):
         raise DamageError("its table is not the one of this ledger")
     hint = "move it away: a ledger has to be made by darec"
-    raise UserError("this SQLite file is no row ledger", where=str(path), hint=hint)
+    raise UserError("this SQLite file is not a row ledger", where=str(path), hint=hint)
 
 
 def fault_of(db: sqlite3.Connection, path: Path) -> str:
@@ -281,7 +281,7 @@ def _as_bytes(cell: str | bytes | float) -> bytes:
 
 
 def as_table(columns: list[str], rows: list[tuple[Any, ...]], schema: TableSchema) -> pl.DataFrame:
-    """Cells of a file as a table with the types of the schema, one row a key."""
+    """Cells of a file as a table with the types of the schema, one row per key."""
     cells = zip(*rows, strict=True) if rows else [()] * len(columns)
     series = [
         pl.Series(name, values, dtype=_RAW[sql_type(schema[name])]).cast(schema[name])

@@ -1,11 +1,10 @@
-"""The artifact store: immutable folders, found by key, whole or not there at all.
+"""The artifact store: immutable folders by key, which are either complete or absent.
 
-<root>/artifacts/<stage>/<key>/      files and, written last, manifest.json
-<root>/work/<stage>/<key>/           checkpoints of a step under way; kept when it is killed
-<root>/ledger/                       finished rows, shared by all keys
-<root>/damaged/                      artifacts that failed verification, set aside
-<root>/replaced/<id>/<stage>/<key>/  whole ones whose stage, made again, gave other bytes: a release may need them
-<root>/leases/                       lock files; the kernel drops a dead holder's lock
+<root>/artifacts/<stage>/<key>/      files and, written last, manifest.json <root>/work/<stage>/<key>/ checkpoints of an
+active step; kept if it is killed <root>/ledger/                       finished rows, shared by all keys <root>/damaged/
+artifacts that failed verification, set aside <root>/replaced/<id>/<stage>/<key>/  intact artifacts whose stage gave
+other bytes when it ran again; a release may need them <root>/leases/                       lock files; the kernel drops
+a dead holder's lock
 
 Only real folders that hold a manifest are artifacts. Whatever else lies under `artifacts/` (files, symbolic links,
 folders of other programs) is named once in the log and left alone.
@@ -383,7 +382,7 @@ _NAME = re.compile(r"\w+")  # a stage or a key
 
 
 def _folders(parent: Path) -> list[Path]:
-    """The folders in `parent` that a stage or a key may name; anything else there is told and left out."""
+    """The folders in `parent` with the name of a stage or key. Anything else is reported and left out."""
     try:
         with os.scandir(parent) as entries:
             found = [(Path(entry), entry.is_dir(follow_symlinks=False)) for entry in entries]
@@ -472,7 +471,7 @@ def explained(path: Path) -> Iterator[None]:
             hint = "mount it with locks that hold across machines, or put the store on another disk"
             raise UserError("the store's file system cannot lock files", where=str(path), hint=hint) from error
         if isinstance(error, OSError) and error.errno in _OCCUPIED and _concerns(error, path):
-            what = f"something else is where the store keeps its own ({error.strerror})"
+            what = f"another file has the name of a file of the store ({error.strerror})"
             raise UserError(what, where=str(error.filename), hint="move it away and try again") from error
         raise
 

@@ -99,7 +99,7 @@ def scan_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS)
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns errors about a table's file into a DarecError that says how to make it again."""
+    """Turns errors about the file of a table into a DarecError that says how to rebuild it."""
     hint = "delete the artifact's folder and run again: it is rebuilt"
     try:
         yield

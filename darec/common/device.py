@@ -1,4 +1,4 @@
-"""Where tensors are worked on."""
+"""The device of tensors."""
 
 import torch
 
@@ -6,10 +6,10 @@ from darec.common.errors import UserError
 
 
 def pick(wanted: str, where: str) -> torch.device:
-    """The device that the value `wanted` of the field `where` means: auto takes a GPU if there is one.
+    """The device for the value `wanted` of the field `where`. auto: a GPU if there is one.
 
     Raises:
-        UserError: cuda is wanted and there is none.
+        UserError: `wanted` is cuda and there is no CUDA device.
     """
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
@@ -18,7 +18,7 @@ def pick(wanted: str, where: str) -> torch.device:
 
 
 def bfloat16_helps(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself: twice as fast then, several times slower without."""
+    """Whether the hardware supports bfloat16: products are then twice as fast, and several times slower otherwise."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,4 +1,4 @@
-"""The kinds of failure darec knows, each saying what is wrong, where, and how to fix it."""
+"""The error classes of darec. Each error says what is wrong, where, and how to fix it."""
 
 from darec.common.printable import printable
 from schemas.secret import redacted
@@ -7,7 +7,7 @@ from schemas.secret import redacted
 class DarecError(Exception):
     """A failure of darec or of its machine. The command line exits with 1.
 
-    Its words may come from outside: passwords of addresses are left out, and control characters are shown as escapes.
+    The message may contain untrusted text: passwords in URLs are removed, and control characters are escaped.
     """
 
     exit_code = 1
@@ -23,19 +23,18 @@ class DarecError(Exception):
 
 
 class UserError(DarecError):
-    """Something only the user can fix: data, configuration, prompt, missing model. Exits with 2."""
+    """An error that the user can fix: data, configuration, prompt, missing model. The command line exits with 2."""
 
     exit_code = 2
 
 
 class LimitError(DarecError):
-    """A limit that the recipe sets for one run was reached: nothing failed, and the next run continues from there.
-
-    The command line exits with 130, as after Ctrl-C.
+    """A limit of the recipe for one run was reached. Nothing failed, and the next run continues from there. The command
+    line exits with 130, as after Ctrl-C.
     """
 
     exit_code = 130
 
 
 class TransientError(DarecError):
-    """A failure that may pass by itself (a server away, a full queue): the orchestrator may retry it."""
+    """A transient error (an unreachable server, a full queue), which the orchestrator retries."""

@@ -21,7 +21,7 @@ _KINDS = {
 def regular_file(path: Path, name: str, *, hint: str) -> os.stat_result:
     """The facts about the regular file at `path`; symbolic links are followed.
 
-    Reading a pipe or a device may never end, so whatever opens a file that a user names asks here first.
+    Reading a pipe or a device may never end, so this is called before a file that a user names is opened.
 
     Args:
         path: the file.
@@ -116,7 +116,7 @@ class NotAFileError(OSError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file in a folder that anybody may have put things into.
+    """All bytes of a regular file in a folder that may contain untrusted files.
 
     Raises:
         NotAFileError: it is something else, such as a named pipe, which might never end.

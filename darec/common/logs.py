@@ -1,4 +1,4 @@
-"""Logs: what library and stages report through `logging`, as text for people or as JSON lines for a log collector.
+"""Logs of library and stages through `logging`, as text or as JSON lines for a log collector.
 
 Code logs to `logging.getLogger(__name__)`; numbers go into `extra`, such as `extra={"rows": 938, "seconds": 1.2}`.
 Whatever `context` names (run, stage) is added to each record inside its block.
@@ -42,8 +42,8 @@ def context(**fields: Any) -> Iterator[None]:
 def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
     """Sends the project's logs to `stream` (default: standard error), in the format given or that of `FORMAT_VARIABLE`.
 
-    As text only warnings and errors, for the terminal shows progress in its own way; as JSON everything from INFO on.
-    Handlers that others have added, such as Prefect's, stay.
+    As text it shows only warnings and errors, because the terminal shows progress in another way; as JSON everything
+    from INFO. Handlers that others have added, such as Prefect's, stay.
 
     Raises:
         UserError: the variable names no format.
@@ -72,7 +72,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 class TextFormatter(logging.Formatter):
-    """`warning: message`, as the command line says errors."""
+    """`warning: message`, the format of the command line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
@@ -80,7 +80,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the fields of `context` and of `extra`, and a traceback."""
+    """One JSON object per line: time, level, logger, message, the fields of `context` and of `extra`, and a
+    traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""

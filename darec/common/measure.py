@@ -1,4 +1,4 @@
-"""What a step cost: wall seconds and the peak memory of the process and all its children."""
+"""The cost of a step: wall time in seconds, and the peak memory of the process and all its children."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ _SPARING = 50  # pause after a sample, in times what the sample took
 
 
 class Measure:
-    """Context manager; samples the memory of the whole process tree twice a second, or less often where that is slow.
+    """Context manager that samples the memory of the process tree twice per second, or less often if sampling is slow.
 
     Of this process the kernel keeps the peak itself, so that not even a short one between two samples is missed.
 

@@ -1,4 +1,4 @@
-"""Memory that is too small, said in one line: the libraries hang or die without a word."""
+"""Checks for too little memory. Without the check, libraries hang or end without a message."""
 
 import resource
 

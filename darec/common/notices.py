@@ -1,4 +1,4 @@
-"""What a person should know though the work goes on: one line in the log, once per process."""
+"""Warnings that do not stop the work: one line in the log, once per process."""
 
 import logging
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
 def tell_once(message: str) -> None:
-    """Logs a warning, unless this process did already. File names may hold anything: the line is made printable."""
+    """Logs a warning once per process. Control characters, for example in file names, are escaped."""
     line = printable(" ".join(message.split()))
     if (lines := _collected.get()) is not None and line not in lines:
         lines.append(line)
@@ -22,7 +22,7 @@ def tell_once(message: str) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[str]]:
-    """The lines that are told in the block, whether the log has them already or not."""
+    """Collects the warnings in the block, including those that are in the log already."""
     lines: list[str] = []
     token = _collected.set(lines)
     try:

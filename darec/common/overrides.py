@@ -1,4 +1,4 @@
-"""The one override language: of `--set` in every command, of benchmarks and of searches.
+"""The override language of `--set`, of benchmarks and of searches.
 
 An override is a dotted path and a value: `train.alignment.0.weight=0.3`. A step into a list is a number; the number
 after the last entry appends a whole one: `train.alignment.1={name: kar}`. A path through a field that is not set starts
@@ -65,7 +65,7 @@ class _Place:
         return _Place(f"{self.path}.{step}" if self.path else step, self.where)
 
     def error(self, problem: str, hint: str) -> UserError:
-        """The problem with what stands at this place."""
+        """The error for the value at this place."""
         return UserError(f"{self.path!r} {problem}", where=self.where, hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be printed: a title or an id may hold codes that a terminal obeys."""
+"""Escapes untrusted text for printing: a title or an id may contain control codes of a terminal."""
 
 import unicodedata
 

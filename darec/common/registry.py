@@ -1,4 +1,4 @@
-"""From a section or a name in the configuration to what implements it: one way for everything that is pluggable."""
+"""Maps a section or a name of the configuration to its implementation, for everything that is pluggable."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
@@ -10,7 +10,7 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 
 class Registry(Generic[Made]):
-    """The implementations of one kind of thing, by their configuration class or by a name.
+    """The implementations of one interface, by configuration class or by name.
 
     Backbones, closed forms, objectives and losses have a configuration class each; file formats, metrics and engines
     have a name.
@@ -34,14 +34,14 @@ class Registry(Generic[Made]):
         return iter(self._factories)
 
     def build(self, section: BaseModel, *arguments: Any) -> Made:
-        """The thing that `section` configures. Raises LookupError as `make` does."""
+        """The object that `section` configures. Raises LookupError like `make`."""
         return self.make(type(section), section, *arguments)
 
     def make(self, key: type[BaseModel] | str, *arguments: Any) -> Made:
-        """The thing that is registered under `key`, made from `arguments`.
+        """Calls the implementation of `key` with `arguments`.
 
         Raises:
-            LookupError: nothing was registered for it, which is a mistake in the code: its module is not imported.
+            LookupError: no implementation is registered, which is a bug: its module is not imported.
         """
         if key not in self._factories:
             raise LookupError(f"no {self.kind} is registered for {key if isinstance(key, str) else key.__name__}")

@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, with the penalty of the least leave-one-out error."""
+"""Ridge regression in closed form, with the penalty that has the smallest leave-one-out error."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ _PENALTIES = torch.logspace(-6, 3, 19, dtype=torch.float64)  # of the mean squar
 def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(W [p, q], b [q]) that minimise mean |x W + b - y|^2 + penalty |W|^2, for inputs [n, p] and targets [n, q].
 
-    With X = inputs less their mean, X'X / n = V diag(s) V' and H the hat matrix of a penalty, the leave-one-out
-    residual of row i is (y_i - ŷ_i) / (1 - 1/n - H_ii): all penalties are judged from one eigendecomposition.
+    With X the centred inputs, X'X / n = V diag(s) V' and H the hat matrix of a penalty, the leave-one-out residual of
+    row i is (y_i - ŷ_i) / (1 - 1/n - H_ii): one eigendecomposition evaluates all penalties.
     """
     x, y = inputs.double(), targets.double()
     x_mean, y_mean = x.mean(0), y.mean(0)

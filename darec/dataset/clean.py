@@ -1,4 +1,4 @@
-"""Raw tables made clean: ids, times and ratings judged, every lost row counted, one row per pair."""
+"""Cleans raw tables: checks ids, times and ratings, counts every lost row, and keeps one row per pair."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +114,7 @@ def clean_interactions(
 
 
 def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple[pl.DataFrame, dict[str, int]]:
-    """An items or users table of the schema, one row an id; equal rows are merged, rows without an id left out.
+    """An items or users table of the schema, one row per id; equal rows are merged, rows without an id left out.
 
     Raises:
         UserError: the file has no rows, or an id has two different rows.
@@ -131,7 +131,7 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
     twice = distinct.filter(pl.col(key).is_duplicated())[key]
     if len(twice):
         what = f"{twice.n_unique():,} ids have rows that contradict each other, such as {twice.min()!r}"
-        raise UserError(what, where=raw.place(key), hint="keep one row an id")
+        raise UserError(what, where=raw.place(key), hint="keep one row per id")
     counts = {
         "rows_in": rows.height,
         "empty_id": rows.height - named.height,

@@ -150,7 +150,7 @@ def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 def _parquet(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     head = head_of(path, "none", 8)
     if not head.data.startswith(b"PAR1"):
-        what = "this is no Parquet file, or it is cut short or damaged"
+        what = "this is not a Parquet file, or it is truncated or damaged"
         raise UserError(what, where=str(path), hint="write the file again, or correct data.source")
     with reading(path):
         rows = pl.scan_parquet(path, glob=False, hive_partitioning=False)
@@ -295,5 +295,5 @@ def _strict(value: Any) -> Any:
 
 def _no_json(path: Path, reason: str) -> UserError:
     return UserError(
-        f"the JSON cannot be read ({reason})", where=str(path), hint="give one JSON object a line, or an array"
+        f"the JSON cannot be read ({reason})", where=str(path), hint="give one JSON object per line, or an array"
     )

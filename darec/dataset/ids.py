@@ -1,4 +1,4 @@
-"""Ids judged by their values: words for missing, mangled numbers, twins that are one id, and ids that no one knows.
+"""Checks ids by their values: missing values, rounded numbers, variants of one id, and unknown ids.
 
 All of it works on the distinct ids of a column, of which there are far fewer than rows.
 """
@@ -26,7 +26,7 @@ EMPTY, MANGLED, UNKNOWN = 1, 2, 3
 
 @dataclass(frozen=True)
 class Ids:
-    """The distinct values of an id column, and which id each stands for."""
+    """The distinct values of an id column, and the id of each."""
 
     codes: NDArray[np.int32]
     """Code of a value -> row of `ids`, -1 for a value that is no id; shape (values + 1,), the last one being null."""
@@ -94,13 +94,13 @@ def tidied(values: pl.Series, null_values: Sequence[str]) -> pl.Series:
     return text
 
 
-def judge(
+def resolve(
     values: pl.DataFrame,
     null_values: Sequence[str],
     merge: Sequence[str],
     catalogue: pl.Series | None,
 ) -> Ids:
-    """Which id each value of a column stands for.
+    """Maps each value of a column to its id.
 
     Args:
         values: the distinct values: `code`, `value`, and `rows`, the number of rows that have it.

@@ -264,7 +264,7 @@ def _settle(found: Inspection, copies: Path) -> None:
 
 
 def _answer(section: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Lays the settings over the sections; without timestamps the split is drawn."""
+    """Merges the settings into the sections; without timestamps the split is random."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             _answer(section.setdefault(name, {}), value)

@@ -1,4 +1,4 @@
-"""The interactions, read once: ids are dense numbers from here on, and every row is judged."""
+"""Reads the interactions once: ids become consecutive numbers, and every row is checked."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +37,7 @@ class Log:
     items: Ids
     forms: times.TimeForms
     left_out: dict[str, int]
-    """Rows that are left out before any is judged: blank lines, and events that are not to be read."""
+    """Rows that are left out before the checks: blank lines, and events that are not read."""
     labels: dict[str, str] = field(default_factory=dict)
     """The part that each label of the split means, "?" for none."""
     notes: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
 
     if config.unknown_items == "keep":
         catalogue = None
-    users, items = _judged(raw, rows, c.USER, config, None), _judged(raw, rows, c.ITEM, config, catalogue)
+    users, items = _checked_ids(raw, rows, c.USER, config, None), _checked_ids(raw, rows, c.ITEM, config, catalogue)
     for word, judged in (("users", users), ("items", items)):
         notes += [f"{word}: {note}" for note in judged.notes]
     rows, left_out["other_event"], events = _of_events(raw, rows, config)
@@ -132,14 +132,16 @@ def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> t
     return times.extended(forms, times.recognise(sample, config.timestamp_unit, config.timestamp_format))
 
 
-def _judged(raw: RawTable, rows: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None) -> Ids:
+def _checked_ids(
+    raw: RawTable, rows: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None
+) -> Ids:
     """The distinct ids of a column of categories, judged."""
     values = ids.distinct(rows[column])
     kind = raw.rows.collect_schema()[column]
     if kind.is_float() and values["value"].str.contains(r"\.\d*[1-9]").any():
         what = f"ids are {kind}, not text or whole numbers"
         raise UserError(what, where=raw.place(column), hint="store them as text")
-    return ids.judge(values, raw.form.null_values, config.merge_ids or (), catalogue)
+    return ids.resolve(values, raw.form.null_values, config.merge_ids or (), catalogue)
 
 
 def _taken(by_code: NDArray[Any], categories: pl.Series) -> pl.Series:

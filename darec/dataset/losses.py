@@ -113,8 +113,8 @@ def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
         if judged.twins is None or config.merge_ids is not None:
             continue
         rows, example, kind = judged.twins
-        what = f"{rows:,} of {log.rows.height:,} rows have an id with a near twin, such as {example}"
-        hint = f"set data.merge_ids: [{kind}] to make them one, or [] to keep them apart"
+        what = f"{rows:,} of {log.rows.height:,} rows have an id with a variant, such as {example}"
+        hint = f"set data.merge_ids: [{kind}] to merge them, or [] to keep them separate"
         if rows > config.max_bad_share * log.rows.height:
             settings = {"data": {"merge_ids": (kind,)}}
             raise AnswerableError(what, where=raw.place(column), hint=hint, settings=settings)

@@ -1,4 +1,4 @@
-"""Ratings judged by their values: numbers, yes and no, decimal commas; and the scale that they are on."""
+"""Recognises ratings by their values: numbers, yes and no, decimal commas, and their scale."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A source table as it is, and clear words about one that cannot be read."""
+"""A source table before cleaning, and the errors for tables that cannot be read."""
 
 import csv
 import difflib
@@ -61,7 +61,7 @@ def _explained(error: BaseException, path: Path) -> UserError:
     if isinstance(error, UnicodeDecodeError) or "utf-8" in text or "utf8" in text:
         return wrong_encoding(path, _first_undecodable_line(path))
     if "parquet" in text.lower() or "thrift" in text.lower():
-        what = "this is no Parquet file, or it is cut short or damaged"
+        what = "this is not a Parquet file, or it is truncated or damaged"
         return UserError(what, where=str(path), hint="write the file again, or correct data.source")
     if "could not parse" in text and "as dtype `str`" in text:
         what = f"a quote does not enclose a whole field ({text.splitlines()[0]})"

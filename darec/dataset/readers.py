@@ -25,7 +25,7 @@ _SAMPLE = 2_000
 
 @dataclass(frozen=True)
 class RawData:
-    """The source as it is: nothing cleaned, nothing dropped."""
+    """The source before cleaning."""
 
     interactions: RawTable
     items: RawTable | None

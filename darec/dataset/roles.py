@@ -1,4 +1,4 @@
-"""Which column of a file means what, judged by names and values: used by `darec data inspect`."""
+"""Recognises the meaning of the columns of a file by names and values, for `darec data inspect`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -90,7 +90,7 @@ def read_roles(look: Look) -> Reading:
     if "user" not in found and "item" not in found and "title" not in found:
         reading = _by_position(look)
         names = ", ".join(f"{meaning} {look.columns[number]!r}" for meaning, number in reading.columns.items())
-        reading.doubts.append(f"columns are told by their values and places, not by their names: {names}")
+        reading.doubts.append(f"columns are recognised by values and positions, not by names: {names}")
         return reading
     return _entities(look, found)
 

@@ -22,7 +22,7 @@ _KEYED_BY_FILES_ALONE = ("movielens-100k",)  # its layout was part of the code o
 def resolve(config: DataConfig) -> DataConfig:
     """The configuration with a public data set replaced by its description: its files, their formats and columns.
 
-    What `config` sets itself stands. A configuration of plain files is returned as it is.
+    Fields that `config` sets take precedence. A configuration of plain files is returned unchanged.
 
     Raises:
         UserError: the folder holds none of the layouts that the data set is published in.

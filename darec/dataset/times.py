@@ -1,4 +1,4 @@
-"""Timestamps judged by their values: the unit of numbers, the form of text, and what cannot be a time."""
+"""Recognises timestamps by their values: the unit of numbers, the format of text, and implausible times."""
 
 import time
 from collections.abc import Sequence

@@ -125,7 +125,7 @@ def plain_text(
 
 
 def refuse_binary(path: Path, head: Head, encoding: str) -> None:
-    """Raises UserError, with how to read it, if the head is that of no text file."""
+    """Raises UserError, with how to read it, if the head is not that of a text file."""
     if head.compression == "none" or not head.data.startswith(b"PK\x03\x04"):
         for magic, (what, hint) in _BINARY.items():
             if head.data.startswith(magic):
@@ -137,7 +137,7 @@ def refuse_binary(path: Path, head: Head, encoding: str) -> None:
         if max(even, odd) > 0.3 * len(head.data[:4096]) / 2 > 0 and min(even, odd) == 0:
             name = "utf-16-le" if odd > even else "utf-16-be"
             raise UserError("this text is UTF-16", where=str(path), hint=f"set encoding: {name} for this file")
-        raise UserError("this is no text file: it holds zero bytes", where=str(path), hint="give the data itself")
+        raise UserError("this is not a text file: it contains zero bytes", where=str(path), hint="give the data itself")
 
 
 def _compression(path: Path, compression: str) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy: how many of a user's held-out items are in the list, and how early."""
+"""Accuracy metrics: how many of a user's held-out items are in the list, and at which ranks."""
 
 import torch
 from torch import Tensor

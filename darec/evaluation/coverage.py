@@ -1,4 +1,4 @@
-"""Coverage: how much of the catalogue is recommended at all."""
+"""Coverage: the share of the catalogue that is recommended."""
 
 import torch
 from torch import Tensor

@@ -1,9 +1,9 @@
-"""What a metric is: one class with a name, over the recommendation lists of all evaluated users.
+"""The base classes of metrics: one class with a name, over the lists of all evaluated users.
 
-A `UserMetric` has a value for every user, and so has means, slices of users and items, and paired tests. A
+A `UserMetric` has a value for every user, and therefore means, slices of users and items, and paired tests. A
 `CatalogueMetric` has one value per model: how the lists of all users together use the catalogue. Either is a class in a
 file of this folder, registered under its name, which reports follow with `@k`, and imported in
-`darec.evaluation.registry`. Recipes are checked against the names in `schemas.consistency.METRICS`.
+`darec.evaluation.registry`. Recipes are validated against the names in `schemas.consistency.METRICS`.
 """
 
 from abc import ABC, abstractmethod

@@ -12,10 +12,10 @@ _LAST = -1e4  # the value of a place without a candidate, below every other
 
 @RERANKERS.register(MMRConfig)
 class MMR(Reranker):
-    """Relevant items that are unlike those before them in the list."""
+    """Fills a list with relevant items that are dissimilar to those before them."""
 
     def order(self, items: Tensor, scores: Tensor, k: int) -> Tensor:
-        """One place of all users' lists at a time, O(C^2 d) for each user."""
+        """Fills one position of all lists at a time, in O(C^2 d) per user."""
         weight = self.config.weight
         vectors = self.vectors[self.config.similarity][items.clamp_min(0)].float()
         unit = functional.normalize(vectors, dim=2)  # [b, C, d]
@@ -36,10 +36,10 @@ class MMR(Reranker):
 
     @torch.no_grad()
     def diversity(self, items: Tensor) -> Tensor:
-        """1 less the mean cosine over all pairs of each list's items, int64 [b, k] -> float32 [b]; -1 is no item.
+        """1 minus the mean cosine over all pairs of items in each list, int64 [b, k] -> float32 [b]; -1 is no item.
 
         With s the sum of n unit vectors, the n (n - 1) cosines of different items add up to |s|^2 - n. A list of fewer
-        than two items is as diverse as can be: 2.
+        than two items has the maximum diversity, 2.
         """
         there = items >= 0
         vectors = self.vectors[self.config.similarity][items.clamp_min(0)].float()

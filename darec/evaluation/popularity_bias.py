@@ -52,10 +52,10 @@ class PopularityCalibrationError(UserMetric):
         catalogue = lists.catalogue
         assert catalogue is not None
         group, history = catalogue.popularity_group, catalogue.histories
-        everybody = history.sum(0, keepdim=True)
+        all_users = history.sum(0, keepdim=True)
 
         wanted = history[lists.users]
-        wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, everybody)
+        wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, all_users)
         given = functional.one_hot(group[lists.top[:, :k]], _GROUPS).double().sum(1)
         return _jensen_shannon(wanted, given)
 

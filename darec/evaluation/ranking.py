@@ -12,7 +12,7 @@ from darec.common.errors import DarecError
 from darec.common.interactions import ItemLists, Representations
 from darec.evaluation.rerank import Reranker
 
-_CHUNK = 32  # items whose greatest score stands for them in the first round
+_CHUNK = 32  # items that are represented by their largest score in the first round
 _MOST_SCORES = 2**27  # of a block of users: 512 MB
 
 
@@ -45,7 +45,7 @@ def largest_score(final: Representations) -> float:
 
 
 def check_finite(final: Representations) -> None:
-    """Raises DarecError where a score may not be a finite number; a NaN would take the first place."""
+    """Raises DarecError if a score may not be finite, because a NaN would be ranked first."""
     if not isfinite(largest_score(final)):
         hint = "train again with a lower train.learning_rate"
         raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)

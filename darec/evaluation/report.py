@@ -43,7 +43,7 @@ class Report:
     per_user: pl.DataFrame
 
 
-def judge(
+def evaluate_model(
     final: Representations,
     data: Interactions,
     held_out: Pairs,
@@ -138,7 +138,7 @@ def _scored(
 def _check(
     final: Representations, ranking: Ranking, data: Interactions, config: EvaluateConfig, reranker: Reranker | None
 ) -> dict[str, float]:
-    """How far the lists of a sample of users are from exact ones: the share of items found, and Recall of both."""
+    """Compares the lists of a sample of users with exact ones: the share of items found, and the recall of both."""
     step, k = -(-len(ranking.users) // _CHECKED) or 1, max(config.cutoffs)
     chosen = torch.isin(data.test.users, ranking.users[::step])
     pairs = Pairs(data.test.users[chosen], data.test.items[chosen])

@@ -1,7 +1,7 @@
-"""What a reranker is: something that reorders the candidates of each user, in evaluation and in a release alike.
+"""The base class of rerankers, which reorder the candidates of each user in evaluation and in a release.
 
-Candidates are the items of greatest inner product. A new reranker is one configuration class in `schemas.rerank` and
-one file beside this one, whose class is registered and imported in `darec.evaluation.rerankers`.
+Candidates are the items with the largest inner product. A new reranker is one configuration class in `schemas.rerank`
+and one file in this folder, whose class is registered and imported in `darec.evaluation.rerankers`.
 """
 
 from abc import ABC, abstractmethod

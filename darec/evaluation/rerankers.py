@@ -37,5 +37,5 @@ def read(path: Path) -> Reranker:
             return build(config, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        hint = "run again to make it again, or run `darec rollback`"
+        hint = "run again to rebuild it, or run `darec rollback`"
         raise DarecError(f"the reranker cannot be read ({reason})", where=str(path), hint=hint) from error

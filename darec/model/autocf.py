@@ -17,7 +17,7 @@ from darec.model.propagation import Adjacency
 from darec.model.softmax import mean_log_sum_exp
 from schemas.backbones import AutoCFConfig
 
-_GREATEST = 10.0  # attention scores are cut at +- this before exp
+_MAX_SCORE = 10.0  # attention scores are cut at +- this before exp
 
 
 @BACKBONES.register(AutoCFConfig)
@@ -86,7 +86,7 @@ class AutoCF(Backbone):
         heads = []
         for query, key, value in zip(*parts, strict=True):
             scores = edge_scores(decoder, query.contiguous(), key.contiguous())
-            shares = decoder.row_shares(scores.clamp(-_GREATEST, _GREATEST).exp())
+            shares = decoder.row_shares(scores.clamp(-_MAX_SCORE, _MAX_SCORE).exp())
             heads.append(weighted_sum(decoder, shares, value.contiguous()))
         return torch.cat(heads, 1)
 

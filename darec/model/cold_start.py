@@ -19,10 +19,10 @@ from darec.common.interactions import Interactions, ItemLists, Representations
 from darec.common.regression import ridge
 
 _MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
-_NEIGHBOURS, _SHARPNESS = 50, 10  # cosines to that power are the weights of so many neighbours
+_NEIGHBOURS, _SHARPNESS = 50, 10  # weights are cosines to that power
 _BLOCK = 1024  # rows compared with all others at once
 _SHARE, _SEED = 0.1, 1  # of the warm items, treated as if they were cold to choose the scale
-_K, _MOST_USERS = 20, 10_000  # the scale is chosen on lists of that length for so many users, evenly spaced
+_K, _MOST_USERS = 20, 10_000  # list length and number of evenly spaced users for the choice of the scale
 _SCALES = torch.logspace(-1, 1, 81)
 
 _logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def fill_from_neighbours(
 def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
     """For each wanted row the mean direction of the known rows of most similar text, [wanted, d].
 
-    Similarity is the cosine of texts less their mean, and its power the weight. A row is as long as known rows are on
+    Similarity is the cosine of centred texts, and its power the weight. A row is as long as known rows are on
     average if all neighbours have one direction, and shorter the less they agree.
 
     Args:

@@ -60,7 +60,7 @@ def _neighbourhoods(
     chosen, targets, rows = [], [], []
     for block in torch.arange(n_items).split(max(1, _BLOCK_SCORES // n_items)):
         co_occurrence = torch.from_numpy((by_item[block.numpy()] @ history).toarray())  # rows of G
-        rows.append(_greatest(co_occurrence, scale, kept))
+        rows.append(_largest(co_occurrence, scale, kept))
         residual = torch.addmm(
             co_occurrence.mul_(1 + prior.diagonal[block, None]), prior.right[block], spread.T, alpha=-1
         )
@@ -73,7 +73,7 @@ def _neighbourhoods(
     return torch.cat(chosen), torch.cat(targets), gram.maximum(gram.T).tocsr()
 
 
-def _greatest(rows: Tensor, scale: Tensor, kept: int) -> sparse.csr_array:
+def _largest(rows: Tensor, scale: Tensor, kept: int) -> sparse.csr_array:
     """The `kept` greatest of each row's non-negative entries, measured in units of 1 / scale of their columns."""
     columns = (rows * scale).topk(kept, sorted=False).indices
     values = rows.gather(1, columns)

@@ -52,7 +52,7 @@ class Metrics:
 
     models: tuple[str, ...]
     main: tuple[MetricRow, ...]
-    """At the greatest cutoff."""
+    """At the largest cutoff."""
     others: tuple[MetricRow, ...]
     same_test: tuple[tuple[str, Comparison], ...] = ()
     """What the gate measured on the test of this run, by the display name of the other model."""
@@ -95,7 +95,7 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class Slices:
-    """Metrics by group, at the greatest cutoff."""
+    """Metrics by group, at the largest cutoff."""
 
     metrics: tuple[str, ...]
     users: tuple[SliceRow, ...]
@@ -148,7 +148,7 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A user's history beside what is recommended."""
+    """The history of a user and the recommendations."""
 
     user: str
     profile: str
@@ -205,7 +205,7 @@ class Drift:
     shift: float
     """Total variation distance between the items' shares of all interactions: 0 the same, 1 disjoint."""
     rising: tuple[tuple[str, float, float], ...]
-    """Title, share before, share after; greatest gain first."""
+    """Title, share before, share after; largest gain first."""
     falling: tuple[tuple[str, float, float], ...]
 
 

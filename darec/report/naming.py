@@ -8,7 +8,7 @@ from schemas.release import Release
 
 
 def origin(store: Store, keys: Mapping[str, str]) -> tuple[dict[str, Artifact], Release | None]:
-    """The artifacts a run made or found (stage to key), and the release they became, if they met the gate."""
+    """The artifacts of a run (stage to key), and their release if the gate has checked it."""
     artifacts = {stage: store.artifact(stage, key) for stage, key in keys.items()}
     bundle = artifacts.get("export")
     return artifacts, Releases(store.root).of_bundle(bundle.path) if bundle else None

@@ -95,7 +95,7 @@ def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
             if value is not None:
                 family.labels(each).set(value)
 
-    gauge("releases", "Bundles that met the gate", len(Releases(root).all()))
+    gauge("releases", "Bundles that the gate has checked", len(Releases(root).all()))
     if night is None:
         return registry
     gauge("last_run_start_timestamp_seconds", "When the last run began", night.started.timestamp())
@@ -103,7 +103,7 @@ def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
     gauge("last_run_success", "0 if the last run ended in an error; a refused release is none", not night.failed)
     gauges("last_run_outcome", "1 for the outcome of the last run", "outcome", {night.outcome: 1})
     gauge("last_run_tokens", "Prompt and output tokens of the LLM in the last run", night.tokens)
-    gauge("last_run_generated_rows", "Profiles that the LLM was asked for in the last run", night.generated)
+    gauge("last_run_generated_rows", "Profiles requested from the LLM in the last run", night.generated)
     gauge("last_run_metadata_rows", "Rows whose text comes from metadata, for want of an answer", night.from_metadata)
     gauges("last_run_stage_seconds", "Seconds of each stage that did work in the last run", "stage", night.seconds)
     gauges("last_run_quality", "Test metrics of the last run's model", "metric", night.metrics)

@@ -42,9 +42,10 @@ def headline(source: Source) -> Headline:
 
 
 def metrics(source: Source) -> Metrics:
-    """Test metrics beside the model without alignment and popularity; other releases as the gate measured them.
+    """Test metrics with those of the model without alignment and of popularity, and of other releases as measured by
+    the gate.
 
-    Metrics that other runs measured on their own test are not shown beside these.
+    Metrics that other runs measured on other tests are not shown.
     """
     found = source.metrics
     columns = {"this model": found.test}
@@ -60,7 +61,7 @@ def metrics(source: Source) -> Metrics:
         for name in sorted(found.test, key=_rank)
     ]
 
-    cutoff = greatest_cutoff(found.test)
+    cutoff = largest_cutoff(found.test)
     main = tuple(row for row in rows if _cutoff(row.name) == cutoff)
     others = tuple(row for row in rows if row not in main)
     evidence = source.release.evidence if source.release else Evidence()
@@ -89,7 +90,7 @@ def _compared(evidence: Evidence) -> Iterator[tuple[str, Comparison]]:
 
 
 def curves(source: Source) -> tuple[Chart, ...]:
-    """Validation metrics, then the loss terms, over the epochs; the model without alignment beside it."""
+    """Validation metrics, then the loss terms, over the epochs, with the model without alignment."""
     histories = {
         file.stage: source.read(file).drop_nulls("value")
         for file in (files.HISTORY, files.REFERENCE_HISTORY)
@@ -107,8 +108,8 @@ def slices(source: Source) -> Slices:
     """Metrics by users' activity, and by items' popularity and age."""
     found = source.metrics.slices
     if not found:
-        raise DarecError("no user had anything held out for test")
-    cutoff = greatest_cutoff(found[0].metrics)
+        raise DarecError("no user has test interactions")
+    cutoff = largest_cutoff(found[0].metrics)
     shown = tuple(name for name in sorted(found[0].metrics, key=_rank) if _cutoff(name) == cutoff)
     sides = [
         tuple(_slice_row(part, shown) for part in found if part.side == side) for side in ("user", "item", "item age")
@@ -146,6 +147,6 @@ def _cutoff(name: str) -> int:
     return int(name.rpartition("@")[2])
 
 
-def greatest_cutoff(names: Iterable[str]) -> int:
-    """The greatest k of metrics such as `recall@k`."""
+def largest_cutoff(names: Iterable[str]) -> int:
+    """The largest k of metrics such as `recall@k`."""
     return max(map(_cutoff, names))

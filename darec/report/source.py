@@ -37,7 +37,7 @@ class Source:
 
     @classmethod
     def of_run(cls, store: Store, keys: Mapping[str, str]) -> "Source":
-        """The artifacts a run made or found (stage to key), and the release they became, if they met the gate."""
+        """The artifacts of a run (stage to key), and their release if the gate has checked it."""
         return cls(store, *origin(store, keys))
 
     @property
@@ -47,7 +47,7 @@ class Source:
 
     @cached_property
     def previous(self) -> "Source | None":
-        """The release that was in production when this one met the gate."""
+        """The release that was current when the gate checked this one."""
         against = self.release.judged_against if self.release else None
         return self.of_release(self.store, Releases(self.store.root).get(against)) if against else None
 

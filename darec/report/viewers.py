@@ -1,4 +1,4 @@
-"""Sample users: their history beside their recommendations."""
+"""Sample users with their history and their recommendations."""
 
 from datetime import UTC, datetime
 

@@ -1,8 +1,8 @@
 """Compares two models on the same test interactions, matched by external id.
 
-Both rank the items that both know for the users that both know, without the new run's train items: neither loses or
-gains by what the other does not know. Test interactions that the other model was trained on (its run may have split the
-data differently) are left out for both.
+Both models rank only the users and items that both have, without the train items of the new run, so that neither has an
+advantage from ids that the other lacks. Test interactions that the other model was trained on (its run may have split
+the data differently) are excluded for both.
 """
 
 import re
@@ -19,7 +19,7 @@ import torch
 from darec.artifacts.store import Artifact
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.registry import NAMES
-from darec.evaluation.report import EvaluatedModel, judge
+from darec.evaluation.report import EvaluatedModel, evaluate_model
 from darec.evaluation.rerank import Reranker
 from darec.evaluation.rerankers import read
 from darec.evaluation.significance import interval
@@ -33,7 +33,7 @@ _METRIC = re.compile(rf"({'|'.join(NAMES)})@[1-9]\d*")
 
 @dataclass(frozen=True)
 class Model:
-    """Vectors by external id, read as far as they are needed. A row's place is the model's own number of it."""
+    """Vectors by external id, which are read lazily. The position of a row is its number in the model."""
 
     name: str
     users: pl.LazyFrame
@@ -41,9 +41,9 @@ class Model:
     items: pl.LazyFrame
     """Columns `item_id` and `vector`."""
     train: pl.LazyFrame | None = None
-    """The pairs that it was trained on, by its own numbers; None if no test interaction is among them."""
+    """The pairs that it was trained on, in its own numbers; None if they contain no test interaction."""
     reranker: Reranker | None = None
-    """What reorders its candidates, by its own numbers."""
+    """The reranker of its candidates, in its own numbers."""
 
     @classmethod
     def of_bundle(cls, name: str, folder: Path, train: pl.LazyFrame | None = None) -> "Model":
@@ -56,7 +56,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Tonight:
+class ChallengerRun:
     """The new model, the challenger, and the interactions of its run by its numbers."""
 
     challenger: Model
@@ -90,7 +90,7 @@ class Tonight:
         cutoffs = tuple(sorted({int(name.partition("@")[2]) for name in wanted}))
         config = config.model_copy(update={"cutoffs": cutoffs})
         first, second = (
-            judge(
+            evaluate_model(
                 _representations(model, users, items, whose),
                 data,
                 data.test,
@@ -110,14 +110,15 @@ class Tonight:
 
 
 def _shared(mine: pl.LazyFrame, theirs: pl.LazyFrame, name: str, number: str) -> pl.DataFrame:
-    """The ids that both have, by my number: columns `number` (mine again, to join tables by), `mine`, `theirs`."""
+    """The ids that both models have, ordered by the number in this one: columns `number` (a copy for joins), `mine`,
+    `theirs`."""
     both = mine.select(name).with_row_index("mine").join(theirs.select(name).with_row_index("theirs"), on=name)
     numbered = both.select(pl.col("mine").cast(pl.Int32).alias(number), "mine", "theirs")
     return numbered.collect().unique(number).unique("theirs").sort(number)
 
 
 def _renumbered(pairs: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of the other model by my numbers, as far as I know both ends."""
+    """Pairs of the other model in the numbers of this one. Pairs with unknown ids are dropped."""
     theirs = [
         side.select(pl.col("theirs").cast(pl.Int32).alias(f"their_{number}"), number)
         for side, number in zip((users, items), _PAIR, strict=True)
@@ -147,7 +148,7 @@ def _representations(model: Model, users: pl.DataFrame, items: pl.DataFrame, who
 
 
 def _reranker(model: Model, rows: pl.Series) -> Reranker | None:
-    """The model's reranker over these items alone."""
+    """The reranker of the model, restricted to these items."""
     return model.reranker.of(torch.from_numpy(rows.to_numpy().astype(np.int64))) if model.reranker else None
 
 

@@ -14,7 +14,7 @@ from darec.common.errors import DarecError
 from darec.common.hashing import digest
 from darec.evaluation.rerank import Reranker
 from darec.serving.bundle import read_report
-from darec.serving.comparison import Model, Tonight
+from darec.serving.comparison import ChallengerRun, Model
 from darec.serving.index import Floats
 from schemas import columns as c
 from schemas.release import Comparison, Evidence, GateConfig, Release, TextReport
@@ -33,30 +33,30 @@ def gather(
     gate: GateConfig,
     evaluate: EvaluateConfig,
 ) -> Evidence:
-    """Evidence on a whole bundle; what is not available is left out, and `why_not` says why.
+    """Collects the evidence for an intact bundle. What is not available is left out, and `why_not` says why.
 
     Args:
-        store: Where all of it is.
-        bundle: The export artifact that meets the gate.
-        production: The release that it is to replace.
-        earlier: Releases that the floor looks back on.
-        gate: Says which metrics are compared.
-        evaluate: The protocol and the device.
+        store: The store with all artifacts.
+        bundle: The export artifact that the gate checks.
+        production: The current release.
+        earlier: Releases that `gate.floor` compares with.
+        gate: The metrics to compare.
+        evaluate: Protocol and device.
     """
     made_from = latest_by_stage(store, bundle)
     texts = {stage: _texts(made_from[stage]) for stage in _PROFILES if stage in made_from and _whole(made_from[stage])}
     try:
         split = _input(store, bundle, "split")
-        tonight = _tonight(store, bundle, split)
+        challenger_run = _challenger_run(store, bundle, split)
     except DarecError as error:
         return Evidence(why_not=error.what, texts=texts)
 
     held_out = digest(split.manifest.fingerprint["config"])
 
     def against(model: Model, users: int) -> Comparison:
-        found = tonight.compare(model, gate.tolerances, evaluate, users)
+        found = challenger_run.compare(model, gate.tolerances, evaluate, users)
         if found is None:
-            raise DarecError("it knows no test interaction of this run" if gate.tolerances else "no metric is compared")
+            raise DarecError("it has no test interaction of this run" if gate.tolerances else "no metric is compared")
         return found
 
     current, why_not = None, ""
@@ -73,24 +73,25 @@ def gather(
 
     reference = None
     with suppress(DarecError):
-        reference = against(_reference(made_from, split, tonight.challenger.reranker), _USERS)
+        reference = against(_reference(made_from, split, challenger_run.challenger.reranker), _USERS)
     return Evidence(
         current=current, why_not=why_not, best=tuple(best), reference=reference, texts=texts, split=held_out
     )
 
 
-def _tonight(store: Store, bundle: Artifact, split: Artifact) -> Tonight:
-    model = _judged(store, "tonight", bundle)
-    return Tonight(model, files.TRAIN_PART.of(split), files.TEST_PART.of(split))
+def _challenger_run(store: Store, bundle: Artifact, split: Artifact) -> ChallengerRun:
+    model = _evaluated_model(store, "challenger", bundle)
+    return ChallengerRun(model, files.TRAIN_PART.of(split), files.TEST_PART.of(split))
 
 
-def _judged(store: Store, name: str, bundle: Artifact, train: pl.LazyFrame | None = None) -> Model:
-    """The model behind a bundle that was trained on its night's train part alone.
+def _evaluated_model(store: Store, name: str, bundle: Artifact, train: pl.LazyFrame | None = None) -> Model:
+    """The model of a bundle that was trained on the train part of its run only.
 
-    The vectors of a refitted bundle have seen test interactions, which may be tonight's: they are never compared.
+    The vectors of a refitted bundle may have been trained on the test interactions of this run, so they are not
+    compared.
 
     Raises:
-        DarecError: the bundle is a refitted one, and the vectors that were judged are gone.
+        DarecError: the bundle is refitted, and the vectors of the evaluated model have been removed.
     """
     served = Model.of_bundle(name, bundle.path, train)
     if read_report(bundle.path).trained_on == "train":
@@ -104,15 +105,15 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
     """Raises DarecError if the release's bundle is incomplete, or if it may have been trained on this test."""
     bundle = Artifact(store.root / release.artifact)
     if trouble := bundle.damage(checksums=True):
-        raise DarecError(f"the bundle of {release.id} is not whole ({trouble})")
+        raise DarecError(f"the bundle of {release.id} is damaged ({trouble})")
     try:
         train = pl.scan_parquet(_input(store, bundle, "split").file(files.TRAIN_PART.name), glob=False)
     except DarecError:
         if release.evidence.split != held_out:
-            what = f"the interactions behind {release.id} are gone and may have been divided by other settings"
+            what = f"the interactions of {release.id} have been removed, and its split may differ"
             raise DarecError(what) from None
         train = None  # with equal settings the last interactions of a user are held out in both runs
-    return _judged(store, release.id, bundle, train)
+    return _evaluated_model(store, release.id, bundle, train)
 
 
 def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Reranker | None) -> Model:
@@ -151,7 +152,7 @@ def _input(store: Store, artifact: Artifact, stage: str) -> Artifact:
     record = artifact.manifest.inputs.get(stage)
     found = store.input(stage, record) if record else None
     if record is None or found is None or not found.matches(record) or not _whole(found):
-        raise DarecError(f"what {artifact.stage} {artifact.key} read of {stage} is not in the store")
+        raise DarecError(f"the input {stage} of {artifact.stage} {artifact.key} is not in the store")
     return found
 
 

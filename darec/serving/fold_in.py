@@ -1,7 +1,7 @@
-"""User vectors from histories alone, in the terms of a release: a regression from what a user's items are on average.
+"""User vectors from histories: a regression on the mean of the item vectors of a history.
 
-It is learnt from the release's own users, in closed form, so that it gives what training would have given to a user
-with such a history.
+It is fitted in closed form to the users of the release, so that it predicts the vector that training would give to such
+a history.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Removing a person from everything that a store keeps: what `darec forget` does.
+"""Removes a person from everything that a store keeps (`darec forget`).
 
 Artifacts are caches: those that hold the person, and whatever was made from them, are deleted, and the next run makes
 them again from the raw data. Artifacts of items alone stay. The bundle of a release that is kept is replaced by one
@@ -6,8 +6,8 @@ without the person (`darec.serving.bundle.write_without`): the new one is whole 
 record of the release lead there, so a process killed at any moment leaves the old or the new bundle in production. Rows
 of the person's texts and text vectors leave the row ledgers, by their bytes: a ledger does not know whose they are.
 
-What names the person is deleted last, so that doing it again after a kill finds the person and finishes. What cannot be
-read, so that nobody can say whom it holds, is deleted too, unless it is a release.
+What names the person is deleted last, so that doing it again after a kill finds the person and finishes. Files that
+cannot be read may contain the person and are also deleted, unless they are releases.
 """
 
 import re
@@ -48,7 +48,7 @@ from schemas.tables import PROFILE_ROWS, VECTOR_ROWS
 _OF_ITEMS = {
     (file.stage, file.name) for file in (files.ITEMS, files.ITEM_VOCABULARY, files.ITEM_PROFILES, files.ITEM_FALLBACKS)
 }
-"""Files that hold items and no people, so that what is made from them alone does not either."""
+"""Files that contain only items. Artifacts that are made from these files alone do not contain the person."""
 _SCRATCH = {"work": "*/*", "damaged": "*"}
 """Checkpoints of runs, and artifacts that were set aside as damaged."""
 _OURS = {
@@ -106,11 +106,11 @@ def forget(
     Raises:
         UserError: the store does not hold this id (the nearest ones are named), or a release record cannot be read.
         DarecError: the bundle in production is damaged.
-        TransientError: a run is under way, or a file cannot be read now.
+        TransientError: a run is active, or a file cannot be read now.
     """
     with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         if not dry_run:
-            _empty(store, "tmp")  # of a call that was killed: nobody is at work
+            _empty(store, "tmp")  # of a call that was killed
         person = _Person(store, user_id)
         person.check(elsewhere=copies is not None and copies.named)
         counts = person.counts() | (copies.counts() if copies is not None else {})
@@ -127,7 +127,7 @@ def forget(
                 _OLD_TEXTS,
                 _LEARNED,
                 _ELSEWHERE,
-                *_strangers(store),
+                *_foreign_files(store),
             ),
         )
         if dry_run:
@@ -214,7 +214,7 @@ class _Person:
             return False
 
     def holds(self, artifact: Artifact) -> bool:
-        """Whether the artifact names the person, was made from one that does, or nobody can say what it was made from.
+        """Whether the artifact names the person, was made from one that does, or has unknown inputs.
 
         A bundle has all that it needs of its inputs in its own tables.
         """
@@ -318,7 +318,7 @@ class _Person:
             for stem in sorted(stems)
         ]
 
-    # What people read
+    # Pages and records
 
     @cached_property
     def pages(self) -> list[Path]:
@@ -337,7 +337,7 @@ class _Person:
 
     @cached_property
     def records(self) -> list[Release]:
-        """Release records in which somebody's reason names the person, as they are to be."""
+        """Release records whose reasons name the person, rewritten without the name."""
         found = []
         for release in self._releases[0]:
             by_hand = [
@@ -351,7 +351,7 @@ class _Person:
 
     @cached_property
     def nights(self) -> list[tuple[str, str | None]]:
-        """The lines of the history of runs, and each as it is to be: without what failed, if that names the person."""
+        """The lines of the history of runs, rewritten without messages that name the person."""
         path = self.store.root / NIGHTS_FILE
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         return [(line, self._cleared(line)) for line in lines]
@@ -407,8 +407,8 @@ def _known(store: Store) -> pl.Series:
     return pl.concat(found).drop_nulls().unique().sort()
 
 
-def _strangers(store: Store) -> Iterator[str]:
-    """What others have put into the store, which is neither searched nor touched."""
+def _foreign_files(store: Store) -> Iterator[str]:
+    """Files of others in the store, which are neither searched nor changed."""
     beside = [path for path in store.root.iterdir() if path.name not in _OURS]
     within = [path for path in (store.root / "artifacts").glob("*/*") if not (path / MANIFEST).is_file()]
     for path in sorted([*beside, *within]):

@@ -34,11 +34,11 @@ def decide(
     """Whether `candidate` may replace `current` (None: there is no release yet).
 
     Args:
-        candidate: Facts about the bundle that meets the gate.
-        current: The same of the release in production.
+        candidate: Facts about the bundle to check.
+        current: The same facts about the current release.
         config: The tolerances.
-        evidence: Comparisons on the same test, and facts about the profiles; None: there are none.
-        earlier: Reports of the releases that the floor looks back on, if there is no common test.
+        evidence: Comparisons on the same test, and facts about the profiles.
+        earlier: Reports of the releases that `gate.floor` compares with if there is no common test.
     """
     evidence = evidence or Evidence()
     checks = (
@@ -111,7 +111,7 @@ def _against(candidate: BundleReport, current: BundleReport, config: GateConfig,
 def _floor(
     candidate: BundleReport, config: GateConfig, evidence: Evidence, earlier: Sequence[BundleReport]
 ) -> Iterator[Check]:
-    """Compares with the earlier release that is ahead of the challenger by most."""
+    """Compares with the earlier release that is the best relative to the challenger."""
     for name in config.tolerances:
         check, allowed = f"against the best of {config.best_of_nights} nights: {name}", f"floor {100 * config.floor:g}%"
         if any(name in comparison.metrics for comparison in evidence.best):
@@ -133,7 +133,7 @@ def _reported(candidate: BundleReport, other: BundleReport, name: str) -> Differ
 
 
 def _ratio(found: Difference | None) -> float:
-    """The ratio of the challenger's value to the other's; what was not measured comes first."""
+    """The ratio of the challenger's value to the other's. Missing values come first."""
     if found is None or found.challenger is None:
         return -1.0
     return found.challenger / found.other if found.other else 1.0
@@ -142,7 +142,7 @@ def _ratio(found: Difference | None) -> float:
 def _kept(check: str, metric: str, found: Difference | None, tolerance: float, than: str) -> Check:
     """Passes unless the challenger is worse by significantly more than the tolerance."""
     if found is None or found.challenger is None:
-        return Check(name=check, passed=False, value=None, limit=None, message=f"{metric} was not measured")
+        return Check(name=check, passed=False, value=None, limit=None, message=f"{metric} was not computed")
     other = found.other or 0.0
     limit = other * (1 - tolerance)
     lower = found.challenger < limit
@@ -156,7 +156,7 @@ def _kept(check: str, metric: str, found: Difference | None, tolerance: float, t
 
 def _at_least(name: str, value: float | None, limit: float) -> Check:
     if value is None:
-        return Check(name=name, passed=False, value=None, limit=limit, message=f"{name} was not measured")
+        return Check(name=name, passed=False, value=None, limit=limit, message=f"{name} was not computed")
     passed = value >= limit
     message = f"{name}: {_shown(value)} {'>=' if passed else '<'} {_shown(limit)}"
     return Check(name=name, passed=passed, value=value, limit=limit, message=message)

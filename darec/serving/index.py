@@ -1,7 +1,7 @@
 """FAISS item indexes: build, save, map, search with seen items left out, and measure against exact search.
 
 Row number in the index = item index in the vocabulary, so no id map is stored. Every kind keeps the full float32
-vectors and finds those of greatest inner product; over L2-normalised vectors that is the cosine. Building is
+vectors and finds those with the largest inner product; over L2-normalised vectors that is the cosine. Building is
 single-threaded and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
 
 Inverted lists hold each vector x with one more column, sqrt(M^2 - |x|^2) with M the greatest length, and a query has 0

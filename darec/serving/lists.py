@@ -1,4 +1,4 @@
-"""Everybody's list: the K best items of every user of a release, in files for whoever shows or sends them.
+"""The lists of all users: the top K items of every user of a release, in files for other services.
 
     OUT/part-00000.parquet ...    user_id, rank (from 1), item_id, score, source; users in the order of the release
     OUT/manifest.json             `schemas.lists.ListsManifest`, written last: a folder without it is not whole
@@ -53,8 +53,8 @@ def write_lists(
         bundle: the release.
         out: the folder. What is there is replaced only if it holds lists.
         config: length of a list, format, and number of files.
-        rules: which items are left, and how a list is made up.
-        progress: is told of users.
+        rules: which items are allowed, and how lists are composed.
+        progress: shows the number of users.
 
     Raises:
         UserError: the folder holds something else, or another process is writing these lists.

@@ -24,7 +24,7 @@ class MetricRow:
     first: float
     second: float
     difference: float
-    """The second less the first."""
+    """The second minus the first."""
     low: float
     high: float
     t_test: float

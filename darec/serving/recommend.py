@@ -31,7 +31,7 @@ def recommend_many(
     A user without train interactions gets the items that suit the vector which the user's text predicts, with `source`
     = "text". Where the release has no such vectors, it gets the most popular items, with `source` = "popularity" and
     the train count as score. A user who has seen everything gets no row; where fewer than `k` unseen items are left,
-    the answer is shorter. `rules` say which items are left, and how a list is made up.
+    the answer is shorter. `rules` define which items are allowed and how lists are composed.
 
     Returns:
         Columns user_id, rank (from 1), item_id, title, score, source.
@@ -66,7 +66,7 @@ def recommend_histories(
         bundle: A release.
         histories: External item ids, in any order; repeated ones count once.
         k: How many items.
-        rules: Which items may be recommended, and how a list is made up.
+        rules: Which items are allowed, and how lists are composed.
 
     Returns:
         Columns history (from 0), rank (from 1), item_id, title, score, source.
@@ -88,7 +88,7 @@ def recommend_histories(
 
 
 def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
-    """The `k` items whose vectors point most nearly the same way as the item's; itself left out.
+    """The `k` items with the largest cosine similarity to the item.
 
     Returns:
         Columns rank (from 1), item_id, title, score (cosine).
@@ -142,9 +142,9 @@ def _known_histories(bundle: Bundle, histories: Sequence[Sequence[str]]) -> Seen
 
 
 def _left_out(bundle: Bundle, users: pl.DataFrame, rules: Rules) -> Seen:
-    """What the lists of `users` leave out, by row of `users` (a user asked for twice has it twice).
+    """The pairs that the lists of `users` exclude, by row of `users`, which may contain a user twice.
 
-    It is what they know and what they dislike; dislikes alone, if the rules let known items into a list.
+    These are seen items and dislikes, or only dislikes if the rules allow seen items.
     """
     rows = users.select(pl.col(c.USER_INDEX).cast(pl.Int32)).with_row_index("row")
     left_out = bundle.disliked if rules.seen else bundle.seen
@@ -153,7 +153,7 @@ def _left_out(bundle: Bundle, users: pl.DataFrame, rules: Rules) -> Seen:
 
 
 def _answer(bundle: Bundle, ids: Ints, scores: Floats) -> pl.DataFrame:
-    """Columns query, rank, item_id, title, score, one row an item found."""
+    """Columns query, rank, item_id, title, score, with one row per recommended item."""
     query, place = np.nonzero(ids >= 0)
     named = bundle.items[ids[query, place]]
     return pl.DataFrame(
@@ -169,7 +169,7 @@ def _answer(bundle: Bundle, ids: Ints, scores: Floats) -> pl.DataFrame:
 
 def _positive(k: int) -> None:
     if k < 1:
-        raise UserError(f"{k} recommendations cannot be made", where="k", hint="ask for at least 1")
+        raise UserError(f"{k} recommendations are not possible", where="k", hint="use at least 1")
 
 
 def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserError:

@@ -1,7 +1,7 @@
 """Releases: which bundle is in production, how it came there, and the way back.
 
     <store>/current               symbolic link to the bundle in production, replaced by one rename
-    <store>/releases/<id>.json    one record a bundle that met the gate (`schemas.release.Release`), replaced whole
+    <store>/releases/<id>.json    one record per bundle that the gate has checked (`schemas.release.Release`)
     <store>/leases/releases.lock  held by the process that changes one of these
 
 The link alone says what is current. A record is always written before the link moves, so a process killed at any
@@ -64,7 +64,7 @@ class Releases:
         self._store.sync()
 
     def all(self) -> list[Release]:
-        """Every bundle that met the gate and whose record can be read, newest first."""
+        """All bundles that the gate has checked and whose record can be read, newest first."""
         return self._records.read()[0]
 
     def current(self) -> Release | None:
@@ -92,7 +92,7 @@ class Releases:
             return fits[0]
         what = f"{release_id!r} names {'more than one' if fits else 'no'} release"
         if not fits and len(release_id) < _SHORTEST:
-            what += f" (fewer than {_SHORTEST} characters stand for no id)"
+            what += f" (an abbreviation needs at least {_SHORTEST} characters)"
         known = ", ".join(release.id for release in (fits or releases)[:5])
         raise UserError(what, where=str(self._records.folder), hint=f"known, newest first: {known or 'none'}")
 
@@ -120,7 +120,7 @@ class Releases:
         raise DarecError(str(target.trouble), where=str(self._link.path), hint=_REPAIR)
 
     def settled(self, bundle: Path, gate: GateConfig) -> str | None:
-        """Why publishing this bundle would change nothing, None if it has yet to meet the gate.
+        """Why publishing this bundle would change nothing; None if it is not gated yet.
 
         A bundle in production stays; one that was rolled back stays out until it is promoted by hand; a refused one
         stays refused while the current release and the gate's configuration are the same.
@@ -149,13 +149,13 @@ class Releases:
             judged = self._judge(bundle, known, releases, gate, who, evaluate or EvaluateConfig())
             with self._store.lease(LEASE):
                 if _history(self.all()) != _history(releases) or self._pointed(releases) != pointed:
-                    continue  # somebody else published, promoted or rolled back meanwhile
+                    continue  # another process has published, promoted or rolled back in the meantime
                 if judged.outcome == "refused":
                     return self._records.write(judged)
                 return self._enter(judged, production)
 
     def promote(self, release_id: str, who: str = "", why: str = "by hand") -> Release:
-        """Puts a release into production, whatever the gate said of it.
+        """Makes a release current, regardless of the decision of the gate.
 
         Raises:
             UserError: no such release, or its bundle was removed.
@@ -172,7 +172,7 @@ class Releases:
             return self._enter(promoted, self._production(releases))
 
     def rollback(self, who: str = "", why: str = "by hand") -> Release:
-        """Goes back to the release that was current before; the one left is marked, and not published again by itself.
+        """Goes back to the previous release. The release that is left is marked and not published again automatically.
 
         One whose bundle is damaged or gone is passed over for the one before it. Where the record of the current
         release is missing, it goes to the last release that was in production by the other records. A full disk keeps
@@ -219,9 +219,9 @@ class Releases:
         return bundles
 
     def compared(self) -> set[Artifact]:
-        """The artifacts that the gate's floor looks back on, by the settings with which the last one met the gate.
+        """The artifacts that `gate.floor` compares with, by the gate settings of the latest release.
 
-        They are the bundles, and of a refitted one also the vectors that were judged, with their numbers.
+        These are the bundles and, for refitted ones, the vectors of the evaluated model with their vocabularies.
         """
         releases = self.all()
         production = self._production(releases)
@@ -229,7 +229,7 @@ class Releases:
         window = self._window(releases, nights)
         bundles = {Artifact(self.folder(release)) for release in window}
         refitted = [Artifact(self.folder(release)) for release in window if release.report.trained_on == "all"]
-        return bundles.union(*map(self._judged, refitted))
+        return bundles.union(*map(self._evaluated_vectors, refitted))
 
     def diff(self, a: str, b: str) -> Diff:
         """Release `b` beside release `a`. Raises UserError if one does not exist."""
@@ -242,11 +242,11 @@ class Releases:
             config=differences(self._lineage(old), self._lineage(new)),
         )
 
-    def _judged(self, bundle: Artifact) -> set[Artifact]:
-        """The vectors behind a refitted bundle that the gate judged, and their numbers."""
+    def _evaluated_vectors(self, bundle: Artifact) -> set[Artifact]:
+        """The vectors of the evaluated model of a refitted bundle, with their vocabularies."""
         try:
             inputs = bundle.manifest.inputs
-        except DarecError:  # it is damaged or gone, and not compared any more
+        except DarecError:  # it is damaged or removed, and is no longer compared
             return set()
         return {self._store.input(stage, record) for stage, record in inputs.items() if stage in ("split", "train")}
 
@@ -265,7 +265,7 @@ class Releases:
         return None
 
     def _production(self, releases: Sequence[Release]) -> Release | None:
-        """The release in production; where the link names none, the last one that was, as far as the records tell."""
+        """The current release or, if the link names none, the last one that was current according to the records."""
         if pointed := self._pointed(releases):
             return pointed
         return next(self._once_current(releases), None)
@@ -376,7 +376,7 @@ class Releases:
         return window
 
     def _verify(self, bundle: Path) -> None:
-        """Raises DarecError unless the bundle is a whole one of this store."""
+        """Raises DarecError unless the bundle is intact and in this store."""
         if not bundle.is_dir():
             hint = "choose another of `darec releases`"
             raise UserError("the release's bundle was removed", where=str(bundle), hint=hint)

@@ -3,9 +3,9 @@
 Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
 newest `artifacts` of every stage, and whatever any of these was made from, however far back; and what the gate's floor
 compares (`gate.best_of_nights`): the bundles alone, and of refitted ones also the judged vectors. Row ledgers are never
-touched: a profile is data of record. Nothing is removed while a run is under way. While the manifest of anything behind
-a kept release cannot be read, nobody can say what else that release was made from: then no artifact is removed, and the
-log says which file it is. Only artifacts are removed from `artifacts/`, never anything else that lies there.
+touched: a profile is data of record. Nothing is removed while a run is active. While a manifest in the lineage of a
+kept release cannot be read, the other inputs of that release are unknown: then no artifact is removed, and the log
+names the file. Only artifacts are removed from `artifacts/`, never anything else that lies there.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ _DAY = 86_400
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that is gone, or would go."""
+    """An artifact or file that was removed, or would be."""
 
     kind: Literal["artifact", "work", "draft", "damaged", "replaced"]
     path: Path
@@ -54,12 +54,12 @@ class Collection:
 def collect(
     store: Store, releases: int, artifacts: int, *, dry_run: bool = False, now: float | None = None
 ) -> Collection:
-    """Removes what retention lets go; with `dry_run` only says what that would be.
+    """Removes artifacts that are not kept. With `dry_run` nothing is removed.
 
     What cannot be removed is left, and the log says why.
 
     Raises:
-        TransientError: a run is under way.
+        TransientError: a run is active.
     """
     with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         unreadable: list[Artifact] = []
@@ -84,13 +84,13 @@ def collect(
 
 @contextmanager
 def alone(store: Store) -> Iterator[None]:
-    """Keeps runs out. Raises TransientError if one is under way."""
+    """Excludes runs. Raises TransientError if one is active."""
     try:
         with store.lease(IN_USE, fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError as error:
-        what = "a run is under way: nothing may be removed beside it"
-        raise TransientError(what, where=str(store.root), hint="try again when it is over") from error
+        what = "a run is active, and nothing can be removed during a run"
+        raise TransientError(what, where=str(store.root), hint="try again when it has ended") from error
 
 
 def newest(store: Store, count: int) -> Iterator[Artifact]:
@@ -154,7 +154,7 @@ def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:
 
 
 def _remove(store: Store, removal: Removal) -> bool:
-    """Whether it is gone now."""
+    """Whether it was removed."""
     try:
         if removal.kind == "artifact":
             store.remove(Artifact(removal.path))

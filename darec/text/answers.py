@@ -1,4 +1,4 @@
-"""Classifies answers: usable, or the cause why not."""
+"""Classifies answers as usable, or by the cause why they are not."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from schemas.semantic import Profile
 CAUSES = {
     "too_long": "the prompt does not fit the model",
     "cut_off": "the answer does not end within max_tokens",
-    "not_json": "the answer is not the JSON that was asked for",
+    "not_json": "the answer does not match the JSON schema",
     "empty": "the answer is empty",
     "loop": "the answer repeats itself",
     "refused": "the model declines",

@@ -1,4 +1,4 @@
-"""Rows sent as batches, which a server answers within hours and most at half the price (OpenAI's protocol).
+"""Rows sent as batches, which a server answers within hours and usually at half the price (OpenAI's protocol).
 
 A batch is a file of requests (`/files`), worked on by `/batches`; its answers are another file. It is recorded in the
 store: a run that is killed, or that has waited for `llm.batch_hours`, leaves the batch to the server, and the next run
@@ -232,7 +232,7 @@ class BatchEngine:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise TransientError(f"the LLM server's response to {path} is no JSON object", where=self._server)
+            raise TransientError(f"the LLM server's response to {path} is not a JSON object", where=self._server)
         return answer
 
     def _content(self, path: str, method: str = "GET", **content: Any) -> bytes:
@@ -268,7 +268,7 @@ class BatchEngine:
 
 
 class _AbsentError(UserError):
-    """The server does not have what was asked for."""
+    """The server does not have the requested object."""
 
 
 def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Items and users as their prompts see them, and the texts that stand in where the LLM fails."""
+"""Items and users as variables of prompts, and the texts that are used if the LLM fails."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ _SAMPLE = 2_000
 
 
 def even_sample(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
-    """Evenly spaced rows of a table of many, and how many it has; a table of few as it is, and None."""
+    """An evenly spaced sample of a large table and its number of rows; a small table unchanged, and None."""
     if table.height <= _FEW:
         return table, None
     places = pl.int_range(_SAMPLE, dtype=pl.Int64, eager=True) * table.height // _SAMPLE
@@ -26,7 +26,7 @@ def even_sample(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
 
 
 def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """One row an item of the vocabulary, in its order: title, description, attributes, cleaned and bounded.
+    """One row per item of the vocabulary, in its order: title, description, attributes, cleaned and bounded.
 
     An item that the item table lacks is shown by its id.
     """

@@ -1,9 +1,11 @@
-"""Rows whose text comes from metadata, as the LLM gave no usable answer: which of them are asked again, and when.
+"""Rows whose text comes from metadata because the LLM gave no usable answer: which of them are requested again, and
+when.
 
-Each is asked again on at most `llm.fallback_retries` later nights, those with the shortest prompts first, and in one
-night at most the share `llm.fallback_retry_share` of all rows. Between two of its nights are at least
+Each row is requested again in at most `llm.fallback_retries` later runs, rows with the shortest prompts first, and at
+most the share `llm.fallback_retry_share` of all rows per run. Between two requests of a row are at least
 `llm.fallback_retry_hours`, so that a run that is repeated at once stays a hit. If a stage stops because too many rows
-are without an answer (`llm.max_fallback_share`), the next run asks all of them: somebody has seen to the cause by then.
+are without an answer (`llm.max_fallback_share`), the next run requests all of them, because the cause has presumably
+been fixed.
 
 The row ledger holds how often such a row was asked and when it was asked last; rows of version 0.1 were asked once,
 long ago. An artifact lists its fallbacks in a separate file, so that no prompt has to be rendered to find out whether
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bool = False) -> "pl.DataFrame":
-    """The rows that are to be asked again now: those asked on fewest nights first, and of these the cheapest.
+    """The rows to request again now: those with the fewest requests first, and of these the cheapest.
 
     Args:
         rows: what the ledger holds of the stage's keys (`schemas.tables.PROFILE_ROWS`).
@@ -38,18 +40,18 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
     import polars as pl
 
     attempts, asked = pl.col("attempts").fill_null(1), pl.col("asked").fill_null(0)
-    tonight = asked > now - 3600 * llm.fallback_retry_hours
+    recent = asked > now - 3600 * llm.fallback_retry_hours
     left = rows.filter(pl.col("cause") != "", attempts <= llm.fallback_retries)
     cheapest = left.sort(attempts, "prompt_tokens", "key")
     if urgent:
         return cheapest
 
-    allowed = max(1, int(llm.fallback_retry_share * total)) - rows.filter(tonight).height
-    return cheapest.filter(~tonight).head(max(0, allowed))
+    allowed = max(1, int(llm.fallback_retry_share * total)) - rows.filter(recent).height
+    return cheapest.filter(~recent).head(max(0, allowed))
 
 
 def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]", ledger: Path) -> str | None:
-    """Why the finished artifact of a profile stage is to be made again, or None.
+    """Why the finished artifact of a profile stage is rebuilt, or None.
 
     Args:
         llm: the limits.
@@ -68,7 +70,7 @@ def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]
     try:
         rows = profile_ledger(ledger).get(fallbacks.of(artifact)["key"])
     except DarecError as error:  # the hit is as good as it was
-        tell_once(f"{artifact.stage}: which rows are due again cannot be told: {error}")
+        tell_once(f"{artifact.stage}: the rows that are due again cannot be determined: {error}")
         return None
     answered = rows.filter(rows["cause"] == "").height
     count = answered + due(rows, report.rows, llm, time.time()).height

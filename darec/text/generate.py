@@ -109,7 +109,7 @@ class Generation:
     examples: dict[str, str] = field(default_factory=dict)
     """The beginning of an unusable answer, or of what the server said, for each cause."""
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The ledger's rows of the keys that are asked again, from earlier nights."""
+    """The ledger rows of the keys that are requested again, from earlier runs."""
     budget: Budget = field(init=False)
     """What the run may still spend."""
 
@@ -125,14 +125,14 @@ class Generation:
     ) -> dict[str, Any]:
         """Fills the ledger for `keys` and reports what that took.
 
-        Every usable answer is in the ledger as soon as the engine gives it. A bad one is asked for again; if that fails
-        too, the row is kept as one whose text comes from metadata.
+        Every usable answer is written to the ledger as soon as the engine returns it. A row with an unusable answer is
+        requested again; if that fails too, its text comes from metadata.
 
         Args:
             conversation: gives the prompt of a row.
             keys: the ledger keys of all rows.
             shorter: versions of a row's prompt with less data, longest first.
-            engine: stands in for the configured one.
+            engine: replaces the configured engine.
 
         Raises:
             DarecError: the engine cannot be started or ended; if only fallbacks are due, that is told and no error.
@@ -153,7 +153,7 @@ class Generation:
         except DarecError as error:
             if len(new):
                 raise
-            tell_once(f"{again.height:,} rows without an answer of the LLM could not be asked again: {error}")
+            tell_once(f"{again.height:,} rows without an answer of the LLM could not be requested again: {error}")
             postponed = self.ledger.get(again[KEY]).with_columns(asked=pl.lit(int(time.time())))
             self.ledger.append(postponed, replace=True)
         return self._report(keys, len(new), time.monotonic() - started)
@@ -280,7 +280,7 @@ class Generation:
         return row | {"attempts": attempts, "asked": int(time.time())}
 
     def _keep(self, rows: pl.DataFrame) -> None:
-        """Writes rows to the ledger; one that was asked again takes the place of its fallback."""
+        """Writes rows to the ledger. A row that was requested again replaces its fallback."""
         asked_before = pl.col(KEY).is_in(list(self.before))
         self.ledger.append(rows.filter(~asked_before))
         replacing = rows.filter(asked_before)

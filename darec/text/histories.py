@@ -19,13 +19,13 @@ PRIORITY = "priority"
 def choose_pairs(
     train: pl.DataFrame | pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame, k: int, seed: int
 ) -> pl.DataFrame:
-    """At most `k` train rows a user, those of lowest priority; each id is looked at once, and not once per row.
+    """At most `k` train rows per user, those with the lowest priority. Each id is hashed once, and not once per row.
 
     Args:
         train: user_index and item_index of the train interactions, or of dislikes, and their rating if they have one.
         users: the vocabulary, or the part of it that is wanted; rows of other users are left out.
         items: the vocabulary of items.
-        k: most rows a user.
+        k: maximum number of rows per user.
         seed: of the priorities.
 
     Returns:

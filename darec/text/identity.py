@@ -1,4 +1,4 @@
-"""Identities of models and prompts for keys. Plans need them, so nothing heavy is imported here."""
+"""Identities of models and prompts for keys. Plans need them, so no large library is imported here."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,8 @@ def prompt_hash(path: str | Path) -> str:
 
 
 def names_variable(path: str | Path, name: str) -> bool:
-    """Whether the text of a prompt file has this word; False for a file that cannot be read, of which others tell."""
+    """Whether the text of a prompt file contains this word; False for a file that cannot be read, which is reported
+    elsewhere."""
     try:
         return re.search(rf"\b{name}\b", read_prompt(Path(path))) is not None
     except UserError:

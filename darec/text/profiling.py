@@ -24,7 +24,7 @@ _SAMPLES = 5
 
 
 class Forecast(NamedTuple):
-    """What a run would ask the LLM for."""
+    """The requests that a run would send to the LLM."""
 
     rows: int
     prompt_tokens: int
@@ -157,7 +157,7 @@ def _measured(conversations: Iterable[Conversation], sizes: list[int]) -> Iterat
 
 
 def _too_many(failed: int, rows: int, causes: dict[str, int], examples: dict[str, str], llm: LLMConfig) -> UserError:
-    """The error of a stage that stops: the rows of each cause, what it means, and an example of it."""
+    """The error for too many rows without an answer: number of rows, meaning and an example of each cause."""
     reasons = []
     for cause, count in causes.items():
         example = f", for example {examples[cause]!r}" if cause in examples else ""
@@ -165,6 +165,6 @@ def _too_many(failed: int, rows: int, causes: dict[str, int], examples: dict[str
     return UserError(
         f"the LLM gives no usable answer for {failed:,} of {rows:,} rows ({failed / rows:.0%}): {', '.join(reasons)}",
         where=llm.model,
-        hint="fix the cause and run again: usable answers are kept, and the other rows are asked again, on at most "
+        hint="fix the cause and run again: usable answers are kept, and the other rows are requested again, on at most "
         "llm.fallback_retries runs; or raise llm.max_fallback_share",
     )

@@ -1,4 +1,4 @@
-"""Prompt templates: loaded, checked before any row is rendered, and fed with text that is only ever data."""
+"""Prompt templates: loading, checking before rows are rendered, and cleaning of the text that is inserted as data."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -144,8 +144,8 @@ class Prompt:
     """A Jinja template in a sandbox, with the blocks it must define.
 
     Raises:
-        UserError: it is missing, is no template, lacks a block, names an unknown variable, takes more than a second or
-            128 MiB to render, or gives another text each time; says where.
+        UserError: it is missing, not a template, lacks a block, uses an unknown variable, takes more than a second or
+            128 MiB to render, or gives another text each time.
     """
 
     def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
@@ -183,7 +183,7 @@ class Prompt:
     def _check_names(self, tree: nodes.Template) -> None:
         for node in tree.find_all((nodes.Filter, nodes.Name)):
             if node.name in RANDOM and node.name not in self.variables:
-                what = f"{node.name!r} gives another text each time, and so another key of each row every night"
+                what = f"{node.name!r} gives another text each time, and so another key of each row in every run"
                 raise UserError(what, where=f"{self.path}:{node.lineno}", hint="leave it out")
         for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
@@ -217,11 +217,11 @@ class Prompt:
         return tuple({"role": role, "content": text} for role, text in texts if text or role == "user")
 
     def check_roles(self) -> None:
-        """Raises UserError if a block is no chat turn, or the last one is not the user's."""
+        """Raises UserError if a block is not a chat turn, or the last one is not the user's."""
         names = list(self._template.blocks)
         strange = [name for name in names if name.split("_")[0] not in _ROLES]
         if strange or names[-1] != "user":
-            what = f"block {strange[0]!r} is no chat turn" if strange else "the last block is not `user`"
+            what = f"block {strange[0]!r} is not a chat turn" if strange else "the last block is not `user`"
             raise UserError(what, where=str(self.path), hint=f"name blocks {', '.join(_ROLES)}, or {_ROLES[1]}_1, ...")
 
 

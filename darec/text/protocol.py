@@ -1,4 +1,4 @@
-"""What every LLM engine takes and gives."""
+"""The interface of LLM engines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Answer:
 
 
 class Engine(Protocol):
-    """Answers requests under one JSON schema, giving finished answers as they finish, in any order."""
+    """Answers requests under one JSON schema and yields answers as they finish, in any order."""
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
         """Every request gets one answer, whether usable or not; what is finished is given before an error is raised.
@@ -50,5 +50,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the engine holds."""
+        """Frees the resources of the engine."""
         ...

@@ -1,4 +1,4 @@
-"""How good texts are, measured in seconds, before anything is trained on them.
+"""Measures of the quality of texts without training.
 
 The main measure is the co-like lift: of all the times that an item is liked together with another one in train, which
 share falls on its k nearest neighbours by text vector, as a multiple of the share that these neighbours would have if
@@ -74,7 +74,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was measured of the texts of one prompt."""
+    """The measures of the texts of one prompt."""
 
     rows: int
     fallbacks: float
@@ -95,7 +95,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Judged:
-    """What the LLM as judge says of the texts of one prompt."""
+    """The scores of an LLM judge for the texts of one prompt."""
 
     score: float
     """Mean of 1 to 5."""
@@ -166,7 +166,7 @@ class Near:
 
 
 def nearest(vectors: Floats, k: int = NEIGHBOURS) -> Near:
-    """The k nearest other rows by cosine; fewer if there are not so many rows."""
+    """The k nearest other rows by cosine; fewer if there are fewer rows."""
     count = len(vectors)
     k = min(k, count - 1)
     rows, cosines = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
@@ -216,7 +216,7 @@ def estimate(lift: Lift, seed: int = 0) -> Estimate:
 
 
 def change(old: Lift, new: Lift, seed: int = 0) -> Estimate:
-    """The new lift less the old one over the same rows; both are drawn together in each resample."""
+    """The new lift minus the old one over the same rows; both are drawn together in each resample."""
     weights = _resamples(len(old.observed), seed)
     return _interval(_plain(new) - _plain(old), new.over(weights) - old.over(weights))
 

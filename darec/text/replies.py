@@ -113,7 +113,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
 
 
 def _read_error(status: int, headers: Mapping[str, str], content: Any, body: bytes) -> Reply:
-    """What an error response means for the row; raises unless the row's own length or content is at fault."""
+    """Classifies an error response for the row. Raises unless it is caused by the length or content of the row."""
     code, words = _error(content, body)
     if status < HTTPStatus.BAD_REQUEST and code.isdigit() and 400 <= int(code) < 600:
         status = int(code)  # a relay passes on the status of the server behind it
@@ -124,7 +124,9 @@ def _read_error(status: int, headers: Mapping[str, str], content: Any, body: byt
         return Reply(words, "filtered")
 
     if code == "insufficient_quota" or status == HTTPStatus.PAYMENT_REQUIRED:
-        raise UserError(f"the account at the LLM server is used up: {words}", hint="see its plan and billing")
+        raise UserError(
+            f"the quota of the account at the LLM server is used up: {words}", hint="see its plan and billing"
+        )
     if status in _KEY_STATUS:
         raise UserError(f"the LLM server refuses the key: {words}", hint="set the variable that llm.api_key_env names")
     if status in _ADDRESS_STATUS or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:

@@ -36,7 +36,7 @@ class _Batch:
     waiting: Iterator[Request]
     settings: dict[str, Any]
     doubtful_limit: int
-    """So many failed rows, before any was answered, are the server's fault."""
+    """After this number of failed rows without any answer, the server is considered faulty."""
     finished: list[Answer] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a row or a worker has finished."""

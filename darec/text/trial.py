@@ -1,4 +1,4 @@
-"""A prompt that is tried on a few rows, beside the prompt that the recipe has now."""
+"""Tries a prompt on a few rows and compares it with the prompt of the recipe."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -104,13 +104,15 @@ def chosen_rows(
     """
     if wanted == FALLBACKS:
         if causes is None:
-            raise UserError("this template has no LLM and no fallbacks", hint="give --rows a number or id:a,b")
+            raise UserError(
+                "this template does not use the LLM, so it has no fallbacks", hint="give --rows a number or id:a,b"
+            )
         return np.flatnonzero((causes().fill_null("") != "").to_numpy()).tolist()
     if wanted.startswith(_IDS):
         return _rows_of(rows, [each.strip() for each in wanted.removeprefix(_IDS).split(",") if each.strip()])
     if not wanted.isascii() or not wanted.isdigit() or not int(wanted):
         hint = "give a number of rows, id:a,b, or fallbacks"
-        raise UserError(f"{wanted!r} chooses no rows", where="--rows", hint=hint)
+        raise UserError(f"{wanted!r} does not select rows", where="--rows", hint=hint)
     shuffled = np.random.default_rng(seed).permutation(rows.height)
     return sorted(shuffled[: int(wanted)].tolist())
 
@@ -142,7 +144,7 @@ def try_prompt(
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> Trial:
-    """Asks the LLM with the prompt in `path` for a few rows, and puts its answers beside those of the task's prompt.
+    """Requests a few rows with the prompt in `path`, and compares the answers with those of the task's prompt.
 
     Nothing is written except answers, which go to the row ledger: a later run with this prompt does not ask for them
     again. The answers of the task's own prompt come from the ledger.
@@ -155,7 +157,7 @@ def try_prompt(
         seed: of the sample of rows.
         ask_old: also ask the LLM with the present prompt, for rows that the ledger lacks.
         progress: shows how many rows are answered.
-        engine: stands in for the configured engine.
+        engine: replaces the configured engine.
 
     Raises:
         UserError: a faulty prompt, an unknown row, or no row to try.
@@ -210,8 +212,8 @@ def _ask(
     progress: Progress | None,
     engine: Engine | None,
 ) -> dict[str, Any]:
-    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked. Nobody waits
-    # hours for a batch of a few rows.
+    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked. A batch of a few
+    # rows would take hours.
     llm = task.llm.model_copy(update={"fallback_retries": 0, "batch_api": False})
     generation = Generation(llm, task.config, task.ledger, progress or Silent())
     return generation.run(conversations.__getitem__, keys, task.shorter, engine)

@@ -12,10 +12,10 @@ _FEWEST_USERS = 2000
 
 
 def step_settings(config: TrainConfig, pairs: int) -> tuple[int, float]:
-    """Batch size and learning rate for so many train pairs.
+    """Batch size and learning rate for this number of train pairs.
 
-    A larger batch has less noise in its gradient; Adam's steps are taken longer by the square root of its growth
-    (Malladi et al., NeurIPS 2022).
+    A larger batch has less noise in its gradient, so Adam's learning rate is multiplied by the square root of its
+    growth (Malladi et al., NeurIPS 2022).
     """
     if config.batch_growth == "none" or pairs <= _MANY_PAIRS:
         return config.batch_size, config.learning_rate

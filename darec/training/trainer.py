@@ -336,7 +336,7 @@ class Trainer:
 
 def _check_text(text: Representations | None) -> None:
     if text is not None and not text.nodes.isfinite().all():
-        hint = "make them again: `darec run --force embed`"
+        hint = "compute them again: `darec run --force embed`"
         raise UserError("some text vectors are not finite", where="train", hint=hint)
 
 

@@ -34,7 +34,7 @@ def recommend(
         typer.Option("--history", help="Items that a new user liked: ITEM,ITEM,... May be repeated."),
     ] = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="Number of items [default: 10, with --all 20].")] = None,
-    everybody: Annotated[
+    all_users: Annotated[
         bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
     ] = False,
     out: Annotated[
@@ -62,12 +62,12 @@ def recommend(
     """Show the best unseen items of a user or for a history, or write the lists of all users to files."""
     from darec.serving.recommend import recommend_histories, recommend_many
 
-    if [bool(users), bool(histories), everybody].count(True) != 1:
+    if [bool(users), bool(histories), all_users].count(True) != 1:
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
     loaded, store = open_recipe(recipe, overrides)
     rules = requested(loaded.rules, only, in_stock, block, category, block_category, at_most, seen, min_diversity)
-    if everybody:
+    if all_users:
         given = {"out": out, "k": k, "format": file_format, "partitions": partitions}
         _write_all(store.root, loaded.lists or ListsConfig(), given, rules, as_json)
         return

@@ -161,7 +161,7 @@ def test_steps_without_a_term_leave_everything_as_it_is():
 
 @pytest.mark.parametrize("use", ["add", "replace"])
 def test_text_as_input_reaches_nodes_without_interactions(use, data):
-    """With text instead of ids, an item nobody has touched still goes to the users of its parity."""
+    """With text instead of ids, an item without interactions still goes to the users of its parity."""
     cold = 4
     keep = data.train.items != cold
     train_part = Pairs(data.train.users[keep], data.train.items[keep])

@@ -295,7 +295,7 @@ def test_a_killed_run_is_crashed_within_seconds_while_its_worker_lives(service: 
 def test_the_browser_shows_the_run_and_the_form(service: Service, nightly: str, tmp_path: Path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("NO CHROMIUM: nobody has looked at the UI; apt-get install chromium")
+        pytest.skip("NO CHROMIUM: the UI was not looked at; apt-get install chromium")
     deployment = service.ask("GET", "deployments/name/rerun-stage/rerun-stage")["id"]
     form = _page(browser, f"{service.url}/deployments/deployment/{deployment}/run", tmp_path / "form.png")
     assert all(word in form for word in ("profile_users", "from here on", "keep_prompt", "overrides"))

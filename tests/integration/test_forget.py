@@ -241,7 +241,7 @@ def test_a_dry_run_changes_nothing(scene: Scene) -> None:
 def test_a_person_nobody_knows_and_a_run_under_way_change_nothing(scene: Scene) -> None:
     with pytest.raises(UserError, match=r"'person-7' is not in the store .*nearest known: person-0"):
         scene.darec("forget", "--user", "person-7")
-    with scene.store.in_use(), pytest.raises(TransientError, match="a run is under way"):
+    with scene.store.in_use(), pytest.raises(TransientError, match="a run is active"):
         scene.darec("forget", "--user", PERSON)
     assert (scene.store.root / "leases" / f"{IN_USE}.lock").is_file()
     assert hits(scene.store.root, scene.needles)

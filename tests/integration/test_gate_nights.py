@@ -40,7 +40,7 @@ def night(folder: Path, gate: dict | None = None, **train):
 
 
 def add_noise(folder: Path, events: int, new_users: int, new_items: int, seed: int = 0) -> None:
-    """`events` new interactions that nobody can foresee, the latest of all: they become the users' test."""
+    """`events` unpredictable new interactions, the latest of all: they become the users' test."""
     generator = np.random.default_rng(seed)
     old = pl.read_csv(folder / "interactions.csv")
     users = old["user_id"].unique().sort().to_list() + [f"v{seed}{n}" for n in range(new_users) for _ in range(10)]
@@ -67,7 +67,7 @@ def first(tmp_path):
 
 
 def test_a_healthy_second_night_on_a_harder_test_is_published(first):
-    """New events at random are the users' last ones: tonight's figure falls by far more than the tolerance."""
+    """New events at random are the users' last ones: the figure of this run falls by far more than the tolerance."""
     folder, before = first
     add_noise(folder, 1100, new_users=5, new_items=2)
     release, report = night(folder)
@@ -76,12 +76,14 @@ def test_a_healthy_second_night_on_a_harder_test_is_published(first):
     assert release.summary == f"published {release.id}"
     compared = release.evidence.current
     assert compared is not None and compared.against == before.id
-    assert compared.users == 400 and compared.test_users > 400, "new users are in tonight's test, not in the comparison"
+    assert compared.users == 400 and compared.test_users > 400, (
+        "new users are in the test of this run, not in the comparison"
+    )
     assert compared.pairs < compared.test_pairs
     found = compared.metrics["recall@20"]
     assert abs(found.challenger - found.other) < 0.05 * found.other and found.low < 0 < found.high
     newcomer = recommend(Bundle.open(Releases(folder / "store").serving()), "v00", 5)
-    assert newcomer.height == 5, "who came tonight is in the release"
+    assert newcomer.height == 5, "new users are in the release"
 
 
 def test_a_truly_worse_model_is_refused_on_the_same_test_and_says_by_what(first):
@@ -198,7 +200,7 @@ def test_a_night_whose_champion_is_gone_is_judged_by_its_own_figures_and_says_so
     (releases.folder(before) / "users.parquet").unlink()
     release = releases.publish(twin.path, GateConfig())
     assert release.state == "published" and release.evidence.current is None
-    assert "is not whole" in release.evidence.why_not
+    assert "is damaged" in release.evidence.why_not
     [said] = [check.message for check in release.decision.checks if check.name == "against current: recall@20"]
     assert "on the test of its own run" in said
 

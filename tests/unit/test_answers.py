@@ -84,7 +84,7 @@ def test_a_profile_that_sounds_like_a_refusal_is_none(profile: str) -> None:
         ('{"profile": ["a tense shark hunt"]}', "stop", "not_json"),
         ('{"profile": 12345678}', "stop", "not_json"),
         ('"a tense shark hunt"', "stop", "not_json"),
-        ("<think>so many thoughts", "length", "cut_off"),
+        ("<think>many thoughts", "length", "cut_off"),
         ('<think>{"profile":"a draft of the thing"}', "length", "cut_off"),
         ("```json\n", "stop", "loop"),
         ("{" * 5000, "length", "loop"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darec.common.errors import DarecError
-from darec.serving.comparison import Model, Tonight
+from darec.serving.comparison import ChallengerRun, Model
 from schemas.training import EvaluateConfig
 
 EVALUATE = EvaluateConfig(device="cpu")
@@ -30,14 +30,14 @@ def pairs(rows) -> pl.DataFrame:
 
 
 # One dimension: a user ranks items from the greatest number down.
-NEW = model("tonight", {"ann": [1], "bob": [1], "eve": [1]}, {"a": [4], "b": [3], "c": [2], "new": [9]})
+NEW = model("new", {"ann": [1], "bob": [1], "eve": [1]}, {"a": [4], "b": [3], "c": [2], "new": [9]})
 OLD = model("old", {"zoe": [1], "bob": [1], "ann": [1]}, {"c": [9], "gone": [8], "b": [3], "a": [1]})
 TRAIN = pairs([(0, 0), (1, 3), (2, 0)])  # ann knows a; bob knows the new item; eve knows a
 TEST = pairs([(0, 1), (0, 3), (1, 0), (2, 1)])  # ann: b and the new item; bob: a; eve: b
 
 
 def test_both_rank_what_both_know_and_nothing_else_counts():
-    found = Tonight(NEW, TRAIN, TEST).compare(OLD, ["recall@1", "recall@2", "coverage@1"], EVALUATE, 100)
+    found = ChallengerRun(NEW, TRAIN, TEST).compare(OLD, ["recall@1", "recall@2", "coverage@1"], EVALUATE, 100)
     assert (found.users, found.pairs, found.test_users, found.test_pairs) == (2, 2, 3, 4)
     # Common items a, b, c; the new item, though its score is the greatest, is no candidate. Ann (without a): new model
     # b, c and old model c, b. Bob: a, b, c and c, b, a. The relevant ones are ann's b and bob's a.
@@ -55,7 +55,7 @@ def test_what_the_other_was_trained_on_is_no_test_of_it():
     seen_by_old = model(
         "old", {"zoe": [1], "bob": [1], "ann": [1]}, {"c": [9], "gone": [8], "b": [3], "a": [1]}, [(1, 3), (0, 2)]
     )
-    found = Tonight(NEW, TRAIN, TEST).compare(seen_by_old, ["recall@1"], EVALUATE, 100)
+    found = ChallengerRun(NEW, TRAIN, TEST).compare(seen_by_old, ["recall@1"], EVALUATE, 100)
     assert (found.users, found.pairs) == (1, 1), "bob's a was the old model's train; zoe's b says nothing of ann's"
 
 
@@ -63,21 +63,22 @@ def test_what_the_other_was_trained_on_is_no_test_of_it():
 def test_models_that_share_no_test_or_no_metric_are_not_compared(metrics):
     strangers = model("other", {"zoe": [1]}, {"a": [1]})
     assert (
-        Tonight(NEW, TRAIN, TEST).compare(strangers if metrics == ["recall@1"] else OLD, metrics, EVALUATE, 9) is None
+        ChallengerRun(NEW, TRAIN, TEST).compare(strangers if metrics == ["recall@1"] else OLD, metrics, EVALUATE, 9)
+        is None
     )
 
 
 def test_a_model_that_is_not_finite_is_not_ranked():
-    broken = model("tonight", {"ann": [1], "bob": [1]}, {"a": [np.nan], "b": [3], "c": [2]})
+    broken = model("new", {"ann": [1], "bob": [1]}, {"a": [np.nan], "b": [3], "c": [2]})
     with pytest.raises(DarecError, match="not finite"):
-        Tonight(broken, pairs([]), pairs([(0, 0), (1, 1)])).compare(OLD, ["recall@1"], EVALUATE, 9)
+        ChallengerRun(broken, pairs([]), pairs([(0, 0), (1, 1)])).compare(OLD, ["recall@1"], EVALUATE, 9)
 
 
 def test_many_users_are_sampled_evenly():
     users = {f"u{n:04d}": [1] for n in range(1000)}
-    big = model("tonight", users, {"a": [2], "b": [1]})
+    big = model("new", users, {"a": [2], "b": [1]})
     test = pairs((n, n % 2) for n in range(1000))
-    found = Tonight(big, pairs([]), test).compare(big, ["recall@1"], EVALUATE, 100)
+    found = ChallengerRun(big, pairs([]), test).compare(big, ["recall@1"], EVALUATE, 100)
     assert (found.users, found.pairs, found.test_users) == (100, 100, 1000)
     assert 0.3 < found.metrics["recall@1"].challenger < 0.7
 
@@ -115,7 +116,7 @@ def test_equals_a_plain_loop_over_ids(seed, k):
     test = {name for name, value in zip(names, draw, strict=True) if 0.3 <= value < 0.5}
     numbers = [{name: place for place, name in enumerate(side)} for side in new]
     by_number = [pairs((numbers[0][u], numbers[1][i]) for u, i in part) for part in (train, test)]
-    found = Tonight(model("new", *new), *by_number).compare(model("old", *old), [f"recall@{k}"], EVALUATE, 99)
+    found = ChallengerRun(model("new", *new), *by_number).compare(model("old", *old), [f"recall@{k}"], EVALUATE, 99)
     expected = naive_recall(new, old, train, test, k)
     if found is None:
         assert expected is None

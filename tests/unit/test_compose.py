@@ -1,4 +1,4 @@
-"""docker-compose.yml: what it promises to whoever puts it on a machine. No engine is needed to read it."""
+"""docker-compose.yml: what it guarantees on a machine. The tests read it and need no engine."""
 
 import re
 from pathlib import Path

@@ -31,6 +31,20 @@ REPLACEMENTS = {
     r"so (?:far )?unexamined": "not profiled yet",
     r"in the place of": "instead of",
     r"caught up": "made up for",
+    r"tonight|night's|that night": "this run, of the run",
+    r"everybody": "all users",
+    r"whoever": "the caller, users",
+    r"(?:made|makes?|make it|make them) again": "rebuilt, generated again",
+    r"(?:1|first|second) less|less (?:the|their|its) (?:mean|first|second)": "minus, centred",
+    r"under way|at work on": "active, running",
+    r"so many": "this number of, N",
+    r"stands? in for": "replaces",
+    r"me(?:e)?ts? the gate": "is checked by the gate",
+    r"(?:objects?|rows?|users?|lists?|edges?|answers?) an? (?:second|line|id|item|key|item|session)": "one ... per ...",
+    r"what (?:they|dislikes|a refit|text|alignment) buys?|buy nothing": "effect",
+    r"(?:anybody|nobody|somebody) (?:can|may|says?|has|waits?|reads?)": "name the subject",
+    r"no (?:JSON|Parquet|text|HTML|chat|row) (?:object|file|page|turn|ledger)": "not a ...",
+    r"came through": "was completed",
 }
 """A pattern, and what the documentation of PyTorch or Polars says instead."""
 

@@ -12,7 +12,7 @@ from darec.common.errors import DarecError
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation import protocol, ranking
 from darec.evaluation.ranking import Ranker, top_items
-from darec.evaluation.report import judge, report
+from darec.evaluation.report import evaluate_model, report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
 from darec.serving.candidates import IndexRanker, ranker_for
@@ -209,7 +209,7 @@ def test_one_ranking_serves_validation_and_test(case, monkeypatch):
     assert sum(ranked) == either + 2 * test  # the model; popularity and the reference
     assert "candidates" not in metrics
     for part, pairs in (("validation", data.val), ("test", data.test)):
-        assert metrics[part] == judge(final, data, pairs, config).summary
+        assert metrics[part] == evaluate_model(final, data, pairs, config).summary
 
 
 def test_a_block_of_users_is_bounded_by_its_scores(case, monkeypatch):

@@ -227,7 +227,7 @@ def test_a_server_that_is_away_when_only_fallbacks_are_due_costs_nothing(
     away = "llm.server_url=http://127.0.0.1:1/v1"
     result, _ = house.night(away)
     assert house.sources(result) == house.sources(first)
-    assert any("could not be asked again" in record.getMessage() for record in caplog.records)
+    assert any("could not be requested again" in record.getMessage() for record in caplog.records)
     result, _ = house.night(away)
     assert result.cached, "not tried again at every run of the night"
     house.clock.days, house.refused = 2, set()

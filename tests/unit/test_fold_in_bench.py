@@ -1,4 +1,4 @@
-"""The benchmark of folding in: nobody who is left out is trained on, and everybody is left out once."""
+"""The benchmark of folding in: users who are left out are not trained on, and each user is left out once."""
 
 import torch
 
@@ -24,8 +24,8 @@ def test_each_round_leaves_other_users_out_of_training(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fold_in, "_train", remembering)
     rounds = list(fold_in.measure(run, 10))
-    everybody, *others = seen
-    assert len(everybody) == 40
+    all_users, *others = seen
+    assert len(all_users) == 40
     tested = [set(scores[fold_in.TRAINED].users.tolist()) for scores in rounds]
     assert all(not (users & known) for users, known in zip(tested, others, strict=True))
     assert sum(map(len, tested)) == len(set().union(*tested)) == len(torch.unique(data.interactions.test.users))

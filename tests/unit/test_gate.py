@@ -127,8 +127,8 @@ def compared(against="r1", users=900, **values):
 
 NAMES = ("challenger", "other", "low", "high")
 RECALL = GateConfig(tolerances={"recall@20": 0.05})
-TONIGHT = {
-    "better on tonight's test, though last night's figure was twice as high": ((0.11, 0.10, 0.0, 0.02), True),
+SAME_TEST = {
+    "better on the same test, though the figure of the last run was twice as high": ((0.11, 0.10, 0.0, 0.02), True),
     "within the tolerance": ((0.096, 0.10, -0.005, -0.003), True),
     "beyond the tolerance, within chance": ((0.09, 0.10, -0.02, -0.001), True),
     "beyond the tolerance, just within chance": ((0.09, 0.10, -0.015, -0.005), True),
@@ -142,8 +142,8 @@ TONIGHT = {
 }
 
 
-@pytest.mark.parametrize(("values", "passed"), TONIGHT.values(), ids=TONIGHT)
-def test_tonights_test_decides_and_not_the_figures_of_two_nights(values, passed):
+@pytest.mark.parametrize(("values", "passed"), SAME_TEST.values(), ids=SAME_TEST)
+def test_the_same_test_decides_and_not_the_figures_of_two_runs(values, passed):
     evidence = Evidence(current=compared(recall_at_20=values))
     decision = decide(report({"recall@20": 0.1}), report(), RECALL, evidence)
     assert decision.passed == passed, decision.reason
@@ -173,7 +173,7 @@ def test_a_metric_that_interactions_alone_do_not_tell_is_taken_by_its_own_night(
     floor = decide(report({"recall@20": 0.19}), report(), RECALL, evidence, [report({"recall@20": 0.3})])
     assert floor.reason.endswith("(best 0.3000 on the test of its own run, floor 10%)")
     unknown = GateConfig(tolerances={"recal@20": 0.05})
-    assert decide(report(), report(), unknown, evidence).reason == "recal@20 was not measured"
+    assert decide(report(), report(), unknown, evidence).reason == "recal@20 was not computed"
 
 
 FLOOR = {
@@ -193,7 +193,7 @@ def test_the_floor_is_the_release_that_leaves_the_challenger_farthest_behind(oth
     assert passed or decision.reason.endswith("floor 10%)")
 
 
-def test_without_tonights_test_each_is_taken_by_its_own_night_and_that_is_said():
+def test_without_a_common_test_each_run_is_taken_by_its_own_and_the_check_says_so():
     decision = decide(report({"recall@20": 0.18}), report({"recall@20": 0.2}), RECALL, Evidence(why_not="gone"))
     assert decision.reason == "recall@20 0.1800 < 0.1900 (current 0.2000 on the test of its own run, tolerance 5%)"
     earlier = [report({"recall@20": 0.2}), report({"recall@20": 0.25}), without("recall@20")]

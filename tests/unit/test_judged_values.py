@@ -70,12 +70,12 @@ def test_whole_floats_lose_their_point_unless_others_have_fractions(tmp_path):
     ],
 )
 def test_near_twins_are_named_and_refused_until_the_recipe_speaks(tmp_path, change, kind, merged):
-    with pytest.raises(UserError, match=rf"near twin, such as .* and .*data.merge_ids: \[{kind}\]"):
+    with pytest.raises(UserError, match=rf"a variant, such as .* and .*data.merge_ids: \[{kind}\]"):
         read(tmp_path, ids(change))
     assert read(tmp_path, ids(change), merge_ids=[kind]).report["items"] == merged
     assert read(tmp_path, ids(change), merge_ids=[]).report["items"] > merged
     told = read(tmp_path, ids(lambda n, item: change(1, item) if n == 4 else change(0, item)))
-    assert any("near twin" in doubt for doubt in told.report["doubts"])
+    assert any("a variant" in doubt for doubt in told.report["doubts"])
 
 
 @pytest.mark.parametrize("word", ["", "NA", "nan", "null", "None", "\\N", "-", "<NA>", "undefined", "N/A"])
@@ -351,7 +351,7 @@ def test_packed_whatever_the_name_and_cut_short(tmp_path, kind):
         (parquet(FRAME), "a Parquet file.*data.source: parquet"),
         (b"\xd0\xcf\x11\xe0" + bytes(100), "an Excel workbook.*CSV"),
         (b"SQLite format 3\0" + bytes(100), "an SQLite database"),
-        (bytes(range(256)) * 10, "no text file"),
+        (bytes(range(256)) * 10, "not a text file"),
         (delimited(";"), r"fields separated by ';'.*interaction_format: \{ separator: \";\" \}"),
         (delimited("::", None), r"separated by '::' without a header.*header: false.*by number, such as user: 1"),
         (delimited(header=None), r"without a header.*header: false"),

@@ -133,7 +133,7 @@ def test_another_programs_database_is_refused_and_left_alone(ledger: Ledger) -> 
         db.execute("CREATE TABLE photographs (name)")
     before = ledger.path.read_bytes()
     for use in (lambda: missing(ledger, "a"), lambda: ledger.append(rows("a"))):
-        with pytest.raises(UserError, match="no row ledger"):
+        with pytest.raises(UserError, match="not a row ledger"):
             use()
     assert ledger.path.read_bytes() == before
 

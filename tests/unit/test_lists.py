@@ -1,4 +1,4 @@
-"""Everybody's list: the same as for one user, in every format, whole or not there at all."""
+"""The lists of all users: the same as for one user, in every format, whole or not there at all."""
 
 import signal
 import subprocess
@@ -57,7 +57,7 @@ def bundle(kind="flat", reranker=False) -> Bundle:
     return Bundle.open(export(Store(folder / "store"), sample, config=config).path)
 
 
-def everybody(folder: Path) -> pl.DataFrame:
+def all_users(folder: Path) -> pl.DataFrame:
     """All that the files of a folder hold, in the order of the files."""
     manifest = written(folder)
     assert manifest is not None
@@ -102,7 +102,7 @@ def test_every_user_gets_the_list_that_recommend_gives(rules, k, file_format, pa
         patch.setattr(lists, "_READ", 0)
         manifest = write_lists(release, out, config, chosen)
     assert (manifest.users, manifest.release) == (USERS, release.folder.name)
-    check_same(everybody(out), recommend_many(release, release.user_ids().to_list(), k, chosen))
+    check_same(all_users(out), recommend_many(release, release.user_ids().to_list(), k, chosen))
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
@@ -114,7 +114,7 @@ def test_the_product_is_taken_where_the_index_would_look_at_all_that_is_allowed(
         made.clear()
         write_lists(release, tmp_path / name, ListsConfig(k=10), rules)
         assert len(made) == products
-        check_same(everybody(tmp_path / name), recommend_many(release, release.user_ids().to_list(), 10, rules))
+        check_same(all_users(tmp_path / name), recommend_many(release, release.user_ids().to_list(), 10, rules))
 
 
 def test_parquet_needs_no_knowledge_of_darec(tmp_path):
@@ -170,10 +170,10 @@ def test_a_killed_process_leaves_the_old_lists_or_none(before, tmp_path):
             write_lists(bundle(), out, ListsConfig(k=4))
         process.send_signal(signal.SIGKILL)
     assert out.exists() == before
-    assert (everybody(out)["rank"].max() if before else None) == (5 if before else None)
+    assert (all_users(out)["rank"].max() if before else None) == (5 if before else None)
 
     write_lists(bundle(), out, ListsConfig(k=4, partitions=3))
-    assert everybody(out)["rank"].max() == 4
+    assert all_users(out)["rank"].max() == 4
     assert [path.name for path in tmp_path.iterdir()] == ["lists"]
 
 

@@ -85,7 +85,7 @@ def test_rows_are_chosen_by_number_id_or_fallback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wanted", ["", "0", "-3", "all", "½", "1.5"])
 def test_what_chooses_no_rows_is_refused(wanted: str) -> None:
-    with pytest.raises(UserError, match="chooses no rows"):
+    with pytest.raises(UserError, match="does not select rows"):
         chosen_rows(pl.DataFrame({"item_id": ["a"]}), wanted)
 
 

@@ -24,7 +24,7 @@ PARAMETERS = {
         *("adjacency", "warm", "last_epoch", "resume", "progress", "listener", "text_share"),  # by keyword
     ],
 }
-"""The functions. A change here is a change for everybody's code: it belongs in CHANGELOG.md."""
+"""The functions. A change here affects all users' code: it belongs in CHANGELOG.md."""
 
 CLASSES = {
     "Bundle": {"open", "folder", "report", "items", "users", "user_ids", "seen"},

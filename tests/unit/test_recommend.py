@@ -92,8 +92,8 @@ def test_one_and_many_agree():
         (lambda bundle: recommend_many(bundle, ["u0", "i'); drop"]), "is not in the release"),
         (lambda bundle: recommend(bundle, ""), "is not in the release"),
         (lambda bundle: similar(bundle, "i444"), r"item 'i444' is not in the release .*nearest known: .*\bi44\b"),
-        (lambda bundle: recommend(bundle, "u0", 0), "ask for at least 1"),
-        (lambda bundle: similar(bundle, "i0", -1), "ask for at least 1"),
+        (lambda bundle: recommend(bundle, "u0", 0), "use at least 1"),
+        (lambda bundle: similar(bundle, "i0", -1), "use at least 1"),
     ],
 )
 def test_what_cannot_be_answered_is_the_users_error(ask, message):

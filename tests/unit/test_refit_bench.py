@@ -26,7 +26,7 @@ def test_the_days_after_a_cut_are_foreseen_by_models_that_never_saw_them(tmp_pat
     assert set(cut.users) <= set(later["user_id"]) and len(cut.users) > 20
     assert cut.known <= log.filter(pl.col("timestamp") <= moment).height
     assert {name: len(scores.users) for name, scores in cut.scores.items()} == dict.fromkeys(
-        ("popularity", "judged", "refitted", "refitted from judged"), len(cut.users)
+        ("popularity", "evaluated", "refitted", "refitted from evaluated"), len(cut.users)
     )
     assert "| all cuts, mean over users |" in table([cut])
 
@@ -34,7 +34,7 @@ def test_the_days_after_a_cut_are_foreseen_by_models_that_never_saw_them(tmp_pat
 def test_a_user_of_several_cuts_counts_once_with_the_mean_of_them() -> None:
     def cut(users: list[str], values: list[float]) -> Cut:
         rows = {name: torch.tensor(values, dtype=torch.float64) for name in ("recall@20", "ndcg@20")}
-        return Cut(1, 1, pl.Series(users), {"judged": Scores(torch.arange(len(users)), rows)})
+        return Cut(1, 1, pl.Series(users), {"evaluated": Scores(torch.arange(len(users)), rows)})
 
-    found = pooled([cut(["ann", "bob"], [0.2, 1.0]), cut(["cat", "ann"], [0.0, 0.6])], "judged")
+    found = pooled([cut(["ann", "bob"], [0.2, 1.0]), cut(["cat", "ann"], [0.0, 0.6])], "evaluated")
     assert found.values["recall@20"].tolist() == pytest.approx([0.4, 1.0, 0.0])

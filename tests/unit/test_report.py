@@ -157,7 +157,7 @@ def test_the_first_release_has_no_drift_and_its_gate_stood_alone(nights):
     assert "Left out: there was no release before this one." in render(content)
     assert content.metrics.models == ("this model", "without alignment", "popularity")
     assert content.headline.state == "published"
-    assert not content.headline.current  # the second night's is
+    assert not content.headline.current  # that of the second night is
 
 
 def test_neighbours_by_text_and_by_training(content, nights):

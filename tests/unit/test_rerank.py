@@ -14,7 +14,7 @@ from darec.common.interactions import Pairs, Representations
 from darec.evaluation.protocol import rank
 from darec.evaluation.rerankers import build, read, write
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.comparison import Model, Tonight
+from darec.serving.comparison import ChallengerRun, Model
 from darec.serving.recommend import recommend_many
 from darec.serving.releases import Releases
 from schemas.recipe import Recipe
@@ -163,8 +163,8 @@ def test_the_release_serves_the_order_that_evaluation_judges(world):
     seen = bundle.seen(users["user_index"].to_list())
 
     final = Representations.join(*(torch.from_numpy(vectors_of(side)) for side in (users, items)))
-    everybody = Pairs.of(np.arange(users.height), np.zeros(users.height))
-    ranking = rank(final, Pairs.of_table(seen), everybody, 5, reranker=bundle.reranker)
+    all_users = Pairs.of(np.arange(users.height), np.zeros(users.height))
+    ranking = rank(final, Pairs.of_table(seen), all_users, 5, reranker=bundle.reranker)
 
     answer = recommend_many(bundle, users["user_id"].to_list(), 5)
     for user, top in zip(users["user_id"], ranking.top.tolist(), strict=True):
@@ -182,14 +182,14 @@ def test_the_gate_compares_reranked_lists():
             pl.LazyFrame(ids | {"vector": pl.Series(np.array(rows, np.float32), dtype=pl.Array(pl.Float32, 2))})
             for ids, rows in sides
         )
-        return Model(name, users, items.slice(0 if name == "tonight" else 1), reranker=reranker)
+        return Model(name, users, items.slice(0 if name == "new" else 1), reranker=reranker)
 
-    # Common items a, b, c with scores 3, 2, 1; b points where a does, so MMR has c second. Item x is tonight's alone:
+    # Common items a, b, c with scores 3, 2, 1; b points where a does, so MMR has c second. Item x is new's alone:
     # the reranker has to follow the new numbers of the others.
-    tonight = released("tonight", mmr([[9, 9], [3, 0], [2, 0], [1, 1]], weight=0.9))
+    new = released("new", mmr([[9, 9], [3, 0], [2, 0], [1, 1]], weight=0.9))
     pairs = {"user_index": pl.Int32, "item_index": pl.Int32}
     test = pl.DataFrame([(0, 3), (1, 2)], schema=pairs, orient="row")  # ann: c, bob: b
-    found = Tonight(tonight, test.clear(), test).compare(released("old"), ["recall@2"], EvaluateConfig(), 9)
+    found = ChallengerRun(new, test.clear(), test).compare(released("old"), ["recall@2"], EvaluateConfig(), 9)
     assert (found.metrics["recall@2"].challenger, found.metrics["recall@2"].other) == (0.5, 0.5)
-    only_ann = Tonight(tonight, test.clear(), test[:1]).compare(released("old"), ["recall@2"], EvaluateConfig(), 9)
+    only_ann = ChallengerRun(new, test.clear(), test[:1]).compare(released("old"), ["recall@2"], EvaluateConfig(), 9)
     assert (only_ann.metrics["recall@2"].challenger, only_ann.metrics["recall@2"].other) == (1.0, 0.0)

@@ -112,7 +112,7 @@ def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert worker.stdout is not None and worker.stdout.readline() == "held\n"
-        with pytest.raises(TransientError, match="a run is under way"):
+        with pytest.raises(TransientError, match="a run is active"):
             collect(store, 1, 1)
         assert len(collect(store, 1, 1, dry_run=True).removed) == 2
         assert len(store.artifacts()) == 3

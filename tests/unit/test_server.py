@@ -366,7 +366,7 @@ def test_a_server_that_is_not_there_is_named_after_its_tries(tmp_path: Path) -> 
 
 
 def test_a_server_killed_in_the_middle_marks_no_row(tmp_path: Path) -> None:
-    """Rows under way at the kill must be asked again the next time, though the server answered others before."""
+    """Rows that are open at the kill are requested again the next time, though the server answered others before."""
     answered = []
 
     def dies(request: Body, handler: Handler) -> None:
