@@ -4,36 +4,33 @@ Row number in the index = item index in the vocabulary, so no id map is stored. 
 vectors and finds those with the largest inner product; over L2-normalised vectors that is the cosine. Building is
 single-threaded and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
 
-Inverted lists hold each vector x with one more column, sqrt(M^2 - |x|^2) with M the greatest length, and a query has 0
-there. All rows then have length M, |q - x|^2 = |q|^2 + M^2 - 2 q.x, and the nearest row is the one of greatest inner
-product (Bachrach et al., RecSys 2014). Distance makes compact lists where inner products of vectors of many lengths do
-not: a query needs a fraction of the lists. Files of version 0.1 hold inner-product lists, which are read as well.
+Inverted lists hold each vector x with one more column, sqrt(M^2 - |x|^2) with M the largest length, and a query has 0
+there. All rows then have length M, |q - x|^2 = |q|^2 + M^2 - 2 q.x, and the nearest row is the one with the largest
+inner product (Bachrach et al., RecSys 2014). Lists by distance are compact and lists by inner products of vectors of
+many lengths are not, so a query needs a fraction of the lists. Files of version 0.1 hold inner-product lists, which are
+read as well.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import log2, sqrt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from darec.common.errors import DarecError
+from darec.serving.index_kinds import INDEX_KINDS, kind_of
 from schemas.release import ExportConfig, IndexReport
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Kind = Literal["flat", "ivf", "hnsw"]
 
 _faiss: Any = faiss  # for what its type stubs leave out
-_POINTS_A_LIST = 39  # FAISS asks for this many training points a centroid
 _NEARLY_ALL = 0.95  # an approximate search is filtered only if at least this share of the items is allowed
-_MOST_POINTS_A_LIST = 64  # of many items a sample is enough to find centroids
-_ROUNDS = 6  # of k-means
 _CHUNK = 1024  # queries searched at once
 
 
@@ -69,21 +66,26 @@ def normalised(vectors: Floats) -> Floats:
 
 def build(vectors: Floats, queries: Floats, config: ExportConfig) -> tuple[faiss.Index, IndexReport]:
     """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d]."""
-    kind = _kind(len(vectors), config)
+    rows, width = vectors.shape
+    name = config.index
+    if name == "auto":
+        name = "flat" if rows <= config.flat_up_to else "ivf"
+    kind = INDEX_KINDS.make(name)
+
     with one_thread():
-        index = _empty(kind, vectors, config)
-        rows = _of_equal_length(vectors) if kind == "ivf" else vectors
-        index.train(rows)
-        index.add(rows)
+        index = kind.create(width, rows, config)
+        index.train(stored := kind.stored(vectors))
+        index.add(stored)
+
         sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
         limits = _exact_limits(vectors, sample, config.recall_k)
-        for effort in _efforts(index, config):
-            _set_effort(index, effort)
+        for effort in kind.efforts(index, config):
+            kind.set_effort(index, effort)
             found = recall(index, vectors, sample, limits, config.recall_k)
             if found >= config.target_recall:
                 break
     size = faiss.serialize_index(index).nbytes
-    return index, IndexReport(kind=kind, vectors=index.ntotal, effort=_effort(index), recall=found, bytes=size)
+    return index, IndexReport(kind=name, vectors=index.ntotal, effort=kind.effort(index), recall=found, bytes=size)
 
 
 def write(index: faiss.Index, path: Path) -> None:
@@ -170,7 +172,7 @@ class _Filter:
 def is_exact(index: faiss.Index, allowed: NDArray[np.bool_] | None) -> bool:
     """Whether `search` compares a query with all items that are allowed."""
     few = allowed is not None and allowed.sum() < _NEARLY_ALL * index.ntotal
-    return few or isinstance(index, faiss.IndexFlat)
+    return few or kind_of(index).exact
 
 
 def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen, filtered: _Filter) -> tuple[Ints, Floats]:
@@ -209,24 +211,12 @@ def left_aligned(ids: Ints, scores: Floats, keep: NDArray[np.bool_], k: int) -> 
 
 
 def _approximate(index: Any, queries: Floats, k: int, selector: Any = None) -> tuple[Floats, Ints]:
-    parameters = None
-    if selector is not None and isinstance(index, faiss.IndexHNSW):
-        parameters = _faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
-    elif selector is not None and isinstance(index, faiss.IndexIVF):
-        parameters = _faiss.SearchParametersIVF(nprobe=index.nprobe, sel=selector)
-    elif selector is not None:
-        parameters = _faiss.SearchParameters(sel=selector)
-    return _found(index, queries, k, parameters)
+    return _found(index, queries, k, kind_of(index).parameters(index, selector))
 
 
 def _exact(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
-    if isinstance(index, faiss.IndexIVF):
-        everywhere = _faiss.SearchParametersIVF(nprobe=index.nlist)
-        everywhere.sel = selector
-        return _found(index, queries, k, everywhere)
-    if isinstance(index, faiss.IndexHNSW):
-        index = faiss.downcast_index(index.storage)
-    return _found(index, queries, k, None if selector is None else _faiss.SearchParameters(sel=selector))
+    searched, parameters = kind_of(index).exhaustive(index, selector)
+    return _found(searched, queries, k, parameters)
 
 
 def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats, Ints]:
@@ -239,64 +229,12 @@ def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats
     return np.where(ids >= 0, scores, -np.inf).astype(np.float32), ids
 
 
-def _of_equal_length(vectors: Floats) -> Floats:
-    """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1]."""
-    squares = np.square(vectors).sum(1)
-    rest = np.sqrt(np.maximum(squares.max(initial=0) - squares, 0))
-    return np.ascontiguousarray(np.column_stack([vectors, rest]), dtype=np.float32)
-
-
 def _squared_length(index: Any) -> float:
-    """The squared length of the rows of an index over `_of_equal_length`, all of which have the same."""
+    """The squared length of the rows of an inverted-list index, which all have the same length."""
     lists = index.invlists
     filled = next(number for number in range(index.nlist) if lists.list_size(number))
     codes = faiss.rev_swig_ptr(lists.get_codes(filled), index.code_size)
     return float(np.square(codes.view(np.float32)).sum())
-
-
-def _kind(rows: int, config: ExportConfig) -> Kind:
-    if config.index != "auto":
-        return config.index
-    return "flat" if rows <= config.flat_up_to else "ivf"
-
-
-def _empty(kind: Kind, vectors: Floats, config: ExportConfig) -> Any:
-    rows, width = vectors.shape
-    lists = config.lists or 2 ** round(log2(4 * sqrt(rows)))
-    lists = max(1, min(lists, rows // _POINTS_A_LIST))
-    recipe = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "hnsw": f"HNSW{config.links},Flat"}[kind]
-    if kind == "ivf":
-        index: Any = faiss.index_factory(width + 1, recipe, faiss.METRIC_L2)
-        index.cp.seed = config.seed
-        index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _MOST_POINTS_A_LIST
-        return index
-    index = faiss.index_factory(width, recipe, faiss.METRIC_INNER_PRODUCT)
-    if kind == "hnsw":
-        index.hnsw.efConstruction = config.build_effort
-    return index
-
-
-def _efforts(index: faiss.Index, config: ExportConfig) -> list[int]:
-    """What to try: the configured effort, or powers of two up to all lists (or all items)."""
-    most = index.nlist if isinstance(index, faiss.IndexIVF) else index.ntotal
-    if isinstance(index, faiss.IndexFlat):
-        return [0]
-    if config.effort:
-        return [min(config.effort, most)]
-    return [*(2**power for power in range(int(log2(most)) + 1) if 2**power < most), most]
-
-
-def _set_effort(index: faiss.Index, effort: int) -> None:
-    if isinstance(index, faiss.IndexIVF):
-        index.nprobe = effort
-    elif isinstance(index, faiss.IndexHNSW):
-        index.hnsw.efSearch = effort
-
-
-def _effort(index: faiss.Index) -> int:
-    if isinstance(index, faiss.IndexIVF):
-        return index.nprobe
-    return index.hnsw.efSearch if isinstance(index, faiss.IndexHNSW) else 0
 
 
 def _exact_limits(vectors: Floats, queries: Floats, k: int) -> Floats:

@@ -1,0 +1,151 @@
+"""The kinds of FAISS index: how each is created, how much of it a query searches, and how it is searched exactly.
+
+A new kind is one class here, whose name is added to `ExportConfig.index`.
+"""
+
+from math import log2, sqrt
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from darec.common.registry import Registry
+from schemas.release import ExportConfig
+
+_faiss: Any = faiss  # for what its type stubs leave out
+_POINTS_PER_LIST = 39  # FAISS asks for this number of training points per centroid
+_MAX_POINTS_PER_LIST = 64  # of many items a sample is enough to find centroids
+_ROUNDS = 6  # of k-means
+
+
+class IndexKind:
+    """The exact kind, and the base class of the others."""
+
+    faiss_type: ClassVar[type[faiss.Index]] = faiss.IndexFlat
+    """The class of the indexes of this kind, by which an index from a file is recognised."""
+    exact: ClassVar[bool] = True
+    """Whether a search compares a query with all items."""
+
+    def create(self, width: int, rows: int, config: ExportConfig) -> Any:
+        """An untrained index for `rows` vectors of `width`."""
+        return faiss.index_factory(width, "Flat", faiss.METRIC_INNER_PRODUCT)
+
+    def stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rows [n, d] or [n, d + 1] that the index stores for `vectors` [n, d]."""
+        return vectors
+
+    def max_effort(self, index: Any) -> int:
+        """The effort with which a search is exact; 0 if there is nothing to choose."""
+        return 0
+
+    def effort(self, index: Any) -> int:
+        """The number of lists or candidates that a query searches."""
+        return 0
+
+    def set_effort(self, index: Any, effort: int) -> None:
+        """Sets the number of lists or candidates that a query searches."""
+
+    def parameters(self, index: Any, selector: Any) -> Any:
+        """Search parameters with the index's effort, for the items of `selector` only (None: all)."""
+        return None if selector is None else _faiss.SearchParameters(sel=selector)
+
+    def exhaustive(self, index: Any, selector: Any) -> tuple[Any, Any]:
+        """The index and the parameters with which the search over the items of `selector` is exact."""
+        return index, self.parameters(index, selector)
+
+    def efforts(self, index: Any, config: ExportConfig) -> list[int]:
+        """The efforts to try: the configured one, or powers of two up to the maximum."""
+        most = self.max_effort(index)
+        if config.effort:
+            return [min(config.effort, most)]
+        return [*(2**power for power in range(int(log2(most or 1)) + 1) if 2**power < most), most]
+
+
+INDEX_KINDS: Registry[IndexKind] = Registry("index")
+INDEX_KINDS.register("flat")(IndexKind)
+
+
+@INDEX_KINDS.register("ivf")
+class InvertedLists(IndexKind):
+    """Inverted lists by distance, over vectors that an additional column brings to equal length (see `index`)."""
+
+    faiss_type = faiss.IndexIVF
+    exact = False
+
+    def create(self, width: int, rows: int, config: ExportConfig) -> Any:
+        """k-means is seeded and limited to a sample of the rows."""
+        lists = config.lists or 2 ** round(log2(4 * sqrt(rows)))
+        lists = max(1, min(lists, rows // _POINTS_PER_LIST))
+        index: Any = faiss.index_factory(width + 1, f"IVF{lists},Flat", faiss.METRIC_L2)
+        index.cp.seed = config.seed
+        index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _MAX_POINTS_PER_LIST
+        return index
+
+    def stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1]."""
+        squares = np.square(vectors).sum(1)
+        rest = np.sqrt(np.maximum(squares.max(initial=0) - squares, 0))
+        return np.ascontiguousarray(np.column_stack([vectors, rest]), dtype=np.float32)
+
+    def max_effort(self, index: Any) -> int:
+        """All lists."""
+        return index.nlist
+
+    def effort(self, index: Any) -> int:
+        """The number of lists."""
+        return index.nprobe
+
+    def set_effort(self, index: Any, effort: int) -> None:
+        """Sets the number of lists."""
+        index.nprobe = effort
+
+    def parameters(self, index: Any, selector: Any) -> Any:
+        """As in the base class."""
+        return None if selector is None else _faiss.SearchParametersIVF(nprobe=index.nprobe, sel=selector)
+
+    def exhaustive(self, index: Any, selector: Any) -> tuple[Any, Any]:
+        """Searches all lists."""
+        parameters = _faiss.SearchParametersIVF(nprobe=index.nlist)
+        parameters.sel = selector
+        return index, parameters
+
+
+@INDEX_KINDS.register("hnsw")
+class ProximityGraph(IndexKind):
+    """A hierarchical navigable small-world graph over the vectors."""
+
+    faiss_type = faiss.IndexHNSW
+    exact = False
+
+    def create(self, width: int, rows: int, config: ExportConfig) -> Any:
+        """The vectors are stored flat, so that an exact search can use them."""
+        index: Any = faiss.index_factory(width, f"HNSW{config.links},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = config.build_effort
+        return index
+
+    def max_effort(self, index: Any) -> int:
+        """All items."""
+        return index.ntotal
+
+    def effort(self, index: Any) -> int:
+        """The number of candidates."""
+        return index.hnsw.efSearch
+
+    def set_effort(self, index: Any, effort: int) -> None:
+        """Sets the number of candidates."""
+        index.hnsw.efSearch = effort
+
+    def parameters(self, index: Any, selector: Any) -> Any:
+        """As in the base class."""
+        return None if selector is None else _faiss.SearchParametersHNSW(efSearch=index.hnsw.efSearch, sel=selector)
+
+    def exhaustive(self, index: Any, selector: Any) -> tuple[Any, Any]:
+        """Searches the flat storage."""
+        return faiss.downcast_index(index.storage), super().parameters(index, selector)
+
+
+def kind_of(index: faiss.Index) -> IndexKind:
+    """The kind of an index, also of one that was read from a file."""
+    kinds = [INDEX_KINDS.make(name) for name in INDEX_KINDS]
+    return next(kind for kind in kinds if isinstance(index, kind.faiss_type))
