@@ -33,7 +33,7 @@ class S3:
     unconditional: bool = False
     """Whether it takes no notice of conditions, as some servers do."""
     refuses: bool = False
-    """Whether it refuses everybody."""
+    """Whether it refuses every user."""
     on_put: Callable[[str], None] = lambda path: None
     """Called with the path of an object before it is written."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
