@@ -7,7 +7,7 @@ import typer
 
 from darec.common.errors import UserError
 from darec.common.progress import Progress
-from pipelines.cli.bench import DataOption, SetOption
+from pipelines.cli.bench_options import DataOption, SetOption
 from pipelines.show import Bars, console
 from schemas.bench import TuneRecipe
 from schemas.data import GraphConfig

@@ -1,0 +1,89 @@
+"""Options that several subcommands of `darec bench` share, opening a grid, and writing tables."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from darec.common.errors import UserError
+from pipelines.show import print_plain
+from schemas.bench import BenchRecipe
+
+if TYPE_CHECKING:
+    from benchmarks.grid import Entry
+    from benchmarks.runs import Run
+
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe of the benchmark: see configs/bench/.")]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option("--data", help="Replace a data set of the recipe: NAME=FOLDER or NAME=RECIPE.yaml. May be repeated."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one value of the recipe: field.path=value. May be repeated.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Use only these data sets, backbones or alignments, separated by commas."),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Use only these seeds, such as 0,1,2.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the store that keeps finished runs.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for tables and plots.", show_default="data/bench/NAME")
+]
+
+BENCH = Path("data/bench")
+STORE = BENCH / "store"
+WHOLE_RUN = Path("configs/movielens-100k.yaml")
+
+
+def open_grid(
+    path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
+) -> tuple[BenchRecipe, list["Run"]]:
+    """The recipe and its runs, each with its data."""
+    from benchmarks.data import load_data, sources
+    from benchmarks.grid import expand
+    from benchmarks.runs import Run
+    from darec.common.recipes import load
+
+    recipe = load(BenchRecipe, path, overrides or ())
+    recipe = recipe.model_copy(update={"data": sources(recipe.data, data or [])})
+    wanted = [*(only or []), *([seeds] if seeds else [])]
+    entries = [entry for entry in expand(recipe) if _wanted(entry, wanted)]
+    if not entries:
+        hint = "name data sets, backbones, alignments or seeds of the recipe"
+        raise UserError("no entry matches", where="--only, --seeds", hint=hint)
+    with_text = {entry.data for entry in entries if entry.config.needs_text}
+    names = dict.fromkeys(entry.data for entry in entries)
+    loaded = {name: load_data(name, recipe.data[name], text=name in with_text) for name in names}
+    if recipe.without_text == "leave out":
+        entries = [entry for entry in entries if loaded[entry.data].text or not entry.config.needs_text]
+    return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
+
+
+def _wanted(entry: "Entry", only: list[str]) -> bool:
+    """Whether each group of names, as `yelp` or `sgl,gccf`, holds one of the entry's."""
+    names = {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
+    return all(names & set(group.split(",")) for group in only)
+
+
+def write_grid_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
+    """Writes the results and tables of the finished runs. Returns the tables in Markdown."""
+    from benchmarks import results, tables
+    from darec.artifacts.store import Store
+
+    found = results.collect(runs, Store(store))
+    folder = out or BENCH / recipe.name
+    results.write(found, folder)
+    parts = []
+    for name in found.runs["data"].unique(maintain_order=True):
+        parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
+    text = "\n".join(parts)
+    (folder / "table.md").write_text(text)
+    return text
+
+
+def write_table(folder: Path, text: str) -> None:
+    """Writes a Markdown table to `table.md` in the folder, and prints it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(text)
+    print_plain(text)
