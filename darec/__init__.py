@@ -1,12 +1,16 @@
 """Train, evaluate and serve recommenders that align collaborative and text representations.
 
-`import darec` loads nothing heavy: each name below is imported when it is first used.
+`import darec` is fast: each name below is imported when it is first used.
 
-Stable names keep their meaning and their parameters until the next major version: Recipe, load_recipe: the
-configuration of a whole run, and how it is read from a file. run: runs the pipeline that a recipe describes. Releases,
-Release: the releases of a store, and the record of one. Bundle: the files of a release, opened for queries. recommend,
-recommend_many, similar: queries against a bundle. Rules: which items may be recommended. DarecError, UserError: the
-errors that darec raises on purpose. __version__: the installed version.
+Stable names keep their meaning and their parameters until the next major version:
+    Recipe, load_recipe: the configuration of a whole run, and how it is read from a file.
+    run: runs the pipeline that a recipe describes.
+    Releases, Release: the releases of a store, and the record of one.
+    Bundle: the files of a release, opened for queries.
+    recommend, recommend_many, similar: queries against a bundle.
+    Rules: which items may be recommended.
+    DarecError, UserError: the errors that darec raises on purpose.
+    __version__: the version.
 
 Experimental names may change in any version:
     recommend_histories: lists for histories of users that a bundle does not know.
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from darec.common.errors import DarecError, UserError
     from darec.common.interactions import Interactions, Pairs, Representations
     from darec.common.recipes import load_recipe
+    from darec.common.version import __version__
     from darec.evaluation.report import report as evaluate
     from darec.serving.bundle import Bundle
     from darec.serving.recommend import recommend, recommend_histories, recommend_many, similar
@@ -32,8 +37,6 @@ if TYPE_CHECKING:
     from schemas.rules import RulesConfig as Rules
     from schemas.training import EvaluateConfig, TrainConfig
     from stages.walk import run
-
-    __version__: str
 
 __all__ = [
     "Bundle",
@@ -80,6 +83,7 @@ _PLACES = {
     "TrainConfig": "schemas.training",
     "Trained": "darec.training.trainer",
     "UserError": "darec.common.errors",
+    "__version__": "darec.common.version",
     "evaluate": "darec.evaluation.report:report",
     "load_recipe": "darec.common.recipes",
     "recommend": "darec.serving.recommend",
@@ -93,15 +97,10 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value = version("darec")
-    elif name in _PLACES:
-        module, _, original = _PLACES[name].partition(":")
-        value = getattr(import_module(module), original or name)
-    else:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, original = _PLACES[name].partition(":")
+    value = getattr(import_module(module), original or name)
     globals()[name] = value  # so that the next use is an ordinary look-up
     return value
 

@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ import typer
 from darec.common.errors import DarecError, LimitError
 from darec.common.logs import FORMAT_VARIABLE, configure
 from darec.common.memory import check_address_space
+from darec.common.version import __version__
 from pipelines.cli import (
     bench,
     compare,
@@ -85,7 +85,7 @@ app.add_typer(bench.app, name="bench", rich_help_panel="Research")
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"darec {version('darec')}")
+        print(f"darec {__version__}")
         raise typer.Exit
 
 

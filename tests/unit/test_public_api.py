@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools.config.pyprojecttoml import read_configuration
 
 import darec
 
@@ -85,12 +86,15 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = darec.nothing
 
 
-def test_the_version_is_written_in_one_place_and_the_images_follow():
-    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+def test_the_version_is_written_in_one_place_and_everything_follows():
+    packaged = read_configuration("pyproject.toml")["project"]["version"]
+    printed = subprocess.check_output([Path(sys.executable).with_name("darec"), "--version"], text=True)
     tags = re.findall(r"image: darec-\w+:([\d.]+)", Path("docker-compose.yml").read_text())
-    assert tags and set(tags) == {project["version"]}
-    assert f"## [{project['version']}]" in Path("CHANGELOG.md").read_text()
-    assert re.match(r"\d+\.\d+\.\d+$", darec.__version__)
+
+    assert packaged == darec.__version__
+    assert printed == f"darec {darec.__version__}\n"
+    assert tags and set(tags) == {darec.__version__}
+    assert f"## [{darec.__version__}]" in Path("CHANGELOG.md").read_text()
 
 
 def test_every_package_says_that_it_is_typed():
