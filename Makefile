@@ -10,7 +10,7 @@ export VLLM_NO_USAGE_STATS := 1
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: run test setup lint docs audit lock ui compose-check bench clean
+.PHONY: run test coverage setup lint docs audit lock ui compose-check bench clean
 
 run: setup ## set up, then the whole pipeline on MovieLens-100K
 	$(BIN)/darec run
@@ -18,6 +18,10 @@ run: setup ## set up, then the whole pipeline on MovieLens-100K
 test: setup ## set up, then linters, type checks, import contracts and all tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+coverage: setup ## branch coverage of the tests and of the processes that they start, least covered files first
+	mkdir -p .coverage
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/compose --cov
 
 setup: $(VENV)/.ready
 
@@ -83,4 +87,4 @@ bench: setup ## speed beside the peers, side by side
 	$(BIN)/darec bench speed
 
 clean: ## remove the environment, keep data and artifacts
-	rm -rf $(VENV) .venv-audit .venv-lock site
+	rm -rf $(VENV) .venv-audit .venv-lock .coverage site
