@@ -60,29 +60,17 @@ def print_table(
     # The text column goes last, as all others have a fixed width.
     order = [name for name in names if name != text]
     places = [names.index(name) for name in order]
-    cells = [[_cell(row[place]) for place in places] for row in rows]
+    lines, headings = _aligned(order, [[row[place] for place in places] for row in rows])
     texts = [_cell(row[names.index(text)]) if text is not None else "" for row in rows]
-    numeric = [all(isinstance(row[place], int | float | Decimal | None) for row in rows) for place in places]
-    widths = [max(map(cell_len, column)) for column in zip(order, *cells, strict=True)]
 
-    def joined(row: Sequence[str]) -> str:
-        aligned = zip(row, widths, numeric, strict=True)
-        return _GAP.join(" " * (width - cell_len(cell)) + cell if right else cell + " " * (width - cell_len(cell))
-                         for cell, width, right in aligned)  # fmt: skip
-
-    taken = sum(widths) + len(_GAP) * len(widths)
+    taken = cell_len(headings) + len(_GAP)
     room = console.width - taken if console.is_terminal else None
     below = room is not None and room < min(_LEAST_TEXT, max(map(cell_len, texts)))
 
     console.print(Text(title, style="bold"))
-    console.print(
-        Text((joined(order) + ("" if below or text is None else _GAP + text)).rstrip(), style="dim"), soft_wrap=True
-    )
-    for row, words in zip(cells, texts, strict=True):
-        line = Text(joined(row))
-        for name, cell in zip(order, row, strict=True):
-            if name in ("state", "outcome") and cell in _STYLES:
-                line.highlight_words([cell], _STYLES[cell])
+    heading = headings if below or text is None else headings + _GAP + text
+    console.print(Text(heading.rstrip(), style="dim"), soft_wrap=True)
+    for line, words in zip(lines, texts, strict=True):
         first, *others = _wrapped(words, console.width - len(_INDENT) if below else room)
         if below:
             others = [first, *others] if words else []
@@ -92,6 +80,31 @@ def print_table(
         console.print(line, soft_wrap=True, highlight=False)
         for other in others:
             console.print(Text((_INDENT if below else " " * taken) + other), soft_wrap=True, highlight=False)
+
+
+def _aligned(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[list[Text], str]:
+    """The rows as lines of equal width, with states in colour, and the line of the column names."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    numeric = [
+        all(isinstance(value, int | float | Decimal | None) for value in column) for column in zip(*rows, strict=True)
+    ]
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+
+    def joined(row: Sequence[str]) -> str:
+        padded = []
+        for cell, width, right in zip(row, widths, numeric, strict=True):
+            padding = " " * (width - cell_len(cell))
+            padded.append(padding + cell if right else cell + padding)
+        return _GAP.join(padded)
+
+    lines = []
+    for row in cells:
+        line = Text(joined(row))
+        for name, cell in zip(names, row, strict=True):
+            if name in ("state", "outcome") and cell in _STYLES:
+                line.highlight_words([cell], _STYLES[cell])
+        lines.append(line)
+    return lines, joined(names)
 
 
 def print_plan(steps: Sequence[Step], llm: LLMConfig) -> None:

@@ -217,41 +217,46 @@ def _delimited(path: Path, lines: list[str]) -> Look:
     plain = [line for line in body if not (comment and line.startswith(comment))] or body
 
     separator = declared[1] if declared else _separator(plain)
-    form = FileFormat(separator=separator, comment=comment)
     if separator is None:
-        doubt = "no separator was found: the file has one column"
-        return Look(
-            path, FileFormat(format="csv", header=True), [plain[0]], [[line] for line in plain[1:]], lines[0], [doubt]
-        )
+        form, cells = FileFormat(format="csv", header=True), [[line] for line in plain[1:]]
+        return Look(path, form, [plain[0]], cells, lines[0], ["no separator was found: the file has one column"])
 
+    form = FileFormat(separator=separator, comment=comment)
     if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
         form = form.model_copy(update={"quote": "none"})
 
-    # Lines before the table, such as a title, have another number of fields than most lines.
-    rows = _rows(plain, form)
-    width = Counter(map(len, rows)).most_common(1)[0][0]
-    before = next(index for index, row in enumerate(rows) if len(row) in (width, width - 1) and len(row) > 1)
+    rows, before = _table_in(_rows(plain, form))
     skipped = [] if comment else plain[:before]
-    rows = rows[before:]
-
     if all(_TYPED.fullmatch(name) for name in rows[0]):
         names = [name.rpartition(":")[0] for name in rows[0]]
         return Look(path, FileFormat(format="recbole"), names, rows[1:], plain[0])
 
     header, doubt = _has_header(rows)
-    form = form.model_copy(
-        update={
-            "format": {",": "csv", "\t": "tsv"}.get(separator, "csv"),
-            "separator": None if declared or separator in (",", "\t") else separator,
-            "header": None if header else False,
-            "skip_lines": lines.index(skipped[-1]) + 1 if skipped else 0,
-        }
-    )
-
-    names = rows[0] if header else [f"column_{number}" for number in range(1, width + 1)]
+    settings = {
+        "format": {",": "csv", "\t": "tsv"}.get(separator, "csv"),
+        "separator": None if declared or separator in (",", "\t") else separator,
+        "header": None if header else False,
+        "skip_lines": lines.index(skipped[-1]) + 1 if skipped else 0,
+    }
+    names = rows[0] if header else [f"column_{number}" for number in range(1, _width(rows) + 1)]
     doubts = [doubt] if doubt else []
-    doubts += [f"the first lines are no rows and are skipped: {shown(skipped[0])}"] if skipped else []
-    return Look(path, form, names, rows[1:] if header else rows, plain[0], doubts)
+    doubts += [f"the first lines are not rows and are skipped: {shown(skipped[0])}"] if skipped else []
+    return Look(path, form.model_copy(update=settings), names, rows[1:] if header else rows, plain[0], doubts)
+
+
+def _table_in(rows: list[list[str]]) -> tuple[list[list[str]], int]:
+    """The rows from the first one of the table on, and how many are before it.
+
+    Lines before the table, such as a title, have another number of fields than most lines.
+    """
+    width = _width(rows)
+    before = next(index for index, row in enumerate(rows) if len(row) in (width, width - 1) and len(row) > 1)
+    return rows[before:], before
+
+
+def _width(rows: list[list[str]]) -> int:
+    """The number of fields of most rows."""
+    return Counter(map(len, rows)).most_common(1)[0][0]
 
 
 def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
