@@ -61,7 +61,7 @@ class FileFormat(Section):
 
 
 class InteractionColumns(Section):
-    """The columns of the interactions file, by name or by number (from 1). Columns set to null are not read."""
+    """The columns of the interactions file, by name or by number starting at 1. Columns that are null are not read."""
 
     user: Column = "user_id"
     """The user's id: text or whole number."""
@@ -104,7 +104,7 @@ class UserColumns(Section):
 
 
 class DataConfig(Section):
-    """Where the raw data is, what it looks like, and how it is cleaned.
+    """Location, format and cleaning of the raw data.
 
     The key contains the SHA-256 of each source file instead of its path.
     """
@@ -125,11 +125,11 @@ class DataConfig(Section):
     encoding: str = "utf-8"
     """The encoding of text files; a byte order mark in a file overrides it."""
     interaction_format: FileFormat = added(FileFormat())
-    """How the interactions file is written."""
+    """The format of the interactions file."""
     item_format: FileFormat = added(FileFormat())
-    """How the items file is written."""
+    """The format of the items file."""
     user_format: FileFormat = added(FileFormat())
-    """How the users file is written."""
+    """The format of the users file."""
     interaction_columns: InteractionColumns = Field(default_factory=InteractionColumns)
     item_columns: ItemColumns = Field(default_factory=ItemColumns)
     user_columns: UserColumns = Field(default_factory=UserColumns)

@@ -14,7 +14,7 @@ from schemas.recipe import Recipe
 
 _INTRODUCTION = """# Configuration
 
-Every field of a recipe, with its type, its default and what it means. An empty recipe is the MovieLens-100K recipe.
+All fields of a recipe, with type, default and description. An empty recipe is the MovieLens-100K recipe.
 `darec config show` prints yours with all defaults; `--set SECTION.FIELD=VALUE` changes one value for one run.
 """
 
@@ -65,7 +65,7 @@ def _references(value: Any) -> list[str]:
 
 
 def _inner(section: dict[str, Any], schema: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """All sections below `section`, depth first, by what a recipe calls them."""
+    """All sections below `section`, depth first, by their names in a recipe."""
     found: dict[str, dict[str, Any]] = {}
     waiting = _references(section.get("properties", {}))
     while waiting:
@@ -88,7 +88,9 @@ def _text(described: dict[str, Any]) -> str:
 def _fields(section: dict[str, Any], schema: dict[str, Any]) -> str:
     rows = ['<dl class="field">']
     for name, field in section.get("properties", {}).items():
-        default = "" if "default" not in field else f", default <code>{html.escape(_value(field['default']))}</code>"
+        # The default of a nested section is that of its fields, which are listed by themselves.
+        plain = "default" in field and "$ref" not in field
+        default = f", default <code>{html.escape(_value(field['default']))}</code>" if plain else ""
         needed = ", required" if name in section.get("required", ()) else ""
         kind = html.escape(_kind(field, schema))
         rows.append(f"<dt><code>{name}</code>: {kind}{default}{needed}</dt>\n<dd>{_code(_text(field))}</dd>")
@@ -105,7 +107,7 @@ def _value(value: Any) -> str:
 
 
 def _kind(field: dict[str, Any], schema: dict[str, Any]) -> str:
-    """The type as a reader of YAML would say it, with its bounds."""
+    """The type in the terms of YAML, with its bounds."""
     if "const" in field:
         return json.dumps(field["const"])
     if "enum" in field:
