@@ -38,7 +38,6 @@ REPLACEMENTS = {
     r"(?:1|first|second) less|less (?:the|their|its) (?:mean|first|second)": "minus, centred",
     r"under way|at work on": "active, running",
     r"so many": "this number of, N",
-    r"stands? in for": "replaces",
     r"me(?:e)?ts? the gate": "is checked by the gate",
     r"(?:objects?|rows?|users?|lists?|edges?|answers?) an? (?:second|line|id|item|key|item|session)": "one ... per ...",
     r"what (?:they|dislikes|a refit|text|alignment) buys?|buy nothing": "effect",
