@@ -8,6 +8,15 @@ import polars as pl
 _DAY = 86_400
 _START = 1_700_000_000
 
+CHECKERBOARD = {
+    "source": "csv",
+    "interactions": "interactions.csv",
+    "items": "items.csv",
+    "users": "users.csv",
+    "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
+}
+"""The section `data` of a recipe in the folder of `write_checkerboard`."""
+
 
 def write_checkerboard(folder: Path, users: int = 40, items: int = 24, seed: int = 0) -> None:
     """Writes interactions.csv, items.csv and users.csv: even users like all even items, odd users all odd ones.

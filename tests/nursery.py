@@ -15,13 +15,31 @@ from pathlib import Path
 import darec.evaluation.report, darec.serving.bundle, darec.text.encoder, darec.text.profiling, darec.text.server
 import darec.training, stages.registry
 from darec.common.recipes import load_recipe
+from stages import execute as executor
 from stages.walk import run
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_in(stage, when):
+    whole = executor._compute
+
+    def compute(job, store, progress, why):
+        if job.stage == stage and when == "before":
+            with store.draft(job.stage, job.key):
+                kill()
+        if job.stage == stage:
+            store.commit = lambda draft, manifest: kill()
+        return whole(job, store, progress, why)
+
+    executor._compute = compute
+
 print("ready", flush=True)
 for line in iter(sys.stdin.readline, ''):
     child = os.fork()
     if child == 0:
         os.close(1)
-        overrides, last = json.loads(line)
+        overrides, last, place = json.loads(line)
         recipe, calls = load_recipe(Path("recipe.yaml"), overrides), count(1)
 
         def counted(frame, event, argument):
@@ -30,7 +48,9 @@ for line in iter(sys.stdin.readline, ''):
 
         if last is not None:
             sys.setprofile(counted)
-        run(recipe)
+        if place is not None:
+            kill_in(*place)
+        run(recipe, force=place[:1] if place else ())
         sys.setprofile(None)
         Path("calls").write_text(str(next(calls)))
         os._exit(0)
@@ -60,7 +80,7 @@ class Nursery:
 
     def run_and_kill(self, overrides: Sequence[str], seconds: float) -> bool:
         """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""
-        self._write(json.dumps([list(overrides), None]))
+        self._write(json.dumps([list(overrides), None, None]))
         child = int(self._read())
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
@@ -72,7 +92,19 @@ class Nursery:
 
         The moment does not depend on the machine's load. The file `calls` then says how many calls a whole run makes.
         """
-        self._write(json.dumps([list(overrides), call]))
+        return self._killed_itself(list(overrides), call, None)
+
+    def run_and_kill_in(self, stage: str, when: str) -> bool:
+        """A run that is forced to run `stage` again, and kills itself -9 in it; False if it ended without an error.
+
+        Args:
+            stage: the stage.
+            when: before the work, or after it and before the artifact is in its place.
+        """
+        return self._killed_itself([], None, (stage, when))
+
+    def _killed_itself(self, *request: object) -> bool:
+        self._write(json.dumps(request))
         self._read()
         self._write("reap")
         code = os.waitstatus_to_exitcode(int(self._read()))

@@ -408,7 +408,7 @@ def test_a_killed_run_goes_on_bit_by_bit(data, tmp_path):
     subprocess.run([*command, str(resumed)], env=environment, timeout=300, check=True)
     checkpoint.unlink()
     straight = tmp_path / "straight"
-    subprocess.run([*command, str(straight)], env=environment, timeout=300, check=True)
+    _child(tmp_path, str(straight))
     states = [load_file(path / "state.safetensors") for path in (resumed, straight)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -27,7 +27,7 @@ from schemas.recipe import Recipe
 from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
-from tests.data import write_checkerboard
+from tests.data import CHECKERBOARD, write_checkerboard
 from tests.nursery import Nursery
 from tests.stores import contents, flip_a_bit, ledger_keys
 
@@ -50,13 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for prompt in PROMPTS.iterdir():
         (folder / "prompts" / prompt.name).write_text(prompt.read_text())
     recipe = {
-        "data": {
-            "source": "csv",
-            "interactions": "interactions.csv",
-            "items": "items.csv",
-            "users": "users.csv",
-            "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
-        },
+        "data": CHECKERBOARD,
         "split": {"k_core": 1},
         "llm": {"chunk": 4, "workers": 1, "dtype": "float32"},
         "profile_users": {"items": 3},

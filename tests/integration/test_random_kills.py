@@ -19,7 +19,7 @@ from darec.text.models import models_root
 from schemas.recipe import Recipe
 from stages.plan import plan
 from stages.walk import run
-from tests.data import write_checkerboard
+from tests.data import CHECKERBOARD, write_checkerboard
 from tests.llm_stub import Stub, stub, well
 from tests.nursery import Nursery
 from tests.stores import ledger_keys
@@ -47,13 +47,7 @@ def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     shutil.copytree(PROMPTS, tmp_path / "prompts")
     with stub(slowly) as server:
         recipe = {
-            "data": {
-                "source": "csv",
-                "interactions": "interactions.csv",
-                "items": "items.csv",
-                "users": "users.csv",
-                "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
-            },
+            "data": CHECKERBOARD,
             "split": {"k_core": 1},
             "llm": {"engine": "server", "server_url": server.url, "model": "stub", "concurrency": 4},
             "train": {"epochs": 12, "eval_every": 2, "dim": 8},

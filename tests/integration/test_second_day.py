@@ -6,9 +6,6 @@ The data is small; the LLM (behind its own server, so that it is loaded once), t
 import io
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
 from darec.common.logs import configure
 from darec.common.recipes import load_recipe
+from darec.text.generate import ENGINES
 from darec.text.models import models_root
 from pipelines.cli import run as command
 from pipelines.reports import report_run
@@ -29,8 +27,9 @@ from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
 from stages.plan import plan
 from stages.registry import STAGES
 from stages.walk import run
-from tests.data import write_checkerboard
+from tests.data import CHECKERBOARD, write_checkerboard
 from tests.integration.test_llm import llm_server
+from tests.nursery import Nursery
 from tests.processes import free_port
 from tests.unit.test_keys import _changed, _leaves
 
@@ -47,17 +46,11 @@ MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source"), ("ev
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with data, prompts of its own, a recipe, one finished run, and an LLM server that stays up."""
     folder = tmp_path_factory.mktemp("second-day")
-    write_checkerboard(folder, users=16, items=12)
+    write_checkerboard(folder, users=10, items=8)
     shutil.copytree(PROMPTS, folder / "prompts")
     port = free_port()
     recipe = {
-        "data": {
-            "source": "csv",
-            "interactions": "interactions.csv",
-            "items": "items.csv",
-            "users": "users.csv",
-            "interaction_columns": {"rating": "rating", "timestamp": "timestamp"},
-        },
+        "data": CHECKERBOARD,
         "split": {"k_core": 1},
         "llm": {"engine": "server", "server_url": f"http://127.0.0.1:{port}/v1", "max_model_len": 512},
         "train": {"epochs": 3, "eval_every": 1, "dim": 8, "refit": "all"},
@@ -92,8 +85,10 @@ def go_on(recipe: Recipe) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", HASHED, ids=".".join)
-def test_any_hashed_field_may_be_edited(world: Path, path: tuple[str, ...]) -> None:
+def test_any_hashed_field_may_be_edited(world: Path, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another LLM engine asks the same server here: `test_llm` starts the real ones."""
     changed = _changed(the_recipe(), path)
+    monkeypatch.setitem(ENGINES._factories, changed.llm.engine, ENGINES._factories["server"])
     try:
         go_on(changed)
     except UserError:
@@ -120,40 +115,19 @@ def test_a_prompt_of_the_encoder_may_be_edited(world: Path, name: str) -> None:
     assert go_on(the_recipe()) == []
 
 
-# Kills its own process with SIGKILL inside a chosen stage: before the work, or after it and before the artifact is
-# in its place.
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-import stages.execute as executor
-from darec.common.logs import configure
-from darec.common.recipes import load_recipe
-from stages.walk import run
-
-recipe, stage, when, *overrides = sys.argv[1:]
-whole, kill = executor._compute, lambda: os.kill(os.getpid(), signal.SIGKILL)
-
-def compute(job, store, progress, why):
-    if job.stage == stage and when == "before":
-        with store.draft(job.stage, job.key):
-            kill()
-    if job.stage == stage:
-        store.commit = lambda draft, manifest: kill()
-    return whole(job, store, progress, why)
-
-executor._compute = compute
-run(load_recipe(Path(recipe), overrides), force=[stage])
-"""
+@pytest.fixture(scope="module")
+def nursery(world: Path) -> Iterator[Nursery]:
+    """Runs in `world` without the imports of a new process each."""
+    with Nursery() as nursery:
+        yield nursery
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_second_run_that_is_killed_in_a_stage_goes_on(world: Path, stage: str, when: str) -> None:
+def test_a_second_run_that_is_killed_in_a_stage_goes_on(world: Path, nursery: Nursery, stage: str, when: str) -> None:
     current = (Path("store") / "current").readlink()
-    command = [sys.executable, "-c", KILLED_RUN, "recipe.yaml", stage, when]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert nursery.run_and_kill_in(stage, when)
     assert (Path("store") / "current").readlink() == current
     assert all(artifact.damage(checksums=True) is None for artifact in Store(Path("store")).artifacts())
 
