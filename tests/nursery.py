@@ -75,8 +75,8 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        with self._process:
+            self._process.kill()
 
     def run_and_kill(self, overrides: Sequence[str], seconds: float) -> bool:
         """Starts a run and kills it -9 after `seconds`; False if it had ended by then."""

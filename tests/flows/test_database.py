@@ -146,7 +146,7 @@ def test_it_shuts_down_in_order_when_the_one_that_started_it_is_killed(copy):
     server = psutil.Process(int(parent.stdout.readline()))
     assert wait_for(Database(copy).ready)
     parent.kill()
-    parent.wait()
+    parent.communicate()
     assert wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE, 30)
     assert "database system is shut down" in Database(copy).log.read_text()
 

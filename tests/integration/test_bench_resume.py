@@ -51,7 +51,7 @@ def test_a_killed_benchmark_goes_on(tmp_path):
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert checkpoint.exists()
     assert [artifact.key for artifact in store.artifacts(STAGE)] == [one.key], "nothing half-made is visible"
 

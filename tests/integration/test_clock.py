@@ -121,7 +121,7 @@ def test_a_lease_ends_with_its_holder_whatever_the_clocks_say(tmp_path: Path, sh
     with pytest.raises(BlockingIOError), store.lease("train-k", WITHOUT_WAITING):
         pass
     holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    holder.communicate()
     with store.lease("train-k", WITHOUT_WAITING):
         pass
 

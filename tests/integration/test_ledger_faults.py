@@ -452,7 +452,9 @@ def test_several_writers_and_a_reader_at_once(tmp_path: Path) -> None:
         now = dict(ledger.get(KEYS).select(KEY, "cause").iter_rows())
         assert owners.items() <= now.items(), "a row that was there is gone, or is another's"
         owners = now
-    assert [process.wait() for process in writers] == [0, 0, 0]
+    for process in writers:
+        process.communicate()
+    assert [process.returncode for process in writers] == [0, 0, 0]
     assert texts(ledger) == TEXTS
     assert not ledger.survey(KEYS).damage
 
@@ -471,7 +473,7 @@ def test_rows_that_were_appended_outlive_kill_after_kill(tmp_path: Path) -> None
                 process.kill()
                 break
         kept = max([kept, *(int(line) + 50 for line in process.stdout)])
-        process.wait()
+        process.communicate()
         survey = ledger.survey(KEYS[:kept])
         assert survey.missing.is_empty() and not survey.damage
     assert not list(tmp_path.glob("*.damaged"))

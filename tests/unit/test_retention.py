@@ -118,7 +118,7 @@ def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
         assert len(store.artifacts()) == 3
     finally:
         worker.kill()
-        worker.wait()
+        worker.communicate()
     assert len(collect(store, 1, 1).removed) == 2  # kill -9 leaves no lease behind
 
 

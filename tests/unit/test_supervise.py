@@ -69,7 +69,7 @@ def test_a_process_gets_its_signal_when_the_one_that_started_it_is_killed(tmp_pa
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
-    parent.wait()
+    parent.communicate()
     assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
 
 
