@@ -116,7 +116,7 @@ CASES = [
          **with_items("item_id,title\ni0,Café\n".encode("latin-1"))),
     Case("UTF-16 without a byte order mark", "this text is UTF-16", "x.csv", "set encoding: utf-16-le",
          files={"x.csv": GOOD.encode("utf-16-le")}),
-    Case("truncated Parquet", "not a Parquet file, or it is cut short", "x.parquet", "write the file again",
+    Case("truncated Parquet", "not a Parquet file, or it is truncated", "x.parquet", "write the file again",
          **as_parquet(parquet(TABLE, -30))),
     Case("not a Parquet file", "not a Parquet file", "x.parquet", "data.source", **as_parquet(GOOD.encode())),
     Case("ids of a wrong type", "ids are Float64, not text or whole numbers", "x.parquet, column 'user_id'", "as text",
