@@ -41,7 +41,6 @@ REPLACEMENTS = {
     r"me(?:e)?ts? the gate": "is checked by the gate",
     r"(?:objects?|rows?|users?|lists?|edges?|answers?) an? (?:second|line|id|item|key|item|session)": "one ... per ...",
     r"what (?:they|dislikes|a refit|text|alignment) buys?|buy nothing": "effect",
-    r"(?:anybody|nobody|somebody) (?:can|may|says?|has|waits?|reads?)": "name the subject",
     r"no (?:JSON|Parquet|text|HTML|chat|row) (?:object|file|page|turn|ledger)": "not a ...",
     r"came through": "was completed",
 }
