@@ -16,19 +16,19 @@ class Absent:
 
 @dataclass(frozen=True)
 class Headline:
-    """The headline: what was made, and its state."""
+    """The headline: the name of the release and its state."""
 
     name: str
-    """The release's id; for a run that did not come so far, its last stage and key."""
+    """The release's id; for a run without a release, its last stage and key."""
     state: str
-    """published, refused, rolled back, or not judged."""
+    """published, refused, rolled back, or not gated."""
     current: bool
     """Whether it is the current release."""
     reason: str
     checks: tuple[Check, ...]
     """The checks of the gate."""
     judged_against: str | None
-    """The release that was in production at the gate."""
+    """The release that was current when the gate checked this one."""
     made: datetime
     sizes: dict[str, int]
     """users, items, interactions."""

@@ -24,7 +24,7 @@ def headline(source: Source) -> Headline:
     release = source.release
     if release is None:
         reason = f"the run ended at {last.stage}, before the gate"
-        return Headline(source.name, "not judged", False, reason, (), None, last.manifest.created, {})
+        return Headline(source.name, "not gated", False, reason, (), None, last.manifest.created, {})
 
     current = Releases(source.store.root).current()
     report = release.report

@@ -240,10 +240,10 @@ def test_a_run_that_stopped_early_shows_what_there_is(plain):
     early = {stage: keys[stage] for stage in ("ingest", "split", "graph", "train")}
     content = collect(Source.of_run(store, early))
     assert content.headline.name == f"train-{keys['train']}"
-    assert content.headline.state == "not judged"
+    assert content.headline.state == "not gated"
     assert content.metrics == Absent("this run had no stage evaluate")
     assert not isinstance(content.curves, Absent)
-    assert "not judged" in render(content)
+    assert "not gated" in render(content)
 
 
 def test_removed_artifacts_cost_their_section_only(plain, tmp_path):
