@@ -86,7 +86,7 @@ class Machines:
     def end(self) -> None:
         """Ends the process that forks."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
     def _read(self) -> str:
         assert self._process.stdout is not None

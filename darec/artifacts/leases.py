@@ -24,6 +24,7 @@ from darec.common.objects import Objects
 
 SECONDS = "DAREC_LEASE_SECONDS"
 """Environment variable: after how many seconds without a sign of life a process counts as dead; default 60."""
+_LOOK = 0.5  # seconds between two looks at a lease that somebody else holds
 _ALONE = "alone"
 _PRESENT = "leases/present/"
 
@@ -101,7 +102,7 @@ class Leases:
             elif watch.is_alive and not wait:
                 raise BlockingIOError(f"{holder} holds {path}")
             else:
-                time.sleep(min(1.0, self.seconds / 20))
+                time.sleep(_LOOK)
 
     def _announce(self) -> "_Renewal":
         """Being seen comes before looking, so that of two who look at the same time one at least sees the other."""
@@ -113,7 +114,7 @@ class Leases:
                 return _Renewal(self._objects, path, self.seconds, version)
             self._objects.delete([path])
             while not alone.is_free:
-                time.sleep(min(1.0, self.seconds / 20))
+                time.sleep(_LOOK)
                 alone.look()
 
     def _dead(self, paths: list[str]) -> list[str]:
@@ -125,7 +126,7 @@ class Leases:
                     raise BlockingIOError(f"{holder} is at work")
             if all(watch.is_free for watch in watches):
                 return paths
-            time.sleep(min(1.0, self.seconds / 20))
+            time.sleep(_LOOK)
 
 
 class _Watch:

@@ -12,6 +12,7 @@ from threading import Event
 import polars as pl
 import pytest
 
+from darec.artifacts import leases
 from darec.artifacts.ledger import Ledger, row_key
 from darec.artifacts.store import Artifact, Store, file_records
 from darec.common.errors import DarecError, TransientError
@@ -47,8 +48,9 @@ def machine(server, tmp_path, monkeypatch) -> Opens:
     return machines(server.new_bucket(), tmp_path, monkeypatch)
 
 
-def machines(url, folder, monkeypatch, seconds="1") -> Opens:
-    monkeypatch.setenv("DAREC_LEASE_SECONDS", seconds)
+def machines(url, folder, monkeypatch) -> Opens:
+    monkeypatch.setenv("DAREC_LEASE_SECONDS", "8")  # of the living: on a busy machine a thread waits for its turn
+    monkeypatch.setattr(leases, "_LOOK", 0.05)
     count = iter(range(100))
 
     def opened() -> Store:
@@ -334,8 +336,9 @@ def test_a_lease_that_nobody_renews_is_taken_over_and_one_that_is_renewed_is_not
     with ThreadPoolExecutor() as pool:
         with alive.lease("stage"):
             assert time.monotonic() - began > 0.5
+            before = alive.shared.objects.read("leases/stage.json")
             waiting = pool.submit(take, machine())
-            time.sleep(1.5)  # longer than a lease lasts
+            assert wait_for(lambda: alive.shared.objects.read("leases/stage.json") != before, 30)
             assert not waiting.done()
         waiting.result()
 

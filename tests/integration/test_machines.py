@@ -56,7 +56,7 @@ def machines(server, llm, tmp_path_factory):
         "runtime": {"store": server.new_bucket(), "min_free_gb": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    started = Machines(folder, {"DAREC_LEASE_SECONDS": "2", "DAREC_MODELS": str(models_root().resolve())})
+    started = Machines(folder, {"DAREC_LEASE_SECONDS": "8", "DAREC_MODELS": str(models_root().resolve())})
     yield started
     started.end()
 
