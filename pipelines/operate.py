@@ -40,6 +40,7 @@ StageName = Literal[
     "export",
     "publish",
     "lists",
+    "vectors",
 ]
 PromptName = Literal["profile_items", "profile_users", "item_text", "user_text"]
 PROMPTED = ("profile_items", "profile_users")  # the stages whose recipe section has a `prompt`
@@ -146,7 +147,9 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
     """
     releases = _releases(recipe)
     left = releases.current()
-    return _announce(releases.promote(release, why=why), left, "promoted", why)
+    promoted = _announce(releases.promote(release, why=why), left, "promoted", why)
+    _push(_load(recipe))
+    return promoted
 
 
 @flow(name="rollback")
@@ -159,7 +162,9 @@ def rollback(why: str = "by hand", recipe: str = "") -> str:
     """
     releases = _releases(recipe)
     left = releases.current()
-    return _announce(releases.rollback(why=why), left, "rolled back", why)
+    current = _announce(releases.rollback(why=why), left, "rolled back", why)
+    _push(_load(recipe))
+    return current
 
 
 @flow(name="gc")
@@ -184,6 +189,14 @@ def _collect(recipe: Recipe, dry_run: bool) -> Collection:
     """Waits up to two hours for an active run to end."""
     runtime = recipe.runtime
     return collect(Store(runtime.store), runtime.keep_releases, runtime.keep_artifacts, dry_run=dry_run)
+
+
+@task(name="push", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=30, retry_condition_fn=is_transient)
+def _push(recipe: Recipe) -> str | None:
+    """Brings the vector store, if the recipe has one, to the release in production."""
+    from darec.serving.vectors import follow_by_hand  # brings Polars and FAISS
+
+    return follow_by_hand(Store(recipe.runtime.store), recipe.vectors)
 
 
 def _announce(release: Release, left: Release | None, verb: str, why: str) -> str:

@@ -15,6 +15,7 @@ from schemas.search import SearchConfig
 from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
 from schemas.training import EvaluateConfig, TrainConfig
+from schemas.vectors import VectorsConfig
 
 
 def _location(value: Any) -> Any:
@@ -64,6 +65,8 @@ class Recipe(Section):
     rules: RulesConfig = Field(default_factory=RulesConfig)
     lists: ListsConfig | None = None
     """Writes the best items of all users to files at the end of a run. null: nothing is written."""
+    vectors: VectorsConfig | None = None
+    """Pushes the vectors of the release in production into a vector store at the end of a run. null: no."""
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")

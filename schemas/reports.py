@@ -252,3 +252,15 @@ class ListsReport(StageReport):
     state: str = ""
     reason: str = ""
     out: str = ""
+
+
+class VectorsReport(StageReport):
+    """Whether the vector store serves the release in production."""
+
+    state: str = ""
+    reason: str = ""
+    release: str = ""
+    users: int = 0
+    items: int = 0
+    removed: tuple[str, ...] = ()
+    """Earlier versions that were removed."""

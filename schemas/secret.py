@@ -51,3 +51,17 @@ def _checked(value: object) -> object:
 
 ServerURL = Annotated[SecretURL, BeforeValidator(_checked)]
 """The address of a server, with or without a password in it."""
+
+
+def _without_password(value: object) -> object:
+    if isinstance(value, str) and "://" in value:
+        if HIDDEN in value:
+            raise PydanticCustomError(_ERROR, "its password was left out where it was printed; leave the @ out, too")
+        _, _, password = value.partition("://")[2].rpartition("@")[0].partition(":")
+        if password or _QUERY.search(value):
+            raise PydanticCustomError(_ERROR, "must hold no password: give that in an environment variable")
+    return value
+
+
+OpenAddress = Annotated[str, BeforeValidator(_without_password)]
+"""An address or a path that may stand in a recipe: it holds no password, key or token."""

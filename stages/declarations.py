@@ -30,6 +30,7 @@ from schemas.reports import (
     RerankReport,
     SplitReport,
     TrainReport,
+    VectorsReport,
 )
 from stages.contract import Effect, Stage
 
@@ -334,4 +335,17 @@ LISTS = Effect(
     config=lambda recipe: {"lists": recipe.lists},
     after=("publish",),
     undone="to be written",
+)
+
+# ---------------------------------------------------------------- vectors: the release in a vector store
+
+VECTORS = Effect(
+    name="vectors",
+    subflow="collaborative",
+    body="stages.vectors",
+    report=VectorsReport,
+    reads=lambda recipe: (),
+    config=lambda recipe: {"vectors": recipe.vectors},
+    after=("publish",),
+    undone="to be pushed",
 )

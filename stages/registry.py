@@ -11,7 +11,7 @@ from stages.contract import Effect, Stage, Task
 TASKS: dict[str, Task] = {task.name: task for task in vars(declarations).values() if isinstance(task, Task)}
 STAGES: dict[str, Stage] = {name: task for name, task in TASKS.items() if isinstance(task, Stage)}
 LAST = declarations.PUBLISH.name
-"""The last task of a whole run, except for the lists if the recipe has them."""
+"""The last task of a whole run, except for lists and vectors if the recipe has them."""
 
 
 def task_named(name: str) -> Task:
@@ -30,8 +30,9 @@ def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
     """
     readers: dict[str, list[str]] = {}
     waiting = [task_named(target).name]
-    if target == LAST and recipe.lists:
-        waiting.append(declarations.LISTS.name)
+    if target == LAST:
+        outlets = {declarations.LISTS: recipe.lists, declarations.VECTORS: recipe.vectors}
+        waiting += [effect.name for effect, section in outlets.items() if section]
     while waiting:
         name = waiting.pop()
         if name not in readers:

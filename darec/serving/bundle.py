@@ -221,6 +221,11 @@ class Bundle:
         return self._scan(USERS_FILE).select(c.USER).drop_nulls().collect()[c.USER]
 
     @cached_property
+    def user_rows(self) -> int:
+        """The number of user indices, those of users who were forgotten among them."""
+        return self._scan(USERS_FILE).select(pl.len()).collect().item()
+
+    @cached_property
     def fold_in(self) -> "HistoryMap":
         """The map from histories to user vectors."""
         from darec.serving.fold_in import learn  # brings torch, which other questions do without
@@ -255,6 +260,10 @@ class Bundle:
     def users_between(self, start: int, stop: int) -> pl.DataFrame:
         """`user_index` and the columns of `users.parquet`, of the users from number `start` to `stop`."""
         return self._scan(USERS_FILE).with_row_index(c.USER_INDEX).slice(start, stop - start).collect()
+
+    def items_between(self, start: int, stop: int) -> pl.DataFrame:
+        """`item_index` and the columns of `items.parquet`, of the items from number `start` to `stop`."""
+        return self._scan(ITEMS_FILE).with_row_index(c.ITEM_INDEX).slice(start, stop - start).collect()
 
     def seen_between(self, start: int, stop: int) -> pl.DataFrame:
         """The known pairs of the users from number `start` to `stop`."""

@@ -37,6 +37,7 @@ from darec.serving.recommend import nearest
 from darec.serving.records import CurrentLink, Records
 from darec.serving.releases import LEASE, whoami
 from darec.serving.retention import alone
+from darec.serving.vectors import open_store
 from schemas import columns as c
 from schemas.copies import COPIES
 from schemas.manifest import MANIFEST, InputRecord
@@ -44,6 +45,7 @@ from schemas.night import NIGHTS_FILE, Night
 from schemas.receipt import Receipt
 from schemas.release import Release
 from schemas.tables import PROFILE_ROWS, VECTOR_ROWS
+from schemas.vectors import VectorsConfig
 
 _OF_ITEMS = {
     (file.stage, file.name) for file in (files.ITEMS, files.ITEM_VOCABULARY, files.ITEM_PROFILES, files.ITEM_FALLBACKS)
@@ -62,6 +64,7 @@ _ELSEWHERE = (
     "and the free blocks of its disk"
 )
 _CACHES = "caches of other machines: each follows with its next command, but reports, checkpoints and its outbox stay"
+_PUSHED = "logs, snapshots and backups of the vector store, and its free blocks until it uses them again"
 _OLD_TEXTS = "texts of the person whose artifacts are gone: a ledger does not know whose its rows are"
 
 
@@ -91,6 +94,7 @@ def forget(
     left: Sequence[str] = (),
     copies: Holder | None = None,
     dry_run: bool = False,
+    vectors: VectorsConfig | None = None,
 ) -> Receipt:
     """Removes a person from the store; with `dry_run` only counts what holds the person.
 
@@ -102,11 +106,12 @@ def forget(
         left: what the caller knows to hold the person outside the store, for the receipt.
         copies: the copies of remote sources in the store.
         dry_run: whether to change nothing.
+        vectors: the vector store that releases are pushed into, where the person is removed first.
 
     Raises:
         UserError: the store does not hold this id (the nearest ones are named), or a release record cannot be read.
         DarecError: the bundle in production is damaged.
-        TransientError: a run is active, or a file cannot be read now.
+        TransientError: a run is active, a file cannot be read now, or the vector store does not answer.
     """
     with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         if not dry_run:
@@ -114,6 +119,12 @@ def forget(
         person = _Person(store, user_id)
         person.check(elsewhere=copies is not None and copies.named)
         counts = person.counts() | (copies.counts() if copies is not None else {})
+        if vectors is not None:
+            left = (*left, _PUSHED)
+            with open_store(vectors) as pushed:
+                counts["rows of the vector store"] = pushed.holding(user_id)
+                if not dry_run:
+                    pushed.forget(user_id)
         receipt = Receipt(
             at=datetime.now(UTC),
             who=who or whoami(),

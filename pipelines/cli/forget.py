@@ -21,7 +21,8 @@ def forget(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a person from everything that the store keeps: artifacts, releases, row ledgers, reports.
+    """Remove a person from everything that the store keeps: artifacts, releases, row ledgers, reports. They are also
+    removed from the vector store of the recipe.
 
     Other users get the same recommendations as before. Copies of remote sources are rewritten or deleted. The raw data
     itself is not changed: remove the person there, too, or the next run brings them back. A receipt in <store>/receipts
@@ -34,7 +35,8 @@ def forget(
     folder = store.root / COPIES
     left = tuple(_outside(loaded.data, folder))
     copies = CopiesOfPerson(folder, user)
-    receipt = remove(store, user, why=why, left=left, copies=copies, dry_run=dry_run)
+    places = {"copies": copies, "vectors": loaded.vectors}
+    receipt = remove(store, user, why=why, left=left, dry_run=dry_run, **places)
     if as_json:
         print_json(receipt.model_dump(mode="json"))
         return

@@ -1,6 +1,7 @@
 """`darec promote`: makes a release the current one."""
 
 from pipelines.cli.options import RecipeOption, ReleaseArgument, SetOption, WhyOption, open_recipe
+from pipelines.cli.push import push_current
 from pipelines.show import console
 
 
@@ -13,6 +14,7 @@ def promote(
     """Make a release the current one, regardless of the decision of the gate."""
     from darec.serving.releases import Releases
 
-    _, store = open_recipe(recipe, overrides)
+    loaded, store = open_recipe(recipe, overrides)
     promoted = Releases(store.root).promote(release, why=why)
     console.print(f"current: {promoted.id} (before: {promoted.previous})", highlight=False)
+    push_current(loaded, store)

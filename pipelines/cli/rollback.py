@@ -1,6 +1,7 @@
 """`darec rollback`: goes back to the previous release."""
 
 from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
+from pipelines.cli.push import push_current
 from pipelines.show import console
 
 
@@ -8,8 +9,9 @@ def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides:
     """Go back to the previous release. The one that is left is not published again automatically."""
     from darec.serving.releases import Releases
 
-    _, store = open_recipe(recipe, overrides)
+    loaded, store = open_recipe(recipe, overrides)
     book = Releases(store.root)
     left = book.current()
     release = book.rollback(why=why)
     console.print(f"current: {release.id} (rolled back: {left.id if left else None})", highlight=False)
+    push_current(loaded, store)

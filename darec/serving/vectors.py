@@ -1,0 +1,200 @@
+"""The vectors of a release in a vector store, for whoever searches there instead of asking darec.
+
+A release is a version: a table (or collection) of users and one of items, whose names end with the release's id. Fixed
+names lead to the version in production, and are switched for both at once when all rows are there. A push that is
+killed leaves the old version in production and an unfinished one, which the next push writes again. A rollback switches
+to a version that is kept.
+
+    <name>_items    number (in the release), item_id, title, train_count, vector
+    <name>_users    number, user_id, train_count, seen (numbers of the items that lists leave out), vector
+
+The score of an item for a user is the inner product of their vectors.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.common.progress import Progress, Silent
+from darec.common.registry import Registry
+from darec.serving.bundle import Bundle
+from darec.serving.releases import Releases
+from schemas import columns as c
+from schemas.release import Release
+from schemas.reports import VectorsReport
+from schemas.vectors import VectorsConfig
+
+ADDRESS = "DAREC_VECTORS"
+"""The environment variable that holds the address of the store where the recipe has none."""
+AGAIN = "`darec push` tries again; readers get what they got before"
+NUMBER, SEEN = "number", "seen"
+_BLOCK = 8192  # rows sent at once
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is pushed of a release."""
+
+    name: str
+    """Ends the names of its tables; names sort by age."""
+    bundle: Bundle
+    progress: Progress
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return self.bundle.report.width
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each side, `users` and `items`. A user who was forgotten has none."""
+        return {"users": self.bundle.report.users.rows, "items": self.bundle.report.items.rows}
+
+    def blocks(self, side: str) -> Iterator[pl.DataFrame]:
+        """The rows of a side in their order, in blocks."""
+        self.progress.start(f"push {side}", self.rows[side], side)
+        for table in self._users() if side == "users" else self._items():
+            yield table
+            self.progress.advance(table.height)
+
+    def _items(self) -> Iterator[pl.DataFrame]:
+        for start in range(0, self.bundle.items.height, _BLOCK):
+            table = self.bundle.items_between(start, start + _BLOCK).rename({c.ITEM_INDEX: NUMBER})
+            yield table.select(pl.col(NUMBER).cast(pl.Int64), c.ITEM, c.TITLE, c.TRAIN_COUNT, c.VECTOR)
+
+    def _users(self) -> Iterator[pl.DataFrame]:
+        start = 0
+        while (table := self.bundle.users_between(start, start + _BLOCK)).height:
+            pairs = self.bundle.seen_between(start, start + _BLOCK)
+            seen = pairs.group_by(c.USER_INDEX).agg(pl.col(c.ITEM_INDEX).cast(pl.Int32).sort().alias(SEEN))
+            known = table.drop_nulls(c.USER).with_columns(pl.col(c.USER_INDEX).cast(pl.Int64))
+            joined = known.join(
+                seen.cast({c.USER_INDEX: pl.Int64}), on=c.USER_INDEX, how="left", maintain_order="left"
+            ).with_columns(pl.col(SEEN).fill_null([]))
+            yield joined.rename({c.USER_INDEX: NUMBER}).select(NUMBER, c.USER, c.TRAIN_COUNT, SEEN, c.VECTOR)
+            start += _BLOCK
+
+
+class VectorStore(Protocol):
+    """What darec asks of a vector store. Every method may raise TransientError where the store does not answer."""
+
+    def versions(self) -> set[str]:
+        """The names of all versions, unfinished ones among them."""
+        ...
+
+    def current(self) -> str | None:
+        """The version that readers get."""
+        ...
+
+    def rows(self, version: str) -> dict[str, int]:
+        """The number of users and items that a version has, 0 where there is no table."""
+        ...
+
+    def write(self, version: Version) -> None:
+        """Writes a version that is not there. Readers see nothing of it."""
+        ...
+
+    def switch(self, version: str) -> None:
+        """Gives readers this version: users and items at once."""
+        ...
+
+    def remove(self, version: str) -> None:
+        """Removes a version that readers do not get."""
+        ...
+
+    def holding(self, user_id: str) -> int:
+        """In how many versions a person is."""
+        ...
+
+    def forget(self, user_id: str) -> None:
+        """Removes a person from all versions, and from old copies of their files as far as the store allows."""
+        ...
+
+
+Opened = AbstractContextManager[VectorStore]
+STORES: Registry[Opened] = Registry("vector store")
+_MODULES = {"pgvector": "pgvector", "qdrant": "qdrant", "lancedb": "lance"}
+
+
+def open_store(config: VectorsConfig) -> Opened:
+    """The store that the recipe names. Raises UserError if its library is missing or it has no address."""
+    import_module(f"darec.serving.{_MODULES[config.store]}")
+    address = config.address or os.environ.get(ADDRESS)
+    if not address:
+        hint = f"set vectors.address, or the environment variable {ADDRESS} if it holds a password"
+        raise UserError("the vector store has no address", where="vectors.address", hint=hint)
+    return STORES.make(config.store, config, address)
+
+
+def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) -> VectorsReport:
+    """Makes the vector store serve the release in production, and removes versions that are too old.
+
+    The caller holds the lease `vectors` of the store at `root`, so that a push and a rollback do not cross.
+    """
+    release = Releases(root).current()
+    if release is None:
+        return VectorsReport(state="skipped", reason="no release is in production")
+    version = _version(root, release, progress)
+
+    with open_store(config) as store:
+        missing = store.rows(version.name) != version.rows
+        if missing:
+            store.remove(version.name)  # what a push that was killed has left
+            store.write(version)
+        store.switch(version.name)
+        old = sorted(store.versions() - {version.name}, reverse=True)[config.keep :]
+        for name in old:
+            store.remove(name)
+    state, done = ("pushed", "pushed") if missing else ("switched", "switched to")
+    return _report(version, release, state, f"{release.id} was {done}", old)
+
+
+def served(root: Path, config: VectorsConfig) -> VectorsReport | None:
+    """The release in production, if the vector store serves it whole; else None."""
+    release = Releases(root).current()
+    if release is None:
+        return None
+    version = _version(root, release)
+    with open_store(config) as store:
+        if store.current() != version.name or store.rows(version.name) != version.rows:
+            return None
+    return _report(version, release, "pushed", f"{config.store} serves {release.id}")
+
+
+def follow_by_hand(store: Store, config: VectorsConfig | None, progress: Progress | None = None) -> str | None:
+    """After a rollback or a promotion: `follow` for a recipe that has a vector store; what was done, in words."""
+    if config is None:
+        return None
+    with store.in_use(), store.lease("vectors"):
+        return follow(store.root, config, progress).reason
+
+
+def _report(version: Version, release: Release, state: str, reason: str, removed: Sequence[str] = ()) -> VectorsReport:
+    users, items = version.rows["users"], version.rows["items"]
+    return VectorsReport(
+        state=state, reason=reason, release=release.id, users=users, items=items, removed=tuple(removed)
+    )
+
+
+def _version(root: Path, release: Release, progress: Progress | None = None) -> Version:
+    bundle = Bundle.open(Releases(root).folder(release))
+    return Version(re.sub(r"\W", "_", release.id).lower(), bundle, progress or Silent())
+
+
+def pattern(name: str) -> re.Pattern[str]:
+    """Matches the names of our tables, so that no other table is ever taken for one: side and version."""
+    return re.compile(rf"{re.escape(name)}_(users|items)_(\d{{4}}_\d\d_\d\dt\d{{4}}z_\w+)")
+
+
+def versions_among(names: Iterable[str], name: str) -> set[str]:
+    """The versions of which there is a table."""
+    return {found[2] for each in names if (found := pattern(name).fullmatch(each))}

