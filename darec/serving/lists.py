@@ -64,7 +64,7 @@ def write_lists(
     applied = Rules.of(rules, bundle)
     ranker, find = Ranker.of(bundle, applied), _Finder(bundle, applied)
     users, rows = bundle.report.users.rows, 0
-    bounds = np.linspace(0, users, config.partitions + 1).astype(int).tolist()
+    bounds = np.linspace(0, bundle.user_rows, config.partitions + 1).astype(int).tolist()
 
     progress.start("lists", users, "users")
     with _replaced(out) as folder:
@@ -116,6 +116,7 @@ def _ranked(bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder"
         if len(rows):
             ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
 
+    ids[users[c.USER].is_null().to_numpy()] = -1  # somebody who was forgotten
     row, place = np.nonzero(ids >= 0)
     return pl.DataFrame(
         {

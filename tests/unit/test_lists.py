@@ -18,7 +18,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.evaluation.rerankers import build, write
 from darec.serving import lists
-from darec.serving.bundle import Bundle, Contents, vectors_of
+from darec.serving.bundle import Bundle, Contents, read_report, vectors_of, write_without
 from darec.serving.lists import MANIFEST, write_lists, written
 from darec.serving.recommend import recommend_many
 from schemas.lists import ListsConfig
@@ -190,6 +190,18 @@ def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(lists, "_READ", 32 * bundle().report.width)
     write_lists(bundle(), tmp_path / "lists", ListsConfig())
     assert heights == [16, 16, 8]
+
+
+def test_somebody_who_was_forgotten_has_no_list_and_takes_nobody_elses(tmp_path):
+    store = Store(tmp_path / "store")
+    whole = Bundle.open(export(store, contents(users=10, seed=3)).path)
+    (tmp_path / "without").mkdir()
+    write_without(whole.folder, tmp_path / "without", "u4")
+    left = Bundle(tmp_path / "without", read_report(tmp_path / "without"))
+    for name, bundle in (("before", whole), ("after", left)):
+        write_lists(bundle, tmp_path / name, ListsConfig(k=5, partitions=2))
+    before, after = everybody(tmp_path / "before"), everybody(tmp_path / "after")
+    check_same(after, before.filter(pl.col("user_id") != "u4"))
 
 
 def test_a_run_ends_with_the_lists_of_the_current_release(tmp_path, monkeypatch):
