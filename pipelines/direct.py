@@ -13,6 +13,7 @@ from darec.text.budget import one_run
 from pipelines.nights import recorded
 from pipelines.reports import report_run
 from pipelines.show import Bars, console, harmless
+from pipelines.tracking import track_report
 from schemas.recipe import Recipe
 from stages.contract import Task
 from stages.execute import Result
@@ -37,12 +38,15 @@ def run_directly(recipe: Recipe, until: str, force: Collection[str]) -> list[Res
         DarecError: what the first task that failed could not do.
     """
     store = Store(recipe.runtime.store)
-    with recorded(store, run=uuid4().hex[:8]) as results:
+    run = uuid4().hex[:8]
+    with recorded(store, run, recipe) as results:
         _retrying(lambda: prepare(recipe))
         with store.in_use():
             results.extend(_walk(recipe, store, until, force))
     with store.in_use(), harmless("the report"):
-        console.print(f"Report: {report_run(store, results)}", markup=False, highlight=False)
+        report = report_run(store, results)
+        console.print(f"Report: {report}", markup=False, highlight=False)
+        track_report(recipe, run, report)
     return results
 
 

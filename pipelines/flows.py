@@ -29,6 +29,7 @@ from pipelines.nights import recorded
 from pipelines.reports import report_run
 from pipelines.show import console, harmless
 from pipelines.show_ui import UIBars, show_plan, show_report, show_result
+from pipelines.tracking import track_report
 from schemas.recipe import Recipe
 from stages.contract import Subflow, Task
 from stages.execute import Result
@@ -127,7 +128,7 @@ def darec(
     # The recipe is read once: later edits apply to the next run.
     loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
-    with recorded(store, run=flow_run.name) as results:
+    with recorded(store, flow_run.name, loaded) as results:
         prepared(loaded)
         with store.in_use():
             with harmless("the plan"):
@@ -135,7 +136,7 @@ def darec(
             results.extend(semantic(loaded, until, force or []))
             results.extend(collaborative(loaded, until, force or [], results))
     with store.in_use():
-        _report(store, results)
+        _report(store, loaded, results)
     _name_run(results)
     return results
 
@@ -151,7 +152,7 @@ def _missed_night() -> str | None:
     return f"{hours:.0f} hours late: missed runs are not made up for, the next run reads the same data"
 
 
-def _report(store: Store, results: Sequence[Result]) -> None:
+def _report(store: Store, recipe: Recipe, results: Sequence[Result]) -> None:
     """Writes the report. A failure is shown in the UI and does not fail the run."""
     state = task(name="report", cache_policy=NO_CACHE)(report_run)(store, results, return_state=True)
     outcome = state.result(raise_on_failure=False)
@@ -161,6 +162,7 @@ def _report(store: Store, results: Sequence[Result]) -> None:
     console.print(f"Report: {outcome}", markup=False, highlight=False)
     with harmless("the report"):
         show_report(outcome)
+    track_report(recipe, flow_run.name, outcome)
 
 
 def _name_run(results: Sequence[Result]) -> None:

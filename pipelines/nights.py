@@ -1,4 +1,4 @@
-"""Adds every run, with or without Prefect, to the history in the store."""
+"""Adds every run, with or without Prefect, to the history in the store, and to the experiment tracker."""
 
 import logging
 import time
@@ -11,7 +11,9 @@ from darec.common import logs
 from darec.common.errors import LimitError
 from darec.text.budget import one_run
 from pipelines.show import harmless
+from pipelines.tracking import track_run
 from schemas.night import Night, Outcome
+from schemas.recipe import Recipe
 from schemas.reports import EvaluationReport, ProfileReport, PublishReport
 from stages.execute import Result
 
@@ -19,12 +21,13 @@ _logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def recorded(store: Store, run: str) -> Iterator[list[Result]]:
+def recorded(store: Store, run: str, recipe: Recipe) -> Iterator[list[Result]]:
     """Adds the run in the block to the history. The block appends its results to the list that it gets.
 
     Args:
         store: the run's store.
         run: name of the run in logs.
+        recipe: the recipe of the run, which may name a tracker.
     """
     results: list[Result] = []
     started, clock = datetime.now(UTC), time.monotonic()
@@ -38,15 +41,14 @@ def recorded(store: Store, run: str) -> Iterator[list[Result]]:
             raise
         finally:
             with harmless("the history of runs"):
-                _record(store, started, (time.monotonic() - clock) / 60, results, error)
+                night = _night(started, (time.monotonic() - clock) / 60, results, error)
+                _record(store, night)
+                track_run(recipe, run, night, results)
 
 
-def _record(
-    store: Store, started: datetime, minutes: float, results: Sequence[Result], error: BaseException | None
-) -> None:
+def _record(store: Store, night: Night) -> None:
     from darec.report.nights import record
 
-    night = _night(started, minutes, results, error)
     numbers = {"minutes": night.minutes, "tokens": night.tokens, "release": night.release, "why": night.why}
     _logger.info("run ended: %s", night.outcome, extra={"outcome": night.outcome, **numbers})
     record(store.root, night)

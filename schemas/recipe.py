@@ -14,6 +14,7 @@ from schemas.rules import RulesConfig
 from schemas.search import SearchConfig
 from schemas.section import Section, not_hashed
 from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProfileConfig
+from schemas.tracking import TrackingConfig
 from schemas.training import EvaluateConfig, TrainConfig
 from schemas.vectors import VectorsConfig
 
@@ -67,6 +68,8 @@ class Recipe(Section):
     """Writes the best items of all users to files at the end of a run. null: nothing is written."""
     vectors: VectorsConfig | None = None
     """Pushes the vectors of the release in production into a vector store at the end of a run. null: no."""
+    tracking: TrackingConfig | None = None
+    """Sends every run to an experiment tracker. null: no."""
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")

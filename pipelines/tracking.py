@@ -1,0 +1,142 @@
+"""Sends runs to MLflow, by option of the recipe. A failure is a warning: no night fails because of its tracker."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from darec.artifacts import files
+from darec.common.errors import UserError
+from darec.common.extras import extra
+from schemas.night import Night
+from schemas.recipe import Recipe
+from schemas.reports import EvaluationReport
+from schemas.secret import redacted
+from stages.execute import Result
+
+_RUN = "darec.run"  # the tag by which the report finds its run
+_ADDRESS = "MLFLOW_TRACKING_URI"
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, and
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # times: a server that is away costs a run a minute
+}
+_LONGEST = 500  # characters of a setting, the least that any version of MLflow takes
+_MOST_METRICS, _MOST_SETTINGS = 1000, 100  # of one request
+_CURVES = (files.HISTORY, files.REFERENCE_HISTORY, files.REFIT_HISTORY)
+
+_logger = logging.getLogger(__name__)
+
+
+def track_run(recipe: Recipe, run: str, night: Night, results: Sequence[Result]) -> None:
+    """Sends a run that ended, well or not: settings, metrics, curves, seconds and remarks."""
+    _harmless(recipe, lambda: _send(recipe, run, night, results))
+
+
+def track_report(recipe: Recipe, run: str, report: Path) -> None:
+    """Adds the HTML report to the run of that name."""
+    _harmless(recipe, lambda: _add(recipe, run, report))
+
+
+def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
+    if recipe.tracking is None:
+        return
+    try:
+        action()
+    except Exception as error:  # whatever a library, a database or a network can do
+        reason = (redacted(str(error)).splitlines() or [""])[0]
+        _logger.warning("the tracker has not got the run (%s: %s)", type(error).__name__, reason)
+
+
+def _send(recipe: Recipe, run: str, night: Night, results: Sequence[Result]) -> None:
+    client, experiment = _open(recipe)
+    entities = extra("mlflow.entities", "tracking")
+    started, ended = (int(time.timestamp() * 1000) for time in (night.started, night.ended))
+    tags = {_RUN: run, "outcome": night.outcome, "why": redacted(night.why), "release": night.release or ""}
+    tracked = client.create_run(experiment, start_time=started, run_name=run, tags=tags).info.run_id
+
+    settings = [entities.Param(name, text) for name, text in _settings(recipe)]
+    for start in range(0, len(settings), _MOST_SETTINGS):
+        client.log_batch(tracked, params=settings[start : start + _MOST_SETTINGS])
+    values = [*_metrics(night, results), *_curves(results)]
+    metrics = [entities.Metric(_name(name), value, ended, step) for name, value, step in values]
+    for start in range(0, len(metrics), _MOST_METRICS):
+        client.log_batch(tracked, metrics=metrics[start : start + _MOST_METRICS])
+
+    remarks = [f"{result.stage}: {text}\n" for result in results for text in result.report.remarks]
+    if remarks:
+        client.log_text(tracked, redacted("".join(remarks)), "remarks.txt")
+    client.set_terminated(tracked, "FAILED" if night.failed else "FINISHED", ended)
+
+
+def _add(recipe: Recipe, run: str, report: Path) -> None:
+    client, experiment = _open(recipe)
+    found = client.search_runs([experiment], f"tags.`{_RUN}` = '{run}'", max_results=1)
+    if found:
+        client.log_artifact(found[0].info.run_id, str(report))
+
+
+def _open(recipe: Recipe) -> tuple[Any, str]:
+    """A client, and the id of the experiment."""
+    assert recipe.tracking is not None
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = recipe.tracking.address or os.environ.get(_ADDRESS)
+    if not address:
+        raise UserError("the tracker has no address", where="tracking.address", hint=f"set it, or {_ADDRESS}")
+    client, name = extra("mlflow", "tracking").MlflowClient(address), recipe.tracking.experiment
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return client, known.experiment_id
+
+    # Reports lie beside a local database; otherwise MLflow would put them into the working directory.
+    local = address.startswith("sqlite:")
+    folder = Path(urlsplit(address).path[1:]).resolve().parent / "mlartifacts" if local else None
+    return client, client.create_experiment(name, artifact_location=folder.as_uri() if folder else None)
+
+
+def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Every setting of the recipe by its path; passwords of addresses are left out."""
+
+    def flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                yield from flat(inner, f"{path}.{name}" if path else str(name))
+        else:
+            yield path, redacted(str(value))[:_LONGEST]
+
+    return flat(recipe.model_dump(mode="json"), "")
+
+
+def _metrics(night: Night, results: Sequence[Result]) -> Iterator[tuple[str, float, int]]:
+    """Metrics of the evaluation, seconds of stages, tokens and minutes."""
+    quality = next((result.report for result in results if isinstance(result.report, EvaluationReport)), None)
+    if quality is not None:
+        kinds = {name: getattr(quality, name) for name in ("test", "validation", "popularity", "reference")}
+        yield from (
+            (f"{kind}/{name}", value, 0)
+            for kind, metrics in kinds.items()
+            for name, value in (metrics or {}).items()
+            if value is not None
+        )
+    yield from ((f"seconds/{stage}", seconds, 0) for stage, seconds in night.seconds.items())
+    facts = {"tokens": night.tokens, "texts from metadata": night.from_metadata, "minutes": night.minutes}
+    yield from ((name, value, 0) for name, value in facts.items() if value is not None)
+
+
+def _curves(results: Sequence[Result]) -> Iterator[tuple[str, float, int]]:
+    """What training logged, by step: losses and validation metrics."""
+    artifacts = {result.stage: result.artifact for result in results}
+    for file in _CURVES:
+        artifact = artifacts.get(file.stage)
+        if artifact is not None and (artifact.path / file.name).is_file():
+            table = file.of(artifact).select("name", "value", "step").drop_nulls()
+            yield from ((f"{file.stage}/{name}", value, step) for name, value, step in table.iter_rows())
+
+
+def _name(name: str) -> str:
+    """Names of MLflow hold no @."""
+    return name.replace("@", "_at_")
