@@ -16,13 +16,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from darec.common.errors import DarecError, UserError
 from darec.serving.bundle import Bundle
-from darec.serving.recommend import recommend_many, similar
+from darec.serving.recommend import recommend_histories, recommend_many, similar
 from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.rules import RulesConfig
 
 _MOST = 1_000  # items of one answer, and users of one request
-_Users = Annotated[list[str], Query(max_length=_MOST, description="External user id. May be repeated.")]
+_Users = Annotated[list[str] | None, Query(max_length=_MOST, description="External user id. May be repeated.")]
+_Histories = Annotated[
+    list[str] | None, Query(max_length=_MOST, description="Items of an unknown user: ITEM,ITEM. May be repeated.")
+]
 _Item = Annotated[str, Query(description="External item id.")]
 _Rule = Annotated[list[str] | None, Query(max_length=_MOST, description="As the option of `darec recommend`.")]
 _Count = Annotated[int, Query(ge=1, le=_MOST, description="Number of items.")]
@@ -139,7 +142,8 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
 
     @app.get("/recommend")
     def recommend(
-        user: _Users,
+        user: _Users = None,
+        history: _Histories = None,
         k: _Count = 10,
         block: _Rule = None,
         category: _Rule = None,
@@ -147,15 +151,31 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         at_most: _Rule = None,
         seen: bool | None = None,
         min_diversity: float | None = None,
+        only_new: bool | None = None,
+        new_share: float | None = None,
+        new_up_to: int | None = None,
     ) -> dict[str, Any]:
-        """The best items of each user under the rules of the recipe and the request, best first."""
+        """The best items of each user and for each history, under the rules of the recipe and the request, best first.
+
+        A history is ITEM,ITEM,... of somebody whom the release does not know; none of them is in its list.
+        """
+        if not user and not history:
+            raise UserError("name users or histories", where="rules", hint="give user=ID or history=ITEM,ITEM")
         served = live.served
         given = {"category": category, "block_category": block_category, "at_most": at_most}
+        given |= {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
         asked = rules(block=block, seen=seen, min_diversity=min_diversity, **given)
-        lists: dict[str, list[dict[str, Any]]] = {name: [] for name in user}
-        for row in recommend_many(served.bundle, list(lists), k, asked).iter_rows(named=True):
-            lists[row.pop(c.USER)].append(row)
-        return {"release": served.release, "users": lists}
+
+        users: dict[str, list[dict[str, Any]]] = {name: [] for name in user or ()}
+        if users:
+            for row in recommend_many(served.bundle, list(users), k, asked).iter_rows(named=True):
+                users[row.pop(c.USER)].append(row)
+        histories: list[list[dict[str, Any]]] = [[] for _ in history or ()]
+        if history:
+            known = [each.split(",") for each in history]
+            for row in recommend_histories(served.bundle, known, k, asked).iter_rows(named=True):
+                histories[row.pop("history")].append(row)
+        return {"release": served.release, "users": users, "histories": histories}
 
     @app.get("/similar")
     def neighbours(item: _Item, k: _Count = 10) -> dict[str, Any]:

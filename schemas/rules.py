@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.section import Section, not_hashed
 
@@ -39,6 +39,20 @@ class RulesConfig(Section):
     """Minimum diversity of a list, which is 1 minus the mean cosine similarity of its pairs of items. A list below it
     is reordered by MMR with increasing weight until it reaches the minimum, as far as the candidates allow. 0 means no
     minimum."""
+
+    only_new: bool = not_hashed(False)
+    """Whether only new items may be recommended: a list of new arrivals."""
+    new_share: float = not_hashed(0.0, ge=0, le=0.5)
+    """Minimum share of new items among the places of a list, such as 0.1 for every tenth place: those that suit the
+    user best. Users without a vector get none. It cannot be combined with `at_most` or `min_diversity`."""
+    new_up_to: int = not_hashed(0, ge=0)
+    """Number of interactions that a new item has at most in what the release was trained on."""
+
+    @model_validator(mode="after")
+    def _combined(self) -> Self:
+        if self.new_share and (self.at_most or self.min_diversity):
+            raise ValueError("new_share cannot be combined with at_most or min_diversity: leave one of them out")
+        return self
 
     @property
     def attributes(self) -> Iterator[tuple[str, str]]:

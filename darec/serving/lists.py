@@ -29,9 +29,9 @@ from darec.common.files import flush
 from darec.common.progress import Progress, Silent
 from darec.serving import index
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.index import Floats, Ints, Seen, nothing_seen
+from darec.serving.index import Bools, Floats, Ints, Seen, nothing_seen
 from darec.serving.ranker import Candidates, Ranker, by_index, by_popularity
-from darec.serving.recommend import MODEL, POPULARITY
+from darec.serving.recommend import MODEL, POPULARITY, TEXT
 from darec.serving.rules import Rules
 from schemas import columns as c
 from schemas.lists import ListsConfig, ListsManifest
@@ -62,7 +62,8 @@ def write_lists(
     started = time.perf_counter()
     rules, progress = rules or RulesConfig(), progress or Silent()
     applied = Rules.of(rules, bundle)
-    ranker, find = Ranker.of(bundle, applied), _Finder(bundle, applied)
+    ranker, find = Ranker.of(bundle, applied), _Finder(bundle, applied.allowed)
+    new = _Finder(bundle, applied.new) if applied.new is not None and applied.new.any() else None
     users, rows = bundle.report.users.rows, 0
     bounds = np.linspace(0, bundle.user_rows, config.partitions + 1).astype(int).tolist()
 
@@ -72,7 +73,7 @@ def write_lists(
             path = folder / f"part-{number:05}.{config.format}"
             with path.open("wb") as file, _WRITERS[config.format](file) as write:
                 for block in _blocks(bundle, start, stop):
-                    table = _ranked(bundle, block, ranker, find, config.k)
+                    table = _ranked(bundle, block, ranker, find, new, config.k)
                     write(table)
                     rows += table.height
                     progress.advance(block.height)
@@ -104,17 +105,21 @@ def _blocks(bundle: Bundle, start: int, stop: int) -> Iterator[pl.DataFrame]:
         yield from bundle.users_between(first, min(first + many, stop)).iter_slices(_BLOCK)
 
 
-def _ranked(bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder", k: int) -> pl.DataFrame:
+def _ranked(
+    bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder", new: "_Finder | None", k: int
+) -> pl.DataFrame:
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
+    has_vector = trained | (bundle.report.cold_vectors == "text")
     seen = nothing_seen() if ranker.rules.seen else _seen(bundle, users)
     ids = np.full((users.height, min(k, ranker.n_items)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
-    for rows, candidates in (
-        (np.flatnonzero(trained), find.of(vectors_of(users.filter(trained)))),
-        (np.flatnonzero(~trained), find.popular),
+    vectors = vectors_of(users.filter(has_vector))
+    for rows, candidates, new_ones in (
+        (np.flatnonzero(has_vector), find.of(vectors), new.of(vectors) if new else None),
+        (np.flatnonzero(~has_vector), find.popular, None),
     ):
         if len(rows):
-            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
+            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows), new_ones)
 
     ids[users[c.USER].is_null().to_numpy()] = -1  # somebody who was forgotten
     row, place = np.nonzero(ids >= 0)
@@ -124,7 +129,7 @@ def _ranked(bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder"
             c.RANK: (place + 1).astype(np.int32),
             c.ITEM: bundle.items[c.ITEM].gather(ids[row, place]),
             c.SCORE: scores[row, place],
-            c.SOURCE: pl.Series(np.where(trained, MODEL, POPULARITY)).gather(row),
+            c.SOURCE: pl.Series(np.where(trained, MODEL, np.where(has_vector, TEXT, POPULARITY))).gather(row),
         }
     )
 
@@ -143,11 +148,11 @@ class _Finder:
     items gives the same several times as fast. An approximate index over all items is faster still.
     """
 
-    def __init__(self, bundle: Bundle, rules: Rules) -> None:
-        self._bundle, self._allowed = bundle, rules.allowed
-        self.popular = by_popularity(bundle, rules.allowed)
-        exact = index.is_exact(bundle.item_index, rules.allowed)
-        self._product = _Product(bundle, rules) if exact else None
+    def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
+        self._bundle, self._allowed = bundle, allowed
+        self.popular = by_popularity(bundle, allowed)
+        exact = index.is_exact(bundle.item_index, allowed)
+        self._product = _Product(bundle, allowed) if exact else None
 
     def of(self, vectors: Floats) -> Candidates:
         """Candidates for the users of `vectors` [b, width]."""
@@ -160,12 +165,12 @@ class _Finder:
 class _Product:
     """The product with the vectors of the allowed items."""
 
-    def __init__(self, bundle: Bundle, rules: Rules) -> None:
+    def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
         from darec.evaluation.top_items import TopItems  # brings torch
 
         vectors = bundle.all_item_vectors()
         everything = np.arange(len(vectors))
-        self._items = everything if rules.allowed is None else np.flatnonzero(rules.allowed)
+        self._items = everything if allowed is None else np.flatnonzero(allowed)
         self._place = np.full(len(vectors), -1)
         self._place[self._items] = np.arange(len(self._items))
         self._top = TopItems(vectors[self._items])

@@ -42,12 +42,17 @@ class Ranker:
         stronger = _stronger(bundle) if rules.min_diversity else ()
         return cls(bundle.items.height, bundle.reranker, rules, stronger)
 
-    def top(self, find: Candidates, queries: int, k: int, seen: Seen) -> tuple[Ints, Floats]:
+    def top(
+        self, find: Candidates, queries: int, k: int, seen: Seen, new: Candidates | None = None
+    ) -> tuple[Ints, Floats]:
         """The lists of `queries` queries: item numbers and scores [queries, min(k, n_items)]; -1 and -inf at the end of
-        a list that has fewer, since no more items are left.
+        a list that has fewer, since no more items are left. `new` finds the items for places that new ones get.
         """
         k = min(k, self.n_items)
         ids, scores = self._lists(find, np.arange(queries), k, seen, self.reranker)
+        kept = int(self.rules.new_share * k + 1e-9)
+        if new is not None and self.rules.new is not None and kept:
+            return with_new(ids, scores, *new(np.arange(queries), kept, seen), self.rules.new)
         for reranker in self.stronger:
             monotonous = np.flatnonzero(_diversity(reranker, ids) < self.rules.min_diversity)
             if not len(monotonous):
@@ -75,6 +80,42 @@ class Ranker:
             rows = rows[(ids[rows, -1] < 0) & more & (fetch < self.n_items)]
             fetch *= _MORE
         return ids, scores
+
+
+def with_new(
+    ids: Ints, scores: Floats, new_ids: Ints, new_scores: Floats, is_new: NDArray[np.bool_]
+) -> tuple[Ints, Floats]:
+    """Lists in which at least m of the k places are new items.
+
+    A list that lacks new items loses its last other ones. The added items take places at even distances, the best one
+    the first of these.
+
+    Args:
+        ids: lists of items [b, k], best first; -1 after the last.
+        scores: their scores.
+        new_ids: the best new items of each list [b, m], best first; -1 after the last.
+        new_scores: their scores.
+        is_new: bool [n_items].
+    """
+    k, most = ids.shape[1], new_ids.shape[1]
+    there = is_new[ids] & (ids >= 0)
+    fresh = (new_ids >= 0) & ~(new_ids[:, :, None] == ids[:, None, :]).any(2)
+    added = fresh & (fresh.cumsum(1) <= most - there.sum(1, keepdims=True))
+    short = added.sum(1, keepdims=True)
+
+    # The last places of others go, as many as are added: empty ones first.
+    other = ~there
+    from_end = other[:, ::-1].cumsum(1)[:, ::-1]
+    stays = there | (from_end > short)
+    # Of m places at even distances the last ones are taken, so that one item alone stands at the end.
+    taken = np.zeros_like(stays)
+    places = (np.arange(1, most + 1) * k) // most - 1
+    taken[:, places] = np.arange(most, 0, -1) <= short
+
+    result, values = np.empty_like(ids), np.empty_like(scores)
+    result[taken], values[taken] = new_ids[added], new_scores[added]
+    result[~taken], values[~taken] = ids[stays], scores[stays]
+    return result, values
 
 
 def by_index(bundle: Bundle, vectors: Floats, allowed: NDArray[np.bool_] | None) -> Candidates:

@@ -107,16 +107,16 @@ def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
 
 def _lists(bundle: Bundle, vectors: Floats, has_vector: Bools, seen: Seen, k: int, rules: Rules) -> tuple[Ints, Floats]:
     """Items and scores of each query [queries, at most k]: by its vector, or by popularity where it has none."""
-    ranker = Ranker.of(bundle, rules)
+    ranker, known = Ranker.of(bundle, rules), vectors[has_vector]
     find = (
-        (np.flatnonzero(has_vector), by_index(bundle, vectors[has_vector], rules.allowed)),
-        (np.flatnonzero(~has_vector), by_popularity(bundle, rules.allowed)),
+        (np.flatnonzero(has_vector), by_index(bundle, known, rules.allowed), by_index(bundle, known, rules.new)),
+        (np.flatnonzero(~has_vector), by_popularity(bundle, rules.allowed), None),
     )
     ids = np.full((len(vectors), min(k, bundle.items.height)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
-    for rows, candidates in find:
+    for rows, candidates, new in find:
         if len(rows):
-            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows))
+            ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows), new)
     return ids, scores
 
 

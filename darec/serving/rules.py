@@ -64,6 +64,10 @@ class Rules:
     limits: Limits | None = None
     seen: bool = False
     min_diversity: float = 0.0
+    new: NDArray[np.bool_] | None = None
+    """Whether an item is new and may be recommended, [n_items]; None if no places are kept for new items."""
+    new_share: float = 0.0
+    """Share of the places of a list that new items get at least."""
 
     @classmethod
     def of(cls, config: RulesConfig, bundle: Bundle) -> Self:
@@ -74,7 +78,10 @@ class Rules:
                 leave no item.
         """
         limits = Limits.of(config.at_most, bundle) if config.at_most else None
-        return cls(_allowed(config, bundle), limits, config.seen, config.min_diversity)
+        allowed, new = _allowed(config, bundle), None
+        if config.new_share and not config.only_new:
+            new = _new(config, bundle) if allowed is None else _new(config, bundle) & allowed
+        return cls(allowed, limits, config.seen, config.min_diversity, new, config.new_share)
 
 
 def _allowed(config: RulesConfig, bundle: Bundle) -> NDArray[np.bool_] | None:
@@ -83,14 +90,21 @@ def _allowed(config: RulesConfig, bundle: Bundle) -> NDArray[np.bool_] | None:
     parts += [~_having(bundle, "blocked_categories", *each) for each in config.blocked_categories.items()]
     if config.blocked:
         parts.append(~_listed(bundle, "blocked", config.blocked))
+    if config.only_new:
+        parts.append(_new(config, bundle))
     if not parts:
         return None
 
     allowed = np.logical_and.reduce(parts)
     if not allowed.any():
-        hint = "none of the items that they allow is in the release: check ids and categories"
+        hint = "none of the items that they allow is in the release: check ids, categories and new items"
         raise UserError("the rules leave no item", where="rules", hint=hint)
     return allowed
+
+
+def _new(config: RulesConfig, bundle: Bundle) -> NDArray[np.bool_]:
+    """Whether an item is new, [n_items]."""
+    return bundle.items[c.TRAIN_COUNT].to_numpy() <= config.new_up_to
 
 
 def _listed(bundle: Bundle, rule: str, ids: Ids) -> NDArray[np.bool_]:

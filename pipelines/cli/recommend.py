@@ -14,6 +14,9 @@ from pipelines.cli.rules import (
     CategoryOption,
     DiversityOption,
     InStockOption,
+    NewShareOption,
+    NewUpToOption,
+    OnlyNewOption,
     OnlyOption,
     SeenOption,
     requested,
@@ -55,6 +58,9 @@ def recommend(
     at_most: AtMostOption = None,
     seen: SeenOption = None,
     min_diversity: DiversityOption = None,
+    only_new: OnlyNewOption = None,
+    new_share: NewShareOption = None,
+    new_up_to: NewUpToOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -66,7 +72,9 @@ def recommend(
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
     loaded, store = open_recipe(recipe, overrides)
-    rules = requested(loaded.rules, only, in_stock, block, category, block_category, at_most, seen, min_diversity)
+    lists = {"block": block, "category": category, "block_category": block_category, "at_most": at_most}
+    new = {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
+    rules = requested(loaded.rules, only, in_stock, seen=seen, min_diversity=min_diversity, **lists, **new)
     if all_users:
         given = {"out": out, "k": k, "format": file_format, "partitions": partitions}
         _write_all(store.root, loaded.lists or ListsConfig(), given, rules, as_json)

@@ -47,6 +47,19 @@ DiversityOption = Annotated[
     typer.Option("--min-diversity", help="Minimum diversity of a list, from 0 to 2.", rich_help_panel=_PANEL),
 ]
 
+OnlyNewOption = Annotated[
+    bool | None,
+    typer.Option("--only-new/--old-and-new", help="Whether only new items are shown.", rich_help_panel=_PANEL),
+]
+NewShareOption = Annotated[
+    float | None,
+    typer.Option("--new-share", help="Share of the places that new items get at least.", rich_help_panel=_PANEL),
+]
+NewUpToOption = Annotated[
+    int | None,
+    typer.Option("--new-up-to", help="Number of interactions that a new item has at most.", rich_help_panel=_PANEL),
+]
+
 
 def requested(
     recipe: RulesConfig,
@@ -58,6 +71,9 @@ def requested(
     at_most: list[str] | None = None,
     seen: bool | None = None,
     min_diversity: float | None = None,
+    only_new: bool | None = None,
+    new_share: float | None = None,
+    new_up_to: int | None = None,
 ) -> RulesConfig:
     """The recipe's rules with the options of a request applied; blocked items are added to the recipe's.
 
@@ -67,6 +83,7 @@ def requested(
     from darec.serving.rules import ids_of
 
     given: dict[str, Any] = {"only": only, "in_stock": in_stock, "seen": seen, "min_diversity": min_diversity}
+    given |= {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
     values = recipe.model_dump(exclude_unset=True) | {name: value for name, value in given.items() if value is not None}
     if block:
         values["blocked"] = [*ids_of("blocked", recipe.blocked), *block]

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from darec.common.recipes import load_recipe
 from darec.serving.bundle import Bundle
-from darec.serving.recommend import recommend, similar
+from darec.serving.recommend import recommend, recommend_histories, similar
 from darec.serving.releases import Releases
 from stages.walk import run
 from tests.processes import free_port, healthy, wait_for
@@ -58,6 +58,18 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         first = found["users"][user][0]["item_id"]
         others = httpx.get(f"{url}/recommend", params={"user": user, "k": 3, "block": first}).json()["users"][user]
         assert first not in [row["item_id"] for row in others] and len(others) == 3
+        history = ",".join(bundle.items["item_id"].head(2))
+        both = httpx.get(f"{url}/recommend", params={"user": user, "history": [history, item], "k": 3}).json()
+        expected = recommend_histories(bundle, [history.split(","), [item]], 3)
+        for number in range(2):
+            items = [row["item_id"] for row in both["histories"][number]]
+            assert items == expected.filter(history=number)["item_id"].to_list() and len(items) == 3
+        stranger = httpx.get(f"{url}/recommend", params={"history": "no such item"})
+        assert stranger.status_code == 404 and "is not in the release" in stranger.json()["error"]
+        arrivals = {"user": user, "only_new": True, "new_up_to": 10**6, "k": 3}
+        assert httpx.get(f"{url}/recommend", params=arrivals).json()["users"] == found["users"]
+        mixed = httpx.get(f"{url}/recommend", params={"user": user, "new_share": 0.5, "min_diversity": 0.1})
+        assert mixed.status_code == 422 and "cannot be combined" in mixed.json()["error"]
         odd = httpx.get(f"{url}/recommend", params={"user": user, "category": "nonsense"})
         assert odd.status_code == 422 and "does not say NAME=VALUE" in odd.json()["error"]
         near = httpx.get(f"{url}/similar", params={"item": item, "k": 3}).json()

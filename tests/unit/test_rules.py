@@ -16,7 +16,10 @@ from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.evaluation.rerankers import build, write
 from darec.serving.bundle import Bundle, Contents, vectors_of
+from darec.serving.lists import write_lists
+from darec.serving.ranker import with_new
 from darec.serving.recommend import recommend, recommend_many
+from schemas.lists import ListsConfig
 from schemas.recipe import Recipe
 from schemas.release import ExportConfig
 from schemas.rerank import MMRConfig
@@ -205,3 +208,63 @@ def test_a_recipe_must_release_the_attributes_that_its_rules_name():
     with pytest.raises(ValidationError, match=r"rules\.at_most: 'genres' is not in export\.attributes"):
         Recipe.model_validate({"rules": rules})
     assert Recipe.model_validate({"rules": rules, "export": {"attributes": ["genres"]}}).rules.at_most == {"genres": 3}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.25, 0.5]), k=st.sampled_from([1, 4, 10, 20]))
+def test_new_items_get_their_share_of_the_places(seed, share, k):
+    """Against one list at a time: others go from the end, and the best new items stand at even distances."""
+    generator = np.random.default_rng(seed)
+    is_new = generator.random(40) < 0.2
+    scores = generator.standard_normal((3, 40)).astype(np.float32)
+    order = np.argsort(-scores, axis=1)
+    left = generator.integers(1, 41, size=3)  # how many items each list may hold at all
+
+    def best(row: int, among: np.ndarray, n: int) -> list[int]:
+        found = [item for item in order[row][: left[row]] if among[item]][:n]
+        return found + [-1] * (n - len(found))
+
+    most = int(share * k + 1e-9)
+    ids, new = (
+        np.array([best(row, among, n) for row in range(3)]) for among, n in ((is_new | True, k), (is_new, most))
+    )
+    if most == 0:
+        return
+    values, new_values = (np.take_along_axis(scores, np.maximum(each, 0), 1) for each in (ids, new))
+    lists, list_scores = with_new(ids, values, new, new_values, is_new)
+    for row in range(3):
+        plain = [item for item in ids[row] if item >= 0]
+        there = [item for item in plain if is_new[item]]
+        added = [item for item in new[row] if item >= 0 and item not in there][: max(most - len(there), 0)]
+        kept, places = list(ids[row]), [(place + 1) * k // most - 1 for place in range(most)]
+        for _ in added:
+            del kept[max(place for place, item in enumerate(kept) if item < 0 or not is_new[item])]
+        expected = list(kept)
+        for item, place in zip(added, places[len(places) - len(added) :], strict=True):
+            expected.insert(place, item)
+        assert list(lists[row]) == expected
+        filled = lists[row] >= 0
+        np.testing.assert_array_equal(list_scores[row][filled], scores[row][lists[row][filled]])
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_lists_with_new_items_are_the_same_for_one_user_and_for_all(kind, tmp_path):
+    bundle, sample, _ = world(kind)
+    rules = RulesConfig(new_share=0.3, new_up_to=3, blocked=("i5",))
+    new = {item for item, count in zip(sample.items["item_id"], sample.items["train_count"], strict=True) if count <= 3}
+    users = [f"u{user}" for user in range(USERS)]
+    many = recommend_many(bundle, users, 10, rules)
+    for user in users[: USERS - 3]:
+        items = recommend(bundle, user, 10, rules)["item_id"].to_list()
+        assert items == many.filter(user_id=user)["item_id"].to_list()
+        assert len(items) == len(set(items)) == 10 and "i5" not in items and len(new & set(items)) >= 3
+    write_lists(bundle, tmp_path / "lists", ListsConfig(k=10), rules)
+    written = pl.read_parquet(tmp_path / "lists" / "part-00000.parquet")
+    assert written.select("user_id", "item_id").rows() == many.select("user_id", "item_id").rows()
+    arrivals = recommend(bundle, "u1", 10, RulesConfig(only_new=True, new_up_to=3))["item_id"].to_list()
+    assert arrivals and set(arrivals) <= new
+
+
+def test_a_share_of_new_items_cannot_be_combined_with_limits():
+    with pytest.raises(ValidationError, match="new_share cannot be combined with at_most or min_diversity"):
+        RulesConfig(new_share=0.1, at_most={"brand": 1})
