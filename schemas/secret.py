@@ -53,7 +53,8 @@ ServerURL = Annotated[SecretURL, BeforeValidator(_checked)]
 """The address of a server, with or without a password in it."""
 
 
-def _without_password(value: object) -> object:
+def without_password(value: object) -> object:
+    """The value itself. Raises an error if it is an address with a password, key or token."""
     if isinstance(value, str) and "://" in value:
         if HIDDEN in value:
             raise PydanticCustomError(_ERROR, "its password was left out where it was printed; leave the @ out, too")
@@ -63,5 +64,5 @@ def _without_password(value: object) -> object:
     return value
 
 
-OpenAddress = Annotated[str, BeforeValidator(_without_password)]
+OpenAddress = Annotated[str, BeforeValidator(without_password)]
 """An address or a path that may stand in a recipe: it holds no password, key or token."""

@@ -47,7 +47,7 @@ def _current(context: StageContext) -> Path | None:
         return None
 
 
-def _section(context: StageContext) -> tuple[ListsConfig, Path]:
+def _section(context: StageContext) -> tuple[ListsConfig, Path | str]:
     config: ListsConfig | None = context.config["lists"]
     if config is None:
         hint = "add `lists: {out: FOLDER}` to the recipe, or use `darec recommend --all`"

@@ -4,18 +4,23 @@
     OUT/manifest.json             `schemas.lists.ListsManifest`, written last: a folder without it is not whole
 
 A folder is filled under another name and takes its own when it is whole, so that readers see the old lists or the new
-ones. Users are read, ranked and written in blocks: memory does not grow with their number.
+ones. In an object store, files get names of their own and `manifest.json`, which lists them, is replaced when all are
+there; those of the old lists are deleted after that. Users are read, ranked and written in blocks: memory does not grow
+with their number.
 """
 
 import fcntl
 import os
+import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 import numpy as np
@@ -24,8 +29,9 @@ from pyarrow.parquet import ParquetWriter
 from pydantic import ValidationError
 
 from darec.artifacts.store import explained
-from darec.common.errors import UserError
+from darec.common.errors import DarecError, UserError
 from darec.common.files import flush
+from darec.common.objects import Objects
 from darec.common.progress import Progress, Silent
 from darec.serving import index
 from darec.serving.bundle import Bundle, vectors_of
@@ -42,16 +48,21 @@ MANIFEST = "manifest.json"
 _BLOCK = 4096  # users ranked at once
 _READ = 2**23  # numbers of users' vectors read at once: 32 MB
 _ROWS = 2**19  # rows of a row group, or written at once
+_UPLOADED = re.compile(r"[0-9a-f]{12}/part-\d{5}\.\w+")  # names in an object store
 
 
 def write_lists(
-    bundle: Bundle, out: Path, config: ListsConfig, rules: RulesConfig | None = None, progress: Progress | None = None
+    bundle: Bundle,
+    out: Path | str,
+    config: ListsConfig,
+    rules: RulesConfig | None = None,
+    progress: Progress | None = None,
 ) -> ListsManifest:
     """Writes the lists of all users to the folder `out`, in place of lists that are there.
 
     Args:
         bundle: the release.
-        out: the folder. What is there is replaced only if it holds lists.
+        out: the folder, or the address of one in an object store. What is there is replaced only if it holds lists.
         config: length of a list, format, and number of files.
         rules: which items are allowed, and how lists are composed.
         progress: shows the number of users.
@@ -68,7 +79,8 @@ def write_lists(
     bounds = np.linspace(0, bundle.user_rows, config.partitions + 1).astype(int).tolist()
 
     progress.start("lists", users, "users")
-    with _replaced(out) as folder:
+    names = []
+    with _uploaded(out) if isinstance(out, str) else _replaced(out) as (folder, finish):
         for number, (start, stop) in enumerate(pairwise(bounds)):
             path = folder / f"part-{number:05}.{config.format}"
             with path.open("wb") as file, _WRITERS[config.format](file) as write:
@@ -77,6 +89,7 @@ def write_lists(
                     write(table)
                     rows += table.height
                     progress.advance(block.height)
+            names.append(finish(path))
         manifest = ListsManifest(
             release=bundle.folder.name,
             config=config,
@@ -85,16 +98,20 @@ def write_lists(
             rows=rows,
             created=datetime.now(UTC),
             seconds=round(time.perf_counter() - started, 3),
+            files=tuple(names),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
     return manifest
 
 
-def written(out: Path) -> ListsManifest | None:
-    """What the folder holds, if it holds whole lists."""
+def written(out: Path | str) -> ListsManifest | None:
+    """What the folder holds, if it holds whole lists and can be read."""
     try:
-        return ListsManifest.model_validate_json((out / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
+        if isinstance(out, Path):
+            return ListsManifest.model_validate_json((out / MANIFEST).read_bytes())
+        found = Objects(out).read(MANIFEST)
+        return ListsManifest.model_validate_json(found[0]) if found else None
+    except (OSError, ValidationError, DarecError):
         return None
 
 
@@ -224,8 +241,34 @@ _WRITERS: dict[str, Callable[[IO[bytes]], AbstractContextManager[Write]]] = {
 }
 
 
+Finish = Callable[[Path], str]
+"""Is given a file that is whole; returns its name for readers."""
+
+
 @contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
+def _uploaded(out: str) -> Iterator[tuple[Path, Finish]]:
+    """An empty local folder, whose files go to the object store one by one; the manifest, at the end of the block."""
+    place, run = Objects(out), uuid.uuid4().hex[:12]
+    there = {each.name for each in place.list("")}
+    if there and MANIFEST not in there:
+        hint = "name a folder that is new, empty, or holds lists"
+        raise UserError("the folder holds something else than lists", where=out, hint=hint)
+
+    def upload(path: Path) -> str:
+        name = f"{run}/{path.name}"
+        place.put(name, path)
+        path.unlink()
+        return name
+
+    with TemporaryDirectory() as folder:
+        yield Path(folder), upload
+        place.put(MANIFEST, Path(folder) / MANIFEST)
+    # Files of the old lists, and those that a killed process has left.
+    place.delete(name for name in there if _UPLOADED.fullmatch(name))
+
+
+@contextmanager
+def _replaced(out: Path) -> Iterator[tuple[Path, Finish]]:
     """An empty folder that takes the place of `out` when the block ends without an error."""
     if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
         hint = "name a folder that is new, empty, or holds lists"
@@ -235,7 +278,7 @@ def _replaced(out: Path) -> Iterator[Path]:
         draft.mkdir(parents=True, exist_ok=True)
         with _locked(draft, out):
             _empty(draft)  # what a killed process has left
-            yield draft
+            yield draft, lambda path: path.name
             for path in (*draft.iterdir(), draft):
                 flush(path)
 

@@ -41,8 +41,12 @@ def recommend(
         bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
     ] = False,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder of the files. Existing lists are replaced.", rich_help_panel=_PANEL),
+        str | None,
+        typer.Option(
+            "--out",
+            help="Folder of the files, or s3://bucket/folder. Lists there are replaced.",
+            rich_help_panel=_PANEL,
+        ),
     ] = None,
     file_format: Annotated[
         Format | None, typer.Option("--format", help="Format of the files.", rich_help_panel=_PANEL)

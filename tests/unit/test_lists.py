@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.objects import Objects
 from darec.evaluation.rerankers import build, write
 from darec.serving import lists
 from darec.serving.bundle import Bundle, Contents, read_report, vectors_of, write_without
@@ -29,6 +30,7 @@ from schemas.tables import LISTS
 from stages.plan import plan
 from stages.registry import TASKS
 from stages.walk import run as run_pipeline
+from tests.buckets import S3, configured
 from tests.release_samples import contents, export
 from tests.report_samples import FAKES, recipe
 
@@ -190,6 +192,44 @@ def test_memory_is_that_of_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(lists, "_READ", 32 * bundle().report.width)
     write_lists(bundle(), tmp_path / "lists", ListsConfig())
     assert heights == [16, 16, 8]
+
+
+def test_lists_in_an_object_store_are_those_of_a_folder_and_whole_at_any_moment(tmp_path, monkeypatch):
+    with S3().served() as server, configured(server):
+        out, config = server.new_bucket(), ListsConfig(k=5, partitions=2)
+        write_lists(bundle(), tmp_path / "lists", config)
+        write_lists(bundle(), out, config)
+
+        def remote() -> pl.DataFrame:
+            manifest = written(out)
+            assert manifest is not None and len(manifest.files) == 2
+            return pl.concat([pl.read_parquet(Objects(out).read(name)[0]) for name in manifest.files])
+
+        check_same(remote(), everybody(tmp_path / "lists"))
+        first = written(out)
+
+        def break_at_the_second(path: str) -> None:
+            if "part-00001" in path:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+            put = Objects.put
+            patch.setattr(Objects, "put", lambda self, name, it: (break_at_the_second(name), put(self, name, it)))
+            write_lists(bundle(), out, config)
+        assert written(out) == first and remote().height
+        write_lists(bundle(), out, config)
+        names = {each.name for each in Objects(out).list("")}
+        assert written(out) != first and names == {MANIFEST, *written(out).files}
+        write_lists(bundle(), out, config)
+
+        other = server.new_bucket()
+        Objects(other).put("something", b"else")
+        with pytest.raises(UserError, match="holds something else than lists"):
+            write_lists(bundle(), other, config)
+        with pytest.raises(UserError, match="there is no such bucket"):
+            write_lists(bundle(), "s3://nowhere/lists", config)
+    assert ListsConfig(out="s3://shop/lists").out == "s3://shop/lists"
+    assert ListsConfig(out="data/lists").out == Path("data/lists")
 
 
 def test_somebody_who_was_forgotten_has_no_list_and_takes_nobody_elses(tmp_path):
