@@ -4,8 +4,9 @@ Beside it stands what that costs the other items: their test pairs, ranked among
 cold items are in no list.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,8 +19,9 @@ from darec.artifacts.store import Artifact
 from darec.common.errors import UserError
 from darec.common.hashing import digest
 from darec.common.interactions import Interactions, Pairs, Representations
-from darec.evaluation.protocol import popularity, rank, score
+from darec.evaluation.protocol import Ranking, popularity, rank, score
 from darec.model import cold_start
+from darec.serving.ranker import with_new
 
 K = 20
 _METRICS = ("recall", "ndcg")
@@ -67,6 +69,45 @@ def table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> s
         model = f"{run.entry.backbone} + {run.entry.alignment}"
         rows += [[run.data.name, model, *line] for line in _lines(variants(run, artifact), run.data, full)]
     return markdown(head, rows)
+
+
+def places_table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
+    """What it brings and costs to keep places of each list for cold items (`rules.new_share`), in Markdown."""
+    rows = []
+    for run, artifact in runs:
+        model, held = f"{run.entry.backbone} + {run.entry.alignment}", full[run.data.name]
+        for name, final in variants(run, artifact).items():
+            if "text" in name:
+                rows += [[run.data.name, model, name, *line] for line in _places(final, run.data, held)]
+    return markdown(["data", "model", "cold vectors", f"places of {K}", "R@20 of cold", "R@20 of warm", "change"], rows)
+
+
+def _places(final: Representations, data: BenchData, full: BenchData) -> Iterator[list[str]]:
+    """Recall of cold and of warm items' test pairs for 0, 1 and 2 places that are kept for cold items."""
+    inter = data.interactions
+    user_counts, item_counts = train_counts(inter)
+    warm = item_counts > 0
+    test = full.interactions.test
+    test = _where(test, user_counts[test.users] > 0)
+    cold = (~warm).nonzero().squeeze(1)
+    numbers = torch.full((inter.n_items,), -1).index_copy(0, cold, torch.arange(len(cold)))
+    seen = _where(Pairs(inter.train.users, numbers[inter.train.items]), ~warm[inter.train.items])
+
+    lists = rank(final, inter.train, test, K)
+    new = rank(Representations.join(final.user, final.item[cold]), seen, test, min(K, len(cold)))
+    parts = _where(test, ~warm[test.items]), _where(test, warm[test.items])
+    _, alone = warm_recall(final, data, full)
+    for places in (0, 1, 2):
+        ranking = _with_places(lists, cold[new.top[:, :places].long()], ~warm) if places else lists
+        means = (score(ranking, part, inter.n_items, (K,), ("recall",)).means()[f"recall@{K}"] for part in parts)
+        of_cold, of_warm = means
+        yield [str(places), f"{of_cold:.4f}", f"{of_warm:.4f}", f"{of_warm / alone - 1:+.1%}" if alone else ""]
+
+
+def _with_places(lists: Ranking, new: Tensor, is_new: Tensor) -> Ranking:
+    ids, best = lists.top.long().numpy(), new.numpy()
+    top, _ = with_new(ids, np.zeros(ids.shape, np.float32), best, np.zeros(best.shape, np.float32), is_new.numpy())
+    return Ranking(lists.users, torch.from_numpy(top).int())
 
 
 def _lines(candidates: dict[str, Representations], data: BenchData, full: dict[str, BenchData]) -> list[list[str]]:

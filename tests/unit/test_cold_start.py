@@ -210,3 +210,18 @@ def test_the_bench_says_what_cold_items_cost_the_others(tmp_path):
         item[hidden] *= first
         among, alone = cold.warm_recall(Representations(torch.cat([rows[:40], item]), 40), held, full)
         assert (among < alone) == cost
+
+
+def test_the_bench_says_what_places_for_cold_items_bring_and_cost(tmp_path):
+    full = from_folder("board", write_board(tmp_path))
+    held = cold.hold_out(full, 0.3, seed=1)
+    hidden = torch.bincount(held.interactions.train.items, minlength=60) == 0
+    nodes = torch.zeros(100, 41)
+    nodes[torch.arange(40), torch.arange(40)] = nodes[:40, 40] = 1
+    nodes[40 + held.interactions.test.items, held.interactions.test.users] = 1  # what is held out is found,
+    nodes[40:][hidden, 40] = -9  # behind all warm items
+    lines = list(cold._places(Representations(nodes, 40), held, full))
+    places, of_cold, of_warm = zip(*((int(a), float(b), float(c)) for a, b, c, _ in lines), strict=True)
+    assert places == (0, 1, 2)
+    assert of_cold[0] == 0 and of_cold[1] > 0.5 and of_cold[1] <= of_cold[2]
+    assert of_warm[0] >= of_warm[1] >= of_warm[2]
