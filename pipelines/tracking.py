@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, and
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # times: a server that is away costs a run a minute
 }
+_SECONDS = 60  # that sending a run, or its report, may take
 _LONGEST = 500  # characters of a setting, the least that any version of MLflow takes
 _MOST_METRICS, _MOST_SETTINGS = 1000, 100  # of one request
 _CURVES = (files.HISTORY, files.REFERENCE_HISTORY, files.REFIT_HISTORY)
@@ -42,13 +44,25 @@ def track_report(recipe: Recipe, run: str, report: Path) -> None:
 
 
 def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
+    """Tries it for a while. MLflow itself goes on for minutes where a database is away."""
     if recipe.tracking is None:
         return
-    try:
-        action()
-    except Exception as error:  # whatever a library, a database or a network can do
-        reason = (redacted(str(error)).splitlines() or [""])[0]
-        _logger.warning("the tracker has not got the run (%s: %s)", type(error).__name__, reason)
+    reasons: list[str] = []
+
+    def attempt() -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a library, a database or a network can do
+            first = (redacted(str(error)).splitlines() or [""])[0]
+            reasons.append(f"{type(error).__name__}: {first}")
+
+    thread = Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    if thread.is_alive():
+        reasons.append(f"no answer in {_SECONDS} s")
+    if reasons:
+        _logger.warning("the tracker has not got the run (%s)", reasons[0])
 
 
 def _send(recipe: Recipe, run: str, night: Night, results: Sequence[Result]) -> None:
