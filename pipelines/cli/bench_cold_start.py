@@ -42,4 +42,5 @@ def cold_start(
     with Bars(loaded.name) as bars:
         held_runs = [replace(run, data=held[run.data.name]) for run in runs]
         done = [(run, result.artifact) for run, result in run_grid(held_runs, Store(store), bars) if result.artifact]
-    write_table(out or BENCH / loaded.name, cold.table(done, {run.data.name: run.data for run in runs}))
+    full = {run.data.name: run.data for run in runs}
+    write_table(out or BENCH / loaded.name, f"{cold.table(done, full)}\n{cold.places_table(done, full)}")

@@ -35,8 +35,7 @@ def forget(
     folder = store.root / COPIES
     left = tuple(_outside(loaded.data, folder))
     copies = CopiesOfPerson(folder, user)
-    places = {"copies": copies, "vectors": loaded.vectors}
-    receipt = remove(store, user, why=why, left=left, dry_run=dry_run, **places)
+    receipt = remove(store, user, why=why, left=left, copies=copies, dry_run=dry_run, vectors=loaded.vectors)
     if as_json:
         print_json(receipt.model_dump(mode="json"))
         return

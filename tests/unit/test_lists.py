@@ -205,7 +205,7 @@ def test_lists_in_an_object_store_are_those_of_a_folder_and_whole_at_any_moment(
             assert manifest is not None and len(manifest.files) == 2
             return pl.concat([pl.read_parquet(Objects(out).read(name)[0]) for name in manifest.files])
 
-        check_same(remote(), everybody(tmp_path / "lists"))
+        check_same(remote(), all_users(tmp_path / "lists"))
         first = written(out)
 
         def break_at_the_second(path: str) -> None:
@@ -240,7 +240,7 @@ def test_somebody_who_was_forgotten_has_no_list_and_takes_nobody_elses(tmp_path)
     left = Bundle(tmp_path / "without", read_report(tmp_path / "without"))
     for name, bundle in (("before", whole), ("after", left)):
         write_lists(bundle, tmp_path / name, ListsConfig(k=5, partitions=2))
-    before, after = everybody(tmp_path / "before"), everybody(tmp_path / "after")
+    before, after = all_users(tmp_path / "before"), all_users(tmp_path / "after")
     check_same(after, before.filter(pl.col("user_id") != "u4"))
 
 
