@@ -1,4 +1,4 @@
-"""Runs that are killed, from a process that has imported everything: the kills hit work, not imports."""
+"""Runs that are killed, and commands, from a process that has imported everything: neither waits for imports."""
 
 import json
 import os
@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 _SCRIPT = """
 import json, os, signal, sys
@@ -119,3 +120,65 @@ class Nursery:
     def _read(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+
+_COMMANDS = """
+import json, os, sys
+import darec.report.render, darec.serving.recommend, pipelines.direct, pipelines.doctor, stages.export
+from pipelines.cli import main
+print("ready", flush=True)
+for line in iter(sys.stdin.readline, ''):
+    child = os.fork()
+    if child == 0:
+        folder, environment, outputs, arguments = json.loads(line)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        for descriptor, path in enumerate(outputs, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        sys.argv = ["darec", *arguments]
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Commands:
+    """`darec` commands in one folder, each in a fork of a process that has imported what commands use.
+
+    Args:
+        folder: the working directory of the commands.
+        environment: their variables.
+        outputs: a folder for what they print.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], outputs: Path) -> None:
+        self._folder, self._environment = folder, dict(environment)
+        self._outputs = [outputs / "stdout", outputs / "stderr"]
+
+    def __enter__(self) -> "Commands":
+        command = [sys.executable, "-c", _COMMANDS]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        assert self._answers.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            self._process.kill()
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """The exit code, and all that was printed: standard output, then standard error."""
+        request = [str(self._folder), self._environment, list(map(str, self._outputs)), list(arguments)]
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        code = int(self._answers.readline())
+        return code, "".join(path.read_bytes().decode() for path in self._outputs)

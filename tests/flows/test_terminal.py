@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -13,8 +14,10 @@ import pytest
 import yaml
 
 from tests.data import write_checkerboard
+from tests.nursery import Commands
 from tests.processes import unconfigured
 
+Darec = Callable[..., tuple[int, str]]
 DAREC = Path(sys.executable).with_name("darec")
 EVIL = "\x1b[31mred\x1b]8;;http://x.example\x07link\x1b]52;c;ZWNobw==\x07\x9b2J\x85\u202egnp\u2066\x7f\x00"
 KEYBOARD = "\r\b"  # CSV readers may take a carriage return for the end of a row: only where no CSV is read
@@ -49,12 +52,11 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {"PREFECT_HOME": str(folder / "prefect"), "DAREC_RECIPE": "recipe.yaml", "COLUMNS": "200"}
 
 
-def darec(folder: Path, *arguments: str) -> tuple[int, str]:
+@pytest.fixture(scope="module")
+def darec(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darec]:
     """Exit code and all output, without a terminal: there every control character is somebody else's."""
-    done = subprocess.run(
-        [DAREC, *arguments], cwd=folder, env=environment(folder), capture_output=True, timeout=300, check=False
-    )
-    return done.returncode, (done.stdout + done.stderr).decode()
+    with Commands(folder, environment(folder), tmp_path_factory.mktemp("outputs")) as commands:
+        yield commands.run
 
 
 def in_terminal(folder: Path, *arguments: str) -> str:
@@ -80,8 +82,8 @@ def harmful(text: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def published(folder: Path) -> str:
-    code, output = darec(folder, "run")
+def published(darec: Darec, folder: Path) -> str:
+    code, output = darec("run")
     assert code == 0, output
     assert harmful(output) == set()
     return output
@@ -118,22 +120,24 @@ ITEM = f"i001{EVIL}".replace("\x00", "")
     ],
     ids=lambda arguments: " ".join(word for word in arguments if word.isascii() and word.isprintable()),
 )
-def test_no_control_character_is_printed(folder: Path, published: str, arguments: tuple[str, ...]) -> None:
-    _, output = darec(folder, *arguments)
+def test_no_control_character_is_printed(
+    darec: Darec, folder: Path, published: str, arguments: tuple[str, ...]
+) -> None:
+    _, output = darec(*arguments)
     assert output and harmful(output) == set(), [hex(ord(sign)) for sign in harmful(output)]
 
 
-def test_json_is_escaped_and_means_the_same(folder: Path, published: str) -> None:
-    code, output = darec(folder, "similar", "--item", ITEM, "--json", "-k", "1")
+def test_json_is_escaped_and_means_the_same(darec: Darec, folder: Path, published: str) -> None:
+    code, output = darec("similar", "--item", ITEM, "--json", "-k", "1")
     (first,) = json.loads(output)
     assert code == 0 and harmful(first["item_id"]) == harmful(ITEM) and first["item_id"].endswith(ITEM[4:])
 
 
-def test_a_recipe_that_is_shown_is_read_back(folder: Path) -> None:
+def test_a_recipe_that_is_shown_is_read_back(darec: Darec, folder: Path) -> None:
     model = json.dumps(f"{USER}{KEYBOARD}yes")
-    code, shown = darec(folder, "config", "show", "--set", f"llm.model={model}")
+    code, shown = darec("config", "show", "--set", f"llm.model={model}")
     (folder / "shown.yaml").write_text(shown)
-    assert (code, shown) == darec(folder, "config", "show", "--recipe", "shown.yaml")
+    assert (code, shown) == darec("config", "show", "--recipe", "shown.yaml")
     assert yaml.safe_load(shown)["llm"]["model"] == json.loads(model)
 
 
@@ -145,30 +149,30 @@ def test_in_a_terminal_only_the_program_itself_gives_codes(folder: Path, publish
             assert code not in output, repr(code)
 
 
-def test_codes_in_a_recipe_s_keys_are_shown(folder: Path) -> None:
+def test_codes_in_a_recipe_s_keys_are_shown(darec: Darec, folder: Path) -> None:
     (folder / "keys.yaml").write_text(yaml.safe_dump({"train": {f"dim{USER}": 3}}))
-    code, output = darec(folder, "status", "--recipe", "keys.yaml")
+    code, output = darec("status", "--recipe", "keys.yaml")
     assert code == 2 and "\\u001b" in output and harmful(output) == set()
 
 
 @pytest.mark.parametrize(
     "name", ["interactions.parquet", "recipe.yaml", "store", "/proc/x", "/proc/version", "recipe.yaml/x"]
 )
-def test_a_report_is_written_over_nothing_else(folder: Path, published: str, name: str) -> None:
+def test_a_report_is_written_over_nothing_else(darec: Darec, folder: Path, published: str, name: str) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     for options in ((), ("--overwrite",)):
-        code, output = darec(folder, "report", "--out", name, *options)
+        code, output = darec("report", "--out", name, *options)
         assert code == 2 and output.count("\n") == 1 and output.startswith("error: "), output
         assert name in output and "->" in output and "report it" not in output
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def test_a_report_is_replaced_when_asked(folder: Path, published: str) -> None:
-    assert darec(folder, "report", "--out", "r.html") == (0, "r.html\n")
+def test_a_report_is_replaced_when_asked(darec: Darec, folder: Path, published: str) -> None:
+    assert darec("report", "--out", "r.html") == (0, "r.html\n")
     (folder / "r.html").write_text((folder / "r.html").read_text() + "<!-- the one before -->")
-    code, output = darec(folder, "report", "--out", "r.html")
+    code, output = darec("report", "--out", "r.html")
     assert code == 2 and "add --overwrite" in output
-    assert darec(folder, "report", "--out", "r.html", "--overwrite") == (0, "r.html\n")
+    assert darec("report", "--out", "r.html", "--overwrite") == (0, "r.html\n")
     assert "the one before" not in (folder / "r.html").read_text()
 
 
