@@ -1,12 +1,12 @@
-"""Leases in an object store: who is at work on what, among processes on any machines.
+"""Leases in an object store, for processes on any machine.
 
-An object `leases/<name>.json` says who holds the lease. It is created, renewed and given back by conditional writes, so
-that of many who try, one succeeds. A thread of the holder renews it. Whoever waits watches its version: when that stays
-the same for as long as the holder said, by the clock of who waits, the holder is dead and the lease is taken over.
-Clocks of different machines are never compared.
+An object `leases/<name>.json` names the holder of a lease. It is created, renewed and returned by conditional writes,
+so that one of many processes succeeds. A thread of the holder renews it. A waiting process watches its version: if it
+does not change for the time that the holder has set, by the clock of the waiting process, the holder is dead and the
+lease is taken over. Clocks of different machines are never compared.
 
-A process that reads and writes artifacts also says so by an object of its own, `leases/present/<id>.json`, and whoever
-must be alone (`gc`) holds the lease `alone` and sees that nobody is present.
+A process that reads and writes artifacts also has an object `leases/present/<id>.json`. A process that must be alone
+(`gc`) holds the lease `alone` and checks that no other process is present.
 """
 
 import json
@@ -57,7 +57,7 @@ class Leases:
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """Says that this process is at work on the store; waits while another is alone."""
+        """Registers this process as a user of the store. Waits while another process is alone."""
         with self._lock:
             if self._present == 0:
                 self._renewal = self._announce()
@@ -74,7 +74,7 @@ class Leases:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keeps everybody else out. Raises BlockingIOError if a living process is present."""
+        """Excludes all other processes. Raises BlockingIOError if a living process is present."""
         with self.hold(_ALONE, wait=False):
             dead = self._dead([each.name for each in self._objects.list(_PRESENT)])
             self._objects.delete(dead)

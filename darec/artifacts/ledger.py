@@ -98,7 +98,7 @@ class Ledger:
         return survey
 
     def look_up(self, keys: pl.Series, columns: Sequence[str] = (), *, repair: bool = False) -> Survey:
-        """As `survey`, for whoever makes the missing rows: damage is told.
+        """Like `survey`, for a caller that generates the missing rows: damage is logged.
 
         Args:
             keys: the keys asked for.

@@ -1,10 +1,10 @@
 """Rows of a row ledger that several machines share: segments, which are small Parquet files in an object store.
 
-Whoever makes rows writes them into a file of the `outbox` first, and within a second sends what is there as one
-segment. What could not be sent, for want of a network or since the process was killed, is sent by the next process of
-this machine that looks. A segment is named by its time and the hash of its bytes and never changed. The SQLite file of
-each machine knows which segments it has: only the others are fetched. A segment that is gone was written again without
-a person who was forgotten: then the SQLite file is made again from the segments that are there.
+A process writes new rows to a file of the `outbox` first, and within a second sends all rows there as one segment. Rows
+that could not be sent, because of the network or because the process was killed, are sent by the next process on this
+machine. A segment is named by its time and the hash of its bytes and never changed. The SQLite file of each machine
+knows which segments it has: only the others are fetched. A segment that no longer exists was replaced by one without a
+person who was forgotten: then the SQLite file is rebuilt from the existing segments.
 """
 
 import fcntl
@@ -84,7 +84,7 @@ class Segments:
                     rows = parquet_rows(path, self._schema)
                     if rows is None:
                         tell_once(
-                            f"ledger segment {self._prefix}{path.name} is damaged; its rows have to be made again"
+                            f"ledger segment {self._prefix}{path.name} is damaged; its rows have to be generated again"
                         )
                     else:
                         yield path.name, rows, _REPLACES in path.name

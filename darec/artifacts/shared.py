@@ -2,17 +2,17 @@
 
     state/<path>                                      small files; the cache holds all of them at <path>:
       artifacts/<stage>/<key>/manifest.json           written last, when all files of the artifact are there
-      replaced/<id>/<stage>/<key>/manifest.json       of artifacts whose stage, made again, gave other bytes
+      replaced/<id>/<stage>/<key>/manifest.json       of artifacts whose stage gave other bytes when it ran again
       releases/<id>.json, current, nights.jsonl, receipts/<time>.json, ledger/batches/<id>.json
     files/<stage>/<key>/<sha256>/<name>               files of artifacts, which the cache holds once they were wanted
     ledger/<name>/<segment>                           rows of the row ledgers (`darec.artifacts.segments`)
-    work/<stage>/<key>/<name>                         checkpoints of a step under way, if the recipe shares them
+    work/<stage>/<key>/<name>                         checkpoints of an active step, if the recipe shares them
     damaged/<stage>/<key>/<sha256>/<name>             files that did not have their checksum, set aside
-    leases/                                           who is at work on what (`darec.artifacts.leases`)
+    leases/                                           leases (`darec.artifacts.leases`)
 
 The object store alone says what there is: `sync` makes the cache follow it. Files of `state` are written on the
 condition that they are what this machine last saw, so that no machine overwrites what it does not know; files of
-artifacts have their checksum in their name and are never changed. A cache can be deleted whenever no run is under way,
+artifacts have their checksum in their name and are never changed. A cache can be deleted whenever no run is active,
 but for its folder `outbox`, which holds rows that could not be sent yet.
 """
 

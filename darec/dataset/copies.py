@@ -5,8 +5,8 @@
 <store>/sources/<source>/draft/         a generation that is being made
 <store>/sources/<source>/incoming/      files that a killed or failed download had finished
 
-A draft becomes a generation by one rename, and then the copy by the replacement of the record: whoever reads finds the
-old copy or the new one, whenever the process is killed. Nobody but the holder of the lease `sources` writes.
+A draft becomes a generation by one rename, and then the copy by the replacement of the record: readers find the old
+copy or the new one, even if the process is killed. Only the holder of the lease `sources` writes.
 """
 
 import glob

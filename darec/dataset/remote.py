@@ -91,7 +91,7 @@ def local(config: DataConfig, folder: Path) -> DataConfig:
 
 @contextmanager
 def named_by_source(config: DataConfig, folder: Path) -> Iterator[None]:
-    """Lets errors about a copy name the source: the copy's path says nothing to whoever has to correct it."""
+    """Makes errors about a copy name the source, because the path of the copy does not help the user."""
     try:
         yield
     except DarecError as error:

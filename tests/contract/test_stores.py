@@ -126,7 +126,7 @@ def test_one_at_a_time_holds_a_lease_and_a_dead_one_nobody(another):
 
 def test_nobody_is_alone_beside_a_run_and_no_run_begins_beside_gc(another):
     run, other = another(), another()
-    with run.in_use(), run.in_use(), pytest.raises(TransientError, match="a run is under way"), alone(other):
+    with run.in_use(), run.in_use(), pytest.raises(TransientError, match="a run is active"), alone(other):
         pass
 
     order = []
@@ -415,7 +415,7 @@ def test_rows_survive_a_network_that_is_away(machine, server, monkeypatch):
         patch.setattr(store.shared.objects, "put", away)
         book.append(rows(more, "meanwhile"))
         assert len(ledger(machine()).missing(more)) == 1
-    ledger(store).get(keys)  # whoever looks next sends it
+    ledger(store).get(keys)  # the next process sends it
     assert ledger(machine()).rows(more, ["text"])["text"].to_list() == ["meanwhile"]
 
 
