@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from darec.serving.bundle import Bundle
     from darec.serving.recommend import recommend, recommend_histories, recommend_many, similar
     from darec.serving.releases import Releases
-    from darec.training.trainer import Trained, train
+    from darec.training.run import train
+    from darec.training.trainer import Trained
     from schemas.recipe import Recipe
     from schemas.release import Release
     from schemas.rules import RulesConfig as Rules
@@ -91,7 +92,7 @@ _PLACES = {
     "recommend_many": "darec.serving.recommend",
     "run": "stages.walk",
     "similar": "darec.serving.recommend",
-    "train": "darec.training.trainer",
+    "train": "darec.training.run",
 }
 """The module of each public name, and after a colon the name it has there, where that is another."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig
+from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig
 from schemas.section import Section, added, not_hashed
 
 
@@ -143,6 +143,13 @@ class TrainConfig(Section):
     comparisons of the gate still describe the model trained on train."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
+    processes: int = not_hashed(1, ge=1, le=4096)  # results differ by float noise only, as with the number of threads
+    """Number of processes that train the model together. Each holds some columns of all id embeddings, with their
+    gradients and the optimiser's state, so that memory and propagation are divided; the graph and the text vectors are
+    not. It must divide `dim`, and the backbone must be lightgcn or mf. On GPUs, one process has one GPU."""
+    launcher: Literal["local", "torchrun"] = not_hashed("local")
+    """Only for several processes. local: they are started on this machine. torchrun: training waits for processes that
+    torchrun starts on one or more machines which share the store; the log says by which command."""
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
     """Writes a checkpoint every N epochs. A killed run resumes from it exactly."""
 
@@ -175,6 +182,19 @@ class TrainConfig(Section):
             raise ValueError(f"min_epochs {self.min_epochs} is more than epochs, {self.epochs}")
         if isinstance(self.backbone, AutoCFConfig) and self.dim % self.backbone.heads:
             raise ValueError(f"backbone.heads {self.backbone.heads} must divide dim {self.dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_can_be_split(self) -> Self:
+        if self.processes == 1:
+            return self
+        if not isinstance(self.backbone, LightGCNConfig | MFConfig):
+            raise ValueError(
+                f"processes {self.processes} needs the backbone lightgcn or mf: {self.backbone.name} mixes the columns "
+                "of its vectors, which each process has some of"
+            )
+        if self.dim % self.processes:
+            raise ValueError(f"processes {self.processes} must divide dim {self.dim}")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.interactions import Batch, Interactions, Representations
 from darec.common.registry import Registry
 from darec.model.propagation import Adjacency
@@ -26,7 +27,9 @@ class Setting:
     dim: int
     """Width of the input rows."""
     out_dim: int
-    """Width of the backbone's final representations."""
+    """Width of the backbone's final representations, all columns."""
+    split: ColumnSplit = UNSPLIT
+    """Which columns of input rows and final representations this process holds."""
 
 
 class Objective(nn.Module):
@@ -46,7 +49,11 @@ class Objective(nn.Module):
         return nodes
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """Returns loss terms by name, already weighted. The trainer adds and logs them unchanged."""
+        """Returns loss terms by name, already weighted. The trainer adds and logs them unchanged.
+
+        `final` may have some of the columns only (`final.split`): scores are `final.split.total` of inner products, and
+        whole rows are `final.split.whole` of rows.
+        """
         return {}
 
 

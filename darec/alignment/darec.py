@@ -61,7 +61,7 @@ class DaRec(Objective):
 
     def __init__(self, config: DaRecConfig, setting: Setting) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.split = config, setting.split
         text, interactions, out_dim = setting.text, setting.interactions, setting.out_dim
         self.text_learns = config.text_parts == "network"
         self.text = text if self.text_learns else _teacher(config, text, interactions)
@@ -112,7 +112,7 @@ class DaRec(Objective):
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
         if len(rows) < 2:  # one row has no structure
             return
-        cf_shared, cf_specific = self.cf_parts(nodes.index_select(0, rows))
+        cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
 
         # Columns are orthogonal by construction: the term is for networks only.
@@ -170,7 +170,7 @@ class DaRec(Objective):
         """
         for side, (first, end) in enumerate(self.sides):
             rows = torch.randperm(end - first, device=nodes.device)[:_CLUSTERED_ROWS] + first
-            cf, text = self.cf_parts(nodes[rows])[0], self.text_parts(self.text.nodes[rows])[0]
+            cf, text = self.cf_parts(self.split.whole(nodes[rows]))[0], self.text_parts(self.text.nodes[rows])[0]
             self.cf_centres[side] = self._centres(cf, self.cf_centres[side])
             centres = self.text_centres[side]
             if self.text_learns or not int(self.step):

@@ -28,5 +28,5 @@ class Distill(Objective):
         users = batch.users[: self.config.rows]
         with torch.no_grad():
             teacher = self.text.user[users] @ self.text.item.T / self.config.teacher_temperature
-        student = final.user[users] @ final.item.T / self.config.temperature
+        student = final.split.total(final.user[users] @ final.item.T) / self.config.temperature
         return {"distill": self.config.weight * losses.distillation(student, teacher)}

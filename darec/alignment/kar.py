@@ -13,7 +13,8 @@ class KAR(Objective):
 
     def __init__(self, config: KARConfig, setting: Setting) -> None:
         super().__init__()
-        self.text = text = setting.text
+        self.text, self.split = setting.text, setting.split
+        text = setting.text
 
         def experts() -> nn.ModuleList:
             return nn.ModuleList(mlp([text.dim, config.width, setting.dim]) for _ in range(config.experts))
@@ -25,7 +26,7 @@ class KAR(Objective):
         """`nodes` plus the output of the experts for each node's text."""
         users = self._mix(self.text.user, self.for_users, self.user_gate)
         items = self._mix(self.text.item, self.for_items, self.item_gate)
-        return nodes + torch.cat([users, items])
+        return nodes + self.split.part(torch.cat([users, items]))
 
     def _mix(self, text: Tensor, own: nn.ModuleList, gate: nn.Linear) -> Tensor:
         """sum_e gate_e(text) expert_e(text), [n, d_L] -> [n, dim]."""

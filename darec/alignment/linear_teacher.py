@@ -36,8 +36,9 @@ class LinearTeacher(Objective):
             users = self.users[torch.randint(len(self.users), users.shape, device=users.device)]
         anchors = final.user[users] / config.temperature
         wanted = (self.shares[users].unsqueeze(1) @ final.item[self.top[users]]).squeeze(1)
-        normalisers = log_sum_exp(anchors, final.item, self.seen.of(users))
-        return {"linear-teacher": config.weight * (normalisers - (anchors * wanted).sum(-1)).mean()}
+        normalisers = log_sum_exp(anchors, final.item, self.seen.of(users), final.split)
+        reached = final.split.total((anchors * wanted).sum(-1))
+        return {"linear-teacher": config.weight * (normalisers - reached).mean()}
 
 
 def _weights(config: LinearTeacherConfig, text: Representations, interactions: Interactions) -> ItemWeights:

@@ -23,7 +23,8 @@ class RLMRecCon(Objective):
         """One term, summed over users, positives and negatives."""
         pairs = slice(self.config.rows or None)  # a batch is in random order
         chosen = batch.users[pairs]
-        users = self._nce(final.user[chosen], self.project(self.text.user[chosen]), self.project(self._candidates()))
+        anchors = final.split.whole(final.user[chosen])
+        users = self._nce(anchors, self.project(self.text.user[chosen]), self.project(self._candidates()))
         items, negatives = (self._items(final, rows[pairs]) for rows in (batch.items, batch.negatives))
         return {"rlmrec-con": self.config.weight * (users + items + negatives)}
 
@@ -34,7 +35,7 @@ class RLMRecCon(Objective):
 
     def _items(self, final: Representations, items: Tensor) -> Tensor:
         text = self.project(self.text.item[items])
-        return self._nce(final.item[items], text, text)
+        return self._nce(final.split.whole(final.item[items]), text, text)
 
     def _nce(self, anchor: Tensor, match: Tensor, candidates: Tensor) -> Tensor:
         return losses.info_nce(anchor, match, candidates, self.config.temperature)

@@ -17,7 +17,7 @@ class RLMRecGen(Objective):
 
     def __init__(self, config: RLMRecGenConfig, setting: Setting) -> None:
         super().__init__()
-        self.config, self.text = config, setting.text
+        self.config, self.text, self.split = config, setting.text, setting.split
         text_dim, out_dim = setting.text.dim, setting.out_dim
         self.token = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, setting.dim)))
         self.decode = mlp([out_dim, (text_dim + out_dim) // 2, text_dim])
@@ -29,10 +29,10 @@ class RLMRecGen(Objective):
             return nodes
         count = max(1, int(len(nodes) * self.config.mask))
         self._masked = torch.randperm(len(nodes), device=nodes.device)[:count]
-        return nodes.index_copy(0, self._masked, self.token.expand(count, -1))
+        return nodes.index_copy(0, self._masked, self.split.part(self.token).expand(count, -1))
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term: InfoNCE of decoded masked nodes against each other's text vectors."""
         rows = self._masked[: self.config.rows or None]
-        target, decoded = self.text.nodes[rows], self.decode(final.nodes[rows])
+        target, decoded = self.text.nodes[rows], self.decode(final.split.whole(final.nodes[rows]))
         return {"rlmrec-gen": self.config.weight * losses.info_nce(decoded, target, target, self.config.temperature)}

@@ -10,6 +10,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from schemas import columns as c
 
 
@@ -100,6 +101,8 @@ class Representations:
 
     nodes: Tensor
     n_users: int
+    split: ColumnSplit = UNSPLIT
+    """Which columns these are, where processes share them."""
 
     @classmethod
     def join(cls, user: Tensor, item: Tensor) -> "Representations":
@@ -123,7 +126,7 @@ class Representations:
 
     def to(self, device: torch.device) -> "Representations":
         """The same rows on `device`."""
-        return Representations(self.nodes.to(device), self.n_users)
+        return Representations(self.nodes.to(device), self.n_users, self.split)
 
 
 @dataclass(frozen=True)

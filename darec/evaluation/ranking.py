@@ -39,7 +39,8 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 @torch.no_grad()
 def largest_score(final: Representations) -> float:
     """An upper bound of all absolute scores: |u . i| <= |u| |i|. Infinite or NaN if a score may be."""
-    norms = final.nodes.norm(dim=1)
+    split = final.split
+    norms = final.nodes.norm(dim=1) if split.size == 1 else split.total(final.nodes.square().sum(1)).sqrt()
     sides = (norms[: final.n_users], norms[final.n_users :])
     return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
 

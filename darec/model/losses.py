@@ -10,13 +10,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.device import bfloat16_helps
 from darec.model.softmax import full_precision, mean_log_sum_exp
 
 
-def bpr(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+def bpr(user: Tensor, positive: Tensor, negative: Tensor, split: ColumnSplit = UNSPLIT) -> Tensor:
     """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009)."""
-    return functional.softplus((user * (negative - positive)).sum(-1)).mean()
+    return functional.softplus(split.total((user * (negative - positive)).sum(-1))).mean()
 
 
 def info_nce(

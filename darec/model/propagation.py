@@ -86,6 +86,18 @@ class Adjacency:
         )
         return Adjacency(matrix, self._edge, self._edges)
 
+    def state(self) -> dict[str, Tensor]:
+        """The graph as plain tensors."""
+        matrix = self.matrix
+        parts = {"starts": matrix.crow_indices(), "columns": matrix.col_indices(), "values": matrix.values()}
+        return parts | {"edge": self._edge}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Tensor], nodes: int) -> "Adjacency":
+        """The reverse of `state`, for a graph of `nodes` nodes."""
+        matrix = _csr(state["starts"], state["columns"], state["values"], nodes)
+        return cls(matrix, state["edge"], len(state["edge"]) // 2)
+
     def to(self, device: torch.device) -> "Adjacency":
         """The same graph on `device`."""
         return Adjacency(self.matrix.to(device), self._edge.to(device), self._edges)

@@ -17,48 +17,56 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from darec.common.column_split import UNSPLIT, ColumnSplit
+
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: what a core's cache holds, what fills a GPU
 
 
-def log_sum_exp(rows: Tensor, columns: Tensor, skipped: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def log_sum_exp(
+    rows: Tensor, columns: Tensor, skipped: tuple[Tensor, Tensor] | None = None, split: ColumnSplit = UNSPLIT
+) -> Tensor:
     """log sum_j e^(r_b . c_j), float32 [B, d], [m, d] -> [B].
 
     Args:
         rows: one anchor a row.
         columns: the candidates; temperatures are already in the rows.
         skipped: (row, column) numbers, int64 [s] each, ascending by row, of candidates that a row leaves out.
+        split: which columns of width d these are, where processes share them.
     """
     if skipped is None:
         empty = torch.empty(0, dtype=torch.int64, device=rows.device)
         skipped = empty, empty
     with torch.autocast(rows.device.type, enabled=False):
-        return _LogSumExp.apply(rows.float(), columns.float(), *skipped)  # type: ignore[return-value]
+        return _LogSumExp.apply(rows.float(), columns.float(), *skipped, split)  # type: ignore[return-value]
 
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor, split: ColumnSplit
+    ) -> Tensor:
+        ctx.split = split
         out = rows.new_empty(len(rows))
-        for block, scores in _blocks(rows, columns, skipped_row, skipped_column):
+        for block, scores in _blocks(rows, columns, skipped_row, skipped_column, split):
             out[block] = torch.logsumexp(scores, 1)
         ctx.save_for_backward(rows, columns, skipped_row, skipped_column, out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         rows, columns, skipped_row, skipped_column, out = ctx.saved_tensors
         out = out.clamp_min(torch.finfo(out.dtype).min)  # a row that skips everything: its shares are 0, not NaN
         to_rows, to_columns = torch.empty_like(rows), torch.zeros_like(columns)
-        for block, scores in _blocks(rows, columns, skipped_row, skipped_column):
+        for block, scores in _blocks(rows, columns, skipped_row, skipped_column, ctx.split):
             shares = scores.sub_(out[block, None]).exp_().mul_(gradient[block, None])
             torch.mm(shares, columns, out=to_rows[block])
             to_columns.addmm_(shares.T, rows[block])
-        return to_rows, to_columns, None, None
+        return to_rows, to_columns, None, None, None
 
 
 def _blocks(
-    rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor
+    rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor, split: ColumnSplit
 ) -> Iterator[tuple[slice, Tensor]]:
     """Scores of some rows at a time, -inf where skipped; the tensor is the caller's to overwrite."""
     size = max(1, _BLOCK[rows.device.type] // len(columns))
@@ -66,13 +74,15 @@ def _blocks(
     cuts = torch.searchsorted(skipped_row, starts).tolist()
     for number, first in enumerate(range(0, len(rows), size)):
         block = slice(first, first + size)
-        scores = rows[block] @ columns.T
+        scores = split.add_up(rows[block] @ columns.T)
         some = slice(cuts[number], cuts[number + 1])
         scores[skipped_row[some] - first, skipped_column[some]] = -torch.inf
         yield block, scores
 
 
-def mean_log_sum_exp(anchor: Tensor, candidates: Tensor, counts: Tensor | None = None) -> Tensor:
+def mean_log_sum_exp(
+    anchor: Tensor, candidates: Tensor, counts: Tensor | None = None, split: ColumnSplit = UNSPLIT
+) -> Tensor:
     """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weigh the anchors.
 
     The [B, m] matrix is computed a block of rows at a time, its gradients along with it, and never kept: a third of
@@ -82,7 +92,7 @@ def mean_log_sum_exp(anchor: Tensor, candidates: Tensor, counts: Tensor | None =
     with torch.autocast(anchor.device.type, enabled=False):
         anchor = full_precision(anchor)
         weights = (weights / weights.sum()).to(anchor.dtype)
-        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights)  # type: ignore[return-value]
+        return _MeanLogSumExp.apply(anchor, candidates.to(anchor.dtype), weights, split)  # type: ignore[return-value]
 
 
 def full_precision(rows: Tensor) -> Tensor:
@@ -92,7 +102,7 @@ def full_precision(rows: Tensor) -> Tensor:
 
 class _MeanLogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor, split: ColumnSplit) -> Tensor:
         to_anchor = torch.empty_like(anchor)
         to_candidates = torch.zeros_like(candidates.T)
         columns = candidates.T.contiguous()
@@ -100,7 +110,7 @@ class _MeanLogSumExp(torch.autograd.Function):
         log_sums = []
         block = max(1, _BLOCK[anchor.device.type] // len(candidates))
         for rows, weight, gradient in zip(*(part.split(block) for part in (anchor, weights, to_anchor)), strict=True):
-            scores = rows @ columns
+            scores = split.add_up(rows @ columns)
             greatest = scores.amax(1, keepdim=True)
             powers = scores.sub_(greatest).exp_()
             sums = powers.sum(1, keepdim=True)
@@ -115,6 +125,6 @@ class _MeanLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_anchor, to_candidates = ctx.saved_tensors
-        return to_anchor * gradient, to_candidates.T * gradient, None
+        return to_anchor * gradient, to_candidates.T * gradient, None, None

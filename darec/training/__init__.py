@@ -1,5 +1,6 @@
 """Training: one loop for every backbone, objective and loss."""
 
-from darec.training.trainer import DivergedError, Trained, Trainer, train
+from darec.training.run import train
+from darec.training.trainer import DivergedError, Trained, Trainer
 
 __all__ = ["DivergedError", "Trained", "Trainer", "train"]

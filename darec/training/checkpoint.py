@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+from collections.abc import Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from darec.common.column_split import ColumnSplit
 from darec.common.errors import DarecError, UserError
 from darec.common.files import replacing
 
 State = dict[str, Any]
 """Nested dicts with string keys whose leaves are tensors or JSON values."""
 
+SPLIT = "embedding"
+"""The parameter whose columns several processes share; all others are the same in each of them."""
+
 _META = "state"
+_SPLIT_STATE = (("model", SPLIT), ("best", SPLIT), ("optimizer", "0", "exp_avg"), ("optimizer", "0", "exp_avg_sq"))
 
 
 def save(state: State, path: Path) -> None:
@@ -28,7 +36,7 @@ def save(state: State, path: Path) -> None:
         DarecError: the folder may not be written.
     """
     tensors: dict[str, Tensor] = {}
-    values = _split(state, "", tensors)
+    values = _without_tensors(state, "", tensors)
     try:
         # One name for the draft: what a killed run left of it is overwritten.
         with replacing(path, draft=path.with_suffix(".partial"), durable=True) as draft:
@@ -56,13 +64,66 @@ def load(path: Path) -> State | None:
         raise DarecError(f"the checkpoint cannot be read ({error})", where=str(path), hint="delete it") from error
 
 
-def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
+    """`save` by several processes, each its own columns; the first writes all else, and with it makes them valid.
+
+    The files of the other processes have the epoch in their names, so that a run that is killed at any moment leaves
+    one whole checkpoint.
+    """
+    if split.size == 1:
+        save(state, path)
+        return
+    if split.is_first:
+        split.wait()
+        save(state | {"processes": split.size}, path)
+    else:
+        columns = {"/".join(place): value for place, value in _columns(state)}
+        save(columns, _part(path, split.rank, state["epoch"]))
+        split.wait()
+    split.wait()
+    for rank in range(1, split.size) if split.is_first else ():
+        for part in path.parent.glob(_part(path, rank, "*").name):
+            if part != _part(path, rank, state["epoch"]):
+                part.unlink(missing_ok=True)
+
+
+def load_columns(path: Path, split: ColumnSplit) -> State | None:
+    """What `save_columns` wrote, with this process's columns, also if there were more or fewer processes then."""
+    state = load(path)
+    if state is None or split.size == state.get("processes", 1) == 1:
+        return state
+    parts = [load(_part(path, rank, state["epoch"])) for rank in range(1, state.get("processes", 1))]
+    for place, first in _columns(state):
+        others = [part["/".join(place)] for part in parts if part is not None]
+        if len(others) < len(parts):
+            raise DarecError("a part of the checkpoint is missing", where=str(path), hint="delete it")
+        whole = torch.cat([first, *others], 1)
+        *outer, last = place
+        reduce(getitem, outer, state)[last] = whole[:, split.mine(whole.shape[1])].clone()
+    return state
+
+
+def _columns(state: State) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """The tensors of a state that have some columns of the embeddings, each with its place."""
+    if SPLIT not in state["model"]:
+        return
+    for place in _SPLIT_STATE:
+        value = reduce(lambda inner, key: inner.get(key, {}), place, state)
+        if isinstance(value, Tensor):
+            yield place, value
+
+
+def _part(path: Path, rank: int, epoch: int | str) -> Path:
+    return path.with_name(f"{path.stem}.part-{rank}-{epoch}{path.suffix}")
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """`value` without its tensors, which go into `tensors` by their path; null stands where one was."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
         return None
     if isinstance(value, dict):
-        return {key: _split(each, f"{name}/{key}", tensors) for key, each in value.items()}
+        return {key: _without_tensors(each, f"{name}/{key}", tensors) for key, each in value.items()}
     return value
 
 

@@ -4,10 +4,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from darec import alignment
 from darec.alignment.base import mlp
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Representations
 from darec.model import backbones
@@ -16,6 +16,8 @@ from darec.model.whitening import start, whiten
 from darec.training.ranking import RANKING_LOSSES
 from darec.training.sampling import Sampler
 from schemas.training import TextConfig, TrainConfig
+
+_BLOCK = 65_536  # rows of initial numbers drawn at once
 
 
 class TextInput(nn.Module):
@@ -36,24 +38,31 @@ class Recommender(nn.Module):
     """A backbone with any number of objectives and one ranking loss."""
 
     def __init__(
-        self, config: TrainConfig, interactions: Interactions, adjacency: Adjacency, text: Representations | None
+        self,
+        config: TrainConfig,
+        interactions: Interactions,
+        adjacency: Adjacency,
+        text: Representations | None,
+        split: ColumnSplit = UNSPLIT,
     ) -> None:
         super().__init__()
-        self.config, self.interactions = config, interactions
+        self.config, self.interactions, self.split = config, interactions, split
         if config.needs_text and text is None:
             raise UserError(
                 "text vectors are needed", where="train", hint="set train.alignment to [] and train.text.use to none"
             )
 
         n_users, use = interactions.n_users, config.text.use
-        self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text))
+        self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text, split))
         if text is not None and config.text.whiten:
             text = whiten(text, config.text.whiten)
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
 
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
-            alignment.build(each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim))
+            alignment.build(
+                each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, split)
+            )
             for each in config.alignment
             if text
         )
@@ -71,7 +80,8 @@ class Recommender(nn.Module):
 
     def inputs(self) -> Tensor:
         """The rows that enter the backbone, [N, dim]."""
-        parts = [part for part in (self.embedding, self.text_input and self.text_input()) if part is not None]
+        from_text = self.split.part(self.text_input()) if self.text_input else None
+        parts = [part for part in (self.embedding, from_text) if part is not None]
         nodes = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         for objective in self.objectives:
             nodes = objective.inputs(nodes)
@@ -80,8 +90,8 @@ class Recommender(nn.Module):
     def finish(self, nodes: Tensor) -> Representations:
         """Final representations: what the scores are inner products of."""
         rows = self.backbone(nodes)
-        rows = functional.normalize(rows, dim=-1) if self.config.scoring == "cosine" else rows
-        return Representations(rows, self.interactions.n_users)
+        rows = self.split.normalised(rows) if self.config.scoring == "cosine" else rows
+        return Representations(rows, self.interactions.n_users, self.split)
 
     def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
         """All weighted loss terms of a step by name. Their sum is the loss; the optimiser adds the L2 term.
@@ -108,12 +118,27 @@ class Recommender(nn.Module):
         self.eval()
         final = self.finish(self.inputs())
         self.train(was_training)
-        return Representations(final.nodes.detach(), final.n_users)  # where the backbone gives the parameter itself
+        # a copy of the reference: the backbone may give the parameter itself
+        return Representations(final.nodes.detach(), final.n_users, final.split)
 
 
-def _initial(config: TrainConfig, interactions: Interactions, text: Representations | None) -> Tensor:
-    """Id embeddings [N, dim]: Xavier-uniform, users and items each by their own number, or the text's components."""
+def _initial(
+    config: TrainConfig, interactions: Interactions, text: Representations | None, split: ColumnSplit
+) -> Tensor:
+    """Id embeddings [N, dim]: Xavier-uniform, users and items each by their own number, or the text's components.
+
+    Several processes draw the numbers of all columns alike, and each keeps its own.
+    """
     if config.text.use == "start" and text:
-        return start(text, config.dim)
+        return start(text, config.dim)[:, split.mine(config.dim)].clone()
     sides = (interactions.n_users, interactions.n_items)
-    return torch.cat([nn.init.xavier_uniform_(torch.empty(rows, config.dim)) for rows in sides])
+    return torch.cat([_xavier_uniform(rows, config.dim, split) for rows in sides])
+
+
+def _xavier_uniform(rows: int, dim: int, split: ColumnSplit) -> Tensor:
+    """This process's columns of nn.init.xavier_uniform_ of [rows, dim], which is never in memory as a whole."""
+    bound, mine = (6 / (rows + dim)) ** 0.5, split.mine(dim)
+    kept = torch.empty(rows, dim // split.size)
+    for block in kept.split(_BLOCK):
+        block.copy_(torch.empty(len(block), dim).uniform_(-bound, bound)[:, mine])
+    return kept

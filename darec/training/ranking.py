@@ -17,14 +17,15 @@ RANKING_LOSSES: Registry[Tensor] = Registry("ranking loss")
 @RANKING_LOSSES.register(BPRConfig)
 def _bpr(config: BPRConfig, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
     user, positive, negative = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
-    return losses.bpr(user, positive, negative)
+    return losses.bpr(user, positive, negative, final.split)
 
 
 @RANKING_LOSSES.register(SoftmaxConfig)
 def _softmax(config: SoftmaxConfig, final: Representations, batch: Batch, sampler: Sampler) -> Tensor:
     user, positive, _ = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
     user = user / config.temperature
-    return mean_log_sum_exp(user, final.item) - (user * positive).sum(-1).mean()
+    everyone = mean_log_sum_exp(user, final.item, split=final.split)
+    return everyone - final.split.total((user * positive).sum(-1)).mean()
 
 
 @RANKING_LOSSES.register(SampledSoftmaxConfig)
@@ -32,5 +33,5 @@ def _sampled_softmax(config: SampledSoftmaxConfig, final: Representations, batch
     user, positive, _ = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
     user = user / config.temperature
     drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
-    others = log_sum_exp(user, final.item[drawn], (rows, columns))
-    return functional.softplus(others - (user * positive).sum(-1)).mean()
+    others = log_sum_exp(user, final.item[drawn], (rows, columns), final.split)
+    return functional.softplus(others - final.split.total((user * positive).sum(-1))).mean()

@@ -10,7 +10,7 @@ from darec.common.hashing import digest
 from darec.common.interactions import Interactions, Representations
 from darec.common.recipes import configure
 from darec.model.propagation import Adjacency
-from darec.training.trainer import train
+from darec.training.run import train
 from schemas.alignment import KARConfig
 from schemas.search import SearchConfig
 from schemas.training import TrainConfig

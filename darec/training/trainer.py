@@ -10,23 +10,20 @@ from pathlib import Path
 import polars as pl
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from darec.common.device import pick
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.common.progress import Progress, Silent
 from darec.evaluation.protocol import rank, score
 from darec.evaluation.ranking import largest_score
-from darec.model import closed_form, cold_start
 from darec.model.propagation import Adjacency
-from darec.training import checkpoint, fusing
+from darec.training import checkpoint
 from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
 from darec.training.sampling import Sampler
 from darec.training.sizing import step_settings, validation_pairs
-from schemas.backbones import ClosedFormConfig
 from schemas.section import hashed
 from schemas.training import TrainConfig
 
@@ -44,7 +41,7 @@ class DivergedError(UserError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model: the state of its best epoch, on the CPU."""
+    """A trained model: the state of its best epoch."""
 
     final: Representations
     state: dict[str, Tensor]
@@ -61,80 +58,8 @@ class Trained:
     """The share of the text columns (`train.fuse`); None without them."""
 
 
-def train(
-    config: TrainConfig,
-    interactions: Interactions,
-    text: Representations | None = None,
-    *,
-    adjacency: Adjacency | None = None,
-    warm: Tensor | None = None,
-    last_epoch: int | None = None,
-    resume: Path | None = None,
-    progress: Progress | None = None,
-    listener: Listener | None = None,
-    text_share: float | None = None,
-) -> Trained:
-    """Trains a model. On a CPU, equal arguments and an equal number of threads give identical results.
-
-    A closed-form model is computed in one epoch. It has no state and no checkpoint, and ignores `warm`.
-
-    Args:
-        config: model, objectives and schedule.
-        interactions: train and validation pairs.
-        text: text vectors of all nodes. Required if `config.needs_text`.
-        adjacency: the train graph; by default the symmetrically normalised graph of the train pairs.
-        warm: initial id embeddings, [N, dim]. Values that are not finite are initialised at random.
-        last_epoch: stops after this epoch. Schedules still run over `config.epochs`, so that training is the first
-            part of a longer one.
-        resume: path of the checkpoint, which is written during training. If it exists and its settings are equal,
-            training resumes from it.
-        progress: shows the progress in epochs.
-        listener: called after each evaluation.
-        text_share: the share of the text columns (`train.fuse`) in place of the one that validation would choose.
-
-    Raises:
-        UserError: the data or configuration allow no training, or text vectors are not finite.
-        DivergedError: the loss, the parameters or the scores are no longer finite.
-        DarecError: the checkpoint cannot be read or written.
-    """
-    device = pick(config.device, "train.device")
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        if isinstance(config.backbone, ClosedFormConfig):
-            text = text.to(device) if text else None
-            return _compute(config, config.backbone, interactions.to(device), text, text_share, listener)
-        trainer = Trainer(config, interactions, text, adjacency, device)
-        trainer.progress, trainer.listener = progress or Silent(), listener
-        trainer.last_epoch = min(config.epochs, last_epoch or config.epochs)
-        trainer.text_share = text_share
-        trainer.warm_start(warm)
-        return trainer.fit(resume)
-
-
-def _compute(
-    config: TrainConfig,
-    backbone: ClosedFormConfig,
-    interactions: Interactions,
-    text: Representations | None,
-    text_share: float | None,
-    listener: Listener | None,
-) -> Trained:
-    """A closed form's vectors, with its validation as the history's only epoch."""
-    _check_text(text)
-    if not len(interactions.train):
-        raise UserError("there are no train interactions", where="train", hint="check the split")
-    final = closed_form.fit(backbone, interactions, text, config.dim)
-    final, share = with_text_columns(config, final, text, interactions, text_share)
-    final = with_cold_rows(config, final, text, interactions)
-    validation, history = validate(final, interactions), History()
-    history.add(1, 0, {f"val/{name}": value for name, value in validation.items()} | _noted(share))
-    if listener and validation:
-        listener(1, validation)
-    return Trained(final.to(torch.device("cpu")), {}, history.table(), 1, 1, validation, text_share=share)
-
-
 class Trainer:
-    """State and loop of one training run. Use `train` to start one."""
+    """State and loop of one training run. Use `darec.training.run.train` to start one."""
 
     def __init__(
         self,
@@ -143,9 +68,10 @@ class Trainer:
         text: Representations | None,
         adjacency: Adjacency | None,
         device: torch.device,
+        split: ColumnSplit = UNSPLIT,
     ) -> None:
         keep_freed_memory()
-        self.config, self.device = config, device
+        self.config, self.device, self.split = config, device, split
         self.progress: Progress = Silent()
         self.listener: Listener | None = None
         self.interactions = interactions.to(device)
@@ -153,13 +79,12 @@ class Trainer:
         size = (interactions.n_users, interactions.n_items)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
-        _check_text(text)
 
         self.batch_size, self.learning_rate = step_settings(config, len(interactions.train))
         self.validated, self.is_sample = validation_pairs(config, self.interactions)
         self._tell_sizes()
         self.sampler = Sampler(self.interactions, self.batch_size, config.dislikes, config.dislike_share)
-        self.model = Recommender(config, self.interactions, adjacency.to(device), text).to(device)
+        self.model = Recommender(config, self.interactions, adjacency.to(device), text, split).to(device)
         if config.compile:
             _compile_projections(self.model)
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
@@ -168,7 +93,6 @@ class Trainer:
 
         self.history = History()
         self.last_epoch = config.epochs
-        self.text_share: float | None = None
         self.epoch = self.step = self.best_epoch = self.bad_evaluations = 0
         self.best: dict[str, Tensor] = {}
         self.validation: dict[str, float] = {}
@@ -188,10 +112,10 @@ class Trainer:
             _logger.info("train: validation ranks for %s users (train.validation_users)", f"{users:,}")
 
     def warm_start(self, warm: Tensor | None) -> None:
-        """Initialises the id embeddings from `warm`, except rows of NaN."""
+        """Initialises the id embeddings from `warm`, [N, dim], except rows of NaN."""
         if warm is None or self.model.embedding is None:
             return
-        warm = warm.to(self.device)
+        warm = warm[:, self.split.mine(self.config.dim)].to(self.device)
         with torch.no_grad():
             self.model.embedding.copy_(torch.where(warm.isfinite(), warm, self.model.embedding))
 
@@ -206,7 +130,7 @@ class Trainer:
                 self._evaluate()
             self.progress.advance(1, " ".join(f"{name} {value:.4f}" for name, value in self.validation.items()))
             if resume and (self.epoch % self.config.checkpoint_every == 0 or self.finished):
-                checkpoint.save(self._state(), resume)
+                checkpoint.save_columns(self._state(), resume, self.split)
         return self._result()
 
     @property
@@ -252,8 +176,19 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            named = list(self.model.named_parameters())
+            norm = self._norm({name: each.grad for name, each in named if each.grad is not None})
+            torch.nn.utils.clip_grads_with_norm_([each for _, each in named], self.config.clip_norm, norm)
         self.optimizer.step()
+
+    def _norm(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The length of all numbers together, with the columns that other processes hold."""
+        if self.split.size == 1:
+            return torch.nn.utils.get_total_norm(tensors.values())
+        split = [value for name, value in tensors.items() if name == checkpoint.SPLIT]
+        common = [value for name, value in tensors.items() if name != checkpoint.SPLIT]
+        lengths = [torch.nn.utils.get_total_norm(part).to(self.device) for part in (split, common)]
+        return (self.split.total(lengths[0].square()) + lengths[1].square()).sqrt()
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         half = self.config.precision == "bfloat16"
@@ -262,7 +197,7 @@ class Trainer:
     def _check_and_log(self, totals: dict[str, Tensor]) -> None:
         """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN."""
         means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
-        norm = float(torch.nn.utils.get_total_norm(self.model.parameters()))
+        norm = float(self._norm(dict(self.model.named_parameters())))
         self._check_finite(**means, **{"norm of the parameters": norm})
         rate = learning_rate(self.config, self.learning_rate, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})
@@ -279,7 +214,7 @@ class Trainer:
         if not len(self.interactions.val):
             self._keep_best({})
             return
-        values = validate(self._represent(), self.interactions, self.validated, with_error=self.is_sample)
+        values = self._validate(self._represent())
         self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
         if not self.best or values[f"recall@{_K}"] > self.validation[f"recall@{_K}"]:
             self._keep_best(values)
@@ -287,6 +222,14 @@ class Trainer:
             self.bad_evaluations += 1
         if self.listener:
             self.listener(self.epoch, values)
+
+    def _validate(self, final: Representations) -> dict[str, float]:
+        """Validation by the first process, which has all columns for as long as it takes."""
+        nodes = self.split.first_only(final.nodes)
+        if nodes is None:
+            return self.split.shared({})
+        whole = Representations(nodes, final.n_users)
+        return self.split.shared(validate(whole, self.interactions, self.validated, with_error=self.is_sample))
 
     def _keep_best(self, values: dict[str, float]) -> None:
         self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -303,7 +246,7 @@ class Trainer:
         }
 
     def _restore(self, path: Path | None) -> None:
-        state = checkpoint.load(path) if path else None
+        state = checkpoint.load_columns(path, self.split) if path else None
         if state is None or state.get("settings") != hashed(self.config):  # a default may have changed since
             return
         for name in ("epoch", "step", "best_epoch", "bad_evaluations", "validation"):
@@ -316,28 +259,15 @@ class Trainer:
 
     def _result(self) -> Trained:
         self.model.load_state_dict(self.best)
-        final, share = with_text_columns(self.config, self._represent(), self.text, self.interactions, self.text_share)
-        final = with_cold_rows(self.config, final, self.text, self.interactions)
-        validation = self.validation
-        if share and len(self.validated):
-            validation = validate(final, self.interactions, self.validated, with_error=self.is_sample)
-        self.history.add(self.best_epoch, self.step, _noted(share))
-
-        state, final = {name: value.cpu() for name, value in self.best.items()}, final.to(torch.device("cpu"))
-        history, counts = self.history.table(), (self.best_epoch, self.epoch)
-        return Trained(final, state, history, *counts, validation, self.batch_size, share)
+        state, history = {name: value.cpu() for name, value in self.best.items()}, self.history.table()
+        final = self._represent()
+        return Trained(final, state, history, self.best_epoch, self.epoch, self.validation, self.batch_size)
 
     def _represent(self) -> Representations:
         """The model's final representations. Raises DivergedError where their scores are no numbers."""
         final = self.model.represent()
         self._check_finite(scores=largest_score(final))
         return final
-
-
-def _check_text(text: Representations | None) -> None:
-    if text is not None and not text.nodes.isfinite().all():
-        hint = "compute them again: `darec run --force embed`"
-        raise UserError("some text vectors are not finite", where="train", hint=hint)
 
 
 def validate(
@@ -356,38 +286,6 @@ def validate(
         return scores.means()
     recalls = scores.values[f"recall@{_K}"]
     return scores.means() | {f"recall@{_K} standard error": float(recalls.std() / len(recalls) ** 0.5)}
-
-
-def with_cold_rows(
-    config: TrainConfig, final: Representations, text: Representations | None, interactions: Interactions
-) -> Representations:
-    """`final` with the rows of users and items without train interactions predicted from text, if so configured."""
-    if text is None or not config.predicts_cold_rows:
-        return final
-    unit = config.scoring == "cosine"
-    if config.cold_start == "neighbours":
-        return cold_start.fill_from_neighbours(final, text, interactions, unit, config.cold_loss)
-    return cold_start.fill(final, text, interactions, unit)
-
-
-def with_text_columns(
-    config: TrainConfig,
-    final: Representations,
-    text: Representations | None,
-    interactions: Interactions,
-    share: float | None,
-) -> tuple[Representations, float | None]:
-    """`final` with text columns beside it, if so configured, and their share; a `share` that is given is kept."""
-    if text is None or config.fuse is None:
-        return final, None
-    fused, share = fusing.fuse(config.fuse, final, text, interactions, share)
-    if config.scoring == "cosine":
-        fused = Representations(functional.normalize(fused.nodes, dim=-1), fused.n_users)
-    return fused, share
-
-
-def _noted(share: float | None) -> dict[str, float]:
-    return {} if share is None else {fusing.NAME: share}
 
 
 def _compile_projections(model: torch.nn.Module) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from darec.common.interactions import Interactions, Pairs
 from darec.training import sampling, sizing
+from darec.training.run import train
 from darec.training.sizing import step_settings, validation_pairs
-from darec.training.trainer import Trainer, train, validate
+from darec.training.trainer import Trainer, validate
 from schemas.section import hashed
 from schemas.training import TrainConfig
 
