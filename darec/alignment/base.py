@@ -28,6 +28,8 @@ class Setting:
     """Width of the input rows."""
     out_dim: int
     """Width of the backbone's final representations, all columns."""
+    fixed: bool = False
+    """Whether a step must not wait for the device: shapes that no value decides, and no value that is read."""
     split: ColumnSplit = UNSPLIT
     """Which columns of input rows and final representations this process holds."""
 

@@ -61,7 +61,7 @@ class DaRec(Objective):
 
     def __init__(self, config: DaRecConfig, setting: Setting) -> None:
         super().__init__()
-        self.config, self.split = config, setting.split
+        self.config, self.split, self.fixed = config, setting.split, setting.fixed
         text, interactions, out_dim = setting.text, setting.interactions, setting.out_dim
         self.text_learns = config.text_parts == "network"
         self.text = text if self.text_learns else _teacher(config, text, interactions)
@@ -79,26 +79,30 @@ class DaRec(Objective):
         if config.sample_from == "interactions":
             occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
             self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
+        self._counts = [torch.unique(nodes, return_counts=True) for nodes in self._occurrences if self.fixed]
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.scale = 1.0
+        self.scale, self._steps = 1.0, 0
 
     def start_epoch(self, epoch: int) -> None:
-        """The warm-up of the weight."""
+        """The warm-up of the weight, and the number of steps so far, which no step has to read."""
+        self._steps = int(self.step)
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """The four terms, each the mean over sides; none in the steps between."""
-        turn, between = divmod(int(self.step), self.config.every)
+        turn, between = divmod(self._steps, self.config.every)
         if between:
             self.step += 1
+            self._steps += 1
             return {}
         nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
         if self.config.weights.local_structure and turn % self.config.recluster_steps == 0:
             self._recluster(nodes)
         self.step += 1
+        self._steps += 1
         scale = self.config.weight * self.config.every * self.scale / len(self.sides)
         terms: dict[str, Tensor] = {}
         for side in range(len(self.sides)):
@@ -135,8 +139,13 @@ class DaRec(Objective):
         """At most `sample` distinct node numbers of a side."""
         (first, end), count, device = self.sides[side], self.config.sample, batch.users.device
         if self.config.sample_from == "interactions":
+            if self.fixed:
+                found, counts = self._counts[side]
+                return found[clustering.weighted_sample(counts.float(), min(count, len(found)))]
             nodes = self._occurrences[side]
             return torch.unique(nodes[torch.randint(len(nodes), (count,), device=device)])
+        if self.config.sample_from == "uniform" and self.fixed:
+            return torch.randperm(end - first, device=device)[:count] + first
         if self.config.sample_from == "uniform":
             return torch.unique(torch.randint(first, end, (count,), device=device))
         nodes = torch.unique(torch.cat([batch.users, batch.items + n_users]))
@@ -173,13 +182,13 @@ class DaRec(Objective):
             cf, text = self.cf_parts(self.split.whole(nodes[rows]))[0], self.text_parts(self.text.nodes[rows])[0]
             self.cf_centres[side] = self._centres(cf, self.cf_centres[side])
             centres = self.text_centres[side]
-            if self.text_learns or not int(self.step):
+            if self.text_learns or not self._steps:
                 centres = self._centres(text, centres)
             self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
-        start = last if int(self.step) else clustering.spread(rows, self.config.centres)
-        return clustering.kmeans(rows, start, self.config.kmeans_iterations)
+        start = last if self._steps else clustering.spread(rows, self.config.centres, fixed=self.fixed)
+        return clustering.kmeans(rows, start, self.config.kmeans_iterations, fixed=self.fixed)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:
         """The index of the text centre that matches each backbone centre: the nearest, or the one that shares most
@@ -187,9 +196,10 @@ class DaRec(Objective):
         """
         cf_centres = self.cf_centres[side]
         if self.config.local_loss != "relations":
-            return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching)
+            return clustering.match(torch.cdist(cf_centres, text_centres), self.config.matching, fixed=self.fixed)
         labels = clustering.nearest(cf, cf_centres), clustering.nearest(text, text_centres)
-        return clustering.match(-clustering.shared_members(*labels, self.config.centres), self.config.matching)
+        shared = clustering.shared_members(*labels, self.config.centres)
+        return clustering.match(-shared, self.config.matching, fixed=self.fixed)
 
 
 def _teacher(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:

@@ -4,6 +4,7 @@ Users and items are *nodes*: user u is node u, item i is node n_users + i. A mat
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -48,7 +49,7 @@ class ItemLists:
 
     def __init__(self, pairs: Pairs, n_users: int, n_items: int) -> None:
         keys = pairs.keys(n_items)
-        self._items = keys % n_items
+        self._n_items, self._items = n_items, keys % n_items
         self._starts = torch.zeros(n_users + 1, dtype=torch.int64, device=keys.device)
         self._starts[1:] = torch.cumsum(torch.bincount(keys // n_items, minlength=n_users), 0)
 
@@ -68,7 +69,25 @@ class ItemLists:
         """One item of each of `users`, uniform over the user's items, of which there must be some: int64 [b]."""
         lengths = self.lengths[users]
         place = (torch.rand(users.shape, device=users.device, dtype=torch.float64) * lengths).long()
-        return self._items[self._starts[users] + place]
+        return self._items[(self._starts[users] + place).clamp_max(len(self._items) - 1)]
+
+    def draw_other(self, users: Tensor) -> Tensor:
+        """One item for each of `users` that is none of the user's, uniform over these: int64 [b] -> int64 [b].
+
+        Without rejection: the number r among a user's other items is item r + j, where j of the user's items have at
+        most r others before them.
+        """
+        others = self._n_items - self.lengths[users]
+        rank = (torch.rand(users.shape, device=users.device, dtype=torch.float64) * others).long()
+        before = torch.searchsorted(self._others_before, users * (self._n_items + 1) + rank, right=True)
+        return rank + before - self._starts[users]
+
+    @cached_property
+    def _others_before(self) -> Tensor:
+        """For each item of a user, how many smaller items the user has not; ascending by user, then by that."""
+        users = torch.repeat_interleave(torch.arange(len(self._starts) - 1, device=self._items.device), self.lengths)
+        place = torch.arange(len(self._items), device=self._items.device) - self._starts[users]
+        return users * (self._n_items + 1) + self._items - place
 
 
 @dataclass(frozen=True)

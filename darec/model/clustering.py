@@ -5,6 +5,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+_MOST_SUBSETS = 12  # centres of which all subsets are looked at
+
 
 def nearest(rows: Tensor, centres: Tensor) -> Tensor:
     """The number of the centre nearest to each row; [n, d], [K, d] -> int64 [n]."""
@@ -21,36 +23,59 @@ def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
     return (member / count.clamp_min(1)).T @ rows + fallback * (count == 0)[:, None]
 
 
-def kmeans(rows: Tensor, centres: Tensor, iterations: int) -> Tensor:
-    """Lloyd's algorithm from `centres` on, at most `iterations` times: [n, d], [K, d] -> [K, d]."""
+def kmeans(rows: Tensor, centres: Tensor, iterations: int, *, fixed: bool = False) -> Tensor:
+    """Lloyd's algorithm from `centres` on, at most `iterations` times: [n, d], [K, d] -> [K, d].
+
+    `fixed` takes all iterations, with the same result: to find out that nothing changes any more, one must wait for the
+    device.
+    """
     labels = nearest(rows, centres)
     for _ in range(iterations):
         centres, before = means(rows, labels, centres), labels
         labels = nearest(rows, centres)
-        if torch.equal(labels, before):
+        if not fixed and torch.equal(labels, before):
             break
     return centres
 
 
-def spread(rows: Tensor, count: int) -> Tensor:
-    """`count` rows far from each other, as first centres: each is drawn by its squared distance (k-means++)."""
+def spread(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
+    """`count` rows far from each other, as first centres: each is drawn by its squared distance (k-means++).
+
+    `fixed` draws by itself, as torch.multinomial waits for the device to look at its weights.
+    """
     chosen = torch.randint(len(rows), (1,), device=rows.device)
     for _ in range(count - 1):
         distance = torch.cdist(rows, rows[chosen]).amin(1).square()
-        chosen = torch.cat([chosen, torch.multinomial(distance + 1e-12, 1)])
+        weights = distance + 1e-12
+        drawn = weighted_sample(weights, 1) if fixed else torch.multinomial(weights, 1)
+        chosen = torch.cat([chosen, drawn])
     return rows[chosen]
+
+
+def weighted_sample(weights: Tensor, count: int) -> Tensor:
+    """`count` distinct numbers, each drawn by its weight among those that are left: [n] -> int64 [count].
+
+    The greatest of weight / exponential noise (Efraimidis and Spirakis, 2006). Weights of 0 come last.
+    """
+    return (weights / torch.empty_like(weights).exponential_()).topk(count).indices
 
 
 def shared_members(left: Tensor, right: Tensor, count: int) -> Tensor:
     """How many rows have label a in `left` and b in `right`: int64 [n], int64 [n] -> float32 [count, count]."""
-    return torch.bincount(left * count + right, minlength=count**2).view(count, count).float()
+    names = torch.arange(count, device=left.device)
+    return (left[:, None] == names).float().T @ (right[:, None] == names).float()
 
 
-def match(cost: Tensor, how: str) -> Tensor:
+def match(cost: Tensor, how: str, *, fixed: bool = False) -> Tensor:
     """For each row of `cost` [K, K] its column: int64 [K], a permutation.
 
-    greedy: the cheapest free pair first. optimal: least total cost (Hungarian algorithm).
+    greedy: the cheapest free pair first. optimal: least total cost (Hungarian algorithm). `fixed` works on the device:
+    optimal up to 12 rows, by the best assignment of every subset of columns.
     """
+    if fixed and how == "greedy":
+        return _greedy_on_device(cost)
+    if fixed and len(cost) <= _MOST_SUBSETS:
+        return _optimal_on_device(cost)
     matrix = cost.cpu().double().numpy()
     partner = linear_sum_assignment(matrix)[1] if how == "optimal" else _greedy(matrix)
     return torch.from_numpy(np.asarray(partner, dtype=np.int64)).to(cost.device)
@@ -62,4 +87,39 @@ def _greedy(cost: np.ndarray) -> np.ndarray:
         row, column = np.unravel_index(np.argmin(cost), cost.shape)
         partner[row] = column
         cost[row, :] = cost[:, column] = np.inf
+    return partner
+
+
+def _greedy_on_device(cost: Tensor) -> Tensor:
+    size = len(cost)
+    free, partner = cost.clone(), torch.zeros(size, dtype=torch.int64, device=cost.device)
+    for _ in range(size):
+        place = free.argmin(keepdim=True).view(1)
+        row, column = place // size, place % size
+        partner = partner.index_copy(0, row, column)
+        free = free.index_fill(0, row, torch.inf).index_fill(1, column, torch.inf)
+    return partner
+
+
+def _optimal_on_device(cost: Tensor) -> Tensor:
+    """Dynamic programme over subsets: the least cost of giving the first rows the columns of a subset."""
+    size, device = len(cost), cost.device
+    bits = 1 << torch.arange(size, device=device)
+    everything = torch.arange(1 << size, device=device)
+    inside = (everything[:, None] & bits) != 0
+    without = everything[:, None] & ~bits
+    rows = (inside.sum(1) - 1).clamp_min(0)  # the row that comes last where a subset is used up
+    least = torch.where(everything == 0, 0.0, torch.inf).to(cost.dtype)
+    last = torch.zeros_like(everything)
+    for row in range(size):
+        totals = (least[without] + cost[row]).masked_fill(~inside, torch.inf)
+        found = totals.min(1)
+        now = (rows == row) & (everything > 0)
+        least, last = torch.where(now, found.values, least), torch.where(now, found.indices, last)
+
+    partner, left = torch.zeros(size, dtype=torch.int64, device=device), everything[-1:]
+    for row in reversed(range(size)):
+        column = last[left]
+        partner[row] = column[0]
+        left = left & ~bits[column]
     return partner

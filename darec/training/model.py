@@ -44,6 +44,8 @@ class Recommender(nn.Module):
         adjacency: Adjacency,
         text: Representations | None,
         split: ColumnSplit = UNSPLIT,
+        *,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.interactions, self.split = config, interactions, split
@@ -61,7 +63,7 @@ class Recommender(nn.Module):
         self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
         self._objectives = nn.ModuleList(
             alignment.build(
-                each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, split)
+                each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
             )
             for each in config.alignment
             if text
@@ -118,7 +120,7 @@ class Recommender(nn.Module):
         self.eval()
         final = self.finish(self.inputs())
         self.train(was_training)
-        # a copy of the reference: the backbone may give the parameter itself
+        # detached, as the backbone may give the parameter itself
         return Representations(final.nodes.detach(), final.n_users, final.split)
 
 

@@ -21,6 +21,8 @@ class Sampler:
         batch_size: train pairs in a batch.
         dislikes: the role of `interactions.dislikes` (`TrainConfig.dislikes`).
         dislike_share: for `prefer`, the fraction of negatives that are dislikes, of users who have some.
+        fixed: all batches have one size, and nothing waits for a device: other draws of the same distribution. The
+            last batch of an epoch is filled up with pairs of its first.
     """
 
     def __init__(
@@ -29,6 +31,8 @@ class Sampler:
         batch_size: int,
         dislikes: Literal["ignore", "avoid", "prefer"] = "ignore",
         dislike_share: float = 0.0,
+        *,
+        fixed: bool = False,
     ) -> None:
         self.train, self.n_items, self.batch_size = interactions.train, interactions.n_items, batch_size
         size = (interactions.n_users, interactions.n_items)
@@ -36,7 +40,7 @@ class Sampler:
         excluded = _joined(self.train, disliked) if disliked and dislikes == "avoid" else self.train
         self.lists, self.keys = ItemLists(excluded, *size), excluded.keys(self.n_items)
         self.disliked = ItemLists(disliked, *size) if disliked and dislikes == "prefer" else None
-        self.dislike_share = dislike_share
+        self.dislike_share, self.fixed = dislike_share, fixed
 
         busiest = int(torch.bincount(self.keys // self.n_items).max()) if len(self.keys) else 0
         if not 0 < busiest < self.n_items:
@@ -52,6 +56,8 @@ class Sampler:
     def epoch(self) -> Iterator[Batch]:
         """All train pairs once in random order, each with one new negative."""
         order = torch.randperm(len(self.train), device=self.train.users.device)
+        if self.fixed:
+            order = order.repeat(-(-len(self) * self.batch_size // len(order)))[: len(self) * self.batch_size]
         users = self.train.users[order]
         parts = (users, self.train.items[order], self.negatives(users))
         del order, users
@@ -63,16 +69,23 @@ class Sampler:
 
         It is uniform over these items, or with `prefer` at times uniform over the user's dislikes.
         """
+        drawn = self.lists.draw_other(users) if self.fixed else self._drawn_again(users)
+        if self.disliked is None:
+            return drawn
+        from_dislikes = torch.rand(users.shape, device=users.device) < self.dislike_share
+        from_dislikes &= self.disliked.lengths[users] > 0
+        if self.fixed:
+            return torch.where(from_dislikes, self.disliked.draw(users), drawn)
+        drawn[from_dislikes] = self.disliked.draw(users[from_dislikes])
+        return drawn
+
+    def _drawn_again(self, users: Tensor) -> Tensor:
+        """Items drawn until none of them is one of the user's."""
         drawn = torch.randint(self.n_items, users.shape, device=users.device)
         again = self.seen(users, drawn).nonzero().squeeze(1)
         while len(again):
             drawn[again] = torch.randint(self.n_items, again.shape, device=users.device)
             again = again[self.seen(users[again], drawn[again])]
-        if self.disliked is None:
-            return drawn
-        from_dislikes = torch.rand(users.shape, device=users.device) < self.dislike_share
-        from_dislikes &= self.disliked.lengths[users] > 0
-        drawn[from_dislikes] = self.disliked.draw(users[from_dislikes])
         return drawn
 
     def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -69,7 +69,11 @@ class Trainer:
         adjacency: Adjacency | None,
         device: torch.device,
         split: ColumnSplit = UNSPLIT,
+        *,
+        fixed: bool | None = None,
     ) -> None:
+        """`fixed`: steps of fixed shapes that do not wait for the device; by default on a GPU, which else waits for the
+        next launch."""
         keep_freed_memory()
         self.config, self.device, self.split = config, device, split
         self.progress: Progress = Silent()
@@ -83,8 +87,11 @@ class Trainer:
         self.batch_size, self.learning_rate = step_settings(config, len(interactions.train))
         self.validated, self.is_sample = validation_pairs(config, self.interactions)
         self._tell_sizes()
-        self.sampler = Sampler(self.interactions, self.batch_size, config.dislikes, config.dislike_share)
-        self.model = Recommender(config, self.interactions, adjacency.to(device), text, split).to(device)
+        fixed = device.type == "cuda" if fixed is None else fixed
+        dislikes = config.dislikes, config.dislike_share
+        self.sampler = Sampler(self.interactions, self.batch_size, *dislikes, fixed=fixed)
+        self.model = Recommender(config, self.interactions, adjacency.to(device), text, split, fixed=fixed)
+        self.model.to(device)
         if config.compile:
             _compile_projections(self.model)
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
@@ -196,8 +203,9 @@ class Trainer:
 
     def _check_and_log(self, totals: dict[str, Tensor]) -> None:
         """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN."""
-        means = {f"loss/{name}": float(value) / len(self.sampler) for name, value in totals.items()}
-        norm = float(self._norm(dict(self.model.named_parameters())))
+        lengths = self._norm(dict(self.model.named_parameters()))
+        *sums, norm = torch.stack([*totals.values(), lengths]).tolist()  # read at once
+        means = {f"loss/{name}": value / len(self.sampler) for name, value in zip(totals, sums, strict=True)}
         self._check_finite(**means, **{"norm of the parameters": norm})
         rate = learning_rate(self.config, self.learning_rate, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})

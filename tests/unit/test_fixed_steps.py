@@ -1,0 +1,174 @@
+"""What a GPU needs to stay busy, counted on the CPU: no step waits for the device, and all have the same shapes."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
+from darec.model import clustering
+from darec.training.trainer import Trainer
+from schemas.alignment import DaRecConfig
+from schemas.backbones import LightGCNConfig, MFConfig
+from schemas.training import TrainConfig
+from tests.checkerboard import checkerboard, parity_text
+
+WAITING = {
+    "_local_scalar_dense",  # item(), int(), float(), tolist()
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "equal",
+    "bincount",
+    "multinomial",
+    "repeat_interleave",
+}
+"""Operations after which the host has to know what the device has computed."""
+
+SMALL = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cpu", "log_steps": 1}
+CONFIGS = {
+    "plain": TrainConfig(backbone=LightGCNConfig(edge_keep=0.8), alignment=(), clip_norm=0.1, **SMALL),
+    "factorisation": TrainConfig(backbone=MFConfig(), alignment=(), scoring="cosine", **SMALL),
+    "DaRec": TrainConfig(alignment=(DaRecConfig(sample=24, recluster_steps=4),), **SMALL),
+    "DaRec, greedy": TrainConfig(
+        alignment=(DaRecConfig(sample=24, matching="greedy", sides="joint", sample_from="uniform"),), **SMALL
+    ),
+}
+
+
+class Recorder(TorchDispatchMode):
+    """The operations of each step with the shapes of their results, and those that wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[str] = []
+        self.steps: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        masks = [
+            each for arg in args if isinstance(arg, list | tuple) for each in arg if isinstance(each, torch.Tensor)
+        ]
+        by_mask = name in ("index", "index_put", "index_put_") and any(each.dtype == torch.bool for each in masks)
+        to_device = name == "_to_copy" and (kwargs or {}).get("device")
+        if name in WAITING or by_mask or to_device:
+            self.waited.append(name)
+        if isinstance(result, torch.Tensor):
+            self.steps[-1].append((name, tuple(result.shape)))
+        return result
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return checkerboard(tmp_path_factory.mktemp("checkerboard"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_step_waits_and_all_have_the_same_shapes(name, data):
+    torch.manual_seed(0)
+    trainer = Trainer(CONFIGS[name], data, parity_text(data), None, torch.device("cpu"), fixed=True)
+    trainer.run_epoch()  # makes the optimiser's state
+    trainer.model.train()
+    trainer.model.start_epoch(trainer.epoch)
+    recorder = Recorder()
+    with recorder:
+        for batch in trainer.sampler.epoch():
+            recorder.steps.append([])
+            trainer._step(batch)
+    assert recorder.waited == []
+    steps = recorder.steps[1:]
+    assert len(steps) == len(trainer.sampler) > 8
+    common = min(steps, key=len)  # without k-means, which is run every few steps
+    assert len(common) > 20
+    assert sum(step == common for step in steps) >= len(steps) * 3 // 4 - 1
+    recluster = {tuple(step) for step in steps if step != common}
+    assert len(recluster) <= 1
+
+
+def test_the_recorder_hears_what_waits(data):
+    trainer = Trainer(CONFIGS["DaRec"], data, parity_text(data), None, torch.device("cpu"))
+    with Recorder() as recorder:
+        trainer.run_epoch()
+    assert {"_local_scalar_dense", "nonzero", "_unique2", "equal"} <= set(recorder.waited)
+
+
+def test_an_epoch_reads_its_losses_at_its_end_only(data):
+    trainer = Trainer(CONFIGS["DaRec"], data, parity_text(data), None, torch.device("cpu"), fixed=True)
+    trainer.run_epoch()
+    with Recorder() as recorder:
+        trainer.run_epoch()
+    rows = len(trainer.sampler) * 3  # of the history, which `tolist` reads number by number on the CPU
+    assert set(recorder.waited) == {"_local_scalar_dense"}
+    assert len(recorder.waited) <= rows + 3 + 2
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_fixed_steps_learn_as_well(name, data):
+    def recall(fixed):
+        torch.manual_seed(0)
+        config = CONFIGS[name].model_copy(update={"epochs": 30, "patience": 30})
+        trainer = Trainer(config, data, parity_text(data), None, torch.device("cpu"), fixed=fixed)
+        return trainer.fit(None).validation["recall@20"]
+
+    assert recall(True) == pytest.approx(recall(False), abs=0.05)
+
+
+def test_every_batch_is_full_and_all_pairs_occur(data):
+    trainer = Trainer(CONFIGS["plain"], data, None, None, torch.device("cpu"), fixed=True)
+    batches = list(trainer.sampler.epoch())
+    assert {len(batch.users) for batch in batches} == {128}
+    seen = torch.cat([batch.users * data.n_items + batch.items for batch in batches])
+    assert torch.equal(torch.unique(seen), data.train.keys(data.n_items))
+    assert len(seen) - len(data.train) < 128
+    one = Batch(*(torch.cat([getattr(batch, part) for batch in batches]) for part in ("users", "items", "negatives")))
+    assert not trainer.sampler.seen(one.users, one.negatives).any()
+
+
+def test_other_items_are_drawn_uniformly():
+    pairs = Pairs.of([0, 0, 0, 2, 2, 3], [0, 1, 5, 3, 2, 6])
+    lists, n_items = ItemLists(pairs, 4, 7), 7
+    torch.manual_seed(0)
+    for user, others in {0: [2, 3, 4, 6], 1: [*range(7)], 2: [0, 1, 4, 5, 6], 3: [*range(6)]}.items():
+        counts = torch.bincount(lists.draw_other(torch.full((20_000,), user)), minlength=n_items)
+        assert counts.nonzero().squeeze(1).tolist() == others
+        assert counts[others].float().div(20_000 / len(others)).sub(1).abs().max() < 0.1
+
+
+def test_dislikes_are_preferred_in_fixed_steps_too():
+    pairs, dislikes = Pairs.of([0, 1], [0, 1]), Pairs.of([1], [4])
+    data = Interactions(2, 6, pairs, pairs, pairs, dislikes)
+    config = TrainConfig(alignment=(), dislikes="prefer", dislike_share=1.0, dim=4, device="cpu")
+    trainer = Trainer(config, data, None, None, torch.device("cpu"), fixed=True)
+    drawn = trainer.sampler.negatives(torch.tensor([0, 1] * 500))
+    assert set(drawn[1::2].tolist()) == {4}
+    assert set(drawn[0::2].tolist()) == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("how", ["optimal", "greedy"])
+def test_centres_are_matched_as_on_the_cpu(how):
+    torch.manual_seed(0)
+    for size in (2, 3, 8):
+        cost = torch.rand(size, size)
+        assert torch.equal(clustering.match(cost, how, fixed=True), clustering.match(cost, how))
+    equal = clustering.match(-torch.eye(3)[[1, 2, 0]], how, fixed=True)
+    assert equal.tolist() == [1, 2, 0]
+
+
+def test_kmeans_of_all_iterations_is_that_of_enough():
+    torch.manual_seed(0)
+    rows = torch.randn(300, 4)
+    start = clustering.spread(rows, 5, fixed=True)
+    assert torch.equal(clustering.kmeans(rows, start, 40, fixed=True), clustering.kmeans(rows, start, 40))
+
+
+def test_a_weighted_sample_is_distinct_and_follows_its_weights():
+    torch.manual_seed(0)
+    weights = torch.tensor([1.0, 2.0, 0.0, 5.0])
+    drawn = [clustering.weighted_sample(weights, 2).tolist() for _ in range(4000)]
+    assert all(first != second and 2 not in (first, second) for first, second in drawn)
+    first = torch.bincount(torch.tensor([each[0] for each in drawn]), minlength=4) / 4000
+    assert first.tolist() == pytest.approx([1 / 8, 2 / 8, 0, 5 / 8], abs=0.03)
+    assert sorted({tuple(sorted(each)) for each in drawn}) == list(itertools.combinations([0, 1, 3], 2))
