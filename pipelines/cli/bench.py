@@ -3,6 +3,7 @@
 import typer
 
 from pipelines.cli import (
+    bench_batch_growth,
     bench_cold_start,
     bench_dislikes,
     bench_fold_in,
@@ -33,5 +34,6 @@ for command in (
     bench_serve.serve,
     bench_lists.lists,
     bench_scale.scale,
+    bench_batch_growth.batch_growth,
 ):
     app.command()(command)
