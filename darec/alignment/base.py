@@ -43,6 +43,10 @@ class Objective(nn.Module):
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch (the first is 0), also after a resume. Use it for weights that follow a schedule."""
 
+    def start_step(self, step: int) -> bool:
+        """Called before each step (the first is 0). Returns whether it will do the same operations as most steps do."""
+        return True
+
     def inputs(self, nodes: Tensor) -> Tensor:
         """Returns the input rows [N, dim] of the backbone in place of `nodes`, in training and inference.
 

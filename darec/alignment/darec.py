@@ -91,6 +91,14 @@ class DaRec(Objective):
         self._steps = int(self.step)
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
 
+    def start_step(self, step: int) -> bool:
+        """Most steps have no terms where `every` is above 1; else most have terms and do not run k-means."""
+        self._steps = step
+        turn, between = divmod(step, self.config.every)
+        if self.config.every > 1:
+            return bool(between)
+        return not self.config.weights.local_structure or turn % self.config.recluster_steps != 0
+
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """The four terms, each the mean over sides; none in the steps between."""
         turn, between = divmod(self._steps, self.config.every)

@@ -80,6 +80,11 @@ class Recommender(nn.Module):
         for objective in self.objectives:
             objective.start_epoch(epoch)
 
+    def start_step(self, step: int) -> bool:
+        """Notifies all objectives of step `step` (the first is 0); whether it is like most steps."""
+        like_most = [objective.start_step(step) for objective in self.objectives]
+        return all(like_most)
+
     def inputs(self) -> Tensor:
         """The rows that enter the backbone, [N, dim]."""
         from_text = self.split.part(self.text_input()) if self.text_input else None

@@ -22,6 +22,7 @@ from darec.training import checkpoint
 from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
+from darec.training.replay import Replay
 from darec.training.sampling import Sampler
 from darec.training.sizing import step_settings, validation_pairs
 from schemas.section import hashed
@@ -94,8 +95,11 @@ class Trainer:
         self.model.to(device)
         if config.compile:
             _compile_projections(self.model)
+        replays = config.cuda_graphs and device.type == "cuda" and split.size == 1
+        self.replay = Replay(self._advance) if replays else None
+        rate = torch.tensor(self.learning_rate, device=device) if replays else self.learning_rate
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
-            self.model.parameters(), lr=self.learning_rate, weight_decay=2 * config.l2, fused=True
+            self.model.parameters(), lr=rate, weight_decay=2 * config.l2, fused=True, capturable=replays
         )
 
         self.history = History()
@@ -151,6 +155,8 @@ class Trainer:
         """Trains on every train pair once."""
         self.model.train()
         self.model.start_epoch(self.epoch)
+        if self.replay:
+            self.replay.start_epoch()
         totals: dict[str, Tensor] = {}
         logged: list[tuple[int, str, Tensor]] = []
         for batch in self.sampler.epoch():
@@ -171,12 +177,21 @@ class Trainer:
     def _step(self, batch: Batch) -> dict[str, Tensor]:
         rate = learning_rate(self.config, self.learning_rate, self.step, len(self.sampler))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # where a recorded step looks for it
+            else:
+                group["lr"] = rate
+        regular = self.model.start_step(self.step)
+        terms = self.replay(batch, regular) if self.replay else self._advance(batch)
+        self.step += 1
+        return terms
+
+    def _advance(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward, backward and update."""
         with self._autocast():
             terms = self.model(batch, self.sampler)
         if terms:  # there may be none without a ranking loss, where a sample has nothing to compare
             self._descend(torch.stack(list(terms.values())).sum())
-        self.step += 1
         return {name: value.detach() for name, value in terms.items()}
 
     def _descend(self, loss: Tensor) -> None:

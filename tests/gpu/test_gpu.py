@@ -7,7 +7,7 @@ import torch
 from polars.testing import assert_frame_equal
 
 from darec.evaluation.report import report
-from darec.training import train
+from darec.training import Trainer, train
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import BackboneConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -55,6 +55,37 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(data, tmp_path):
         train(config, data, text, resume=path, listener=die)
     resumed, whole = train(config, data, text, resume=path), train(config, data, text)
     assert losses_of(resumed) == pytest.approx(losses_of(whole), rel=1e-4)
+
+
+@pytest.mark.parametrize("alignment", [(), (DaRecConfig(),)], ids=["plain", "DaRec"])
+def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, data, caplog):
+    config = TrainConfig(alignment=alignment, epochs=4, patience=9, **QUICK)
+    single = train(config, data, parity_text(data))
+    replayed = train(config.model_copy(update={"cuda_graphs": True}), data, parity_text(data))
+    assert "cannot be recorded" not in caplog.text
+    assert losses_of(replayed) == pytest.approx(losses_of(single), rel=1e-3)
+
+
+@pytest.mark.parametrize("alignment", [(), (DaRecConfig(),)], ids=["plain", "DaRec"])
+def test_no_step_waits_for_the_gpu(alignment, data):
+    trainer = Trainer(TrainConfig(alignment=alignment, **QUICK), data, parity_text(data), None, torch.device("cuda"))
+    trainer.run_epoch()
+    trainer.model.train()
+    trainer.model.start_epoch(trainer.epoch)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in trainer.sampler.epoch():
+            trainer._step(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_give_the_losses_of_one(data):
+    config = TrainConfig(epochs=3, **QUICK)
+    one = train(config, data, parity_text(data))
+    two = train(config.model_copy(update={"processes": 2}), data, parity_text(data))
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-3)
 
 
 def test_a_report_is_that_of_the_cpu(data):

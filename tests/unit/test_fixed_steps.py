@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
 from darec.model import clustering
+from darec.training.replay import Replay
 from darec.training.trainer import Trainer
 from schemas.alignment import DaRecConfig
 from schemas.backbones import LightGCNConfig, MFConfig
@@ -114,6 +115,48 @@ def test_fixed_steps_learn_as_well(name, data):
         return trainer.fit(None).validation["recall@20"]
 
     assert recall(True) == pytest.approx(recall(False), abs=0.05)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_replayed_steps_are_those_of_the_plain_loop(name, data):
+    """A recording is a function here: it holds no more than a CUDA graph does, which is the batch's place."""
+    recorded, replayed = [], []
+
+    def record(work):
+        terms = {}
+        recorded.append(work)
+
+        def replay():
+            replayed.append(work)
+            terms.update(work())
+
+        return replay, terms
+
+    def trace(replay):
+        torch.manual_seed(0)
+        config = CONFIGS[name].model_copy(update={"epochs": 3, "schedule": "cosine", "warmup_steps": 4})
+        trainer = Trainer(config, data, parity_text(data), None, torch.device("cpu"), fixed=True)
+        trainer.replay = Replay(trainer._advance, record) if replay else None
+        return trainer.fit(None), trainer
+
+    (plain, trainer), (fast, _) = trace(False), trace(True)
+    assert fast.history.equals(plain.history)
+    assert torch.equal(fast.final.nodes, plain.final.nodes)
+    assert len(recorded) == 3
+    assert len(replayed) > len(trainer.sampler)  # of three epochs, less the first steps and those with k-means
+
+
+def test_steps_that_cannot_be_recorded_are_taken_one_by_one(data, caplog):
+    def refuse(work):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    trainer = Trainer(CONFIGS["plain"], data, None, None, torch.device("cpu"), fixed=True)
+    trainer.replay = Replay(trainer._advance, refuse)
+    with caplog.at_level("WARNING"):
+        trainer.run_epoch()
+        trainer.run_epoch()
+    assert caplog.text.count("cannot be recorded") == 1
+    assert trainer.step == 2 * len(trainer.sampler)
 
 
 def test_every_batch_is_full_and_all_pairs_occur(data):

@@ -1,0 +1,69 @@
+"""Training steps as a CUDA graph, recorded once an epoch and replayed: a step is one launch and not hundreds."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from darec.common.interactions import Batch
+
+Terms = dict[str, Tensor]
+Recorder = Callable[[Callable[[], Terms]], tuple[Callable[[], None], Terms]]
+"""Records what a function does on the device without doing it; gives what does it, and where its results are then."""
+
+_EAGER = 3  # steps that are taken before one is recorded: they allocate and choose kernels
+
+_logger = logging.getLogger(__name__)
+
+
+def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
+    """Records `work` as a CUDA graph. Raises RuntimeError if it waits for the device or moves data to it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        terms = work()
+    return graph.replay, terms
+
+
+class Replay:
+    """A step that is recorded after a few calls, and replayed from then on.
+
+    What the host decides is part of a recording: `start_epoch` makes a new one, and steps that do something else than
+    most (`regular` is false) are taken one by one.
+
+    Args:
+        step: forward, backward and update for one batch.
+        record: how it is recorded.
+    """
+
+    def __init__(self, step: Callable[[Batch], Terms], record: Recorder = cuda_graph) -> None:
+        self._step, self._record = step, record
+        self._possible = True
+        self.start_epoch()
+
+    def start_epoch(self) -> None:
+        """Forgets the recording."""
+        self._taken = 0
+        self._batch: Batch | None = None
+        self._replay: Callable[[], None] | None = None
+        self._terms: Terms = {}
+
+    def __call__(self, batch: Batch, regular: bool) -> Terms:
+        """The loss terms of a step with `batch`."""
+        if regular and self._possible and self._replay is None and self._taken >= _EAGER:
+            self._try_to_record(batch)
+        if self._replay is None or self._batch is None or not regular:
+            self._taken += regular
+            return self._step(batch)
+        for name in ("users", "items", "negatives"):
+            getattr(self._batch, name).copy_(getattr(batch, name))
+        self._replay()
+        return {name: value.clone() for name, value in self._terms.items()}
+
+    def _try_to_record(self, batch: Batch) -> None:
+        own = self._batch = Batch(batch.users.clone(), batch.items.clone(), batch.negatives.clone())
+        try:
+            self._replay, self._terms = self._record(lambda: self._step(own))
+        except RuntimeError as error:
+            self._possible = False
+            _logger.warning("train: steps cannot be recorded as a CUDA graph and are taken one by one (%s)", error)
