@@ -54,6 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "split": {"k_core": 1},
         "llm": {"engine": "server", "server_url": f"http://127.0.0.1:{port}/v1", "max_model_len": 512},
         "train": {"epochs": 3, "eval_every": 1, "dim": 8, "refit": "all"},
+        "search": {"epochs": 1},
         "rerank": {"name": "mmr"},
         "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
