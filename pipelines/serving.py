@@ -131,7 +131,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
     `rules` merges the rules of a request into those of the recipe (`pipelines.cli.rules.requested`). Requests cannot
     name files.
     """
-    live, measures = LiveRelease(store, refresh), _Measures.new()
+    live = LiveRelease(store, refresh)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -157,7 +157,7 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
     ) -> dict[str, Any]:
         """The best items of each user and for each history, under the rules of the recipe and the request, best first.
 
-        A history is ITEM,ITEM,... of somebody whom the release does not know; none of them is in its list.
+        A history is ITEM,ITEM,... of a user who is not in the release; its list contains none of them.
         """
         if not user and not history:
             raise UserError("name users or histories", where="rules", hint="give user=ID or history=ITEM,ITEM")
@@ -165,23 +165,36 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         given = {"category": category, "block_category": block_category, "at_most": at_most}
         given |= {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
         asked = rules(block=block, seen=seen, min_diversity=min_diversity, **given)
-
-        users: dict[str, list[dict[str, Any]]] = {name: [] for name in user or ()}
-        if users:
-            for row in recommend_many(served.bundle, list(users), k, asked).iter_rows(named=True):
-                users[row.pop(c.USER)].append(row)
-        histories: list[list[dict[str, Any]]] = [[] for _ in history or ()]
-        if history:
-            known = [each.split(",") for each in history]
-            for row in recommend_histories(served.bundle, known, k, asked).iter_rows(named=True):
-                histories[row.pop("history")].append(row)
-        return {"release": served.release, "users": users, "histories": histories}
+        return _lists(served, user or [], history or [], k, asked)
 
     @app.get("/similar")
     def neighbours(item: _Item, k: _Count = 10) -> dict[str, Any]:
         """The items most similar to one item, best first."""
         served = live.served
         return {"release": served.release, "items": similar(served.bundle, item, k).to_dicts()}
+
+    _observe(app, live)
+    return app
+
+
+def _lists(served: Served, users: list[str], histories: list[str], k: int, rules: RulesConfig) -> dict[str, Any]:
+    """The lists of users by id, and of histories in their order."""
+    of_users: dict[str, list[dict[str, Any]]] = {name: [] for name in users}
+    if users:
+        for row in recommend_many(served.bundle, list(of_users), k, rules).iter_rows(named=True):
+            of_users[row.pop(c.USER)].append(row)
+
+    of_histories: list[list[dict[str, Any]]] = [[] for _ in histories]
+    if histories:
+        known = [each.split(",") for each in histories]
+        for row in recommend_histories(served.bundle, known, k, rules).iter_rows(named=True):
+            of_histories[row.pop("history")].append(row)
+    return {"release": served.release, "users": of_users, "histories": of_histories}
+
+
+def _observe(app: FastAPI, live: LiveRelease) -> None:
+    """Adds health, metrics, and answers to errors."""
+    measures = _Measures.new()
 
     @app.get("/health")
     def health() -> Response:
@@ -217,5 +230,3 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         measures.seconds.labels(path).observe(time.perf_counter() - began)
         measures.requests.labels(path, response.status_code).inc()
         return response
-
-    return app
