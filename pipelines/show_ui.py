@@ -106,6 +106,7 @@ def _show_profiles(result: Result, store: Store) -> None:
         "output tokens per second": report.output_tokens_per_second,
         "failures": ", ".join(f"{name}: {count}" for name, count in report.failures.items()) or "none",
     }
+    facts |= {f"answered by {_inline(name)}": count for name, count in report.servers.items()}
     samples = "\n\n".join(f"{_quoted(each.prompt)}\n\n**{_inline(each.profile)}**" for each in report.samples)
     text = f"{_markdown_table(('', ''), facts.items())}\n\n### Samples: prompt, then profile\n\n{samples}"
     create_markdown_artifact(text, key=_key(result, "llm"), description=f"{result.stage}: tokens, fallbacks, samples")

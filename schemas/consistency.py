@@ -55,6 +55,9 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
         if attribute not in recipe.export.attributes:
             yield f"rules.{rule}: {attribute!r} is not in export.attributes: add it, so that the release has it"
 
+    if recipe.llm.batch_api and recipe.llm.server_urls:
+        yield "llm.server_urls: batches go to one server: set llm.server_url, or llm.batch_api to false"
+
     for field in ("tolerances", "minimums"):
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):

@@ -103,6 +103,8 @@ class ProfileReport(StageReport):
     from_ledger: int = 0
     """Number of distinct prompts whose answer was in the ledger."""
     generated: int = 0
+    servers: dict[str, int] = {}
+    """Number of answers of each LLM server, by its address. Empty for engines without servers."""
     retried: int = 0
     """Number of unusable answers that were requested a second time in this run."""
     asked_again: int = 0

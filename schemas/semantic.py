@@ -60,10 +60,13 @@ class LLMConfig(Section):
     2048 on GPU. Answers of a server are written as they arrive."""
     server_url: ServerURL = not_hashed(SecretURL("http://127.0.0.1:8000/v1"))
     """Base URL of the server. A user, password or query value in it is sent to the server and is never shown."""
+    server_urls: tuple[ServerURL, ...] = not_hashed((), max_length=1_024)
+    """Base URLs of several servers of the same model, instead of `server_url`. A faster server gets more rows, and the
+    rows of a server that fails are sent to the others."""
     api_key_env: str = not_hashed("DAREC_LLM_API_KEY")
     """Environment variable that holds the API key of the server. If it is not set, no key is sent."""
     concurrency: int = not_hashed(128, ge=1, le=65_536)
-    """Maximum number of open requests at the server."""
+    """Maximum number of open requests at a server."""
     retries: int = not_hashed(5, ge=0, le=1_000)
     """Number of retries after a transient error, with exponential backoff."""
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
@@ -99,6 +102,11 @@ class LLMConfig(Section):
     """Interval between two status requests for a batch, in seconds."""
     batch_price_share: float = not_hashed(0.5, ge=0, le=1)
     """Price of a row in a batch, as a fraction of the price of a single request."""
+
+    @property
+    def servers(self) -> tuple[SecretURL, ...]:
+        """The base URLs of all servers."""
+        return self.server_urls or (self.server_url,)
 
 
 class ItemProfileConfig(Section):

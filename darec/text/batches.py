@@ -25,7 +25,8 @@ from darec.common.files import replacing
 from darec.text.answers import printable
 from darec.text.protocol import Answer, Request
 from darec.text.replies import RejectedError, RetryableError, read_reply
-from darec.text.server import ServerEngine, access, address, common_fields, request_body
+from darec.text.server import ServerEngine, common_fields, request_body
+from darec.text.servers import access, address
 from schemas.semantic import LLMConfig
 
 _MOST_ROWS, _MOST_BYTES = 50_000, 190 * 2**20  # of one batch, by the protocol
@@ -60,7 +61,7 @@ class BatchEngine:
 
     def __init__(self, config: LLMConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self._client = httpx.Client(**access(config), timeout=config.timeout, follow_redirects=True)
+        self._client = httpx.Client(**access(config, config.server_url), timeout=config.timeout, follow_redirects=True)
         self._live = ServerEngine(config)
 
     def close(self) -> None:
@@ -239,7 +240,7 @@ class BatchEngine:
         """The body of a good response, after at most `llm.retries` further tries."""
         for attempt in range(self.config.retries + 1):
             try:
-                response = self._client.request(method, address(self.config, path), **content)
+                response = self._client.request(method, address(self.config.server_url, path), **content)
                 if response.is_success:
                     return response.content
                 words = printable(response.text[:400], 200)

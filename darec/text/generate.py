@@ -106,6 +106,8 @@ class Generation:
     ledger: Ledger
     progress: Progress = field(default_factory=Silent)
     tally: Counter[str] = field(default_factory=Counter)
+    servers: Counter[str] = field(default_factory=Counter)
+    """Rows that each server answered, where there can be several."""
     examples: dict[str, str] = field(default_factory=dict)
     """The beginning of an unusable answer, or of what the server said, for each cause."""
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -271,6 +273,8 @@ class Generation:
             self.examples.setdefault(cause, printable(answer.text, _EXAMPLE_CHARS))
         self.tally["prompt_tokens"] += answer.prompt_tokens
         self.tally["output_tokens"] += answer.output_tokens
+        if answer.server:
+            self.servers[answer.server] += 1
         row = {KEY: answer.key, "text": text or "", "cause": cause}
         row |= {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
         earlier = self.before.get(answer.key)
@@ -300,6 +304,7 @@ class Generation:
             "from_ledger": keys.n_unique() - generated,
             "generated": generated,
             "retried": self.tally["retried"],
+            "servers": dict(self.servers.most_common()),
             "asked_again": len(self.before),
             "recovered": self.tally["recovered"],
             "failures": {name.removeprefix("failed_"): n for name, n in causes.items() if name.startswith("failed_")},

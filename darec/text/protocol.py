@@ -36,6 +36,8 @@ class Answer:
     finish_reason: FinishReason
     prompt_tokens: int
     output_tokens: int
+    server: str = ""
+    """Who gave it, where there can be several."""
 
 
 class Engine(Protocol):

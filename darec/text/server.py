@@ -1,16 +1,16 @@
-"""A running server that speaks the OpenAI protocol (vLLM's own, or any with JSON-schema output).
+"""Running servers that speak the OpenAI protocol (vLLM's own, or any with JSON-schema output).
 
 A request that meets a transient error is retried with exponential backoff. If it still fails after the last retry, or
 if the server rejects it, either this row or the server is at fault. It is the row if the server answers other rows, and
 then this row alone fails. Otherwise the run stops with an error, and the rows that were open are asked in the next run.
+Where there are several servers, a row is retried at another one at once, and "the server" is any of them.
 """
 
 import asyncio
-import logging
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from darec.common.notices import tell_once
 from darec.text.answers import printable
 from darec.text.protocol import Answer, Conversation, Request
 from darec.text.replies import RejectedError, Reply, RetryableError, read_reply
+from darec.text.servers import Server, Servers
 from schemas.semantic import LLMConfig
 
 _FIRST_PAUSE = 0.5  # seconds before the second try; doubled for each further one
@@ -54,31 +55,6 @@ class _Batch:
         return taken
 
 
-def address(config: LLMConfig, path: str) -> httpx.URL:
-    """The server's address of a call such as `/chat/completions`, without user and password."""
-    url = httpx.URL(config.server_url.get_secret_value())
-    return url.copy_with(path=url.path.rstrip("/") + path, userinfo=b"", fragment=None)
-
-
-def access(config: LLMConfig) -> dict[str, Any]:
-    """What an HTTP client needs to be let in: user and password of the address, and the key.
-
-    Raises:
-        UserError: the key cannot be sent.
-    """
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs the address of each request
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise UserError(
-            "the key of the LLM server holds characters that cannot be sent",
-            where=config.api_key_env,
-            hint="set the variable to the key alone",
-        )
-    url = httpx.URL(config.server_url.get_secret_value())
-    headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    return {"auth": (url.username, url.password) if url.userinfo else None, "headers": headers}
-
-
 def common_fields(config: LLMConfig, schema: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """The fields that the requests of all rows share."""
     return {
@@ -95,17 +71,11 @@ def request_body(request: Request, messages: Conversation, common: dict[str, Any
 
 
 class ServerEngine:
-    """Keeps at most `concurrency` requests open, and gives answers as they finish: a kill loses none of them."""
+    """Keeps at most `concurrency` requests open at a server, and gives answers as they finish: a kill loses none."""
 
     def __init__(self, config: LLMConfig) -> None:
         self.config = config
-        self._url = address(config, "/chat/completions")
-        self._client = httpx.AsyncClient(
-            **access(config),
-            timeout=None,  # httpx bounds each read, not the whole response: see `_try`
-            limits=httpx.Limits(max_connections=config.concurrency, max_keepalive_connections=config.concurrency),
-            follow_redirects=True,
-        )
+        self._servers = Servers.of(config)
         self._runner = asyncio.Runner()
         self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the newest request that was answered
         self._answered = 0.0  # when that was
@@ -117,7 +87,7 @@ class ServerEngine:
             UserError: the server refuses every request, the model's name or the key.
             TransientError: the server cannot be reached, or is still failing after all retries.
         """
-        open_at_once = min(self.config.concurrency, len(requests))
+        open_at_once = min(self.config.concurrency * len(self._servers.all), len(requests))
         settings = common_fields(self.config, schema, max_tokens)
         batch = _Batch(iter(requests), settings, open_at_once)
         workers = self._runner.run(self._start(batch, open_at_once))
@@ -140,7 +110,7 @@ class ServerEngine:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._runner.run(self._client.aclose())
+        self._runner.run(self._servers.close())
         self._runner.close()
 
     async def _start(self, batch: _Batch, count: int) -> list[asyncio.Task[None]]:
@@ -170,14 +140,14 @@ class ServerEngine:
         try:
             for request in batch.waiting:  # shared by all workers, so each row is taken once
                 try:
-                    reply = await self._answer(request, batch.settings)
+                    reply, server = await self._answer(request, batch.settings)
                 except (RetryableError, RejectedError) as fault:
                     batch.doubtful.append((request, fault))
                     if self._good is not None or len(batch.doubtful) >= batch.doubtful_limit:
                         await self._decide(batch)
                 else:
                     tokens = reply.prompt_tokens, reply.output_tokens
-                    batch.finish(Answer(request.key, reply.text, reply.finish_reason, *tokens))
+                    batch.finish(Answer(request.key, reply.text, reply.finish_reason, *tokens, server.name))
         finally:
             batch.news.set()
 
@@ -192,61 +162,71 @@ class ServerEngine:
         for request, fault in doubtful:
             if isinstance(fault, RejectedError):
                 if self._good is None:
-                    raise UserError(
-                        fault.what, where=str(self.config.server_url), hint="check llm.model and its server"
-                    )
+                    raise UserError(fault.what, where=self._servers.names, hint="check llm.model and its server")
                 batch.finish(Answer(request.key, fault.what, "rejected", 0, 0))
             else:
                 if not await self._healthy(fault):
-                    raise TransientError(fault.what, where=str(self.config.server_url), hint=fault.hint)
+                    raise TransientError(fault.what, where=self._servers.names, hint=fault.hint)
                 batch.finish(Answer(request.key, fault.what, "failed", 0, 0))
 
     async def _healthy(self, fault: RetryableError) -> bool:
-        """Whether the server has answered since the row first failed, or answers what it has answered before."""
+        """Whether a server has answered since the row first failed, or answers what was answered before."""
         if self._good is None:
             return False
         if self._answered > fault.since:
             return True
-        try:
-            await self._try(*self._good)
-        except (RetryableError, RejectedError):
-            return False
-        return True
+        for server in self._servers.all:
+            with suppress(RetryableError, RejectedError):
+                await self._try(server, *self._good)
+                return True
+        return False
 
-    async def _answer(self, request: Request, settings: dict[str, Any]) -> Reply:
-        """The reply to the longest version of the prompt that fits, after at most `retries` further tries of each."""
-        reply = await self._with_retries(request, request.messages, settings)
+    async def _answer(self, request: Request, settings: dict[str, Any]) -> tuple[Reply, Server]:
+        """The reply to the longest version of the prompt that fits, and whose it is.
+
+        Each version is tried as `_with_retries` says.
+        """
+        reply, server = await self._with_retries(request, request.messages, settings)
         paid = 0
         for messages in request.shorter:
             # A refusal of the length costs nothing, an answer that found no room does.
             paid += reply.output_tokens > 0
             if reply.finish_reason != "too_long" or paid > _MOST_CUT_ANSWERS:
                 break
-            reply = await self._with_retries(request, messages, settings)
-        return reply
+            reply, server = await self._with_retries(request, messages, settings)
+        return reply, server
 
-    async def _with_retries(self, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
-        """The reply, after at most `retries` further tries with exponential backoff."""
+    async def _with_retries(
+        self, request: Request, messages: Conversation, settings: dict[str, Any]
+    ) -> tuple[Reply, Server]:
+        """The reply, after at most `retries` further tries: at other servers at once, then with exponential backoff."""
         first_failed = 0.0
-        for attempt in range(self.config.retries + 1):
+        failed: set[Server] = set()
+        tries = max(self.config.retries + 1, len(self._servers.all))
+        for attempt in range(tries):
             try:
-                return await self._try(request, messages, settings)
+                async with self._servers.chosen(failed) as server:
+                    return await self._try(server, request, messages, settings), server
             except RetryableError as fault:
                 first_failed = fault.since = first_failed or time.monotonic()
-                if attempt == self.config.retries or fault.after > max(self.config.timeout, _LONGEST_PAUSE):
+                if attempt == tries - 1:
+                    raise
+                if self._servers.others_left(failed):
+                    continue
+                if fault.after > max(self.config.timeout, _LONGEST_PAUSE):
                     raise
                 # All rows that failed at once must not come back at once.
                 pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(fault.after + pause)
         raise AssertionError("unreachable")
 
-    async def _try(self, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
+    async def _try(self, server: Server, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
         """One request, which ends at `llm.timeout` whatever the server does. Raises as `read_reply`."""
-        content = request_body(request, messages, settings)
+        content, begun = request_body(request, messages, settings), time.monotonic()
         try:
             async with (
                 asyncio.timeout(self.config.timeout),
-                self._client.stream("POST", self._url, json=content) as got,
+                server.client.stream("POST", server.url, json=content) as got,
             ):
                 body = bytearray()
                 async for part in got.aiter_bytes():
@@ -263,16 +243,17 @@ class ServerEngine:
             what = f"the LLM server's response breaks off ({type(error).__name__})"
             raise RetryableError(what) from error
         except UserError as error:
-            raise UserError(error.what, where=str(self.config.server_url), hint=error.hint) from error
+            raise UserError(error.what, where=server.name, hint=error.hint) from error
 
         if reply.finish_reason != "too_long":
             self._good, self._answered = (request, messages, settings), time.monotonic()
-        self._tell_other_model(reply.model)
+            server.answered(self._answered - begun)
+        self._tell_other_model(server, reply.model)
         return reply
 
-    def _tell_other_model(self, name: str) -> None:
+    def _tell_other_model(self, server: Server, name: str) -> None:
         """Says that another model answers than the one asked for; dated and prefixed forms of its name are it."""
         asked = self.config.model
         if name and not (name.startswith(asked) or asked.endswith(name) or name.endswith(asked)):
-            answering = f"the LLM server {self.config.server_url} answers as model {printable(name, 80)!r}"
+            answering = f"the LLM server {server.name} answers as model {printable(name, 80)!r}"
             tell_once(f"{answering}, not {asked!r}: its rows are kept as {asked!r}'s")

@@ -42,7 +42,8 @@ def task(folder: Path, url: str, titles: list[str] = TITLES, **llm: Any) -> Prof
     ids = [f"i{number:03d}" for number in range(len(titles))]
     rows = {c.ITEM: ids, c.TITLE: titles, c.DESCRIPTION: [None] * len(ids), c.ATTRIBUTES: [[] for _ in ids]}
     vocabulary = pl.DataFrame({c.ITEM_INDEX: range(len(ids)), c.ITEM: ids}, schema=tables.ITEM_VOCABULARY)
-    config = {"engine": "server", "model": "stub", "server_url": url, "retries": 2, "timeout": 5.0, **llm}
+    config = {"engine": "server", "model": "stub", "retries": 2, "timeout": 5.0, **llm}
+    config |= {"server_url": url} if url else {}
     return ProfileTask(
         rows=items_as_data(vocabulary, pl.DataFrame(rows, schema=tables.ITEMS)),
         variables=ITEM_VARIABLES,

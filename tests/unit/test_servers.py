@@ -1,0 +1,168 @@
+"""Several LLM servers for one model: real servers on loopback of different speeds, of which some fail or are killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from darec.common.errors import TransientError
+from darec.text import server, servers
+from darec.text.protocol import Request
+from darec.text.server import ServerEngine
+from schemas.recipe import Recipe
+from schemas.semantic import LLMConfig
+from tests.llm_stub import Behaviour, Handler, send, stub, well
+from tests.unit.test_server import drops, is_jaws, sends, sources, task
+
+FILMS = [f"Film {number}" for number in range(40)]
+Body = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(servers, "_FIRST_REST", 0.05)
+
+
+def after(seconds: float) -> Behaviour:
+    def slowly(request: Body, handler: Handler) -> None:
+        time.sleep(seconds)
+        well(request, handler)
+
+    return slowly
+
+
+@contextmanager
+def another_process() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server that can be killed."""
+    script = (
+        "import time\nfrom tests.llm_stub import stub\nfrom tests.unit.test_servers import after\n"
+        "with stub(after(0.02)) as llm:\n    print(llm.url, flush=True)\n    time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip(), process
+        finally:
+            process.kill()
+
+
+def ask(urls: list[str], count: int, **llm: Any) -> Counter[str]:
+    """How many of so many rows each server answered; no row is left out or answered twice."""
+    rows = [Request(str(n), ({"role": "user", "content": f"Film {n}"},), n, 0.0) for n in range(count)]
+    config = {"engine": "server", "model": "stub", "server_urls": urls, "timeout": 5.0} | llm
+    with closing(ServerEngine(LLMConfig.model_validate(config))) as engine:
+        answers = [answer for some in engine.generate(rows, {}, 40) for answer in some]
+    assert sorted(answer.key for answer in answers) == sorted(row.key for row in rows)
+    assert {answer.finish_reason for answer in answers} == {"stop"}
+    return Counter(answer.server for answer in answers)
+
+
+def test_a_faster_server_gets_more_rows() -> None:
+    with stub(after(0.02)) as fast, stub(after(0.3)) as slow:
+        answered = ask([slow.url, fast.url], 80, concurrency=4)
+    assert answered == {fast.url: len(fast.asked), slow.url: len(slow.asked)}, "no row is sent twice"
+    assert answered[fast.url] > 2 * answered[slow.url] > 0
+
+
+def test_at_most_so_many_requests_are_open_at_each_server() -> None:
+    lock, counts = threading.Lock(), {"open": 0, "most": 0}
+
+    def counting(request: Body, handler: Handler) -> None:
+        with lock:
+            counts["open"] += 1
+            counts["most"] = max(counts.values())
+        time.sleep(0.02)
+        with lock:
+            counts["open"] -= 1
+        well(request, handler)
+
+    with stub(counting) as first, stub(drops) as second:
+        assert ask([first.url, second.url], 30, concurrency=3) == {first.url: 30}
+    assert counts["most"] <= 3, "also while the other server fails"
+
+
+def test_rows_of_a_killed_server_go_to_the_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with another_process() as (url, process), stub(after(0.02)) as left:
+
+        def kills_the_other(request: Body, handler: Handler) -> None:
+            if len(left.asked) == 15:
+                process.send_signal(signal.SIGKILL)
+            after(0.02)(request, handler)
+
+        left.behave = kills_the_other
+        # Without retries at one server: a row whose server dies is still sent to the other one.
+        profiles, report = task(tmp_path, "", FILMS, server_urls=[url, left.url], concurrency=4, retries=0).run()
+    assert sources(profiles) == ["llm"] * len(FILMS)
+    assert report["servers"][url] > 0 and sum(report["servers"].values()) == len(FILMS)
+    assert len(left.asked) == report["servers"][left.url], "the other server's rows are sent to it once"
+    told = [record.getMessage() for record in caplog.records if "others get its rows" in record.getMessage()]
+    assert len(told) == 1 and url in told[0]
+
+
+def test_a_server_that_fails_is_tried_again_ever_later_and_takes_part_again() -> None:
+    tried: list[float] = []
+
+    def fails_at_first(request: Body, handler: Handler) -> None:
+        tried.append(time.monotonic())
+        if len(tried) <= 4:
+            send(handler, {"error": {"message": "loading"}}, 503)
+        else:
+            after(0.01)(request, handler)
+
+    with stub(after(0.02)) as steady, stub(fails_at_first) as late:
+        assert ask([late.url, steady.url], 250, concurrency=2)[late.url] > 4
+    # Two requests were open at the first failure; from then on there was one at a time.
+    pauses = [later - earlier for earlier, later in pairwise(tried[1:5])]
+    assert pauses[0] >= 0.04 and pauses[1] >= 0.09 and pauses[2] >= 0.19
+
+
+def test_a_server_is_not_asked_before_the_time_that_it_wished() -> None:
+    busy = sends({"error": {"message": "busy"}}, 429, Retry_After="60")
+    with stub(busy) as limited, stub(well) as other:
+        assert ask([limited.url, other.url], 40, concurrency=2) == {other.url: 40}
+    assert 1 <= len(limited.asked) <= 2
+
+
+def test_without_any_server_the_run_fails_for_now(tmp_path: Path) -> None:
+    dead = "http://127.0.0.1:9/v1"
+    with stub(drops) as failing:
+        work = task(tmp_path, "", server_urls=[dead, failing.url], retries=3)
+        with pytest.raises(TransientError) as caught:
+            work.run()
+    assert dead in str(caught.value) and failing.url in str(caught.value)
+    assert work.pending() == 4
+
+
+def test_a_row_that_every_server_fails_at_costs_no_other(tmp_path: Path) -> None:
+    def but_jaws(request: Body, handler: Handler) -> None:
+        (drops if is_jaws(request) else well)(request, handler)
+
+    with stub(but_jaws) as first, stub(but_jaws) as second:
+        profiles, report = task(tmp_path, "", server_urls=[first.url, second.url], retries=2).run()
+    assert sources(profiles) == ["llm", "metadata", "llm", "llm"]
+    assert report["causes"] == {"failed": 1}
+    jaws = [sum(is_jaws(request) for request in llm.asked) for llm in (first, second)]
+    assert min(jaws) >= 1, "it was tried at both"
+
+
+def test_passwords_of_servers_are_shown_nowhere_and_batches_have_one_server(tmp_path: Path) -> None:
+    with stub(well) as llm:
+        secret = llm.url.replace("http://", "http://bob:p4ss@")
+        _, report = task(tmp_path, "", server_urls=[secret]).run()
+        assert {headers["Authorization"] for headers in llm.headers} == {"Basic Ym9iOnA0c3M="}
+    config = LLMConfig.model_validate({"server_urls": [secret]})
+    assert "p4ss" not in json.dumps(report) + config.model_dump_json() + str(config)
+    with pytest.raises(ValidationError, match="batches go to one server"):
+        Recipe.model_validate({"llm": {"engine": "server", "server_urls": [secret], "batch_api": True}})
