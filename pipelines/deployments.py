@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
 
+import yaml
 from prefect.automations import Automation, EventTrigger
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
@@ -17,6 +20,8 @@ from prefect.events.schemas.automations import Posture
 from prefect.exceptions import ObjectAlreadyExists
 
 from darec.common.errors import DarecError, UserError
+from darec.common.recipes import load_recipe
+from pipelines.pools import pools
 from pipelines.show_ui import REFUSED_EVENT
 
 WORK_POOL = "darec"
@@ -36,13 +41,15 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     """Registers everything with the configured server; may be repeated. Returns what was registered.
 
     Raises:
-        UserError: `folder` (default: the working directory) has no prefect.yaml.
+        UserError: `folder` (default: the working directory) has no prefect.yaml, or the recipe names a work pool for
+            what is no stage.
         DarecError: Prefect refused.
     """
     folder = folder or Path.cwd()
     if not (folder / "prefect.yaml").is_file():
         raise UserError("there is no prefect.yaml", where=str(folder), hint="run from the project's folder")
-    done = [_work_pool(), *_deployments(folder, recipe)]
+    stage_pools = pools(load_recipe(recipe))
+    done = [*(_work_pool(name) for name in (WORK_POOL, *stage_pools)), *_deployments(folder, recipe, stage_pools)]
     for automation in _crash_stalled_runs():
         _save(automation)
     done.append("automation: a run without heartbeat becomes Crashed")
@@ -53,31 +60,47 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     return done
 
 
-def _work_pool() -> str:
+def _work_pool(name: str) -> str:
     with get_client(sync_client=True) as client:
         try:
-            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+            client.create_work_pool(WorkPoolCreate(name=name, type="process"))
         except ObjectAlreadyExists:
-            return f"work pool {WORK_POOL} (was there)"
-    return f"work pool {WORK_POOL}"
+            return f"work pool {name} (was there)"
+    return f"work pool {name}"
 
 
-def _deployments(folder: Path, recipe: Path | None) -> list[str]:
-    """Runs Prefect's own command, which is the only public way to read prefect.yaml."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=folder,
-        env={**os.environ, "DAREC_RECIPE": str(recipe) if recipe else ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def _deployments(folder: Path, recipe: Path | None, stage_pools: Sequence[str]) -> list[str]:
+    """Runs Prefect's own command, the only interface that reads a file such as prefect.yaml."""
+    with NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(with_stage_pools(folder / "prefect.yaml", stage_pools), file)
+        file.flush()
+        answer = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name],
+            cwd=folder,
+            env={**os.environ, "DAREC_RECIPE": str(recipe) if recipe else ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
     if answer.returncode:
         raise DarecError(f"prefect deploy failed: {(answer.stderr or answer.stdout)[-1000:]}", where=str(folder))
     with get_client(sync_client=True) as client:
         found = client.read_deployments()
     return sorted(f"deployment {deployment.name}" for deployment in found if "darec" in deployment.tags)
+
+
+def with_stage_pools(path: Path, stage_pools: Sequence[str]) -> dict[str, Any]:
+    """The content of prefect.yaml, and a deployment of the flow `stage` for each work pool that stages run in.
+
+    Workers of all pools get the settings of the first deployment's worker.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    worker = content["deployments"][0]["work_pool"]
+    for pool in stage_pools:
+        entry = {"name": pool, "entrypoint": "pipelines/pools.py:stage", "tags": ["darec"]}
+        content["deployments"].append(entry | {"work_pool": {**worker, "name": pool}})
+    return content
 
 
 def _crash_stalled_runs() -> Iterator[Automation]:

@@ -5,6 +5,7 @@
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -26,12 +27,13 @@ from darec.common import logs
 from darec.common.errors import TransientError
 from darec.common.recipes import load_recipe
 from pipelines.nights import recorded
+from pipelines.pools import Source, pool_of, pools, run_in_pool
 from pipelines.reports import report_run
 from pipelines.show import console, harmless
 from pipelines.show_ui import UIBars, show_plan, show_report, show_result
 from pipelines.tracking import track_report
 from schemas.recipe import Recipe
-from stages.contract import Subflow, Task
+from stages.contract import Stage, Subflow, Task
 from stages.execute import Result
 from stages.plan import plan
 from stages.prepare import prepare
@@ -74,16 +76,21 @@ def run_stage(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: b
 
 
 def _run_stages(
-    subflow: Subflow, recipe: Recipe, until: str, force: Collection[str], before: Sequence[Result]
+    subflow: Subflow, recipe: Recipe, source: Source, until: str, force: Collection[str], before: Sequence[Result]
 ) -> list[Result]:
-    """Runs the tasks of one subflow."""
+    """Runs the tasks of one subflow, each in its work pool if it has one."""
     store = Store(recipe.runtime.store)
 
     def visit(task: Task, upstream: Upstream) -> Result:
         step = run_stage.with_options(name=task.name)
+        forced, done = task.name in force, False
+        if isinstance(task, Stage) and (pool := pool_of(task, recipe)):
+            done = run_in_pool(task, pool, recipe, source, upstream, store, forced)
         # state first, then result: a plain call would return the Cached state itself
-        state = step(task.name, recipe, dict(upstream), task.name in force, return_state=True)
+        state = step(task.name, recipe, dict(upstream), forced and not done, return_state=True)
         result = state.result()
+        if done:  # the hit was made by this run
+            result = replace(result, state="done", why=result.artifact.manifest.why)
         if task.name in _COUNTED_AFTER and not result.cached:
             with harmless("the plan"):
                 show_plan(plan(recipe, store, until, prepared=True))
@@ -95,15 +102,17 @@ def _run_stages(
 
 
 @flow(name="semantic", validate_parameters=False)
-def semantic(recipe: Recipe, until: str, force: Collection[str]) -> list[Result]:
+def semantic(recipe: Recipe, source: Source, until: str, force: Collection[str]) -> list[Result]:
     """Logs and text in; the split and one text vector per user and item out."""
-    return _run_stages("semantic", recipe, until, force, ())
+    return _run_stages("semantic", recipe, source, until, force, ())
 
 
 @flow(name="collaborative", validate_parameters=False)
-def collaborative(recipe: Recipe, until: str, force: Collection[str], before: Sequence[Result]) -> list[Result]:
+def collaborative(
+    recipe: Recipe, source: Source, until: str, force: Collection[str], before: Sequence[Result]
+) -> list[Result]:
     """Graph, training, evaluation, export, and the release if it passes the gate."""
-    return _run_stages("collaborative", recipe, until, force, before)
+    return _run_stages("collaborative", recipe, source, until, force, before)
 
 
 @flow(name="darec")
@@ -129,12 +138,14 @@ def darec(
     loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
     with recorded(store, flow_run.name, loaded) as results:
+        pools(loaded)  # a wrong name is told before anything runs
         prepared(loaded)
         with store.in_use():
             with harmless("the plan"):
                 show_plan(plan(loaded, store, until, prepared=True))
-            results.extend(semantic(loaded, until, force or []))
-            results.extend(collaborative(loaded, until, force or [], results))
+            source = Source(recipe, overrides or [])
+            results.extend(semantic(loaded, source, until, force or []))
+            results.extend(collaborative(loaded, source, until, force or [], results))
     with store.in_use():
         _report(store, loaded, results)
     _name_run(results)

@@ -41,6 +41,9 @@ class RuntimeConfig(Section):
     """Minimum free disk space, in GB, for a run to start."""
     keep_releases: int = not_hashed(5, ge=1, le=1_000_000)
     """Number of releases that `gc` keeps in addition to the current one."""
+    pools: dict[str, str] = not_hashed({})
+    """Prefect work pools by stage, or by subflow (`semantic`, `collaborative`) for all of its stages. Such a stage runs
+    on a machine with a worker of that pool, in runs with a Prefect server; the other stages run where the run is."""
     keep_artifacts: int = not_hashed(3, ge=1, le=1_000_000)
     """Number of unreferenced artifacts per stage that `gc` keeps, newest first."""
 

@@ -396,6 +396,35 @@ def test_the_night_after_one_of_a_failing_llm_server_is_normal(service: Service,
         assert profiles is not None and profiles.manifest.report["from_metadata"] == 0
 
 
+def test_stages_run_in_the_work_pools_of_the_recipe_on_one_store(service: Service, nightly: str):
+    """Two workers, as on two machines that share the store. The last test of this service: others have no pools."""
+    recipe = service.folder / "pools.yaml"
+    placed = "{graph: box-a, train: box-b}"
+    recipe.write_text(
+        (service.folder / "recipe.yaml").read_text().replace("runtime: {", f"runtime: {{pools: {placed}, ")
+    )
+    environment = unconfigured() | {"PREFECT_HOME": str(service.folder / "boxes"), "PYTHONPATH": str(PROJECT)}
+    environment |= {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    darec = str(Path(sys.executable).parent / "darec")
+    subprocess.run(
+        [darec, "deploy", "--recipe", str(recipe)], cwd=PROJECT, env=environment, check=True, timeout=PATIENCE
+    )
+
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool"]
+    workers = [subprocess.Popen([*command, pool], cwd=PROJECT, env=environment) for pool in ("box-a", "box-b")]
+    try:
+        overrides = ["train.seed=31", "graph.weighting=none", "gate.tolerances={}"]
+        run = service.finish("darec/nightly", recipe=str(recipe), overrides=overrides)
+        runs = service.ask("POST", "flow_runs/filter", json={"flows": {"name": {"any_": ["stage"]}}})
+        assert {each["name"]: each["work_pool_name"] for each in runs} == {"graph": "box-a", "train": "box-b"}
+        assert all(each["state"]["type"] == "COMPLETED" and each["parent_task_run_id"] for each in runs)
+        assert service.tasks(run)["publish"][0] == "Completed"
+    finally:
+        for worker in workers:
+            worker.terminate()
+        assert all(worker.wait(60) is not None for worker in workers)
+
+
 def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):
     write_checkerboard(tmp_path / "data")
     process = start_ui(tmp_path, free_port())

@@ -1,0 +1,120 @@
+"""Stages on other machines: which work pool a stage runs in, and the flow that a worker of that pool runs.
+
+All machines share one store. A run passes a stage on as names: the recipe, its overrides, and the keys of the artifacts
+that the stage reads. The machine of the worker reads the recipe itself, so no password is in Prefect's database, and
+settings that are in no key (folders, numbers of processes) may differ. A recipe that leads to another key is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import StateType
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from darec.artifacts.store import Artifact, Store
+from darec.common import logs
+from darec.common.errors import DarecError, UserError
+from darec.common.recipes import load_recipe
+from schemas.recipe import Recipe
+from stages.contract import Stage, Task
+from stages.execute import stage_job
+from stages.registry import STAGES
+
+FLOW = "stage"
+_LOOK = 5.0  # seconds between two looks at a stage that runs elsewhere
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a recipe was read from."""
+
+    recipe: str | None
+    overrides: Sequence[str] = ()
+
+
+def pool_of(task: Task, recipe: Recipe) -> str | None:
+    """The work pool that a stage runs in; None for the process of the run. Publishing is never passed on."""
+    if not isinstance(task, Stage):
+        return None
+    return recipe.runtime.pools.get(task.name) or recipe.runtime.pools.get(task.subflow)
+
+
+def pools(recipe: Recipe) -> list[str]:
+    """The work pools of a recipe. Raises UserError if one is named for what is no stage."""
+    known = {*STAGES, *(stage.subflow for stage in STAGES.values())}
+    if unknown := sorted(set(recipe.runtime.pools) - known):
+        hint = f"name stages or subflows: {', '.join(sorted(known))}"
+        raise UserError(f"there is no stage {unknown[0]!r}", where="runtime.pools", hint=hint)
+    return sorted(set(recipe.runtime.pools.values()))
+
+
+def run_in_pool(
+    stage: Stage, pool: str, recipe: Recipe, source: Source, upstream: Mapping[str, Artifact], store: Store, force: bool
+) -> bool:
+    """Runs a stage in a pool and waits for it. False if there is a hit, which needs no worker.
+
+    Raises:
+        DarecError: it failed there; the run in Prefect's UI shows why.
+    """
+    job = stage_job(stage, recipe, upstream, store)
+    if not force and job.find(store) is not None:
+        return False
+    parameters: dict[str, Any] = {
+        "name": stage.name,
+        "key": job.key,
+        "upstream": {name: artifact.key for name, artifact in upstream.items()},
+        "recipe": source.recipe,
+        "overrides": list(source.overrides),
+        "force": force,
+    }
+    try:
+        run: Any = run_deployment(
+            f"{FLOW}/{pool}", parameters=parameters, flow_run_name=stage.name, poll_interval=_LOOK
+        )
+    except ObjectNotFound as error:
+        hint = "register it with `darec deploy --recipe RECIPE`, and start a worker: `prefect worker start --pool POOL`"
+        raise UserError(f"there is no work pool {pool} for stages", where="runtime.pools", hint=hint) from error
+    if run.state is None or run.state.type != StateType.COMPLETED:
+        why = run.state.message if run.state else "unknown"
+        raise DarecError(f"{stage.name} failed in work pool {pool}: {why}", where=f"flow run {run.name}")
+    return True
+
+
+@flow(name=FLOW, flow_run_name="{name}", validate_parameters=False)
+def stage(
+    name: str,
+    key: str,
+    upstream: dict[str, str],
+    recipe: str | None = None,
+    overrides: list[str] | None = None,
+    force: bool = False,
+) -> None:
+    """Runs one stage of a run that is elsewhere, on the store that both share.
+
+    Args:
+        name: the stage.
+        key: key of the artifact that is to be made.
+        upstream: keys of the artifacts that it reads, by stage.
+        recipe: path of the recipe file on this machine; None for the built-in defaults.
+        overrides: `section.field=value` overrides of the recipe.
+        force: run it even if its artifact is there.
+    """
+    from pipelines.flows import run_stage
+
+    logs.configure()
+    loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
+    store = Store(loaded.runtime.store)
+    with store.in_use():
+        found = {other: store.find(other, other_key) for other, other_key in upstream.items()}
+        artifacts = {other: artifact for other, artifact in found.items() if artifact is not None}
+        if missing := sorted(found.keys() - artifacts.keys()):
+            hint = "all machines must have the same folder as runtime.store"
+            raise UserError(f"the store lacks the result of {missing[0]}", where=str(store.root), hint=hint)
+        if stage_job(STAGES[name], loaded, artifacts, store).key != key:
+            hint = "copy the same recipe, prompts and models to every machine, and install the same version of darec"
+            raise UserError(f"{name} would make another result on this machine", where=str(recipe), hint=hint)
+        run_stage.with_options(name=name)(name, loaded, artifacts, force)

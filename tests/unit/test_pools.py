@@ -1,0 +1,69 @@
+"""Which work pool a stage runs in, and what the worker of a pool refuses. `tests/flows/test_service.py` runs two."""
+
+from pathlib import Path
+
+import pytest
+
+from darec.artifacts.store import Store
+from darec.common.errors import UserError
+from darec.common.recipes import load_recipe
+from pipelines import pools
+from pipelines.deployments import with_stage_pools
+from schemas.recipe import Recipe
+from stages.execute import stage_job
+from stages.registry import STAGES, TASKS
+from stages.walk import run
+from tests.stores import recipe_for
+
+PROJECT = Path(__file__).parents[2]
+
+
+def placed(**by_name: str) -> Recipe:
+    return Recipe.model_validate({"runtime": {"pools": by_name}})
+
+
+def test_a_stage_has_its_own_pool_or_that_of_its_subflow_and_publish_none():
+    recipe = placed(semantic="gpu", split="small", collaborative="training")
+    found = {name: pools.pool_of(TASKS[name], recipe) for name in ("profile_items", "split", "train", "publish")}
+    assert found == {"profile_items": "gpu", "split": "small", "train": "training", "publish": None}
+    assert pools.pools(recipe) == ["gpu", "small", "training"]
+    assert pools.pool_of(TASKS["train"], Recipe()) is None and pools.pools(Recipe()) == []
+
+
+def test_a_pool_of_no_stage_is_refused():
+    with pytest.raises(UserError, match="no stage 'trian'"):
+        pools.pools(placed(trian="gpu"))
+
+
+def test_every_pool_gets_a_deployment_with_the_settings_of_the_other_workers():
+    content = with_stage_pools(PROJECT / "prefect.yaml", ["gpu", "training"])
+    nightly, *_, gpu, training = content["deployments"]
+    assert (gpu["name"], training["work_pool"]["name"]) == ("gpu", "training")
+    assert gpu["work_pool"] == nightly["work_pool"] | {"name": "gpu"}
+    path, name = gpu["entrypoint"].split(":")
+    assert f"def {name}(" in (PROJECT / path).read_text()
+    assert nightly["work_pool"]["name"] == "darec", "the others stay as they are"
+
+
+def test_a_machine_with_another_recipe_or_another_store_makes_nothing(tmp_path: Path):
+    path = recipe_for(tmp_path, tmp_path / "store")
+    recipe = load_recipe(path)
+    store = Store(recipe.runtime.store)
+    upstream = {result.stage: result.artifact for result in run(recipe, "split") if result.artifact}
+    job = stage_job(STAGES["graph"], recipe, upstream, store)
+    keys = {name: artifact.key for name, artifact in upstream.items()}
+
+    with pytest.raises(UserError, match="graph would make another result on this machine"):
+        pools.stage.fn("graph", job.key, keys, str(path), ["graph.weighting=none"])
+    with pytest.raises(UserError, match="the store lacks the result of"):
+        pools.stage.fn("graph", job.key, keys, str(path), [f"runtime.store={tmp_path / 'other'}"])
+    assert job.find(store) is None
+
+
+def test_a_hit_needs_no_worker(tmp_path: Path):
+    recipe = load_recipe(recipe_for(tmp_path, tmp_path / "store"))
+    store = Store(recipe.runtime.store)
+    upstream = {result.stage: result.artifact for result in run(recipe, "graph") if result.artifact}
+    before = {name: artifact for name, artifact in upstream.items() if name != "graph"}
+    done = pools.run_in_pool(STAGES["graph"], "nowhere", recipe, pools.Source(None), before, store, force=False)
+    assert not done
