@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.section import Section, added
+from schemas.section import Section, added, not_hashed
 
 ITEM_INDEX_FILE, SIMILAR_INDEX_FILE = "items.faiss", "similar.faiss"
 USERS_FILE, ITEMS_FILE, SEEN_FILE, REPORT_FILE = "users.parquet", "items.parquet", "seen.parquet", "report.json"
@@ -30,6 +30,9 @@ class ExportConfig(Section):
     """Maximum number of items for which `auto` uses exact search."""
     lists: int = Field(default=0, ge=0, le=2**24)
     """IVF: number of lists. 0 means the power of two nearest to 4 sqrt(items)."""
+    shard_items: int = not_hashed(10_000_000, ge=1, le=2**31)
+    """IVF: maximum number of items whose index is built in memory. A larger index is built on disk, in shards of this
+    number of items, and gives the same answers."""
     links: int = Field(default=32, ge=2, le=512)
     """HNSW: number of links per node and level."""
     build_effort: int = Field(default=200, ge=1, le=100_000)

@@ -2,6 +2,7 @@
 
 items.faiss      inner-product index over item vectors: user -> items
 similar.faiss    the same over normalised vectors: item -> items
+items.ivfdata, similar.ivfdata  the inverted lists of both; only if they were built in shards (`export.shard_items`)
 users.parquet    external id, train interactions, vector; row = user index; a user who was forgotten has no id
 items.parquet    external id, title, train interactions, vector; row = item index = number in both indexes
 seen.parquet     known (user index, item index) pairs of all splits, sorted by user; with the column `disliked` also
@@ -27,6 +28,7 @@ from darec.artifacts.store import Artifact
 from darec.artifacts.tables import places_of, write_table
 from darec.common.errors import DarecError, UserError
 from darec.serving import index
+from darec.serving.index_build import Rows, build_file
 from schemas import columns as c
 from schemas.release import (
     ATTRIBUTES_FILE,
@@ -82,11 +84,9 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     refuses the bundle.
     """
     users, items = vectors_of(contents.users), vectors_of(contents.items)
-    finite_users, finite_items = (np.nan_to_num(side, nan=0, posinf=0, neginf=0) for side in (users, items))
-
-    directions = index.normalised(finite_items)
-    item_index, item_report = index.build(finite_items, finite_users, config)
-    similar_index, similar_report = index.build(directions, directions, config)
+    directions = Rows(items, lambda rows: index.normalised(_finite(rows)))
+    item_report = build_file(Rows(items, _finite), Rows(users, _finite), config, folder / ITEM_INDEX_FILE)
+    similar_report = build_file(directions, directions, config, folder / SIMILAR_INDEX_FILE)
 
     report = BundleReport(
         trained_on=contents.trained_on,
@@ -103,8 +103,6 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
         config=config,
     )
 
-    index.write(item_index, folder / ITEM_INDEX_FILE)
-    index.write(similar_index, folder / SIMILAR_INDEX_FILE)
     write_table(contents.users, folder / USERS_FILE, released_users(report.width), rows_in_group=_ROWS_IN_GROUP)
     write_table(contents.items, folder / ITEMS_FILE, released_items(report.width), rows_in_group=_ROWS_IN_GROUP)
     write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
@@ -297,6 +295,10 @@ def read_report(folder: Path) -> BundleReport:
 def vectors_of(table: pl.DataFrame) -> index.Floats:
     """The table's `vector` column as float32 [rows, width]."""
     return np.ascontiguousarray(table[c.VECTOR].to_numpy())
+
+
+def _finite(vectors: index.Floats) -> index.Floats:
+    return np.nan_to_num(vectors, nan=0, posinf=0, neginf=0)
 
 
 def _facts(table: pl.DataFrame, name: str, vectors: index.Floats) -> VectorReport:

@@ -7,7 +7,8 @@ from torch import Tensor
 from darec.common.interactions import ItemLists, Representations
 from darec.evaluation.ranking import MakeRanker, Ranker, check_finite
 from darec.evaluation.rerank import Reranker
-from darec.serving.index import Floats, Seen, build, search
+from darec.serving.index import Floats, Seen, search
+from darec.serving.index_build import build
 from schemas.release import ExportConfig
 from schemas.training import EvaluateConfig
 

@@ -1,4 +1,4 @@
-"""FAISS item indexes: build, save, map, search with seen items left out, and measure against exact search.
+"""FAISS item indexes: save, map, search with seen items left out, and measure against exact search.
 
 Row number in the index = item index in the vocabulary, so no id map is stored. Every kind keeps the full float32
 vectors and finds those with the largest inner product; over L2-normalised vectors that is the cosine. Building is
@@ -11,19 +11,24 @@ many lengths are not, so a query needs a fraction of the lists. Files of version
 read as well.
 """
 
+import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from darec.common.errors import DarecError
-from darec.serving.index_kinds import INDEX_KINDS, kind_of
-from schemas.release import ExportConfig, IndexReport
+from darec.serving.index_kinds import kind_of
+
+if TYPE_CHECKING:
+    from darec.serving.index_build import Rows
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -64,39 +69,27 @@ def normalised(vectors: Floats) -> Floats:
     return np.ascontiguousarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def build(vectors: Floats, queries: Floats, config: ExportConfig) -> tuple[faiss.Index, IndexReport]:
-    """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d]."""
-    rows, width = vectors.shape
-    name = config.index
-    if name == "auto":
-        name = "flat" if rows <= config.flat_up_to else "ivf"
-    kind = INDEX_KINDS.make(name)
-
-    with one_thread():
-        index = kind.create(width, rows, config)
-        index.train(stored := kind.stored(vectors))
-        index.add(stored)
-
-        sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
-        limits = _exact_limits(vectors, sample, config.recall_k)
-        for effort in kind.efforts(index, config):
-            kind.set_effort(index, effort)
-            found = recall(index, vectors, sample, limits, config.recall_k)
-            if found >= config.target_recall:
-                break
-    size = faiss.serialize_index(index).nbytes
-    return index, IndexReport(kind=name, vectors=index.ntotal, effort=kind.effort(index), recall=found, bytes=size)
-
-
 def write(index: faiss.Index, path: Path) -> None:
     """Writes FAISS's own format."""
     faiss.write_index(index, str(path))
 
 
+def lists_file(path: Path) -> Path:
+    """The file with the inverted lists of the index in `path`, if it was built in shards."""
+    return path.with_suffix(".ivfdata")
+
+
 def read(path: Path) -> faiss.Index:
     """Maps an index file: vectors stay on disk until they are touched. Raises DarecError for a file that is none."""
+    lists = lists_file(path)
     try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        if not lists.is_file():
+            return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        with without_output():
+            index: Any = faiss.read_index(str(path), _faiss.IO_FLAG_READ_ONLY | _faiss.IO_FLAG_ONDISK_SAME_DIR)
+        if _faiss.downcast_InvertedLists(index.invlists).totsize != lists.stat().st_size:
+            raise RuntimeError(f"{lists.name} has another size")
+        return index
     except RuntimeError as error:
         raise DarecError(
             "the index cannot be read", where=str(path), hint="export and publish again, or roll back"
@@ -134,7 +127,7 @@ def search(
     return ids, scores
 
 
-def recall(index: faiss.Index, vectors: Floats, queries: Floats, limits: Floats, k: int) -> float:
+def recall(index: faiss.Index, vectors: "Floats | Rows", queries: Floats, limits: Floats, k: int) -> float:
     """Mean share of the exact top `k` found; `limits` [q] is the exact k-th score of each query.
 
     Scores are recomputed from `vectors` by the returned number, so that an index out of step with the vocabulary
@@ -142,7 +135,8 @@ def recall(index: faiss.Index, vectors: Floats, queries: Floats, limits: Floats,
     """
     k = min(k, len(vectors))
     _, ids = _approximate(index, queries, k)
-    scores = np.einsum("qd,qkd->qk", queries, vectors[np.maximum(ids, 0)])
+    found = vectors[np.maximum(ids, 0).ravel()].reshape(*ids.shape, -1)
+    scores = np.einsum("qd,qkd->qk", queries, found)
     slack = 1e-5 * np.maximum(np.abs(limits), 1.0)
     return float(((ids >= 0) & (scores >= (limits - slack)[:, None])).mean())
 
@@ -237,16 +231,6 @@ def _squared_length(index: Any) -> float:
     return float(np.square(codes.view(np.float32)).sum())
 
 
-def _exact_limits(vectors: Floats, queries: Floats, k: int) -> Floats:
-    """The k-th best inner product of each query, [q]."""
-    scores, _ = faiss.knn(queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
-    return scores[:, -1]
-
-
-def _evenly(rows: int, wanted: int) -> Ints:
-    return np.unique(np.linspace(0, rows - 1, min(rows, wanted)).astype(np.int64))
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """HNSW insertion and k-means depend on how many threads take part; one thread makes the bytes reproducible."""
@@ -256,3 +240,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+@contextmanager
+def without_output() -> Iterator[None]:
+    """FAISS prints the names and sizes of list files, which would be in the middle of tables and JSON."""
+    sys.stdout.flush()
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(1), "wb") as before:  # noqa: PTH123 - a descriptor
+        os.dup2(nowhere.fileno(), 1)
+        try:
+            yield
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(before.fileno(), 1)

@@ -32,7 +32,7 @@ class IndexKind:
         return faiss.index_factory(width, "Flat", faiss.METRIC_INNER_PRODUCT)
 
     def stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The rows [n, d] or [n, d + 1] that the index stores for `vectors` [n, d]."""
+        """The rows [n, d] or [n, d + 1] that the index stores for `vectors` [n, d], which are all of its vectors."""
         return vectors
 
     def max_effort(self, index: Any) -> int:
@@ -82,10 +82,15 @@ class InvertedLists(IndexKind):
         index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _MAX_POINTS_PER_LIST
         return index
 
-    def stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1]."""
+    def stored(self, vectors: NDArray[np.float32], longest: float | None = None) -> NDArray[np.float32]:
+        """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1].
+
+        Args:
+            vectors: some or all vectors of the index.
+            longest: the squared length of the longest vector of the index; None if it is among `vectors`.
+        """
         squares = np.square(vectors).sum(1)
-        rest = np.sqrt(np.maximum(squares.max(initial=0) - squares, 0))
+        rest = np.sqrt(np.maximum((squares.max(initial=0) if longest is None else longest) - squares, 0))
         return np.ascontiguousarray(np.column_stack([vectors, rest]), dtype=np.float32)
 
     def max_effort(self, index: Any) -> int:

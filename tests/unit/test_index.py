@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from darec.common.errors import DarecError
-from darec.serving.index import Seen, build, normalised, nothing_seen, read, search, write
+from darec.serving.index import Seen, normalised, nothing_seen, read, search, write
+from darec.serving.index_build import build
 from schemas.release import ExportConfig
 
 KINDS = ("flat", "ivf", "hnsw")
