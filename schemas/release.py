@@ -25,7 +25,7 @@ class ExportConfig(Section):
 
     index: Literal["auto", "flat", "ivf", "hnsw"] = "auto"
     """flat: exact search. ivf: searches some of the inverted lists. hnsw: searches a proximity graph. auto: flat up to
-    `flat_up_to` items, otherwise ivf."""
+    `flat_up_to` items, otherwise ivf, unless more than a quarter of the lists is needed for `target_recall`."""
     flat_up_to: int = Field(default=50_000, ge=0, le=2**31)
     """Maximum number of items for which `auto` uses exact search."""
     lists: int = Field(default=0, ge=0, le=2**24)

@@ -97,9 +97,20 @@ def test_a_user_who_has_seen_nearly_everything_still_gets_the_rest(kind):
 
 
 def test_auto_is_flat_until_the_catalogue_is_large():
-    vectors = clustered(200)
-    assert build(vectors, vectors, ExportConfig(flat_up_to=200))[1].kind == "flat"
-    assert build(vectors, vectors, ExportConfig(flat_up_to=199))[1].kind == "ivf"
+    vectors = clustered(2000)
+    assert build(vectors, vectors, ExportConfig(flat_up_to=2000))[1].kind == "flat"
+    assert build(vectors, vectors, ExportConfig(flat_up_to=1999))[1].kind == "ivf"
+
+
+def test_auto_is_flat_where_lists_save_nothing():
+    """Directions at random have no neighbourhoods: nearly all lists are needed."""
+    vectors, queries = (np.random.default_rng(seed).standard_normal((3000, 64)).astype(np.float32) for seed in (0, 1))
+    config = ExportConfig(flat_up_to=1000)
+    index, report = build(vectors, queries[:50], config)
+    assert (report.kind, report.effort, report.recall) == ("flat", 0, 1.0) and isinstance(index, faiss.IndexFlat)
+    assert build(vectors, queries[:50], ExportConfig(index="ivf"))[1].effort > 16, (
+        "of 64 lists; asked for, they are kept"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

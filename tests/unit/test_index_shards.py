@@ -166,3 +166,35 @@ def test_releases_with_sharded_indexes_are_served_forgotten_rolled_back_and_remo
     assert [path.parent for path in (tmp_path / "store").rglob("items.ivfdata")] == [
         Releases(store.root).serving().resolve()
     ]
+
+
+@pytest.mark.parametrize("shard_items", [SHARD, ITEMS])
+def test_with_a_gpu_all_searches_of_a_build_run_there(shard_items, tmp_path, monkeypatch):
+    """A stand-in for FAISS on a GPU, as there is none here; `tests/gpu/test_index_gpu.py` needs a real one."""
+    copied, compared = [], []
+
+    def to_gpu(resources, number, index):
+        copied.append(index.ntotal)
+        return faiss.clone_index(index)
+
+    def knn(resources, queries, vectors, k, metric):
+        compared.append(len(vectors))
+        return faiss.knn(queries, vectors, k, metric=metric)
+
+    stand_ins = {"StandardGpuResources": object, "index_cpu_to_gpu": to_gpu, "knn_gpu": knn, "get_num_gpus": lambda: 1}
+    vectors, queries = clustered(ITEMS), clustered(50, seed=4)
+    config = ExportConfig(index="ivf", lists=32, recall_queries=20, shard_items=shard_items)
+    on_cpu = build_file(vectors, queries, config, tmp_path / "cpu.faiss")
+    assert not copied, "too few rows for a GPU, if there is one"
+
+    monkeypatch.setattr(index_build, "_WORTH_A_GPU", ITEMS)
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(faiss, name, stand_in, raising=False)
+    assert build_file(vectors, queries, config, tmp_path / "gpu.faiss") == on_cpu
+    assert copied == [0] + [32] * -(-ITEMS // shard_items), "k-means, and the lists of each shard"
+    assert sum(compared) == ITEMS
+    for suffix in (".faiss", ".ivfdata"):
+        files = [tmp_path / f"{name}{suffix}" for name in ("cpu", "gpu")]
+        assert files[0].is_file() == files[1].is_file() == (suffix == ".faiss" or shard_items == SHARD)
+    ids = [search(read(tmp_path / f"{name}.faiss"), queries, 20, nothing_seen())[0] for name in ("cpu", "gpu")]
+    np.testing.assert_array_equal(*ids)
