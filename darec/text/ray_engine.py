@@ -192,7 +192,8 @@ class RayEngine:
                 break
 
             try:
-                self._grow(most=len(work))
+                if failure is None:
+                    self._grow(most=len(work))
                 finished = self._wait(begun)
             except BaseException as error:
                 # An interrupt does not wait for what is begun, and without a machine nothing is.
@@ -229,7 +230,10 @@ class RayEngine:
             TransientError: no actor could be placed in a long time.
         """
         calls = [*self._starting, *self._busy]
-        finished, _ = self._ray.wait(calls, timeout=_LOOK) if calls else ([], calls)
+        if not calls:
+            time.sleep(_LOOK)  # until there is room for an actor again
+            return []
+        finished, _ = self._ray.wait(calls, timeout=_LOOK)
         if finished:
             finished, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
         elif not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
