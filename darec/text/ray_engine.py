@@ -192,13 +192,12 @@ class RayEngine:
                 break
 
             try:
-                if failure is None:
-                    self._grow(most=len(work))
+                self._grow(most=len(work) if failure is None else 0)
                 finished = self._wait(begun)
             except BaseException as error:
                 # An interrupt does not wait for what is begun, and without a machine nothing is.
                 failure = error
-                finished, _ = self._ray.wait([*self._busy], num_returns=len(self._busy), timeout=0)
+                finished = self._ended([*self._busy])
                 self._busy = {call: held for call, held in self._busy.items() if call in finished}
 
             for call in sorted(finished, key=self._order):
@@ -233,17 +232,18 @@ class RayEngine:
         if not calls:
             time.sleep(_LOOK)  # until there is room for an actor again
             return []
-        finished, _ = self._ray.wait(calls, timeout=_LOOK)
-        if finished:
-            finished, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-        elif not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
+        first, _ = self._ray.wait(calls, timeout=_LOOK)
+        if not first and not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
             if self._room():
                 tell_once("no Ray actor is ready yet: its model is being loaded, or other jobs hold the cluster")
                 return []
             what = f"no machine of the Ray cluster has {self.config.ray.cpus} CPUs and {self._gpus} GPUs for an actor"
             kind = UserError if self._local else TransientError
             raise kind(what, hint="lower cpus or gpus under llm.ray or embed.ray, or let a machine join the cluster")
-        return finished
+        return self._ended(calls)
+
+    def _ended(self, calls: list[Any]) -> list[Any]:
+        return self._ray.wait(calls, num_returns=len(calls), timeout=0)[0] if calls else []
 
     def _order(self, call: Any) -> int:
         return self._busy[call][1].start if call in self._busy else -1

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import DarecError, TransientError, UserError
 from darec.text import ray_engine
 from darec.text.protocol import Request
 from darec.text.ray_engine import RayEngine
@@ -127,6 +127,16 @@ def test_a_model_that_cannot_be_loaded_is_told_as_it_is(connected, tmp_path):
         pytest.raises(UserError, match="cannot be loaded.*take another"),
     ):
         list(engine.generate(requests(3), {}, 40))
+
+
+def test_a_cluster_without_room_is_told(connected, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_LONGEST_WAIT", 0.1)
+    config = LLMConfig.model_validate({"engine": "ray", "ray": {"cpus": 64}})
+    with (
+        closing(RayEngine(config, partial(FixedLatency, tmp_path, 0.0))) as engine,
+        pytest.raises(TransientError, match="no machine of the Ray cluster has 64 CPUs and 0 GPUs"),
+    ):
+        list(engine.generate(requests(1), {}, 40))
 
 
 def test_an_actor_with_another_model_of_the_same_name_answers_nothing(connected, tmp_path, monkeypatch):
