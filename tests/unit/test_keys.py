@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from darec.artifacts.keys import artifact_key, content_hash, differences
 from darec.common.hashing import canonical_json, digest, file_sha256
 from schemas.recipe import Recipe
+from schemas.secret import SecretURL
 from schemas.section import Section, added, hashed, is_not_hashed
 
 JSON = st.recursive(
@@ -59,7 +60,12 @@ def _alternatives(annotation: Any, value: Any) -> Iterator[Any]:
     elif origin is Annotated:
         yield from _alternatives(get_args(annotation)[0], value)
     elif origin is dict:
-        yield {"view": 2.0}
+        yield from ({"view": 2.0}, {"train": "pool"})
+    elif isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from ({name: other} for other in _alternatives(field.annotation, getattr(value, name)))
+    elif isinstance(value, SecretURL):
+        yield "http://127.0.0.1:1/v1"
     elif annotation is bool:
         yield not value
     elif annotation in (int, float):
@@ -71,6 +77,7 @@ def _alternatives(annotation: Any, value: Any) -> Iterator[Any]:
         value = value or ()
         yield from (
             ("x",),
+            ("http://127.0.0.1:1/v1",),
             ("case",),
             (),
             (*value, *value),
