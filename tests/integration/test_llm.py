@@ -14,14 +14,18 @@ import psutil
 import pytest
 import torch
 
+from darec.artifacts.store import Store
 from darec.common.errors import TransientError
 from darec.text.generate import open_engine
 from darec.text.models import models_root, resolve
 from darec.text.protocol import Request
 from schemas import columns as c
 from schemas.semantic import LLMConfig
+from stages.prompts import run_trial
+from tests.data import write_checkerboard
 from tests.integration.llm_rows import profile_task, task_of
 from tests.processes import free_port, healthy, wait_for
+from tests.prompt_bench import bench_recipe
 from tests.stores import ledger_keys
 
 ROOT = Path(__file__).parents[2]
@@ -157,3 +161,18 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
     assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
     assert profiles.height == rows
     assert report["from_metadata"] <= rows // 4, report["causes"]
+
+
+@pytest.mark.slow
+def test_thirty_rows_of_a_new_prompt_are_tried_on_a_running_server(tmp_path: Path) -> None:
+    port, prompt = free_port(), str(ROOT / "prompts" / "item_profile.j2")
+    write_checkerboard(tmp_path / "data", users=40, items=40)
+    with llm_server(port, tmp_path / "log"):
+        url = f"http://127.0.0.1:{port}/v1"
+        recipe = bench_recipe(tmp_path, url, model=LLMConfig().model, retries=2, max_fallback_share=1.0)
+        store = Store(recipe.runtime.store)
+        trial = run_trial(recipe, store, "profile_items", prompt, "30")
+    assert len(trial.rows) == 30 and all(row.new.text for row in trial.rows)
+    assert trial.report is not None and trial.report.generated == 30
+    again = run_trial(recipe, store, "profile_items", prompt, "30")  # the server is gone
+    assert [row.new.text for row in again.rows] == [row.new.text for row in trial.rows]

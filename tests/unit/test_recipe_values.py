@@ -170,4 +170,6 @@ def test_a_recipe_that_is_accepted_is_planned_or_told(folder: Path, values: dict
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 3000
     else:
-        assert [step.task.name for step in steps][-1] == ("lists" if recipe.lists else "publish")
+        assert [step.task.name for step in steps][-1] == (
+            "vectors" if recipe.vectors else "lists" if recipe.lists else "publish"
+        )
