@@ -45,6 +45,10 @@ class _Teller(logging.Handler):
     def evaluated(self, epoch: int, values: dict[str, float]) -> None:
         self._tell(epoch=epoch, values=values)
 
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
     def emit(self, record: logging.LogRecord) -> None:
         self._tell(log=record.name, level=record.levelno, text=record.getMessage())
 
