@@ -105,7 +105,7 @@ def build_file(vectors: Floats | Rows, queries: Floats | Rows, config: ExportCon
 
 
 class _Device:
-    """Where exact searches run while an index of so many rows is built."""
+    """Where exact searches run while an index of this number of rows is built."""
 
     def __init__(self, rows: int) -> None:
         gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0

@@ -1,4 +1,4 @@
-"""The vectors of a release in a vector store, for whoever searches there instead of asking darec.
+"""The vectors of a release in a vector store, for services that search there instead of in darec.
 
 A release is a version: a table (or collection) of users and one of items, whose names end with the release's id. Fixed
 names lead to the version in production, and are switched for both at once when all rows are there. A push that is

@@ -27,7 +27,7 @@ from schemas.training import TrainConfig
 
 
 class _Teller(logging.Handler):
-    """What the first process tells the caller: its progress, evaluations and logs, one JSON object a line."""
+    """What the first process reports to the caller: its progress, evaluations and logs, one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)

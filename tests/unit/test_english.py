@@ -32,6 +32,8 @@ REPLACEMENTS = {
     r"in the place of": "instead of",
     r"caught up": "made up for",
     r"everybody": "all users",
+    r"whoever": "the caller, users",
+    r"(?:objects?|rows?) a (?:second|line)": "one ... per ...",
     r"under way|at work on": "active, running",
     r"(?:is|are|be|was|were) made again": "rebuilt, generated again",
     r"tonight|night's|that night": "this run, of the run",
