@@ -217,6 +217,20 @@ def test_one_stage_is_run_again_by_force_and_no_other(service: Service, nightly:
     assert "train" not in tasks
 
 
+def test_a_prompt_is_tried_from_its_form(service: Service, nightly: str):
+    prompt = "{% block system %}Say it.{% endblock %}{% block user %}Who enjoys {{ title }}?{% endblock %}"
+    with stub(well) as llm:
+        overrides = ["llm.engine=server", f"llm.server_url={llm.url}", "llm.model=stub"]
+        values = {"stage": "profile_items", "prompt": prompt, "rows": "3", "overrides": overrides}
+        before = set((service.folder / "store" / "artifacts").glob("*/*"))
+        service.finish("try-prompt/try-prompt", **values)
+    shown = service.artifact("prompt-profile-items")
+    assert "3 rows under the old and the new prompt" in shown["description"]
+    assert shown["data"].count("a profile of Who enjoys") == 3
+    assert len(llm.prompts()) == 3 and all("Who enjoys" in asked for asked in llm.prompts())
+    assert set((service.folder / "store" / "artifacts").glob("*/*")) == before
+
+
 def test_another_release_is_made_rolled_back_and_promoted_again(service: Service, nightly: str):
     """A release of other vectors, by hand as an operator might; going back and forth is what the API is asked for."""
     releases = Releases(service.folder / "store")

@@ -57,7 +57,7 @@ def test_a_run_that_fails_is_there_too(tmp_path, monkeypatch):
     assert (run.info.status, run.data.tags["outcome"]) == ("FAILED", "failed")
 
 
-@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "sqlite:////proc/mlflow.db", None, "nonsense://x"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", None, "nonsense://x", "sqlite:////proc/mlflow.db"])
 def test_a_tracker_that_fails_fails_no_run(tmp_path, monkeypatch, caplog, address):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     if address and address.startswith("sqlite"):
