@@ -1,6 +1,7 @@
 """The public API: its names, their parameters, what importing it loads, and where the version is written."""
 
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -95,6 +96,11 @@ def test_the_version_is_written_in_one_place_and_everything_follows():
     assert printed == f"darec {darec.__version__}\n"
     assert tags and set(tags) == {darec.__version__}
     assert f"## [{darec.__version__}]" in Path("CHANGELOG.md").read_text()
+
+
+def test_the_page_of_the_python_api_names_what_exists():
+    names = re.findall(r"^::: (\S+)", Path("docs/api.md").read_text(), re.MULTILINE)
+    assert names and all(pydoc.locate(name) is not None for name in names)
 
 
 def test_every_package_says_that_it_is_typed():
