@@ -208,7 +208,7 @@ def _announce(release: Release, left: Release | None, verb: str, why: str) -> st
 
 
 def _releases(recipe: str) -> Releases:
-    return Releases(_load(recipe).runtime.store)
+    return Releases(Store(_load(recipe).runtime.store).root)
 
 
 def _load(recipe: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from darec.common.errors import UserError
+from darec.common.errors import DarecError, UserError
 from darec.common.files import regular_file
-from schemas.places import Files, Part
+from schemas.places import Files, Part, Table
 
 _PARTITION = re.compile(r"([A-Za-z_]\w*)=(.*)")  # a folder of a hive-partitioned data set: date=2024-01-31
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -35,7 +35,10 @@ def expand(place: Files, role: str) -> list[SourceFile]:
 
     Raises:
         UserError: a file is missing, is no regular file or may not be read; a glob or folder holds no data.
+        DarecError: `place` is a table, of which only a copy is read.
     """
+    if isinstance(place, Table):
+        raise DarecError("a table has no files before it is copied", where=f"data.{role}", hint="report this as a bug")
     if isinstance(place, dict):
         return [
             SourceFile(file.path, part, file.partition)
