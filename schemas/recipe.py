@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.consistency import contradictions
 from schemas.data import DataConfig, GraphConfig, SplitConfig
@@ -23,7 +23,7 @@ def _location(value: Any) -> Any:
     return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
-StoreLocation = Annotated[Path | str, BeforeValidator(_location)]
+StoreLocation = Annotated[Path | str, AfterValidator(_location)]
 """A folder as a path, or a URL as text."""
 
 

@@ -16,11 +16,18 @@ def unconfigured() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DAREC_"))}
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port(*, pair: bool = False) -> int:
+    """A port of the loopback that nobody listens on; with `pair`, the next one is free, too."""
+    while True:
+        with socket.socket() as probe, socket.socket() as following:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            try:
+                if pair:
+                    following.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 180) -> bool:
@@ -40,7 +47,7 @@ def healthy(url: str) -> bool:
 
 
 @contextmanager
-def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def listening(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     """The address of a server on loopback, which says nothing of clients that go away."""
 
     class Server(ThreadingHTTPServer):

@@ -137,7 +137,7 @@ def start_ui(folder: Path, port: int, **settings: str) -> subprocess.Popen[bytes
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     write_checkerboard(folder / "data")
-    port = free_port()
+    port = free_port(pair=True)
     calls: list[dict[str, Any]] = []
     hook = _webhook(calls)
     process = start_ui(folder, port, DAREC_WEBHOOK_URL=f"http://127.0.0.1:{hook.server_port}/")
@@ -441,7 +441,7 @@ def test_stages_run_in_the_work_pools_of_the_recipe_on_one_store(service: Servic
 
 def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):
     write_checkerboard(tmp_path / "data")
-    process = start_ui(tmp_path, free_port())
+    process = start_ui(tmp_path, free_port(pair=True))
     parts = psutil.Process(process.pid).children(recursive=True)
     assert len(parts) > 4
     process.kill()

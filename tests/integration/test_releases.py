@@ -125,7 +125,7 @@ def test_rollback_never_returns_to_what_was_rolled_back(store, releases):
 
 def test_unknown_and_ambiguous_ids_are_the_users_error(store, releases):
     publish(store), publish(store, seed=1)
-    cases = {"2001-01-01": "no release", "": "no release", "2": "fewer than 8", "20\x1b[2J": "no release"}
+    cases = {"2001-01-01": "no release", "": "no release", "2": "at least 8 characters", "20\x1b[2J": "no release"}
     cases[releases.all()[0].id[:10]] = "more than one"
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):

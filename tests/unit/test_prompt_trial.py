@@ -93,7 +93,7 @@ def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
     with stub(well) as server:
         recipe = bench_recipe(tmp_path, server.url, "ingest")
         new = template(tmp_path / "new.j2")
-        with pytest.raises(UserError, match="stage split has no result.*darec run --until split"):
+        with pytest.raises(UserError, match="stage split has no artifact.*darec run --until split"):
             run_trial(recipe, Store(recipe.runtime.store), "profile_items", new, "5")
         with pytest.raises(UserError, match="unknown variable 'items'"):
             run_trial(
@@ -144,7 +144,7 @@ def test_the_text_templates_are_tried_without_an_llm(tmp_path: Path) -> None:
         server.asked.clear()
         path = tmp_path / "text.j2"
         path.write_text("{% block text %}{{ title }}! {{ profile }}{% endblock %}")
-        with pytest.raises(UserError, match="stage profile_users has no result"):
+        with pytest.raises(UserError, match="stage profile_users has no artifact"):
             run_trial(recipe, Store(recipe.runtime.store), "item_text", str(path), "4")
         run(recipe, "profile_users")
         server.asked.clear()

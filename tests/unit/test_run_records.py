@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.server import ThreadingHTTPServer
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,6 +17,7 @@ from darec.report.trend import trend
 from darec.serving.releases import Releases
 from pipelines.monitor import Handler
 from schemas.night import Night
+from tests.processes import listening
 
 NOW = datetime.now(UTC)
 
@@ -82,10 +82,8 @@ def monitor(tmp_path):
     (tmp_path / "reports").mkdir()
     (tmp_path / "reports" / "r1.html").write_text("<html>r1")
     (tmp_path / "secret").write_text("not served")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, store=tmp_path))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with listening(partial(Handler, store=tmp_path)) as url:
+        yield url
 
 
 def ask(address: str) -> tuple[int, str]:
