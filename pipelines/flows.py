@@ -90,7 +90,8 @@ def _run_stages(
         state = step(task.name, recipe, dict(upstream), forced and not done, return_state=True)
         result = state.result()
         if done:  # the hit was made by this run
-            result = replace(result, state="done", why=result.artifact.manifest.why)
+            made = result.artifact.manifest
+            result = replace(result, state="done", why=made.why, seconds=made.seconds)
         if task.name in _COUNTED_AFTER and not result.cached:
             with harmless("the plan"):
                 show_plan(plan(recipe, store, until, prepared=True))

@@ -83,6 +83,9 @@ class Result:
     artifact: Artifact | None
     report: Any
     """The task's typed report (`schemas.reports`)."""
+    seconds: float = 0.0
+    """Duration of the work in this run, in seconds; 0 for hits and effects. A forced stage that gives the same bytes
+    keeps its old artifact, whose manifest has the duration of the first time."""
 
     @property
     def cached(self) -> bool:
@@ -93,11 +96,6 @@ class Result:
     def rows(self) -> int | None:
         """Rows of the artifact."""
         return self.artifact.manifest.rows if self.artifact else None
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the work in seconds; 0 for hits and effects."""
-        return 0.0 if self.cached or self.artifact is None else self.artifact.manifest.seconds
 
     @property
     def row(self) -> dict[str, Any]:
@@ -255,7 +253,7 @@ def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -
             versions=_versions(),
         )
         artifact = store.commit(draft, manifest)
-    return Result(job.stage, "done", why, artifact, outcome.report)
+    return Result(job.stage, "done", why, artifact, outcome.report, manifest.seconds)
 
 
 def _versions() -> dict[str, str]:

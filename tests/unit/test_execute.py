@@ -1,6 +1,7 @@
 """Execution: one computation a key, hits that verify, reasons that name the change."""
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,18 @@ def test_force_runs_though_there_is_a_hit(store: Store) -> None:
     run(SOURCE, store, Recipe())
     assert run(SOURCE, store, Recipe(), force=True).why == ("forced",)
     assert (store.root.parent / "tally").read_text() == "xx"
+
+
+def test_a_forced_stage_says_how_long_this_run_took(store: Store) -> None:
+    def slow_at_first(context: StageContext) -> Outcome:
+        if not store.latest(SOURCE.name):
+            time.sleep(0.3)
+        return _write(context)
+
+    stage = with_body(SOURCE, slow_at_first)
+    first, again = run(stage, store, Recipe()), run(stage, store, Recipe(), force=True)
+    assert first.seconds > 0.3 > again.seconds > 0
+    assert again.artifact.manifest.seconds == first.seconds, "the artifact has the same bytes and stays"
 
 
 def test_a_corrupted_byte_is_found_and_repaired(store: Store) -> None:
