@@ -73,7 +73,7 @@ def _expand_one(place: str, role: str) -> Iterator[SourceFile]:
         yield SourceFile(path)
     else:
         matches = sorted(glob.glob(place, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        found = [Path(match) for match in matches if not _is_hidden(Path(match).name)]
+        found = [Path(match) for match in matches if not is_hidden(Path(match).name)]
         if not found:
             raise UserError(f"no file matches the {role} glob", where=place, hint=f"correct data.{role}")
         root = _fixed_part(path)
@@ -90,7 +90,7 @@ def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
     As Spark, Hive and Polars do, files and folders whose names begin with `.` or `_` are passed over (`_SUCCESS`).
     """
     found = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    found = [path for path in found if not any(_is_hidden(name) for name in path.relative_to(folder).parts)]
+    found = [path for path in found if not any(is_hidden(name) for name in path.relative_to(folder).parts)]
     kinds = sorted({_kind(path) for path in found})
     if not found:
         hint = f"name the {role} file itself, or a folder that holds data"
@@ -111,7 +111,8 @@ def _kind(path: Path) -> str:
     return suffixes[-1] if suffixes else "no suffix"
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over, as Spark, Hive and Polars do (`_SUCCESS`)."""
     return name.startswith((".", "_"))
 
 

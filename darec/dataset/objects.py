@@ -12,6 +12,7 @@ from darec.common.errors import TransientError, UserError
 from darec.common.extras import extra
 from darec.common.objects import explained, open_objects
 from darec.dataset.connections import CONNECTIONS, FileConnection, RemoteFile, expanded
+from darec.dataset.files import is_hidden
 
 _BLOCK = 8 * 2**20
 
@@ -79,18 +80,14 @@ class ObjectStore(FileConnection):
         if name == self._path:
             return True
         if has_magic(self._path):
-            return _pattern(self._path).fullmatch(name) is not None and not _is_hidden(name.rpartition("/")[2])
+            return _pattern(self._path).fullmatch(name) is not None and not is_hidden(name.rpartition("/")[2])
         below = name.removeprefix(self._path).strip("/")
-        return not any(_is_hidden(part) for part in below.split("/"))
+        return not any(is_hidden(part) for part in below.split("/"))
 
 
 def _described(meta: Any) -> RemoteFile:
     tag = (meta["e_tag"] or "").strip('"')  # Azure's listings leave the quotes out
     return RemoteFile(meta["path"], tag or f"{meta['last_modified']} {meta['size']}", meta["size"])
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
