@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from darec.common.errors import DarecError
 from darec.common.extras import extra
-from darec.serving.vectors import STORES, Version, versions_among
+from darec.serving.vectors import STORES, Version, table_name, versions_among
 from schemas import columns as c
 from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
@@ -108,7 +108,7 @@ class Lance:
                 return names
 
     def _table(self, side: str, version: str) -> str:
-        return f"{self._name}_{side}_{version}"
+        return table_name(self._name, side, version)
 
 
 def _is(user_id: str) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 
 from darec.common.errors import DarecError, TransientError
 from darec.common.extras import extra
-from darec.serving.vectors import AGAIN, SEEN, STORES, Version, versions_among
+from darec.serving.vectors import AGAIN, SEEN, STORES, Version, table_name, versions_among
 from schemas import columns as c
 from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
@@ -112,7 +112,7 @@ class PostgreSQL:
         return [self._table("users", version) for version in sorted(self.versions())]
 
     def _table(self, side: str, version: str) -> str:
-        return f"{self._name}_{side}_{version}"
+        return table_name(self._name, side, version)
 
     def _count(self, query: str, *values: str) -> int:
         return self._db.execute(query, values).fetchone()[0]

@@ -8,7 +8,7 @@ from typing import Any
 from darec.common.errors import DarecError, TransientError
 from darec.common.extras import extra
 from darec.serving.bundle import vectors_of
-from darec.serving.vectors import AGAIN, NUMBER, STORES, Version, pattern, versions_among
+from darec.serving.vectors import AGAIN, NUMBER, STORES, Version, pattern, table_name, versions_among
 from schemas import columns as c
 from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
@@ -114,4 +114,4 @@ class Qdrant:
         return {each.alias_name: each.collection_name for each in self._client.get_aliases().aliases}
 
     def _collection(self, side: str, version: str) -> str:
-        return f"{self._name}_{side}_{version}"
+        return table_name(self._name, side, version)

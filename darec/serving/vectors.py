@@ -190,6 +190,11 @@ def _version(root: Path, release: Release, progress: Progress | None = None) -> 
     return Version(re.sub(r"\W", "_", release.id).lower(), bundle, progress or Silent())
 
 
+def table_name(name: str, side: str, version: str) -> str:
+    """The table or collection of one side of a version, as `pattern` finds it again."""
+    return f"{name}_{side}_{version}"
+
+
 def pattern(name: str) -> re.Pattern[str]:
     """Matches the names of our tables, so that no other table is ever taken for one: side and version."""
     return re.compile(rf"{re.escape(name)}_(users|items)_(\d{{4}}_\d\d_\d\dt\d{{4}}z_\w+)")
