@@ -82,8 +82,8 @@ def write_grid_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: 
     return text
 
 
-def write_table(folder: Path, text: str) -> None:
-    """Writes a Markdown table to `table.md` in the folder, and prints it."""
+def write_table(folder: Path, text: str, name: str = "table.md") -> None:
+    """Writes a Markdown table to a file in the folder, and prints it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(text)
+    (folder / name).write_text(text)
     print_plain(text)

@@ -12,8 +12,8 @@ from pipelines.cli.bench_options import (
     SetOption,
     StoreOption,
     open_grid,
+    write_table,
 )
-from pipelines.show import print_plain
 
 
 def slices(
@@ -35,7 +35,4 @@ def slices(
     done = [(run, artifact) for run in runs if (artifact := find(run, place)) is not None]
     if not done:
         raise UserError("no run of this benchmark is finished", where=str(store), hint="run `darec bench run` first")
-    folder = out or BENCH / loaded.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "slices.md").write_text(text := groups.tables(done))
-    print_plain(text)
+    write_table(out or BENCH / loaded.name, groups.tables(done), "slices.md")
