@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def slowly(request, handler) -> None:
+    request["path"] = handler.path
     time.sleep(0.03)
     well(request, handler)
 
@@ -63,10 +64,10 @@ def the_recipe(*overrides: str) -> Recipe:
     return load_recipe(Path("recipe.yaml"), overrides)
 
 
-def asked_keys(llm: Stub, since: int) -> Counter[str]:
-    """How often each row was asked for, by its key in the ledger."""
+def asked_keys(llm: Stub, path: str) -> Counter[str]:
+    """How often each row was asked for under this path, by its key in the ledger."""
     recipe, keys = the_recipe(), Counter[str]()
-    for request in llm.asked[since:]:
+    for request in [request for request in llm.asked if request.get("path", "").startswith(path)]:
         for config in (recipe.profile_items, recipe.profile_users):
             keys.update(conversation_keys([tuple(request["messages"])], recipe.llm, config))
     return keys
@@ -90,7 +91,7 @@ def edit(number: int, chance: random.Random) -> list[str]:
 
 
 def test_random_kills_lose_no_row_ask_for_none_twice_and_every_resume_succeeds(llm: Stub) -> None:
-    chance, kills, number = random.Random(11), 0, 0
+    chance, kills, number, tries = random.Random(11), 0, 0, 0
     ledgers = sorted(Path("store/ledger").glob("*.sqlite"), key=lambda path: path.name != "profiles.sqlite")
     began = time.monotonic()
     run(the_recipe(*edit(0, chance)))
@@ -100,13 +101,16 @@ def test_random_kills_lose_no_row_ask_for_none_twice_and_every_resume_succeeds(l
             number += 1
             overrides = edit(number, chance)
             for _ in range(chance.randint(1, 3)):
-                kept, asked = [ledger_keys(path) for path in ledgers], len(llm.asked)
+                kept, tries = [ledger_keys(path) for path in ledgers], tries + 1
                 status = beside.submit(plan, the_recipe(*overrides), Store(Path("store")))
-                died = nursery.run_and_kill(overrides, chance.uniform(0.02, seconds))
+
+                # The server may read requests of a killed run much later, so each run has a path of its own.
+                own_path = f"llm.server_url={llm.url}/try-{tries}/v1"
+                died = nursery.run_and_kill([*overrides, own_path], chance.uniform(0.02, seconds))
                 assert status.result()[-1].task.name == "publish"
                 for path, before in zip(ledgers, kept, strict=True):
                     assert set(before) <= set(ledger_keys(path)), "a row that was paid for is lost"
-                again = asked_keys(llm, asked)
+                again = asked_keys(llm, f"/v1/try-{tries}/")
                 assert not set(again) & set(kept[0]), "a row that was paid for was asked for again"
                 assert max(again.values(), default=0) <= 1
                 kills += died
@@ -117,3 +121,5 @@ def test_random_kills_lose_no_row_ask_for_none_twice_and_every_resume_succeeds(l
             assert results[-1].state in ("published", "refused", "cached")
             assert all(artifact.damage(checksums=True) is None for artifact in Store(Path("store")).artifacts())
             assert all(step.state == "hit" for step in plan(the_recipe(*overrides), Store(Path("store"))))
+
+    assert any("/try-" in request["path"] for request in llm.asked), "no run was killed while it asked"
