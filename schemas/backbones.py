@@ -192,6 +192,16 @@ class IALSConfig(ClosedFormConfig):
     """Weight of all user-item pairs relative to interactions."""
 
 
+class ItemKNNConfig(ClosedFormConfig):
+    """Item-based nearest neighbours (Sarwar et al., WWW 2001): cosines of items by the users that they share."""
+
+    name: Literal["item-knn"] = "item-knn"
+    neighbours: int = Field(default=100, ge=1, le=16_384)
+    """Number of most similar items that an item is scored by."""
+    shrink: float = Field(default=0.0, ge=0)
+    """Added to the denominator of the cosine, so that items with few users are less similar to others."""
+
+
 class GraphFilterConfig(ClosedFormConfig):
     """GF-CF (Shen et al., CIKM 2021): a linear and an ideal low-pass filter of the interaction graph."""
 
@@ -202,7 +212,7 @@ class GraphFilterConfig(ClosedFormConfig):
     """Weight of the ideal low-pass filter relative to the linear filter."""
 
 
-CLOSED_FORMS = ("ease", "l3ae", "ials", "gf-cf")
+CLOSED_FORMS = ("ease", "l3ae", "ials", "item-knn", "gf-cf")
 """Names of the models with a closed-form solution."""
 
 BackboneConfig = Annotated[
@@ -217,6 +227,7 @@ BackboneConfig = Annotated[
     | EASEConfig
     | L3AEConfig
     | IALSConfig
+    | ItemKNNConfig
     | GraphFilterConfig,
     Field(discriminator="name"),
 ]

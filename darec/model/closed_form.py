@@ -1,5 +1,5 @@
-"""Models that are computed instead of trained: ridge regressions between items, alternating least squares, graph
-filters.
+"""Models that are computed instead of trained: ridge regressions between items, alternating least squares, nearest
+neighbours, graph filters.
 
 One file each. `fit` returns their vectors, which are evaluated, indexed and released like those of any backbone.
 """
@@ -12,6 +12,7 @@ from darec.common.registry import Registry
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
+from darec.model.item_knn import nearest_items
 from darec.model.item_weights import (
     ItemWeights,
     SumOfWeights,
@@ -27,6 +28,7 @@ from schemas.backbones import (
     EASEConfig,
     GraphFilterConfig,
     IALSConfig,
+    ItemKNNConfig,
     ItemModelConfig,
     L3AEConfig,
 )
@@ -56,6 +58,12 @@ def fit(
 def _ials(config: IALSConfig, data: Interactions, _: Representations | None, dim: int) -> Representations:
     rows = data.train, data.n_users, data.n_items
     return alternating_least_squares(*rows, dim, config.sweeps, config.l2, config.unobserved)
+
+
+@CLOSED_FORMS.register(ItemKNNConfig)
+def _item_knn(config: ItemKNNConfig, data: Interactions, _: Representations | None, dim: int) -> Representations:
+    rows = data.train, data.n_users, data.n_items
+    return factorise(*rows, nearest_items(*rows, config.neighbours, config.shrink), dim)
 
 
 @CLOSED_FORMS.register(GraphFilterConfig)

@@ -17,6 +17,7 @@ from darec.model import closed_form, item_weights
 from darec.model.factorisation import factorise
 from darec.model.gf_cf import graph_filter
 from darec.model.ials import alternating_least_squares
+from darec.model.item_knn import nearest_items
 from darec.model.item_weights import DenseWeights, FactoredWeights, SumOfWeights, history_matrix, top_unseen
 from darec.model.neighbours import neighbour_weights
 from darec.model.propagation import Adjacency
@@ -259,6 +260,18 @@ def test_scores_of_a_block_of_users_are_bounded(monkeypatch):
     monkeypatch.setattr(DenseWeights, "scores", lambda self, rows: scored.append(rows.shape[0]) or plain(self, rows))
     assert all(map(torch.equal, top_unseen(train, 50, 20, weights, 3), whole))
     assert max(scored) == 7
+
+
+@pytest.mark.parametrize("shrink", [0.0, 1.5])
+def test_item_knn_keeps_the_greatest_shrunk_cosines_of_each_item(shrink):
+    train, history = random_train(30, 9, 1)
+    together, lengths = history.T @ history, np.sqrt(history.sum(0))
+    cosines = together / (np.outer(lengths, lengths) + shrink)
+    np.fill_diagonal(cosines, 0)
+    expected = np.where(cosines >= np.sort(cosines, axis=0)[-3], cosines, 0)
+    weights = nearest_items(train, 30, 9, 3, shrink)
+    assert weights.times(torch.eye(9)).numpy() == pytest.approx(expected, abs=1e-6)
+    assert weights.scores(history_matrix(train, 30, 9)).numpy() == pytest.approx(history @ expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("section", list(closed_form.CLOSED_FORMS))
