@@ -148,9 +148,10 @@ class TrainConfig(Section):
     launching its operations. Steps that cannot be recorded, because they wait for the GPU, are run as before, with a
     warning."""
     processes: int = not_hashed(1, ge=1, le=4096)  # results differ by float noise only, as with the number of threads
-    """Number of processes that train the model together. Each holds some columns of all id embeddings, with their
-    gradients and the optimiser's state, so that memory and propagation are divided; the graph and the text vectors are
-    not. It must divide `dim`, and the backbone must be lightgcn or mf. On GPUs, one process has one GPU."""
+    """Number of processes that train the model together; it must divide `dim`. With the backbones lightgcn and mf each
+    holds some columns of all id embeddings, with their gradients and the optimiser's state, so that memory and
+    propagation are divided; the graph and the text vectors are not. Other backbones mix columns: each process holds
+    the whole model, and they divide propagation and the scores of all candidates. On GPUs, one process has one GPU."""
     launcher: Literal["local", "torchrun"] = not_hashed("local")
     """Only for several processes. local: they are started on this machine. torchrun: training waits for processes that
     torchrun starts on one or more machines which share the store; the log says by which command."""
@@ -188,15 +189,17 @@ class TrainConfig(Section):
             raise ValueError(f"backbone.heads {self.backbone.heads} must divide dim {self.dim}")
         return self
 
+    @property
+    def divides_columns(self) -> bool:
+        """Whether each of several processes holds some columns of the id embeddings, and not the whole model."""
+        return isinstance(self.backbone, LightGCNConfig | MFConfig)
+
     @model_validator(mode="after")
-    def _columns_can_be_split(self) -> Self:
+    def _steps_can_be_shared(self) -> Self:
         if self.processes == 1:
             return self
-        if not isinstance(self.backbone, LightGCNConfig | MFConfig):
-            raise ValueError(
-                f"processes {self.processes} needs the backbone lightgcn or mf: {self.backbone.name} mixes the columns "
-                "of its vectors, which each process has some of"
-            )
+        if isinstance(self.backbone, ClosedFormConfig):
+            raise ValueError(f"processes {self.processes}: {self.backbone.name} has a closed form and is not trained")
         if self.dim % self.processes:
             raise ValueError(f"processes {self.processes} must divide dim {self.dim}")
         return self

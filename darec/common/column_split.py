@@ -1,4 +1,4 @@
-"""Vectors whose columns several processes share: each process holds some columns of every row.
+"""Several processes that train one model: each holds some columns of every row, or all of them hold everything.
 
 Sums over columns (inner products, lengths) are added up across processes; everything that follows from such sums is
 computed alike in each of them. The gradients below rest on that: where all processes compute the same loss from a sum,
@@ -6,6 +6,7 @@ the gradient of the sum is complete in each of them, and where a process uses a 
 gradients are added up too (as in Shoeybi et al., Megatron-LM, 2019).
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,13 +28,18 @@ class ColumnSplit:
     size: int = 1
 
     @property
+    def parts(self) -> int:
+        """Into how many parts the columns are divided."""
+        return self.size
+
+    @property
     def is_first(self) -> bool:
         """Whether this is the process that evaluates and reports."""
         return self.rank == 0
 
     def mine(self, width: int) -> slice:
         """The columns of this process out of `width`, which `size` divides."""
-        own = width // self.size
+        own = width // self.parts
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def total(self, partial: Tensor) -> Tensor:
@@ -61,6 +67,23 @@ class ColumnSplit:
         squares = cast("Tensor", _TotalForParts.apply(rows.square().sum(-1, keepdim=True)))
         return rows / squares.clamp_min(1e-24).sqrt()
 
+    def by_columns(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """The result of a function that treats all columns alike and each by itself: [n, d] -> [n, d]."""
+        return function(rows)
+
+    def my_rows(self, count: int) -> slice:
+        """The rows that this process works on, out of `count` that all processes work on."""
+        return slice(count)
+
+    def add_rows(self, *results: Tensor) -> None:
+        """Adds up, in place, what the processes have computed from `my_rows`."""
+
+    def average(self, gradients: Iterable[Tensor]) -> None:
+        """Replaces gradients, which differ by float noise, by their means, so that parameters stay equal."""
+        for gradient in gradients if self.size > 1 else ():
+            distributed.all_reduce(gradient)
+            gradient.div_(self.size)
+
     def first_only(self, rows: Tensor) -> Tensor | None:
         """All columns, in the first process; None in the others."""
         if self.size == 1:
@@ -82,6 +105,64 @@ class ColumnSplit:
         """Returns when every process has called it."""
         if self.size > 1:
             distributed.barrier()
+
+
+@dataclass(frozen=True)
+class Replicas(ColumnSplit):
+    """Processes that hold all columns each, for backbones that mix them.
+
+    All take the same step with the same random numbers, so there is nothing to add up or to gather. They divide what
+    takes the time: propagation by columns (`by_columns`), and scores of many candidates by rows (`my_rows`).
+    """
+
+    @property
+    def parts(self) -> int:
+        """One: every process has all columns."""
+        return 1
+
+    def mine(self, width: int) -> slice:
+        """All columns."""
+        return slice(width)
+
+    def total(self, partial: Tensor) -> Tensor:
+        """The sum as it is: this process has computed it from all columns."""
+        return partial
+
+    def add_up(self, partial: Tensor) -> Tensor:
+        """`total`."""
+        return partial
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """The rows as they are."""
+        return rows
+
+    def part(self, rows: Tensor) -> Tensor:
+        """The rows as they are."""
+        return rows
+
+    def normalised(self, rows: Tensor) -> Tensor:
+        """Rows of unit length."""
+        return functional.normalize(rows, dim=-1)
+
+    def by_columns(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """The function's result, of which each process computes its columns; `size` divides their number."""
+        columns = ColumnSplit(self.rank, self.size)
+        return columns.whole(function(columns.part(rows)))
+
+    def my_rows(self, count: int) -> slice:
+        """Every process has about as many."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def add_rows(self, *results: Tensor) -> None:
+        """Each result holds zeros, or parts of a sum, where other processes have computed the rest."""
+        for result in results:
+            summed = result.contiguous()
+            distributed.all_reduce(summed)
+            result.copy_(summed)
+
+    def first_only(self, rows: Tensor) -> Tensor | None:
+        """The rows, in the first process; None in the others."""
+        return rows if self.is_first else None
 
 
 UNSPLIT = ColumnSplit()

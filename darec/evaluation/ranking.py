@@ -40,7 +40,7 @@ def top_items(scores: Tensor, k: int) -> Tensor:
 def largest_score(final: Representations) -> float:
     """An upper bound of all absolute scores: |u . i| <= |u| |i|. Infinite or NaN if a score may be."""
     split = final.split
-    norms = final.nodes.norm(dim=1) if split.size == 1 else split.total(final.nodes.square().sum(1)).sqrt()
+    norms = final.nodes.norm(dim=1) if split.parts == 1 else split.total(final.nodes.square().sum(1)).sqrt()
     sides = (norms[: final.n_users], norms[final.n_users :])
     return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
 

@@ -62,9 +62,10 @@ class AutoCF(Backbone):
         users, counts = torch.unique(batch.users, return_counts=True)
         items = torch.unique(batch.items)
         scores = (user[batch.users] * item[batch.items]).sum(-1).mean()
-        spread = mean_log_sum_exp(user[users], user) + mean_log_sum_exp(item[items], item)
+        split = final.split
+        spread = mean_log_sum_exp(user[users], user, split=split) + mean_log_sum_exp(item[items], item, split=split)
         terms = {
-            "ranking": mean_log_sum_exp(user[users], item, counts) - scores,
+            "ranking": mean_log_sum_exp(user[users], item, counts, split) - scores,
             "contrast": self.config.weight * spread,
         }
         if self._agreement is not None:

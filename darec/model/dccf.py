@@ -48,12 +48,12 @@ class DCCF(Backbone):
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE of the near view with each other view, summed over layers (equations 11 to 13)."""
         users, items = torch.unique(batch.users), torch.unique(batch.items) + self.n_users
-        total = final.nodes.new_zeros(())
+        total, temperature = final.nodes.new_zeros(()), self.config.temperature
         for near, *others in self._views:
             for other in others:
                 for rows in (users, items):
                     match = other[rows]
-                    total = total + losses.info_nce(near[rows], match, match, self.config.temperature)
+                    total = total + losses.info_nce(near[rows], match, match, temperature, split=final.split)
         self._views = []
         return {"contrast": self.config.weight * total}
 

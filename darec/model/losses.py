@@ -21,28 +21,37 @@ def bpr(user: Tensor, positive: Tensor, negative: Tensor, split: ColumnSplit = U
 
 
 def info_nce(
-    anchor: Tensor, match: Tensor, candidates: Tensor, temperature: float, counts: Tensor | None = None
+    anchor: Tensor,
+    match: Tensor,
+    candidates: Tensor,
+    temperature: float,
+    counts: Tensor | None = None,
+    split: ColumnSplit = UNSPLIT,
 ) -> Tensor:
     """mean_b [ log sum_j e^(cos(a_b, c_j)/t) - cos(a_b, m_b)/t ]; anchor and match [B, d], candidates [m, d].
 
     The match is one of the negatives only if it is among the candidates (van den Oord et al., 2018; RLMRec).
-    With `counts` [B], anchor b stands for `counts[b]` equal ones.
+    With `counts` [B], anchor b stands for `counts[b]` equal ones. Processes that hold all columns (`split`) compute
+    some of the anchors each.
     """
     anchor = functional.normalize(anchor, dim=-1) / temperature
     positive = (anchor * functional.normalize(match, dim=-1)).sum(-1)
     mean = positive.mean() if counts is None else (positive * counts).sum() / counts.sum()
-    return mean_log_sum_exp(anchor, functional.normalize(candidates, dim=-1), counts) - mean
+    return mean_log_sum_exp(anchor, functional.normalize(candidates, dim=-1), counts, split) - mean
 
 
-def contrast_views(first: Tensor, second: Tensor, rows: Tensor, temperature: float, negatives: str) -> Tensor:
+def contrast_views(
+    first: Tensor, second: Tensor, rows: Tensor, temperature: float, negatives: str, split: ColumnSplit = UNSPLIT
+) -> Tensor:
     """InfoNCE of `rows` (int64 [B], duplicates count repeatedly) between two views [n, d] of the same nodes.
 
     Args:
         negatives: "all" rows of the second view, or only those of the "batch".
+        split: processes that hold all columns compute some of the rows each.
     """
     rows, counts = torch.unique(rows, return_counts=True)
     match = second[rows]
-    return info_nce(first[rows], match, second if negatives == "all" else match, temperature, counts)
+    return info_nce(first[rows], match, second if negatives == "all" else match, temperature, counts, split)
 
 
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The matrix never takes part in autograd. As it is symmetric, the backward of a p
 """
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.interactions import Pairs
 from schemas import columns as c
 
@@ -21,8 +22,10 @@ warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta"
 class Adjacency:
     """A bipartite graph as one symmetric CSR matrix, float32 [N, N] over N = n_users + n_items nodes."""
 
-    def __init__(self, matrix: Tensor, edge: Tensor, edges: int) -> None:
+    def __init__(self, matrix: Tensor, edge: Tensor, edges: int, split: ColumnSplit = UNSPLIT) -> None:
         self.matrix = matrix
+        self.split = split
+        """How processes share the products."""
         self._edge = edge  # which undirected edge an entry of the matrix belongs to
         self._edges = edges
 
@@ -73,7 +76,7 @@ class Adjacency:
         starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
         values = (degrees[rows] * degrees[columns]).double().rsqrt().float()
         edge = torch.cat([self._edge, self._edges + loops])[order]
-        return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes)
+        return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes, self.split)
 
     def drop(self, keep: float) -> "Adjacency":
         """A random subgraph: each undirected edge stays with probability `keep`, with its weight as it was."""
@@ -84,7 +87,11 @@ class Adjacency:
         matrix = _csr(
             self.matrix.crow_indices(), self.matrix.col_indices(), values * kept[self._edge], len(self.matrix)
         )
-        return Adjacency(matrix, self._edge, self._edges)
+        return Adjacency(matrix, self._edge, self._edges, self.split)
+
+    def shared_by(self, split: ColumnSplit) -> "Adjacency":
+        """The same graph, whose products are divided as `split` says."""
+        return Adjacency(self.matrix, self._edge, self._edges, split)
 
     def state(self) -> dict[str, Tensor]:
         """The graph as plain tensors."""
@@ -100,17 +107,21 @@ class Adjacency:
 
     def to(self, device: torch.device) -> "Adjacency":
         """The same graph on `device`."""
-        return Adjacency(self.matrix.to(device), self._edge.to(device), self._edges)
+        return Adjacency(self.matrix.to(device), self._edge.to(device), self._edges, self.split)
 
 
 def product(adjacency: Adjacency, nodes: Tensor) -> Tensor:
     """A X: one step of propagation, [N, d] -> [N, d]."""
-    return _Product.apply(nodes, adjacency.matrix)  # type: ignore[return-value]
+    return adjacency.split.by_columns(lambda part: cast("Tensor", _Product.apply(part, adjacency.matrix)), nodes)
 
 
 def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
     """X + A X + ... + A^layers X, [N, d] -> [N, d], without keeping the layers between."""
-    return _PowerSum.apply(nodes, adjacency.matrix, layers)  # type: ignore[return-value]
+
+    def of(part: Tensor) -> Tensor:
+        return cast("Tensor", _PowerSum.apply(part, adjacency.matrix, layers))
+
+    return adjacency.split.by_columns(of, nodes)
 
 
 def multiply(matrix: Tensor, nodes: Tensor) -> Tensor:

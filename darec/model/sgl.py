@@ -32,7 +32,7 @@ class SGL(Backbone):
 
         def contrast(side: str, rows: Tensor) -> Tensor:
             return losses.contrast_views(
-                getattr(first, side), getattr(second, side), rows, config.temperature, config.negatives
+                getattr(first, side), getattr(second, side), rows, config.temperature, config.negatives, final.split
             )
 
         total = contrast("user", batch.users) + contrast("item", batch.items)

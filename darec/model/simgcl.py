@@ -7,7 +7,7 @@ from darec.common.interactions import Batch, Representations
 from darec.model import losses
 from darec.model.base import BACKBONES, Backbone
 from darec.model.lightgcn import propagate
-from darec.model.propagation import Adjacency, multiply
+from darec.model.propagation import Adjacency, product
 from schemas.backbones import SimGCLConfig
 
 
@@ -33,8 +33,9 @@ class SimGCL(Backbone):
         self._clean = None
         noise = self._views(nodes) - clean.detach().repeat(1, 2)
         first, second = (Representations(clean + part, self.n_users) for part in noise.chunk(2, 1))
-        users = losses.contrast_views(first.user, second.user, batch.users, config.temperature, config.negatives)
-        items = losses.contrast_views(first.item, second.item, batch.items, config.temperature, config.negatives)
+        options = config.temperature, config.negatives, final.split
+        users = losses.contrast_views(first.user, second.user, batch.users, *options)
+        items = losses.contrast_views(first.item, second.item, batch.items, *options)
         return {"contrast": config.weight * (users + items)}
 
     @torch.no_grad()
@@ -44,13 +45,11 @@ class SimGCL(Backbone):
         Noise depends on the rows only through their signs, so a view's gradient is that of the clean representations:
         they carry it, and the views are made without.
         """
-        matrix = self.adjacency.matrix
-        layer = (
-            multiply(matrix, nodes) if self.config.layers else nodes
-        )  # the first layer, before noise, is common to both
+        # The first layer, before noise, is common to both.
+        layer = product(self.adjacency, nodes) if self.config.layers else nodes
         layer, total = layer.repeat(1, 2), nodes.repeat(1, 2)
         for depth in range(self.config.layers):
-            layer = multiply(matrix, layer) if depth else layer
+            layer = product(self.adjacency, layer) if depth else layer
             layer = layer + self._noise(layer)
             total = total + layer
         return total if self.config.combine == "sum" else total / (self.config.layers + 1)

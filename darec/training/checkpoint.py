@@ -75,13 +75,15 @@ def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
         return
     if split.is_first:
         split.wait()
-        save(state | {"processes": split.size}, path)
+        save(state | {"processes": split.parts}, path)
+    elif split.parts == 1:
+        split.wait()
     else:
         columns = {"/".join(place): value for place, value in _columns(state)}
         save(columns, _part(path, split.rank, state["epoch"]))
         split.wait()
     split.wait()
-    for rank in range(1, split.size) if split.is_first else ():
+    for rank in range(1, split.parts) if split.is_first else ():
         for part in path.parent.glob(_part(path, rank, "*").name):
             if part != _part(path, rank, state["epoch"]):
                 part.unlink(missing_ok=True)
@@ -90,7 +92,7 @@ def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
 def load_columns(path: Path, split: ColumnSplit) -> State | None:
     """What `save_columns` wrote, with this process's columns, also if there were more or fewer processes then."""
     state = load(path)
-    if state is None or split.size == state.get("processes", 1) == 1:
+    if state is None or split.parts == state.get("processes", 1) == 1:
         return state
     parts = [load(_part(path, rank, state["epoch"])) for rank in range(1, state.get("processes", 1))]
     for place, first in _columns(state):

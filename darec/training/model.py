@@ -60,7 +60,7 @@ class Recommender(nn.Module):
             text = whiten(text, config.text.whiten)
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
 
-        self.backbone = backbones.build(config.backbone, adjacency, n_users, config.dim)
+        self.backbone = backbones.build(config.backbone, adjacency.shared_by(split), n_users, config.dim)
         self._objectives = nn.ModuleList(
             alignment.build(
                 each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
@@ -145,7 +145,7 @@ def _initial(
 def _xavier_uniform(rows: int, dim: int, split: ColumnSplit) -> Tensor:
     """This process's columns of nn.init.xavier_uniform_ of [rows, dim], which is never in memory as a whole."""
     bound, mine = (6 / (rows + dim)) ** 0.5, split.mine(dim)
-    kept = torch.empty(rows, dim // split.size)
+    kept = torch.empty(rows, dim // split.parts)
     for block in kept.split(_BLOCK):
         block.copy_(torch.empty(len(block), dim).uniform_(-bound, bound)[:, mine])
     return kept

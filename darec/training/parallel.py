@@ -1,4 +1,4 @@
-"""Training by several processes, each with some columns of all vectors (`darec.common.column_split`).
+"""Training by several processes, each with some columns of all vectors or with all (`darec.common.column_split`).
 
 The caller writes what training needs into a folder, and waits for the part of every process there. The processes are
 started by the caller, or by torchrun on any number of machines that share the folder:
@@ -78,7 +78,8 @@ def train(
 
         with _started(config, folder) if config.launcher == "local" else _awaited(config, folder) as workers:
             _follow(folder, config.processes, workers, progress, listener)
-        parts = [checkpoint.load(part_of(folder, rank)) for rank in range(config.processes)]
+        holders = config.processes if config.divides_columns else 1
+        parts = [checkpoint.load(part_of(folder, rank)) for rank in range(holders)]
         return _joined([part for part in parts if part is not None], interactions.n_users)
 
 
@@ -87,14 +88,14 @@ def _columns(pairs: Pairs) -> dict[str, Tensor]:
 
 
 def part_of(folder: Path, rank: int) -> Path:
-    """Where a process leaves its columns."""
+    """Where a process leaves what it holds of the trained model."""
     return folder / f"part-{rank}.safetensors"
 
 
 def _joined(parts: Sequence[checkpoint.State], n_users: int) -> Trained:
     """What the processes made, each its columns; all else is in every part."""
     first = parts[0]
-    if checkpoint.SPLIT in first["state"]:
+    if len(parts) > 1 and checkpoint.SPLIT in first["state"]:
         first["state"][checkpoint.SPLIT] = torch.cat([part["state"][checkpoint.SPLIT] for part in parts], 1)
     return Trained(
         final=Representations(torch.cat([part["final"] for part in parts], 1), n_users),

@@ -197,20 +197,25 @@ class Trainer:
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        named = list(self.model.named_parameters())
+        self.split.average(each.grad for name, each in named if each.grad is not None and not self._is_divided(name))
         if self.config.clip_norm:
-            named = list(self.model.named_parameters())
             norm = self._norm({name: each.grad for name, each in named if each.grad is not None})
             torch.nn.utils.clip_grads_with_norm_([each for _, each in named], self.config.clip_norm, norm)
         self.optimizer.step()
 
     def _norm(self, tensors: dict[str, Tensor]) -> Tensor:
         """The length of all numbers together, with the columns that other processes hold."""
-        if self.split.size == 1:
+        if self.split.parts == 1:
             return torch.nn.utils.get_total_norm(tensors.values())
-        split = [value for name, value in tensors.items() if name == checkpoint.SPLIT]
-        common = [value for name, value in tensors.items() if name != checkpoint.SPLIT]
+        split = [value for name, value in tensors.items() if self._is_divided(name)]
+        common = [value for name, value in tensors.items() if not self._is_divided(name)]
         lengths = [torch.nn.utils.get_total_norm(part).to(self.device) for part in (split, common)]
         return (self.split.total(lengths[0].square()) + lengths[1].square()).sqrt()
+
+    def _is_divided(self, name: str) -> bool:
+        """Whether other processes hold other columns of this parameter."""
+        return self.split.parts > 1 and name == checkpoint.SPLIT
 
     def _autocast(self) -> torch.autocast | nullcontext[None]:
         half = self.config.precision == "bfloat16"

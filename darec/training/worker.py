@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from darec.common.column_split import ColumnSplit
+from darec.common.column_split import ColumnSplit, Replicas
 from darec.common.device import pick
 from darec.common.errors import DarecError, UserError
 from darec.common.files import replacing
@@ -70,7 +70,7 @@ def _teller(path: Path, rank: int) -> Iterator[_Teller | None]:
 
 
 def work(folder: Path, meeting: Path | None = None) -> None:
-    """Trains the columns of this process and leaves them in the folder.
+    """Takes part in the training as one of its processes, and leaves in the folder what this one holds of the model.
 
     Args:
         folder: what `train` wrote.
@@ -87,7 +87,8 @@ def work(folder: Path, meeting: Path | None = None) -> None:
             raise UserError(f"{size} processes were started, not {config.processes}", where="torchrun", hint=hint)
 
         with _group(config, rank, size, meeting) as device, _teller(folder / MESSAGES, rank) as teller:
-            trainer = _trainer(config, job, device, ColumnSplit(rank, size))
+            split = ColumnSplit(rank, size) if config.divides_columns else Replicas(rank, size)
+            trainer = _trainer(config, job, device, split)
             if teller:
                 trainer.progress, trainer.listener = teller, teller.evaluated
             trained = trainer.fit(Path(job["resume"]) if job["resume"] else None)
@@ -95,7 +96,8 @@ def work(folder: Path, meeting: Path | None = None) -> None:
         names = ("state", "best_epoch", "epochs", "validation", "batch_size")
         part = {name: getattr(trained, name) for name in names}
         part |= {"final": trained.final.nodes, "history": trainer.history.state()}
-        checkpoint.save(part, part_of(folder, rank))
+        needed = split.is_first or config.divides_columns
+        checkpoint.save(part if needed else {}, part_of(folder, rank))
     except DarecError as error:
         kind = type(error).__name__ if type(error).__name__ in ERRORS else DarecError.__name__
         told = {"kind": kind, "what": error.what, "where": error.where, "hint": error.hint}

@@ -13,8 +13,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.utils.flop_counter import FlopCounterMode
 
-from darec.common.column_split import UNSPLIT, ColumnSplit
+from darec.common.column_split import UNSPLIT, ColumnSplit, Replicas
 from darec.common.errors import DarecError, UserError
 from darec.common.progress import Silent
 from darec.training import DivergedError, Trainer, parallel, train, worker
@@ -26,7 +27,17 @@ from schemas.alignment import (
     RLMRecConConfig,
     RLMRecGenConfig,
 )
-from schemas.backbones import LightGCNConfig, MFConfig, NGCFConfig
+from schemas.backbones import (
+    AutoCFConfig,
+    DCCFConfig,
+    EASEConfig,
+    GCCFConfig,
+    LightGCNConfig,
+    MFConfig,
+    NGCFConfig,
+    SGLConfig,
+    SimGCLConfig,
+)
 from schemas.section import hashed
 from schemas.training import SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
 from tests.checkerboard import checkerboard, losses_of, parity_text
@@ -45,6 +56,13 @@ CONFIGS = {
     "linear teacher": TrainConfig(alignment=(LinearTeacherConfig(text=1, whiten=0),), **QUICK),
     "contrast": TrainConfig(alignment=(RLMRecConConfig(), DistillConfig()), **QUICK),
     "masks": TrainConfig(alignment=(RLMRecGenConfig(),), text=TextConfig(use="add", width=8), **QUICK),
+    "ngcf": TrainConfig(backbone=NGCFConfig(), clip_norm=0.05, **PLAIN),
+    "ngcf with DaRec": TrainConfig(backbone=NGCFConfig(layers=2), alignment=(NETWORKS,), **QUICK),
+    "gccf": TrainConfig(backbone=GCCFConfig(edge_keep=0.8), loss=SoftmaxConfig(), **PLAIN),
+    "sgl": TrainConfig(backbone=SGLConfig(), text=TextConfig(use="add", width=8), **PLAIN),
+    "simgcl": TrainConfig(backbone=SimGCLConfig(negatives="batch"), scoring="cosine", **PLAIN),
+    "dccf": TrainConfig(backbone=DCCFConfig(intents=8), **PLAIN),
+    "autocf": TrainConfig(backbone=AutoCFConfig(seeds=8, mask_steps=3), **PLAIN),
     "experts": TrainConfig(alignment=(KARConfig(),), text=TextConfig(use="start"), **QUICK),
 }
 RESUMED = TrainConfig(
@@ -90,6 +108,21 @@ def held(trainer):
     return sum(each.nbytes for each in tensors)
 
 
+def worked(trainer):
+    """Multiplications and additions of an epoch's matrix products and propagations."""
+
+    def propagation(nodes, columns, *_, **__):
+        return 2 * columns[0] * nodes[1]
+
+    names = ("_embedding_bag", "_embedding_bag_forward_only")
+    counter = FlopCounterMode(
+        custom_mapping={getattr(torch.ops.aten, name): propagation for name in names}, display=False
+    )
+    with counter:
+        trainer.run_epoch()
+    return counter.get_total_flops()
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """What two processes that share columns come to, with every configuration."""
@@ -113,6 +146,13 @@ def test_each_process_holds_half_of_the_memory_of_one(name, both, data):
     trainer, _ = begun(CONFIGS[name], data)
     assert held(trainer) == 4 * data.n_nodes * 8 * 4
     assert [int(found[f"{name}/bytes"]) for found in both] == [held(trainer) / 2] * 2
+
+
+@pytest.mark.parametrize("name", ["gccf", "softmax"])
+def test_each_process_does_half_of_the_work_of_one(name, both, data):
+    trainer, _ = begun(CONFIGS[name], data)
+    for found in both:
+        assert 0.4 < int(found[f"{name}/work"]) / worked(trainer) <= 0.6
 
 
 def test_the_result_is_that_of_one_process(straight, data):
@@ -165,6 +205,22 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoin
     assert resumed.history.equals(straight[0].history)
 
 
+def test_a_backbone_that_mixes_columns_is_begun_by_two_processes_and_ended_by_one(data, tmp_path):
+    config = TrainConfig(backbone=NGCFConfig(), epochs=4, eval_every=1, patience=9, checkpoint_every=2, **PLAIN)
+    path = tmp_path / "checkpoint.safetensors"
+    two = config.model_copy(update={"processes": 2})
+    half = train(two, data, last_epoch=2, resume=path)
+    assert [part.name for part in tmp_path.glob("*.safetensors")] == [path.name], "a checkpoint of one file"
+    epochs = []
+    resumed = train(config, data, resume=path, listener=lambda epoch, _: epochs.append(epoch))
+    straight = train(config, data)
+    assert epochs == [3, 4]
+    assert half.state.keys() == straight.state.keys()
+    assert losses_of(resumed)[:2] == losses_of(half)
+    assert losses_of(resumed) == pytest.approx(losses_of(straight), rel=1e-5)
+    torch.testing.assert_close(resumed.final.nodes, straight.final.nodes, rtol=1e-4, atol=1e-5)
+
+
 def test_no_process_outlives_its_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, __file__, str(tmp_path), "parent"], env=ENVIRONMENT)
     me = psutil.Process(parent.pid)
@@ -214,10 +270,10 @@ def test_an_error_of_a_process_is_that_of_the_run(data, monkeypatch):
         parallel.train(config, data, None, None, None, None, None, Silent(), None)
 
 
-def test_processes_are_no_part_of_the_key_and_what_cannot_be_split_is_refused(data, monkeypatch):
+def test_processes_are_no_part_of_the_key_and_what_cannot_be_shared_is_refused(data, monkeypatch):
     assert hashed(RESUMED) == hashed(RESUMED.model_copy(update={"processes": 1}))
-    with pytest.raises(ValidationError, match="needs the backbone lightgcn or mf: ngcf mixes"):
-        TrainConfig(backbone=NGCFConfig(), processes=2)
+    with pytest.raises(ValidationError, match="processes 2: ease has a closed form and is not trained"):
+        TrainConfig(backbone=EASEConfig(), processes=2)
     with pytest.raises(ValidationError, match="processes 3 must divide dim 32"):
         TrainConfig(processes=3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -232,8 +288,11 @@ def _share(folder: Path, rank: int) -> None:
     data = checkerboard(folder / f"data-{rank}")
     found = {}
     for name, config in CONFIGS.items():
-        trainer, found[name] = begun(config, data, ColumnSplit(rank, 2))
+        split = ColumnSplit(rank, 2) if config.divides_columns else Replicas(rank, 2)
+        trainer, found[name] = begun(config, data, split)
         found[f"{name}/bytes"] = torch.tensor(held(trainer))
+        if name in ("gccf", "softmax"):
+            found[f"{name}/work"] = torch.tensor(worked(trainer))
     save_file(found, folder / f"{rank}.safetensors")
 
 
