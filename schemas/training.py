@@ -144,8 +144,8 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
     cuda_graphs: bool = not_hashed(False)  # the same operations on the same numbers
-    """Only on a GPU: records a training step once per epoch as a CUDA graph and replays it, which saves the time of
-    launching its operations. Steps that cannot be recorded, because they wait for the GPU, are run as before, with a
+    """Only on a GPU: records a training step once as a CUDA graph and replays it, which saves the time of launching its
+    operations. Steps that cannot be recorded, because they wait for the GPU, are run as before, with a
     warning."""
     processes: int = not_hashed(1, ge=1, le=4096)  # results differ by float noise only, as with the number of threads
     """Number of processes that train the model together; it must divide `dim`. With the backbones lightgcn and mf each

@@ -40,8 +40,13 @@ class Objective(nn.Module):
     What training learns is a parameter; state that a resumed run needs is a buffer.
     """
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (the first is 0), also after a resume. Use it for weights that follow a schedule."""
+    def start_epoch(self, epoch: int) -> bool:
+        """Called before each epoch (the first is 0), also after a resume. Use it for weights that follow a schedule.
+
+        Returns whether the steps of this epoch differ from those before it: in their operations, or in numbers that
+        the host computes, such as these weights.
+        """
+        return False
 
     def start_step(self, step: int) -> bool:
         """Called before each step (the first is 0). Returns whether it will do the same operations as most steps do."""

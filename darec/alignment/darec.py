@@ -86,10 +86,11 @@ class DaRec(Objective):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.scale, self._steps = 1.0, 0
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> bool:
         """The warm-up of the weight, and the number of steps so far, which no step has to read."""
-        self._steps = int(self.step)
+        self._steps, before = int(self.step), self.scale
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
+        return self.scale != before
 
     def start_step(self, step: int) -> bool:
         """Most steps have no terms where `every` is above 1; else most have terms and do not run k-means."""

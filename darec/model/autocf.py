@@ -43,9 +43,10 @@ class AutoCF(Backbone):
         self._age = 0
         self._agreement: Tensor | None = None
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> bool:
         """Draws new masks in the first step of each epoch."""
         self._age = 0
+        return True
 
     def forward(self, nodes: Tensor) -> Tensor:
         """[N, dim] -> [N, dim]."""

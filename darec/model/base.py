@@ -31,8 +31,13 @@ class Backbone(nn.Module):
         """Width of the final representations."""
         return self.dim
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called before each epoch (the first is 0), also after a resume."""
+    def start_epoch(self, epoch: int) -> bool:
+        """Called before each epoch (the first is 0), also after a resume.
+
+        Returns whether the steps of this epoch differ from those before it: in their operations, or in numbers that
+        the host computes.
+        """
+        return False
 
     def forward(self, nodes: Tensor) -> Tensor:
         """Final representations [N, out_dim] from input rows [N, dim].

@@ -74,11 +74,10 @@ class Recommender(nn.Module):
         """In the order of the configuration."""
         return cast("list[alignment.Objective]", list(self._objectives))
 
-    def start_epoch(self, epoch: int) -> None:
-        """Notifies the backbone and all objectives that epoch `epoch` (the first is 0) begins."""
-        self.backbone.start_epoch(epoch)
-        for objective in self.objectives:
-            objective.start_epoch(epoch)
+    def start_epoch(self, epoch: int) -> bool:
+        """Notifies the backbone and all objectives that epoch `epoch` (the first is 0) begins; whether steps change."""
+        changed = [part.start_epoch(epoch) for part in (self.backbone, *self.objectives)]
+        return any(changed)
 
     def start_step(self, step: int) -> bool:
         """Notifies all objectives of step `step` (the first is 0); whether it is like most steps."""

@@ -1,4 +1,4 @@
-"""Training steps as a CUDA graph, recorded once an epoch and replayed: a step is one launch and not hundreds."""
+"""Training steps as a CUDA graph, recorded once and replayed: a step is one launch and not hundreds."""
 
 import logging
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
 class Replay:
     """A step that is recorded after a few calls, and replayed from then on.
 
-    What the host decides is part of a recording: `start_epoch` makes a new one, and steps that do something else than
-    most (`regular` is false) are taken one by one.
+    What the host decides is part of a recording: when that changes, it has to be forgotten. Steps that do something
+    else than most (`regular` is false) are taken one by one.
 
     Args:
         step: forward, backward and update for one batch.
@@ -38,12 +38,11 @@ class Replay:
 
     def __init__(self, step: Callable[[Batch], Terms], record: Recorder = cuda_graph) -> None:
         self._step, self._record = step, record
-        self._possible = True
-        self.start_epoch()
+        self._possible, self._taken = True, 0
+        self.forget()
 
-    def start_epoch(self) -> None:
-        """Forgets the recording."""
-        self._taken = 0
+    def forget(self) -> None:
+        """Makes the next regular step a new recording."""
         self._batch: Batch | None = None
         self._replay: Callable[[], None] | None = None
         self._terms: Terms = {}

@@ -154,9 +154,8 @@ class Trainer:
     def run_epoch(self) -> None:
         """Trains on every train pair once."""
         self.model.train()
-        self.model.start_epoch(self.epoch)
-        if self.replay:
-            self.replay.start_epoch()
+        if self.model.start_epoch(self.epoch) and self.replay:
+            self.replay.forget()
         totals: dict[str, Tensor] = {}
         logged: list[tuple[int, str, Tensor]] = []
         for batch in self.sampler.epoch():

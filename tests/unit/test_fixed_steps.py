@@ -14,6 +14,7 @@ from schemas.alignment import DaRecConfig
 from schemas.backbones import LightGCNConfig, MFConfig
 from schemas.training import TrainConfig
 from tests.checkerboard import checkerboard, parity_text
+from tests.pretended_gpu import DEVICE, moved
 
 WAITING = {
     "_local_scalar_dense",  # item(), int(), float(), tolist()
@@ -33,6 +34,7 @@ CONFIGS = {
     "plain": TrainConfig(backbone=LightGCNConfig(edge_keep=0.8), alignment=(), clip_norm=0.1, **SMALL),
     "factorisation": TrainConfig(backbone=MFConfig(), alignment=(), scoring="cosine", **SMALL),
     "DaRec": TrainConfig(alignment=(DaRecConfig(sample=24, recluster_steps=4),), **SMALL),
+    "DaRec, warm-up": TrainConfig(alignment=(DaRecConfig(sample=24, recluster_steps=9, warmup_epochs=3),), **SMALL),
     "DaRec, greedy": TrainConfig(
         alignment=(DaRecConfig(sample=24, matching="greedy", sides="joint", sample_from="uniform"),), **SMALL
     ),
@@ -89,6 +91,33 @@ def test_no_step_waits_and_all_have_the_same_shapes(name, data):
     assert len(recluster) <= 1
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_needs_no_value_and_nothing_of_the_cpu(name, tmp_path):
+    data = checkerboard(tmp_path)
+    trainer = Trainer(CONFIGS[name], data, parity_text(data), None, torch.device("cpu"), fixed=True)
+    trainer.run_epoch()
+    with moved(trainer):
+        for batch in trainer.sampler.epoch():
+            terms = trainer._step(batch)
+    assert {value.device for value in terms.values()} == {DEVICE}
+
+
+def test_the_device_without_values_refuses_what_a_gpu_waits_for(tmp_path):
+    trainer = Trainer(CONFIGS["plain"], checkerboard(tmp_path), None, None, torch.device("cpu"), fixed=False)
+    rows, cpu = torch.zeros(3, device=DEVICE), torch.ones(())
+    with moved(trainer):
+        for waits in (
+            lambda: next(trainer.sampler.epoch()),
+            lambda: rows.sum().item(),
+            lambda: rows[rows > 0],
+            lambda: torch.unique(rows),
+            lambda: torch.where(rows > 0, rows, cpu),
+            lambda: rows + torch.zeros(3),
+        ):
+            with pytest.raises((RuntimeError, NotImplementedError), match="(?i)meta|device"):
+                waits()
+
+
 def test_the_recorder_hears_what_waits(data):
     trainer = Trainer(CONFIGS["DaRec"], data, parity_text(data), None, torch.device("cpu"))
     with Recorder() as recorder:
@@ -142,7 +171,7 @@ def test_replayed_steps_are_those_of_the_plain_loop(name, data):
     (plain, trainer), (fast, _) = trace(False), trace(True)
     assert fast.history.equals(plain.history)
     assert torch.equal(fast.final.nodes, plain.final.nodes)
-    assert len(recorded) == 3
+    assert len(recorded) == (3 if "warm-up" in name else 1)
     assert len(replayed) > len(trainer.sampler)  # of three epochs, less the first steps and those with k-means
 
 
