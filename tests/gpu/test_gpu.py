@@ -9,7 +9,7 @@ from polars.testing import assert_frame_equal
 from darec.evaluation.report import report
 from darec.training import Trainer, train
 from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import BackboneConfig
+from schemas.backbones import BackboneConfig, LightGCNConfig, NGCFConfig, SGLConfig
 from schemas.training import EvaluateConfig, TrainConfig
 from tests.checkerboard import checkerboard, found_first, losses_of, parity_text
 
@@ -66,10 +66,12 @@ def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, data, caplo
     assert losses_of(replayed) == pytest.approx(losses_of(single), rel=1e-3)
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["single launches", "recorded"])
 @pytest.mark.parametrize("alignment", [(), (DaRecConfig(),)], ids=["plain", "DaRec"])
-def test_no_step_waits_for_the_gpu(alignment, data):
-    trainer = Trainer(TrainConfig(alignment=alignment, **QUICK), data, parity_text(data), None, torch.device("cuda"))
-    trainer.run_epoch()
+def test_no_step_waits_for_the_gpu(alignment, recorded, data):
+    config = TrainConfig(alignment=alignment, cuda_graphs=recorded, **QUICK)
+    trainer = Trainer(config, data, parity_text(data), None, torch.device("cuda"))
+    trainer.run_epoch()  # makes the optimiser's state, and the recording
     trainer.model.train()
     trainer.model.start_epoch(trainer.epoch)
     torch.cuda.set_sync_debug_mode("error")
@@ -81,8 +83,9 @@ def test_no_step_waits_for_the_gpu(alignment, data):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_two_gpus_give_the_losses_of_one(data):
-    config = TrainConfig(epochs=3, **QUICK)
+@pytest.mark.parametrize("backbone", [LightGCNConfig(), NGCFConfig(), SGLConfig()], ids=lambda config: config.name)
+def test_two_gpus_give_the_losses_of_one(backbone, data):
+    config = TrainConfig(backbone=backbone, epochs=3, **QUICK)
     one = train(config, data, parity_text(data))
     two = train(config.model_copy(update={"processes": 2}), data, parity_text(data))
     assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-3)
