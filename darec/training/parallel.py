@@ -55,7 +55,8 @@ def train(
     """`darec.training.run.train` by `config.processes` processes; none of them is left when it returns or raises.
 
     Raises:
-        DarecError: a process was killed or failed; or what it raised itself.
+        DarecError: a process failed; or what it raised itself.
+        TransientError: a process was killed.
     """
     with TemporaryDirectory() if resume is None else nullcontext(resume.with_suffix("")) as place:
         folder = Path(place)
@@ -152,7 +153,8 @@ def _follow(
     """Passes on what the first process tells until every process has left its part.
 
     Raises:
-        DarecError: what a process raised, or that it was killed or failed.
+        DarecError: what a process raised, or that it failed.
+        TransientError: a process was killed.
     """
     heard, failed = 0, 0.0
     while True:
@@ -166,7 +168,7 @@ def _follow(
             if code is not None and code < 0:
                 hint = "it may have run out of memory; run again: training continues from its checkpoint"
                 what = f"process {rank} of {size} was ended by {signal.Signals(-code).name}"
-                raise DarecError(what, where="train.processes", hint=hint)
+                raise TransientError(what, where="train.processes", hint=hint)
         if any(codes):
             failed = failed or time.monotonic()
             if time.monotonic() - failed > _GRACE:

@@ -16,7 +16,7 @@ from torch import distributed
 from torch.utils.flop_counter import FlopCounterMode
 
 from darec.common.column_split import UNSPLIT, ColumnSplit, Replicas
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import TransientError, UserError
 from darec.common.progress import Silent
 from darec.training import DivergedError, Trainer, parallel, train, worker
 from schemas.alignment import (
@@ -180,7 +180,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on_from_its_checkpoin
             assert len(workers) == 2
             workers[-1].kill()
 
-    with pytest.raises(DarecError, match=r"process 1 of 2 was ended by SIGKILL.*run again"):
+    with pytest.raises(TransientError, match=r"process 1 of 2 was ended by SIGKILL.*run again"):
         train(RESUMED, data, parity_text(data), resume=path, listener=kill)
     assert me.children(recursive=True) == before
 
