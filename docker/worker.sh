@@ -1,6 +1,8 @@
 #!/bin/sh
-# Registers the deployments, then works on what the server hands out.
+# Registers the deployments, then works on what the server hands out. DAREC_POOL: a work pool of the recipe, for the
+# worker of another machine, which registers nothing.
 set -eu
 if [ "${DAREC_LOG:-text}" = json ]; then export PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json; fi
-darec deploy
-exec python -m prefect worker start --pool darec --type process --with-healthcheck
+pool=${DAREC_POOL:-darec}
+if [ "$pool" = darec ]; then darec deploy; fi
+exec python -m prefect worker start --pool "$pool" --type process --with-healthcheck

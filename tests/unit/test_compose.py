@@ -32,6 +32,15 @@ def test_every_secret_comes_from_the_environment_and_has_no_default() -> None:
     assert used <= set(re.findall(r"^(\w+)=", example, re.MULTILINE))
 
 
+def test_a_worker_can_serve_another_pool_and_gets_the_keys_of_an_object_store() -> None:
+    environment = SERVICES["worker"]["environment"]
+    keys = {name for name in environment if name.startswith("AWS_")}
+    assert {environment[name] for name in keys} == {None}, "taken from .env, and absent without it"
+    assert keys == set(re.findall(r"^# (AWS_\w+)=$", Path(".env.example").read_text(), re.MULTILINE))
+    assert '--pool "$pool"' in Path("docker/worker.sh").read_text() and "DAREC_POOL" in environment
+    assert "[$EXTRAS]" in Path("docker/Dockerfile").read_text() and SERVICES["worker"]["build"]["args"]["EXTRAS"]
+
+
 def test_what_a_profile_serves_runs_on_what_it_is_called() -> None:
     for device in ("cpu", "gpu"):
         service = SERVICES[f"llm-{device}"]
