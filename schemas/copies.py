@@ -11,26 +11,26 @@ COPY = "copy.json"
 
 
 class CopyRecord(BaseModel):
-    """What a copy is of, and which folder beside the record holds the data."""
+    """The source of a copy, and the folder beside the record that holds the data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     place: str
-    """What it is a copy of, as the recipe gives it."""
+    """The source, as the recipe gives it."""
     generation: str
     """The folder of the data."""
     inner: str = ""
     """The file or glob in this folder that is the source; empty for the whole folder."""
     version: str | None = None
-    """What the source called its state when it was read; None if it does not say."""
+    """The version that the source reported when it was read; None if it reports none."""
     read_at: datetime
-    """When the source was last found in this state."""
+    """When the source was last found at this version."""
     files: dict[str, str] = {}
     """The version of each remote file, of those that have one."""
     bytes: dict[str, int] = {}
     """The size of each file of the copy."""
     is_table: bool = False
-    """Whether it holds the rows of a table as Parquet, not files as they are."""
+    """Whether it holds the rows of a table as Parquet, and not unchanged files."""
     holds_people: bool = True
     """Whether it is read as interactions or users."""
     user: str | int | None = None

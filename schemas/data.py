@@ -119,9 +119,9 @@ class DataConfig(Section):
     train, val and test, or a table of a database or lake (`kind: postgresql`, adbc, duckdb, delta or iceberg). Required
     by every source except public data sets by name."""
     items: Files | None = not_hashed(None)
-    """The items, given as the interactions are. Without them, the title of an item is its id."""
+    """The items, in the same forms as the interactions. Without them, the title of an item is its id."""
     users: Files | None = not_hashed(None)
-    """The users, given as the interactions are."""
+    """The users, in the same forms as the interactions."""
     encoding: str = "utf-8"
     """The encoding of text files; a byte order mark in a file overrides it."""
     interaction_format: FileFormat = added(FileFormat())

@@ -1,4 +1,4 @@
-"""Where data is: files and URLs, given as text, and tables of databases and lakes, which are sections.
+"""Locations of data: files and URLs, given as text, and tables of databases and lakes, which are sections.
 
 No password is part of a place. `${NAME}` stands for the variable NAME of the environment, in any address; it is
 replaced when the source is opened (`darec.dataset.connections`), never before.
@@ -69,17 +69,17 @@ Address = Annotated[str, BeforeValidator(lambda value: _without_secret(value) if
 
 
 class Table(Section):
-    """A table that is read as a whole at first, and from then on, if it has a `watermark`, only what is new."""
+    """A table. It is first read as a whole. With a `watermark`, later reads fetch only new rows."""
 
     watermark: str | None = None
     """A column that grows from row to row, such as an id or the time of insertion. A run then reads only rows whose
-    value is not below the greatest that it has read. null: every run for which the source may have changed reads all
-    rows."""
+    value is not below the greatest that it has read. null: a run reads all rows whenever the source may have
+    changed."""
     lag: float = Field(default=0.0, ge=0)
-    """How far before the greatest value of `watermark` reading begins, so that rows that arrive late are found: in days
-    for times and dates, in its own unit for numbers. Rows that are there already are not added again."""
+    """How far before the greatest value of `watermark` a read begins, so that late rows are found: in days
+    for times and dates, in its own unit for numbers. Rows that the copy already has are not added again."""
     key: tuple[str, ...] = ()
-    """Columns that identify a row. A row that is read replaces the one with the same values. Only with `watermark`."""
+    """Columns that identify a row. A newly read row replaces the row with the same values. Only with `watermark`."""
 
     @field_validator("key")
     @classmethod
@@ -169,7 +169,7 @@ Part = Literal["train", "val", "test"]
 
 
 def _form(value: object) -> str:
-    """Which form of `Files` a value has, so that a mistake is reported for this form alone.
+    """Which form of `Files` a value has, so that errors are reported for this form only.
 
     Forms in parentheses are not part of a message's path (`darec.common.recipes`).
     """
@@ -193,7 +193,7 @@ Files: TypeAlias = Annotated[
     Discriminator(
         _form,
         custom_error_type="unknown_kind",
-        custom_error_message=f"there is no such kind of table; known: {', '.join(TABLES)}",
+        custom_error_message=f"unknown kind of table; known: {', '.join(TABLES)}",
     ),
 ]
 """A file, a folder, a glob or a URL; a list of them; one of these for each of train, val and test; or a table."""

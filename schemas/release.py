@@ -63,7 +63,7 @@ class GateConfig(Section):
     confidence interval of the mean difference over users lies entirely below the limit."""
     floor: float = added(0.1, ge=0, le=1)
     """Maximum relative decrease of the same metrics against the best of the last `best_of_nights` releases, by the same
-    rule. It stops a series of small decreases."""
+    rule. This check catches a series of small decreases."""
     best_of_nights: int = added(14, ge=0, le=1000)
     """Number of past releases in production that `floor` compares with. `gc` keeps their bundles. Releases before one
     that was promoted by hand are not compared. 0 turns `floor` off."""

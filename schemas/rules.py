@@ -43,10 +43,11 @@ class RulesConfig(Section):
     only_new: bool = not_hashed(False)
     """Whether only new items may be recommended: a list of new arrivals."""
     new_share: float = not_hashed(0.0, ge=0, le=0.5)
-    """Minimum share of new items among the places of a list, such as 0.1 for every tenth place: those that suit the
-    user best. Users without a vector get none. It cannot be combined with `at_most` or `min_diversity`."""
+    """Minimum share of new items in a list, such as 0.1 for one in ten: the new items with the largest scores for the
+    user. Users without a vector get none. It cannot be combined with `at_most` or `min_diversity`.
+    """
     new_up_to: int = not_hashed(0, ge=0)
-    """Number of interactions that a new item has at most in what the release was trained on."""
+    """Maximum number of interactions that a new item has in the training data of the release."""
 
     @model_validator(mode="after")
     def _combined(self) -> Self:

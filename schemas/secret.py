@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Secret
 from pydantic_core import PydanticCustomError
 
 HIDDEN = "***"
-_ERROR = "secret_url"  # an error of this type is shown without the value that was given
+_ERROR = "secret_url"  # errors of this type are shown without the given value
 _USER = re.compile(r"(?<=://)[^\s'\"]*@")
 _QUERY = re.compile(r"(?i)(?<=[?&])([\w-]*(?:key|token|secret|password)[\w-]*=)[^\s&'\"]+")
 
@@ -23,7 +23,7 @@ class SecretURL(Secret[str]):
 
 
 def redacted(text: str) -> str:
-    """`text` with what looks like a user, password, key or token of an address left out."""
+    """`text` without the parts that look like a user, password, key or token of an address."""
     return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(f"{HIDDEN}@", text)) if "://" in text else text
 
 
@@ -45,7 +45,7 @@ def _checked(value: object) -> object:
     except ValueError:
         usable = False
     if not usable or any(sign.isspace() or not sign.isprintable() for sign in value):
-        raise PydanticCustomError(_ERROR, "is no address of a server; write http://HOST:PORT/v1")
+        raise PydanticCustomError(_ERROR, "is not an address of a server; write http://HOST:PORT/v1")
     return value
 
 
@@ -65,4 +65,4 @@ def without_password(value: object) -> object:
 
 
 OpenAddress = Annotated[str, BeforeValidator(without_password)]
-"""An address or a path that may stand in a recipe: it holds no password, key or token."""
+"""An address or path for a recipe, which must not contain a password, key or token."""

@@ -34,7 +34,7 @@ def added(default: Any, **constraints: Any) -> Any:
 
 
 def alike(default: Any, **same: str) -> Any:
-    """A field some of whose values cannot change a result: `ray="offline"` puts `offline` in the key for `ray`."""
+    """A field that has equivalent values: with `ray="offline"`, the key contains `offline` for the value `ray`."""
     return Field(default, json_schema_extra={"alike": {**same}})
 
 
@@ -46,8 +46,8 @@ def is_not_hashed(section: type[BaseModel], name: str) -> bool:
 def hashed(value: Any) -> Any:
     """`value` as plain JSON data for a key, nested sections included.
 
-    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default. Of
-    values that are `alike` one stands for all.
+    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default.
+    Values declared `alike` are replaced by their common value.
     """
     if isinstance(value, BaseModel):
         section = type(value)
@@ -67,7 +67,7 @@ def _in_key(section: BaseModel, name: str) -> bool:
 
 
 def _as_alike(section: BaseModel, name: str) -> Any:
-    """The value of a field, or the one that it is declared to be `alike`."""
+    """The value of a field, or the value that it was declared `alike` to."""
     value, extra = getattr(section, name), type(section).model_fields[name].json_schema_extra
     same: Any = extra.get("alike", {}) if isinstance(extra, dict) else {}
     return same.get(value, value) if same else value

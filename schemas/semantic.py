@@ -9,17 +9,18 @@ from schemas.section import Section, alike, not_hashed
 
 
 class RayConfig(Section):
-    """The Ray cluster of an engine `ray`, and what one of its actors takes. Each actor holds one vLLM engine."""
+    """The Ray cluster of an engine `ray`, and the resources of its actors. Each actor runs one vLLM engine."""
 
     address: str = not_hashed("")
-    """Address of the cluster, as HOST:PORT or ray://HOST:PORT. Empty: that of `RAY_ADDRESS`; without it, Ray is started
-    on this machine for the time of the stage."""
+    """Address of the cluster, as HOST:PORT or ray://HOST:PORT. Empty: the value of `RAY_ADDRESS`. Without it, Ray is
+    started on this machine for the duration of the stage.
+    """
     actors: int = not_hashed(0, ge=0, le=65_536)
-    """Number of actors. 0 means as many as the machines of the cluster have room for, also those that join later."""
+    """Number of actors. 0 means as many as fit on the machines of the cluster, including machines that join later."""
     gpus: int | None = not_hashed(None, ge=0, le=1)
     """GPUs of an actor. null means one if a machine of the cluster has a GPU, else none."""
     cpus: int = not_hashed(1, ge=1, le=1_024)
-    """CPU cores of an actor. Without a GPU they are the threads of its engine."""
+    """CPU cores of an actor, and without a GPU the number of threads of its engine."""
 
 
 class LLMConfig(Section):

@@ -37,10 +37,10 @@ INTERACTIONS = TableSchema(
     },
     nullable=(c.RATING, c.TIMESTAMP, c.SPLIT),
 )
-INTERACTION_EXTRAS = TableSchema(  # each only where the source has it and the recipe asks for it
+INTERACTION_EXTRAS = TableSchema(  # only if the source has the column and the recipe uses it
     {
         c.NANOSECOND: pl.Int32(),  # within the second of `timestamp`
-        c.WEIGHT: pl.Float32(),  # of the event's type, its age and its repeats
+        c.WEIGHT: pl.Float32(),  # from the event's type, its age and its repeats
     }
 )
 DISLIKES = TableSchema({c.USER: pl.String(), c.ITEM: pl.String(), c.TIMESTAMP: pl.Int64()}, nullable=(c.TIMESTAMP,))
@@ -59,7 +59,7 @@ SPLIT_PART = TableSchema(
     },
     nullable=(c.RATING, c.TIMESTAMP),
 )
-SPLIT_EXTRAS = TableSchema({c.WEIGHT: pl.Float32()})  # only where interactions have it
+SPLIT_EXTRAS = TableSchema({c.WEIGHT: pl.Float32()})  # only if the interactions have weights
 DISLIKED_PAIRS = TableSchema({c.USER_INDEX: pl.Int32(), c.ITEM_INDEX: pl.Int32()})
 USER_VOCABULARY = TableSchema({c.USER_INDEX: pl.Int32(), c.USER: pl.String()})
 ITEM_VOCABULARY = TableSchema({c.ITEM_INDEX: pl.Int32(), c.ITEM: pl.String()})
@@ -87,11 +87,11 @@ PROFILE_ROWS = TableSchema(  # of the row ledger of profiles
     {
         "key": pl.String(),
         "text": pl.String(),  # empty where the text comes from metadata
-        "cause": pl.String(),  # why, else empty
+        "cause": pl.String(),  # the cause, otherwise empty
         "prompt_tokens": pl.Int32(),
         "output_tokens": pl.Int32(),
-        "attempts": pl.Int32(),  # nights on which it was asked, of a row that failed on the first; else null
-        "asked": pl.Int64(),  # when it was asked last, in seconds since 1970; else null
+        "attempts": pl.Int32(),  # number of runs that requested a row which failed in the first one; otherwise null
+        "asked": pl.Int64(),  # time of the last request, in seconds since 1970; otherwise null
     },
     nullable=("attempts", "asked"),
 )

@@ -52,7 +52,9 @@ class TextConfig(Section):
 
 
 class FuseConfig(Section):
-    """Text columns beside the trained ones in the final vectors. Their scores add up; training does not see them."""
+    """Text columns that are appended to the trained vectors. Their scores are added to the trained scores; training
+    does not use them.
+    """
 
     components: int = Field(default=256, ge=1, le=16_384)
     """Number of whitened principal components of the text vectors, which is the number of additional columns."""
@@ -137,7 +139,7 @@ class TrainConfig(Section):
     neighbours."""
     fuse: FuseConfig | None = added(None)
     """Adds text columns to the trained vectors. null: the vectors are those of the backbone."""
-    refit: Literal["none", "all"] = not_hashed("none")  # makes a stage and its artifact, and changes no other
+    refit: Literal["none", "all"] = not_hashed("none")  # adds a stage with its own artifact and changes no other
     """The interactions that the released model is trained on. none: train only, so the released model is the one that
     is evaluated. all: train, val and test, for the number of epochs that was best on validation. Metrics and the
     comparisons of the gate still describe the model trained on train."""
@@ -220,7 +222,7 @@ class TrainConfig(Section):
     def _closed_forms_are_not_trained(self) -> Self:
         if not isinstance(self.backbone, ClosedFormConfig):
             return self
-        if "alignment" not in self.model_fields_set:  # its default is for backbones that are trained
+        if "alignment" not in self.model_fields_set:  # the default is for trained backbones
             vars(self)["alignment"] = ()
         if self.alignment or self.text.use != "none" or self.scoring != "inner":
             raise ValueError(f"{self.backbone.name} has a closed-form solution: leave out alignment, text and scoring")

@@ -8,7 +8,8 @@ from schemas.section import Section, not_hashed
 
 class VectorsConfig(Section):
     """Pushes the vectors of users and items of the release in production into a vector store, after publishing. Readers
-    use the names `<name>_users` and `<name>_items`, which lead to the new vectors once all of them are there."""
+    use the names `<name>_users` and `<name>_items`, which are switched to the new vectors once all of them are written.
+    """
 
     store: Literal["pgvector", "qdrant", "lancedb"] = not_hashed("pgvector")
     """pgvector: PostgreSQL with the extension vector. qdrant: a Qdrant server, or a folder. lancedb: a folder, or an
@@ -20,7 +21,9 @@ class VectorsConfig(Section):
     name: str = not_hashed("darec", pattern=r"^[a-z][a-z0-9_]{0,19}$")
     """Prefix of the names of tables, collections and aliases."""
     keep: int = not_hashed(2, ge=0, le=1000)
-    """Number of earlier releases that stay in the store, so that a rollback only switches. Older ones are removed."""
+    """Number of earlier releases that are kept in the store, so that a rollback only switches names. Older ones are
+    removed.
+    """
     index_from: int = not_hashed(50_000, ge=0, le=2**31)
     """Number of items from which an approximate index is built (pgvector: HNSW, lancedb: IVF). Fewer items are compared
     with a query one by one. Qdrant decides by itself."""

@@ -1,1 +1,1 @@
-"""What every other package uses: errors, files, hashes, progress, processes, devices, recipes, and interactions."""
+"""Common utilities: errors, files, hashes, progress, processes, devices, recipes, and interactions."""

@@ -1,9 +1,9 @@
 """Several processes that train one model: each holds some columns of every row, or all of them hold everything.
 
-Sums over columns (inner products, lengths) are added up across processes; everything that follows from such sums is
-computed alike in each of them. The gradients below rest on that: where all processes compute the same loss from a sum,
-the gradient of the sum is complete in each of them, and where a process uses a sum for its own columns only, the
-gradients are added up too (as in Shoeybi et al., Megatron-LM, 2019).
+Sums over columns (inner products, norms) are reduced over all processes, and everything that depends on such sums is
+computed identically in each of them. The gradients below rely on this: if all processes compute the same loss from a
+sum, the gradient of the sum is complete in each of them; if a process uses a sum for its own columns only, the
+gradients are reduced too (as in Shoeybi et al., Megatron-LM, 2019).
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ColumnSplit:
-    """Which of the columns this process holds: part `rank` of `size` parts of equal width.
+    """The columns that this process holds: part `rank` of `size` parts of equal width.
 
     With one process every method returns its argument. Otherwise all processes must call it, in the same order, in
     the default group of torch.distributed.
@@ -43,7 +43,9 @@ class ColumnSplit:
         return slice(self.rank * own, (self.rank + 1) * own)
 
     def total(self, partial: Tensor) -> Tensor:
-        """The sum over processes of what each computed from its columns, for a use that is the same in all of them."""
+        """The sum over processes of `part`, which each computed from its columns, for a use that is the same in all of
+        them.
+        """
         return cast("Tensor", _Total.apply(partial)) if self.size > 1 else partial
 
     def add_up(self, partial: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class ColumnSplit:
         return torch.cat(parts, 1) if parts else None
 
     def shared(self, values: dict[str, float]) -> dict[str, float]:
-        """What the first process says, in every process."""
+        """The value of the first process, in every process."""
         if self.size == 1:
             return values
         told = [values]
@@ -102,7 +104,7 @@ class ColumnSplit:
         return told[0]
 
     def wait(self) -> None:
-        """Returns when every process has called it."""
+        """Waits until every process has called it."""
         if self.size > 1:
             distributed.barrier()
 
@@ -166,7 +168,7 @@ class Replicas(ColumnSplit):
 
 
 UNSPLIT = ColumnSplit()
-"""One process that holds everything."""
+"""A single process, which holds all columns."""
 
 
 def _gathered(rows: Tensor, split: ColumnSplit) -> Tensor:

@@ -16,5 +16,5 @@ def extra(module: str, name: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != module.partition(".")[0]:
-            raise  # the library is there and something that it needs is not
+            raise  # the library is installed, but one of its dependencies is not
         raise UserError(f"the library {error.name} is not installed", hint=f"pip install 'darec[{name}]'") from error

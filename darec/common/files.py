@@ -1,4 +1,4 @@
-"""Files that users name or leave behind, which are read with care, and files that are replaced as a whole."""
+"""Safe reading of untrusted files, and atomic replacement of files."""
 
 import os
 import stat
@@ -19,17 +19,17 @@ _KINDS = {
 
 
 def regular_file(path: Path, name: str, *, hint: str) -> os.stat_result:
-    """The facts about the regular file at `path`; symbolic links are followed.
+    """The status of the regular file at `path`; symbolic links are followed.
 
-    Reading a pipe or a device may never end, so this is called before a file that a user names is opened.
+    Reading a pipe or a device may block forever, so this is called before a file that a user names is opened.
 
     Args:
         path: the file.
         name: what it is, for the message: "the recipe", "the interactions file".
-        hint: how to fix a path that leads to no regular file.
+        hint: how to fix a path that is not a regular file.
 
     Raises:
-        UserError: there is nothing at `path`, it may not be looked at, or it is a folder, pipe, device or socket.
+        UserError: `path` does not exist, is not accessible, or is a folder, pipe, device or socket.
     """
     try:
         facts = path.stat()
@@ -49,15 +49,15 @@ def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
     Args:
         path: the file.
         name: what it is, for the message: "the recipe", "the prompt".
-        hint: how to fix a path that leads to no such file.
+        hint: how to fix a path that is not such a file.
         limit: the largest size in bytes.
 
     Raises:
-        UserError: it is no regular file, may not be read, is larger than `limit`, or is not UTF-8.
+        UserError: it is not a regular file, is not readable, is larger than `limit`, or is not UTF-8.
     """
     regular_file(path, name, hint=hint)
     try:
-        # Some files under /proc look regular and wait for data all the same: O_NONBLOCK makes them fail instead.
+        # Some files under /proc look regular but block on reading: O_NONBLOCK makes them fail instead.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             data = file.read(limit + 1) or b""
     except OSError as error:
@@ -74,14 +74,14 @@ def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
 
 @contextmanager
 def replacing(path: Path, *, draft: Path | None = None, durable: bool = False) -> Iterator[Path]:
-    """Gives the path of a draft, which takes the place of `path` in one rename when the block ends without an error.
+    """Yields the path of a draft, which replaces `path` in one rename when the block ends without an error.
 
-    Readers find the old file or the new one, never a part of it.
+    Readers see the old file or the new one, never an incomplete one.
 
     Args:
         path: the file or symbolic link to write or replace.
         draft: where to write, on the same file system; by default a hidden file beside `path`.
-        durable: whether the new content must survive a power cut.
+        durable: whether the new content must survive a power failure.
     """
     draft = draft or path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
@@ -96,14 +96,14 @@ def replacing(path: Path, *, draft: Path | None = None, durable: bool = False) -
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a whole text file in one step, and the folder that it is in if there is none."""
+    """Writes a text file atomically, and creates its folder if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def flush(path: Path) -> None:
-    """Makes a file's bytes, or the renames in a folder, survive a power cut."""
+    """Flushes a file, or the renames in a folder, to disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -112,14 +112,14 @@ def flush(path: Path) -> None:
 
 
 class NotAFileError(OSError):
-    """A folder, pipe, socket or device where a file should be."""
+    """A folder, pipe, socket or device was found instead of a file."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """All bytes of a regular file in a folder that may contain untrusted files.
+    """The content of a regular file in a folder that may contain untrusted files.
 
     Raises:
-        NotAFileError: it is something else, such as a named pipe, which might never end.
+        NotAFileError: it is not a regular file but, for example, a named pipe, which might block.
         OSError: it is not there, or cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -27,8 +27,8 @@ def hash_ids(ids: pl.Series) -> NDArray[np.uint64]:
 def hash_salted_ids(ids: pl.Series, salt: str) -> NDArray[np.uint64]:
     """BLAKE2b of each text of `ids`, keyed by `salt`, shape (n,). Each distinct id is hashed once.
 
-    Slower than `hash_ids`, which has no salt: it calls into Python for each distinct id. The items that prompts show
-    are chosen by it, so another hash would change the prompts, and every profile would be generated again.
+    Slower than `hash_ids`, which has no salt: it calls into Python for each distinct id. It chooses the items that
+    prompts show, so another hash would change all prompts, and with them every profile.
     """
     distinct, key = ids.unique(), salt.encode()
     hashes = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8, key=key).digest()) for name in distinct]

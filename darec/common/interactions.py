@@ -72,7 +72,7 @@ class ItemLists:
         return self._items[(self._starts[users] + place).clamp_max(len(self._items) - 1)]
 
     def draw_other(self, users: Tensor) -> Tensor:
-        """One item for each of `users` that is none of the user's, uniform over these: int64 [b] -> int64 [b].
+        """One item for each of `users`, uniform over the items that the user does not have: int64 [b] -> int64 [b].
 
         Without rejection: the number r among a user's other items is item r + j, where j of the user's items have at
         most r others before them.
@@ -84,7 +84,9 @@ class ItemLists:
 
     @cached_property
     def _others_before(self) -> Tensor:
-        """For each item of a user, how many smaller items the user has not; ascending by user, then by that."""
+        """For each item of a user, the number of smaller items that the user does not have; ascending by user, then by
+        this number.
+        """
         users = torch.repeat_interleave(torch.arange(len(self._starts) - 1, device=self._items.device), self.lengths)
         place = torch.arange(len(self._items), device=self._items.device) - self._starts[users]
         return users * (self._n_items + 1) + self._items - place
@@ -100,7 +102,7 @@ class Interactions:
     val: Pairs
     test: Pairs
     dislikes: Pairs | None = None
-    """Pairs that training may treat as dislikes; None if there are none or it shall not."""
+    """Pairs that training treats as dislikes; None if there are none or it does not use them."""
 
     @property
     def n_nodes(self) -> int:
@@ -121,7 +123,7 @@ class Representations:
     nodes: Tensor
     n_users: int
     split: ColumnSplit = UNSPLIT
-    """Which columns these are, where processes share them."""
+    """The columns that this process holds, if several processes share them."""
 
     @classmethod
     def join(cls, user: Tensor, item: Tensor) -> "Representations":

@@ -1,7 +1,7 @@
 """Logs of library and stages through `logging`, as text or as JSON lines for a log collector.
 
 Code logs to `logging.getLogger(__name__)`; numbers go into `extra`, such as `extra={"rows": 938, "seconds": 1.2}`.
-Whatever `context` names (run, stage) is added to each record inside its block.
+The fields of `context` (run, stage) are added to each record inside its block.
 """
 
 import json
@@ -21,7 +21,7 @@ from darec.common.printable import printable
 Format = Literal["text", "json"]
 
 FORMAT_VARIABLE = "DAREC_LOG"
-"""The environment variable that names the format."""
+"""The environment variable for the format."""
 PACKAGES = ("darec", "stages", "benchmarks", "pipelines")
 """The loggers of this project."""
 
@@ -42,11 +42,11 @@ def context(**fields: Any) -> Iterator[None]:
 def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
     """Sends the project's logs to `stream` (default: standard error), in the format given or that of `FORMAT_VARIABLE`.
 
-    As text it shows only warnings and errors, because the terminal shows progress in another way; as JSON everything
-    from INFO. Handlers that others have added, such as Prefect's, stay.
+    As text, only warnings and errors are shown, because the terminal shows progress in another way; as JSON, everything
+    from INFO. Handlers added by others, such as Prefect's, are kept.
 
     Raises:
-        UserError: the variable names no format.
+        UserError: the variable has an unknown value.
     """
     form = form or chosen_format()
     handler = _Handler(stream or sys.stderr)
@@ -60,7 +60,7 @@ def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
 
 
 def chosen_format() -> Format:
-    """The format that `FORMAT_VARIABLE` names; text without it. Raises UserError for another word."""
+    """The format in `FORMAT_VARIABLE`, by default text. Raises UserError for an unknown format."""
     name = os.environ.get(FORMAT_VARIABLE) or "text"
     if name not in ("text", "json"):
         raise UserError(f"no such log format: {name!r}", where=FORMAT_VARIABLE, hint="text or json")
@@ -68,7 +68,7 @@ def chosen_format() -> Format:
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, to distinguish it from the handlers of others."""
+    """A separate class, to distinguish darec's handler from those of others."""
 
 
 class TextFormatter(logging.Formatter):

@@ -8,16 +8,16 @@ from types import TracebackType
 
 import psutil
 
-_SPARING = 50  # pause after a sample, in times what the sample took
+_SPARING = 50  # pause after a sample, as a multiple of its duration
 
 
 class Measure:
     """Context manager that samples the memory of the process tree twice per second, or less often if sampling is slow.
 
-    Of this process the kernel keeps the peak itself, so that not even a short one between two samples is missed.
+    For this process the kernel records the peak, so short peaks between two samples are included.
 
-    A page shared by several processes (libraries) counts once: the sum is of proportional set sizes. The kernel walks
-    every page for it, a tenth of a second and more for an LLM engine, so sampling takes at most a fiftieth of the time.
+    A page shared by several processes (libraries) counts once: the sum is of proportional set sizes. Computing them
+    takes the kernel a tenth of a second or more for an LLM engine, so sampling is limited to 2% of the time.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -55,13 +55,13 @@ class Measure:
 
 
 def _reset_peak() -> None:
-    """Lets the kernel's peak of this process start again (proc(5), clear_refs); elsewhere than on Linux no effect."""
+    """Resets the kernel's peak of this process (proc(5), clear_refs). Has no effect on other systems than Linux."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _own_peak() -> int:
-    """Bytes that were resident at once since the last reset; 0 where the kernel does not tell."""
+    """The peak resident memory since the last reset, in bytes; 0 if the kernel does not report it."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

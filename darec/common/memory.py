@@ -1,16 +1,16 @@
-"""Checks for too little memory. Without the check, libraries hang or end without a message."""
+"""Checks the memory limit. Without this check, libraries hang or exit without a message."""
 
 import resource
 
 from darec.common.errors import UserError
 
 _NEEDED = 3 * 2**30
-"""Bytes of address space that a run of the smallest data set needs: 2.7 GB, most of it reserved and never touched."""
+"""Address space that a run of the smallest data set needs: 2.7 GB, most of it reserved and never used."""
 _LIMITS = {"ulimit -v": resource.RLIMIT_AS, "ulimit -d": resource.RLIMIT_DATA}
 
 
 def check_address_space() -> None:
-    """Raises UserError where a limit of the shell leaves too little address space to load Polars and PyTorch."""
+    """Raises UserError if a limit of the shell leaves too little address space to load Polars and PyTorch."""
     for name, limit in _LIMITS.items():
         size, _ = resource.getrlimit(limit)
         if size != resource.RLIM_INFINITY and size < _NEEDED:

@@ -1,4 +1,4 @@
-"""Warnings that do not stop the work: one line in the log, once per process."""
+"""Warnings: one line in the log, once per process."""
 
 import logging
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def tell_once(message: str) -> None:
 
 @contextmanager
 def collected() -> Iterator[list[str]]:
-    """Collects the warnings in the block, including those that are in the log already."""
+    """Collects the warnings of the block, including those that were logged before."""
     lines: list[str] = []
     token = _collected.set(lines)
     try:

@@ -1,8 +1,8 @@
-"""Object stores such as S3: opened by URL, written on conditions, and what they refuse in words that say how to fix it.
+"""Object stores such as S3: opening by URL, conditional writes, and errors that say how to fix them.
 
-Credentials, region and endpoint come from the environment alone: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
-and AWS_ENDPOINT_URL for a server that is not Amazon's; GOOGLE_SERVICE_ACCOUNT for gs://; AZURE_STORAGE_ACCOUNT_NAME and
-AZURE_STORAGE_ACCOUNT_KEY for az://. The client is obstore, of the extra `cloud`.
+Credentials, region and endpoint come from the environment only: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,
+and AWS_ENDPOINT_URL for a server other than Amazon's; GOOGLE_SERVICE_ACCOUNT for gs://; AZURE_STORAGE_ACCOUNT_NAME and
+AZURE_STORAGE_ACCOUNT_KEY for az://. The client is obstore, from the extra `cloud`.
 """
 
 import os
@@ -29,26 +29,26 @@ _ENDPOINTS = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT",
     "AZURE_STORAGE_ENDPOINT",
-    "GOOGLE_SERVICE_ACCOUNT_KEY",  # its field gcs_base_url leads to another server
+    "GOOGLE_SERVICE_ACCOUNT_KEY",  # its field gcs_base_url sets another server
 )
 _RIGHTS = {
-    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user who may list, read, write and delete there",
-    "gs": "set GOOGLE_SERVICE_ACCOUNT to the key file of an account who may list and read there",
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a user who may list, read, write and delete objects",
+    "gs": "set GOOGLE_SERVICE_ACCOUNT to the key file of an account that may list and read objects",
     "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_SAS_TOKEN",
 }
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/metadata/identity")
-"""Where clients look for credentials that the environment does not give: on a machine of the cloud itself."""
+"""The metadata services that clients ask for credentials if the environment has none."""
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403 Forbidden", "401 Unauthorized")
 _CHUNK = 32 * 2**20  # bytes of a file that are in memory at once
 
 
 def is_url(location: str | Path) -> bool:
-    """Whether a location is the address of an object store and not a path."""
+    """Whether a location is a URL of an object store."""
     return isinstance(location, str) and "://" in location
 
 
 def is_unencrypted() -> bool:
-    """Whether the environment names a server without encryption, which is then meant so."""
+    """Whether the environment explicitly names a server without encryption."""
     return any("http://" in os.environ.get(name, "") for name in _ENDPOINTS)
 
 
@@ -56,7 +56,7 @@ def open_objects(url: str) -> "ObjectStore":
     """The obstore client of `url`, such as s3://bucket/prefix; names of objects are relative to it.
 
     Raises:
-        UserError: the extra `cloud` is not installed, or the address is none that obstore knows.
+        UserError: the extra `cloud` is not installed, or obstore does not support the address.
     """
     stores, errors = extra("obstore.store", "cloud"), extra("obstore.exceptions", "cloud")
     options = {"connect_timeout": "5s", "timeout": "120s", **({"allow_http": True} if is_unencrypted() else {})}
@@ -69,12 +69,12 @@ def open_objects(url: str) -> "ObjectStore":
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turns what an object store refuses into errors that say how to fix it.
+    """Converts errors of an object store into errors with hints.
 
-    That an object is not there, or not on the condition of a write, stays as obstore says it.
+    Errors about missing objects and failed conditions are passed on unchanged.
 
     Raises:
-        UserError: there is no such bucket, or it may not be used with these credentials.
+        UserError: the bucket does not exist, or the credentials give no access to it.
         TransientError: the server cannot be reached, or failed.
     """
     errors = extra("obstore.exceptions", "cloud")
@@ -85,7 +85,7 @@ def explained(where: str) -> Iterator[None]:
     except Exception as error:
         words = str(error)
         if "NoSuchBucket" in words:
-            hint = "create the bucket, or name another: darec creates none"
+            hint = "create the bucket, or use another one: darec does not create buckets"
             raise UserError("there is no such bucket", where=where, hint=hint) from error
         if isinstance(error, errors.BaseError) and any(word in words for word in _METADATA):
             what = "there are no credentials for the object store"
@@ -110,14 +110,14 @@ def _brief(words: str) -> str:
 
 @dataclass(frozen=True)
 class Listed:
-    """An object as a listing has it."""
+    """An object in a listing."""
 
     name: str
     bytes: int
     version: str
     """The entity tag, which differs between contents."""
     modified: datetime
-    """By the server's clock."""
+    """According to the server's clock."""
 
 
 class Objects:
@@ -143,11 +143,11 @@ class Objects:
             return None
 
     def create(self, name: str, content: bytes) -> str | None:
-        """Writes an object unless there is one; returns its version, or None if somebody else's is there."""
+        """Writes an object if it does not exist; returns its version, or None if it exists."""
         return self._write(name, content, "create")
 
     def swap(self, name: str, content: bytes, version: str) -> str | None:
-        """Replaces an object if it still has `version`; returns the new version, or None if it has another."""
+        """Replaces an object if it still has `version`; returns the new version, or None if the version differs."""
         return self._write(name, content, {"e_tag": version})
 
     def _write(self, name: str, content: bytes, mode: object) -> str | None:
@@ -155,12 +155,12 @@ class Objects:
             with explained(self._address(name)):
                 return self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)["e_tag"]
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
-            # An answer may get lost, and the client then tries again what it has done already.
+            # If a response is lost, the client repeats a write that has already succeeded.
             found = self.read(name)
             return found[1] if found and found[0] == content else None
 
     def put(self, name: str, content: bytes | Path) -> None:
-        """Writes or replaces an object; a file is read in parts, and seen when all of it is there."""
+        """Writes or replaces an object. A file is read in parts; the object becomes visible when it is complete."""
         with explained(self._address(name)):
             self._obstore.put(self._store, name, content)
 
@@ -172,27 +172,27 @@ class Objects:
             if size <= _CHUNK:
                 yield bytes(found.bytes())
                 return
-            # A request for each part: the time limit is for a request, and a large file may take longer.
+            # One request per part: the timeout applies to a request, and a large file may take longer.
             for start in range(0, size, _CHUNK):
                 part = self._obstore.get_range(self._store, name, start=start, length=min(_CHUNK, size - start))
                 yield bytes(part)
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        """The objects in the folder `prefix` and in those within it, by name."""
+        """The objects in the folder `prefix` and its subfolders, by name."""
         with explained(self._address(prefix)):
             for page in self._obstore.list(self._store, prefix.rstrip("/")):
                 for each in page:
                     yield Listed(each["path"], each["size"], each["e_tag"], each["last_modified"])
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes objects; those that are not there are passed over."""
+        """Deletes objects; missing objects are ignored."""
         names = list(names)
         with explained(self.url):
             for start in range(0, len(names), 1000):
                 self._obstore.delete(self._store, names[start : start + 1000])
 
     def move(self, name: str, target: str) -> None:
-        """Gives an object another name."""
+        """Renames an object."""
         with explained(self._address(name)):
             self._obstore.copy(self._store, name, target)
             self._obstore.delete(self._store, name)

@@ -4,9 +4,9 @@ An override is a dotted path and a value: `train.alignment.0.weight=0.3`. A step
 after the last entry appends a whole one: `train.alignment.1={name: kar}`. A path through a field that is not set starts
 from the field's default.
 
-A table that overrides a section sets the fields that it names and keeps the others, unless it changes the `name` (or
-`kind`) that tells what the section is: then it replaces the section. Any other value replaces what is there, and so
-does a list or a table of free keys.
+A table that overrides a section sets the given fields and keeps the others, unless it changes the `name` (or `kind`)
+that selects the section's class: then it replaces the section. Any other value, including a list or a table of free
+keys, replaces the previous value.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def parse_settings(settings: Sequence[str]) -> list[Overrides]:
     """`path=value` texts as overrides; each value is read as YAML.
 
     Raises:
-        UserError: a text that is no override, or whose value is not YAML.
+        UserError: a text that is not an override, or whose value is not YAML.
     """
     return [dict([_parse(setting)]) for setting in settings]
 
@@ -39,14 +39,14 @@ def _parse(setting: str) -> tuple[str, Any]:
         return path.strip(), parse(text)
     except StrictYAMLError as error:
         what = f"the value of {path.strip()!r} is not valid YAML: {str(error).removeprefix('line 1: ')}"
-        raise UserError(what, where="--set", hint="put it in quotes, inside the shell's") from error
+        raise UserError(what, where="--set", hint="put it in quotes, inside those of the shell") from error
 
 
 def overlay(kind: type[BaseModel], values: Mapping[str, Any], *layers: Overrides, where: str) -> dict[str, Any]:
-    """The fields `values` of a `kind` with `layers` of overrides applied in turn; nothing that is given is changed.
+    """The fields `values` of a `kind` with `layers` of overrides applied in turn; the arguments are not modified.
 
     Raises:
-        UserError: a path that leads into something that is neither a section nor a list, or past a list's end.
+        UserError: a path into a value that is neither a section nor a list, or beyond the end of a list.
     """
     result: Any = dict(values)
     for layer in layers:
@@ -56,7 +56,7 @@ def overlay(kind: type[BaseModel], values: Mapping[str, Any], *layers: Overrides
 
 
 class _Place:
-    """How far a path has been followed, for messages."""
+    """The part of a path that has been followed, for messages."""
 
     def __init__(self, path: str, where: str) -> None:
         self.path, self.where = path, where
@@ -70,7 +70,7 @@ class _Place:
 
 
 def _set(there: Any, steps: list[str], value: Any, annotation: Any, place: _Place) -> Any:
-    """What is `there` with `value` at the path `steps` below it; `annotation` is the type of what is there."""
+    """The value `there` with `value` set at the path `steps` below it; `annotation` is the type of `there`."""
     if not steps:
         return _laid_over(there, value, annotation, place)
 
@@ -109,13 +109,15 @@ def _laid_over(there: Any, value: Any, annotation: Any, place: _Place) -> Any:
 
 
 def _key_length(there: Mapping[str, Any], steps: list[str]) -> int:
-    """How many steps make up the next key: free keys may hold dots, as `train.learning_rate` in a search's space."""
+    """The number of steps that form the next key: free keys may contain dots, such as `train.learning_rate` in a search
+    space.
+    """
     known = (length for length in range(len(steps), 1, -1) if ".".join(steps[:length]) in there)
     return next(known, 1)
 
 
 def _default(section: type[BaseModel] | None, key: str) -> Any:
-    """The default of a section's field as plain values; None where there is none."""
+    """The default of a section's field as plain values; None if it has no default."""
     if section is None or key not in section.model_fields or section.model_fields[key].is_required():
         return None
     return to_jsonable_python(section.model_fields[key].get_default(call_default_factory=True))

@@ -7,7 +7,7 @@ _KEPT = "\n\t\u00ad\u061c\u200c\u200d\u200e\u200f"
 
 
 class _Escapes(dict[int, str]):
-    """For `str.translate`: character to what is printed of it, filled as characters occur."""
+    """Table for `str.translate`: maps a character to its printed form, filled on demand."""
 
     def __missing__(self, code: int) -> str:
         sign = chr(code)
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
     r"""`text` with every control character as a visible escape, as `\u001b`; line feeds and tabs stay.
 
     Control characters are those of ASCII and Latin-1 (escape sequences, bell, carriage return, backspace), line and
-    paragraph separators, lone surrogates, and what overrides the direction of text or is invisible. In a string of JSON
-    such an escape means the character itself, so JSON stays what it was.
+    paragraph separators, lone surrogates, invisible characters, and those that override the direction of text. In a
+    JSON string such an escape means the character itself, so JSON keeps its meaning.
     """
     return text if text.isprintable() else text.translate(_ESCAPES)

@@ -1,4 +1,4 @@
-"""Keeping child processes from outliving their parent."""
+"""Ends child processes when their parent dies."""
 
 import ctypes
 import os
@@ -8,14 +8,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(number: int = signal.SIGKILL, parent: int | None = None) -> None:
-    """Asks Linux to send the calling process a signal when its parent dies, however that happens; elsewhere no effect.
+    """Asks Linux to send the calling process a signal when its parent dies for any reason.
 
-    Called in the child: as `preexec_fn`, or first thing in a pool worker.
+    Has no effect on other systems. It is called in the child: as `preexec_fn`, or at the start of a pool worker.
 
     Args:
         number: the signal.
-        parent: the parent's process id, by which a parent that died before the request is noticed also in a container,
-            where it may be 1.
+        parent: the parent's process id. It is compared to detect a parent that died before the call, also in a
+            container, where it may be 1.
     """
     try:
         libc = ctypes.CDLL(None, use_errno=True)

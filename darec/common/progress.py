@@ -18,7 +18,7 @@ class Silent:
     """Shows nothing; for tests and notebooks."""
 
     def start(self, label: str, total: int, unit: str = "rows") -> None:
-        """Hears it and says nothing."""
+        """Does nothing."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Hears it and says nothing."""
+        """Does nothing."""
