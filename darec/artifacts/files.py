@@ -19,7 +19,7 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class File(Generic[Content]):
-    """A file of a stage's artifact: its stage writes it by this handle, and others read it by the same."""
+    """The handle of a file in a stage's artifact: the stage writes the file by it, and other stages read it by it."""
 
     stage: str
     name: str

@@ -1,6 +1,6 @@
-"""How the files of artifacts are read and written: checked tables, vectors of two sides, JSON.
+"""Formats of artifact files: checked tables, vectors of users and items, JSON.
 
-Heavy libraries are imported on use: declaring a file costs nothing, so a plan stays fast.
+Large libraries are imported on use, so that declaring a file is cheap and plans are fast.
 """
 
 import json
@@ -31,7 +31,7 @@ class Format(Protocol[Content]):
     """Reads and writes one kind of file."""
 
     def read(self, path: Path) -> Content:
-        """The file's content. Raises DarecError if it is missing, cut short or of another kind."""
+        """The file's content. Raises DarecError if it is missing, truncated or of another format."""
         ...
 
     def write(self, content: Content, path: Path) -> None:
@@ -45,7 +45,7 @@ class Table:
 
     schema_name: str
     extras_name: str = ""
-    """The schema of columns that a table of this kind may have or lack."""
+    """The schema of the optional columns of this table."""
 
     @property
     def schema(self) -> "TableSchema":
@@ -56,7 +56,7 @@ class Table:
 
     @property
     def extras(self) -> "TableSchema":
-        """The columns that may be there."""
+        """The optional columns."""
         import schemas.tables
 
         return getattr(schemas.tables, self.extras_name) if self.extras_name else schemas.tables.TableSchema({})
@@ -68,7 +68,7 @@ class Table:
         return read_table(path, self.schema, self.extras)
 
     def scan(self, path: Path) -> "pl.LazyFrame":
-        """The table as a query that reads it bit by bit."""
+        """The table as a lazy query."""
         from darec.artifacts.tables import scan_table
 
         return scan_table(path, self.schema, self.extras)
@@ -119,12 +119,12 @@ class Json:
 
 @dataclass(frozen=True)
 class OpaqueFile:
-    """A file that its writer and readers handle by its path."""
+    """A file that is read and written by its path."""
 
     def read(self, path: Path) -> Path:
         """The path."""
         return path
 
     def write(self, content: Path, path: Path) -> None:
-        """Moves a finished file to its place."""
+        """Moves a finished file to its final path."""
         content.rename(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from darec.common.hashing import canonical_json, digest
 
-KEY_LENGTH = 20  # hex digits: 80 bits, no collision among any number of artifacts a team can make
+KEY_LENGTH = 20  # hex digits, 80 bits: collisions are not a practical concern
 
 
 def artifact_key(material: Mapping[str, Any]) -> str:
@@ -20,7 +20,7 @@ def content_hash(files: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The leaves at which two key materials differ, as lines `path: old -> new`, or `path: changed` of a hash."""
+    """The leaves at which two key materials differ, as lines `path: old -> new`, or `path: changed` for hashes."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
@@ -33,7 +33,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def _is_hash(value: Any) -> bool:
-    """Whether it is a SHA-256 in hex, of which a reader only sees that it differs."""
+    """Whether it is a SHA-256 in hex, which is shown only as changed."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 

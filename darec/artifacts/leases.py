@@ -1,12 +1,12 @@
 """Leases in an object store, for processes on any machine.
 
-An object `leases/<name>.json` names the holder of a lease. It is created, renewed and returned by conditional writes,
-so that one of many processes succeeds. A thread of the holder renews it. A waiting process watches its version: if it
-does not change for the time that the holder has set, by the clock of the waiting process, the holder is dead and the
-lease is taken over. Clocks of different machines are never compared.
+An object `leases/<name>.json` names the holder of a lease. It is created, renewed and released by conditional writes,
+so that exactly one of several processes succeeds. A thread of the holder renews it. A waiting process watches its
+version: if it does not change for the time that the holder has set, by the clock of the waiting process, the holder is
+dead and the lease is taken over. Clocks of different machines are never compared.
 
-A process that reads and writes artifacts also has an object `leases/present/<id>.json`. A process that must be alone
-(`gc`) holds the lease `alone` and checks that no other process is present.
+A process that reads and writes artifacts also has an object `leases/present/<id>.json`. A process that needs exclusive
+access (`gc`) holds the lease `alone` and checks that no other process is present.
 """
 
 import json
@@ -23,14 +23,14 @@ from darec.common.notices import tell_once
 from darec.common.objects import Objects
 
 SECONDS = "DAREC_LEASE_SECONDS"
-"""Environment variable: after how many seconds without a sign of life a process counts as dead; default 60."""
-_LOOK = 0.5  # seconds between two looks at a lease that somebody else holds
+"""Environment variable: number of seconds without a renewal after which a process counts as dead; default 60."""
+_LOOK = 0.5  # interval between two checks of a lease held by another process, in seconds
 _ALONE = "alone"
 _PRESENT = "leases/present/"
 
 
 class Leases:
-    """The leases of one store. `seconds`: how long one lasts without being renewed."""
+    """The leases of one store. `seconds`: the time after which a lease expires unless it is renewed."""
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -52,12 +52,12 @@ class Leases:
             renewal.end()
             if renewal.version:
                 with suppress(DarecError):  # then it expires
-                    # It is marked as free and not deleted, for a deletion has no condition.
+                    # It is marked as free and not deleted, because deletion is unconditional.
                     self._objects.swap(path, b"{}", renewal.version)
 
     @contextmanager
     def present(self) -> Iterator[None]:
-        """Registers this process as a user of the store. Waits while another process is alone."""
+        """Registers this process as a user of the store. Waits while another process has exclusive access."""
         with self._lock:
             if self._present == 0:
                 self._renewal = self._announce()
@@ -81,13 +81,13 @@ class Leases:
             yield
 
     def sweep(self, keep: str) -> None:
-        """Deletes what is left of leases that nobody holds, but for the one named `keep`. Only for who is alone."""
+        """Deletes the objects of leases that no process holds, except the one named `keep`. Requires exclusive access."""
         names = [each.name for each in self._objects.list("leases/") if not each.name.startswith(_PRESENT)]
         kept = {_path(keep), _path(_ALONE)}
         self._objects.delete(name for name in names if name not in kept)
 
     def _take(self, path: str, wait: bool) -> str:
-        """The version of the lease, when it is this process's."""
+        """Acquires the lease and returns its version."""
         watch = _Watch(self._objects, path)
         while True:
             content = _content(self.seconds)
@@ -97,7 +97,7 @@ class Leases:
             if watch.is_free and watch.version:
                 if (version := self._objects.swap(path, content, watch.version)) is not None:
                     if holder:
-                        tell_once(f"{path}: taken over from {holder}, of which nothing was heard for {watch.lasts:g} s")
+                        tell_once(f"{path}: taken over from {holder}, which has not renewed it for {watch.lasts:g} s")
                     return version
             elif watch.is_alive and not wait:
                 raise BlockingIOError(f"{holder} holds {path}")
@@ -105,7 +105,7 @@ class Leases:
                 time.sleep(_LOOK)
 
     def _announce(self) -> "_Renewal":
-        """Being seen comes before looking, so that of two who look at the same time one at least sees the other."""
+        """The process registers before it checks, so that of two processes at least one sees the other."""
         path, alone = f"{_PRESENT}{uuid.uuid4().hex}.json", _Watch(self._objects, _path(_ALONE))
         while True:
             version = self._objects.create(path, _content(self.seconds))
@@ -118,30 +118,30 @@ class Leases:
                 alone.look()
 
     def _dead(self, paths: list[str]) -> list[str]:
-        """`paths`, if nobody renews any of these. Raises BlockingIOError as soon as one is renewed."""
+        """Returns `paths` if none of them is renewed. Raises BlockingIOError as soon as one is."""
         watches = [_Watch(self._objects, path) for path in paths]
         while True:
             for watch in watches:
                 if not watch.is_free and (holder := watch.look()) and watch.is_alive:
-                    raise BlockingIOError(f"{holder} is at work")
+                    raise BlockingIOError(f"{holder} is active")
             if all(watch.is_free for watch in watches):
                 return paths
             time.sleep(_LOOK)
 
 
 class _Watch:
-    """Looks at a lease again and again, to tell whether somebody renews it."""
+    """Polls a lease to determine whether it is renewed."""
 
     def __init__(self, objects: Objects, path: str) -> None:
         self._objects, self._path = objects, path
         self._since, self.version, self.lasts = 0.0, "", 0.0
         self.is_free = False
-        """Whether nobody holds it, or its holder is dead."""
+        """Whether it is free, or its holder is dead."""
         self.is_alive = False
-        """Whether it was seen to be renewed."""
+        """Whether it has been renewed since the first check."""
 
     def look(self) -> str:
-        """Who holds it, if anybody does."""
+        """The holder, if there is one."""
         found = self._objects.read(self._path)
         facts = json.loads(found[0]) if found else {}
         version = found[1] if found else ""
@@ -154,12 +154,12 @@ class _Watch:
 
 
 class _Renewal:
-    """Renews a lease in a thread until it is ended."""
+    """Renews a lease in a thread until `end` is called."""
 
     def __init__(self, objects: Objects, path: str, seconds: float, version: str) -> None:
         self._objects, self.path, self._seconds = objects, path, seconds
         self.version: str | None = version
-        """Of the lease; None once somebody else has it."""
+        """The version of the lease; None after another process has taken it over."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease {path}", daemon=True)
         self._thread.start()
@@ -173,12 +173,10 @@ class _Renewal:
         while self.version and not self._ended.wait(self._seconds / 4):
             try:
                 self.version = self._objects.swap(self.path, _content(self._seconds), self.version)
-            except TransientError as error:  # if the server stays away for too long, somebody else takes over
+            except TransientError as error:  # if the server does not answer for too long, another process takes over
                 tell_once(f"{self.path} could not be renewed: {error}")
         if not self.version:
-            tell_once(
-                f"{self.path}: another process took it over, as this one was not heard of for {self._seconds:g} s"
-            )
+            tell_once(f"{self.path}: another process took it over, because it was not renewed for {self._seconds:g} s")
 
 
 def _path(name: str) -> str:
@@ -186,6 +184,6 @@ def _path(name: str) -> str:
 
 
 def _content(seconds: float) -> bytes:
-    """Differs each time, and so does its version."""
+    """A unique value, so that the version changes with each renewal."""
     holder = f"process {os.getpid()} on {socket.gethostname()}"
     return json.dumps({"holder": holder, "seconds": seconds, "id": uuid.uuid4().hex}).encode()

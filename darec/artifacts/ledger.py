@@ -1,15 +1,15 @@
 """The row ledger: the results for single rows, by the hash of their inputs.
 
-A ledger is one SQLite file: SQLite needs no further package, takes rows faster than an LLM makes them, and reports a
-damaged or missing page where LMDB ends the process. It uses the rollback journal and not the write-ahead log, so that a
-reader writes nothing, not even where it may, and a copy of the one file is a backup.
+A ledger is one SQLite file: SQLite needs no additional package, writes rows faster than an LLM generates them, and
+reports a damaged or missing page, whereas LMDB ends the process. It uses the rollback journal and not the write-ahead
+log, so that readers write nothing and a copy of the file is a backup.
 
-Every row has a checksum over its key and values. A row whose checksum is wrong, or whose page cannot be read, counts
-as missing and is never given out. Of two rows with the same key the older one counts, unless the younger one was
-appended to replace it. Any number of processes may read and append at once.
+Every row has a checksum over its key and values. A row with a wrong checksum or an unreadable page counts as missing
+and is never returned. If two rows have the same key, the older one is used, unless the newer one was appended to
+replace it. Any number of processes may read and append concurrently.
 
-If several machines share the store (`darec.artifacts.shared`), the file is this machine's copy of what all have kept
-(`darec.artifacts.segments`).
+If several machines share the store (`darec.artifacts.shared`), the file is this machine's copy of the rows of all
+machines (`darec.artifacts.segments`).
 """
 
 import fcntl
@@ -50,16 +50,16 @@ def row_key(*parts: bytes) -> str:
 
 @dataclass
 class Survey:
-    """Which of some keys a ledger has and lacks, and what of it is damaged."""
+    """The result of looking up keys: the rows that were found, the missing keys, and the damage."""
 
     missing: pl.Series
-    """The keys without a sound row, once each, in order."""
+    """The distinct keys without an intact row, in order."""
     rows: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """The sound rows, one each, in no order: the key and the columns that were asked for."""
+    """The intact rows, one per key, in no particular order: the key and the requested columns."""
     damaged_rows: int = 0
-    """How many of them have a row that cannot be read or whose checksum is wrong."""
+    """Number of keys whose row cannot be read or has a wrong checksum."""
     faults: list[str] = field(default_factory=list)
-    """What is damaged beyond single rows."""
+    """Descriptions of damage beyond single rows."""
 
     @property
     def damage(self) -> str:
@@ -69,15 +69,15 @@ class Survey:
 
 
 class Ledger:
-    """Rows of `schema` (which holds the column `key`) in the SQLite file `path`, made when the first row is written.
+    """Rows of `schema` (which has the column `key`) in the SQLite file `path`, created with the first row.
 
-    Columns hold text, bytes, whole or real numbers. A column may be added to the schema later, if it may be null.
+    Columns hold text, bytes, integers or floats. A nullable column may be added to the schema later.
 
-    `survey`, `look_up`, `missing` and `get` change nothing on disk. The rows of version 0.1, in a folder of Parquet
-    files that has the file's name without its suffix, are read as well; with `repair` they are imported.
+    `survey`, `look_up`, `missing` and `get` change nothing on disk. Rows of version 0.1, which are Parquet files in a
+    folder with the file's name without its suffix, are read as well, and imported with `repair`.
 
-    Every method raises UserError if the file or its folder may not be read or written or the disk is full, and
-    TransientError if it cannot be read just now or another process keeps it locked.
+    Every method raises UserError if permissions are missing or the disk is full, and TransientError if the file cannot
+    be read temporarily or another process keeps it locked.
     """
 
     def __init__(self, path: Path, schema: TableSchema) -> None:
@@ -87,7 +87,7 @@ class Ledger:
         self._followed = False
 
     def survey(self, keys: pl.Series, columns: Sequence[str] = ()) -> Survey:
-        """Looks `keys` up once: their sound rows with `columns`, and the keys that have none."""
+        """Looks up each of `keys` once: the intact rows with `columns`, and the keys without one."""
         wanted = keys.unique(maintain_order=True).rename(KEY)
         survey, names = Survey(wanted), [KEY, *columns]
         with sql.explained(self.path):
@@ -101,10 +101,10 @@ class Ledger:
         """Like `survey`, for a caller that generates the missing rows: damage is logged.
 
         Args:
-            keys: the keys asked for.
+            keys: the keys to look up.
             columns: the columns of their rows to return, in addition to the key.
-            repair: True if the caller appends the missing rows. The rows of version 0.1 are imported, and what can be
-                read of a damaged file is recovered, before any row counts as missing.
+            repair: True if the caller appends the missing rows. Rows of version 0.1 are imported and the readable rows
+                of a damaged file are recovered before any row counts as missing.
         """
         with sql.explained(self.path):
             if repair:
@@ -117,32 +117,32 @@ class Ledger:
         return survey
 
     def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
-        """Those of `keys` without a sound row, once each, in order; see `look_up`."""
+        """The distinct `keys` without an intact row, in order; see `look_up`."""
         return self.look_up(keys, repair=repair).missing
 
     def get(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
-        """The sound rows of `keys` that are there, one each, in no order: key and `columns`, or all columns."""
+        """The intact rows of `keys`, one per key, in no particular order: key and `columns`, or all columns."""
         return self.survey(keys, columns or [name for name in self.schema if name != KEY]).rows
 
     def rows(self, keys: pl.Series, columns: Sequence[str] = ()) -> pl.DataFrame:
-        """The rows of `keys` in their order, as often as they are there: key and `columns`, or all columns.
+        """The rows of `keys` in their order, repeated for repeated keys: key and `columns`, or all columns.
 
         Raises:
-            TransientError: one of them is not there, or no longer sound.
+            TransientError: a row is missing or damaged.
         """
         found = self.get(keys, columns)
         if lacking := keys.n_unique() - found.height:
-            what = f"{lacking:,} rows that were kept in the ledger cannot be read any more"
+            what = f"{lacking:,} rows of the ledger cannot be read any more"
             raise TransientError(what, where=str(self.path), hint="run again: they are generated again")
         return keys.rename(KEY).to_frame().join(found, on=KEY, how="left", maintain_order="left")
 
     def append(self, rows: pl.DataFrame, *, replace: bool = False) -> None:
-        """Keeps `rows`; when this returns they survive a kill and a power cut.
+        """Appends `rows`, which survive a kill and a power failure once this returns.
 
         Args:
-            rows: the columns of the schema; those that may be null may be left out.
-            replace: whether a row takes the place of one with its key. If not, the one that is there stays, unless it
-                is damaged.
+            rows: the columns of the schema; nullable columns may be omitted.
+            replace: whether a row replaces an existing row with the same key. Otherwise the existing row is kept,
+                unless it is damaged.
         """
         if rows.is_empty():
             return
@@ -166,7 +166,7 @@ class Ledger:
     # Forgetting
 
     def holding(self, column: str, values: Sequence[str | bytes]) -> int:
-        """How many rows of the file have one of `values` in `column`; 0 if it is too damaged to be searched."""
+        """Number of rows of the file with one of `values` in `column`; 0 if it is too damaged to be searched."""
         with sql.explained(self.path):
             self._follow()
             if not values or not sql.exists(self.path):
@@ -180,7 +180,9 @@ class Ledger:
                 return 0
 
     def beside(self, column: str, values: Sequence[str | bytes]) -> list[Path]:
-        """The files beside the ledger that may hold such rows: set aside as damaged, half made, or of version 0.1."""
+        """The files beside the ledger that may contain such rows: damaged files that were set aside, incomplete files,
+        and files of version 0.1.
+        """
         stem = self.path.stem
         with sql.explained(self.path):
             names = (f"{stem}-*.damaged*", f"{stem}.draft*", f"{stem}.salvage*")
@@ -189,10 +191,10 @@ class Ledger:
             return aside + old
 
     def forget(self, column: str, values: Sequence[str | bytes]) -> int:
-        """Removes the rows that have one of `values` in `column` from every file of the ledger, and returns how many.
+        """Removes the rows with one of `values` in `column` from every file of the ledger, and returns their number.
 
-        Rows whose checksum is wrong, and files that were set aside as damaged, go too. The bytes are gone from the
-        files when this returns; doing it again after a kill finishes it.
+        Rows with a wrong checksum and damaged files that were set aside are removed too. The bytes are no longer in the
+        files when this returns. After a kill, a second call completes the removal.
         """
         with sql.explained(self.path):
             removed = 0
@@ -212,7 +214,9 @@ class Ledger:
     # Reading
 
     def _sound_rows(self, keys: pl.Series, columns: list[str], survey: Survey) -> Iterator[pl.DataFrame]:
-        """`columns` (with the key) of the sound rows of `keys`, one a key, in batches. Notes damage in `survey`."""
+        """Yields `columns` (with the key) of the intact rows of `keys`, one per key, in batches. Records damage in
+        `survey`.
+        """
         self._follow()
         found, imported = [keys.clear()], set[str]()
         if sql.exists(self.path):
@@ -237,7 +241,7 @@ class Ledger:
         if not not_imported:
             return
 
-        # A set of the keys that are left costs as much as the rows of a file, and not as much as all keys, per file.
+        # A set of the remaining keys costs time in proportion to the rows of each file, not to all keys.
         left = set(keys).difference(pl.concat(found))
         for path in not_imported:
             rows = parquet_rows(path, self.schema)
@@ -256,11 +260,11 @@ class Ledger:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with closing(sql.connect(self.path, "ro")) as db:
-            db.execute("PRAGMA writable_schema=ON")  # a file that was cut short is read as far as it goes
+            db.execute("PRAGMA writable_schema=ON")  # a truncated file is read up to its end
             if not sql.has_unfinished_commit(db):
                 yield db
                 return
-        # To undo that commit here would be to write, so it is undone in a copy.
+        # Undoing that commit in place would write to the file, so it is undone in a copy.
         with TemporaryDirectory() as folder:
             copy = Path(folder) / self.path.name
             with self._locked(os.O_RDONLY):
@@ -272,7 +276,9 @@ class Ledger:
     # Writing
 
     def _insert(self, table: pl.DataFrame, *, replace: bool = False, source: str | None = None) -> None:
-        """One transaction: `table`, and that these are all rows of the file `source` of version 0.1."""
+        """Appends `table` in one transaction, which also records that these are all rows of the version 0.1 file
+        `source`.
+        """
         with self._writing() as db:
             names = sql.add_columns(db, list(sql.columns_of(db, self.path, self.schema)), self.schema)
             if not replace:
@@ -285,7 +291,7 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction on the file, which is made if there is none."""
+        """A transaction on the file, which is created if it does not exist."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked(os.O_RDWR | os.O_CREAT):
             if not sql.exists(self.path):
@@ -301,7 +307,7 @@ class Ledger:
 
     @contextmanager
     def _locked(self, flags: int) -> Iterator[None]:
-        """Keeps other writers out. SQLite's own locks are on a file's content and not on its name."""
+        """Excludes other writers. SQLite's own locks belong to the content of a file and not to its path."""
         lock, deadline = os.open(self.path.with_suffix(".lock"), flags, 0o666), time.monotonic() + sql.WAIT
         try:
             while True:
@@ -310,7 +316,7 @@ class Ledger:
                     break
                 except BlockingIOError as error:
                     if time.monotonic() > deadline:
-                        hint = "run again when the other run has finished; the rows that were kept are safe"
+                        hint = "run again when the other run has finished; no row is lost"
                         what = "another process keeps the ledger locked"
                         raise TransientError(what, where=str(self.path), hint=hint) from error
                     time.sleep(0.02)
@@ -319,7 +325,7 @@ class Ledger:
             os.close(lock)
 
     def _import(self) -> None:
-        """Takes over the files of version 0.1, each in one transaction; they stay where they are."""
+        """Imports the files of version 0.1, each in one transaction; the files are kept."""
         self._followed = False
         files = parquet_files(self._old_folder)
         if not files:
@@ -331,7 +337,7 @@ class Ledger:
                 self._insert(rows, source=path.name)
 
     def _follow(self) -> None:
-        """Takes over what other machines kept since this object last looked, if they share the ledger."""
+        """Imports the rows that other machines have appended since the last call, if the ledger is shared."""
         if self._segments is None or self._followed:
             return
         self._segments.send()
@@ -361,9 +367,9 @@ class Ledger:
     # Damage
 
     def _rebuild_if_damaged(self) -> bool:
-        """Puts what can be read of a damaged file into a new one; whether it was damaged.
+        """Recovers the readable rows of a damaged file into a new one. Returns whether it was damaged.
 
-        Whatever else may have failed, nothing is done unless SQLite's own check finds fault with the file's content.
+        Nothing is done unless SQLite's own check finds errors in the file.
         """
         if not sql.exists(self.path):
             return False
@@ -374,7 +380,7 @@ class Ledger:
             return bool(fault)
 
     def _check(self) -> tuple[dict[str, str], str]:
-        """The file's columns, as far as they can be told, and what is wrong with its content."""
+        """The file's columns, as far as they can be read, and a description of its damage."""
         with closing(sql.connect(self.path, "rw")) as db:
             try:
                 db.execute("PRAGMA journal_mode=DELETE")
@@ -399,7 +405,7 @@ class Ledger:
                 )
                 kept += sql.insert(db, sound, len(columns))
 
-        # The damaged file gets its own name before the new one takes its place, in one step.
+        # The damaged file is linked to its new name before the new file replaces it in one rename.
         aside = self._name_aside()
         os.link(self.path, aside)
         self._move_journal(aside)
@@ -412,7 +418,7 @@ class Ledger:
         return self.path.with_name(f"{self.path.stem}-{time.time_ns()}.damaged")
 
     def _move_journal(self, aside: Path) -> None:
-        """A journal without its file would be played back into the next file of the same name."""
+        """A leftover journal would be rolled back into the next file of the same name."""
         journal = Path(f"{self.path}-journal")
         if sql.exists(journal):
             journal.rename(f"{aside}-journal")

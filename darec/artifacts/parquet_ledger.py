@@ -1,4 +1,4 @@
-"""Rows that version 0.1 kept: a folder of Parquet files, each named by its time and the hash of its bytes."""
+"""The row ledger of version 0.1: a folder of Parquet files, each named by its time and the hash of its bytes."""
 
 import io
 import os
@@ -25,9 +25,9 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def parquet_rows(path: Path, schema: TableSchema) -> pl.DataFrame | None:
-    """The rows of one file with the columns of `schema`, or None if its bytes are not those that were written.
+    """The rows of one file with the columns of `schema`, or None if its checksum is wrong.
 
-    A column that the file lacks is null. Rows that are null where the schema forbids it are left out.
+    Missing columns are null. Rows with nulls that the schema does not allow are left out.
     """
     try:
         rows = _sound(path)
@@ -66,7 +66,7 @@ def _among(cells: pl.Series, values: Sequence[str | bytes]) -> pl.Series:
 
 
 def _sound(path: Path) -> pl.DataFrame | None:
-    """All rows and columns of a file, or None if its bytes are not those that were written."""
+    """All rows and columns of a file, or None if its checksum is wrong."""
     content = path.read_bytes()
     if blake2b(content, digest_size=16).hexdigest() != path.stem.split("-")[-1]:
         return None

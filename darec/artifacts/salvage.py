@@ -1,4 +1,4 @@
-"""Reading what can still be read of a SQLite file that is damaged."""
+"""Recovers readable rows from a damaged SQLite file."""
 
 import shutil
 import sqlite3
@@ -11,10 +11,10 @@ _TABLE_LEAF = 0x0D  # first byte of a page that holds rows; https://www.sqlite.o
 
 
 def salvage(path: Path, width: int, page_bytes: int) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows of the table `rows`, page by page, as they are: nothing is verified, and a row may come twice.
+    """Yields the rows of the table `rows` page by page. They are not verified, and a row may be repeated.
 
-    Every page that holds rows is read as the only page of a table, so that damage to one page costs no row of another.
-    The damaged file is only read; the work is done on a copy beside it, with a new first page.
+    Every page with rows is read as the only page of a table, so that damage to one page does not affect the rows of
+    another. The damaged file is only read; the work is done on a copy beside it, with a new first page.
 
     Args:
         path: the damaged file.
@@ -43,7 +43,7 @@ def salvage(path: Path, width: int, page_bytes: int) -> Iterator[list[tuple[Any,
 
 
 def _rows_of_page(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """From both ends, for a damaged cell ends the reading of its page."""
+    """Reads from both ends, because a damaged cell stops the reading of its page."""
     rows: list[tuple[Any, ...]] = []
     for order in ("ASC", "DESC"):
         with suppress(sqlite3.DatabaseError):
@@ -53,7 +53,7 @@ def _rows_of_page(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
 
 
 def _new_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
-    """Gives the file the first page of a new one with the same table; returns the numbers of the pages with rows."""
+    """Replaces the first page by that of a new file with the same table. Returns the numbers of the pages with rows."""
     columns = ", ".join(f"c{number}" for number in range(width))
     with closing(sqlite3.connect(":memory:")) as db:
         db.execute(f"PRAGMA page_size={page_bytes}")
@@ -64,7 +64,7 @@ def _new_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
         count = copy.stat().st_size // page_bytes
         file.truncate(count * page_bytes)
         first[28:32] = count.to_bytes(4, "big")
-        first[24:28] = first[92:96] = (1).to_bytes(4, "big")  # says that the count before is valid
+        first[24:28] = first[92:96] = (1).to_bytes(4, "big")  # marks the preceding page count as valid
         file.write(first)
         leaves = []
         for number in range(2, count + 1):

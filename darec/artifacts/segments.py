@@ -1,10 +1,10 @@
-"""Rows of a row ledger that several machines share: segments, which are small Parquet files in an object store.
+"""Rows of a row ledger that several machines share: segments, small Parquet files in an object store.
 
-A process writes new rows to a file of the `outbox` first, and within a second sends all rows there as one segment. Rows
-that could not be sent, because of the network or because the process was killed, are sent by the next process on this
-machine. A segment is named by its time and the hash of its bytes and never changed. The SQLite file of each machine
-knows which segments it has: only the others are fetched. A segment that no longer exists was replaced by one without a
-person who was forgotten: then the SQLite file is rebuilt from the existing segments.
+A process first writes new rows to a file in the `outbox`, and within a second uploads all rows there as one segment.
+Rows that could not be uploaded, because of the network or because the process was killed, are uploaded by the next
+process on this machine. A segment is named by its time and the hash of its bytes, and is immutable. The SQLite file of
+each machine records which segments it contains: only the others are downloaded. A segment disappears when it is
+replaced by one without a person who was forgotten: then the SQLite file is rebuilt from the existing segments.
 """
 
 import fcntl
@@ -28,9 +28,9 @@ from darec.common.objects import Objects
 from schemas.tables import TableSchema
 
 _PAUSE = 1.0  # seconds between two segments of a process
-_AT_ONCE = 32  # segments fetched together
+_AT_ONCE = 32  # segments downloaded concurrently
 _REPLACES = "-r-"
-"""In the name of a segment whose rows take the place of others."""
+"""In the name of a segment whose rows replace others."""
 
 
 class Segments:
@@ -43,13 +43,13 @@ class Segments:
         self._lock, self._sent, self._timer = threading.Lock(), 0.0, None
 
     def keep(self, rows: pl.DataFrame, *, replace: bool) -> None:
-        """Keeps rows, so that they survive a kill and a power cut, and within a second also the machine."""
+        """Stores rows, which then survive a kill and a power failure, and within a second also the loss of the machine."""
         content = _parquet(rows)
         self._outbox.mkdir(parents=True, exist_ok=True)
         with replacing(self._outbox / _name(content, replace=replace), durable=True) as draft:
             draft.write_bytes(content)
 
-        # Each answer of an LLM would be a segment; those of one second are one.
+        # Otherwise each answer of an LLM would be a segment; the answers of one second are one segment.
         with self._lock:
             wait = self._sent + _PAUSE - time.monotonic()
             if wait <= 0:
@@ -67,15 +67,15 @@ class Segments:
         self.send()
 
     def send(self) -> None:
-        """Sends what is in the outbox; what cannot be sent now stays there, and the log says so."""
+        """Uploads the rows in the outbox. Rows that cannot be uploaded stay there, which is logged."""
         _send(self._objects, self._outbox, self._prefix)
 
     def names(self) -> list[str]:
-        """The segments that are there, oldest first."""
+        """The existing segments, oldest first."""
         return sorted(each.name.removeprefix(self._prefix) for each in self._objects.list(self._prefix))
 
     def fetch(self, names: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame, bool]]:
-        """Name and rows of each segment, and whether the rows replace others; damaged ones are told and left out."""
+        """Name and rows of each segment, and whether the rows replace others; damaged segments are logged and left out."""
         with TemporaryDirectory() as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
             for start in range(0, len(names), _AT_ONCE):
                 for path in pool.map(lambda name: self._fetch(name, Path(folder)), names[start : start + _AT_ONCE]):
@@ -99,7 +99,7 @@ class Segments:
         return path
 
     def forget(self, column: str, values: Sequence[str | bytes]) -> None:
-        """Writes the segments again that have one of `values` in `column`, without these rows."""
+        """Rewrites the segments that have one of `values` in `column`, without these rows."""
         for name in self.names():
             with TemporaryDirectory() as folder:
                 path = self._fetch(name, Path(folder))
@@ -113,13 +113,13 @@ class Segments:
 
 
 def send_all(shared: Shared) -> None:
-    """Sends what is in the outbox of any ledger."""
+    """Uploads the rows in the outboxes of all ledgers."""
     for outbox in [path for path in shared.outbox.glob("*") if path.is_dir()]:
         _send(shared.objects, outbox, f"ledger/{outbox.name}/")
 
 
 def _send(objects: Objects, outbox: Path, prefix: str) -> None:
-    """Sends the files of an outbox as one segment, and as another one those whose rows take the place of others."""
+    """Uploads the files of an outbox as one segment, and the files whose rows replace others as another one."""
     if not outbox.exists():
         return
     with outbox.with_suffix(".lock").open("w") as lock:
@@ -133,7 +133,7 @@ def _send(objects: Objects, outbox: Path, prefix: str) -> None:
             try:
                 objects.put(prefix + _name(content, replace=replace), content)
             except TransientError as error:
-                tell_once(f"rows stay on this machine until the object store answers: {error}")
+                tell_once(f"rows stay on this machine until the object store is available: {error}")
                 return
             for path in paths:
                 path.unlink()

@@ -1,6 +1,6 @@
-"""64-bit hashes of ids that never change: not with the library's version, the machine, or the other rows.
+"""Stable 64-bit hashes of ids, which do not depend on library versions, the machine, or other rows.
 
-Draws that are keyed by them stay the same from run to run while the data grows.
+Random draws that are keyed by them stay the same while the data grows.
 """
 
 import hashlib

@@ -21,7 +21,7 @@ from schemas.secret import is_hidden
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_LARGEST = 2**17  # bytes of a recipe file, which has a few thousand; this much YAML takes a second to read
+_LARGEST = 2**17  # maximum size of a recipe file; this much YAML takes a second to parse
 
 _PLAIN = {
     "model_type": "Input should be a table of fields",
@@ -58,7 +58,7 @@ def configure(kind: type[Model], *layers: Overrides, where: str) -> Model:
     """The default `kind` with `layers` of overrides applied in turn.
 
     Raises:
-        UserError: a path that leads nowhere, or values that are not valid; `where` is named.
+        UserError: an unknown path, or values that are not valid; the message names `where`.
     """
     return _validated(kind, overlay(kind, {}, *layers, where=where), where)
 
@@ -129,7 +129,7 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
 
 
 def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """A problem's place as a recipe's author writes it, and the fields of the section that its last step is in.
+    """The path of a problem as written in a recipe, and the field names of the section that contains its last step.
 
     Pydantic's location also holds the `name` or `kind` of each section that is one of several, and in parentheses the
     form of a value that may have several: they are left out.
@@ -159,6 +159,6 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _tag(model: type[BaseModel]) -> Any:
-    """What a recipe calls this kind of section, if it is one of several."""
+    """The name of this kind of section in a recipe, if it is one of several."""
     tags = [get_args(model.model_fields[name].annotation) for name in ("name", "kind") if name in model.model_fields]
     return tags[0][0] if tags and tags[0] else None

@@ -21,7 +21,9 @@ class Registry(Generic[Made]):
         self._factories: dict[type[BaseModel] | str, Callable[..., Made]] = {}
 
     def register(self, key: type[BaseModel] | str) -> Callable[[Factory], Factory]:
-        """Decorator: this class or function implements `key`. That of a configuration class takes a section first."""
+        """Decorator: this class or function implements `key`. The implementation of a configuration class takes a
+        section as its first argument.
+        """
 
         def decorate(factory: Factory) -> Factory:
             self._factories[key] = factory
@@ -41,7 +43,7 @@ class Registry(Generic[Made]):
         """Calls the implementation of `key` with `arguments`.
 
         Raises:
-            LookupError: no implementation is registered, which is a bug: its module is not imported.
+            LookupError: no implementation is registered. This is a bug: its module is not imported.
         """
         if key not in self._factories:
             raise LookupError(f"no {self.kind} is registered for {key if isinstance(key, str) else key.__name__}")

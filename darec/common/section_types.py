@@ -1,4 +1,4 @@
-"""What the type hints of a section say of plain values: which section a table is, and what is of the wrong kind."""
+"""Resolves plain values by the type hints of a section: the class of a table, and values of the wrong type."""
 
 import json
 import types
@@ -9,14 +9,14 @@ from pydantic import BaseModel
 
 _SCALARS = {bool: "a valid boolean", int: "a valid integer", float: "a valid number"}
 _FITTING = {bool: (bool,), int: (int, float), float: (float,), str: ()}
-"""The kind of a value, and the scalar types that may hold it."""
+"""The type of a value, and the scalar field types that accept it."""
 
 
 def mismatches(value: Any, annotation: Any, path: str = "") -> Iterator[str]:
-    """One line for each boolean, number or text that stands where only another of these may.
+    """One line for each boolean, number or text in a field of another type.
 
-    Pydantic would take true for 1, "8" for 8 and 5.0 for 5. Its strict mode refuses that, and also a list for a tuple
-    and a text for a path, which is all that YAML and TOML have.
+    Pydantic would convert true to 1, "8" to 8 and 5.0 to 5. Its strict mode refuses these, but also a list for a tuple
+    and a text for a path, and YAML and TOML have no other types for them.
     """
     if isinstance(value, dict):
         section, _ = section_of(annotation, value)
@@ -34,7 +34,7 @@ def mismatches(value: Any, annotation: Any, path: str = "") -> Iterator[str]:
 
 
 def section_of(annotation: Any, value: Mapping[str, Any]) -> tuple[type[BaseModel] | None, str | None]:
-    """The section that a table of the type `annotation` is, and the field that tells it from other kinds, if any."""
+    """The section class of a table of the type `annotation`, and the field that selects it among several, if any."""
     kinds = [kind for kind in alternatives(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     if len(kinds) == 1:
         return kinds[0], None

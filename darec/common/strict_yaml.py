@@ -1,7 +1,7 @@
 """Strict YAML for recipes: ambiguous values, duplicate keys and exponential aliases are refused.
 
 PyYAML follows YAML 1.1, where `010` is 8, `1:30` is 90 and `yes` is true; YAML 1.2 and most other readers disagree.
-Here a plain word is null, true, false, a decimal number or text, and one that YAML 1.1 takes for something else is an
+Here a plain scalar is null, true, false, a decimal number or text, and a scalar that YAML 1.1 reads differently is an
 error.
 """
 
@@ -12,8 +12,8 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 DEEPEST = 32
-"""Levels of lists and tables in each other: more than any recipe needs, far fewer than Python's stack holds."""
-_LARGEST = 100_000  # values after every alias is replaced by what it stands for
+"""Maximum nesting of lists and tables: more than any recipe needs, and far less than Python's recursion limit."""
+_LARGEST = 100_000  # maximum number of values after expanding aliases
 
 _BOOL, _INT, _FLOAT, _NULL, _TEXT, _MERGE = (
     f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null", "str", "merge")
@@ -23,7 +23,7 @@ _REAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)
 
 
 class StrictYAMLError(ValueError):
-    """Text that is not YAML, or not of the kind that recipes use; the message names the line."""
+    """The text is not valid YAML, or not in the subset for recipes; the message names the line."""
 
 
 def parse(text: str) -> Any:
@@ -38,7 +38,7 @@ def parse(text: str) -> Any:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
         raise StrictYAMLError(f"line {mark.line + 1}: {reason}" if mark else reason) from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number with thousands of digits
         raise StrictYAMLError(str(error)) from error
 
 
@@ -48,7 +48,7 @@ def dump(value: Any) -> str:
 
 
 def _core_tag(word: str, tag: str) -> str:
-    """The tag of a plain word, given its tag in YAML 1.1: one that YAML 1.2 reads as a number is a number."""
+    """The tag of a plain scalar, given its tag in YAML 1.1: scalars that YAML 1.2 reads as numbers are numbers."""
     if tag in (_BOOL, _NULL, _MERGE):
         return _TEXT if tag == _BOOL and word.lower() not in ("true", "false") else tag
     if _DECIMAL.fullmatch(word):
@@ -57,13 +57,13 @@ def _core_tag(word: str, tag: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes as SafeLoader does and refuses what the module's docstring says."""
+    """Composes nodes as SafeLoader does, with the restrictions in the module's docstring."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
         self._sizes: dict[int, tuple[int, int]] = {}
-        """id of a finished node -> values in it and levels below it, aliases replaced."""
+        """id of a composed node -> number of values in it and levels below it, with aliases expanded."""
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         event = self.peek_event()
@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
                 raise _refused(f"{_short(key.value)} is given twice, in {places}", key.start_mark)
             lines[key.value] = line
 
-            # `<<` is resolved here: PyYAML lets the wrong value win where a merged table itself has a `<<`.
+            # `<<` is resolved here: PyYAML gives precedence to the wrong value if a merged table itself has a `<<`.
             if key.tag == _MERGE:
                 for source in value.value if isinstance(value, SequenceNode) else [value]:
                     if not isinstance(source, MappingNode):
@@ -118,9 +118,9 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _measure(self, node: Node, event: yaml.Event) -> None:
-        """Refuses aliases that would grow without bound: each is counted as a copy of what it stands for."""
+        """Refuses aliases that expand without bound: each is counted as a copy of its target."""
         if isinstance(event, yaml.AliasEvent):
-            size, levels = self._sizes.get(id(node), (_LARGEST, 0))  # not finished: the alias stands within its anchor
+            size, levels = self._sizes.get(id(node), (_LARGEST, 0))  # absent: the alias is inside its own anchor
         else:
             children = [child for pair in node.value for child in pair] if isinstance(node, MappingNode) else node.value
             inner = [self._sizes[id(child)] for child in children] if not isinstance(node, ScalarNode) else []
@@ -131,7 +131,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that `_Loader` would not read as text, and escapes control characters."""
+    """Quotes every text that `_Loader` would not read back as text, and escapes control characters."""
 
     def represent_str(self, data: str) -> ScalarNode:
         return self.represent_scalar(_TEXT, data, style=None if data.isprintable() else '"')
