@@ -1,9 +1,9 @@
 """Leases in an object store, for processes on any machine.
 
 An object `leases/<name>.json` names the holder of a lease. It is created, renewed and released by conditional writes,
-so that exactly one of several processes succeeds. A thread of the holder renews it. A waiting process watches its
-version: if it does not change for the time that the holder has set, by the clock of the waiting process, the holder is
-dead and the lease is taken over. Clocks of different machines are never compared.
+so that exactly one of several processes succeeds. A thread of the holder renews it. A waiting process polls its
+version: if it does not change within the holder's lease time, measured by the clock of the waiting process, the holder
+is considered dead and the lease is taken over. Clocks of different machines are never compared.
 
 A process that reads and writes artifacts also has an object `leases/present/<id>.json`. A process that needs exclusive
 access (`gc`) holds the lease `alone` and checks that no other process is present.
@@ -81,7 +81,9 @@ class Leases:
             yield
 
     def sweep(self, keep: str) -> None:
-        """Deletes the objects of leases that no process holds, except the one named `keep`. Requires exclusive access."""
+        """Deletes the objects of leases that no process holds, except the one named `keep`.
+        Requires exclusive access.
+        """
         names = [each.name for each in self._objects.list("leases/") if not each.name.startswith(_PRESENT)]
         kept = {_path(keep), _path(_ALONE)}
         self._objects.delete(name for name in names if name not in kept)

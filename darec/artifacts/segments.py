@@ -43,7 +43,9 @@ class Segments:
         self._lock, self._sent, self._timer = threading.Lock(), 0.0, None
 
     def keep(self, rows: pl.DataFrame, *, replace: bool) -> None:
-        """Stores rows, which then survive a kill and a power failure, and within a second also the loss of the machine."""
+        """Stores rows, which then survive a kill and a power failure, and within a second also the
+        loss of the machine.
+        """
         content = _parquet(rows)
         self._outbox.mkdir(parents=True, exist_ok=True)
         with replacing(self._outbox / _name(content, replace=replace), durable=True) as draft:
@@ -75,7 +77,9 @@ class Segments:
         return sorted(each.name.removeprefix(self._prefix) for each in self._objects.list(self._prefix))
 
     def fetch(self, names: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame, bool]]:
-        """Name and rows of each segment, and whether the rows replace others; damaged segments are logged and left out."""
+        """Name and rows of each segment, and whether the rows replace others; damaged segments are
+        logged and left out.
+        """
         with TemporaryDirectory() as folder, ThreadPoolExecutor(_AT_ONCE) as pool:
             for start in range(0, len(names), _AT_ONCE):
                 for path in pool.map(lambda name: self._fetch(name, Path(folder)), names[start : start + _AT_ONCE]):

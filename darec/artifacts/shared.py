@@ -1,19 +1,19 @@
 """One store for several machines: an object store (s3://bucket/folder), and on every machine a folder as its cache.
 
-    state/<path>                                      small files; the cache holds all of them at <path>:
+    state/<path> small files; the cache has all of them at <path>:
       artifacts/<stage>/<key>/manifest.json           written last, when all files of the artifact are there
-      replaced/<id>/<stage>/<key>/manifest.json       of artifacts whose stage gave other bytes when it ran again
+      replaced/<id>/<stage>/<key>/manifest.json of artifacts that a rerun replaced by other bytes
       releases/<id>.json, current, nights.jsonl, receipts/<time>.json, ledger/batches/<id>.json
-    files/<stage>/<key>/<sha256>/<name>               files of artifacts, which the cache holds once they were wanted
+    files/<stage>/<key>/<sha256>/<name>               files of artifacts, downloaded to the cache on first use
     ledger/<name>/<segment>                           rows of the row ledgers (`darec.artifacts.segments`)
     work/<stage>/<key>/<name>                         checkpoints of an active step, if the recipe shares them
-    damaged/<stage>/<key>/<sha256>/<name>             files that did not have their checksum, set aside
+    damaged/<stage>/<key>/<sha256>/<name>             files with a wrong checksum, set aside
     leases/                                           leases (`darec.artifacts.leases`)
 
-The object store alone says what there is: `sync` makes the cache follow it. Files of `state` are written on the
-condition that they are what this machine last saw, so that no machine overwrites what it does not know; files of
-artifacts have their checksum in their name and are never changed. A cache can be deleted whenever no run is active,
-but for its folder `outbox`, which holds rows that could not be sent yet.
+The object store is authoritative: `sync` updates the cache. Files of `state` are written on the condition that they
+have the version that this machine last read, so that no machine overwrites an unknown change; files of artifacts have
+their checksum in their name and are immutable. A cache can be deleted whenever no run is active, except its folder
+`outbox`, which holds rows that are not uploaded yet.
 """
 
 import fcntl
@@ -39,34 +39,34 @@ from darec.common.objects import Objects
 from schemas.manifest import MANIFEST, FileRecord, Manifest
 
 CACHE = "DAREC_CACHE"
-"""Environment variable: the folder in which the caches of shared stores are; default data/cache."""
+"""Environment variable: the folder of the caches of shared stores; default data/cache."""
 CURRENT = "current"
 MARKER = "shared.json"
-"""In a cache: which store it belongs to."""
+"""File of a cache: the address of its store."""
 _VERSIONS = "versions.json"
-"""In a cache: the version of every file of `state` that it holds."""
+"""File of a cache: the version of every file of `state` in it."""
 _LOCK = "versions.lock"
 _OUTBOX = "outbox"
 CACHE_FILES = (MARKER, _VERSIONS, _LOCK, _OUTBOX)
-"""What a cache holds beside what a store holds."""
+"""Files and folders that a cache has in addition to those of a store."""
 _STATE = "state/"
-_AT_ONCE = 16  # requests
-_WORK_DAYS = 7  # checkpoints of a killed run, and files set aside, are of use that long
+_AT_ONCE = 16  # concurrent requests
+_WORK_DAYS = 7  # after this time, checkpoints of killed runs and files set aside are deleted
 
 
 class ConflictError(TransientError):
-    """Another machine changed meanwhile what was to be written."""
+    """Another machine has changed the file in the meantime."""
 
 
 def cache_of(url: str) -> Path:
-    """The folder that holds the cache of a store, made if need be.
+    """The folder of the cache of a store, which is created if it does not exist.
 
     Raises:
         UserError: the store cannot be used.
         TransientError: the object store does not answer.
     """
-    if not url.startswith("s3://"):  # others have conditions of their own, with which nobody has tried this
-        raise UserError("a store is a folder or in S3", where=url, hint="set runtime.store to s3://bucket/folder")
+    if not url.startswith("s3://"):  # the conditional writes of other services are not tested
+        raise UserError("a store must be a folder or in S3", where=url, hint="set runtime.store to s3://bucket/folder")
     name = re.sub(r"\W+", "-", url.partition("://")[2]).strip("-")
     folder = Path(os.environ.get(CACHE) or "data/cache") / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -78,26 +78,26 @@ def cache_of(url: str) -> Path:
 
 
 def shared_store(cache: Path) -> "Shared | None":
-    """The store whose cache the folder is; None for a store that is a folder itself."""
+    """The shared store that the folder caches; None if the folder is the store itself."""
     return _opened(str(cache), os.getpid()) if (cache / MARKER).exists() else None
 
 
 @lru_cache
 def _opened(cache: str, process: int) -> "Shared":
-    """One per process, for its leases belong to the process."""
+    """One instance per process, because leases belong to the process."""
     folder = Path(cache)
     return Shared(folder, Objects(json.loads((folder / MARKER).read_text())["url"]))
 
 
 def _check_conditions(objects: Objects) -> None:
-    """Raises UserError for a server that writes whatever the condition."""
+    """Raises UserError for a server that ignores the conditions of writes."""
     name = f"leases/probe-{uuid.uuid4().hex}.json"
     try:
         version = objects.create(name, b"1")
         kept = objects.create(name, b"2") is None
         if not version or not kept or objects.swap(name, b"3", '"another"') or not objects.swap(name, b"4", version):
             hint = "use one with If-None-Match and If-Match for PUT: Amazon S3, MinIO, Ceph, Cloudflare R2"
-            raise UserError("this server knows no conditional writes", where=objects.url, hint=hint)
+            raise UserError("this server does not support conditional writes", where=objects.url, hint=hint)
     finally:
         objects.delete([name])
 
@@ -108,10 +108,10 @@ class Shared:
     def __init__(self, cache: Path, objects: Objects) -> None:
         self.cache, self.objects, self.leases = cache, objects, Leases(objects)
 
-    # What the cache holds all of
+    # Small files, which the cache has in full
 
     def sync(self) -> None:
-        """Makes the small files of the cache those of the object store."""
+        """Updates the small files of the cache from the object store."""
         with self._locked():
             known = self._versions()
             there = {each.name.removeprefix(_STATE): each.version for each in self.objects.list(_STATE)}
@@ -129,23 +129,23 @@ class Shared:
                 self._keep(kept)
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes or replaces a small file, here and for all machines.
+        """Writes or replaces a small file in the cache and in the object store.
 
         Raises:
-            ConflictError: another machine changed it since this one looked.
+            ConflictError: another machine has changed it since the last `sync`.
         """
         with self._locked():
             self._write(name, content)
 
     def delete(self, name: str) -> None:
-        """Deletes a small file, here and for all machines; nothing happens if it is not there."""
+        """Deletes a small file in the cache and in the object store, if it exists."""
         with self._locked():
             self.objects.delete([_STATE + name])
             self._remove(name)
             self._keep({other: version for other, version in self._versions().items() if other != name})
 
     def append(self, name: str, line: bytes) -> None:
-        """Adds a line to a small file."""
+        """Appends a line to a small file."""
         while True:
             self.sync()
             path = self.cache / name
@@ -157,7 +157,7 @@ class Shared:
     # Artifacts
 
     def upload(self, folder: Path, manifest: Manifest) -> None:
-        """Uploads the files of a finished artifact that are not there yet."""
+        """Uploads the files of a finished artifact that the object store does not have yet."""
         there = self._sizes(manifest.stage, manifest.key)
         new = [(name, each) for name, each in manifest.files.items() if there.get(_file(name, each)) != each.bytes]
 
@@ -168,10 +168,10 @@ class Shared:
             list(pool.map(lambda each: put(*each), new))
 
     def commit(self, draft: Path, manifest: Manifest) -> None:
-        """Makes an artifact of a filled folder whose files are uploaded. It takes the place of one with other bytes.
+        """Commits a folder, whose files are uploaded, as an artifact. It replaces an artifact with other bytes.
 
         Raises:
-            ConflictError: another machine made the artifact meanwhile.
+            ConflictError: another machine has committed the artifact in the meantime.
         """
         name = f"artifacts/{manifest.stage}/{manifest.key}/{MANIFEST}"
         with self._locked():
@@ -186,7 +186,7 @@ class Shared:
             self._fill(self.cache / name, draft, manifest)
 
     def missing(self, stage: str, key: str, records: dict[str, FileRecord]) -> str | None:
-        """What is wrong with the sizes of an artifact's files in the object store, or None."""
+        """A description of wrong sizes of an artifact's files in the object store, or None."""
         there = self._sizes(stage, key)
         for name, record in records.items():
             found = there.get(_file(name, record))
@@ -197,16 +197,16 @@ class Shared:
         return None
 
     def download(self, folder: Path, names: Sequence[str], manifest: Manifest) -> None:
-        """Brings files of an artifact into its folder, each whole and with its checksum or not at all.
+        """Downloads files of an artifact into its folder, each complete and with a verified checksum.
 
         Raises:
-            DarecError: a file is not there, or not what its manifest says; then it is set aside.
+            DarecError: a file is missing, or has a wrong checksum; then it is set aside.
         """
 
         def fetch(name: str) -> None:
             record = manifest.files[name]
             place = f"{manifest.stage}/{manifest.key}/{_file(name, record)}"
-            for _ in range(2):  # the network, or the disk here, may be what is wrong
+            for _ in range(2):  # the cause may be the network or the local disk
                 if self._download(f"files/{place}", folder / name, record.sha256):
                     return
             self.objects.move(f"files/{place}", f"damaged/{place}")
@@ -219,7 +219,7 @@ class Shared:
             list(pool.map(fetch, names))
 
     def _download(self, name: str, path: Path, sha256: str) -> bool:
-        """Whether what came has the checksum."""
+        """Downloads a file. Returns whether it has the checksum."""
         digest = hashlib.sha256()
         draft = self.cache / "tmp" / f"download-{uuid.uuid4().hex[:8]}"
         draft.parent.mkdir(exist_ok=True)
@@ -250,9 +250,9 @@ class Shared:
         self.objects.delete(prefix + file for file in self._sizes(stage, key) if prefix + file not in needed)
 
     def sweep(self, keep_lease: str) -> None:
-        """Deletes uploads without a manifest, which dead processes left, old checkpoints, and leases that nobody needs.
+        """Deletes uploads without a manifest, old checkpoints, and unused leases.
 
-        Only for who is alone: a run that uploads has no manifest yet.
+        Requires exclusive access, because the uploads of an active run have no manifest yet.
         """
         needed = self._named(
             [*self.cache.glob(f"artifacts/*/*/{MANIFEST}"), *self.cache.glob(f"replaced/*/*/*/{MANIFEST}")]
@@ -264,7 +264,7 @@ class Shared:
         self.leases.sweep(keep_lease)
 
     def empty(self, room: str) -> None:
-        """Deletes everything under work or damaged."""
+        """Deletes all objects under `work` or `damaged`."""
         self.objects.delete(each.name for each in self.objects.list(f"{room}/"))
 
     def _named(self, manifests: Iterable[Path]) -> set[str]:
@@ -272,19 +272,19 @@ class Shared:
         found = set()
         for path in manifests:
             if (manifest := _manifest_at(path)) is None:
-                hint = "delete it in the cache; the next command brings it again"
+                hint = "delete it in the cache; the next command downloads it again"
                 raise DarecError("a manifest cannot be read: nothing is deleted", where=str(path), hint=hint)
             prefix = _files(manifest.stage, manifest.key)
             found |= {prefix + _file(name, record) for name, record in manifest.files.items()}
         return found
 
     def _manifests(self, stage: str, key: str) -> list[Path]:
-        """Of the artifact at a key, and of those that it replaced."""
+        """The manifests of the artifact at a key and of those that it replaced."""
         at_key = self.cache / "artifacts" / stage / key / MANIFEST
         return [*([at_key] if at_key.exists() else []), *self.cache.glob(f"replaced/*/{stage}/{key}/{MANIFEST}")]
 
     def _sizes(self, stage: str, key: str) -> dict[str, int]:
-        """Bytes of each uploaded file, by checksum and name."""
+        """The size in bytes of each uploaded file, by checksum and name."""
         prefix = _files(stage, key)
         return {each.name.removeprefix(prefix): each.bytes for each in self.objects.list(prefix)}
 
@@ -292,7 +292,7 @@ class Shared:
 
     @contextmanager
     def carrying(self, folder: Path) -> Iterator[None]:
-        """Keeps a folder of checkpoints in the object store while the block runs, and begins with what is there."""
+        """Downloads the existing checkpoints into a folder, and uploads new ones while the block runs."""
         prefix = f"{folder.relative_to(self.cache)}/"
         self._bring(folder, prefix)
         sent = _dates(folder)
@@ -308,8 +308,8 @@ class Shared:
             while not ended.wait(self.leases.seconds / 4):
                 try:
                     send()
-                except (TransientError, OSError) as error:  # replaced meanwhile, or no network
-                    tell_once(f"a checkpoint could not be sent: {error}")
+                except (TransientError, OSError) as error:  # replaced in the meantime, or no network
+                    tell_once(f"a checkpoint could not be uploaded: {error}")
 
         thread = threading.Thread(target=follow, name=f"checkpoints {prefix}", daemon=True)
         thread.start()
@@ -325,7 +325,7 @@ class Shared:
         self.objects.delete([each.name for each in self.objects.list(prefix)])
 
     def _bring(self, folder: Path, prefix: str) -> None:
-        """Checkpoints of another machine that are newer than those here."""
+        """Downloads checkpoints of other machines that are newer than the local ones."""
         folder.mkdir(parents=True, exist_ok=True)
         for each in self.objects.list(prefix):
             path = folder / each.name.removeprefix(prefix)
@@ -340,13 +340,15 @@ class Shared:
         path = _STATE + name
         write = self.objects.swap(path, content, known[name]) if name in known else self.objects.create(path, content)
         if write is None:
-            hint = "run again: what was finished is kept"
-            raise ConflictError("another machine changed this meanwhile", where=f"{self.objects.url}/{path}", hint=hint)
+            hint = "run again: finished work is kept"
+            raise ConflictError(
+                "another machine changed this in the meantime", where=f"{self.objects.url}/{path}", hint=hint
+            )
         self._place(name, content)
         self._keep(known | {name: write})
 
     def _place(self, name: str, content: bytes) -> None:
-        """Puts a file of the object store at its place in the cache."""
+        """Downloads a file of the object store to its path in the cache."""
         path = self.cache / name
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = self.cache / "tmp" / f"sync-{uuid.uuid4().hex[:8]}"
@@ -356,7 +358,7 @@ class Shared:
                 draft.symlink_to(content.decode())
             return
         if path.name == MANIFEST and path.exists() and path.read_bytes() != content:
-            shutil.rmtree(path.parent)  # files of the artifact that it replaces
+            shutil.rmtree(path.parent)  # files of the replaced artifact
             path.parent.mkdir()
         with replacing(path, draft=draft):
             draft.write_bytes(content)
@@ -364,13 +366,13 @@ class Shared:
                 _date(draft, content)
 
     def _fill(self, manifest: Path, draft: Path, files: Manifest) -> None:
-        """Moves the files of a committed draft beside the manifest."""
+        """Moves the files of a committed draft to the folder of the manifest."""
         for name in files.files:
             (manifest.parent / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).replace(manifest.parent / name)
 
     def _remove(self, name: str) -> None:
-        """Takes from the cache what is no longer in the object store."""
+        """Deletes from the cache what is no longer in the object store."""
         path = self.cache / name
         if path.name == MANIFEST:
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -387,12 +389,12 @@ class Shared:
 
     @property
     def outbox(self) -> Path:
-        """Rows that could not be sent yet."""
+        """Rows that are not uploaded yet."""
         return self.cache / _OUTBOX
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Of the processes of this machine one at a time changes the cache."""
+        """Only one process of this machine at a time changes the cache."""
         with (self.cache / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -414,19 +416,19 @@ def _manifest_at(path: Path) -> Manifest | None:
 
 
 def _date(path: Path, manifest: bytes) -> None:
-    """Dates a manifest by what it says: then all machines agree which artifact is the newest."""
+    """Sets the file time of a manifest to the time in it, so that all machines agree on the newest artifact."""
     with suppress(ValueError):
         created = Manifest.model_validate_json(manifest).created
         os.utime(path, ns=(nanoseconds(created), nanoseconds(created)))
 
 
 def nanoseconds(date: datetime) -> int:
-    """A date as file systems keep it."""
+    """A time in the resolution of file systems."""
     return round(date.timestamp() * 1e6) * 1000
 
 
 def _dates(folder: Path) -> dict[Path, int]:
-    """When each finished file was last written, in nanoseconds."""
+    """The modification time of each finished file, in nanoseconds."""
     found = {}
     for path in folder.glob("[!.]*"):
         if path.is_file() and path.suffix != ".partial":

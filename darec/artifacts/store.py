@@ -1,19 +1,19 @@
 """The artifact store: immutable folders by key, which are either complete or absent.
 
 <root>/artifacts/<stage>/<key>/      files and, written last, manifest.json <root>/work/<stage>/<key>/ checkpoints of an
-active step; kept if it is killed <root>/ledger/                       finished rows, shared by all keys <root>/damaged/
-artifacts that failed verification, set aside <root>/replaced/<id>/<stage>/<key>/  intact artifacts whose stage gave
-other bytes when it ran again; a release may need them <root>/leases/                       lock files; the kernel drops
-a dead holder's lock
+active step; kept if it is killed <root>/ledger/                       row ledgers, shared by all keys <root>/damaged/
+artifacts that failed verification, set aside <root>/replaced/<id>/<stage>/<key>/  intact artifacts that a rerun
+replaced by other bytes; a release may need them <root>/leases/                       lock files; the kernel releases
+the lock of a dead process
 
-Only real folders that hold a manifest are artifacts. Whatever else lies under `artifacts/` (files, symbolic links,
-folders of other programs) is named once in the log and left alone.
+Only real folders with a manifest are artifacts. Anything else under `artifacts/` (files, symbolic links, folders of
+other programs) is logged once and ignored.
 
-Several machines can have one store in an object store; then the root is this machine's cache of it, with the same
-layout, in which files of artifacts are missing until they are wanted (`darec.artifacts.shared`).
+Several machines can share a store in an object store. Then the root is this machine's cache of it, with the same
+layout, and files of artifacts are downloaded on first use (`darec.artifacts.shared`).
 
-The store is private: a new root folder has mode 0700. To share it, give the root another mode (`chmod 2750`);
-what is written later never allows more than the root does.
+The store is private: a new root folder has mode 0700. To share it, change the mode of the root (`chmod 2750`); files
+that are written later never have more permissions than the root.
 """
 
 import errno
@@ -55,7 +55,7 @@ class Artifact:
 
     @property
     def stage(self) -> str:
-        """The stage that made it."""
+        """The stage that produced it."""
         return self.path.parent.name
 
     @property
@@ -68,8 +68,8 @@ class Artifact:
         """The manifest.
 
         Raises:
-            TransientError: it is there and cannot be read now (permissions, an I/O error).
-            DarecError: it is not there, or not a manifest.
+            TransientError: it exists and cannot be read (permissions, an I/O error).
+            DarecError: it does not exist, or is not a manifest.
         """
         try:
             return Manifest.model_validate_json(read_bytes(self.path / MANIFEST))
@@ -87,21 +87,21 @@ class Artifact:
 
     @property
     def shared(self) -> Shared | None:
-        """The object store that it is in, if several machines share the store."""
-        roots = self.path.parents[2:4]  # of one that was replaced, the second
+        """The shared store, if several machines share the store."""
+        roots = self.path.parents[2:4]  # of a replaced artifact, the latter
         return next((shared for root in roots if (shared := shared_store(root))), None)
 
     def file(self, name: str) -> Path:
-        """The path of one of its files; one that only the object store has is downloaded."""
+        """The path of one of its files, which is downloaded if only the object store has it."""
         if not (self.path / name).exists():
             self.fetch([name])
         return self.path / name
 
     def fetch(self, names: Iterable[str] | None = None) -> None:
-        """Downloads some of its files, or all, as far as the object store has them and this machine has not.
+        """Downloads some or all of its files that this machine does not have.
 
         Raises:
-            DarecError: a file there is damaged.
+            DarecError: a file in the object store is damaged.
             TransientError: the object store does not answer.
         """
         if (shared := self.shared) is not None:
@@ -109,7 +109,7 @@ class Artifact:
             shared.download(self.path, [name for name in wanted if not (self.path / name).exists()], self.manifest)
 
     def matches(self, record: InputRecord) -> bool:
-        """Whether its files are those that the record of an input lists; False if it is not there or cannot be read."""
+        """Whether its files have the checksums in the record of an input; False if it is missing or unreadable."""
         try:
             hashes = self.hashes
         except DarecError:
@@ -117,10 +117,10 @@ class Artifact:
         return hashes.keys() >= set(record.files) and content_hash(hashes, record.files) == record.content
 
     def damage(self, checksums: bool = False) -> str | None:
-        """What is wrong with the files (missing, wrong size and, on demand, wrong bytes), or None.
+        """A description of missing files, wrong sizes and, on demand, wrong checksums; None if it is intact.
 
         Raises:
-            TransientError: a file exists and cannot be read now, so its state is unknown.
+            TransientError: a file exists and cannot be read, so its state is unknown.
         """
         try:
             records = self.manifest.files
@@ -151,7 +151,7 @@ class Artifact:
         return None
 
     def _damage_of_copy(self, shared: Shared, checksums: bool) -> str | None:
-        """As `damage`; a file that is damaged only here is deleted, so that it is downloaded again."""
+        """Like `damage`, but a file that is damaged only on this machine is deleted, so that it is downloaded again."""
         absent = {}
         for name, record in self.manifest.files.items():
             path = self.path / name
@@ -166,10 +166,10 @@ class Store:
     """Finds, writes, leases and collects artifacts under one root folder."""
 
     def __init__(self, root: Path | str) -> None:
-        """Opens a folder, or by its URL a store that several machines share.
+        """Opens a folder, or a shared store given by its URL.
 
         Raises:
-            UserError: no folder can be at `root`, or the object store cannot be used.
+            UserError: `root` cannot be a folder, or the object store cannot be used.
             TransientError: the object store does not answer.
         """
         hint = "set runtime.store to a folder"
@@ -182,12 +182,12 @@ class Store:
         if occupied:
             raise UserError("the store is not a folder", where=str(root), hint=hint)
         self.shared = shared_store(self.root)
-        """The object store behind it, if several machines share it."""
+        """The shared store, if several machines share it."""
         if url:
             self.sync()
 
     def sync(self) -> None:
-        """Sees what other machines have done meanwhile, if several share the store."""
+        """Downloads the changes of other machines, if the store is shared."""
         if self.shared is not None:
             with explained(self.root):
                 self.shared.sync()
@@ -198,17 +198,17 @@ class Store:
         return self.root / "ledger"
 
     def work(self, stage: str, key: str) -> Path:
-        """The scratch folder of a step (there once the step has begun); it outlives a killed run."""
+        """The scratch folder of a step, which is created when the step starts and survives a kill."""
         return self.root / "work" / stage / key
 
     def artifact(self, stage: str, key: str) -> Artifact:
-        """The artifact of that stage and key, there or not."""
+        """The artifact of that stage and key, whether or not it exists."""
         return Artifact(self.root / "artifacts" / stage / key)
 
     def input(self, stage: str, record: InputRecord) -> Artifact:
-        """The artifact that a manifest's record of an input means: at its key, or set aside since it was replaced.
+        """The artifact that a manifest records as an input: the one at its key, or a replaced one.
 
-        The one at the key, there or not, if none has the recorded content any more.
+        If no artifact has the recorded content any more, the one at the key, whether or not it exists.
         """
         at_key = self.artifact(stage, record.key)
         if not record.files or at_key.matches(record):
@@ -217,19 +217,19 @@ class Store:
         return next((artifact for artifact in aside if artifact.matches(record)), at_key)
 
     def find(self, stage: str, key: str, checksums: bool = False) -> Artifact | None:
-        """The artifact if it is there and whole; a damaged one stays where it is until it is rebuilt."""
+        """The artifact if it exists and is complete; a damaged one is kept until it is rebuilt."""
         artifact = self.artifact(stage, key)
         return artifact if artifact.path.is_dir() and artifact.damage(checksums) is None else None
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """All artifacts (of one stage), newest first. Reads no file; what is not an artifact is left out."""
+        """All artifacts (of one stage), newest first. Reads no file; anything that is not an artifact is ignored."""
         root = self.root / "artifacts"
         stages = [root / stage] if stage else _folders(root)
         dated = [(stamp, path) for folder in stages for path in _folders(folder) if (stamp := _date(path)) is not None]
         return [Artifact(path) for _, path in sorted(dated, reverse=True)]
 
     def latest(self, stage: str) -> Artifact | None:
-        """The newest artifact of a stage that can be read and has all its files."""
+        """The newest artifact of a stage that is readable and complete."""
         for artifact in self.artifacts(stage):
             try:
                 if artifact.damage() is None:
@@ -242,7 +242,7 @@ class Store:
     def lease(self, name: str, mode: int = fcntl.LOCK_EX) -> Iterator[None]:
         """Holds the named lease; waits while another living process holds it (`mode` as for `flock`).
 
-        If several machines share the store, it is also held there, and begins with a look at what they have done.
+        In a shared store the lease is also held in the object store, and `sync` is called first.
         """
         path = self.make("leases") / f"{name}.lock"
         with explained(path), _opened(path, self.mode & 0o666) as descriptor:
@@ -266,7 +266,7 @@ class Store:
                 yield
             finally:
                 if self.shared.outbox.exists():
-                    from darec.artifacts.segments import send_all  # brings polars, which a plan can do without
+                    from darec.artifacts.segments import send_all  # imports Polars, which a plan does not need
 
                     send_all(self.shared)
 
@@ -287,7 +287,7 @@ class Store:
 
     @contextmanager
     def carrying(self, stage: str, key: str) -> Iterator[None]:
-        """Keeps the checkpoints of a step for the other machines, too, if several share the store."""
+        """Also stores the checkpoints of a step in the object store, if the store is shared."""
         if self.shared is None:
             yield
             return
@@ -295,7 +295,7 @@ class Store:
             yield
 
     def commit(self, draft: Path, manifest: Manifest) -> Artifact:
-        """Turns a filled draft into the artifact of `manifest`: flush, manifest last, one rename."""
+        """Commits a filled draft as the artifact of `manifest`: flush, write the manifest last, rename."""
         artifact = self.artifact(manifest.stage, manifest.key)
         if self.shared is not None:
             return self._commit_shared(self.shared, draft, manifest)
@@ -309,10 +309,10 @@ class Store:
             self._replace(artifact, draft, manifest)
             flush(artifact.path.parent)
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
-        return self.artifact(manifest.stage, manifest.key)  # `artifact` may remember the manifest of the one before
+        return self.artifact(manifest.stage, manifest.key)  # `artifact` may have cached the manifest of its predecessor
 
     def _commit_shared(self, shared: Shared, draft: Path, manifest: Manifest) -> Artifact:
-        # By its manifest, on all machines, the newest is the last made though a clock went back.
+        # The time in the manifest makes the last commit the newest on all machines, even if a clock went back.
         dates = [_date(path) or 0 for path in _folders(self.root / "artifacts" / manifest.stage)]
         earliest = datetime.fromtimestamp(max([0, *dates]) / 1e9 + 0.001, UTC)
         manifest = manifest.model_copy(update={"created": max(manifest.created, earliest)})
@@ -324,13 +324,17 @@ class Store:
         return self.artifact(manifest.stage, manifest.key)
 
     def _stamp(self, manifest: Path, stage: str) -> None:
-        """Dates a manifest after all of its stage, so that the newest is the last made though the clock went back."""
+        """Sets the time of a manifest after all others of its stage, so that the last commit is the newest even if the
+        clock went back.
+        """
         dates = [_date(path) or 0 for path in _folders(self.root / "artifacts" / stage)]
         stamp = max([time.time_ns(), *(date + _TICK for date in dates)])
         os.utime(manifest, ns=(stamp, stamp))
 
     def _replace(self, artifact: Artifact, draft: Path, manifest: Manifest) -> None:
-        """Puts `draft` in the artifact's place; one that is there with the same bytes stays, for its readers' sake."""
+        """Moves `draft` to the artifact's path. An existing artifact with the same bytes is kept, because it may be
+        open.
+        """
         whole = artifact.path.is_dir() and artifact.damage(checksums=True) is None
         if whole and artifact.manifest.files == manifest.files:
             return
@@ -341,7 +345,7 @@ class Store:
         draft.rename(artifact.path)
 
     def remove(self, artifact: Artifact) -> None:
-        """Deletes an artifact: renamed out of sight first, so that no reader finds half of it."""
+        """Deletes an artifact. It is renamed first, so that no reader sees it incomplete."""
         if self.shared is not None:
             self.shared.remove(artifact.path)
             return
@@ -356,7 +360,7 @@ class Store:
         return target
 
     def make(self, *names: str) -> Path:
-        """The folder of that name under the root, made if need be; the root itself is made private."""
+        """The folder of that name under the root, created if it does not exist; a new root is private."""
         folder = self.root.joinpath(*names)
         with explained(folder):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -365,47 +369,47 @@ class Store:
 
     @property
     def mode(self) -> int:
-        """The permission bits of the root folder: what anything in the store may allow at most."""
+        """The permission bits of the root folder: the maximum for everything in the store."""
         return stat.S_IMODE(self.root.stat().st_mode)
 
     def restrict(self, path: Path) -> None:
-        """Takes from a file or folder what the root does not allow, whatever the process's umask let through."""
+        """Removes permissions that the root does not have from a file or folder, regardless of the process's umask."""
         present = stat.S_IMODE(path.lstat().st_mode)
         allowed = present & (self.mode | 0o700)
         if present != allowed and not path.is_symlink():
-            with suppress(OSError):  # a file system without modes
+            with suppress(OSError):  # a file system without permissions
                 path.chmod(allowed)
 
 
 _ABSENT = (FileNotFoundError, NotADirectoryError)
-_NAME = re.compile(r"\w+")  # a stage or a key
+_NAME = re.compile(r"\w+")  # the name of a stage or a key
 
 
 def _folders(parent: Path) -> list[Path]:
-    """The folders in `parent` with the name of a stage or key. Anything else is reported and left out."""
+    """The folders in `parent` named like a stage or key. Anything else is logged and ignored."""
     try:
         with os.scandir(parent) as entries:
             found = [(Path(entry), entry.is_dir(follow_symlinks=False)) for entry in entries]
     except FileNotFoundError:
         return []
     except OSError as error:
-        tell_once(f"left out, since it cannot be listed ({error.strerror}): {parent}")
+        tell_once(f"ignored, because it cannot be listed ({error.strerror}): {parent}")
         return []
     good = [path for path, is_folder in found if is_folder and _NAME.fullmatch(path.name)]
     for path in sorted({path for path, _ in found} - set(good)):
-        tell_once(f"left alone, since it is no artifact: {path}")
+        tell_once(f"ignored, because it is not an artifact: {path}")
     return good
 
 
 def _date(artifact: Path) -> int | None:
-    """When the manifest was made, in nanoseconds; None, and a notice, without a manifest."""
+    """The time of the manifest, in nanoseconds. Without a manifest, logs a warning and returns None."""
     try:
         found = (artifact / MANIFEST).lstat()
     except OSError as error:
-        tell_once(f"left alone, since it has no manifest ({error.strerror}): {artifact}")
+        tell_once(f"ignored, because it has no manifest ({error.strerror}): {artifact}")
         return None
     if not stat.S_ISREG(found.st_mode):
-        tell_once(f"left alone, since its manifest is not a file: {artifact}")
+        tell_once(f"ignored, because its manifest is not a file: {artifact}")
         return None
     return found.st_mtime_ns
 
@@ -417,7 +421,9 @@ def _unreadable(path: Path, error: OSError) -> TransientError:
 
 @contextmanager
 def _opened(path: Path, mode: int) -> Iterator[int]:
-    """A descriptor of a lock file, which is made if need be; links are not followed, and nothing is cut short."""
+    """A descriptor of a lock file, which is created if it does not exist; links are not followed, and the file is not
+    truncated.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, mode)
     try:
@@ -436,7 +442,7 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
 
 
 def code_revision() -> str:
-    """The source's git revision, `-dirty` if changed since, or `unknown` outside a checkout."""
+    """The git revision of the source, with `-dirty` for uncommitted changes; `unknown` outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         answer = subprocess.run(
@@ -453,7 +459,7 @@ def _unique() -> str:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals into errors that say how to fix them."""
+    """Converts errors of the operating system into errors with hints."""
     try:
         yield
     except DarecError:
@@ -468,10 +474,10 @@ def explained(path: Path) -> Iterator[None]:
                 "the store cannot be written", where=str(path), hint="mount it writable, or set runtime.store"
             ) from error
         if _means(error, errno.ENOLCK):
-            hint = "mount it with locks that hold across machines, or put the store on another disk"
+            hint = "mount it with locking across machines, or move the store to another disk"
             raise UserError("the store's file system cannot lock files", where=str(path), hint=hint) from error
         if isinstance(error, OSError) and error.errno in _OCCUPIED and _concerns(error, path):
-            what = f"another file has the name of a file of the store ({error.strerror})"
+            what = f"another file is at the path of a file of the store ({error.strerror})"
             raise UserError(what, where=str(error.filename), hint="move it away and try again") from error
         raise
 
@@ -480,12 +486,14 @@ _OCCUPIED = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAME
 
 
 def _concerns(error: OSError, path: Path) -> bool:
-    """Whether the error is about `path` or a folder that it lies in."""
+    """Whether the error is about `path` or one of its parent folders."""
     return isinstance(error.filename, str | os.PathLike) and path.is_relative_to(error.filename)
 
 
 def _means(error: Exception, *numbers: int) -> bool:
-    """Whether the operating system said one of `numbers`; libraries in Rust and C++ pass on its words only."""
+    """Whether the operating system reported one of the errors `numbers`; libraries in Rust and C++ pass on only its
+    message.
+    """
     if isinstance(error, OSError):
         return error.errno in numbers
     return any(os.strerror(number) in str(error) for number in numbers)

@@ -1,4 +1,4 @@
-"""Reading and writing the tables of `schemas.tables`, checked against their schema both ways."""
+"""Reads and writes the tables of `schemas.tables`, and checks them against their schema."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,18 +37,18 @@ def write_table(
     extras: TableSchema = NO_EXTRAS,
     rows_in_group: int | None = None,
 ) -> None:
-    """Writes `table` as Parquet (zstd), with those columns of `extras` that it has; equal tables give equal bytes.
+    """Writes `table` as Parquet (zstd), with the columns of `extras` that it has; equal tables give equal bytes.
 
-    `rows_in_group`: rows that a reader of one row has to decode; by default Polars' choice.
+    `rows_in_group`: size of a row group, which a reader of one row has to decode; by default that of Polars.
     """
     conformed = conform(table, with_extras(schema, extras, table.columns), str(path))
     conformed.write_parquet(path, compression="zstd", statistics=True, row_group_size=rows_in_group)
 
 
 def places_of(path: Path, column: str, values: Sequence[str]) -> list[int] | None:
-    """The row numbers at which a text column of a Parquet file has `values`, by reading only where these may stand.
+    """The row numbers of `values` in a text column of a Parquet file, read from the row groups that may contain them.
 
-    None where one of them is not found so: a whole scan tells whether it is there.
+    None if a value is not found there; then a full scan is needed.
     """
     import pyarrow.parquet as pq
 
@@ -73,10 +73,10 @@ def places_of(path: Path, column: str, values: Sequence[str]) -> list[int] | Non
 
 
 def read_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> pl.DataFrame:
-    """Reads a Parquet table that `write_table` wrote, with those columns of `extras` that it has.
+    """Reads a Parquet table that `write_table` wrote, with the columns of `extras` that it has.
 
     Raises:
-        DarecError: the file is missing, cut short, or not of the schema.
+        DarecError: the file is missing, truncated, or does not have the schema.
     """
     with reading(path):
         table = pl.read_parquet(path)
@@ -87,7 +87,7 @@ def scan_table(path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS)
     """The same table as a query, for one that may not fit in memory; its nulls are not counted.
 
     Raises:
-        DarecError: the file is missing, cut short, or not of the schema.
+        DarecError: the file is missing, truncated, or does not have the schema.
     """
     with reading(path):
         rows = pl.scan_parquet(path, glob=False)

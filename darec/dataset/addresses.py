@@ -1,4 +1,4 @@
-"""Places on the command line: files and URLs as a recipe has them, and tables as ADDRESS#TABLE or ADDRESS#QUERY.
+"""Sources on the command line: files and URLs as in a recipe, and tables as ADDRESS#TABLE or ADDRESS#QUERY.
 
 postgresql://reader@db.example.com/shop#events
 shop.duckdb#SELECT * FROM events
@@ -22,7 +22,7 @@ _FORMS: tuple[tuple[str, str], ...] = (
 
 
 def place_of(text: str) -> str | dict[str, Any]:
-    """The place as a recipe has it.
+    """The source as in a recipe.
 
     Raises:
         UserError: a database without a table or query.

@@ -22,26 +22,27 @@ from schemas.tables import DISLIKES, INTERACTION_EXTRAS, INTERACTIONS, ITEMS, US
 
 @dataclass(frozen=True)
 class CleanData:
-    """The tables of `schemas.tables`, each sorted by id, and the counts of what it took to get there."""
+    """The tables of `schemas.tables`, each sorted by id, and the counts of cleaning."""
 
     interactions: pl.DataFrame
-    """Columns of `INTERACTIONS`, and of `INTERACTION_EXTRAS` where the recipe asks for them."""
+    """Columns of `INTERACTIONS`, and the columns of `INTERACTION_EXTRAS` that the recipe uses."""
     items: pl.DataFrame
     users: pl.DataFrame
     report: dict[str, Any]
-    """`lost`: for each cause of lost rows their number and an example; `notes`: what was seen; `doubts`: what may be
-    wrong; and counts."""
+    """`lost`: the number and an example of the rows that each cause has lost; `notes`: what was recognised; `doubts`:
+    what may be wrong; and counts.
+    """
     dislikes: pl.DataFrame | None = None
     """The pairs that are dislikes; None if the recipe names none."""
 
 
 def clean(raw: RawData, config: DataConfig) -> CleanData:
-    """Cleans all three tables. Users and items of the interactions are always in theirs, with what is known of them.
+    """Cleans all three tables. All users and items of the interactions are in the users and items tables.
 
     Raises:
-        UserError: something cannot be fixed (two different rows of one item, unknown split labels, a column of a wrong
-            type, a threshold that does not fit the ratings), more than `max_bad_share` of the interactions would be
-            lost, or none is left.
+        UserError: an error that cleaning cannot fix (two different rows of one item, unknown split labels, a column of
+        a wrong type, a threshold that does not fit the ratings), more than `max_bad_share` of the interactions would be
+        lost, or none is left.
     """
     config = resolve(config)
     items, items_report = clean_entities(raw.items, c.ITEM, ITEMS)
@@ -72,18 +73,18 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
 def clean_interactions(
     raw: RawTable, catalogue: pl.Series | None, config: DataConfig
 ) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, Any]]:
-    """Interactions of the schema, one a (user, item) pair, sorted by both; the dislikes; and remarks.
+    """Interactions of the schema, one per (user, item) pair, sorted by both; the dislikes; and remarks.
 
-    Of several rows of a pair the train one wins, then the latest, then the best rated. The threshold comes after: a
-    user's last word counts. Items outside `catalogue`, if given, are unknown. What there is to tell includes the ids of
-    all users and items that are left.
+    Of several rows of a pair, the train row is kept, then the latest, then the best rated. The threshold is applied
+    afterwards, so the user's latest rating counts. Items outside `catalogue`, if given, are unknown. The remarks
+    include the ids of all remaining users and items.
     """
     log = read_log(raw, catalogue, config)
     lost = count_losses(raw, log, config)
     doubts = [*log.doubts, *refuse_twins(raw, log, config), *unread_columns(raw, config)]
     rows_in = log.rows.height + log.left_out["other_event"]
     kept = log.rows.filter(pl.col("problem") == 0).drop("problem")
-    log.rows = log.rows.clear()  # of fifty million, these are gigabytes, and `kept` has what counts
+    log.rows = log.rows.clear()  # gigabytes for fifty million rows, and no longer needed
     threshold, doubtful = threshold_of(raw, kept["rating"], config)
 
     n_kept = kept.height
@@ -141,7 +142,7 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
 
 
 def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
-    """Pairs with their ids, times in seconds and what is left of them in nanoseconds."""
+    """Pairs with their ids, and times as seconds and remaining nanoseconds."""
     return pairs.select(
         log.users.ids.gather(pairs["user"]).alias(c.USER),
         log.items.ids.gather(pairs["item"]).alias(c.ITEM),
@@ -154,7 +155,7 @@ def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
 
 
 def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
-    """The table of the schema, with the extra columns that say something."""
+    """The table of the schema, with the extra columns that have values."""
     table = _with_ids(pairs, log)
     if not (table[c.NANOSECOND] != 0).any():
         table = table.drop(c.NANOSECOND)
@@ -162,7 +163,7 @@ def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
 
 
 def _with_missing(table: pl.DataFrame, present: pl.Series, schema: TableSchema) -> pl.DataFrame:
-    """`table` with a bare row for every id of `present` that it lacks, sorted by id."""
+    """`table` with an additional row of nulls for every missing id of `present`, sorted by id."""
     key = present.name
     bare = {name: pl.lit([] if name == c.ATTRIBUTES else None, dtype) for name, dtype in schema.items() if name != key}
     missing = present.to_frame().join(table, on=key, how="anti").with_columns(**bare)
@@ -170,6 +171,6 @@ def _with_missing(table: pl.DataFrame, present: pl.Series, schema: TableSchema) 
 
 
 def _title() -> pl.Expr:
-    """The title on one line; an item without one is called by its id."""
+    """The title on one line; without a title, the id."""
     tidy = pl.col(c.TITLE).str.replace_all(r"\s+", " ").str.strip_chars()
     return pl.when(tidy.str.len_bytes() > 0).then(tidy).otherwise(pl.col(c.ITEM)).alias(c.TITLE)

@@ -1,7 +1,7 @@
-"""Connections to sources outside this machine: what each must be able to do, and which one reads a place.
+"""Connections to remote sources: their interface, and the choice of the connection for a place.
 
 A new kind of source is one file: a subclass of `FileConnection` or `TableConnection`, registered for a scheme or for a
-section of `schemas.places`, and named in `_MODULES`. Libraries are imported when a connection is made.
+section of `schemas.places`, and named in `_MODULES`. Libraries are imported when a connection is opened.
 """
 
 import os
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 _MODULES = ("objects", "web", "databases", "duckdb_files", "delta", "iceberg")
 
 CONNECTIONS: Registry["Connection"] = Registry("connection")
-"""By the scheme of a URL, or by the section of a table."""
+"""Connections by the scheme of a URL, or by the section of a table."""
 
 
 class Connection(ABC):
-    """A source outside this machine."""
+    """A remote source."""
 
     @abstractmethod
     def state(self) -> str | None:
-        """The source's own name for its present content, found without reading it; None if there is none.
+        """The source's version of its current content, found without reading it; None if it reports none.
 
         Raises:
-            UserError: it is not there, or may not be read.
-            TransientError: it cannot be reached now.
+            UserError: it does not exist, or access is denied.
+            TransientError: it cannot be reached.
         """
 
 
@@ -48,7 +48,7 @@ class RemoteFile:
     name: str
     """Its path within the source, with `/` between folders."""
     version: str | None
-    """Changes whenever the content does; None if that is not known."""
+    """Changes whenever the content does; None if unknown."""
     bytes: int | None = None
 
 
@@ -69,7 +69,7 @@ class FileConnection(Connection):
     @property
     @abstractmethod
     def inner(self) -> str:
-        """The file, folder or glob among `files` that the place means."""
+        """The file, folder or glob among `files` that the place denotes."""
 
     @abstractmethod
     def files(self) -> Sequence[RemoteFile]:
@@ -77,7 +77,7 @@ class FileConnection(Connection):
 
     @abstractmethod
     def download(self, file: RemoteFile, path: Path) -> RemoteFile:
-        """Writes a file's content to `path`, and says what was written. Raises errors as `state` does."""
+        """Writes a file's content to `path`, and returns the file with its version. Raises errors as `state` does."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ class TableConnection(Connection):
 
     @abstractmethod
     def rows(self, since: Since | None = None) -> "AbstractContextManager[pa.RecordBatchReader]":
-        """The rows, or those that are not below a bound. Raises errors as `state` does, and for a missing column."""
+        """The rows, or only those not below a bound. Raises errors as `state` does, and for a missing column."""
 
     def newest(self, since: Since) -> "AbstractContextManager[pa.RecordBatchReader] | None":
-        """One row: the number of rows that are not below a bound, and the greatest value of its column.
+        """One row: the number of rows not below a bound, and the greatest value of its column.
 
-        None if the source's `state` tells whether it has changed.
+        None if the source's `state` shows whether it has changed.
         """
         return None
 
@@ -124,7 +124,7 @@ def connect(place: str | Table, role: str) -> Connection:
         role: interactions, items or users, for messages.
 
     Raises:
-        UserError: a library or a variable of the environment is missing.
+        UserError: a library or an environment variable is missing.
     """
     for name in _MODULES:
         import_module(f"darec.dataset.{name}")
@@ -134,7 +134,7 @@ def connect(place: str | Table, role: str) -> Connection:
 
 
 def expanded(address: str, role: str) -> str:
-    """An address with the values of the variables that it names. Raises UserError for one that is not set."""
+    """An address with its environment variables expanded. Raises UserError for a variable that is not set."""
     for name in REFERENCE.findall(address):
         if not os.environ.get(name):
             hint = f"set {name} in the environment of the run"
@@ -143,7 +143,7 @@ def expanded(address: str, role: str) -> str:
 
 
 def without_values(text: str, address: str) -> str:
-    """A text of a library with the values of the variables that `address` names replaced by these names."""
+    """A library's message in which the values of the variables of `address` are replaced by their names."""
     values = {os.environ.get(name, ""): f"${{{name}}}" for name in REFERENCE.findall(address)}
     for value in sorted(filter(None, values), key=len, reverse=True):
         text = text.replace(value, values[value])

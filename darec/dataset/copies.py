@@ -1,11 +1,11 @@
 """Local copies of remote sources, from which ingest reads.
 
-<store>/sources/<source>/copy.json      the record: which generation is the copy, and of what
-<store>/sources/<source>/<generation>/  the data; the generation before it is kept for runs that still read it
-<store>/sources/<source>/draft/         a generation that is being made
-<store>/sources/<source>/incoming/      files that a killed or failed download had finished
+<store>/sources/<source>/copy.json      the record: the source and the current generation
+<store>/sources/<source>/<generation>/  the data; the previous generation is kept for runs that still read it
+<store>/sources/<source>/draft/         a generation that is being written
+<store>/sources/<source>/incoming/      files that an interrupted download had completed
 
-A draft becomes a generation by one rename, and then the copy by the replacement of the record: readers find the old
+A draft becomes a generation by one rename, and the current copy by the replacement of the record: readers see the old
 copy or the new one, even if the process is killed. Only the holder of the lease `sources` writes.
 """
 
@@ -33,18 +33,18 @@ def described(place: str | Table) -> str:
 
 
 def copy_of(folder: Path, place: str | Table) -> "Copy":
-    """The copy of a place, which may not be there yet."""
+    """The copy of a place, which may not exist yet."""
     settings = place if isinstance(place, str) else _settings(place)
     return Copy(folder / digest(settings)[:16])
 
 
 def copies_in(folder: Path) -> "list[Copy]":
-    """All copies that are there."""
+    """All existing copies."""
     return [Copy(path.parent) for path in sorted(folder.glob(f"*/{COPY}"))]
 
 
 def _settings(table: BaseModel) -> dict[str, object]:
-    """What says which rows are read; how far back a run looks does not."""
+    """The settings that determine which rows are read; the lag does not."""
     return table.model_dump(mode="json", exclude_defaults=True, exclude={"lag"})
 
 
@@ -56,7 +56,7 @@ class Copy:
 
     @property
     def record(self) -> CopyRecord | None:
-        """What it is a copy of; None while it was never read, or if its files are gone."""
+        """The record; None if the source was never read or files are missing."""
         try:
             record = CopyRecord.model_validate_json((self.path / COPY).read_bytes())
         except FileNotFoundError:
@@ -68,13 +68,13 @@ class Copy:
 
     @property
     def whole(self) -> CopyRecord | None:
-        """The record, if all files have their sizes; None if the source must be read again, which is told."""
+        """The record, if all files have their sizes; None, with a warning, if the source must be read again."""
         if (record := self.record) is None:
             return None
         for name, size in record.bytes.items():
             path = self.path / record.generation / name
             if not path.is_file() or path.stat().st_size != size:
-                tell_once(f"a file of a copy is missing or cut short, so the source is read again [{path}]")
+                tell_once(f"a file of a copy is missing or truncated, so the source is read again [{path}]")
                 return None
         return record
 
@@ -100,14 +100,14 @@ class Copy:
 
     @property
     def incoming(self) -> Path:
-        """A folder for files that outlive a failed download."""
+        """A folder for files that are kept after a failed download."""
         path = self.path / "incoming"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """An empty folder for the next generation; what is left in it is removed at the end."""
+        """An empty folder for the next generation, which is removed at the end unless it was committed."""
         draft = self.path / "draft"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -117,7 +117,7 @@ class Copy:
             shutil.rmtree(draft, ignore_errors=True)
 
     def commit(self, draft: Path, record: CopyRecord) -> None:
-        """Makes a filled draft the copy; `record.generation` is set."""
+        """Makes a filled draft the current copy; `record.generation` is set."""
         before = self.record.generation if self.record else None
         numbers = [int(path.name) for path in self.path.iterdir() if path.name.isdecimal()]
         generation = f"{max(numbers, default=0) + 1:06d}"
@@ -152,7 +152,7 @@ class Copy:
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file at a second place: a hard link, or a copy where the file system has none."""
+    """Makes a hard link, or a copy if the file system does not support hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Results of queries: PostgreSQL, and any database that has an ADBC driver."""
+"""Query results: PostgreSQL, and any database with an ADBC driver."""
 
 import re
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ _USERS_TO_FIX = (
 
 
 def selected(query: str, since: Since | None, what: str = "*", quote: str = '"') -> str:
-    """The statement that reads `what` of a query's rows, all or those from a bound on."""
-    # The query ends a line of its own, so that a comment at its end hides nothing.
+    """The statement that selects `what` from a query's rows, all or those not below a bound."""
+    # A line break follows the query, so that a comment at its end hides nothing.
     statement = f"SELECT {what} FROM (\n{query.strip().rstrip(';')}\n) AS darec_rows"
     return f"{statement} WHERE {quoted(since.column, quote)} >= {since.literal}" if since else statement
 
 
 def counted(since: Since, quote: str = '"') -> str:
-    """What `TableConnection.newest` selects."""
+    """The columns that `TableConnection.newest` selects."""
     return f"COUNT(*) AS rows_found, MAX({quoted(since.column, quote)}) AS newest"
 
 
@@ -57,7 +57,7 @@ class Database(TableConnection):
         raise NotImplementedError
 
     def state(self) -> None:
-        """A database does not name its states."""
+        """Databases have no version of their content."""
 
     @contextmanager
     def rows(self, since: Since | None = None) -> "Iterator[pa.RecordBatchReader]":
@@ -67,7 +67,7 @@ class Database(TableConnection):
 
     @contextmanager
     def newest(self, since: Since) -> "Iterator[pa.RecordBatchReader]":
-        """How many rows there are from a bound on, and the greatest value."""
+        """The number of rows not below a bound, and the greatest value."""
         with self._reading(selected(self._query, since, counted(since, self._quote), self._quote)) as reader:
             yield reader
 
@@ -95,7 +95,9 @@ class Database(TableConnection):
 
 @CONNECTIONS.register(PostgreSQLTable)
 class PostgreSQL(Database):
-    """A PostgreSQL server; what the address leaves out is in the variables PGHOST, PGUSER, PGPASSWORD and others."""
+    """A PostgreSQL server. Missing parts of the address are read from PGHOST, PGUSER, PGPASSWORD
+    and other variables.
+    """
 
     def __init__(self, table: PostgreSQLTable, role: str) -> None:
         extra("adbc_driver_postgresql", "databases")
@@ -103,7 +105,7 @@ class PostgreSQL(Database):
         super().__init__(table.query, "adbc_driver_postgresql", role, table.url, table.url)
 
     def options(self) -> tuple[list[str], dict[str, Any]]:
-        """The address, with a limit of the time that connecting may take."""
+        """The address, with a timeout for connecting."""
         url = expanded(self._table.url, self._role)
         if "connect_timeout=" not in url:
             url += f"{'&' if '?' in url else '?'}connect_timeout={_CONNECT_SECONDS}"
@@ -112,7 +114,7 @@ class PostgreSQL(Database):
 
 @CONNECTIONS.register(ADBCTable)
 class ADBC(Database):
-    """Whatever the named driver connects to."""
+    """A database with any ADBC driver."""
 
     def __init__(self, table: ADBCTable, role: str) -> None:
         self._table = table

@@ -37,7 +37,7 @@ class Delta(TableConnection):
         self._errors = extra("deltalake.exceptions", "databases")
 
     def state(self) -> str:
-        """The version, and the id of the table, which is new when the table is created again."""
+        """The version, and the id of the table, which changes when the table is created again."""
         table = self._open()
         return f"{table.metadata().id} {table.version()}"
 
@@ -55,7 +55,7 @@ class Delta(TableConnection):
 
     def _open(self) -> Any:
         address = expanded(self._table.table, self._role)
-        # The library's stores take their credentials from the environment.
+        # The library reads credentials from the environment.
         options = {"max_retries": "4", "retry_timeout": "30s"}
         if is_unencrypted():
             options["allow_http"] = "true"
@@ -70,7 +70,7 @@ class Delta(TableConnection):
         where = self._table.table
         if isinstance(error, self._errors.TableNotFoundError):
             hint = f"correct data.{self._role}.table"
-            return UserError("this is no Delta table", where=where, hint=hint)
+            return UserError("this is not a Delta table", where=where, hint=hint)
         if any(words in text.lower() for words in _NO_ACCESS):
             hint = "set the store's credentials in the environment of the run, such as AWS_ACCESS_KEY_ID"
             return UserError(f"the store gives no access ({text[:300]})", where=where, hint=hint)

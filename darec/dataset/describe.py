@@ -1,4 +1,4 @@
-"""Text for the LLM from the columns of a file: which columns are worth showing, and their values made readable."""
+"""Text for the LLM from the columns of a file: selects useful columns and makes their values readable."""
 
 import html
 import re
@@ -14,7 +14,7 @@ SAMPLE_ROWS = 10_000
 _INDEX_NAMES = re.compile(r"(Unnamed: \d+|__index_level_\d+__|index|level_\d+|)$")
 _URL = r"^(https?|ftp)://|^www\."
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
-_ESCAPES = r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # titles that paint a terminal
+_ESCAPES = r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # escape sequences of terminals
 _ENTITIES = {f"&{name};": html.unescape(f"&{name};") for name in [*name2codepoint, "apos"]} | {
     f"&#{code:0{width}d};": chr(code) for code in range(32, 256) for width in (1, 3)
 }
@@ -22,9 +22,9 @@ _MOJIBAKE = re.compile(r"[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ�
 
 
 def as_text(rows: pl.LazyFrame, column: str, null_values: Sequence[str] = ()) -> pl.Expr:
-    """A column of any type as trimmed text, words for missing values as null.
+    """A column of any type as trimmed text, with words for missing values as null.
 
-    The values of a list are joined by commas, also where the list is text: `a|b`, or `["a", "b"]`.
+    The values of a list are joined by commas, also if the list is a text such as `a|b` or `["a", "b"]`.
     """
     kind, values = rows.collect_schema()[column], pl.col(column)
     if isinstance(kind, pl.List | pl.Array):
@@ -79,7 +79,7 @@ def worth_showing(rows: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
 
 
 def mojibake(texts: Sequence[str | None]) -> tuple[str, str] | None:
-    """The first text that was UTF-8 and has been read as another encoding, and what it was; None if there is none."""
+    """The first text that is UTF-8 decoded as another encoding, and the correct text; None if there is none."""
     for text in texts:
         if text and _MOJIBAKE.search(text):
             for encoding in ("cp1252", "latin-1"):

@@ -1,4 +1,4 @@
-"""Dislikes by the numbers of a split, and which of them were known when its train part ended."""
+"""Dislikes in the numbering of a split, and which of them were known at the end of its train part."""
 
 import polars as pl
 
@@ -17,9 +17,9 @@ def numbered(dislikes: pl.DataFrame, split: Split) -> pl.DataFrame:
 
 
 def known_in_train(dislikes: pl.DataFrame, split: Split, config: SplitConfig) -> pl.DataFrame:
-    """Those of `dislikes` (from `numbered`) that training may know.
+    """The `dislikes` (from `numbered`) that training may use.
 
-    In a split by time they are older than the user's first held-out interaction. Without times, or where the held-out
+    In a split by time they are older than the user's first held-out interaction. Without times, or if the held-out
     interactions are not the latest, all dislikes count as known.
     """
     if config.strategy not in _BY_TIME or dislikes[c.TIMESTAMP].null_count():

@@ -1,4 +1,4 @@
-"""Results of queries in DuckDB files."""
+"""Query results from DuckDB files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +20,14 @@ _BATCH = 100_000
 
 @CONNECTIONS.register(DuckDBTable)
 class DuckDB(TableConnection):
-    """A DuckDB file, opened for reading only. Its state is the size and time of the file and of its log."""
+    """A DuckDB file, opened read-only. Its state is the size and modification time of the file and of its log."""
 
     def __init__(self, table: DuckDBTable, role: str) -> None:
         self._table, self._role = table, role
         self._duckdb = extra("duckdb", "databases")
 
     def state(self) -> str:
-        """Size and time of the last change."""
+        """Size and modification time."""
         path = Path(self._table.file)
         facts = [regular_file(path, "the DuckDB file", hint=f"correct data.{self._role}.file")]
         log = path.with_name(path.name + ".wal")
@@ -37,7 +37,7 @@ class DuckDB(TableConnection):
     @contextmanager
     def rows(self, since: Since | None = None) -> "Iterator[pa.RecordBatchReader]":
         """The rows of the query."""
-        self.state()  # DuckDB would say less of a file that is not there
+        self.state()  # checked here, because DuckDB's message for a missing file is less clear
         try:
             with self._duckdb.connect(self._table.file, read_only=True) as connection:
                 yield connection.sql(selected(self._table.query, since)).to_arrow_reader(_BATCH)

@@ -1,4 +1,4 @@
-"""An error about data that a setting of the recipe answers."""
+"""An error about data that a setting of the recipe resolves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from darec.common.errors import UserError
 
 
 class AnswerableError(UserError):
-    """Data that cannot be used as the recipe says, and the settings with which it can."""
+    """Data that cannot be read with this recipe, and the settings with which it can."""
 
     def __init__(
         self, what: str, *, where: str = "", hint: str = "", settings: Mapping[str, Mapping[str, Any]]

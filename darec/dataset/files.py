@@ -1,4 +1,6 @@
-"""Which files a place in a recipe means: a file, a folder, a glob, a list of them, or such for train, val and test."""
+"""Resolves a place in a recipe to files: a file, a folder, a glob, a list of these, or one each for train, val and
+test.
+"""
 
 import glob
 import re
@@ -21,24 +23,24 @@ class SourceFile:
 
     path: Path
     part: Part | None = None
-    """The part of the split that its rows belong to, if the recipe says so."""
+    """The part of the split that its rows belong to, if the recipe gives it."""
     partition: tuple[tuple[str, str | None], ...] = ()
-    """Columns whose values stand in the folders' names (hive partitions): name and value."""
+    """Columns whose values are in the names of folders (hive partitions): name and value."""
 
 
 def expand(place: Files, role: str) -> list[SourceFile]:
-    """All files that `place` means, each checked to be a readable regular file, in a fixed order.
+    """All files of `place`, each checked to be a readable regular file, in a fixed order.
 
     Args:
         place: as the recipe gives it.
         role: interactions, items or users, for messages.
 
     Raises:
-        UserError: a file is missing, is no regular file or may not be read; a glob or folder holds no data.
-        DarecError: `place` is a table, of which only a copy is read.
+        UserError: a file is missing, not a regular file or not readable; a glob or folder has no data files.
+        DarecError: `place` is a table, which is read only through its copy.
     """
     if isinstance(place, Table):
-        raise DarecError("a table has no files before it is copied", where=f"data.{role}", hint="report this as a bug")
+        raise DarecError("a table has no files until it is copied", where=f"data.{role}", hint="report this as a bug")
     if isinstance(place, dict):
         return [
             SourceFile(file.path, part, file.partition)
@@ -85,9 +87,9 @@ def _expand_one(place: str, role: str) -> Iterator[SourceFile]:
 
 
 def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
-    """The data files of a folder and all below it; `root` is where names of partitions may begin.
+    """The data files of a folder and its subfolders; names below `root` may be partitions.
 
-    As Spark, Hive and Polars do, files and folders whose names begin with `.` or `_` are passed over (`_SUCCESS`).
+    As in Spark, Hive and Polars, files and folders whose names begin with `.` or `_` are ignored (`_SUCCESS`).
     """
     found = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
     found = [path for path in found if not any(is_hidden(name) for name in path.relative_to(folder).parts)]
@@ -106,7 +108,7 @@ def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
 
 
 def _kind(path: Path) -> str:
-    """The suffix that tells the layout: `.csv` of `part-0.csv.gz`."""
+    """The suffix that determines the layout: `.csv` of `part-0.csv.gz`."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in _PACKED]
     return suffixes[-1] if suffixes else "no suffix"
 

@@ -1,7 +1,8 @@
-"""Removing a person from the local copies of remote sources: a part of what `darec forget` does.
+"""Removes a person from the local copies of remote sources: a part of `darec forget`.
 
-Rows of tables are rewritten without the person: older ones may be gone at the source. Files are copied as they are, in
-whatever form, so copies of files with interactions or users are deleted as a whole, and the next run reads them again.
+Copies of tables are rewritten without the person, because the source may no longer have the older rows. Files are
+copied unchanged in any format, so copies of files with interactions or users are deleted, and the next run reads them
+again.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from schemas.data import NULL_WORDS
 
 @dataclass(frozen=True)
 class CopiesOfPerson:
-    """The copies in a folder that hold a person, or may hold them."""
+    """The copies in a folder that contain a person or may contain one."""
 
     folder: Path
     user_id: str
@@ -31,7 +32,7 @@ class CopiesOfPerson:
         return any(values is not None and len(values) for _, values in self._tables)
 
     def counts(self) -> dict[str, int]:
-        """How much there is to remove."""
+        """The number of copies to remove or rewrite, by kind."""
         rewritten = sum(values is not None and len(values) > 0 for _, values in self._tables)
         deleted = len(self._files) + sum(values is None for _, values in self._tables)
         return {"copies of tables rewritten": rewritten, "copies of files deleted": deleted}
@@ -59,7 +60,7 @@ class CopiesOfPerson:
 
     @cached_property
     def _tables(self) -> list[tuple[Copy, pl.Series | None]]:
-        """Tables, each with the values of its user column that mean the person; None if nobody can say."""
+        """Tables, each with the values of its user column that denote the person; None if unknown."""
         return [
             (copy, _values(copy, record, self.user_id)) for copy, record in self._people if record and record.is_table
         ]
@@ -84,7 +85,7 @@ def _values(copy: Copy, record: CopyRecord, user_id: str) -> pl.Series | None:
 
 
 def _rewrite(copy: Copy, values: pl.Series) -> None:
-    """Makes a generation without the rows that have one of the values, and removes the others."""
+    """Writes a generation without the rows that have one of the values, and removes the older ones."""
     record = copy.record
     assert record is not None
     with copy.draft() as draft:
