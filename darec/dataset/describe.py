@@ -68,7 +68,7 @@ def attribute_list(rows: pl.LazyFrame, columns: Sequence[str], null_values: Sequ
 def worth_showing(rows: pl.LazyFrame, columns: Sequence[str]) -> list[str]:
     """The columns that may be useful to an LLM: no row numbers, URLs, nested structures or bytes.
 
-    Judged by the names, the types, and the first 10,000 rows.
+    The choice depends on names, types and the first 10,000 rows.
     """
     schema = rows.collect_schema()
     plain = [name for name in columns if not _is_nested(schema[name]) and schema[name] != pl.Binary]

@@ -1,4 +1,4 @@
-"""Opening files lazily, each layout by one function: `@FORMATS.register("csv")`. Every text column stays text."""
+"""Opens files lazily, with one function per layout: `@FORMATS.register("csv")`. Text columns stay text."""
 
 import ast
 import itertools
@@ -25,7 +25,7 @@ _PLAIN = {
     "recbole": FileFormat(separator="\t", header=True, quote="none"),
     "lightgcn": FileFormat(separator=WHITESPACE, header=False),
 }
-_JSON_SAMPLE = 10_000  # rows that are searched for fields
+_JSON_SAMPLE = 10_000  # number of rows that are searched for fields
 _LARGEST_OBJECT = 2**28  # characters
 
 FORMATS: Registry[pl.LazyFrame] = Registry("file format")
@@ -33,7 +33,7 @@ FORMATS: Registry[pl.LazyFrame] = Registry("file format")
 
 
 def completed(given: FileFormat, source: str, encoding: str) -> FileFormat:
-    """`given` with what it leaves open filled in from the source's layout and the encoding of all files."""
+    """`given`, completed by the source's layout and the encoding of all files."""
     name = given.format or source
     plain = _PLAIN.get(name, FileFormat())
     missing = {field for field in ("separator", "header", "quote") if getattr(given, field) is None}
@@ -44,10 +44,10 @@ def completed(given: FileFormat, source: str, encoding: str) -> FileFormat:
 
 
 def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
-    """All rows of the files, with the columns that stand in the names of folders; the part of the split as `split`.
+    """All rows of the files, with the columns from the names of folders, and the part of the split as `split`.
 
     Raises:
-        UserError: a file is damaged, is of another layout, or its columns have no place in those of the others.
+        UserError: a file is damaged, has another layout, or has columns that the other files lack.
     """
     frames = [_with_constants(open_file(file.path, form, scratch), file) for file in files]
     if len(frames) == 1:
@@ -74,7 +74,7 @@ def _with_constants(rows: pl.LazyFrame, file: SourceFile) -> pl.LazyFrame:
 @FORMATS.register("csv")
 @FORMATS.register("tsv")
 def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
-    """Lines of fields. What a row has beyond the columns is in the column `MORE_FIELDS`, null where that is nothing."""
+    """Delimited text. Additional fields of a row are in the column `MORE_FIELDS`, null if there are none."""
     names, form, skip = _columns(path, form)
     text = _text(path, form, scratch)
     assert form.separator is not None
@@ -131,7 +131,7 @@ def _lightgcn(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     """JSON lines, a JSON array of objects, or lines of Python dictionaries (Amazon's metadata of 2014), as text.
 
-    Numbers and booleans become text, lists and objects the text of their JSON.
+    Numbers and booleans become text; lists and objects become their JSON text.
     """
     text = _text(path, form, scratch)
     if not _is_strict_lines(text):
@@ -164,7 +164,9 @@ def _text(path: Path, form: FileFormat, scratch: Scratch) -> Path:
 
 
 def _columns(path: Path, form: FileFormat) -> tuple[list[str], FileFormat, int]:
-    """The names of a delimited file's columns, its format with what the first lines say, and the lines to skip."""
+    """The column names of a delimited file, its format completed from the first lines, and the
+    number of lines to skip.
+    """
     assert form.encoding is not None
     head = head_of(path, form.compression)
     refuse_binary(path, head, head.encoding or form.encoding)
@@ -184,7 +186,7 @@ def _columns(path: Path, form: FileFormat) -> tuple[list[str], FileFormat, int]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """The names with a number behind those that occur again, as Polars numbers them."""
+    """The names, with repeated ones numbered as in Polars."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:
@@ -195,7 +197,9 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _split_lines(text: Path, path: Path, form: FileFormat, names: list[str], skip: int) -> pl.LazyFrame:
-    """A file whose separator has several characters: lines are split one by one, fields cannot hold line ends."""
+    """A file whose separator has several characters: lines are split individually, and fields cannot contain line
+    breaks.
+    """
     assert form.separator is not None
     with reading(path):
         line = pl.scan_lines(text, glob=False).slice(skip).select(pl.col("line").str.strip_chars("\r\ufeff"))
@@ -239,7 +243,7 @@ def _refuse(constant: str) -> None:
 
 
 def _as_json_lines(text: Path, path: Path, scratch: Scratch) -> Path:
-    """A copy with one object of strict JSON a line."""
+    """A copy with one object of strict JSON per line."""
     copy = scratch.new(".jsonl")
     with copy.open("w", encoding="utf-8") as out:
         for row in _objects(text, path):
@@ -248,7 +252,9 @@ def _as_json_lines(text: Path, path: Path, scratch: Scratch) -> Path:
 
 
 def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON array, of lines, or of one object that holds one list of them; read in blocks."""
+    """The objects of a JSON array, of JSON lines, or of one object that contains one list of
+    objects; read in blocks.
+    """
     decoder = json.JSONDecoder()
     with text.open(encoding="utf-8") as stream:
         buffer, ended, number = "", False, 0
@@ -274,13 +280,13 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
 
             buffer, number = buffer[end:], number + 1
             if not isinstance(value, dict):
-                raise _no_json(path, f"value {number} is no object but {type(value).__name__}")
+                raise _no_json(path, f"value {number} is not an object but {type(value).__name__}")
             inner = rows_within(value) if number == 1 and ended and not buffer.strip(" \t\r\n]") else None
             yield from inner if inner is not None else [value]
 
 
 def _python_dictionary(buffer: str) -> tuple[Any, int]:
-    """The value of a first line that is a Python literal, and its length; None and 0 if it is none."""
+    """The value and length of a first line that is a Python literal; None and 0 if it is not one."""
     line, _, _ = buffer.partition("\n")
     try:
         return ast.literal_eval(line), len(line)
@@ -289,7 +295,7 @@ def _python_dictionary(buffer: str) -> tuple[Any, int]:
 
 
 def _strict(value: Any) -> Any:
-    """A value of strict JSON: NaN and infinities, which Python writes and JSON does not know, become null."""
+    """A value as strict JSON: NaN and infinities, which Python writes but JSON does not allow, become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,13 +9,14 @@ from schemas.tables import EDGES
 
 
 def edge_list(train: pl.LazyFrame, config: GraphConfig) -> pl.LazyFrame:
-    """One edge a train row, sorted by user and item, with its weight.
+    """One edge per train row, sorted by user and item, with its weight.
 
-    `symmetric` gives the entries of D^-1/2 A D^-1/2: w / sqrt(degree of the user x degree of the item), with w = 1 and
-    degrees being counts (LightGCN, arXiv 2002.02126, eq. 3), or w that of the interaction and degrees being sums of w.
+    `symmetric` gives the entries of D^-1/2 A D^-1/2: w / sqrt(degree of the user x degree of the item), where w = 1 and
+    degrees are counts (LightGCN, arXiv 2002.02126, eq. 3), or w is the weight of the interaction and degrees are sums
+    of w.
 
     Raises:
-        UserError: the weights of interactions shall count, and there are none.
+        UserError: the configuration uses weights of interactions, and there are none.
     """
     size = pl.lit(1.0)
     degrees = [pl.len().over(column).cast(pl.Float64) for column in (c.USER_INDEX, c.ITEM_INDEX)]

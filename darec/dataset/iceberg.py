@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @CONNECTIONS.register(IcebergTable)
 class Iceberg(TableConnection):
-    """A table of a catalog that the environment configures. Its state is the id of its snapshot."""
+    """A table of a catalog that is configured by the environment. Its state is the id of its snapshot."""
 
     def __init__(self, table: IcebergTable, role: str) -> None:
         self._table, self._role = table, role
@@ -50,7 +50,7 @@ class Iceberg(TableConnection):
             raise self._refused(error, f"set {self._variable('CREDENTIAL')} or {self._variable('TOKEN')}") from None
         except (ValueError, ImportError) as error:
             raise self._refused(error, f"set {self._variable('URI')} in the environment of the run") from None
-        except Exception as error:  # each kind of catalog has errors of its own
+        except Exception as error:  # each kind of catalog raises different errors
             raise self._unreachable(error) from None
 
     def _snapshot(self, table: Any) -> int | None:

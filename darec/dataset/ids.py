@@ -1,6 +1,6 @@
 """Checks ids by their values: missing values, rounded numbers, variants of one id, and unknown ids.
 
-All of it works on the distinct ids of a column, of which there are far fewer than rows.
+All checks work on the distinct ids of a column, which are far fewer than its rows.
 """
 
 import difflib
@@ -16,12 +16,12 @@ from darec.dataset.raw import RawTable
 
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060\ufeff]"
 _WHOLE_FLOAT, _BROKEN_FLOAT = r"^-?\d+\.0+$", r"^-?\d+\.\d*[1-9]\d*$"
-_MANGLED = r"^-?\d(\.\d+)?[eE]\+\d+$|^-?\d\.\d+E\d+$"  # 1E+16: digits are lost, so several ids have become one
+_MANGLED = r"^-?\d(\.\d+)?[eE]\+\d+$|^-?\d\.\d+E\d+$"  # 1E+16: digits are lost, so several ids may have become one
 _SCIENTIFIC_FROM = 1e16
-_NEAREST_OF = 20_000  # catalogue ids that are searched for one that looks alike
+_NEAREST_OF = 20_000  # maximum number of catalogue ids that are searched for a similar one
 
 EMPTY, MANGLED, UNKNOWN = 1, 2, 3
-"""What is wrong with an id; 0 is nothing."""
+"""Problems of an id; 0 means none."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,27 @@ class Ids:
     """The distinct values of an id column, and the id of each."""
 
     codes: NDArray[np.int32]
-    """Code of a value -> row of `ids`, -1 for a value that is no id; shape (values + 1,), the last one being null."""
+    """Maps the code of a value to the row of `ids`, -1 for a value that is not an id; shape (values + 1,), the last
+    entry is for null.
+    """
     problems: NDArray[np.uint8]
-    """Code of a value -> what is wrong with it."""
+    """Maps the code of a value to its problem."""
     ids: pl.Series
     """The ids in sorted order."""
     examples: dict[int, str] = field(default_factory=dict)
-    """For each problem that occurs, the value with most rows that has it, in words."""
+    """For each problem that occurs, the most frequent value that has it, in words."""
     notes: list[str] = field(default_factory=list)
-    """What was done, for the report."""
+    """Remarks for the report."""
     twins: tuple[int, str, str] | None = None
-    """Rows with an id that has a more frequent twin and was kept apart, an example, and the kind of difference."""
+    """Number of rows with an id that has a more frequent variant and was kept separate, an example, and the kind of
+    difference.
+    """
     nearest: tuple[str, str] | None = None
-    """The unknown id with most rows, and the one of the catalogue that looks most like it."""
+    """The most frequent unknown id, and the most similar id of the catalogue."""
 
 
 def as_id(raw: RawTable, column: str) -> pl.Expr:
-    """External ids as text, not yet judged. Raises UserError for a column of another type than text or numbers."""
+    """External ids as text, not checked yet. Raises UserError for a column that is neither text nor numbers."""
     kind, values = raw.rows.collect_schema()[column], pl.col(column)
     if kind == pl.Binary:
         text = values.cast(pl.String, strict=False)
@@ -60,7 +64,7 @@ def as_id(raw: RawTable, column: str) -> pl.Expr:
 
 
 def as_categories(text: pl.Expr) -> pl.Expr:
-    """Text as categories of a pool of their own, so that a row takes four bytes and not its text."""
+    """Text as categories of a separate pool, so that a row takes four bytes."""
     return text.cast(pl.Categorical(pl.Categories.random()))
 
 
@@ -74,16 +78,19 @@ def distinct(categories: pl.Series) -> pl.DataFrame:
 
 
 def _whole_number(values: pl.Expr) -> pl.Expr:
-    """Floats as the whole numbers that they are; others keep their point, and huge ones an exponent."""
+    """Floats as text: whole numbers without a decimal point, other values unchanged, very large
+    ones with an exponent.
+    """
     is_whole = (values == values.round()) & (values.abs() < _SCIENTIFIC_FROM)
     text = values.fill_nan(None).cast(pl.String).str.replace("e", "e+", literal=True)
     return pl.when(is_whole).then(values.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(text)
 
 
 def tidied(values: pl.Series, null_values: Sequence[str]) -> pl.Series:
-    """Ids without surrounding blanks and invisible characters, in one Unicode form; words for missing are null.
+    """Ids without surrounding blanks and invisible characters, in one Unicode form, with words for missing values as
+    null.
 
-    Whole numbers lose a trailing `.0` unless another value of the column has a fraction.
+    A trailing `.0` is removed unless another value of the column has a fraction.
     """
     text = values.cast(pl.String).str.replace_all(_INVISIBLE, "").str.strip_chars().str.normalize("NFC")
     words = [word.lower() for word in ("", *null_values)]
@@ -105,8 +112,8 @@ def resolve(
     Args:
         values: the distinct values: `code`, `value`, and `rows`, the number of rows that have it.
         null_values: words for missing values.
-        merge: the differences that make no second id: case, zeros, spaces.
-        catalogue: the tidied ids that are known, if only those are.
+        merge: the differences that are ignored: case, zeros, spaces.
+        catalogue: the normalised known ids, if other ids are unknown.
     """
     table = values.with_columns(id=tidied(values["value"], null_values))
     mangled = table["id"].str.contains(_MANGLED).fill_null(False)
@@ -119,7 +126,7 @@ def resolve(
         problem = problem.when(~pl.col("id").is_in(catalogue.implode())).then(UNKNOWN)
     table = table.with_columns(problem=problem.otherwise(0).cast(pl.UInt8))
 
-    # Arrays by code, so that a column of millions of rows is translated by indexing.
+    # Arrays indexed by code, so that a column of millions of rows is mapped by indexing.
     known = table.filter(pl.col("problem") == 0)
     ids = known["id"].unique().sort()
     numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int32)
@@ -137,7 +144,7 @@ def resolve(
 
 
 def difference(one: str, other: str) -> str | None:
-    """The only kind of difference between two ids (case, zeros, spaces), None if there is another."""
+    """The kind of difference between two ids (case, zeros, spaces), None if there is another one."""
     return next((kind for kind in ("case", "zeros", "spaces") if _same([one, other], kind)), None)
 
 
@@ -154,7 +161,7 @@ def _most_wanted(table: pl.DataFrame, catalogue: pl.Series | None) -> tuple[str,
 
 
 def _nearest(value: str, catalogue: pl.Series) -> str | None:
-    """The catalogue's id that differs only by case, zeros, blanks or .0, or else the one that looks most alike."""
+    """The id of the catalogue that differs only by case, zeros, blanks or .0, or else the most similar one."""
     loose = catalogue.to_frame("id").select(_loose(pl.col("id"))).to_series()
     same = catalogue.filter(loose == pl.select(_loose(pl.lit(value))).item())
     if len(same):
@@ -163,7 +170,7 @@ def _nearest(value: str, catalogue: pl.Series) -> str | None:
 
 
 def merge_key(ids: pl.Expr, merge: Sequence[str]) -> pl.Expr:
-    """What ids have in common that differ only by case, leading zeros or blanks."""
+    """A key that is equal for ids that differ only by case, leading zeros or blanks."""
     if "case" in merge:
         ids = ids.str.to_lowercase()
     if "spaces" in merge:
@@ -178,7 +185,7 @@ def _loose(ids: pl.Expr) -> pl.Expr:
 
 
 def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | None) -> pl.Series:
-    """Of ids that share a key, the one that the catalogue has, or else the most frequent."""
+    """For each key, the id in the catalogue, or else the most frequent id."""
     known = pl.lit(True) if catalogue is None else pl.col("id").is_in(catalogue.implode())
     rows = pl.col("rows").sum().over("id")
     keyed = table.with_columns(key=merge_key(pl.col("id"), merge), known=known, weight=rows)
@@ -194,7 +201,7 @@ def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | No
 
 
 def _merged_note(table: pl.DataFrame, kinds: str) -> list[str]:
-    """A line on values that are one id though they differ."""
+    """A remark about different values of one id."""
     groups = table.drop_nulls("id").group_by("id").agg("value", values=pl.len()).filter(pl.col("values") > 1).sort("id")
     if groups.is_empty():
         return []
@@ -204,7 +211,9 @@ def _merged_note(table: pl.DataFrame, kinds: str) -> list[str]:
 
 
 def _twins(known: pl.DataFrame, merge: Sequence[str]) -> tuple[int, str, str] | None:
-    """Rows of ids that differ from another only by case, leading zeros, blanks or .0, and were not merged."""
+    """Rows with ids that differ from a more frequent one only by case, leading zeros, blanks or .0, and were not
+    merged.
+    """
     ids = known.group_by("id").agg(pl.col("rows").sum()).with_columns(key=_loose(pl.col("id")))
     groups = ids.filter(pl.len().over("key") > 1)
     if groups.is_empty():

@@ -1,4 +1,4 @@
-"""Reading tables into Parquet: the whole table at first, from then on only what is new."""
+"""Reads tables into Parquet: the whole table first, then only new rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ _ROW_HASH, _OCCURRENCE = "__row_hash__", "__occurrence__"
 
 @dataclass(frozen=True)
 class Read:
-    """What a read found."""
+    """The result of a read."""
 
     version: str | None
-    """The state of the table, by its watermark or by its own name for it."""
+    """The state of the table, from its watermark or reported by the source."""
     rows: int
     """Rows that are new, or all rows if everything was read."""
     changed: bool
-    """Whether the copy's rows change."""
+    """Whether the rows of the copy have changed."""
 
 
 def read_whole(
     connection: TableConnection, table: Table, draft: Path, before: Sequence[Path], where: str, limit: int | None = None
 ) -> Read:
-    """Reads all rows into `draft`; if they are those of the copy before, in whatever order, nothing has changed.
+    """Reads all rows into `draft`. If they are the rows of the previous copy, in any order, nothing has changed.
 
     Args:
         connection: the open source.
         table: its section of the recipe.
         draft: an empty folder.
-        before: the files of the copy that is there, if any.
+        before: the files of the existing copy, if any.
         where: the source, for messages.
-        limit: about how many rows to read at most.
+        limit: approximate maximum number of rows to read.
     """
     part = draft / _part(0)
     count = _write(connection, None, part, where, limit)
@@ -58,10 +58,10 @@ def read_whole(
 def read_new(
     connection: TableConnection, table: Table, since: Since, draft: Path, before: Sequence[Path], where: str
 ) -> Read:
-    """Reads the rows from a bound on, and fills `draft` with the copy before and what it lacks.
+    """Reads the rows not below a bound, and fills `draft` with the previous copy and the new rows.
 
-    Rows that the copy has are not added again; as many equal ones as the source has are kept. With `table.key` a row
-    replaces the one of the same key.
+    Rows that the copy has are not added again; the number of equal rows is that of the source. With `table.key`, a row
+    replaces the row with the same key.
     """
     read = draft / "read.parquet"
     _write(connection, since, read, where)
@@ -73,7 +73,7 @@ def read_new(
     if count == 0:
         return Read(version, 0, False)
 
-    # What has not changed of the copy is a hard link.
+    # Unchanged files of the copy become hard links.
     if table.key:
         _newest_of_each_key(pl.scan_parquet(fresh), table).sink_parquet(draft / "newest.parquet")
         (draft / "newest.parquet").replace(fresh)
@@ -84,7 +84,7 @@ def read_new(
 
 
 def since_of(table: Table, parts: Sequence[Path]) -> Since | None:
-    """The bound from which on rows are read, given the copy that is there; None if all must be read."""
+    """The bound from which rows are read, given the existing copy; None if all rows must be read."""
     if table.watermark is None or not parts:
         return None
     newest = pl.scan_parquet(list(parts), missing_columns="insert", extra_columns="ignore")
@@ -97,7 +97,9 @@ def since_of(table: Table, parts: Sequence[Path]) -> Since | None:
 
 
 def unread(connection: TableConnection, table: Table, since: Since) -> str | None:
-    """The state of a table by its watermark, asked from the source; None if it cannot tell."""
+    """The current state of a table by its watermark, queried from the source; None if the source
+    does not support it.
+    """
     if (asked := connection.newest(since)) is None:
         return None
     with asked as reader:
@@ -107,12 +109,12 @@ def unread(connection: TableConnection, table: Table, since: Since) -> str | Non
 
 
 def _window(table: Table, read: Path, parts: Sequence[Path]) -> str | None:
-    """The state by the watermark: what `unread` says as long as the source has the rows that were read just now.
+    """The state by the watermark: the value of `unread` as long as the source has the rows that were just read.
 
     Args:
         table: the section of the recipe.
         read: the rows of the source.
-        parts: the copy, from which the next read takes its bound.
+        parts: the copy, which determines the bound of the next read.
     """
     since = since_of(table, parts)
     if since is None:
@@ -133,7 +135,7 @@ def _earlier(value: Any, lag: float) -> Any:
 
 
 def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
-    """Raises UserError unless the columns that the recipe names are there and the watermark has an order."""
+    """Raises UserError unless the columns named in the recipe exist and the watermark is ordered."""
     schema = rows.collect_schema()
     for field, column in [("watermark", table.watermark), *(("key", column) for column in table.key)]:
         if column is not None and column not in schema:
@@ -144,11 +146,11 @@ def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
     if table.watermark is not None:
         kind = schema[table.watermark]
         if not (kind.is_numeric() or isinstance(kind, pl.Datetime | pl.Date) or kind == pl.String):
-            hint = "take a column of numbers, times or texts"
+            hint = "use a column of numbers, times or texts"
             raise UserError(f"the watermark {table.watermark!r} is {kind}", where=where, hint=hint)
         if table.lag and kind == pl.String:
-            hint = "set lag to 0, or take a column of times or numbers"
-            raise UserError("the watermark is a text, from which no lag can be taken", where=where, hint=hint)
+            hint = "set lag to 0, or use a column of times or numbers"
+            raise UserError("the watermark is a text, which cannot have a lag", where=where, hint=hint)
 
 
 def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:
@@ -178,7 +180,7 @@ def _empty(schema: "pa.Schema") -> "pa.RecordBatch":
 
 
 def _plain(batch: "pa.RecordBatch", where: str = "") -> "pa.RecordBatch":
-    """A batch whose columns have types that Polars reads and ingest takes."""
+    """A batch with column types that Polars and ingest support."""
     import pyarrow as pa
 
     pairs = zip(batch.schema.names, batch.columns, strict=True)
@@ -187,7 +189,7 @@ def _plain(batch: "pa.RecordBatch", where: str = "") -> "pa.RecordBatch":
 
 
 def _plain_column(name: str, column: "pa.Array", where: str) -> "pa.Array":
-    """Exact numbers as 64 bits, UUIDs as text, and other types of a database's own as what they are stored as."""
+    """Decimal numbers as 64 bits, UUIDs as text, and other extension types as their storage types."""
     import pyarrow as pa
 
     kind = column.type
@@ -201,18 +203,18 @@ def _plain_column(name: str, column: "pa.Array", where: str) -> "pa.Array":
     try:
         return column.cast(pa.int64() if kind.scale == 0 else pa.float64())
     except pa.ArrowInvalid:
-        what = f"column {name!r} has whole numbers of more than 64 bits"
-        raise UserError(what, where=where, hint="make it text in the query") from None
+        what = f"column {name!r} has integers of more than 64 bits"
+        raise UserError(what, where=where, hint="cast it to text in the query") from None
 
 
 def _hashed(rows: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
-    """Rows with a hash of their values, and their number among equal ones."""
+    """Rows with a hash of their values, and a running number among equal rows."""
     hashed = rows.with_columns(pl.struct(names).hash(seed=1).alias(_ROW_HASH))
     return hashed.with_columns(pl.int_range(pl.len()).over(_ROW_HASH).alias(_OCCURRENCE))
 
 
 def _absent(read: Path, before: Sequence[Path], since: Since) -> pl.LazyFrame:
-    """The rows of a file that the copy does not have."""
+    """The rows of a file that the copy lacks."""
     rows, old = pl.scan_parquet(read), _all(before)
     schema = rows.collect_schema()
     if set(old.collect_schema()) != set(schema):
@@ -233,7 +235,7 @@ def _newest_of_each_key(rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:
 
 
 def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
-    """Puts an older part into the draft, without the rows that a fresh one of the same key replaces."""
+    """Adds an older part to the draft, without the rows that new rows with the same key replace."""
     if table.key:
         rows = pl.scan_parquet(part)
         keys = pl.scan_parquet(fresh).select(table.key)
@@ -245,7 +247,7 @@ def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
 
 
 def _compact(draft: Path) -> None:
-    """Makes one file of many small ones."""
+    """Merges many small files into one."""
     parts = sorted(draft.glob("part-*.parquet"))
     if len(parts) > _MOST_PARTS:
         _all(parts).sink_parquet(draft / "all.parquet")
@@ -255,7 +257,7 @@ def _compact(draft: Path) -> None:
 
 
 def _same_rows(parts: Sequence[Path], before: Sequence[Path]) -> bool:
-    """Whether a table has the rows of the copy before, in whatever order."""
+    """Whether a table has the rows of the previous copy, in any order."""
     try:
         return bool(before) and _fingerprint(parts) == _fingerprint(before)
     except pl.exceptions.PolarsError:  # the copy is damaged
@@ -263,7 +265,7 @@ def _same_rows(parts: Sequence[Path], before: Sequence[Path]) -> bool:
 
 
 def _fingerprint(parts: Sequence[Path]) -> tuple[Any, ...]:
-    """What two tables have in common that hold the same rows, in whatever order."""
+    """A fingerprint that is equal for tables with the same rows, in any order."""
     rows = _all(parts)
     names = sorted(rows.collect_schema().names())
     kinds = [str(rows.collect_schema()[name]) for name in names]

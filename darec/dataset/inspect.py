@@ -28,9 +28,9 @@ from schemas.data import DataConfig, SplitConfig
 from schemas.source_names import SOURCES
 
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
-_LARGE = 300 * 2**20  # bytes; larger files are described by their beginning and not read through
+_LARGE = 300 * 2**20  # bytes; larger files are described by their beginning only
 _TRIES = 6
-_MOST_ROWS = 300_000  # of a table; the rest is not read
+_MOST_ROWS = 300_000  # maximum number of rows of a table that are read
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Inspection:
     """The description of some files."""
 
     section: dict[str, Any]
-    """Sections of a recipe: `data`, and `split` where the default does not do."""
+    """Sections of a recipe: `data`, and `split` if the default does not apply."""
     seen: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -51,25 +51,26 @@ class Inspection:
 @dataclass
 class _Described:
     name: str
-    """The place as it was given."""
+    """The source as it was given."""
     place: str | dict[str, Any]
-    """The place as a recipe has it."""
+    """The source as in a recipe."""
     files: list[SourceFile]
     look: Look
     reading: Reading
 
 
 def inspect(places: Sequence[str]) -> Inspection:
-    """Describes files: which holds interactions, items and users, how each is written, and what its columns are.
+    """Describes files: which of them contain interactions, items and users, their formats, and the meanings of their
+    columns.
 
     The description is tested: small files are read with it, and problems are fixed by settings or reported. Remote
     sources are read into a temporary folder.
 
     Args:
-        places: files, folders, globs, URLs, and tables as `darec.dataset.addresses` has them.
+        places: files, folders, globs, URLs, and tables in the notation of `darec.dataset.addresses`.
 
     Raises:
-        UserError: no file holds interactions, or one is no table in a layout that darec reads.
+        UserError: no file contains interactions, or the layout of a file is not supported.
         TransientError: a source cannot be reached.
     """
     with tempfile.TemporaryDirectory(prefix="darec-") as copies:
@@ -88,7 +89,7 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
 
     if "interactions" not in by_role:
         columns = "; ".join(f"{each.name}: {', '.join(each.look.columns[:10])}" for each in described)
-        hint = "name the file of the interactions, with a column of users and one of items"
+        hint = "name a file of interactions, with a column of users and one of items"
         raise UserError(f"no file looks like interactions ({columns})", where=", ".join(places), hint=hint)
 
     _describe_interactions(found, by_role["interactions"])
@@ -96,7 +97,7 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
         for each in by_role.get(role, [])[:1]:
             _describe_entities(found, role, each)
         for each in by_role.get(role, [])[1:]:
-            found.doubts.append(f"{each.name} looks like {role} too, and is left out")
+            found.doubts.append(f"{each.name} also looks like {role}, and is left out")
 
     for each in described:
         found.seen.append(_layout(each))
@@ -130,7 +131,9 @@ def _describe_interactions(found: Inspection, described: list[_Described]) -> No
     data["source"] = _source(first.look)
     parts = {part_of(Path(each.name).name): each.place for each in described}
     if len(described) > 1 and any(not isinstance(each.place, str) for each in described):
-        found.doubts.append(f"only {first.name} is read: a table stands alone, so unite several in one query")
+        found.doubts.append(
+            f"only {first.name} is read: a table cannot be combined with other places, so unite several in one query"
+        )
         data["interactions"] = first.place
     elif len(described) > 1 and None not in parts and "train" in parts:
         data["interactions"] = {part: parts[part] for part in ("train", "val", "test") if part in parts}
@@ -152,7 +155,7 @@ def _describe_interactions(found: Inspection, described: list[_Described]) -> No
 
 
 def _describe_values(found: Inspection, first: _Described, columns: dict[str, int]) -> None:
-    """The threshold, the events and the split that the values ask for."""
+    """The threshold, the events and the split that follow from the values."""
     data = found.section["data"]
     if "rating" in columns:
         values = pl.Series(first.look.column(columns["rating"]), dtype=pl.String)
@@ -171,7 +174,9 @@ def _describe_values(found: Inspection, first: _Described, columns: dict[str, in
             data["events"] = weights
             found.doubts.append(f"events are weighted by their names: correct data.events ({', '.join(events)})")
         elif len(events) > 1:
-            found.doubts.append(f"events {', '.join(events[:10])} count alike: set data.events to weigh or choose them")
+            found.doubts.append(
+                f"events {', '.join(events[:10])} have the same weight: set data.events to weight or choose them"
+            )
 
     if "split" in columns:
         found.section.setdefault("split", {"strategy": "column"})
@@ -214,7 +219,7 @@ def _source(look: Look) -> str:
 
 
 def _name(look: Look, number: int) -> str | int:
-    """The column's name, or its number where the file names none."""
+    """The column's name, or its number if the file has no names."""
     name = look.columns[number]
     return number + 1 if re.fullmatch(r"column_\d+", name) else name
 
@@ -236,14 +241,14 @@ def _validated(section: Mapping[str, Any]) -> DataConfig:
 
 
 def _settle(found: Inspection, copies: Path) -> None:
-    """Reads the files with it; settings that errors in the data need are added and reported as doubts."""
+    """Reads the files with it. Settings that resolve errors in the data are added and reported as doubts."""
     data = local(_validated(found.section["data"]), copies)
     size = sum(file.path.stat().st_size for files in source_files(data).values() for file in files)
     if size > _LARGE:
-        found.doubts.append(f"the files were not read through, as they have {size / 2**30:.1f} GiB")
+        found.doubts.append(f"the files were not read completely, because they have {size / 2**30:.1f} GiB")
         return
 
-    # Each try may show one more fault, whose setting is added for the next one.
+    # Each attempt may reveal another error, whose setting is added for the next attempt.
     for _ in range(_TRIES):
         try:
             config = local(DataConfig.model_validate(found.section["data"]), copies)
@@ -285,7 +290,7 @@ def _tell(found: Inspection, raw: RawData, report: Mapping[str, Any]) -> None:
 
 
 def _attributes(raw: RawData) -> list[str]:
-    """The columns that become text for the LLM, and those that do not."""
+    """The columns that become text for the LLM, and the others."""
     lines = []
     for role, table in (("items", raw.items), ("users", raw.users)):
         if table is not None:
@@ -323,5 +328,5 @@ def _public(folder: Path, copies: Path) -> Inspection | None:
 
 
 def _has_own_name(source: str, path: Path) -> bool:
-    """Whether the file's name is that of a data set, and not one that any file might have."""
+    """Whether the file's name is specific to a data set."""
     return not source.startswith("amazon") or re.match(r"ratings_|reviews_", path.name) is not None

@@ -1,4 +1,4 @@
-"""Reads the interactions once: ids become consecutive numbers, and every row is checked."""
+"""Reads the interactions in one pass: ids become consecutive numbers, and every row is checked."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ _LABELS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "eval": "val", "test": "test", "testing": "test",
 }  # fmt: skip
-_SAMPLE = 5_000  # timestamps that are looked at for their form
+_SAMPLE = 5_000  # number of timestamps that are sampled to recognise their format
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Log:
 
     Attributes:
         rows: `user` and `item` (rows of `users.ids` and `items.ids`, -1 for none), `split`, `rating`, `time`
-            (nanoseconds), `event`, and `problem`, the number of what costs the row (`losses.LOST`), 0 for nothing.
+            (nanoseconds), `event`, and `problem`, the number of the cause of its loss (`losses.LOST`), 0 for none.
     """
 
     rows: pl.DataFrame
@@ -45,15 +45,15 @@ class Log:
 
 
 def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> Log:
-    """Reads the interactions and judges every row.
+    """Reads the interactions and checks every row.
 
     Args:
         raw: the source.
-        catalogue: the ids of the items file, if there is one: others are unknown.
-        config: what the recipe says of ids, times and events.
+        catalogue: the ids of the items file, if there is one; other ids are unknown.
+        config: settings for ids, times and events.
 
     Raises:
-        UserError: a column is of a wrong type, the file has no rows, or none of the events that are to be read.
+        UserError: a column has a wrong type, or the file has no rows or none with an event that is read.
     """
     forms, notes = _forms(raw, config)
     rows = _read(raw, forms)
@@ -89,7 +89,7 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
 
 
 def _forms(raw: RawTable, config: DataConfig) -> tuple[times.TimeForms, list[str]]:
-    """How timestamps are read, judged by the first ones, and a line on it."""
+    """The format of timestamps, recognised from the first ones, and a remark about it."""
     if c.TIMESTAMP not in raw.names:
         return times.TimeForms(config.timestamp_unit), []
     kind = raw.rows.collect_schema()[c.TIMESTAMP]
@@ -104,7 +104,7 @@ def _forms(raw: RawTable, config: DataConfig) -> tuple[times.TimeForms, list[str
 
 
 def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
-    """One pass over the source. Ids and labels become categories, so that a row costs some tens of bytes."""
+    """One pass over the source. Ids and labels become categories, so that a row takes a few dozen bytes."""
     schema = raw.rows.collect_schema()
     columns: dict[str, pl.Expr] = {}
     for name in (c.USER, c.ITEM, c.SPLIT, c.EVENT):
@@ -124,7 +124,7 @@ def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
 
 
 def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> times.TimeForms:
-    """The forms of time, completed by those of values further down that no known form reads."""
+    """The formats of timestamps, extended for later values that no known format parses."""
     unread = times.nanoseconds(c.TIMESTAMP, pl.String(), forms).is_null() & (
         pl.col(c.TIMESTAMP).str.strip_chars() != ""
     )
@@ -135,7 +135,7 @@ def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> t
 def _checked_ids(
     raw: RawTable, rows: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None
 ) -> Ids:
-    """The distinct ids of a column of categories, judged."""
+    """The distinct ids of a column of categories, checked."""
     values = ids.distinct(rows[column])
     kind = raw.rows.collect_schema()[column]
     if kind.is_float() and values["value"].str.contains(r"\.\d*[1-9]").any():
@@ -145,7 +145,7 @@ def _checked_ids(
 
 
 def _taken(by_code: NDArray[Any], categories: pl.Series) -> pl.Series:
-    """The entry of each category; null is the last one."""
+    """The entry of each category; the last entry is for null."""
     return pl.Series(by_code[categories.to_physical().fill_null(len(by_code) - 1).to_numpy()])
 
 
@@ -155,7 +155,7 @@ def _meanings(labels: pl.Series) -> dict[str, str]:
 
 
 def _parts(labels: pl.Series, meanings: dict[str, str]) -> pl.Series:
-    """The part of the split that each label means, as an enumeration."""
+    """The part of the split for each label, as an enumeration."""
     kind = pl.Enum([*PARTS, "?"])
     if not meanings:
         return pl.Series([None], dtype=kind).new_from_index(0, len(labels))
@@ -163,7 +163,7 @@ def _parts(labels: pl.Series, meanings: dict[str, str]) -> pl.Series:
 
 
 def _of_events(raw: RawTable, rows: pl.DataFrame, config: DataConfig) -> tuple[pl.DataFrame, int, list[str]]:
-    """The rows whose event type is to be read, how many others there are, and a line on all types."""
+    """The rows with an event type that is read, the number of other rows, and a remark about all types."""
     if c.EVENT not in raw.names:
         return rows, 0, []
     counts = [(event, count) for event, count in rows[c.EVENT].value_counts(sort=True).rows() if event is not None]

@@ -1,4 +1,4 @@
-"""What a file looks like from its first lines: used to explain a failed read, and to describe a file in a recipe."""
+"""Recognises the format of a file from its first lines, to explain a failed read and to describe a file in a recipe."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from darec.dataset.unpack import Head, head_of, refuse_binary
 from schemas.data import FileFormat
 
 WHITESPACE = "whitespace"
-_SEPARATORS = ("::", "\t", ";", "|", ",", "\x01", "^", "~", " ")  # of equally good ones, the first
+_SEPARATORS = ("::", "\t", ";", "|", ",", "\x01", "^", "~", " ")  # the first of equally good ones is chosen
 _SAMPLE_LINES = 400
 _DECLARED = re.compile(r'"?sep=(.{1,2}?)"?,*$', re.IGNORECASE)
 _TYPED = re.compile(r"[^:\t]+:(token|token_seq|float|float_seq)")
@@ -25,20 +25,20 @@ _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
 @dataclass(frozen=True)
 class Look:
-    """The layout of one file, as its first lines suggest it."""
+    """The format of one file, as recognised from its first lines."""
 
     path: Path
     form: FileFormat
-    """What reads the file; `format` is always set."""
+    """The format that reads the file; its field `format` is always set."""
     columns: list[str]
     """The names in the header, or column_1, column_2 and so on."""
     rows: list[list[str]] = field(repr=False)
-    """Some rows as text."""
+    """A sample of rows as text."""
     first_line: str
     doubts: list[str] = field(default_factory=list)
 
     def column(self, number: int) -> list[str]:
-        """The values of a column in the sample, those of short rows left out."""
+        """The values of a column in the sample, without rows that are too short."""
         return [row[number] for row in self.rows if number < len(row)]
 
 
@@ -46,7 +46,7 @@ def look_at(path: Path, encoding: str | None = None) -> Look:
     """Recognises compression, encoding, layout, separator, header and quoting of a file.
 
     Raises:
-        UserError: the file is no text in a layout that darec reads; the hint says what to do with it.
+        UserError: the file is not text in a supported layout; the hint says how to convert it.
     """
     head = head_of(path)
     if head.data.startswith(b"PAR1"):
@@ -67,7 +67,7 @@ def look_at(path: Path, encoding: str | None = None) -> Look:
 
 
 def header_lines(lines: Sequence[str], form: FileFormat) -> tuple[str | None, int, list[str]]:
-    """Where a delimited file begins.
+    """The beginning of a delimited file.
 
     Returns:
         the separator that a first line `sep=;` declares, or None; the number of lines before the header (or the first
@@ -96,7 +96,7 @@ def fields_of(line: str, form: FileFormat) -> list[str]:
 
 
 def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
-    """Whether quote characters in these lines are plain characters: read as quotes, rows would swallow others."""
+    """Whether quote characters in these lines are literal: as quotes, they would merge several rows."""
     separator = form.separator
     lines = [line for line in lines if line]
     if separator is None or not any('"' in line for line in lines):
@@ -111,12 +111,12 @@ def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
 
 
 def is_number(value: str) -> bool:
-    """Whether a text is a number, a comma or points in it allowed."""
+    """Whether a text is a number, possibly with commas or points."""
     return _NUMBER.match(value.strip()) is not None
 
 
 def looks_like_data(field_text: str) -> bool:
-    """Whether a field of a first line is a value rather than the name of a column."""
+    """Whether a field of the first line is a value and not the name of a column."""
     value = field_text.strip()
     return is_number(value) or _DATED.search(value) is not None
 
@@ -127,7 +127,7 @@ def shown(line: str, width: int = 80) -> str:
 
 
 def _encoding(head: Head) -> str:
-    """The first encoding that can decode the head; bytes that only latin-1 knows are rare in cp1252 texts."""
+    """The first encoding that can decode the head; bytes that only latin-1 can decode are rare in cp1252 texts."""
     for encoding in _ENCODINGS:
         try:
             head.data[: None if head.whole else -4].decode(encoding)
@@ -155,13 +155,13 @@ def _json(path: Path, text: str, lines: list[str]) -> Look:
 
 
 def rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
-    """The one list of objects that an object holds, as in {"count": 2, "data": [{...}, {...}]}; None otherwise."""
+    """The only list of objects in an object such as {"count": 2, "data": [{...}, {...}]}; None otherwise."""
     inner = [part for part in value.values() if isinstance(part, list) and part and isinstance(part[0], dict)]
     return inner[0] if len(inner) == 1 and len(inner[0]) > 1 else None
 
 
 def _json_objects(text: str) -> list[dict[str, object]]:
-    """The first objects of a JSON array, however it is indented, or of lines of Python dictionaries."""
+    """The first objects of a JSON array, with any indentation, or of lines of Python dictionaries."""
     import ast
 
     decoder, found, rest = json.JSONDecoder(), [], text.lstrip(" \n\t[,")
@@ -188,7 +188,7 @@ def _as_text(value: object) -> str:
 
 
 def _lightgcn(path: Path, lines: list[str]) -> Look | None:
-    """A file of lines `user item item ...`: whole numbers, as many a line as a user has items."""
+    """A file of lines `user item item ...`: whole numbers, with a varying number per line."""
     sample = [line.split() for line in lines[:_SAMPLE_LINES]]
     sizes = Counter(map(len, sample))
     if len(sizes) < 3 or not all(word.isdigit() for row in sample for word in row):
@@ -245,7 +245,7 @@ def _delimited(path: Path, lines: list[str]) -> Look:
 
 
 def _table_in(rows: list[list[str]]) -> tuple[list[list[str]], int]:
-    """The rows from the first one of the table on, and how many are before it.
+    """The rows of the table, and the number of rows before it.
 
     Lines before the table, such as a title, have another number of fields than most lines.
     """
@@ -267,7 +267,7 @@ def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
 
 
 def _separator(lines: list[str]) -> str | None:
-    """The separator that divides most lines into equally many fields, the first line among them if possible."""
+    """The separator that splits most lines into the same number of fields, if possible including the first line."""
     best, best_score = None, 0.0
     for separator in _SEPARATORS:
         single = len(separator) == 1
@@ -283,7 +283,7 @@ def _separator(lines: list[str]) -> str | None:
 
 
 def _has_header(rows: list[list[str]]) -> tuple[bool, str | None]:
-    """Whether the first row names the columns, and what there is to doubt."""
+    """Whether the first row is a header, and doubts about it."""
     first, rest = rows[0], rows[1:]
     named = [name for name in first if name.strip()]
     if any(looks_like_data(name) for name in named):
@@ -301,14 +301,14 @@ def _has_header(rows: list[list[str]]) -> tuple[bool, str | None]:
         return True, None
     again = sum(first[number] in {row[number] for row in rest if number < len(row)} for number in range(len(first)))
     if again:
-        return False, f"the first line is taken for a row: {shown(' '.join(first))}"
-    return True, f"the first line is taken for a header: {shown(' '.join(first))}"
+        return False, f"the first line is read as a row: {shown(' '.join(first))}"
+    return True, f"the first line is read as a header: {shown(' '.join(first))}"
 
 
 def mismatch(path: Path, form: FileFormat) -> tuple[str, str] | None:
-    """How the look of a file differs from a completed format: what it looks like, and the settings that read it.
+    """The difference between a file and its completed format: what it looks like, and the settings that read it.
 
-    None if it looks as the format says, or cannot be looked at.
+    None if the file matches the format or cannot be examined.
     """
     try:
         look = look_at(path, form.encoding)
