@@ -1,4 +1,4 @@
-"""Rows that cannot be used: each has one cause, each cause is counted and shown by an example, all under one limit."""
+"""Rows that cannot be used. Each has one cause; causes are counted and shown with an example, under a common limit."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from schemas.tables import PARTS
 if TYPE_CHECKING:
     from darec.dataset.log import Log
 
-LOST = {  # causes, most specific first -> the column, and what the user can do
+LOST = {  # maps causes, most specific first, to the column and the hint
     "more_fields": (c.ITEM, "quote fields that hold the separator"),
     "empty_user": (c.USER, "fill the user ids, correct data.interaction_columns.user, or set null_values"),
     "empty_item": (c.ITEM, "fill the item ids, correct data.interaction_columns.item, or set null_values"),
@@ -38,13 +38,13 @@ LOST = {  # causes, most specific first -> the column, and what the user can do
     "unknown_split": (c.SPLIT, "use the labels train, val and test, or correct data.interaction_columns.split"),
     "unknown_item": (c.ITEM, "use the same ids in both files: correct data.items or data.item_columns.item"),
 }
-NO_LOSS = ("blank", "other_event", "below_min_rating", "disliked", "duplicate")  # left out as the recipe says
-_MOST = 0.5  # share of lost rows from which the column is taken for another than the recipe says
+NO_LOSS = ("blank", "other_event", "below_min_rating", "disliked", "duplicate")  # left out as configured
+_MOST = 0.5  # share of lost rows from which the column is considered the wrong one
 _KINDS = {"empty": ids.EMPTY, "mangled": ids.MANGLED, "unknown": ids.UNKNOWN}
 
 
 def problem_of_a_row(raw: RawTable) -> pl.Expr:
-    """The number of a row's first cause to be lost (its place in `LOST`, from 1), or 0."""
+    """The number of the first cause of a row's loss (its position in `LOST`, from 1), or 0."""
     tests = {
         "more_fields": pl.col("more"),
         "empty_user": pl.col("user_problem") == ids.EMPTY,
@@ -67,7 +67,7 @@ def problem_of_a_row(raw: RawTable) -> pl.Expr:
 
 
 def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dict[str, Any]]:
-    """For each cause that has cost rows: their number (`rows`) and an example.
+    """For each cause of lost rows: their number (`rows`) and an example.
 
     Raises:
         UserError: more than `max_bad_share` of all rows are lost, or a label of the split is unknown.
@@ -85,7 +85,7 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
     what = f"{total:,} of {log.rows.height:,} rows would be lost ({listed}), such as {lost[worst]['example']}"
     share = total / log.rows.height
 
-    # What `darec data inspect` tries next.
+    # The setting that `darec data inspect` tries next.
     settings: dict[str, Any] = {"max_bad_share": round(min(share + 0.01, 1), 2)}
     if worst == "unknown_item":
         kind = ids.difference(*log.items.nearest) if log.items.nearest else None
@@ -106,7 +106,7 @@ def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
     """Reports ids that differ only in case, leading zeros or blanks.
 
     Raises:
-        UserError: they concern more than `max_bad_share` of all rows, and the recipe does not say what they are.
+        UserError: they concern more than `max_bad_share` of all rows, and the recipe does not set `merge_ids`.
     """
     told = []
     for column, judged in ((c.USER, log.users), (c.ITEM, log.items)):
@@ -123,7 +123,7 @@ def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
 
 
 def nothing_left(raw: RawTable, counts: Mapping[str, int]) -> UserError:
-    """The error that no row is left, by the cause that has cost most."""
+    """The error that no row is left, with a hint for the most frequent cause."""
     present = {cause: count for cause, count in counts.items() if count}
     places = {
         "below_min_rating": (c.RATING, "lower data.min_rating, or set it to null"),
@@ -136,7 +136,7 @@ def nothing_left(raw: RawTable, counts: Mapping[str, int]) -> UserError:
 
 
 def _example(raw: RawTable, log: "Log", cause: str) -> str:
-    """A value that a cause has cost a row, in words."""
+    """A value of a lost row, in words."""
     column, _ = LOST[cause]
     if column in (c.USER, c.ITEM) and cause != "more_fields":
         judged = log.users if column == c.USER else log.items
@@ -151,7 +151,7 @@ def _example(raw: RawTable, log: "Log", cause: str) -> str:
 
 
 def _is_at_fault(raw: RawTable, log: "Log", cause: str) -> pl.Expr:
-    """Which values of the source, rather than of the log, have cost their rows."""
+    """The original values that caused losses."""
     if cause == "more_fields":
         return pl.col(MORE_FIELDS).fill_null("") != ""
     if cause in ("not_a_number", "not_finite"):

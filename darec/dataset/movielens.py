@@ -1,4 +1,4 @@
-"""The items of MovieLens-100K in both layouts they are found in: GroupLens's own, and RecBole's atomic file.
+"""The items of MovieLens-100K in both layouts: that of GroupLens, and the atomic file of RecBole.
 
 Both give the same table: titles as "The Usual Suspects (1995)", attributes year and genres.
 """
@@ -19,7 +19,7 @@ _GENRES = (
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 _ITEM_FIELDS = ("item_id", "title", "released", "video_released", "url", *_GENRES)
-_UNKNOWN = ("unknown", "unkonwn")  # the one film without a name; RecBole's copy misspells it
+_UNKNOWN = ("unknown", "unkonwn")  # the only film without a title; RecBole's copy misspells it
 _FETCH_AGAIN = "remove the folder and run `darec data fetch ml-100k`"
 _TRAILING_ARTICLE = r"([^()]+), (The|An?|L[aeo]|Les|L'|Il|El|Los|Las|De[rn]|Die|Das|Une?|O)( ?[()]|$)"
 
@@ -50,11 +50,11 @@ def _atomic(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 
 
 def natural_title(title: pl.Expr) -> pl.Expr:
-    """Articles back in front: "Hate (Haine, La) (1995)" becomes "Hate (La Haine) (1995)"."""
+    """Moves articles back to the front: "Hate (Haine, La) (1995)" becomes "Hate (La Haine) (1995)"."""
     tidy = title.str.replace_all(r"\s+", " ").str.strip_chars().replace(dict.fromkeys(_UNKNOWN, "unknown"))
     return moved_articles(tidy)
 
 
 def moved_articles(title: pl.Expr) -> pl.Expr:
-    """Trailing articles back in front: "Matrix, The (1999)" becomes "The Matrix (1999)"."""
+    """Moves trailing articles back to the front: "Matrix, The (1999)" becomes "The Matrix (1999)"."""
     return title.str.replace_all(_TRAILING_ARTICLE, "$2 $1$3").str.replace_all("L' ", "L'", literal=True)

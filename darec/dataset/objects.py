@@ -1,4 +1,4 @@
-"""Files in object stores: Amazon S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage."""
+"""Files in object stores: Amazon S3 and compatible servers, Google Cloud Storage, Azure Blob Storage."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _BLOCK = 8 * 2**20
 @CONNECTIONS.register("gs")
 @CONNECTIONS.register("az")
 class ObjectStore(FileConnection):
-    """An object, all objects below a name, or those that a glob matches."""
+    """One object, all objects with a prefix, or those that match a glob."""
 
     def __init__(self, place: str, role: str) -> None:
         self._place, self._role = place, role
@@ -37,7 +37,7 @@ class ObjectStore(FileConnection):
         return self._path
 
     def files(self) -> Sequence[RemoteFile]:
-        """The objects that the place means. Those whose names begin with `.` or `_` are passed over, as in folders."""
+        """The objects of the place. Names that begin with `.` or `_` are ignored, as in folders."""
         return self._files
 
     @cached_property
@@ -47,7 +47,7 @@ class ObjectStore(FileConnection):
         fixed = "/".join(parts[: next((n for n, part in enumerate(parts) if has_magic(part)), len(parts))])
         with self._reading():
             found = [meta for page in self._obstore.list(self._store, fixed or None) for meta in page]
-            if not found and fixed == self._path:  # a listing below a name leaves the object of this name out
+            if not found and fixed == self._path:  # a listing of a prefix does not include the object of this name
                 found = [self._obstore.head(self._store, fixed)]
 
         wanted = [meta for meta in sorted(found, key=lambda meta: meta["path"]) if self._means(meta["path"])]
@@ -86,12 +86,14 @@ class ObjectStore(FileConnection):
 
 
 def _described(meta: Any) -> RemoteFile:
-    tag = (meta["e_tag"] or "").strip('"')  # Azure's listings leave the quotes out
+    tag = (meta["e_tag"] or "").strip('"')  # Azure's listings omit the quotes
     return RemoteFile(meta["path"], tag or f"{meta['last_modified']} {meta['size']}", meta["size"])
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
-    """A glob of names as a regular expression: `**` is any number of folders, `*` and `?` stay within one name."""
+    """Converts a glob to a regular expression: `**` matches any number of folders, `*` and `?`
+    match within one name.
+    """
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern)
     known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     made = (part.replace("[!", "[^") if part.startswith("[") else known.get(part, re.escape(part)) for part in parts)

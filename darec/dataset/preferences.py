@@ -1,4 +1,4 @@
-"""From rows to likes and dislikes: a threshold that fits the ratings, weights of events and age, one row per pair."""
+"""Converts rows to likes and dislikes: a threshold for ratings, weights of events and age, one row per pair."""
 
 import polars as pl
 
@@ -12,7 +12,7 @@ from schemas.data import DataConfig
 from schemas.tables import PARTS
 
 _DAY = 86_400 * times.SECOND
-_UNREAD = {  # what a column that is not read may be -> names of such columns, without case, blanks and underscores
+_UNREAD = {  # maps the meaning of an unread column to its usual names, ignoring case, blanks and underscores
     "rating": {"rating", "ratings", "stars", "score", "overall", "liked", "rate"},
     "event": {"event", "eventtype", "action", "actiontype", "behavior", "behaviortype", "behaviour", "actid"},
     "timestamp": {"timestamp", "time", "ts", "date", "datetime", "unixreviewtime", "createdat"},
@@ -21,10 +21,10 @@ _WITHOUT = {"rating": "every row is a like", "event": "all events count alike", 
 
 
 def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple[float, list[str]]:
-    """The rating from which a row is a like, and what is doubtful about it.
+    """The minimum rating of a like, and doubts about it.
 
     Raises:
-        UserError: the default threshold does not fit the ratings, or a threshold is set and no rating is read.
+        UserError: the default threshold does not suit the ratings, or a threshold is set and no rating is read.
     """
     is_set = "min_rating" in config.model_fields_set
     if c.RATING not in raw.names:
@@ -52,9 +52,9 @@ def threshold_of(raw: RawTable, ratings: pl.Series, config: DataConfig) -> tuple
 
 
 def weighted(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
-    """Rows with the column `weight`: that of the event's type, halved for every half-life of age.
+    """Adds the column `weight`: the weight of the event type, halved for every half-life of age.
 
-    Where nothing weighs them (`DataConfig.has_weights`) there is no such column.
+    There is no such column unless the configuration defines weights (`DataConfig.has_weights`).
     """
     if not config.has_weights:
         return rows.drop("event")
@@ -68,10 +68,10 @@ def weighted(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
 
 
 def one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.DataFrame:
-    """One row a (user, item) pair, sorted by both: the train row, else the latest, else the best rated.
+    """One row per (user, item) pair, sorted by both: the train row, else the latest, else the best rated.
 
-    Only rows of repeated pairs are compared with each other. With weights, the latest row says whether the pair is a
-    like or a dislike, and rows of the other sign do not count.
+    Only rows of repeated pairs are compared with each other. With weights, the latest row determines whether the pair
+    is a like or a dislike, and rows of the other sign are ignored.
     """
     return by_users(rows, "user", lambda some: _one_of_each_pair(some, items, config))
 
@@ -112,7 +112,7 @@ def verdicts(threshold: float, config: DataConfig) -> tuple[pl.Expr, pl.Expr | N
 
 
 def unread_columns(raw: RawTable, config: DataConfig) -> list[str]:
-    """Columns that are not read though they look like a rating, an event type or a time."""
+    """Doubts about unread columns that look like a rating, an event type or a time."""
     doubts = []
     for what, meaning in _WITHOUT.items():
         name = _named_like(raw, what)
@@ -127,5 +127,5 @@ def _named_like(raw: RawTable, what: str) -> str | None:
 
 
 def _says_no(config: DataConfig, what: str) -> bool:
-    """Whether the recipe itself says that there is no such column."""
+    """Whether the recipe explicitly sets this column to null."""
     return what in config.interaction_columns.model_fields_set and getattr(config.interaction_columns, what) is None

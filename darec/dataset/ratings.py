@@ -14,25 +14,25 @@ _WORDS = {
     "false": 0, "f": 0, "no": 0, "n": 0, "dislike": 0, "disliked": 0, "down": 0, "thumbs down": 0, "thumbs_down": 0,
     "negative": 0,
 }  # fmt: skip
-_DECIMAL_COMMA = r"^[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+)$"  # not 1,234, which may be a thousand
+_DECIMAL_COMMA = r"^[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+)$"  # not 1,234, which may have a thousands separator
 _STARS = 5.0
-_MOST = 0.99  # of the ratings; a few odd ones do not make another scale
+_MOST = 0.99  # minimum share of the ratings that defines the scale; outliers are ignored
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What ratings look like."""
+    """The scale of ratings."""
 
     words: str
-    """In words, such as "1 to 10 (median 7)"."""
+    """A description such as "1 to 10 (median 7)"."""
     is_stars: bool
     """Whether a threshold of 4 separates likes from the rest: values from 0 to 5 that reach 4."""
     suggestion: float | None
-    """A threshold that would."""
+    """A suggested threshold."""
 
 
 def as_rating(raw: RawTable, column: str) -> pl.Expr:
-    """Ratings as float32, null where the text is no number and no word for yes or no."""
+    """Ratings as float32, null if the text is neither a number nor a word for yes or no."""
     kind, values = raw.rows.collect_schema()[column], pl.col(column)
     if kind in (pl.String, pl.Categorical, pl.Enum):
         values = parsed(values.cast(pl.String), raw.form.decimal_comma)
@@ -42,7 +42,9 @@ def as_rating(raw: RawTable, column: str) -> pl.Expr:
 
 
 def parsed(text: pl.Expr, decimal_comma: bool | None = None) -> pl.Expr:
-    """Numbers of text, null where it is no number and no word for yes or no; `decimal_comma` as in `FileFormat`."""
+    """The values of texts, null if a text is neither a number nor a word for yes or no; `decimal_comma` as in
+    `FileFormat`.
+    """
     text = text.str.strip_chars()
     plain = text.cast(pl.Float64, strict=False)
     words = text.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.Float64)
@@ -69,7 +71,7 @@ def scale_of(ratings: pl.Series) -> Scale | None:
 
 
 def _threshold(values: NDArray[np.float32], low: float, high: float) -> float | None:
-    """0.8 of a scale that ends at 10 or 100, the better of two values; none for counts and constants."""
+    """80% of a scale that ends at 10 or 100, the greater of two values, and none for counts and constants."""
     if low == high:
         return None
     if high <= 1:

@@ -15,19 +15,19 @@ from darec.dataset.unpack import wrong_encoding
 from schemas.data import Column, FileFormat
 
 MORE_FIELDS = "__more_fields__"
-"""A column of delimited files: what a row holds beyond the columns of the header."""
+"""A column of delimited files for fields of a row beyond the columns of the header."""
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """A source table under the product's column names, its values still as the file has them."""
+    """A source table with darec's column names and unchanged values."""
 
     rows: pl.LazyFrame
     path: Path
     names: Mapping[str, str]
-    """Product column name -> what the file calls it; columns that the file lacks are absent."""
+    """Maps darec's column names to those of the file; columns that the file lacks are absent."""
     form: FileFormat = field(default_factory=FileFormat)
-    """How the file is written, completed."""
+    """The completed format of the file."""
     unread: tuple[str, ...] = ()
     """Columns of the file that are not read."""
     attributes: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class RawTable:
     """What may be wrong with the file, for the report."""
 
     def place(self, column: str) -> str:
-        """The file and its column, for messages."""
+        """The file and the name of the column, for messages."""
         return f"{self.path}, column {self.names.get(column, column)!r}"
 
     def collect(self, rows: pl.LazyFrame) -> pl.DataFrame:
@@ -47,7 +47,7 @@ class RawTable:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns Polars' errors about a file's content into a UserError that names file, reason, and remedy."""
+    """Converts Polars' errors about a file's content into a UserError with file, reason and hint."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
@@ -90,18 +90,18 @@ def _first_undecodable_line(path: Path) -> int:
 def named_columns(
     rows: pl.LazyFrame, mapped: Mapping[str, Column], path: Path, form: FileFormat, role: str
 ) -> dict[str, str]:
-    """The names of mapped columns, some of which may be given by number.
+    """Resolves mapped columns, which may be given by number, to names.
 
     Args:
         rows: the table.
-        mapped: field of the recipe's section -> column.
+        mapped: the column for each field of the recipe's section.
         path: the table's file.
         form: its completed format.
         role: interaction, item or user: the beginning of the recipe's sections.
 
     Raises:
-        UserError: a column is not there. If the file looks otherwise than the recipe says, the message tells how; else
-            it names the nearest column.
+        UserError: a column does not exist. If the format of the file differs from the recipe, the message describes it;
+        otherwise it names the nearest column.
     """
     present = [name for name in rows.collect_schema().names() if name != MORE_FIELDS]
     names = {field: _named(column, present) for field, column in mapped.items()}

@@ -1,4 +1,4 @@
-"""From the recipe's section `data` to three raw tables, whatever the layout of the files."""
+"""Reads the recipe's section `data` into three raw tables, for any layout of the files."""
 
 import shutil
 import tempfile
@@ -46,7 +46,7 @@ def read_source(config: DataConfig, scratch: Path | None = None) -> RawData:
         scratch: a folder for unpacked copies of compressed files; None makes a temporary one.
 
     Raises:
-        UserError: a file is missing or damaged, looks otherwise than `config` says, or lacks a mapped column.
+        UserError: a file is missing or damaged, has another format than `config` says, or lacks a mapped column.
     """
     config = resolve(config)
     files = source_files(config)
@@ -88,7 +88,7 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
 
 
 def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat) -> tuple[pl.LazyFrame, dict[str, str]]:
-    """Rows that hold several items in one field, divided; what follows an item is its rating."""
+    """Splits rows with several items in one field; the value after an item is its rating."""
     assert form.item_separator is not None
     items = pl.col(c.ITEM).cast(pl.String).str.strip_chars().str.split(form.item_separator)
     rows = (
@@ -139,7 +139,7 @@ def _form(config: DataConfig, role: str) -> FileFormat:
 
 
 def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat) -> pl.LazyFrame:
-    """The rows of a table of text, in which no row may have more fields than there are columns."""
+    """The rows of a text table, in which no row may have more fields than columns."""
     names = rows.collect_schema().names()
     if MORE_FIELDS not in names:
         return rows
@@ -155,7 +155,7 @@ def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat) -> pl.LazyFram
 def _attributes(
     rows: pl.LazyFrame, given: tuple[Column, ...] | None, taken: set[str], path: Path, form: FileFormat, role: str
 ) -> list[str]:
-    """The columns that become attributes: those that are named, or else those not taken that are worth showing."""
+    """The columns that become attributes: the named ones, or otherwise the unused ones that may be useful to an LLM."""
     if given is None:
         return worth_showing(rows, [name for name in rows.collect_schema().names() if name not in taken])
     mapped: Mapping[str, Column] = {f"attributes.{number}": name for number, name in enumerate(given)}
@@ -169,10 +169,10 @@ def _text(rows: pl.LazyFrame, names: Mapping[str, str], column: str, form: FileF
 
 
 def _strange_letters(rows: pl.LazyFrame, columns: list[str], path: Path, form: FileFormat) -> tuple[str, ...]:
-    """Doubts about text that was UTF-8 and has been read as something else.
+    """Doubts about UTF-8 text that was decoded as another encoding.
 
     Raises:
-        UserError: the recipe's encoding is to blame.
+        UserError: the cause is the encoding in the recipe.
     """
     if not columns:
         return ()

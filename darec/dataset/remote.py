@@ -1,7 +1,7 @@
-"""Remote sources of a recipe: read into local copies before a run, and asked by plans whether they have changed.
+"""Remote sources of a recipe, which are read into local copies before a run and checked for changes by plans.
 
-Ingest knows only the copies: what it keys and reads are their files, so that a source that has not changed is a hit,
-and one that has changed makes exactly ingest and what follows again.
+Ingest uses only the copies: their files are hashed into its key. An unchanged source is therefore a hit, and a changed
+one makes ingest and the stages after it stale.
 """
 
 import re
@@ -31,13 +31,13 @@ _ROLES: dict[str, Literal["interaction", "item", "user"]] = {
     "items": "item",
     "users": "user",
 }
-_AT_ONCE = 8  # downloads from an object store
-_SPARE = 2**28  # bytes of the disk that a download leaves free
+_AT_ONCE = 8  # concurrent downloads from an object store
+_SPARE = 2**28  # bytes that a download leaves free on the disk
 
 
 @dataclass(frozen=True)
 class Source:
-    """A place of the recipe outside this machine."""
+    """A remote place of the recipe."""
 
     role: str
     place: str | Table
@@ -45,7 +45,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The place in a few words, for messages: what it is called without its settings."""
+        """The place for messages, without its settings."""
         if isinstance(self.place, str):
             return self.place
         named = [getattr(self.place, name, None) for name in ("url", "file", "table", "driver")]
@@ -91,7 +91,7 @@ def local(config: DataConfig, folder: Path) -> DataConfig:
 
 @contextmanager
 def named_by_source(config: DataConfig, folder: Path) -> Iterator[None]:
-    """Makes errors about a copy name the source, because the path of the copy does not help the user."""
+    """Replaces the path of a copy in errors by the source, which is more useful to users."""
     try:
         yield
     except DarecError as error:
@@ -102,7 +102,7 @@ def named_by_source(config: DataConfig, folder: Path) -> Iterator[None]:
 
 
 def origins(config: DataConfig, folder: Path) -> list[str]:
-    """For each remote source, when its copy was read and which version it is, for the report."""
+    """Time and version of the copy of each remote source, for the report."""
     records = [(source, source.copy.record) for source in sources_in(config, folder)]
     return [
         f"{source.role} were read from {source.name} on {record.read_at:%Y-%m-%d %H:%M} UTC"
@@ -113,29 +113,29 @@ def origins(config: DataConfig, folder: Path) -> list[str]:
 
 
 def fetch(config: DataConfig, folder: Path, *, full: bool = False, limit: int | None = None) -> list[str]:
-    """Brings the copies of all remote sources up to date; says for each what was done.
+    """Updates the copies of all remote sources. Returns a message for each.
 
     Args:
         config: the section `data` of a recipe.
         folder: where the copies are. The caller holds the lease on it.
-        full: whether tables with a watermark are read as a whole again.
-        limit: the most rows of a table to read; None reads all.
+        full: whether tables with a watermark are read again as a whole.
+        limit: maximum number of rows per table; None means all.
 
     Raises:
-        UserError: a source is not there, may not be read, or lacks a column.
-        TransientError: a source cannot be reached, or broke off. The copies are as they were.
+        UserError: a source does not exist, access is denied, or it lacks a column.
+        TransientError: a source cannot be reached, or the transfer was interrupted. The copies are unchanged.
     """
     return [f"{source.name}: {_fetch(config, source, full, limit)}" for source in sources_in(config, folder)]
 
 
 def changed(config: DataConfig, folder: Path) -> tuple[str, ...]:
-    """Which remote sources a run would read first, so that nothing is known of its data before. Downloads no data.
+    """The remote sources that a run would read first. Their new data is not known before; nothing is downloaded.
 
-    A source that cannot be reached is told (`darec.common.notices`), and its copy counts.
+    For a source that cannot be reached, a warning is logged and its copy is used.
 
     Raises:
         UserError: a source is not there, or may not be read.
-        TransientError: one that was never read cannot be reached.
+        TransientError: a source that was never read cannot be reached.
     """
     return tuple(news for source in sources_in(config, folder) if (news := _news(source)) is not None)
 
@@ -158,7 +158,7 @@ def _news(source: Source) -> str | None:
 
 
 def _version(source: Source) -> str | None:
-    """The source's present state, as the record of its copy has it."""
+    """The current state of the source, in the form of the copy's record."""
     connection = connect(source.place, source.role)
     if (state := connection.state()) is not None or not isinstance(connection, TableConnection):
         return state
@@ -190,7 +190,7 @@ def _fetch(config: DataConfig, source: Source, full: bool, limit: int | None) ->
 def _fetch_files(
     connection: FileConnection, source: Source, draft: Path, record: CopyRecord | None, facts: dict[str, Any]
 ) -> str:
-    """Downloads the files whose version the copy does not have, and links the others."""
+    """Downloads the files whose version is new, and links the others."""
     files = connection.files()
     for file in files:
         _check_name(file.name, source)
@@ -204,7 +204,7 @@ def _fetch_files(
         if file.name in there:
             link(source.copy.folder / file.name, target)
             return file
-        # A file is downloaded beside the draft, where the next try finds it if another one fails.
+        # Files are downloaded next to the draft, so that the next attempt finds them if one fails.
         finished, unfinished = incoming / digest([file.name, file.version]), incoming / f"{digest(file.name)}.part"
         if file.version is None or not finished.exists():
             file = replace(connection.download(file, unfinished), name=file.name)
@@ -244,7 +244,7 @@ def _fetch_table(
     full: bool,
     limit: int | None,
 ) -> str:
-    """Reads the rows that the copy does not have, or all."""
+    """Reads new rows, or all rows."""
     from darec.dataset.incremental import read_new, read_whole, since_of
 
     assert isinstance(source.place, Table)
@@ -270,7 +270,7 @@ def _told(done: "Read", since: Since | None) -> str:
 
 
 def _facts(config: DataConfig, source: Source) -> dict[str, Any]:
-    """What the record says of the person whom rows are about, and when."""
+    """The fields of the record for the user column and the current time."""
     people = [role for role in ("interactions", "users") if source.place in _places(getattr(config, role))]
     column = getattr(config, f"{_ROLES[people[0]]}_columns").user if people else None
     return {

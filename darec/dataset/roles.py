@@ -1,4 +1,4 @@
-"""Recognises the meaning of the columns of a file by names and values, for `darec data inspect`."""
+"""Recognises the meaning of columns from names and values, for `darec data inspect`."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _WHAT = (
     "hotel|show|series|podcast|merchant|page|post|ad|i"
 )
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
-_NAMES: dict[str, tuple[str, ...]] = {  # bare names (letters and digits) of a column, the most telling first
+_NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
         f"(origin|orig|raw)?({_WHOM}){_NUMBERED}",
         "uid|msno|steamid",
@@ -69,18 +69,18 @@ _YES_AND_NO = {"true", "false", "yes", "no", "0", "1", "like", "dislike", "t", "
 
 @dataclass
 class Reading:
-    """What the columns of a file are taken for."""
+    """The recognised meanings of columns."""
 
     role: Role
     columns: dict[str, int]
-    """Meaning (user, item, rating, ...) -> number of the column, from 0."""
+    """Maps a meaning (user, item, rating, ...) to the number of the column, from 0."""
     doubts: list[str] = field(default_factory=list)
     item_separator: str | None = None
     item_rating_separator: str | None = None
 
 
 def read_roles(look: Look) -> Reading:
-    """What a file is, and what its columns are."""
+    """The role of a file, and the meanings of its columns."""
     is_named = not all(re.fullmatch(r"column_\d+", name) for name in look.columns)
     found = _by_name(look) if is_named else {}
     if not is_named:
@@ -96,14 +96,14 @@ def read_roles(look: Look) -> Reading:
 
 
 def event_weights(events: Sequence[str]) -> dict[str, float] | None:
-    """Weights for event types whose names are known, None if one is not."""
+    """Weights for event types with known names, None if a name is unknown."""
     weights = {event: _WEIGHT_OF.get(_bare(event)) for event in events}
     known = {event: weight for event, weight in weights.items() if weight is not None}
     return known if len(known) == len(weights) else None
 
 
 def part_of(name: str) -> Literal["train", "val", "test"] | None:
-    """The part of a split that a file's name tells: `x.train.inter`, `test.txt`."""
+    """The part of a split in a file's name: `x.train.inter`, `test.txt`."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     if words & {"train", "training"}:
         return "train"
@@ -117,7 +117,7 @@ def _bare(name: str) -> str:
 
 
 def _by_name(look: Look) -> dict[str, int]:
-    """Each meaning's column with the best-ranked name whose values do not speak against it."""
+    """For each meaning, the column with the best name whose values are plausible."""
     bare = [_bare(name) for name in look.columns]
     found: dict[str, int] = {}
     for meaning, patterns in _NAMES.items():
@@ -141,12 +141,12 @@ def _interactions(look: Look, found: dict[str, int]) -> Reading:
         named = [n for n, name in enumerate(look.columns) if re.fullmatch(_NAMES[meaning][0], _bare(name))]
         if named and meaning not in found:
             example = next(iter(_known(look.column(named[0]))), "")
-            reading.doubts.append(f"{look.columns[named[0]]!r} is left out: {example[:40]!r} is no {meaning}")
+            reading.doubts.append(f"{look.columns[named[0]]!r} is left out: {example[:40]!r} is not a {meaning}")
     return reading
 
 
 def _entities(look: Look, found: dict[str, int]) -> Reading:
-    """A file that names items or users, but not both."""
+    """The reading of a file with either items or users."""
     names = [_bare(name) for name in look.columns]
     ids = [number for number, name in enumerate(names) if re.fullmatch(r"id|key|index", name)]
     unique = ids or [
@@ -165,13 +165,13 @@ def _entities(look: Look, found: dict[str, int]) -> Reading:
 
 
 def _by_position(look: Look) -> Reading:
-    """Columns without names: a time, a rating and what is left, the user before the item."""
+    """Recognises columns without names: a time, a rating, and the remaining columns as user and item, in this order."""
     numbers = [number for number in range(len(look.columns)) if any(value.strip() for value in look.column(number))]
     lists = {number: marks for number in numbers if (marks := _list_marks(look.column(number)))}
     first = look.column(numbers[0])
     time = next((number for number in numbers[1:] if _is_time(look.column(number))), None)
 
-    # Every row is another id, without a time and with words: a description of items or users.
+    # Unique ids, no times, and texts: a description of items or users.
     if _is_unique(first) and len(first) > 3 and time is None and _has_words(look, numbers[1:]):
         title = next(number for number in numbers[1:] if _is_text(look.column(number)))
         longest = max(len(value) for value in look.column(title))
@@ -179,14 +179,14 @@ def _by_position(look: Look) -> Reading:
             return Reading("items", {"item": numbers[0], "title": title})
         return Reading("users", {"user": numbers[0]})
 
-    # A first column that counts up numbers the rows.
+    # A first column that counts up is a row number.
     ids = [number for number in numbers if number != time and number not in lists]
     if lists and len(ids) > 1 and _counts_up(look.column(ids[0])):
         ids = ids[1:]
 
     rating = next((number for number in reversed(ids[2:]) if _is_rating(look.column(number))), None)
     columns = {"user": ids[0], "item": ids[1] if len(ids) > 1 else ids[0]}
-    reading = Reading("interactions", columns, ["the first id is taken for the user, the second for the item"])
+    reading = Reading("interactions", columns, ["the first id column is read as the user, the second as the item"])
     if lists and len(ids) == 1:
         number = next((number for number, marks in lists.items() if marks[1]), next(iter(lists)))
         columns["item"] = number
@@ -209,7 +209,7 @@ def _known(values: list[str]) -> list[str]:
 
 
 def _is_rating(values: list[str]) -> bool:
-    """Numbers or words for yes and no, few of them different; no column of ids."""
+    """Whether values are ratings: few distinct numbers or words for yes and no, and not ids."""
     known = [value.strip() for value in _known(values)]
     words = {value.lower() for value in known} <= _YES_AND_NO
     return bool(known) and (words or (all(map(is_number, known)) and len(set(known)) <= max(25, 0.2 * len(known))))
@@ -244,7 +244,7 @@ def _is_text(values: list[str]) -> bool:
 
 
 def _is_short(values: list[str]) -> bool:
-    """Codes such as M and F rather than titles."""
+    """Whether values are codes such as M and F and not titles."""
     return len(set(values)) <= max(3, 0.1 * len(values))
 
 
@@ -262,7 +262,7 @@ def _counts_up(values: list[str]) -> bool:
 
 
 def _list_marks(values: list[str]) -> tuple[str, str | None] | None:
-    """The separator of lists of ids in one field, and the one before a 0 or 1; None if these are no lists."""
+    """The separator of lists of ids in one field, and the separator before a 0 or 1; None if these are not lists."""
     known = _known(values)
     if not known or sum(" " in value.strip() for value in known) < 0.5 * len(known):
         return None

@@ -16,7 +16,7 @@ from schemas.data import DataConfig
 from schemas.source_names import SOURCES
 
 ROLES = ("interactions", "items", "users")
-_KEYED_BY_FILES_ALONE = ("movielens-100k",)  # its layout was part of the code of version 0.1
+_KEYED_BY_FILES_ALONE = ("movielens-100k",)  # its layout was part of the code in version 0.1
 
 
 def resolve(config: DataConfig) -> DataConfig:
@@ -25,7 +25,7 @@ def resolve(config: DataConfig) -> DataConfig:
     Fields that `config` sets take precedence. A configuration of plain files is returned unchanged.
 
     Raises:
-        UserError: the folder holds none of the layouts that the data set is published in.
+        UserError: the folder has none of the published layouts of the data set.
     """
     if SOURCES[config.source] is None:
         return config
@@ -54,9 +54,9 @@ def source_files(config: DataConfig) -> dict[str, list[SourceFile]]:
 
 
 def fingerprint(config: DataConfig) -> dict[str, Any]:
-    """What of the source is in the key of ingest: the content of each file, and the description of a data set.
+    """The part of the source in the key of ingest: the content of each file, and the description of a data set.
 
-    Neither paths nor the order of files count; the values of partitions and the parts of a split do.
+    Paths and the order of files are not included; the values of partitions and the parts of a split are.
     """
     found: dict[str, Any] = {"sources": {role: _content(files) for role, files in source_files(config).items()}}
     path = SOURCES[config.source]
@@ -66,7 +66,7 @@ def fingerprint(config: DataConfig) -> dict[str, Any]:
 
 
 def movielens_files(folder: Path) -> dict[str, Path]:
-    """MovieLens-100K's files by role, of the layout that `folder` holds. Raises UserError if it holds neither whole."""
+    """MovieLens-100K's files by role, in the layout of `folder`. Raises UserError if neither layout is complete."""
     files = source_files(DataConfig(source="movielens-100k", folder=folder))
     return {role: files[role][0].path for role in ROLES}
 
@@ -85,7 +85,7 @@ def _description(name: str) -> dict[str, Any]:
 
 
 def _layout_in(folder: Path, name: str, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The first layout whose files are in `folder`, their names replaced by paths."""
+    """The first layout whose files are in `folder`, with names replaced by paths."""
     optional = description.get("optional", ())
     for layout in description["layouts"]:
         found = {role: _find(folder, layout[role]) for role in ROLES if role in layout}
@@ -99,7 +99,7 @@ def _layout_in(folder: Path, name: str, description: Mapping[str, Any]) -> dict[
 
 
 def _find(folder: Path, names: str | Mapping[str, str]) -> Any:
-    """The paths that a name or glob in a description means, as `DataConfig` takes them; None if there are none."""
+    """The paths of a name or glob in a description, in the form of `DataConfig`; None if there are none."""
     if isinstance(names, Mapping):
         found = {part: _find(folder, name) for part, name in names.items()}
         return None if None in found.values() else found

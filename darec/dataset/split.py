@@ -1,6 +1,6 @@
-"""Interactions to vocabularies and train / val / test: k-core, then a division by user, by time, or as given.
+"""Splits interactions into vocabularies and train / val / test: k-core, then a split by user, by time, or as given.
 
-Whatever the order of the input rows, the result is the same. Numbers are given to ids in their sorted order.
+The result does not depend on the order of the input rows. Ids are numbered in sorted order.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
 _LABEL = pl.Enum(PARTS)
 
 Count = Callable[[pl.Expr, pl.Expr], pl.Expr]
-"""How many rows of a user, given all of the user's rows and those that may be taken."""
+"""The number of rows of a user to hold out, given the number of all rows and of available ones."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """What the split stage writes.
+    """The output of the split stage.
 
-    A user or item of the vocabulary may have no train row (an item that only appeared late, any entity of a given
-    split): it keeps its number, and is a cold start that only its text can help.
+    A user or item of the vocabulary may have no train row (a late item, or any entity of a given split). It keeps its
+    number, and only its text can provide a vector.
     """
 
     parts: dict[str, pl.DataFrame]
@@ -40,13 +40,13 @@ class Split:
 
 
 def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitConfig) -> Split:
-    """Divides clean interactions (columns of `schemas.tables.INTERACTIONS`, pairs unique).
+    """Splits clean interactions (columns of `schemas.tables.INTERACTIONS`, unique pairs).
 
-    Ids become numbers while the rows are read, so that texts of ids are in memory once each and not once per row.
+    Ids become numbers while the rows are read, so that each id's text is in memory once and not once per row.
 
     Raises:
-        UserError: the strategy needs timestamps or labels that are not there, the k-core is empty, fewer than two
-            users or items remain, or a part has no rows.
+        UserError: the strategy needs missing timestamps or labels, the k-core is empty, fewer than two users or items
+        remain, or a part has no rows.
     """
     source = interactions.lazy()
     _check_strategy(source, config)
@@ -77,7 +77,7 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
 
 
 def _numbered(rows: pl.DataFrame, column: str) -> tuple[pl.DataFrame, pl.Series]:
-    """`rows` with the categories in `column` replaced by the place of each among the ids in sorted order; these ids."""
+    """`rows` with the categories in `column` replaced by the positions of their ids in sorted order, and these ids."""
     known = distinct(rows[column]).sort("value")
     codes = known["code"].to_numpy()
     places = np.zeros(codes.max(initial=-1) + 1, np.int32)
@@ -86,7 +86,7 @@ def _numbered(rows: pl.DataFrame, column: str) -> tuple[pl.DataFrame, pl.Series]
 
 
 def _kept(source: pl.LazyFrame, config: SplitConfig) -> list[pl.Expr]:
-    """The columns that are needed beside the ids; a label costs a byte a row."""
+    """The columns that are needed in addition to ids; a label takes one byte per row."""
     names = [name for name in source.collect_schema().names() if name not in (c.USER, c.ITEM, c.SPLIT)]
     label = [pl.col(c.SPLIT).cast(_LABEL)] if config.strategy == "column" else []
     return [*map(pl.col, names), *label]
@@ -105,7 +105,7 @@ def _parts(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
 
 
 def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
-    """The largest set of rows in which every user and item has at least `k`, and the rounds it took to find it."""
+    """The largest set of rows in which every user and item has at least `k`, and the number of rounds."""
     rounds = 0
     while k > 1:
         rounds += 1
@@ -119,13 +119,13 @@ def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
 
 
 def _renumbered(rows: pl.DataFrame, column: str, ids: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
-    """`rows` with the numbers that still occur in `column` made consecutive, and their ids."""
+    """`rows` with the remaining numbers in `column` made consecutive, and their ids."""
     numbers, present = renumbered(rows[column])
     return rows.with_columns(numbers), ids.gather(present)
 
 
 def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> pl.DataFrame:
-    """`rows` with the part of each in `split`. Rows within the gap of a split by one point in time are gone."""
+    """`rows` with their part in `split`. Rows within the gap of a global time split are removed."""
     if config.strategy == "global-time":
         return _at_one_time(rows, config)
     drawn = _drawn(rows, users, items, config.seed)
@@ -151,11 +151,11 @@ def _drawn(rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) ->
 def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test_of: Count) -> pl.DataFrame:
     """`rows` with each user's last ones labelled test, and those before them val.
 
-    `val_of` and `test_of` say how many, given the user's rows and how many of them may be taken: train never goes
-    empty, so of 1 row it is train, of 2 train and test.
+    `val_of` and `test_of` give their numbers from the user's rows and the number that is available: train is never
+    empty, so 1 row is train, and 2 rows are train and test.
     """
     count = pl.len().over(c.USER_INDEX).cast(pl.Int64)
-    left = count - pl.int_range(pl.len()).over(c.USER_INDEX)  # rows of the user from this one on
+    left = count - pl.int_range(pl.len()).over(c.USER_INDEX)  # number of the user's rows from this one on
     test = test_of(count, count - 1)
     val = val_of(count, count - 1 - test)
     label = pl.when(left <= test).then(_label("test")).when(left <= test + val).then(_label("val"))
@@ -170,7 +170,7 @@ def _label(part: str) -> pl.Expr:
 
 
 def _share_of(ratio: float) -> Count:
-    """A share rounded down, but one row as soon as there is one to spare."""
+    """A share rounded down, but at least one row if one is available."""
 
     def share(count: pl.Expr, spare: pl.Expr) -> pl.Expr:
         if ratio == 0:
@@ -186,7 +186,7 @@ def _one(count: pl.Expr, spare: pl.Expr) -> pl.Expr:
 
 
 def _with_val_of_train(rows: pl.DataFrame, share: float) -> pl.DataFrame:
-    """Labelled rows, with a share of each user's last train rows as val."""
+    """Labelled rows, with a share of each user's last train rows relabelled as val."""
     train = rows.filter(pl.col(c.SPLIT) == PARTS[0])
     order = [*([] if train[c.TIMESTAMP].null_count() else _time(train)), "draw"]
     divided = _last_of_each_user(train, order, _share_of(share), lambda count, spare: pl.lit(0))
@@ -194,7 +194,7 @@ def _with_val_of_train(rows: pl.DataFrame, share: float) -> pl.DataFrame:
 
 
 def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
-    """`rows` divided at two points in time, the same for all users: the shares of val and test come after them."""
+    """`rows` split at two points in time, the same for all users, so that val and test have their shares."""
     times = rows[c.TIMESTAMP].sort()
     last = len(times) - 1
     test_from = times[min(round(len(times) * (1 - config.ratios[2])), last)]
@@ -212,7 +212,7 @@ def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
 
 
 def _time(rows: pl.DataFrame) -> list[str]:
-    """The columns that order rows in time, at the resolution of the source."""
+    """The columns that order rows by time, at the resolution of the source."""
     return [name for name in (c.TIMESTAMP, c.NANOSECOND) if name in rows.columns]
 
 
@@ -253,7 +253,7 @@ def _check_strategy(interactions: pl.LazyFrame, config: SplitConfig) -> None:
         )
     if config.strategy == "column" and nulls[c.SPLIT].item():
         raise UserError(
-            "the split shall be taken from the data, and the data has no split labels",
+            "the split is to be read from the data, and the data has no split labels",
             where="split.strategy",
             hint="set data.interaction_columns.split, or split.strategy to temporal or random",
         )

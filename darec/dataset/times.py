@@ -8,15 +8,15 @@ import polars as pl
 
 from schemas.data import TimeUnit
 
-SECOND = 1_000_000_000  # nanoseconds, in which times are kept until the tables are written
+SECOND = 1_000_000_000  # nanoseconds, the unit of times until the tables are written
 IMPLAUSIBLE = -(2**63)
-"""Stands for a number or date outside 1990 to tomorrow."""
+"""Marks a number or date outside 1990 to tomorrow."""
 
 _FIRST = 631_152_000  # 1990-01-01: earlier times are implausible
 _DAY = 86_400
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
-# The usual forms of dates in text, once `_tidy` has changed it. Of forms that fit equally well the first is taken.
+# The usual formats of dates in text normalised by `_tidy`. Of formats that fit equally well the first is chosen.
 _DAYS = (
     "%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%m/%d/%y",
     "%d/%m/%y", "%d.%m.%y", "%m %d %Y", "%d %b %Y", "%d %B %Y", "%b %d %Y", "%B %d %Y", "%d-%b-%Y", "%d-%b-%y",
@@ -31,8 +31,8 @@ _OTHERS = (
     "%a %d %b %Y %H:%M:%S %z", "%a %d %b %Y", "%d/%b/%Y:%H:%M:%S %z", "%d/%b/%Y:%H:%M:%S", "%Y-%m",
 )  # fmt: skip
 _FORMS = (*(f"{day} {hour}".strip() for hour in _HOURS for day in _DAYS), *_OTHERS)
-_MOST_FORMS = 4  # in one column
-_SAMPLE = 2_000  # different values
+_MOST_FORMS = 4  # formats in one column
+_SAMPLE = 2_000  # distinct values
 
 _SCIENTIFIC = r"^[-+]?\d(\.\d+)?[eE]\+?\d+$"
 
@@ -42,16 +42,16 @@ class TimeForms:
     """How the timestamps of one column are read."""
 
     unit: TimeUnit | None = None
-    """The unit of numbers; None means that it follows from the size of each number."""
+    """The unit of numbers; None means that it follows from the magnitude of each number."""
     forms: tuple[str, ...] = ()
-    """The forms of text, tried one after another."""
+    """The formats of text, tried one after another."""
     mangled: bool = False
-    """Whether numbers in scientific notation have lost digits (`1.50052E+09`), so that they are no times."""
+    """Whether numbers in scientific notation have lost digits (`1.50052E+09`), so that they are not times."""
     doubt: str | None = None
 
 
 def recognise(sample: pl.Series, unit: TimeUnit | None, form: str | None) -> TimeForms:
-    """How the values of a sample are to be read, given what the recipe says of them."""
+    """The format of the values of a sample, given the recipe's settings."""
     if form is not None:
         return TimeForms(unit, (form,))
     text = sample.cast(pl.String).str.strip_chars().drop_nulls().unique(maintain_order=True).head(_SAMPLE).alias("text")
@@ -62,9 +62,9 @@ def recognise(sample: pl.Series, unit: TimeUnit | None, form: str | None) -> Tim
 
 
 def nanoseconds(column: str, kind: pl.DataType, read: TimeForms) -> pl.Expr:
-    """A column as nanoseconds since 1970, null where it is no time, `IMPLAUSIBLE` outside 1990 to tomorrow.
+    """A column as nanoseconds since 1970, null for values that are not times, `IMPLAUSIBLE` outside 1990 to tomorrow.
 
-    With the unit `order` the numbers are taken as seconds, whatever they are.
+    With the unit `order`, all numbers are read as seconds.
     """
     values = pl.col(column)
     if isinstance(kind, pl.Datetime | pl.Date):
@@ -91,14 +91,14 @@ def span(times: pl.Series) -> str:
 
 
 def units_of(numbers: pl.Series) -> dict[str, int]:
-    """How many of the numbers have which unit by their size."""
+    """The number of values per unit, by their magnitude."""
     values = numbers.cast(pl.Float64, strict=False).drop_nulls()
     counts = {unit: int(((values >= low) & (values < high)).sum()) for unit, low, high in _spans()}
     return {unit: count for unit, count in counts.items() if count}
 
 
 def _spans() -> list[tuple[str, float, float]]:
-    """For every unit that follows from size: the numbers from 1990 to tomorrow. No two ranges overlap."""
+    """For every unit that is recognised by magnitude: the range from 1990 to tomorrow. The ranges do not overlap."""
     last = time.time() + _DAY
     today = float(time.strftime("%Y%m%d", time.gmtime(last)))
     spans: list[tuple[str, float, float]] = [(unit, _FIRST * per, last * per) for unit, per in _PER_SECOND.items()]
@@ -113,14 +113,14 @@ def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
     known = pl.when(values.is_null()).then(pl.lit(None, pl.Int64))
     for name, low, high in _spans():
         if unit in (None, name):
-            # Polars computes all branches for all rows. Of a null there is no date to parse.
+            # Polars evaluates all branches for all rows. Nulls are not parsed as dates.
             inside = (values >= low) & (values < high)
             known = known.when(inside).then(_of_unit(pl.when(inside).then(values), name))
     return known.otherwise(IMPLAUSIBLE)
 
 
 def _of_float(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
-    """As `_of_number`, to the microsecond: a double holds no more of today's times."""
+    """Like `_of_number`, to the microsecond, the precision of a double for current times."""
     times = _of_number(values, unit)
     return pl.when(times != IMPLAUSIBLE).then((times + 500).floordiv(1_000) * 1_000).otherwise(times)
 
@@ -135,7 +135,7 @@ def _of_unit(values: pl.Expr, unit: str) -> pl.Expr:
 
 
 def _of_datetime(values: pl.Expr) -> pl.Expr:
-    """Nanoseconds, or null; years that nanoseconds cannot hold become `IMPLAUSIBLE`."""
+    """Nanoseconds, or null; years outside the range of nanoseconds become `IMPLAUSIBLE`."""
     year = values.dt.year()
     return pl.when(year.is_between(1700, 2200)).then(values.dt.epoch("ns")).when(year.is_not_null()).then(IMPLAUSIBLE)
 
@@ -146,7 +146,7 @@ def _plausible(times: pl.Expr) -> pl.Expr:
 
 
 def _tidy(text: pl.Expr) -> pl.Expr:
-    """Text with a blank for the `T` of ISO 8601, a point before fractions of a second, and no other commas."""
+    """Normalises text: a blank for the `T` of ISO 8601, a point before fractions of a second, and no other commas."""
     spaced = text.str.replace(r"^(\d{4}-?\d\d-?\d\d)T", "$1 ").str.replace(r"(:\d\d),(\d+)", "$1.$2")
     return spaced.str.replace_all(r",? +", " ")
 
@@ -158,7 +158,7 @@ def _parsed(text: pl.Expr, form: str) -> pl.Expr:
 
 
 def _forms_of(dates: pl.Series) -> tuple[tuple[str, ...], str | None]:
-    """The forms that read most of the texts, the one that reads most first; and what is doubtful about them."""
+    """The formats that parse most texts, best first, and doubts about them."""
     forms, doubt = [], None
     while not dates.is_empty() and len(forms) < _MOST_FORMS:
         found = {form: _is_read(dates, form) for form in _FORMS}
@@ -179,7 +179,7 @@ def _is_read(dates: pl.Series, form: str) -> pl.Series:
 
 
 def _have_lost_digits(numbers: pl.Series) -> bool:
-    """Whether no number in scientific notation has all the digits that its exponent asks for."""
+    """Whether all numbers in scientific notation have fewer digits than their exponent requires."""
     if numbers.is_empty():
         return False
     digits = numbers.str.extract(r"^[-+]?([\d.]+)").str.replace(".", "", literal=True).str.len_bytes().cast(pl.Int64)
@@ -194,7 +194,7 @@ def shown_units(counts: dict[str, int]) -> Sequence[str]:
 
 
 def extended(known: TimeForms, found: TimeForms) -> TimeForms:
-    """The forms of both; where a new form has day and month the other way round than a known one, it replaces it."""
+    """The formats of both; a new format replaces a known one that differs only by the order of day and month."""
     kept = tuple(
         form for form in known.forms if form not in {_swapped(new) for new in found.forms if _swapped(new) != new}
     )
@@ -205,5 +205,5 @@ def extended(known: TimeForms, found: TimeForms) -> TimeForms:
 
 
 def _swapped(form: str) -> str:
-    """A form with day and month the other way round."""
+    """The format with day and month swapped."""
     return form.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")

@@ -1,4 +1,4 @@
-"""From the bytes of a source file to plain UTF-8 text: archives unpacked within a limit, encodings decoded."""
+"""Converts source files to plain UTF-8 text: unpacks archives within a limit, and decodes encodings."""
 
 import bz2
 import codecs
@@ -18,7 +18,10 @@ from darec.common.errors import UserError
 
 HEAD_BYTES = 2**18
 _BLOCK = 2**20
-_BOMB_BYTES, _BOMB_RATIO = 2**30, 200  # a log of text shrinks to a tenth or so; a bomb to a thousandth
+_BOMB_BYTES, _BOMB_RATIO = (
+    2**30,
+    200,
+)  # maximum compression ratio: text shrinks to about a tenth, a decompression bomb to a thousandth
 
 _ARCHIVES = {
     b"\x1f\x8b": "gzip",
@@ -28,7 +31,7 @@ _ARCHIVES = {
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
 }
-_BINARY = {  # what begins so is no text: its name, and how to read it
+_BINARY = {  # magic bytes of files that are not text: the kind of file, and how to read it
     b"PAR1": ("a Parquet file", "set data.source: parquet, or format: parquet for this file"),
     b"PK\x03\x04": ("an Excel workbook", "save the sheet as CSV, and read that"),
     b"\xd0\xcf\x11\xe0": ("an Excel workbook", "save the sheet as CSV, and read that"),
@@ -56,15 +59,15 @@ _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZi
 
 @dataclass
 class Scratch:
-    """A folder for unpacked and decoded copies, and how much may be unpacked into it."""
+    """A folder for unpacked and decoded copies, with a size limit."""
 
     folder: Path
     limit: int = 10**11
-    """The most bytes that one file may unpack to."""
+    """Maximum size of an unpacked file, in bytes."""
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def new(self, suffix: str) -> Path:
-        """A path in the folder that is not used yet."""
+        """A new path in the folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"{next(self._numbers)}{suffix}"
 
@@ -79,20 +82,20 @@ class Head:
     encoding: str | None
     """The encoding that a byte order mark gives, or None."""
     whole: bool
-    """Whether `data` is the whole file."""
+    """Whether `data` is the complete file."""
 
     def text(self, encoding: str) -> str:
-        """The complete lines of the head, decoded; what cannot be decoded is replaced."""
+        """The complete lines of the head, decoded; undecodable bytes are replaced."""
         text = self.data.decode(self.encoding or encoding, errors="replace").removeprefix("\ufeff")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         return text if self.whole or "\n" not in text else text[: text.rindex("\n") + 1]
 
 
 def head_of(path: Path, compression: str = "auto", size: int = HEAD_BYTES) -> Head:
-    """Looks at the beginning of a file.
+    """Reads the beginning of a file.
 
     Raises:
-        UserError: the archive is damaged, or does not hold one file.
+        UserError: the archive is damaged, or does not contain exactly one file.
     """
     kind = _compression(path, compression)
     with _opened(path, kind) as stream:
@@ -104,10 +107,10 @@ def head_of(path: Path, compression: str = "auto", size: int = HEAD_BYTES) -> He
 def plain_text(
     path: Path, encoding: str, scratch: Scratch, compression: str = "auto", escape: str | None = None
 ) -> Path:
-    """A plain UTF-8 file with the lines of `path`: itself where that is one, else a copy in `scratch`.
+    """A plain UTF-8 file with the lines of `path`: the file itself if it is one, else a copy in `scratch`.
 
     Raises:
-        UserError: the archive is damaged or unpacks to too much, the file is no text, or not of that encoding.
+        UserError: the archive is damaged or too large when unpacked, or the file is not text in that encoding.
     """
     head = head_of(path, compression)
     encoding = codecs.lookup(head.encoding or encoding).name
@@ -125,7 +128,7 @@ def plain_text(
 
 
 def refuse_binary(path: Path, head: Head, encoding: str) -> None:
-    """Raises UserError, with how to read it, if the head is not that of a text file."""
+    """Raises UserError with a hint if the head is not that of a text file."""
     if head.compression == "none" or not head.data.startswith(b"PK\x03\x04"):
         for magic, (what, hint) in _BINARY.items():
             if head.data.startswith(magic):
@@ -150,7 +153,7 @@ def _compression(path: Path, compression: str) -> str:
 
 @contextmanager
 def _opened(path: Path, compression: str) -> Iterator[BinaryIO]:
-    """The unpacked bytes of a file. Damage of the archive that is met while reading is a UserError."""
+    """The unpacked bytes of a file. Raises UserError if the archive turns out to be damaged while reading."""
     try:
         if compression == "zip":
             with zipfile.ZipFile(path) as archive, archive.open(_only_member(archive, path)) as stream:
@@ -225,13 +228,13 @@ def _limited(stream: BinaryIO, path: Path, limit: int) -> Iterator[bytes]:
         total += len(block)
         if total > limit or (total > _BOMB_BYTES and total > _BOMB_RATIO * packed):
             what = f"the file unpacks to more than {total / 2**30:,.1f} GiB from {packed / 2**20:,.1f} MiB"
-            hint = "raise data.max_unpacked_gb if that is right" if total > limit else "unpack it yourself"
+            hint = "raise data.max_unpacked_gb if this is expected" if total > limit else "unpack it yourself"
             raise UserError(what, where=str(path), hint=hint)
         yield block
 
 
 def _recoded(blocks: Iterator[bytes], encoding: str, path: Path, escape: str | None) -> Iterator[bytes]:
-    """The blocks as UTF-8 with line feeds at the ends of lines, and with escaped quotes doubled."""
+    """The blocks as UTF-8 with line feeds as line ends and with escaped quotes doubled."""
     decoder = codecs.getincrementaldecoder(encoding)()
     lines, rest = 1, ""
     for block in itertools.chain(blocks, [b""]):
@@ -249,7 +252,7 @@ def _recoded(blocks: Iterator[bytes], encoding: str, path: Path, escape: str | N
 
 
 def wrong_encoding(path: Path, line: int) -> UserError:
-    """The error that a line is not of the encoding that the recipe gives."""
+    """The error that a line is not in the encoding of the recipe."""
     what = f"line {line} is not in the expected encoding"
     return UserError(
         what, where=str(path), hint="set data.encoding, or encoding for this file, such as latin-1 or cp1252"

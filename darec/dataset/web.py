@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     import httpx
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 60
-_TRIES = 4  # of one download; each goes on where the one before it broke off, if the server can do that
-_WITHOUT_HEAD = (403, 405, 501)  # some servers sign or allow GET alone
+_TRIES = 4  # attempts per download; each continues where the previous one ended, if the server supports that
+_WITHOUT_HEAD = (403, 405, 501)  # some servers sign or allow only GET
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @CONNECTIONS.register("https")
 @CONNECTIONS.register("http")
 class WebFile(FileConnection):
-    """One file. A server tells its version by an ETag or by the time of the last change."""
+    """One file. Its version is the server's ETag or modification time."""
 
     def __init__(self, place: str, role: str) -> None:
         self._place, self._role = place, role
@@ -29,7 +29,7 @@ class WebFile(FileConnection):
 
     @property
     def inner(self) -> str:
-        """The last name of the address's path."""
+        """The last segment of the address's path."""
         name = unquote(urlsplit(self._url).path.rstrip("/").rpartition("/")[2]).replace("/", "_")
         return name.lstrip("._") or "file"
 
@@ -44,7 +44,9 @@ class WebFile(FileConnection):
             return [self._described(response)]
 
     def download(self, file: RemoteFile, path: Path) -> RemoteFile:
-        """Writes the file's content to `path`; a broken transfer is continued, or begun again if the file changed."""
+        """Writes the file's content to `path`. An interrupted transfer is continued, or restarted if the file has
+        changed.
+        """
         path.unlink(missing_ok=True)
         for attempt in range(1, _TRIES + 1):
             try:
@@ -71,17 +73,17 @@ class WebFile(FileConnection):
 
     @contextmanager
     def _asked(self, method: str, headers: dict[str, str] | None = None) -> "Iterator[httpx.Response]":
-        import httpx  # costs a tenth of a second, which `darec status` of local files need not pay
+        import httpx  # takes a tenth of a second to import, which `darec status` of local files does not need
 
         def only_encrypted(request: httpx.Request) -> None:
             if request.url.scheme != "https" and request.url.host not in _LOOPBACK:
                 raise self._error(
-                    UserError, f"it leads to {request.url.host} without encryption", "use another address"
+                    UserError, f"it redirects to {request.url.host} without encryption", "use another address"
                 )
 
         timeout = httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS)
         hooks: dict[str, Any] = {"request": [only_encrypted]}
-        plain = {"Accept-Encoding": "identity"}  # packed for the transfer, a file has another size and ETag
+        plain = {"Accept-Encoding": "identity"}  # a compressed transfer has another size and ETag
         try:
             with (
                 httpx.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks, headers=plain) as client,
@@ -97,7 +99,7 @@ class WebFile(FileConnection):
             raise self._error(TransientError, what, "check the network and the server") from None
 
     def _check(self, response: "httpx.Response") -> None:
-        """Raises an error for a response that is not the file."""
+        """Raises an error for a response without the file."""
         code = response.status_code
         if response.is_success:
             return
