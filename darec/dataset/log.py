@@ -39,7 +39,7 @@ class Log:
     left_out: dict[str, int]
     """Rows that are left out before the checks: blank lines, and events that are not read."""
     labels: dict[str, str] = field(default_factory=dict)
-    """The part that each label of the split means, "?" for none."""
+    """The part of the split for each label, "?" if unknown."""
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 

@@ -14,17 +14,17 @@ CAUSES = {
     "empty": "the answer is empty",
     "loop": "the answer repeats itself",
     "refused": "the model declines",
-    "filtered": "a content filter of the server took prompt or answer away",
+    "filtered": "a content filter of the server removed the prompt or the answer",
     "rejected": "the server does not accept this row's request",
-    "failed": "the engine fails for this row alone",
+    "failed": "the engine fails for this row only",
 }
-"""Why a row has no profile of the LLM's."""
+"""Why a row has no profile by the LLM."""
 NEVER_SAMPLED = ("too_long", "filtered", "rejected", "failed")
-"""The causes of rows to which the model itself gave no answer."""
+"""The causes of rows that the model itself did not answer."""
 
 _SHORTEST = 8
-_LONGEST = 20_000  # characters of an answer that are looked at
-_LOOP = re.compile(r"(.{1,40}?)\1{3,}", re.DOTALL)  # something said four times in a row
+_LONGEST = 20_000  # maximum number of characters of an answer that are examined
+_LOOP = re.compile(r"(.{1,40}?)\1{3,}", re.DOTALL)  # a phrase that is repeated four times in a row
 _THOUGHT = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 _OPEN_THOUGHT = re.compile(r"^\s*<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _REFUSAL = re.compile(
@@ -57,11 +57,11 @@ def read_profile(answer: Answer, max_chars: int) -> tuple[str | None, str]:
 
 
 def printable(text: str, limit: int) -> str:
-    """`text` as one line of at most `limit` characters that a terminal, a table and a model can take.
+    """`text` as one line of at most `limit` characters that is safe for terminals, tables and models.
 
-    Control characters (C0, C1, line and paragraph separators) become spaces; what is invisible or changes the order of
-    its neighbours (zero-width signs, byte order marks, bidirectional overrides, tags), halves of surrogate pairs, and
-    private and unassigned characters are left out.
+    Control characters (C0, C1, line and paragraph separators) become spaces; characters that are invisible or change
+    the direction of text (zero-width signs, byte order marks, bidirectional overrides, tags), halves of surrogate
+    pairs, and private and unassigned characters are left out.
     """
     head = text[: 4 * limit]
     if not (head.isascii() and head.isprintable()):  # most answers are
@@ -85,15 +85,15 @@ def loops(text: str) -> bool:
 
 
 def whole_words(text: str, max_chars: int) -> str:
-    """`text` without the word that the length limit cut in two."""
+    """`text` without the last word if the length limit has truncated it."""
     if len(text) < max_chars:
         return text
     return text[:max_chars].rsplit(" ", 1)[0].rstrip(" ,;:-(")
 
 
 def _profile_in(text: str) -> str | None:
-    """The profile in the first JSON object of that form, ignoring text around it such as thoughts, fences or a
-    greeting.
+    """The profile in the first JSON object that matches the schema, ignoring text around it such as reasoning, fences
+    or a greeting.
     """
     answer = text if text.lstrip().startswith("{") else _THOUGHT.sub("", text)
     start = -1 if _OPEN_THOUGHT.match(answer) else answer.find("{")
@@ -101,7 +101,7 @@ def _profile_in(text: str) -> str | None:
         try:
             value, _ = json.JSONDecoder(strict=False).raw_decode(answer, start)
             return Profile.model_validate(value).profile
-        except (ValueError, RecursionError):  # no JSON, or none of that form
+        except (ValueError, RecursionError):  # not JSON, or does not match the schema
             start = answer.find("{", start + 1)
     return None
 

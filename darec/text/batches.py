@@ -3,7 +3,7 @@
 A batch is a file of requests (`/files`), worked on by `/batches`; its answers are another file. It is recorded in the
 store: a run that is killed, or that has waited for `llm.batch_hours`, leaves the batch to the server, and the next run
 reads its answers and does not send these rows again. If the run is killed between the server's acceptance and the
-record of the batch's id, the next run finds the batch by the name that it carries.
+record of the batch's id, the next run finds the batch by its name.
 """
 
 import json
@@ -29,9 +29,9 @@ from darec.text.server import ServerEngine, common_fields, request_body
 from darec.text.servers import access, address
 from schemas.semantic import LLMConfig
 
-_MOST_ROWS, _MOST_BYTES = 50_000, 190 * 2**20  # of one batch, by the protocol
-_KEPT_DAYS = 30  # as long as servers keep the answers of a batch
-_PAGES = 10  # of the server's list of batches that are searched for one by name
+_MOST_ROWS, _MOST_BYTES = 50_000, 190 * 2**20  # limits of one batch in the protocol
+_KEPT_DAYS = 30  # servers delete the answers of a batch after this time
+_PAGES = 10  # maximum number of pages of the server's list of batches that are searched
 _RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 _REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 
@@ -39,20 +39,20 @@ _logger = logging.getLogger(__name__)
 
 
 class _Record(BaseModel):
-    """An open batch, as it is kept in the store."""
+    """An open batch, as recorded in the store."""
 
     server: str
     name: str
-    """The hash of its rows, which the batch carries too."""
+    """The hash of its rows, which is also its name at the server."""
     rows: list[str]
-    """Rows whose answers were not read yet, by the hashes of their requests."""
+    """Rows whose answers have not been read yet, by the hashes of their requests."""
     sent: float
     batch: str | None = None
     """Its id; None if it is not known whether the server has the batch."""
 
 
 class BatchEngine:
-    """Sends rows as batches, waits for them, and asks for the few others as `ServerEngine` does.
+    """Sends rows as batches, waits for them, and sends the remaining rows as single requests with `ServerEngine`.
 
     Args:
         config: the server.
@@ -70,10 +70,10 @@ class BatchEngine:
         self._live.close()
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """The answers of each batch as it ends, and then those of the rows that no batch has answered.
+        """Yields the answers of each batch when it ends, and then those of the rows that no batch has answered.
 
         Raises:
-            UserError: the server has no batches, or refuses this one.
+            UserError: the server does not support batches, or refuses this one.
             LimitError: a batch has not ended within `llm.batch_hours`; the next run reads its answers.
             TransientError: the server cannot be reached or is failing.
         """
@@ -82,7 +82,7 @@ class BatchEngine:
         left: dict[str, Request] = {}
         single: list[Request] = []
         for request in requests:
-            if request.shorter:  # only few are too long, and each may take several requests
+            if request.shorter:  # only few prompts are too long, and each may take several requests
                 single.append(request)
                 continue
             body = json.dumps(request_body(request, request.messages, common), ensure_ascii=False).encode()
@@ -98,7 +98,7 @@ class BatchEngine:
         for path, record in batches:
             answers = self._answers(self._wait(record), wanted, max_tokens)
             yield [Answer(left.pop(row).key, *rest) for row, rest in answers.items() if row in left]
-            self._forget(path, record, wanted)  # what was given is in the ledger now
+            self._forget(path, record, wanted)  # the yielded answers are in the ledger now
         single += left.values()
         if single:
             yield from self._live.generate(single, schema, max_tokens)
@@ -109,7 +109,7 @@ class BatchEngine:
         name = row_key(*(row.encode() for row in sorted(bodies)))
         path = self.folder / f"{uuid.uuid4().hex}.json"
         record = _Record(server=self._server, name=name, rows=list(bodies), sent=time.time())
-        _keep(path, record)  # before the server has it: see `_adopt`
+        _keep(path, record)  # before it is sent to the server: see `_adopt`
         record.batch = self._create(name, bodies)
         _keep(path, record)
         _logger.info("batch %s of %d rows was sent", record.batch, len(bodies), extra={"rows": len(bodies)})
@@ -137,7 +137,7 @@ class BatchEngine:
     # Waiting
 
     def _wait(self, record: _Record) -> dict[str, Any]:
-        """The batch when it has ended."""
+        """Waits for the batch to end."""
         deadline = time.monotonic() + 3600 * self.config.batch_hours
         while True:
             batch = self._call("GET", f"/batches/{record.batch}")
@@ -152,7 +152,7 @@ class BatchEngine:
             time.sleep(min(self.config.batch_poll_seconds, max(0.0, deadline - time.monotonic()) + 0.01))
 
     def _answers(self, batch: dict[str, Any], rows: dict[str, Request], max_tokens: int) -> dict[str, tuple]:
-        """Text, finish reason and tokens of the rows that a batch has answered."""
+        """Text, finish reason and tokens of the answered rows of a batch."""
         status, answers = batch.get("status"), dict[str, tuple]()
         if status == "failed":
             found = (batch.get("errors") or {}).get("data") or [{}]
@@ -174,7 +174,7 @@ class BatchEngine:
     # Records
 
     def _records(self) -> Iterator[tuple[Path, _Record]]:
-        """The open batches of this server; one that the server does not have is forgotten."""
+        """The open batches of this server; the record of a batch that the server does not have is deleted."""
         for path in sorted(self.folder.glob("*.json")):
             try:
                 record = _Record.model_validate_json(path.read_bytes())
@@ -186,7 +186,7 @@ class BatchEngine:
                 yield path, record
 
     def _adopt(self, path: Path, record: _Record) -> bool:
-        """Whether the server has the batch. One whose id was not recorded is looked for by its name."""
+        """Whether the server has the batch. A batch without a recorded id is searched by its name."""
         try:
             if record.batch is not None:
                 self._call("GET", f"/batches/{record.batch}")
@@ -214,7 +214,7 @@ class BatchEngine:
         return None
 
     def _forget(self, path: Path, record: _Record, rows: dict[str, Request]) -> None:
-        """Of a batch that has ended, only rows that this call did not want are kept for a later one."""
+        """Keeps the record of an ended batch only for rows that a later call may need."""
         record.rows = [row for row in record.rows if row not in rows]
         if record.rows:
             _keep(path, record)
@@ -237,7 +237,7 @@ class BatchEngine:
         return answer
 
     def _content(self, path: str, method: str = "GET", **content: Any) -> bytes:
-        """The body of a good response, after at most `llm.retries` further tries."""
+        """The body of a successful response, after at most `llm.retries` retries."""
         for attempt in range(self.config.retries + 1):
             try:
                 response = self._client.request(method, address(self.config.server_url, path), **content)
@@ -273,7 +273,7 @@ class _AbsentError(UserError):
 
 
 def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
-    """The rows in parts that the protocol allows."""
+    """The rows in parts within the limits of the protocol."""
     part: dict[str, bytes] = {}
     size = 0
     for row, body in bodies.items():
@@ -287,7 +287,7 @@ def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
 
 
 def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
-    """The row of one line of a batch's answers, and text, finish reason and tokens; None if it was not answered."""
+    """The row, text, finish reason and tokens of one line of a batch's answers; None if it was not answered."""
     try:
         content = json.loads(line)
         row, response = str(content["custom_id"]), content.get("response")
@@ -305,7 +305,7 @@ def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
 
 
 def _keep(path: Path, record: _Record) -> None:
-    """Writes a record so that it survives a kill and a power cut, and of a shared store also the machine."""
+    """Writes a record durably, and in a shared store also to the object store."""
     if (shared := _shared(path)) is not None:
         shared.write(str(path.relative_to(shared.cache)), record.model_dump_json().encode())
         return
@@ -323,5 +323,5 @@ def _drop(path: Path) -> None:
 
 
 def _shared(path: Path) -> Shared | None:
-    """The object store that several machines share, if a record is in the cache of one."""
+    """The shared store, if a record is in the cache of one."""
     return shared_store(path.parents[2])

@@ -1,8 +1,8 @@
-"""What a run may spend on the LLM: tokens and money are counted, and no row is asked when a limit is reached.
+"""The LLM budget of a run: tokens and cost are counted, and no row is requested after a limit is reached.
 
-A limit holds for one run, over all of its stages. The rows that are open count with the mean tokens of the rows that
-were answered, and before the first answer with an estimate from their length and `max_tokens`. The limit is therefore
-exceeded by at most what one chunk per worker of the offline engine, or the open requests of a server, take beyond that.
+A limit applies to one run with all of its stages. Open rows count with the mean tokens of the answered rows, and before
+the first answer with an estimate from their length and `max_tokens`. The limit can therefore be exceeded only by the
+estimation error of one chunk per worker of the offline engine, or of the open requests of a server.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ CHARS_PER_TOKEN = 4
 
 @dataclass
 class Spending:
-    """The tokens that one run has taken so far."""
+    """The number of tokens that one run has used."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -37,7 +37,7 @@ _run: ContextVar[Spending | None] = ContextVar("spending", default=None)
 
 @contextmanager
 def one_run() -> Iterator[Spending]:
-    """Everything that is asked in the block counts as one run; a block inside another belongs to the outer one."""
+    """All requests in the block count as one run; a nested block belongs to the outer one."""
     if (outer := _run.get()) is not None:
         yield outer
         return
@@ -49,18 +49,18 @@ def one_run() -> Iterator[Spending]:
 
 
 def price(llm: LLMConfig, prompt_tokens: float, output_tokens: float) -> float:
-    """What these tokens cost at the prices of the recipe; with batches all of them count as rows of a batch."""
+    """The cost of these tokens at the prices of the recipe; with batches all of them count as rows of a batch."""
     full = (llm.price_per_million_input * prompt_tokens + llm.price_per_million_output * output_tokens) / 1e6
     return full * (llm.batch_price_share if llm.batch_api else 1)
 
 
 def has_price(llm: LLMConfig) -> bool:
-    """Whether the recipe says what tokens cost."""
+    """Whether the recipe has prices."""
     return llm.price_per_million_input > 0 or llm.price_per_million_output > 0
 
 
 class Budget:
-    """Counts what the answers of one stage took, and says whether another row may be asked."""
+    """Counts the tokens of the answers of one stage, and decides whether another row may be requested."""
 
     def __init__(self, llm: LLMConfig, max_tokens: int) -> None:
         self.llm, self.max_tokens = llm, max_tokens
@@ -71,11 +71,11 @@ class Budget:
         self._answered, self._prompt_tokens, self._output_tokens = 0, 0, 0
 
     def ration(self, requests: Sequence[Request]) -> "Rationed":
-        """The requests, of which an engine gets only those that the limits allow."""
+        """The requests that the limits allow."""
         return Rationed(requests, self)
 
     def take(self, request: Request) -> bool:
-        """Whether the row may be asked now; if so it counts as open until it is answered."""
+        """Whether the row may be requested now; if so, it counts as open until it is answered."""
         if self.reached or not self._affords(request):
             self.reached = True
             return False
@@ -83,7 +83,7 @@ class Budget:
         return True
 
     def allows_more(self, requests: "Rationed") -> bool:
-        """Whether some of the requests that were held back may be asked now, as rows took less than was estimated."""
+        """Whether some of the held-back requests may be sent now, because answers took fewer tokens than estimated."""
         if self.reached and len(requests) and self._affords(requests[0]):
             self.reached = False
             return True
@@ -122,7 +122,7 @@ class Budget:
     def _affords(self, request: Request) -> bool:
         limits = self.llm.max_tokens_per_run, self.llm.max_cost_per_run
         begun = self._open or self.spending.tokens
-        if not any(limits) or not begun:  # one row is always asked, so that every run gets on
+        if not any(limits) or not begun:  # one row is always requested, so that every run makes progress
             return True
         prompt, output = self._expected(request)
         rows = len(self._open) + 1
@@ -132,19 +132,21 @@ class Budget:
         return tokens_fit and (not limits[1] or price(self.llm, prompt_tokens, output_tokens) <= limits[1])
 
     def _expected(self, request: Request) -> tuple[float, float]:
-        """Prompt and output tokens of one row: the mean of those that were answered, or an estimate."""
+        """Prompt and output tokens of one row: the mean of the answered rows, or an estimate."""
         if self._answered:
             return self._prompt_tokens / self._answered, self._output_tokens / self._answered
         return characters(request.messages) / CHARS_PER_TOKEN, self.max_tokens
 
 
 def characters(messages: Sequence[dict[str, str]]) -> int:
-    """Characters of a conversation."""
+    """Number of characters of a conversation."""
     return sum(len(message["content"]) for message in messages)
 
 
 class Rationed(Sequence[Request]):
-    """Requests that end early when the budget is used up; an engine takes one when it can begin it."""
+    """An iterator over requests that ends early when the budget is used up; an engine takes a request when it can start
+    it.
+    """
 
     def __init__(self, requests: Sequence[Request], budget: Budget) -> None:
         self._requests, self._budget, self._taken = requests, budget, 0

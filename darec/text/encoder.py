@@ -20,12 +20,12 @@ from schemas.section import hashed
 from schemas.semantic import EmbedConfig
 from schemas.tables import VECTOR_ROWS
 
-_ROWS_READ = 2048  # at a time
+_ROWS_READ = 2048  # rows at a time
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Encodes texts under one configuration; vectors are kept in a ledger of the model's own."""
+    """Encodes texts under one configuration; vectors are kept in a separate ledger per model."""
 
     config: EmbedConfig
     ledger_root: Path
@@ -38,7 +38,7 @@ class Embedding:
         return Ledger(self.ledger_root / f"vectors-{name}.sqlite", VECTOR_ROWS)
 
     def keys(self, texts: pl.Series) -> pl.Series:
-        """The ledger key of each text: the text, the model, and where texts are cut."""
+        """The ledger key of each text, from the text, the model, and the maximum length."""
         model, engine = identity(self.config.model, self.config.revision), hashed(self.config)["engine"]
         common = json.dumps([model, engine, self.config.max_tokens])
         return pl.Series(KEY, [row_key(common.encode(), text.encode()) for text in texts], dtype=pl.String)
@@ -48,7 +48,7 @@ class Embedding:
 
         Raises:
             UserError: the model cannot be loaded.
-            DarecError: the model gives vectors that are not finite.
+            DarecError: the model returns vectors that are not finite.
         """
         started = time.monotonic()
         keys = self.keys(texts)
@@ -67,13 +67,13 @@ class Embedding:
     def _encode(self, new: pl.DataFrame) -> None:
         for start, vectors in _vectors(self.config, new["text"]):
             if not np.isfinite(vectors).all():
-                raise DarecError("the text model gave a vector that is not finite", where=self.config.model)
+                raise DarecError("the text model returned a vector that is not finite", where=self.config.model)
             payload = [row.astype("<f4").tobytes() for row in vectors]
             self.ledger.append(pl.DataFrame({KEY: new[KEY][start : start + len(vectors)], "vector": payload}))
             self.progress.advance(len(vectors))
 
     def _read(self, keys: pl.Series) -> np.ndarray:
-        """The vectors of `keys`, in their order, read a chunk at a time so that they are in memory once."""
+        """The vectors of `keys`, in their order, read in chunks so that they are in memory only once."""
         vectors = np.empty((len(keys), 0), np.float32)
         for part in keys.to_frame().with_row_index().sort(KEY).iter_slices(_ROWS_READ):
             cells = self.ledger.rows(part[KEY], ["vector"])["vector"]
@@ -85,7 +85,7 @@ class Embedding:
 
 
 def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
-    """How many tokens of the encoder each text has, uncut; None for an encoder without a `tokenizer.json`.
+    """The number of the encoder's tokens of each full text; None for an encoder without a `tokenizer.json`.
 
     Raises:
         UserError: the model is not on this machine.
@@ -108,7 +108,7 @@ def _vectors(config: EmbedConfig, texts: pl.Series) -> Iterator[tuple[int, np.nd
 ENCODERS: Registry[Iterator[tuple[int, np.ndarray]]] = Registry("text encoder")
 """Functions of `EmbedConfig` and the texts, by `embed.engine`.
 
-They give (number of the first text, unit vectors [rows, d]) chunk by chunk.
+They yield (number of the first text, unit vectors [rows, d]) per chunk.
 """
 
 
@@ -136,7 +136,7 @@ def _sentence_transformers(config: EmbedConfig, texts: pl.Series) -> Iterator[tu
 
     from darec.common.device import bfloat16_helps, pick
 
-    disable_progress_bar()  # of loading the weights: the stage has its own
+    disable_progress_bar()  # disables the bar for loading weights: the stage has its own
     folder = resolve(config.model, config.revision)
     device = pick("auto", "embed")
     try:

@@ -1,7 +1,7 @@
 """vLLM's offline engine in worker processes; beside `penalty` the only file that imports vllm.
 
-On CPU one single-threaded engine a core beats one engine on all cores, and an engine without separate processes
-leaves nothing behind: each worker dies with its parent, and its memory goes back when the pool is closed.
+On CPU, one single-threaded engine per core is faster than one engine on all cores. Each worker dies with its parent,
+and its memory is released when the pool is closed.
 """
 
 import os
@@ -38,12 +38,12 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 _CPU_STEP = 1024  # tokens of one forward pass; more only takes memory
-_model: "LocalModel"  # of this worker process
+_model: "LocalModel"  # the engine of this worker process
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """All that a worker needs to load its engine."""
+    """Everything that a worker needs to load its engine."""
 
     folder: str
     runner: Literal["generate", "pooling"]
@@ -62,7 +62,7 @@ class EngineSettings:
 
     @classmethod
     def of(cls, config: LLMConfig, folder: Path) -> "EngineSettings":
-        """Settings for generation; zeros in `config` become this machine's defaults."""
+        """Settings for generation; zeros in `config` are replaced by the defaults of this machine."""
         return cls(
             folder=str(folder),
             runner="generate",
@@ -98,26 +98,26 @@ class EngineSettings:
 
 
 def on_gpu() -> bool:
-    """Whether there is a CUDA device, found without starting CUDA in this process."""
+    """Whether there is a CUDA device, without initialising CUDA in this process."""
     import torch
 
     return torch.version.cuda is not None and torch.cuda.device_count() > 0
 
 
 def cores() -> int:
-    """How many CPU cores this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0))
 
 
 def arithmetic(dtype: Literal["auto"] | Arithmetic) -> Arithmetic:
-    """`auto` resolved: bfloat16 on GPU and on CPUs that multiply it in hardware, float32 on others."""
+    """Resolves `auto`: bfloat16 on GPUs and on CPUs with bfloat16 in hardware, float32 on others."""
     if dtype != "auto":
         return dtype
     import torch
 
     from darec.common.device import bfloat16_helps
 
-    # Of a GPU it is not asked whether it has bfloat16: that would start CUDA in this process.
+    # GPUs are not queried for bfloat16, because that would initialise CUDA in this process.
     return "bfloat16" if on_gpu() or bfloat16_helps(torch.device("cpu")) else "float32"
 
 
@@ -139,7 +139,7 @@ class OfflineEngine:
         self.close()
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Answers chunk by chunk, as chunks finish.
+        """Yields answers per chunk, as chunks finish.
 
         Raises:
             DarecError: a worker died (most often: out of memory).
@@ -149,28 +149,29 @@ class OfflineEngine:
             yield answers
 
     def embed(self, texts: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
-        """(number of the first text, float32 [rows, d] L2-normalised) chunk by chunk, as chunks finish."""
+        """Yields (number of the first text, float32 [rows, d] L2-normalised) per chunk, as chunks finish."""
         yield from self._spread(_vectors, texts)
 
     def close(self) -> None:
-        """Ends the workers and gives their memory back."""
+        """Ends the workers and releases their memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._log.close()
 
     def _last_log_line(self) -> str:
         lines = Path(self._log.name).read_text(errors="replace").split("\n")
-        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "no word left")
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "left no message")
 
     def _spread(self, function: Callable[..., Done], work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Done]]:
-        """What `function` makes of each chunk. After a failure no other is begun, and what is finished is given.
+        """Yields the result of `function` for each chunk. After a failure no further chunk is started, and finished
+        ones are yielded.
 
-        Work is taken from `work` when a worker can begin it, so its iterator may end early.
+        Work is taken from `work` when a worker can start it, so its iterator may end early.
         """
         chunks = chunked(work, self._chunk_size(len(work)))
         waiting: dict[Future[Done], int] = {}
         failure: BaseException | None = None
 
-        # One more chunk waits than there are workers, so that none idles while results are handled.
+        # One additional chunk is queued, so that no worker idles while results are handled.
         while True:
             try:
                 while failure is None and len(waiting) <= self.settings.workers and (chunk := next(chunks, None)):
@@ -207,12 +208,12 @@ class OfflineEngine:
             raise failure
 
     def _chunk_size(self, rows: int) -> int:
-        """The configured chunk, or less, so that few rows still keep every worker busy."""
+        """The configured chunk size, or less, so that few rows are distributed over all workers."""
         return max(1, min(self.settings.chunk, -(-rows // self.settings.workers)))
 
 
 def chunked(work: Sequence[Work], size: int) -> Iterator[tuple[int, list[Work]]]:
-    """(number of the first, chunk of work) until `work` ends, each taken when it is asked for."""
+    """Yields (number of the first, chunk of work) until `work` ends, each taken on demand."""
     items, start = iter(work), 0
     while chunk := list(islice(items, size)):
         yield start, chunk
@@ -220,7 +221,7 @@ def chunked(work: Sequence[Work], size: int) -> Iterator[tuple[int, list[Work]]]
 
 
 def _start(settings: EngineSettings, log: str) -> None:
-    """First thing in a worker: tie it to its parent, and keep its chatter off the user's terminal."""
+    """Initialises a worker: it dies with its parent, and its output goes to a log file."""
     global _model  # noqa: PLW0603
     die_with_parent()
     chatter = os.open(log, os.O_WRONLY | os.O_APPEND)
@@ -238,13 +239,13 @@ def _vectors(texts: Sequence[str]) -> np.ndarray:
 
 
 class LocalModel:
-    """vLLM's engine in this process, which has no other. The model is loaded at the first call."""
+    """vLLM's engine in this process, which has only this one. The model is loaded at the first call."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self.settings = settings
         os.environ.update(_ENVIRONMENT)
         if not settings.gpu:
-            # Must come before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
+            # Must be set before torch is loaded: two OpenMP threads on one core are a hundred times slower than one.
             os.environ.update(OMP_NUM_THREADS=str(settings.threads), VLLM_CPU_OMP_THREADS_BIND="nobind")
             os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # it would override llm.kv_cache_mib
             import torch
@@ -323,7 +324,7 @@ def _load(settings: EngineSettings) -> Any:
         options |= {"enforce_eager": True, "kv_cache_memory_bytes": settings.kv_cache_mib * 2**20}
         options["max_num_batched_tokens"] = max(_CPU_STEP, settings.max_model_len)
         if settings.runner == "generate":
-            # vLLM rewinds the generator of a request whose prompt was cut in two, which torch cannot do on CPU.
+            # vLLM rewinds the generator of a request with a chunked prompt, which torch does not support on CPU.
             options |= {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
             options["logits_processors"] = ["darec.text.penalty:FrequencyPenalty"]
     try:
@@ -348,7 +349,7 @@ def _load(settings: EngineSettings) -> Any:
 
 
 def _longest_fitting(tokenizer: Any, request: Request, room: int) -> list[int]:
-    """The tokens of the longest version of a prompt that has at most `room`, or else of the shortest version."""
+    """The tokens of the longest version of a prompt with at most `room` tokens, or else of the shortest version."""
     tokens: list[int] = []
     for messages in (request.messages, *request.shorter):
         tokens = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)

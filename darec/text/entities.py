@@ -13,7 +13,7 @@ ITEM_TEXT_VARIABLES = (*ITEM_VARIABLES, "profile")
 USER_VARIABLES = ("attributes", "items", "disliked")
 USER_TEXT_VARIABLES = ("attributes", "profile")
 SHOWN, DISLIKED = "items", "disliked"
-_FEW = 10_000  # rows whose prompts are rendered in a second or two
+_FEW = 10_000  # number of rows whose prompts are rendered in a second or two
 _SAMPLE = 2_000
 
 
@@ -28,7 +28,7 @@ def even_sample(table: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
 def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """One row per item of the vocabulary, in its order: title, description, attributes, cleaned and bounded.
 
-    An item that the item table lacks is shown by its id.
+    An item that is missing in the item table is shown by its id.
     """
     joined = vocabulary.join(items, on=c.ITEM, how="left", maintain_order="left")
     title = as_data(pl.coalesce(c.TITLE, c.ITEM), TITLE_CHARS)
@@ -50,7 +50,7 @@ def users_as_data(
     Args:
         vocabulary: the users.
         users: their table.
-        items: item_index, item_id, title and profile of at least the items that are shown.
+        items: item_index, item_id, title and profile of at least the shown items.
         shown: the chosen train rows (`darec.text.histories.choose_pairs`).
         disliked: the chosen dislikes; None if there are none.
     """

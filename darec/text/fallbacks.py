@@ -3,12 +3,12 @@ when.
 
 Each row is requested again in at most `llm.fallback_retries` later runs, rows with the shortest prompts first, and at
 most the share `llm.fallback_retry_share` of all rows per run. Between two requests of a row are at least
-`llm.fallback_retry_hours`, so that a run that is repeated at once stays a hit. If a stage stops because too many rows
-are without an answer (`llm.max_fallback_share`), the next run requests all of them, because the cause has presumably
-been fixed.
+`llm.fallback_retry_hours`, so that a run that is repeated immediately is a hit. If a stage stops because too many rows
+have no answer (`llm.max_fallback_share`), the next run requests all of them, because the cause has presumably been
+fixed.
 
-The row ledger holds how often such a row was asked and when it was asked last; rows of version 0.1 were asked once,
-long ago. An artifact lists its fallbacks in a separate file, so that no prompt has to be rendered to find out whether
+The row ledger records how often and when such a row was last requested; rows of version 0.1 count as requested once,
+long ago. An artifact lists its fallbacks in a separate file, so that no prompt has to be rendered to determine whether
 one of them is due. If so the artifact is outdated, and its stage runs again under the same key.
 """
 
@@ -31,11 +31,11 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
     """The rows to request again now: those with the fewest requests first, and of these the cheapest.
 
     Args:
-        rows: what the ledger holds of the stage's keys (`schemas.tables.PROFILE_ROWS`).
-        total: how many keys the stage has.
+        rows: the ledger rows of the stage's keys (`schemas.tables.PROFILE_ROWS`).
+        total: number of keys of the stage.
         llm: the limits.
         now: seconds since 1970.
-        urgent: whether the stage stopped for too many fallbacks, and waits for nothing but these.
+        urgent: whether the stage stopped because of too many fallbacks, and only these are missing.
     """
     import polars as pl
 
@@ -56,7 +56,7 @@ def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]
     Args:
         llm: the limits.
         artifact: the artifact.
-        fallbacks: the file in which it lists the rows that have no answer of the LLM.
+        fallbacks: the file that lists its rows without an answer of the LLM.
         ledger: the root of the row ledgers.
     """
     report = ProfileReport.model_validate(artifact.manifest.report)
@@ -69,7 +69,7 @@ def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]
 
     try:
         rows = profile_ledger(ledger).get(fallbacks.of(artifact)["key"])
-    except DarecError as error:  # the hit is as good as it was
+    except DarecError as error:  # the hit remains valid
         tell_once(f"{artifact.stage}: the rows that are due again cannot be determined: {error}")
         return None
     answered = rows.filter(rows["cause"] == "").height

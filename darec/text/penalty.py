@@ -1,4 +1,4 @@
-"""The frequency penalty on CPU, where vLLM fills matrices of batch x vocabulary for it: a sixth of all time."""
+"""The frequency penalty on CPU, without the matrices of batch x vocabulary in vLLM, which take a sixth of the time."""
 
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,26 +12,30 @@ from vllm.v1.sample.logits_processor.interface import BatchUpdate, LogitsProcess
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-ARGUMENT = "darec_frequency_penalty"  # of SamplingParams.extra_args
+ARGUMENT = "darec_frequency_penalty"  # key in SamplingParams.extra_args
 
 
 class FrequencyPenalty(LogitsProcessor):
-    """Takes the penalty off a token's logit for each time the answer holds it: only those logits are touched."""
+    """Subtracts the penalty from a token's logit for each of its occurrences in the answer; other logits are not
+    touched.
+    """
 
     def __init__(self, vllm_config: "VllmConfig", device: torch.device, is_pin_memory: bool) -> None:
         self.device = device
-        self.rows: dict[int, tuple[float, list[int]]] = {}  # row of the batch -> its penalty, its answer so far
+        self.rows: dict[
+            int, tuple[float, list[int]]
+        ] = {}  # maps a row of the batch to its penalty and its answer so far
 
     def is_argmax_invariant(self) -> bool:
-        """No: a repeated token may lose its first place."""
+        """False: a repeated token may lose its first rank."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follows requests as they enter, leave and move in the batch."""
+        """Tracks requests that are added to, removed from and moved in the batch."""
         process_dict_updates(self.rows, batch_update, _penalty_and_answer)
 
     def apply(self, logits: Tensor) -> Tensor:
-        """[batch, vocabulary], changed in place."""
+        """[batch, vocabulary], modified in place."""
         tokens = torch.tensor(list(chain.from_iterable(answer for _, answer in self.rows.values())), dtype=torch.int64)
         if not len(tokens):
             return logits
