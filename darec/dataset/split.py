@@ -139,9 +139,9 @@ def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: Sp
 
 
 def _drawn(rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.DataFrame:
-    """`rows` with a number in `draw` that depends on the pair of ids and the seed alone.
+    """`rows` with a number in `draw` that depends only on the pair of ids and the seed.
 
-    So the draw does not change when other rows come and go.
+    It does not change when other rows are added or removed.
     """
     user_hash, item_hash = mix(hash_ids(users) ^ mix(np.array([np.uint64(seed)]))), hash_ids(items)
     draw = mix(user_hash[rows[c.USER_INDEX].to_numpy()] + item_hash[rows[c.ITEM_INDEX].to_numpy()])

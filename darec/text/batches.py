@@ -1,8 +1,8 @@
 """Rows sent as batches, which a server answers within hours and usually at half the price (OpenAI's protocol).
 
-A batch is a file of requests (`/files`), worked on by `/batches`; its answers are another file. It is recorded in the
-store: a run that is killed, or that has waited for `llm.batch_hours`, leaves the batch to the server, and the next run
-reads its answers and does not send these rows again. If the run is killed between the server's acceptance and the
+A batch is a file of requests (`/files`), which `/batches` processes; its answers are another file. It is recorded in
+the store: if a run is killed or has waited for `llm.batch_hours`, the server continues with the batch, and the next run
+reads its answers instead of sending these rows again. If the run is killed between the server's acceptance and the
 record of the batch's id, the next run finds the batch by its name.
 """
 

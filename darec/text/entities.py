@@ -43,7 +43,7 @@ def users_as_data(
     shown: pl.DataFrame,
     disliked: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """One row per user of the vocabulary, in its order: attributes, and `items`: what is shown of its train history.
+    """One row per user of the vocabulary, in its order: attributes, and `items`: the shown part of its train history.
 
     Best rated items come first. `disliked` is shown in the same way, without ratings.
 

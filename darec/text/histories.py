@@ -1,6 +1,6 @@
-"""Which items of a user's history its prompt shows.
+"""The items of a user's history that its prompt shows.
 
-Policy: every (user, item) pair has a priority, a seeded hash of the two external ids; the k lowest are shown (a
+Every (user, item) pair has a priority, a seeded hash of the two external ids; the k lowest are shown (a
 bottom-k sketch: a uniform sample without replacement). The sample does not depend on time, order or row numbers, so a
 new interaction of a user with n items enters it with probability k / n, and otherwise the prompt is unchanged.
 """

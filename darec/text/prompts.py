@@ -1,4 +1,4 @@
-"""Prompt templates: loading, checking before rows are rendered, and cleaning of the text that is inserted as data."""
+"""Prompt templates: loading, validation before rows are rendered, and cleaning of the text that is inserted as data."""
 
 import traceback
 from collections.abc import Iterator, Mapping
@@ -20,17 +20,17 @@ DESCRIPTION_CHARS = 400
 ATTRIBUTE_CHARS = 80
 ATTRIBUTES_SHOWN = 8
 ITEMS_SHOWN = 100
-"""Most items of a user's history in a prompt (`profile_users.items`)."""
+"""Maximum number of items of a user's history in a prompt (`profile_users.items`)."""
 PROFILE_CHARS = 400
-"""Most characters of an item's profile in a user's prompt."""
+"""Maximum number of characters of an item's profile in a user's prompt."""
 LONGEST_PROFILE = 4000
-"""Most characters of a profile (`max_chars`)."""
-_SHORTEST_CUT = 16  # bytes of a text that is cut for a model of few tokens
+"""Maximum number of characters of a profile (`max_chars`)."""
+_SHORTEST_CUT = 16  # minimum bytes of a text that is shortened for a model with a small context
 
 _REFUSED: dict[Outcome, str] = {
     "slow": "takes more than a second to render",
     "memory": "takes more than 128 MiB to render",
-    "recursion": "calls itself, or is nested, without end",
+    "recursion": "recurses, or is nested, without limit",
     "long": "renders to more than 200,000 characters",
     "crash": "ends the process that renders it",
 }
@@ -49,7 +49,7 @@ _CONTROL = r"[\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]"
 
 
 def as_data(text: pl.Expr, limit: int) -> pl.Expr:
-    """External text as one line of at most `limit` characters, free of control characters and chat marks."""
+    """External text as one line of at most `limit` characters, without control characters and chat marks."""
     short = text.str.slice(0, 8 * limit).str.replace_all(_CONTROL, " ")
     marked = short.str.replace_many(_LOOKALIKES).str.replace_all(_TAG, "($1)")
     line = marked.str.replace_all(r"\s+", " ").str.strip_chars()
@@ -68,7 +68,7 @@ def attributes_as_data(column: str = c.ATTRIBUTES) -> pl.Expr:
 
 
 def longest_values(variables: tuple[str, ...]) -> dict[str, Any]:
-    """Values of the variables as long as those of any row can be."""
+    """Values of the variables with the maximum length of any row."""
     entries = range(ATTRIBUTES_SHOWN)
     attributes = [{"name": _words(f"name {n}", 80), "value": _words(f"value {n}", ATTRIBUTE_CHARS)} for n in entries]
     shown = [
@@ -96,10 +96,10 @@ def _try_out(source: str, variables: tuple[str, ...]) -> Trial:
 
 
 def with_less_data(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """`values` with ever less text in them, for a model that a prompt with all of it does not fit.
+    """Yields versions of `values` with decreasing length, for prompts that do not fit the model.
 
-    The longest texts are cut first, by their bytes: what tokens cost follows these better than characters. When all are
-    down to a few words, lists are halved. Names of attributes stay whole, as templates compare them.
+    The longest texts are shortened first, by bytes, which predict tokens better than characters. When all texts have
+    only a few words, lists are halved. Names of attributes are not shortened, because templates compare them.
     """
     limit, entries = _longest_text(values), _longest_list(values)
     while limit > _SHORTEST_CUT:
@@ -111,14 +111,14 @@ def with_less_data(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _longest_text(value: Any) -> int:
-    """Bytes of the longest text in nested values."""
+    """Length in bytes of the longest text in nested values."""
     if isinstance(value, str):
         return len(value.encode())
     return max(map(_longest_text, _parts(value)), default=0)
 
 
 def _longest_list(value: Any) -> int:
-    """Entries of the longest list in nested values."""
+    """Length of the longest list in nested values."""
     own = len(value) if isinstance(value, list) else 0
     return max(own, max(map(_longest_list, _parts(value)), default=0))
 
@@ -145,7 +145,7 @@ class Prompt:
 
     Raises:
         UserError: it is missing, not a template, lacks a block, uses an unknown variable, takes more than a second or
-            128 MiB to render, or gives another text each time.
+        128 MiB to render, or is not deterministic.
     """
 
     def __init__(self, path: str | Path, variables: tuple[str, ...], blocks: tuple[str, ...]) -> None:
@@ -163,7 +163,7 @@ class Prompt:
             self._template = sandbox.from_string(source)
         except TemplateSyntaxError as error:
             raise UserError(
-                f"the prompt is no Jinja template: {error.message}",
+                f"the prompt is not a Jinja template: {error.message}",
                 where=f"{path}:{error.lineno}",
                 hint="fix that line",
             ) from error
@@ -183,7 +183,7 @@ class Prompt:
     def _check_names(self, tree: nodes.Template) -> None:
         for node in tree.find_all((nodes.Filter, nodes.Name)):
             if node.name in RANDOM and node.name not in self.variables:
-                what = f"{node.name!r} gives another text each time, and so another key of each row in every run"
+                what = f"{node.name!r} gives another text each time, so that every run has other keys"
                 raise UserError(what, where=f"{self.path}:{node.lineno}", hint="leave it out")
         for unknown in sorted(meta.find_undeclared_variables(tree) - set(self.variables)):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == unknown), 1)
@@ -197,17 +197,17 @@ class Prompt:
         """The text of `block`.
 
         Raises:
-            UserError: the template uses a part that the values lack, or does what the sandbox forbids.
+            UserError: the template uses a missing value, or an operation that the sandbox forbids.
         """
         try:
             return render_block(self._template, block, values)
-        except Exception as error:  # a template can raise whatever Python can
+        except Exception as error:  # a template can raise any exception
             reason = str(error) or type(error).__name__
             where, hint = f"{self.path}:{self._line(error)}", f"known are: {', '.join(self.variables)}"
             raise UserError(f"the prompt fails: {reason}", where=where, hint=hint) from error
 
     def _line(self, error: Exception) -> int:
-        """The template's line at which rendering failed."""
+        """The line of the template at which rendering failed."""
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<template>"]
         return self._template.get_corresponding_lineno(frames[-1].lineno or 1) if frames else 1
 

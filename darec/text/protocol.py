@@ -11,14 +11,14 @@ FinishReason = Literal["stop", "length", "too_long", "filtered", "refused", "rej
 
 @dataclass(frozen=True)
 class Request:
-    """One row of work."""
+    """The request for one row."""
 
     key: str
     messages: Conversation
     seed: int
     temperature: float
     shorter: tuple[Conversation, ...] = ()
-    """Versions of `messages` with less data, longest first, for a model that `messages` does not fit."""
+    """Shorter versions of `messages`, longest first, if `messages` do not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Answer:
     """The answer to the request of the same key.
 
     `finish_reason` says how it ended: `stop` and `length` as in the OpenAI protocol; `too_long`: no version of the
-    prompt fits the model; `filtered`: a content filter took it away; `refused`: the model declined; `rejected`: the
-    server accepts other rows and not this one; `failed`: the engine answers other rows and not this one. `text` is the
-    answer, or for the last two what the server said.
+    prompt fits the model; `filtered`: a content filter removed it; `refused`: the model declined; `rejected`: the
+    server accepts other rows but not this one; `failed`: the engine answers other rows but not this one. `text` is the
+    answer, or for the last two the server's message.
     """
 
     key: str
@@ -37,17 +37,17 @@ class Answer:
     prompt_tokens: int
     output_tokens: int
     server: str = ""
-    """Who gave it, where there can be several."""
+    """The server that gave it, if there are several."""
 
 
 class Engine(Protocol):
     """Answers requests under one JSON schema and yields answers as they finish, in any order."""
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Every request gets one answer, whether usable or not; what is finished is given before an error is raised.
+        """Every request gets one answer, whether usable or not. Finished answers are yielded before an error is raised.
 
-        An engine takes a request from `requests` only when it can begin it: the iterator ends early where the run's
-        limit of tokens is reached.
+        An engine takes a request from `requests` only when it can start it: the iterator ends early if the run's token
+        limit is reached.
         """
         ...
 

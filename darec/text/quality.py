@@ -1,9 +1,9 @@
 """Measures of the quality of texts without training.
 
-The main measure is the co-like lift: of all the times that an item is liked together with another one in train, which
-share falls on its k nearest neighbours by text vector, as a multiple of the share that these neighbours would have if
-items were liked together by their popularity alone. 1 is chance. It is the same for users, who are alike if they like
-the same items. Intervals are percentiles of a bootstrap over rows; two prompts are compared on the same rows.
+The main measure is the co-like lift: the share of an item's co-likes in train that its k nearest neighbours by text
+vector have, divided by the share that they would have if co-likes depended on popularity only. 1 is chance. For users
+it is computed in the same way: two users are co-liked if they like the same item. Intervals are percentiles of a
+bootstrap over rows; two prompts are compared on the same rows.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from scipy import sparse, stats
 from schemas import columns as c
 
 NEIGHBOURS = 10
-"""The k of nearest neighbours."""
+"""Number of nearest neighbours k."""
 MOST_ROWS = 2000
-"""Rows that are measured, by default: a random sample of a larger table."""
-_NEAR = 0.95  # cosine of two texts that say the same
-_MOST_OWNERS = 20_000  # users (or items) whose interactions are looked at
-_BLOCK = 1024  # rows whose cosines with all others are in memory at once
+"""Default number of measured rows: a random sample of a larger table."""
+_NEAR = 0.95  # minimum cosine of near duplicates
+_MOST_OWNERS = 20_000  # maximum number of users (or items) whose interactions are used
+_BLOCK = 1024  # number of rows whose cosines with all others are in memory at once
 _RESAMPLES = 1000
-_SHARED = 2  # rows that a value of an attribute must have to count
+_SHARED = 2  # minimum number of rows with a value of an attribute
 
 Floats = NDArray[np.floating[Any]]
 
@@ -40,7 +40,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Lift:
-    """Observed and expected share of each row; NaN for a row without any co-like."""
+    """Observed and expected share of each row; NaN for a row without co-likes."""
 
     observed: Floats
     expected: Floats
@@ -63,13 +63,13 @@ class Texts:
 
     profiles: pl.Series
     vectors: Floats
-    """Of the profiles, L2-normalised [n, d]."""
+    """Vectors of the profiles, L2-normalised [n, d]."""
     full_vectors: Floats
-    """Of the texts that training would use, which hold titles and attributes too [n, d]."""
+    """Vectors of the texts that training would use, which also contain titles and attributes [n, d]."""
     fallback: pl.Series
     """Whether the text comes from metadata."""
     tokens: pl.Series | None = None
-    """Output tokens of the LLM; null where none are known."""
+    """Output tokens of the LLM; null if unknown."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,15 @@ class Quality:
     tokens: float | None
     """Mean output tokens of the LLM."""
     distinct_bigrams: float
-    """Distinct pairs of adjacent words over all such pairs: low if all texts say the same."""
+    """Distinct pairs of adjacent words divided by all such pairs: low if all texts are similar."""
     near_duplicates: float
     """Share of rows with another text that has the same words or a cosine of at least 0.95."""
     metadata: float | None
-    """How much more often than any two rows two text neighbours share a value of an attribute; None without any."""
+    """How much more often two text neighbours share a value of an attribute than any two rows do; None without
+    attributes.
+    """
     lift: Estimate | None
-    """The co-like lift; None if no two rows are liked together."""
+    """The co-like lift; None if there are no co-likes."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,12 @@ class Judged:
     """The scores of an LLM judge for the texts of one prompt."""
 
     score: float
-    """Mean of 1 to 5."""
+    """Mean score, from 1 to 5."""
     correlation: float
-    """Spearman's, over rows, of its scores with the co-like lift; NaN if either is constant."""
+    """Spearman's correlation over rows of its scores with the co-like lift; NaN if either is constant."""
     p_value: float
     rows: int
-    """Rows that have both."""
+    """Number of rows that have both."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,11 @@ class Report:
 
     name: str
     table: int
-    """Rows of the whole table."""
+    """Number of rows of the whole table."""
     old: Measured
     new: Measured | None = None
     change: Estimate | None = None
-    """New less old co-like lift, by a bootstrap over the rows, both prompts on the same ones."""
+    """New minus old co-like lift, by a bootstrap over the rows, with the same rows for both prompts."""
 
 
 def measure(texts: Texts, pairs: sparse.csr_array, attributes: pl.Series, seed: int = 0) -> tuple[Quality, Lift | None]:
@@ -182,7 +184,7 @@ def nearest(vectors: Floats, k: int = NEIGHBOURS) -> Near:
 
 
 def co_likes(vectors: Floats, pairs: sparse.csr_array, k: int = NEIGHBOURS) -> Lift | None:
-    """The co-like lift of each row; None if no two rows are liked together."""
+    """The co-like lift of each row; None if there are no co-likes."""
     owners = np.arange(0, _length(pairs), max(1, -(-_length(pairs) // _MOST_OWNERS)))
     liked = sparse.csr_array(pairs[owners]).astype(np.float32)
     liked.data[:] = 1.0
@@ -194,11 +196,11 @@ def co_likes(vectors: Floats, pairs: sparse.csr_array, k: int = NEIGHBOURS) -> L
 
 
 def lift_of(neighbours: NDArray[np.int64], affinity: sparse.csr_array, popularity: Floats) -> Lift:
-    """Which share of each row's affinity falls on its neighbours, and which would by popularity alone.
+    """The share of each row's affinity with its neighbours, and the share expected from popularity.
 
     Args:
         neighbours: row numbers [n, k].
-        affinity: how much two rows have to do with one another [n, n], without the diagonal.
+        affinity: affinity of two rows [n, n], without the diagonal.
         popularity: weight of each row [n].
     """
     count = _length(affinity)
@@ -216,13 +218,13 @@ def estimate(lift: Lift, seed: int = 0) -> Estimate:
 
 
 def change(old: Lift, new: Lift, seed: int = 0) -> Estimate:
-    """The new lift minus the old one over the same rows; both are drawn together in each resample."""
+    """The new lift minus the old one over the same rows, in each resample."""
     weights = _resamples(len(old.observed), seed)
     return _interval(_plain(new) - _plain(old), new.over(weights) - old.over(weights))
 
 
 def agreement(scores: Floats, lift: Lift) -> tuple[float, float, int]:
-    """Spearman's correlation of the rows' scores with their lift, its p-value, and over how many rows."""
+    """Spearman's correlation of the rows' scores with their lift, its p-value, and the number of rows."""
     known = np.isfinite(scores) & np.isfinite(lift.per_row)
     if known.sum() < 3 or np.ptp(scores[known]) == 0 or np.ptp(lift.per_row[known]) == 0:
         return float("nan"), float("nan"), int(known.sum())
@@ -231,7 +233,7 @@ def agreement(scores: Floats, lift: Lift) -> tuple[float, float, int]:
 
 
 def distinct_bigrams(words: pl.Series) -> float:
-    """Distinct pairs of adjacent words over all pairs; 1 if there is none."""
+    """Distinct pairs of adjacent words divided by all pairs; 1 if there are none."""
     both = pl.col("words").list.slice(0, pl.col("words").list.len().clip(1) - 1), pl.col("words").list.slice(1)
     pairs = words.alias("words").to_frame().filter(pl.col("words").list.len() > 1)
     bigrams = pairs.select(left=both[0], right=both[1]).explode("left", "right")
@@ -275,7 +277,7 @@ def interaction_matrix(train: pl.DataFrame, rows: NDArray[np.int64], of: str) ->
     Args:
         train: user and item index of each interaction.
         rows: indices of the chosen items or users.
-        of: the index column of the rows; the owners are those of the other one.
+        of: the index column of the rows; the owners are in the other one.
     """
     other = c.USER_INDEX if of == c.ITEM_INDEX else c.ITEM_INDEX
     numbers = pl.DataFrame({of: pl.Series(rows, dtype=pl.Int32), "row": np.arange(len(rows))})
@@ -294,7 +296,7 @@ def _plain(lift: Lift) -> float:
 
 
 def _resamples(count: int, seed: int) -> Floats:
-    """How often each row is drawn in each resample [resamples, n]."""
+    """The number of times that each row is drawn in each resample [resamples, n]."""
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
     return draws.astype(np.float64)
 

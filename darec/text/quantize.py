@@ -1,7 +1,8 @@
-"""A GGUF model as safetensors with 8-bit linear layers, which a CPU without bfloat16 runs twice as fast as float32.
+"""Converts a GGUF model to safetensors with 8-bit linear layers, which are twice as fast as float32 on a CPU without
+bfloat16.
 
-The format is compressed-tensors W8A8: weights symmetric, one scale an output channel; activations quantised a token
-at a time while running. vLLM reads it on CPU and on GPU.
+The format is compressed-tensors W8A8: symmetric weights with one scale per output channel, and activations quantised
+per token at run time. vLLM reads it on CPU and on GPU.
 """
 
 import json
@@ -38,7 +39,7 @@ def gguf_to_int8(source: Path, target: Path) -> None:
 
     model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # The weights are dequantised by now; transformers refuses to save while the GGUF marks are on.
+    # The weights are dequantised now; transformers refuses to save a model that is marked as GGUF.
     del model.hf_quantizer, model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -1,8 +1,9 @@
 """vLLM in the actors of a Ray cluster: one for each GPU or group of cores, on all machines of the cluster.
 
-Actors come and go. One is started wherever a machine has room for it, also on a machine that joins during the stage,
-and the rows of an actor that dies are asked again by the others. Prompts, the ledger and the budget stay in this
-process, so a row is kept under the same key as with the engine `offline`. Ray is used for placing actors and for calls.
+The number of actors can change. An actor is started wherever a machine has room for it, also on a machine that joins
+during the stage, and the rows of an actor that dies are requested again from the others. Prompts, the ledger and the
+budget stay in this process, so a row has the same key as with the engine `offline`. Ray is used only for placing actors
+and for calls.
 """
 
 import os
@@ -24,16 +25,16 @@ from darec.text.models import ensure, identity, models_root, resolve
 from darec.text.protocol import Answer, Request
 from schemas.semantic import EmbedConfig, LLMConfig
 
-_AT_ACTOR = 2  # chunks: one is answered and one waits there, so that no actor idles while results are handled
-_MOST_DEATHS = 3  # of actors over the same rows, or before any was ready
-_LOOK = 2.0  # seconds between two looks at the machines of the cluster
-_LONGEST_WAIT = 600.0  # seconds until it is told that no actor is ready; a machine may have to be started
-_LOCAL_WAIT = 60.0  # on this machine, where none will join
-_OBJECT_STORE = 256 * 2**20  # bytes of a local Ray; only chunks of text and vectors pass through it
+_AT_ACTOR = 2  # chunks per actor: one is answered and one is queued, so that no actor idles while results are handled
+_MOST_DEATHS = 3  # maximum number of deaths of actors with the same rows, or before any was ready
+_LOOK = 2.0  # interval between two checks of the machines of the cluster, in seconds
+_LONGEST_WAIT = 600.0  # seconds until a warning that no actor is ready; a machine may have to be started
+_LOCAL_WAIT = 60.0  # on this machine, where no other machine can join
+_OBJECT_STORE = 256 * 2**20  # bytes of a local Ray's object store; only chunks of text and vectors pass through it
 
 
 class Model(Protocol):
-    """What an actor holds; `darec.text.engine.LocalModel` is one."""
+    """The model of an actor, such as `darec.text.engine.LocalModel`."""
 
     def load(self) -> None:
         """Loads the model. Raises UserError if it cannot be loaded."""
@@ -49,7 +50,7 @@ class Model(Protocol):
 
 
 class _Actor:
-    """A process of the cluster with one model."""
+    """An actor: a process of the cluster with one model."""
 
     def load(self, make: Callable[[], Model]) -> None:
         self._model = make()
@@ -61,23 +62,23 @@ class _Actor:
 
 @dataclass
 class _Chunk:
-    """Rows that one actor gets at a time."""
+    """A chunk of rows that one actor gets at a time."""
 
     start: int
     rows: list[Any]
     deaths: int = 0
-    """How many actors died while they had it."""
+    """Number of actors that died with this chunk."""
 
 
 class RayEngine:
-    """Answers requests, or embeds texts, in actors; `close` ends them, and the Ray that was started for them."""
+    """Answers requests, or embeds texts, in actors; `close` ends them, and a Ray that was started for them."""
 
     def __init__(self, config: LLMConfig | EmbedConfig, make: Callable[[], Model] | None = None) -> None:
         """Connects to the cluster of `config.ray`, or starts Ray on this machine.
 
         Args:
             config: the model and the cluster.
-            make: makes the model of an actor, there; None for vLLM.
+            make: creates the model inside an actor; None for vLLM.
 
         Raises:
             UserError: Ray is not installed.
@@ -92,11 +93,11 @@ class RayEngine:
         self._gpus = self._gpus_of_an_actor()
         self._make = make or partial(_vllm, config, identity(config.model, config.revision), models_root().resolve())
         self._starting: dict[Any, Any] = {}
-        """Actors that load their model, by the call that says when it is loaded."""
+        """Actors that are loading their model, by the call that ends when it is loaded."""
         self._load: Counter[Any] = Counter()
-        """How many chunks each ready actor has."""
+        """Number of chunks of each ready actor."""
         self._busy: dict[Any, tuple[Any, _Chunk]] = {}
-        """The actor and the chunk of each call that has not ended."""
+        """The actor and the chunk of each active call."""
         self._looked = 0.0
         self._failed_starts = 0
 
@@ -104,7 +105,7 @@ class RayEngine:
         """Answers chunk by chunk, as chunks finish.
 
         Raises:
-            DarecError: actors die over the same rows, or before they are ready.
+            DarecError: several actors die with the same rows, or before they are ready.
             TransientError: the cluster has no room.
             UserError: the model cannot be loaded.
         """
@@ -116,7 +117,7 @@ class RayEngine:
         yield from self._spread("embed", texts)
 
     def close(self) -> None:
-        """Ends the actors. Leaves a cluster that was there as it was."""
+        """Ends the actors. An existing cluster is not changed."""
         for actor in [*self._starting.values(), *self._load]:
             self._ray.kill(actor)
         if self._connected:
@@ -145,7 +146,7 @@ class RayEngine:
         return int(any(machine.get("GPU", 0) >= 1 for machine in self._machines()))
 
     def _room(self) -> int:
-        """How many actors the machines have room for together."""
+        """The number of actors that fit on the machines."""
         rooms = []
         for machine in self._machines():
             room = machine.get("CPU", 0) // self.config.ray.cpus
@@ -153,11 +154,11 @@ class RayEngine:
         return int(sum(rooms))
 
     def _grow(self, most: int) -> None:
-        """Starts actors where there is room for more, at most `most` in all."""
+        """Starts further actors if there is room, at most `most` in total."""
         if time.monotonic() - self._looked < _LOOK:
             return
         self._looked = time.monotonic()
-        # One actor is asked for in any case: it makes an autoscaling cluster start a machine.
+        # One actor is requested in any case: it makes an autoscaling cluster start a machine.
         wanted = min(most, self.config.ray.actors or max(1, self._room()))
         for _ in range(wanted - len(self._starting) - len(self._load)):
             actor_class = self._ray.remote(num_cpus=self.config.ray.cpus, num_gpus=self._gpus)(_Actor)
@@ -165,9 +166,10 @@ class RayEngine:
             self._starting[actor.load.remote(self._make)] = actor
 
     def _spread(self, method: str, work: Sequence[Any], *rest: Any) -> Iterator[tuple[int, Any]]:
-        """What the models make of each chunk. After a failure no other is begun, and what is begun is given.
+        """Yields the models' result for each chunk. After a failure no further chunk is started, and started ones are
+        yielded.
 
-        Work is taken from `work` when an actor can begin it, so its iterator may end early.
+        Work is taken from `work` when an actor can start it, so its iterator may end early.
         """
         if not len(work):
             return
@@ -176,7 +178,7 @@ class RayEngine:
         again: deque[_Chunk] = deque()
         exhausted = False
         failure: BaseException | None = None
-        # What an earlier call left, if its caller stopped early, is of no use now.
+        # Calls left by a caller that stopped early are dropped.
         self._busy.clear()
         self._load = Counter(dict.fromkeys(self._load, 0))
 
@@ -195,7 +197,7 @@ class RayEngine:
                 self._grow(most=len(work) if failure is None else 0)
                 finished = self._wait(begun)
             except BaseException as error:
-                # An interrupt does not wait for what is begun, and without a machine nothing is.
+                # After an interrupt or without a machine, started chunks are not awaited.
                 failure = error
                 finished = self._ended([*self._busy])
                 self._busy = {call: held for call, held in self._busy.items() if call in finished}
@@ -213,7 +215,7 @@ class RayEngine:
             raise failure
 
     def _chunk_size(self, rows: int) -> int:
-        """The configured chunk, or less, so that few rows still keep every actor busy."""
+        """The configured chunk size, or less, so that few rows are distributed over all actors."""
         size = self.config.chunk or (2048 if self._gpus else 64)
         return max(1, min(size, -(-rows // (self.config.ray.actors or max(1, self._room())))))
 
@@ -223,14 +225,14 @@ class RayEngine:
         return actor if actor is not None and self._load[actor] < _AT_ACTOR else None
 
     def _wait(self, begun: float) -> list[Any]:
-        """The calls that have ended, after `_LOOK` seconds at most.
+        """The calls that have ended, after at most `_LOOK` seconds.
 
         Raises:
-            TransientError: no actor could be placed in a long time.
+            TransientError: no actor could be placed for a long time.
         """
         calls = [*self._starting, *self._busy]
         if not calls:
-            time.sleep(_LOOK)  # until there is room for an actor again
+            time.sleep(_LOOK)  # wait until there is room for an actor again
             return []
         first, _ = self._ray.wait(calls, timeout=_LOOK)
         if not first and not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
@@ -239,7 +241,7 @@ class RayEngine:
                 return []
             what = f"no machine of the Ray cluster has {self.config.ray.cpus} CPUs and {self._gpus} GPUs for an actor"
             kind = UserError if self._local else TransientError
-            raise kind(what, hint="lower cpus or gpus under llm.ray or embed.ray, or let a machine join the cluster")
+            raise kind(what, hint="lower cpus or gpus under llm.ray or embed.ray, or add a machine to the cluster")
         return self._ended(calls)
 
     def _ended(self, calls: list[Any]) -> list[Any]:
@@ -249,7 +251,7 @@ class RayEngine:
         return self._busy[call][1].start if call in self._busy else -1
 
     def _ready(self, call: Any) -> None:
-        """Notes that an actor has loaded its model, or that it could not."""
+        """Records that an actor has loaded its model, or failed to."""
         actor = self._starting.pop(call)
         try:
             self._ray.get(call)
@@ -265,7 +267,7 @@ class RayEngine:
             self._failed_starts = 0
 
     def _result(self, call: Any, again: deque[_Chunk]) -> tuple[int, Any] | None:
-        """What an actor made of its chunk; None if it died, and then another gets the chunk."""
+        """An actor's result for its chunk; None if the actor died, and then another one gets the chunk."""
         actor, chunk = self._busy.pop(call)
         try:
             result = self._ray.get(call)
@@ -273,12 +275,12 @@ class RayEngine:
             self._load[actor] -= 1
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
-            # It was killed, it ran out of memory, or its machine is gone, and its result may be gone with it.
+            # It was killed, it ran out of memory, or its machine failed; the result may be lost.
             self._load.pop(actor, None)
             chunk.deaths += 1
             if chunk.deaths >= _MOST_DEATHS:
                 raise self._died(f"{_MOST_DEATHS} Ray actors died over the same rows", error) from error
-            tell_once("a Ray actor died; its rows are asked again")
+            tell_once("a Ray actor died; its rows are requested again")
             again.append(chunk)
             return None
         self._load[actor] -= 1
@@ -291,12 +293,12 @@ class RayEngine:
 
 
 def _vllm(config: LLMConfig | EmbedConfig, wanted: str, root: Path) -> LocalModel:
-    """The model, made in the actor, from files of its own machine.
+    """Creates the model in the actor, from files on the actor's machine.
 
     Args:
-        config: which model.
-        wanted: its identity, which is in the keys of all rows.
-        root: the folder of fetched models on the machine that asks, for clusters that share it.
+        config: settings of the model.
+        wanted: its identity, which is part of the keys of all rows.
+        root: the folder of models on the calling machine, for clusters that share it.
     """
     if root.is_dir():
         os.environ["DAREC_MODELS"] = str(root)

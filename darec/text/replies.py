@@ -1,8 +1,8 @@
-"""Reading what a server that speaks the OpenAI protocol sends back: an answer, or what is wrong and with whom.
+"""Parses responses of servers with the OpenAI protocol: an answer, or an error and its cause.
 
-Servers, proxies and filters in front of them send far more than the protocol allows. Whatever the bytes, reading them
-ends in a `Reply` or in one of three errors: `RetryableError` (worth another try), `RejectedError` (this request will
-never be accepted) or `UserError` (no request will be accepted).
+Servers, proxies and filters do not always follow the protocol. Parsing any bytes gives a `Reply` or one of three
+errors: `RetryableError` (a retry may succeed), `RejectedError` (this request will never be accepted) or `UserError` (no
+request will be accepted).
 """
 
 import json
@@ -19,7 +19,7 @@ from darec.text.answers import printable
 from darec.text.protocol import FinishReason
 
 # OpenAI's code, and the wording of vLLM 0.5 to 0.32, SGLang, llama.cpp, TGI and Anthropic's endpoint. Other limits
-# ("maximum number of concurrent requests", "maximum schema depth") must not match: they say nothing of the prompt.
+# ("maximum number of concurrent requests", "maximum schema depth") must not match: they are not about the prompt.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size"
     r"|maximum context length (?:is|of)? ?\(?\d|longer than the (?:maximum )?model(?:'s context)? length"
@@ -44,7 +44,7 @@ _RETRYABLE_STATUS = {
 }
 _KEY_STATUS = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED}
 _ADDRESS_STATUS = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE}
-_MOST_TOKENS = 10_000_000  # of one answer; a larger count is a server's mistake
+_MOST_TOKENS = 10_000_000  # maximum tokens of one answer; a larger count is an error of the server
 _FINISH: dict[Any, FinishReason] = {"length": "length", "max_tokens": "length", "content_filter": "filtered"}
 
 
@@ -61,7 +61,7 @@ class RetryableError(Exception):
 
 
 class RejectedError(Exception):
-    """The server refuses this request, whenever it is sent."""
+    """The server permanently refuses this request."""
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -70,7 +70,7 @@ class RejectedError(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer; `model` is the name of the model that wrote it, as the server says, or empty."""
+    """One answer; `model` is the name of the model according to the server, or empty."""
 
     text: str
     finish_reason: FinishReason
@@ -83,9 +83,9 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
     """The answer in a server's response to a request for at most `max_tokens` tokens.
 
     Raises:
-        RetryableError: the server is overloaded or failing, or its response is no answer.
+        RetryableError: the server is overloaded or failing, or its response is not an answer.
         RejectedError: it refuses this request.
-        UserError: it refuses the key, or does not know the address or the model.
+        UserError: it refuses the key, or the address or the model is unknown.
     """
     content = _parsed(body)
     fine = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
@@ -98,7 +98,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
     if not isinstance(content, dict) or not isinstance(choice, dict) or not isinstance(message, dict) or text is None:
         start = printable(body[:200].decode(errors="replace"), 60)
         hint = "check that llm.server_url leads to a server of the OpenAI protocol"
-        raise RetryableError(f"the LLM server's response is no chat completion: {start!r}", hint)
+        raise RetryableError(f"the LLM server's response is not a chat completion: {start!r}", hint)
 
     usage = content.get("usage")
     counts = usage if isinstance(usage, dict) else {}
@@ -108,7 +108,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
     if isinstance(refusal, str) and refusal.strip():
         text, reason = refusal, "refused"
     elif reason == "length" and 0 < output_tokens < max_tokens:
-        reason = "too_long"  # vLLM cuts the answer down to what the prompt leaves of the model's length
+        reason = "too_long"  # vLLM shortens the answer to the room that the prompt leaves in the context
     return Reply(text, reason, prompt_tokens, output_tokens, model if isinstance(model, str) else "")
 
 
@@ -116,7 +116,7 @@ def _read_error(status: int, headers: Mapping[str, str], content: Any, body: byt
     """Classifies an error response for the row. Raises unless it is caused by the length or content of the row."""
     code, words = _error(content, body)
     if status < HTTPStatus.BAD_REQUEST and code.isdigit() and 400 <= int(code) < 600:
-        status = int(code)  # a relay passes on the status of the server behind it
+        status = int(code)  # a proxy passes on the status of the server behind it
     said = f"{code} {words}"
     if status < HTTPStatus.INTERNAL_SERVER_ERROR and _TOO_LONG.search(said):
         return Reply("", "too_long")
@@ -143,7 +143,7 @@ def _read_error(status: int, headers: Mapping[str, str], content: Any, body: byt
 def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body, strict=False)
-    except (ValueError, RecursionError):  # no JSON, no UTF-8, a number of a million digits; a million brackets
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of a million digits, a million brackets
         return None
 
 
@@ -162,7 +162,7 @@ def _count(value: Any) -> int:
 
 
 def _error(content: Any, body: bytes) -> tuple[str, str]:
-    """(code, words) of an error response, in whichever of the usual forms it has."""
+    """(code, message) of an error response in any of the usual formats."""
     error = content.get("error", content) if isinstance(content, dict) else content
     if not isinstance(error, dict):
         return "", printable(error if isinstance(error, str) else body[:400].decode(errors="replace"), 200)
@@ -172,7 +172,7 @@ def _error(content: Any, body: bytes) -> tuple[str, str]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """The seconds that the server asks to wait, as a number or as a date; 0 if it does not say."""
+    """The delay in seconds that the server requests, as a number or as a date; 0 if it requests none."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)

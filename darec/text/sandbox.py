@@ -1,9 +1,9 @@
-"""Where prompt templates run: a Jinja sandbox, tested first in a separate process.
+"""The Jinja sandbox of prompt templates, which are first tested in a separate process.
 
-A template is a program, and nothing stops a running one from within: a loop over all pairs of a hundred thousand
-numbers, a text of ten gigabytes, a macro that calls itself. So a template is rendered once in a child process, which
-the system ends after a second of processor time and refuses more than 128 MiB, with values as long as those of any row
-can be. Afterwards a row costs nothing more.
+A template is a program that cannot be interrupted from within: a loop over all pairs of a hundred thousand numbers, a
+text of ten gigabytes, an infinite recursion. A template is therefore rendered once in a child process, which is limited
+to a second of processor time and 128 MiB, with values of the maximum length. Rendering rows then has no additional
+cost.
 """
 
 import json
@@ -22,30 +22,30 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from darec.common.errors import DarecError
 
-SECONDS = 1.0  # of processor time, so that a busy machine changes nothing
+SECONDS = 1.0  # seconds of processor time, so that the result does not depend on the load of the machine
 _MEMORY = 2**27
-_MOST_CHARS = 200_000  # of all blocks together
-_PATIENCE = 60.0  # seconds by the clock, for a machine that is too busy even to start a process
+_MOST_CHARS = 200_000  # maximum characters of all blocks together
+_PATIENCE = 60.0  # seconds of wall-clock time, for a machine that is too busy to start a process
 
 RANDOM = ("random", "lipsum")
-"""Names that give another text each time, and so another key of each row every night."""
+"""Names that give a different text each time, and therefore a different key for each row in every run."""
 
 Outcome = Literal["fine", "template error", "slow", "memory", "recursion", "long", "crash"]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """How rendering a template went."""
+    """The outcome of rendering a template."""
 
     outcome: Outcome
     texts: dict[str, str] = field(default_factory=dict)
-    """The text of each block, if all went well."""
+    """The text of each block, if rendering succeeded."""
     last_words: str = ""
-    """What a process that crashed wrote last."""
+    """The last output of a process that crashed."""
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """The sandbox of all prompts, without what is random."""
+    """The sandbox of all prompts, without random functions."""
     sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     for name in RANDOM:
         sandbox.globals.pop(name, None)
@@ -62,8 +62,8 @@ def render_block(template: Template, block: str, values: Mapping[str, Any]) -> s
 def try_out(source: str, values: Mapping[str, Any]) -> Trial:
     """Renders all blocks of a template in a separate process.
 
-    That process hashes texts by another seed, so what depends on the order of a set or on an address shows as a text
-    that differs from one rendered here.
+    That process uses another hash seed, so that a dependence on the order of a set or on an address shows as a
+    difference to a text rendered here.
 
     Raises:
         DarecError: no process can be started.
@@ -95,7 +95,7 @@ def try_out(source: str, values: Mapping[str, Any]) -> Trial:
 
 
 def _main() -> None:
-    """The child: reads template and values from standard input, writes the result."""
+    """The child process: reads template and values from standard input, and writes the result."""
     job = json.loads(sys.stdin.buffer.read())
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY if most == resource.RLIM_INFINITY else min(_MEMORY, most), most))
@@ -114,7 +114,7 @@ def _main() -> None:
         outcome = "memory"
     except RecursionError:
         outcome = "recursion"
-    except Exception:  # whatever it is, it comes again where it can be explained
+    except Exception:  # the same error is raised again in the parent, which reports it
         outcome = "template error"
 
     signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,9 +1,9 @@
-"""Running servers that speak the OpenAI protocol (vLLM's own, or any with JSON-schema output).
+"""Running servers with the OpenAI protocol (vLLM, or any with JSON-schema output).
 
 A request that meets a transient error is retried with exponential backoff. If it still fails after the last retry, or
-if the server rejects it, either this row or the server is at fault. It is the row if the server answers other rows, and
-then this row alone fails. Otherwise the run stops with an error, and the rows that were open are asked in the next run.
-Where there are several servers, a row is retried at another one at once, and "the server" is any of them.
+if the server rejects it, the cause is either this row or the server. If the server answers other rows, only this row
+fails. Otherwise the run stops with an error, and the next run requests the open rows. With several servers, a row is
+immediately retried at another one, and "the server" means any of them.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from darec.text.replies import RejectedError, Reply, RetryableError, read_reply
 from darec.text.servers import Server, Servers
 from schemas.semantic import LLMConfig
 
-_FIRST_PAUSE = 0.5  # seconds before the second try; doubled for each further one
+_FIRST_PAUSE = 0.5  # seconds before the first retry; doubled for each further one
 _LONGEST_PAUSE = 60.0
 _MOST_CUT_ANSWERS = 2  # for one row
 _MOST_BYTES = 8 * 2**20  # of one response
@@ -32,7 +32,7 @@ _MOST_BYTES = 8 * 2**20  # of one response
 
 @dataclass
 class _Batch:
-    """The requests of one call of `generate`, as the workers find and leave them."""
+    """The shared state of the workers of one call of `generate`."""
 
     waiting: Iterator[Request]
     settings: dict[str, Any]
@@ -42,7 +42,9 @@ class _Batch:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a row or a worker has finished."""
     doubtful: list[tuple[Request, RetryableError | RejectedError]] = field(default_factory=list)
-    """Rows that failed before any other was answered: whose fault it is will be known later."""
+    """Rows that failed before any other row was answered: whether the row or the server is the
+    cause is decided later.
+    """
 
     def finish(self, answer: Answer) -> None:
         """Adds an answer for the next call of `take`."""
@@ -50,13 +52,13 @@ class _Batch:
         self.news.set()
 
     def take(self) -> list[Answer]:
-        """The answers that came since the last call."""
+        """The answers since the last call."""
         taken, self.finished = self.finished, []
         return taken
 
 
 def common_fields(config: LLMConfig, schema: dict[str, Any], max_tokens: int) -> dict[str, Any]:
-    """The fields that the requests of all rows share."""
+    """The common fields of all requests."""
     return {
         "model": config.model,
         "frequency_penalty": config.frequency_penalty,
@@ -71,17 +73,20 @@ def request_body(request: Request, messages: Conversation, common: dict[str, Any
 
 
 class ServerEngine:
-    """Keeps at most `concurrency` requests open at a server, and gives answers as they finish: a kill loses none."""
+    """Keeps at most `concurrency` requests open at a server, and yields answers as they finish, so that a kill loses
+    none.
+    """
 
     def __init__(self, config: LLMConfig) -> None:
         self.config = config
         self._servers = Servers.of(config)
         self._runner = asyncio.Runner()
-        self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the newest request that was answered
-        self._answered = 0.0  # when that was
+        self._good: tuple[Request, Conversation, dict[str, Any]] | None = None  # the last answered request
+        self._answered = 0.0  # the time of its answer
 
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
-        """Answers as they finish; those that came before a failure or Ctrl-C are given before it is raised.
+        """Yields answers as they finish. Answers that arrived before a failure or Ctrl-C are yielded before it is
+        raised.
 
         Raises:
             UserError: the server refuses every request, the model's name or the key.
@@ -92,7 +97,7 @@ class ServerEngine:
         batch = _Batch(iter(requests), settings, open_at_once)
         workers = self._runner.run(self._start(batch, open_at_once))
 
-        # The generator is left early by an exception or by its caller: workers are stopped either way.
+        # Workers are stopped even if an exception or the caller ends the generator early.
         failure: BaseException | None = None
         running = True
         try:
@@ -117,7 +122,7 @@ class ServerEngine:
         return [asyncio.create_task(self._work(batch)) for _ in range(count)]
 
     async def _wait(self, workers: list[asyncio.Task[None]], batch: _Batch) -> tuple[bool, BaseException | None]:
-        """As soon as a row or a worker has finished: whether it goes on, and why it cannot."""
+        """Waits until a row or a worker has finished. Returns whether workers are active, and their error."""
         if workers:
             await batch.news.wait()
             batch.news.clear()
@@ -136,9 +141,9 @@ class ServerEngine:
         await asyncio.gather(*workers, return_exceptions=True)
 
     async def _work(self, batch: _Batch) -> None:
-        """Asks for one row after the other until none is left."""
+        """Requests one row after the other until none is left."""
         try:
-            for request in batch.waiting:  # shared by all workers, so each row is taken once
+            for request in batch.waiting:  # shared by all workers, so that each row is taken once
                 try:
                     reply, server = await self._answer(request, batch.settings)
                 except (RetryableError, RejectedError) as fault:
@@ -152,7 +157,8 @@ class ServerEngine:
             batch.news.set()
 
     async def _decide(self, batch: _Batch) -> None:
-        """Settles the doubtful rows: each is at fault itself if the server answers others, else the server is.
+        """Decides the doubtful rows: a row is the cause of its failure if the server answers others, else the server
+        is.
 
         Raises:
             UserError: no row was ever answered, and the server refuses this one.
@@ -170,7 +176,9 @@ class ServerEngine:
                 batch.finish(Answer(request.key, fault.what, "failed", 0, 0))
 
     async def _healthy(self, fault: RetryableError) -> bool:
-        """Whether a server has answered since the row first failed, or answers what was answered before."""
+        """Whether a server has answered since the row first failed, or answers a request that it
+        has answered before.
+        """
         if self._good is None:
             return False
         if self._answered > fault.since:
@@ -182,14 +190,14 @@ class ServerEngine:
         return False
 
     async def _answer(self, request: Request, settings: dict[str, Any]) -> tuple[Reply, Server]:
-        """The reply to the longest version of the prompt that fits, and whose it is.
+        """The reply to the longest version of the prompt that fits, and its server.
 
-        Each version is tried as `_with_retries` says.
+        Each version is tried as in `_with_retries`.
         """
         reply, server = await self._with_retries(request, request.messages, settings)
         paid = 0
         for messages in request.shorter:
-            # A refusal of the length costs nothing, an answer that found no room does.
+            # A refused prompt costs nothing, but an answer without enough room does.
             paid += reply.output_tokens > 0
             if reply.finish_reason != "too_long" or paid > _MOST_CUT_ANSWERS:
                 break
@@ -199,7 +207,7 @@ class ServerEngine:
     async def _with_retries(
         self, request: Request, messages: Conversation, settings: dict[str, Any]
     ) -> tuple[Reply, Server]:
-        """The reply, after at most `retries` further tries: at other servers at once, then with exponential backoff."""
+        """The reply, after at most `retries` retries: immediately at other servers, then with exponential backoff."""
         first_failed = 0.0
         failed: set[Server] = set()
         tries = max(self.config.retries + 1, len(self._servers.all))
@@ -215,13 +223,13 @@ class ServerEngine:
                     continue
                 if fault.after > max(self.config.timeout, _LONGEST_PAUSE):
                     raise
-                # All rows that failed at once must not come back at once.
+                # Random delays, so that rows that failed together are not retried together.
                 pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(fault.after + pause)
         raise AssertionError("unreachable")
 
     async def _try(self, server: Server, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
-        """One request, which ends at `llm.timeout` whatever the server does. Raises as `read_reply`."""
+        """One request, limited to `llm.timeout` in total. Raises the errors of `read_reply`."""
         content, begun = request_body(request, messages, settings), time.monotonic()
         try:
             async with (
@@ -240,7 +248,7 @@ class ServerEngine:
             hint = "start it, or correct llm.server_url"
             raise RetryableError("the LLM server cannot be reached", hint) from error
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as error:
-            what = f"the LLM server's response breaks off ({type(error).__name__})"
+            what = f"the LLM server's response was interrupted ({type(error).__name__})"
             raise RetryableError(what) from error
         except UserError as error:
             raise UserError(error.what, where=server.name, hint=error.hint) from error
@@ -252,8 +260,8 @@ class ServerEngine:
         return reply
 
     def _tell_other_model(self, server: Server, name: str) -> None:
-        """Says that another model answers than the one asked for; dated and prefixed forms of its name are it."""
+        """Warns if another model answers than the requested one; dated and prefixed forms of its name are accepted."""
         asked = self.config.model
         if name and not (name.startswith(asked) or asked.endswith(name) or name.endswith(asked)):
             answering = f"the LLM server {server.name} answers as model {printable(name, 80)!r}"
-            tell_once(f"{answering}, not {asked!r}: its rows are kept as {asked!r}'s")
+            tell_once(f"{answering}, not {asked!r}: its rows are stored as {asked!r}'s")

@@ -433,7 +433,7 @@ def test_checkpoints_go_to_another_machine_and_away_when_the_work_is_done(machin
 
 def test_a_server_without_conditional_writes_is_refused(machine, server, monkeypatch):
     monkeypatch.setattr(server, "unconditional", True)
-    with pytest.raises(DarecError, match="no conditional writes") as refused:
+    with pytest.raises(DarecError, match="does not support conditional writes") as refused:
         machine()
     assert "MinIO" in refused.value.hint
 

@@ -205,7 +205,7 @@ def test_a_table_or_column_that_is_not_there_is_told(database: Database, tmp_pat
     table = "query" if "query" in database.place else "table"
     missing = {"query": "SELECT * FROM nowhere", "table": f"{database.place.get('table')}x"}[table]
     for wrong, words in (
-        ({table: missing}, r"nowhere|no Delta table|does not exist"),
+        ({table: missing}, r"nowhere|not a Delta table|does not exist"),
         ({"watermark": "tss"}, "there is no column 'tss'; the table has 'id', 'user_id'"),
         ({"watermark": "ts", "key": ("idd",)}, "there is no column 'idd'"),
     ):

@@ -66,8 +66,8 @@ def test_an_edited_prompt_is_found_by_its_bytes_whoever_wrote_it(tmp_path: Path)
     ("text", "trouble"),
     [
         (template("{{ title }}"), "unknown variable 'title'"),  # known to profile_items alone
-        (template("{% if items %}"), "no Jinja template"),
-        (template("{{ items | nonsense }}"), "no Jinja template"),
+        (template("{% if items %}"), "not a Jinja template"),
+        (template("{{ items | nonsense }}"), "not a Jinja template"),
         ("{{ items }}", "no block system"),
         (template("x") + "{% block assistant %}{% endblock %}", "last block is not `user`"),
     ],

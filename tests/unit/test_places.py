@@ -86,7 +86,7 @@ def test_no_password_is_shown_whatever_it_is(password):
         ("http://example.com/log.csv", "data.interactions: http:// is not encrypted"),
         ("ftp://example.com/log.csv", "known: s3://, gs://, az://, https://"),
         ("postgresql://db/shop", "a database needs a query"),
-        ({"kind": "oracle"}, "no such kind of table; known: postgresql, adbc"),
+        ({"kind": "oracle"}, "unknown kind of table; known: postgresql, adbc"),
         ({"kind": "postgresql"}, "data.interactions.query: Field required"),
         ({"kind": "postgresql", "qery": "x", **QUERY}, "data.interactions.qery: unknown key, did you mean 'query'"),
         ({"kind": "delta", "table": "lake", "key": ["id"]}, "key needs watermark"),
