@@ -29,15 +29,15 @@ class Setting:
     out_dim: int
     """Width of the backbone's final representations, all columns."""
     fixed: bool = False
-    """Whether a step must not wait for the device: shapes that no value decides, and no value that is read."""
+    """Whether a step must not synchronise with the device: no shape depends on values, and no value is read."""
     split: ColumnSplit = UNSPLIT
-    """Which columns of input rows and final representations this process holds."""
+    """The columns of input rows and final representations that this process holds."""
 
 
 class Objective(nn.Module):
     """Base class of all objectives.
 
-    What training learns is a parameter; state that a resumed run needs is a buffer.
+    Learnt values are parameters; other state that a resumed run needs is a buffer.
     """
 
     def start_epoch(self, epoch: int) -> bool:
@@ -49,7 +49,7 @@ class Objective(nn.Module):
         return False
 
     def start_step(self, step: int) -> bool:
-        """Called before each step (the first is 0). Returns whether it will do the same operations as most steps do."""
+        """Called before each step (the first is 0). Returns whether the step has the same operations as most steps."""
         return True
 
     def inputs(self, nodes: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ class Objective(nn.Module):
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """Returns loss terms by name, already weighted. The trainer adds and logs them unchanged.
 
-        `final` may have some of the columns only (`final.split`): scores are `final.split.total` of inner products, and
-        whole rows are `final.split.whole` of rows.
+        `final` may have only some of the columns (`final.split`): scores are `final.split.total` of inner products, and
+        complete rows are `final.split.whole` of rows.
         """
         return {}
 

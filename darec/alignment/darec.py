@@ -1,5 +1,5 @@
-"""DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): the structure of shared parts is aligned, specific parts are kept
-apart.
+"""DaRec (Yang et al., ICDE 2025, arXiv 2408.08231): aligns the structure of shared parts and separates the specific
+parts.
 
 Both representations of a node, the backbone's (C) and the text's (L), have a shared and a specific part.
 Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); their equations are in
@@ -27,7 +27,7 @@ _CLUSTERED_ROWS = 2_048  # the largest number of rows per side that k-means uses
 
 
 class Networks(nn.Module):
-    """One network for each part, as in the paper."""
+    """One network per part, as in the paper."""
 
     def __init__(self, config: DaRecConfig, width: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DaRec(Objective):
         ranges = {"users": [users], "items": [items], "separate": [users, items], "joint": [(0, len(text.nodes))]}
         self.sides = ranges[config.sides]
 
-        # Nodes are drawn as often as they occur in train.
+        # Nodes are drawn in proportion to their train interactions.
         self._occurrences: list[Tensor] = []
         if config.sample_from == "interactions":
             occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
@@ -93,7 +93,7 @@ class DaRec(Objective):
         return self.scale != before
 
     def start_step(self, step: int) -> bool:
-        """Most steps have no terms where `every` is above 1; else most have terms and do not run k-means."""
+        """If `every` is above 1, most steps have no terms; otherwise most steps have terms and do not run k-means."""
         self._steps = step
         turn, between = divmod(step, self.config.every)
         if self.config.every > 1:
@@ -101,7 +101,7 @@ class DaRec(Objective):
         return not self.config.weights.local_structure or turn % self.config.recluster_steps != 0
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The four terms, each the mean over sides; none in the steps between."""
+        """The four terms, each the mean over sides; empty in steps without terms."""
         turn, between = divmod(self._steps, self.config.every)
         if between:
             self.step += 1
@@ -123,7 +123,7 @@ class DaRec(Objective):
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
         """The terms with a weight above 0, by the names of the weights."""
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
-        if len(rows) < 2:  # one row has no structure
+        if len(rows) < 2:  # a single row has no structure
             return
         cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
@@ -171,7 +171,7 @@ class DaRec(Objective):
         return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature)
 
     def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
-        """L_loc over the centres of the sample: means of the rows nearest to each of the last run's centres.
+        """L_loc over the centres of the sample: means of the rows nearest to each centre of the last run of k-means.
 
         A frozen text side uses those centres directly.
         """
@@ -200,7 +200,7 @@ class DaRec(Objective):
         return clustering.kmeans(rows, start, self.config.kmeans_iterations, fixed=self.fixed)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:
-        """The index of the text centre that matches each backbone centre: the nearest, or the one that shares most
+        """The index of the text centre that matches each backbone centre: the nearest, or the one with most common
         rows.
         """
         cf_centres = self.cf_centres[side]
@@ -212,7 +212,7 @@ class DaRec(Objective):
 
 
 def _teacher(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:
-    """`shared_text` in the form that the global term takes."""
+    """`shared_text` in the form of the global term."""
     rows = shared_text(config, text, interactions)
     if config.similarity != "softmax":
         return rows

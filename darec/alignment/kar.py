@@ -1,4 +1,6 @@
-"""KAR-style fusion (Xi et al., arXiv 2306.10933): mixtures of experts turn text into further input of the backbone."""
+"""KAR-style fusion (Xi et al., arXiv 2306.10933): mixtures of experts map text to an additional
+input of the backbone.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from schemas.alignment import KARConfig
 
 @OBJECTIVES.register(KARConfig)
 class KAR(Objective):
-    """The hybrid-expert adaptor: each side mixes its own experts and those it shares with the other side."""
+    """The hybrid-expert adaptor: each side mixes its private experts and the shared experts."""
 
     def __init__(self, config: KARConfig, setting: Setting) -> None:
         super().__init__()

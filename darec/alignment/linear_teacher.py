@@ -14,8 +14,8 @@ from schemas.alignment import LinearTeacherConfig
 class LinearTeacher(Objective):
     """The target of the softmax over all unseen items is the linear model's scores for a user's best unseen items.
 
-    The linear model has items x items weights. Full ranking only needs its scores of unseen items, which the softmax
-    transfers into the representations.
+    The linear model has items x items weights. Ranking only needs its scores of unseen items, which the softmax
+    transfers to the representations.
     """
 
     def __init__(self, config: LinearTeacherConfig, setting: Setting) -> None:

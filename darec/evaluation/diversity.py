@@ -5,7 +5,7 @@ from torch import Tensor
 
 from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
 
-_BLOCK = 512  # users per block, which bounds the memory for the vectors of their items
+_BLOCK = 512  # users per block, which limits the memory for the vectors of their items
 
 
 @USER_METRICS.register("diversity")

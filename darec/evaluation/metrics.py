@@ -28,7 +28,7 @@ class Catalogue:
     item_vectors: Tensor | None = None
     """Unit text vectors, float32 [n_items, d]; None where the model uses no text."""
     categories: Tensor | None = None
-    """Which categories an item has, bool [n_items, C]; None if the recipe names no category."""
+    """The categories of each item, bool [n_items, C]; None if the recipe names no category."""
 
     @classmethod
     def of(
@@ -44,8 +44,9 @@ class Catalogue:
 
     @cached_property
     def popularity_group(self) -> Tensor:
-        """0 for the most popular items that hold a fifth of all train interactions, 2 for the least popular ones that
-        hold the last fifth (the long tail, with all items without interactions), 1 between: int64 [n_items].
+        """The popularity group of each item, int64 [n_items]: 0 for the most popular items, which have a fifth of all
+        train interactions, 2 for the least popular ones, which have the last fifth (the long tail, including items
+        without interactions), and 1 for the others.
         """
         order = torch.argsort(self.counts, descending=True, stable=True)
         before = self.counts[order].cumsum(0) - self.counts[order]
@@ -56,7 +57,7 @@ class Catalogue:
 
     @cached_property
     def histories(self) -> Tensor:
-        """How many train interactions of each user are with items of each popularity group: float64 [n_users, 3]."""
+        """The number of train interactions of each user with items of each popularity group: float64 [n_users, 3]."""
         groups = 3
         places = self.train.users * groups + self.popularity_group[self.train.items]
         return torch.bincount(places, minlength=self.n_users * groups).view(self.n_users, groups).double()
@@ -64,7 +65,7 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Lists:
-    """The first K items of n users, and which of them are hits."""
+    """The first K items of n users, and the hits among them."""
 
     users: Tensor
     """int64 [n]."""
@@ -73,7 +74,7 @@ class Lists:
     hits: Tensor
     """1 where the item at that rank is relevant, float64 [n, K]."""
     relevant: Tensor
-    """How many items are relevant, all above 0, float64 [n]."""
+    """The number of relevant items, at least 1, float64 [n]."""
     catalogue: Catalogue | None = None
 
 
@@ -88,7 +89,7 @@ class UserMetric(ABC):
 
 
 class CatalogueMetric(ABC):
-    """A metric of all lists together."""
+    """A metric with one value for all lists together."""
 
     @abstractmethod
     def overall(self, top: Tensor, catalogue: Catalogue) -> float | None:

@@ -7,12 +7,12 @@ from torch.nn import functional
 from darec.evaluation.rerank import RERANKERS, Reranker
 from schemas.rerank import MMRConfig
 
-_LAST = -1e4  # the value of a place without a candidate, below every other
+_LAST = -1e4  # the value of a position without a candidate, below all others
 
 
 @RERANKERS.register(MMRConfig)
 class MMR(Reranker):
-    """Fills a list with relevant items that are dissimilar to those before them."""
+    """Fills a list with relevant items that are dissimilar to the previous ones."""
 
     def order(self, items: Tensor, scores: Tensor, k: int) -> Tensor:
         """Fills one position of all lists at a time, in O(C^2 d) per user."""
@@ -24,8 +24,8 @@ class MMR(Reranker):
         value = torch.where(scores > -torch.inf, (1 - weight) * scaled(scores), _LAST - place)
 
         rows = torch.arange(len(items), device=items.device)
-        chosen = value.argmax(1)  # nothing is in the list yet: the most relevant candidate
-        nearest = cosine[rows, chosen]  # greatest cosine of each candidate to an item of the list, [b, C]
+        chosen = value.argmax(1)  # the list is empty: choose the most relevant candidate
+        nearest = cosine[rows, chosen]  # largest cosine of each candidate to an item of the list, [b, C]
         places = [chosen]
         for _ in range(1, k):
             value[rows, chosen] = -torch.inf

@@ -29,7 +29,7 @@ class Ranking:
         return Ranking(self.users.to(device), self.top.to(device))
 
     def of(self, users: Tensor) -> "Ranking":
-        """The lists of those that are among `users`, int64 [m]."""
+        """The lists of the users that are among `users`, int64 [m]."""
         chosen = torch.isin(self.users, users)
         return Ranking(self.users[chosen], self.top[chosen])
 
@@ -59,12 +59,12 @@ def rank(
 
     Args:
         final: the representations.
-        train: the pairs that are left out, which several rankings may share as item lists.
+        train: the pairs to exclude, as item lists that several rankings may share.
         held_out: pairs of the users to rank for.
         k: length of the lists.
         batch_users: users ranked at once.
-        reranker: what reorders the items of greatest inner product.
-        ranker: how these are found; by default exactly, among all items.
+        reranker: reorders the items with the largest inner product.
+        ranker: finds these items; by default exactly, among all items.
     """
     seen = ItemLists(train, final.n_users, len(final.item)) if isinstance(train, Pairs) else train
     ranks, users = ranker(final, seen, reranker), torch.unique(held_out.users)
@@ -85,10 +85,10 @@ def score(
     Args:
         ranking: the lists.
         held_out: what counts as relevant.
-        n_items: how many items there are.
+        n_items: number of items.
         cutoffs: the k of each metric.
-        metrics: names of metrics; by default all that can be measured.
-        catalogue: what metrics beyond accuracy need; without it only accuracy is measured.
+        metrics: names of metrics; by default all that can be computed.
+        catalogue: data for metrics beyond accuracy; without it only accuracy is computed.
     """
     lists = _lists(ranking, held_out, n_items, catalogue)
     chosen = {name: USER_METRICS.make(name) for name in metrics or USER_METRICS}
@@ -108,7 +108,7 @@ def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue
     counted = relevant[ranking.users] > 0
     users, top = ranking.users[counted], ranking.top[counted].long()
 
-    # Pairs are sorted numbers: a list's item is a hit if its pair is found among them.
+    # Pairs are sorted numbers: an item of a list is a hit if its pair is one of them.
     found = users[:, None] * n_items + top
     position = torch.searchsorted(keys, found).clamp_max(max(len(keys) - 1, 0))
     hits = (keys[position] == found).double() if len(keys) else torch.zeros_like(found, dtype=torch.float64)
@@ -116,7 +116,7 @@ def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue
 
 
 def summarise(ranking: Ranking, catalogue: Catalogue, cutoffs: Sequence[int]) -> dict[str, float]:
-    """The metrics of all lists together that can be measured."""
+    """The metrics of all lists together that can be computed."""
     measured = {
         f"{name}@{k}": CATALOGUE_METRICS.make(name).overall(ranking.top[:, :k].long(), catalogue)
         for name in CATALOGUE_METRICS

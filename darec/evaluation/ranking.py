@@ -12,12 +12,12 @@ from darec.common.errors import DarecError
 from darec.common.interactions import ItemLists, Representations
 from darec.evaluation.rerank import Reranker
 
-_CHUNK = 32  # items that are represented by their largest score in the first round
-_MOST_SCORES = 2**27  # of a block of users: 512 MB
+_CHUNK = 32  # number of items that are represented by their largest score in the first round
+_MOST_SCORES = 2**27  # scores of a block of users: 512 MB
 
 
 def top_items(scores: Tensor, k: int) -> Tensor:
-    """Item numbers of the k greatest scores of each row, best first: [b, n] -> int64 [b, min(k, n)].
+    """Item numbers of the k largest scores of each row, best first: [b, n] -> int64 [b, min(k, n)].
 
     The top k are in the k chunks with the largest maxima. Finding those first is exact and several times as fast as one
     `topk` over all items.
@@ -53,7 +53,7 @@ def check_finite(final: Representations) -> None:
 
 
 class Ranks(Protocol):
-    """Something that ranks items for users."""
+    """The interface of rankers."""
 
     def top(self, users: Tensor, k: int) -> Tensor:
         """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
@@ -61,14 +61,14 @@ class Ranks(Protocol):
 
 
 MakeRanker = Callable[[Representations, ItemLists, Reranker | None], Ranks]
-"""Given the representations, each user's train items, which are left out, and what reorders the best items."""
+"""Creates a ranker from the representations, each user's train items, which are excluded, and the reranker."""
 
 
 class Ranker:
-    """Ranks all items for users, leaving out each user's train items: by inner product, then by the reranker if any.
+    """Ranks all items for users, without each user's train items: by inner product, then by the reranker, if any.
 
     Raises:
-        DarecError: a score may not be a finite number; NaN would be ranked first.
+        DarecError: a score may not be finite; NaN would be ranked first.
     """
 
     def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
@@ -77,7 +77,9 @@ class Ranker:
         self.reranker = reranker
         self.seen = seen
         self.user = final.user
-        self.item = functional.pad(final.item, (0, 0, 0, -self.n_items % _CHUNK))  # whole chunks: no copy of scores
+        self.item = functional.pad(
+            final.item, (0, 0, 0, -self.n_items % _CHUNK)
+        )  # a multiple of the chunk size, so that scores are not copied
         self.scores = self.item.new_empty(0, len(self.item))
 
     @torch.no_grad()
@@ -90,7 +92,7 @@ class Ranker:
         scores = torch.mm(self.user[users], self.item.T, out=self._room(len(users)))
         scores[:, self.n_items :] = -torch.inf
         least = torch.finfo(scores.dtype).min
-        scores[self.seen.of(users)] = least  # above the padding, which is no item at all
+        scores[self.seen.of(users)] = least  # above the padding, which is not an item
         k = min(k, self.n_items)
         if self.reranker is None:
             return top_items(scores, k)

@@ -19,7 +19,7 @@ from darec.evaluation.slices import slices
 from schemas import columns as c
 from schemas.training import EvaluateConfig
 
-_CHECKED = 500  # users whose lists are compared with exact ones
+_CHECKED = 500  # number of users whose lists are compared with exact ones
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Report:
-    """`metrics` is JSON: `test`, `validation`, `popularity` and, given a reference, `reference` and `significance`
-    on test; given a reranker, `before_reranking` on test; `slices` of test. A value that is not a number is null.
-    `per_user`: each user's test metrics.
+    """`metrics` is JSON: `test`, `validation`, `popularity`; with a reference, `reference` and `significance` on test;
+    with a reranker, `before_reranking` on test; `slices` of test. NaN is null. `per_user`: each user's test metrics.
     """
 
     metrics: dict[str, Any]
@@ -51,7 +50,7 @@ def evaluate_model(
     catalogue: Catalogue | None = None,
     reranker: Reranker | None = None,
 ) -> EvaluatedModel:
-    """Ranks, on the device that `config` names, and scores one model by the protocol."""
+    """Ranks and scores one model by the protocol, on the device in `config`."""
     [ranking] = _rankings([(final, held_out, reranker)], data, config, Ranker)
     return _scored(ranking, data, held_out, config, catalogue or Catalogue.of(data))
 
@@ -70,9 +69,9 @@ def report(
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
 
-    Validation and test rank the same items, so one ranking of `final` serves both. With a `ranker` that does not look
-    at every item, lists of a sample of users are compared with exact ones: `candidates`. `ages` are days since each
-    item's first train interaction, -1 without one: with them there are slices by age.
+    Validation and test rank the same items, so one ranking of `final` serves both. With an approximate `ranker`, the
+    lists of a sample of users are compared with exact ones: `candidates`. `ages` are days since each item's first train
+    interaction, -1 without one: with these there are slices by age.
     """
     catalogue = catalogue or Catalogue.of(data)
     most_popular = popularity(data.train, data.n_users, data.n_items)
@@ -117,7 +116,7 @@ def _rankings(
     config: EvaluateConfig,
     ranker: MakeRanker,
 ) -> list[Ranking]:
-    """The lists of each model for the users of its pairs; all leave out the same train items."""
+    """The lists of each model for the users of its pairs, all without the same train items."""
     device, k = pick(config.device, "evaluate.device"), max(config.cutoffs)
     seen = ItemLists(data.train.to(device), data.n_users, data.n_items)
     found = []
@@ -138,7 +137,7 @@ def _scored(
 def _check(
     final: Representations, ranking: Ranking, data: Interactions, config: EvaluateConfig, reranker: Reranker | None
 ) -> dict[str, float]:
-    """Compares the lists of a sample of users with exact ones: the share of items found, and the recall of both."""
+    """Compares the lists of a sample of users with exact ones: the share of common items, and the recall of both."""
     step, k = -(-len(ranking.users) // _CHECKED) or 1, max(config.cutoffs)
     chosen = torch.isin(data.test.users, ranking.users[::step])
     pairs = Pairs(data.test.users[chosen], data.test.items[chosen])

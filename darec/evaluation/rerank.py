@@ -13,7 +13,7 @@ from torch import Tensor
 
 from darec.common.registry import Registry
 
-_BLOCK = 256  # users at once: memory is that of their candidates
+_BLOCK = 256  # number of users at once, which limits the memory for their candidates
 
 
 class Reranker(ABC):
@@ -22,7 +22,7 @@ class Reranker(ABC):
     def __init__(self, config: Any, vectors: Mapping[str, Tensor]) -> None:
         self.config = config
         self.vectors = dict(vectors)
-        """The vectors of items that `config.vectors` names, [n_items, d] each: all that a release keeps for it."""
+        """The vectors of items named in `config.vectors`, [n_items, d] each, which are stored in a release."""
 
     @abstractmethod
     def order(self, items: Tensor, scores: Tensor, k: int) -> Tensor:
@@ -30,19 +30,19 @@ class Reranker(ABC):
 
         Args:
             items: item numbers, best first, int64 [b, C].
-            scores: their scores, float32 [b, C]; -inf where there is no candidate: such places are chosen last.
+            scores: their scores, float32 [b, C]; -inf if there is no candidate: such positions are chosen last.
             k: length of a list, at most C.
 
         Returns:
-            Places among the candidates, best first, int64 [b, k]; no place is in a list twice.
+            Distinct positions among the candidates, best first, int64 [b, k].
         """
 
     @torch.no_grad()
     def rerank(self, items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The first k items of each list in the new order, and their scores, which stay those of the model.
+        """The first k items of each list in the new order, with the unchanged scores of the model.
 
         Args:
-            items: as for `order`, int64 [b, n]; the first `config.candidates` are reordered.
+            items: as in `order`, int64 [b, n]; the first `config.candidates` are reordered.
             scores: float32 [b, n].
             k: length of a list, at most n.
 
@@ -57,7 +57,7 @@ class Reranker(ABC):
         return items.gather(1, places), scores.gather(1, places)
 
     def of(self, items: Tensor) -> Self:
-        """The same reranker for these items alone (int64 [n]), numbered by their place in `items`."""
+        """The same reranker for these items only (int64 [n]), numbered by their position in `items`."""
         return type(self)(self.config, {name: rows[items] for name, rows in self.vectors.items()})
 
     def to(self, device: torch.device) -> Self:

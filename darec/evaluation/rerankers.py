@@ -1,4 +1,4 @@
-"""All rerankers, by configuration, and the file that carries one from its stage to evaluation and into a release."""
+"""All rerankers, by configuration, and the file that stores one for evaluation and releases."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,16 @@ from schemas.rerank import RerankConfig
 
 REGISTERED = (mmr,)
 
-_CONFIG = "rerank"  # the key of the file's metadata that holds the configuration, as JSON
+_CONFIG = "rerank"  # the key of the configuration, as JSON, in the file's metadata
 
 
 def build(config: RerankConfig, vectors: Mapping[str, Tensor]) -> Reranker:
-    """The reranker that `config` names, over vectors of items [n_items, d] by the names in `config.vectors`."""
+    """The reranker for `config`, with vectors of items [n_items, d] by the names in `config.vectors`."""
     return RERANKERS.build(config, vectors)
 
 
 def write(reranker: Reranker, path: Path) -> None:
-    """Writes the configuration and the vectors, at half precision: to compare items needs no more."""
+    """Writes the configuration and the vectors. Half precision is sufficient for comparing items."""
     rows = {name: vectors.half().contiguous() for name, vectors in reranker.vectors.items()}
     save_file(rows, path, metadata={_CONFIG: reranker.config.model_dump_json()})
 

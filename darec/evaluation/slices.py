@@ -47,11 +47,11 @@ def slices(
 
     Args:
         ranking: the lists of the model.
-        data: its train pairs say how active users and how popular items are.
+        data: its train pairs define the activity of users and the popularity of items.
         held_out: the pairs that are split.
         cutoffs: the k of each metric.
         groups: number of groups of each side, besides cold ones.
-        catalogue: what metrics beyond accuracy need.
+        catalogue: data for metrics beyond accuracy.
         ages: days since each item's first train interaction, -1 for an item without one, int64 [n_items].
         others: lists of other models for the same users.
     """
@@ -62,7 +62,7 @@ def slices(
     parts = [(side, *bounds, value) for side, value in sides.items() for bounds in _bounds(value, groups)]
     if ages is not None:
         age = ages[held_out.items]
-        # One more than the days: an item without interactions has no age and is among the popularities already.
+        # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
         parts += [(AGE, low - 1, high - 1, age) for low, high in _bounds(age[age >= 0] + 1, groups)]
 
     found = []
@@ -76,7 +76,7 @@ def slices(
 
 
 def _bounds(degree: Tensor, groups: int) -> list[tuple[int, int]]:
-    """(least, greatest) degree of each group that is not empty."""
+    """(smallest, largest) degree of each non-empty group."""
     warm = degree[degree > 0].double()
     bounds = [(0, 0)] if len(warm) < len(degree) else []
     if not len(warm):

@@ -1,8 +1,9 @@
 """AutoCF (Xia et al., WWW 2023): a graph auto-encoder that reconstructs masked subgraphs.
 
-Every few steps, seeds are chosen that agree most with their surroundings (section 3.2) and the edges around them are
-hidden. The encoder propagates over what is left (section 3.3); the decoder attends over what is left and over random
-pairs of the masked nodes. The ranking loss is part of the model: a full softmax of each pair.
+Every few steps, the nodes that agree most with their neighbourhoods are chosen as seeds (section 3.2), and the edges
+around them are masked. The encoder propagates over the remaining edges (section 3.3); the decoder attends over the
+remaining edges and over random pairs of the masked nodes. The ranking loss is part of the model: a full softmax of each
+pair.
 """
 
 import torch
@@ -17,7 +18,7 @@ from darec.model.propagation import Adjacency
 from darec.model.softmax import mean_log_sum_exp
 from schemas.backbones import AutoCFConfig
 
-_MAX_SCORE = 10.0  # attention scores are cut at +- this before exp
+_MAX_SCORE = 10.0  # attention scores are clipped to +- this before exp
 
 
 @BACKBONES.register(AutoCFConfig)
@@ -58,7 +59,9 @@ class AutoCF(Backbone):
         return self._reconstruct(nodes, self._encoder, self._decoder)
 
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The full softmax of each pair, uniformity within a side, and, when masks were drawn, nodes' agreement."""
+        """The full softmax of each pair, uniformity within a side, and, in steps with new masks, the agreement of
+        nodes.
+        """
         user, item = final.user, final.item
         users, counts = torch.unique(batch.users, return_counts=True)
         items = torch.unique(batch.items)
@@ -103,14 +106,14 @@ class AutoCF(Backbone):
             self._decoder = self._decoder_pattern(kept, masked)
 
     def _agreements(self, nodes: Tensor) -> Tensor:
-        """The cosine of each node and the sum of the nodes within two steps of it (equation 3), [N]."""
+        """The cosine of each node with the sum of the nodes within two steps of it (equation 3), [N]."""
         ones = torch.ones(len(self.pattern), device=nodes.device)
         first = weighted_sum(self.pattern, ones, nodes)
         second = weighted_sum(self.pattern, ones, first) - self.pattern.row_sums(ones)[:, None] * nodes
         return functional.cosine_similarity(first + second, nodes, dim=-1)
 
     def _hide(self, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Which entries stay, bool [E], and which nodes are masked, bool [N]: the seeds and those near them."""
+        """The entries that are kept, bool [E], and the masked nodes, bool [N]: the seeds and the nodes near them."""
         rows, columns = self.pattern.rows, self.pattern.columns
         frontier = torch.zeros(self.pattern.nodes, dtype=torch.bool, device=rows.device)
         frontier[seeds] = True
@@ -126,13 +129,13 @@ class AutoCF(Backbone):
         return kept, masked
 
     def _normalised(self, kept: Tensor) -> Tensor:
-        """Weights of the train graph without the hidden edges, normalised by the degrees that are left, [E]."""
+        """Weights of the train graph without the masked edges, normalised by the remaining degrees, [E]."""
         values = kept.float()
         scale = self.pattern.row_sums(values).clamp_min(1e-12).rsqrt()
         return values * scale[self.pattern.rows] * scale[self.pattern.columns]
 
     def _decoder_pattern(self, kept: Tensor, masked: Tensor) -> Pattern:
-        """What is left of the graph, self-loops, and as many random pairs of masked and some other nodes."""
+        """The remaining edges, self-loops, and random pairs among masked and some other nodes."""
         size, device = self.pattern.nodes, kept.device
         others = torch.randint(size, (int(size * self.config.random_nodes),), device=device)
         masked[others] = True

@@ -14,11 +14,11 @@ from darec.model.propagation import Adjacency
 class Backbone(nn.Module):
     """Base class of all backbones.
 
-    What training learns in addition to the input rows is a parameter; state that a resumed run needs is a buffer.
+    Learnt values in addition to the input rows are parameters; other state that a resumed run needs is a buffer.
     """
 
     own_ranking_loss = False
-    """Whether `losses` includes the ranking loss, so that the trainer adds none."""
+    """Whether `losses` includes the ranking loss, so that the trainer does not add one."""
 
     def __init__(self, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Backbone(nn.Module):
     def forward(self, nodes: Tensor) -> Tensor:
         """Final representations [N, out_dim] from input rows [N, dim].
 
-        With `self.training` it may drop edges or add noise (from torch's global generator); without, it is a pure
+        If `self.training`, it may drop edges or add noise (from torch's global generator); otherwise it is a pure
         function of its input.
         """
         raise NotImplementedError

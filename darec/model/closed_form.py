@@ -38,7 +38,7 @@ __all__ = ["ItemWeights", "fit", "item_weights", "text_rows_weights", "top_unsee
 _logger = logging.getLogger(__name__)
 
 CLOSED_FORMS: Registry[Representations] = Registry("closed form")
-"""Functions of the section, the interactions, the text vectors if there are any, and the width of the result."""
+"""Functions of the section, the interactions, the text vectors (if any), and the width of the result."""
 
 _MOST_TEXT_ROWS_ITEMS = 30_000  # three float32 matrices of items x items: 11 GB
 
@@ -90,7 +90,9 @@ def item_weights(config: ItemModelConfig, interactions: Interactions, text: Repr
     prior = None
     if isinstance(config, L3AEConfig):
         if text is None:
-            raise UserError("text vectors are needed", where="train.backbone", hint="use ease, which needs none")
+            raise UserError(
+                "text vectors are required", where="train.backbone", hint="use ease, which does not use text"
+            )
         item_text = whiten(text, config.whiten).item if config.whiten else text.item
         prior = text_prior(item_text, config.text_l2, config.prior)
     if interactions.n_items > config.exact_up_to:
@@ -101,7 +103,7 @@ def item_weights(config: ItemModelConfig, interactions: Interactions, text: Repr
 
 
 def _with_graph(weights: ItemWeights, interactions: Interactions, share: float) -> SumOfWeights:
-    """The weights and a graph filter, whose scores have `share` of their standard deviation."""
+    """The weights plus a graph filter, whose scores are scaled to `share` times the standard deviation of theirs."""
     size, defaults = (interactions.train, interactions.n_users, interactions.n_items), GraphFilterConfig()
     graph, history = graph_filter(*size, defaults.components, defaults.ideal), history_matrix(*size)
     ratio = score_deviation(weights, history) / max(score_deviation(graph, history), 1e-12)
@@ -111,7 +113,7 @@ def _with_graph(weights: ItemWeights, interactions: Interactions, share: float) 
 def text_rows_weights(
     interactions: Interactions, text: Representations, l2: float, weight: float, whitened: int
 ) -> ItemWeights:
-    """EASE with the texts as further rows; `whitened` is 0 or the number of principal components to take of them.
+    """EASE with the texts as additional rows; `whitened` is 0 or the number of principal components of the texts.
 
     A catalogue that is too large for a matrix of items x items gets the approximation of L3AE, with its own penalties.
     """

@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-_MOST_SUBSETS = 12  # centres of which all subsets are looked at
+_MOST_SUBSETS = 12  # maximum number of centres for the dynamic programme over all subsets
 
 
 def nearest(rows: Tensor, centres: Tensor) -> Tensor:
@@ -26,8 +26,7 @@ def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
 def kmeans(rows: Tensor, centres: Tensor, iterations: int, *, fixed: bool = False) -> Tensor:
     """Lloyd's algorithm from `centres` on, at most `iterations` times: [n, d], [K, d] -> [K, d].
 
-    `fixed` takes all iterations, with the same result: to find out that nothing changes any more, one must wait for the
-    device.
+    `fixed` runs all iterations, with the same result: checking for convergence would synchronise with the device.
     """
     labels = nearest(rows, centres)
     for _ in range(iterations):
@@ -39,9 +38,9 @@ def kmeans(rows: Tensor, centres: Tensor, iterations: int, *, fixed: bool = Fals
 
 
 def spread(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
-    """`count` rows far from each other, as first centres: each is drawn by its squared distance (k-means++).
+    """Initial centres: `count` rows, each drawn in proportion to its squared distance to the others (k-means++).
 
-    `fixed` draws by itself, as torch.multinomial waits for the device to look at its weights.
+    `fixed` does not use torch.multinomial, which synchronises with the device to check its weights.
     """
     chosen = torch.randint(len(rows), (1,), device=rows.device)
     for _ in range(count - 1):
@@ -53,15 +52,17 @@ def spread(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
 
 
 def weighted_sample(weights: Tensor, count: int) -> Tensor:
-    """`count` distinct numbers, each drawn by its weight among those that are left: [n] -> int64 [count].
+    """`count` distinct numbers, drawn without replacement in proportion to their weights: [n] -> int64 [count].
 
-    The greatest of weight / exponential noise (Efraimidis and Spirakis, 2006). Weights of 0 come last.
+    The largest values of weight / exponential noise (Efraimidis and Spirakis, 2006). Weights of 0 come last.
     """
     return (weights / torch.empty_like(weights).exponential_()).topk(count).indices
 
 
 def shared_members(left: Tensor, right: Tensor, count: int) -> Tensor:
-    """How many rows have label a in `left` and b in `right`: int64 [n], int64 [n] -> float32 [count, count]."""
+    """The contingency table of labels: rows with label a in `left` and b in `right`, int64 [n], int64 [n] -> float32
+    [count, count].
+    """
     names = torch.arange(count, device=left.device)
     return (left[:, None] == names).float().T @ (right[:, None] == names).float()
 
@@ -69,8 +70,8 @@ def shared_members(left: Tensor, right: Tensor, count: int) -> Tensor:
 def match(cost: Tensor, how: str, *, fixed: bool = False) -> Tensor:
     """For each row of `cost` [K, K] its column: int64 [K], a permutation.
 
-    greedy: the cheapest free pair first. optimal: least total cost (Hungarian algorithm). `fixed` works on the device:
-    optimal up to 12 rows, by the best assignment of every subset of columns.
+    greedy: the cheapest free pair first. optimal: minimum total cost (Hungarian algorithm). `fixed` runs on the device:
+    optimal up to 12 rows, by dynamic programming over subsets of columns.
     """
     if fixed and how == "greedy":
         return _greedy_on_device(cost)
@@ -102,13 +103,13 @@ def _greedy_on_device(cost: Tensor) -> Tensor:
 
 
 def _optimal_on_device(cost: Tensor) -> Tensor:
-    """Dynamic programme over subsets: the least cost of giving the first rows the columns of a subset."""
+    """Dynamic programme over subsets: the minimum cost of assigning the columns of a subset to the first rows."""
     size, device = len(cost), cost.device
     bits = 1 << torch.arange(size, device=device)
     everything = torch.arange(1 << size, device=device)
     inside = (everything[:, None] & bits) != 0
     without = everything[:, None] & ~bits
-    rows = (inside.sum(1) - 1).clamp_min(0)  # the row that comes last where a subset is used up
+    rows = (inside.sum(1) - 1).clamp_min(0)  # the last row that a subset of columns is assigned to
     least = torch.where(everything == 0, 0.0, torch.inf).to(cost.dtype)
     last = torch.zeros_like(everything)
     for row in range(size):

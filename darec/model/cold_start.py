@@ -1,11 +1,11 @@
-"""Vectors for users and items without train interactions: what their text says, in the terms of the trained model.
+"""Vectors for users and items without train interactions, predicted from their text.
 
-ridge: each side learns a ridge regression from text vectors to final representations on its warm rows, in closed form;
-the penalty is the one with the least leave-one-out error.
+ridge: for each side, a ridge regression from text vectors to final representations is fitted to the warm rows, in
+closed form; the penalty has the smallest leave-one-out error.
 
-neighbours: a cold item is the mean of the warm items that its text is nearest to, times one number. The number is the
-largest that costs validation no more of its warm items' recall than allowed, found on a tenth of the warm items that
-are treated as if they were cold.
+neighbours: the vector of a cold item is the mean of the warm items with the nearest texts, times a scale. The scale is
+the largest one that decreases the validation recall of warm items by no more than allowed. It is chosen on a tenth of
+the warm items, which are treated as if they were cold.
 """
 
 import logging
@@ -18,20 +18,20 @@ from torch.nn import functional
 from darec.common.interactions import Interactions, ItemLists, Representations
 from darec.common.regression import ridge
 
-_MOST_ROWS = 100_000  # evenly chosen ones are enough for a map of some hundred dimensions
-_NEIGHBOURS, _SHARPNESS = 50, 10  # weights are cosines to that power
-_BLOCK = 1024  # rows compared with all others at once
-_SHARE, _SEED = 0.1, 1  # of the warm items, treated as if they were cold to choose the scale
-_K, _MOST_USERS = 20, 10_000  # list length and number of evenly spaced users for the choice of the scale
+_MOST_ROWS = 100_000  # maximum number of evenly spaced rows for fitting a map of a few hundred dimensions
+_NEIGHBOURS, _SHARPNESS = 50, 10  # number of neighbours, and exponent of the cosines that weight them
+_BLOCK = 1024  # number of rows that are compared with all others at once
+_SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to choose the scale
+_K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES = torch.logspace(-1, 1, 81)
 
 _logger = logging.getLogger(__name__)
 
 
 def fill(final: Representations, text: Representations, interactions: Interactions, unit: bool) -> Representations:
-    """`final` with the rows of cold users and items predicted from `text`; warm rows stay bit by bit.
+    """`final` with the rows of cold users and items predicted from `text`; warm rows are unchanged.
 
-    `unit`: predicted rows are brought to length 1. A side with fewer than two warm rows is left as it is.
+    `unit`: predicted rows are normalised to length 1. A side with fewer than two warm rows is unchanged.
     """
     warm_users, warm_items = _warm(interactions)
     users = _filled(final.user, text.user, warm_users, unit)
@@ -42,14 +42,15 @@ def fill(final: Representations, text: Representations, interactions: Interactio
 def fill_from_neighbours(
     final: Representations, text: Representations, interactions: Interactions, unit: bool, allowed_loss: float
 ) -> Representations:
-    """As `fill`, but cold items are means of their text's neighbours, scaled so that they compete with warm items.
+    """Like `fill`, but the vectors of cold items are means of the items with the nearest texts, scaled to compete with
+    warm items.
 
     Args:
-        final: what training made.
+        final: trained representations.
         text: text vectors of all nodes.
-        interactions: train pairs say who is warm; validation pairs choose the scale.
-        unit: predicted rows are brought to length 1, and not scaled.
-        allowed_loss: the largest fraction of the validation recall of warm items that cold items may cost.
+        interactions: train pairs define the warm rows; validation pairs choose the scale.
+        unit: predicted rows are normalised to length 1, and not scaled.
+        allowed_loss: the maximum relative decrease of the validation recall of warm items.
     """
     filled = fill(final, text, interactions, unit)
     _, warm = _warm(interactions)
@@ -68,10 +69,10 @@ def fill_from_neighbours(
 
 
 def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
-    """For each wanted row the mean direction of the known rows of most similar text, [wanted, d].
+    """For each wanted row the mean direction of the known rows with the most similar texts, [wanted, d].
 
-    Similarity is the cosine of centred texts, and its power the weight. A row is as long as known rows are on
-    average if all neighbours have one direction, and shorter the less they agree.
+    The weight is a power of the cosine of centred texts. If all neighbours have the same direction, the row has the
+    mean length of known rows; the less they agree, the shorter it is.
 
     Args:
         text: [n, p].
@@ -92,10 +93,10 @@ def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) ->
 
 
 def calibrate(final: Representations, text: Representations, interactions: Interactions, allowed_loss: float) -> float:
-    """The largest scale of predicted rows that costs at most `allowed_loss` of the warm items' validation recall.
+    """The largest scale of predicted rows that decreases the validation recall of warm items by at most `allowed_loss`.
 
-    A tenth of the warm items, drawn at random, are treated as if they were cold. Without validation pairs of the others
-    it is 1.
+    A tenth of the warm items, drawn at random, are treated as if they were cold. Without validation pairs of the other
+    items it is 1.
     """
     _, warm = _warm(interactions)
     draw = torch.rand(len(warm), generator=torch.Generator().manual_seed(_SEED)).to(warm.device)
@@ -113,7 +114,7 @@ def calibrate(final: Representations, text: Representations, interactions: Inter
         return 1.0
 
     def recall(scale: float) -> Tensor:
-        """Of the others, in lists of all items."""
+        """The recall of the other warm items in lists of all items."""
         first = torch.cat([known.scores, scale * new.scores], 1).topk(known.scores.shape[1]).indices
         hits = torch.cat([known.hits, torch.zeros_like(new.hits)], 1).gather(1, first)
         return (hits.sum(1) / known.relevant)[counted].mean()
@@ -124,20 +125,20 @@ def calibrate(final: Representations, text: Representations, interactions: Inter
 
 @dataclass(frozen=True)
 class _Lists:
-    """The first places of each user among some of the items."""
+    """The best items of each user among some of the items."""
 
     scores: Tensor
     """[users, k]."""
     hits: Tensor
     """bool [users, k], whether validation has the item."""
     relevant: Tensor
-    """[users], how many of these items validation has."""
+    """[users], the number of validation items among the candidates."""
 
     @classmethod
     def best(
         cls, user: Tensor, users: Tensor, item: Tensor, candidates: Tensor, interactions: Interactions
     ) -> "_Lists":
-        """The lists of `users` over the `candidates` (bool [n_items]) that the user has not in train."""
+        """The lists of `users` over the `candidates` (bool [n_items]) without the user's train items."""
         numbers = candidates.nonzero().squeeze(1)
         place = torch.full((len(item),), -1, device=item.device).index_copy(
             0, numbers, torch.arange(len(numbers), device=item.device)
@@ -164,7 +165,7 @@ def _places(lists: ItemLists, users: Tensor, place: Tensor) -> tuple[Tensor, Ten
 
 
 def _warm(interactions: Interactions) -> tuple[Tensor, Tensor]:
-    """Which users and which items have train interactions."""
+    """Whether each user and each item has train interactions."""
     train = interactions.train
     return (
         torch.bincount(train.users, minlength=interactions.n_users) > 0,

@@ -24,7 +24,7 @@ _Views = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @BACKBONES.register(DCCFConfig)
 class DCCF(Backbone):
-    """The four views of each layer must agree on the batch's users and positive items."""
+    """A contrastive loss aligns the four views of each layer on the batch's users and positive items."""
 
     def __init__(self, config: DCCFConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__(adjacency, n_users, dim)

@@ -1,6 +1,6 @@
-"""Sparse matrices over nodes whose values are computed, with gradients to values and to nodes: graph attention.
+"""Sparse matrices over nodes with differentiable values, for graph attention.
 
-Values are one number an entry, float32 [E] in row order. Both operations are each other's gradients.
+Values are float32 [E], one per entry in row order. The two products are each other's gradients.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from darec.model.propagation import Adjacency, multiply
 
 
 class Pattern:
-    """Where a square matrix over N nodes has entries; where (r, c) is one, (c, r) is too."""
+    """The entries of a square matrix over N nodes, which are symmetric: with (r, c) there is (c, r)."""
 
     def __init__(self, keys: Tensor, nodes: int) -> None:
         """`keys` are the entries' row * N + column, int64 [E], ascending and distinct."""
@@ -27,7 +27,7 @@ class Pattern:
 
     @classmethod
     def of(cls, adjacency: Adjacency) -> "Pattern":
-        """Where `adjacency` has entries."""
+        """The entries of `adjacency`."""
         rows, columns = adjacency.entries()
         nodes = len(adjacency.matrix)
         return cls(rows * nodes + columns, nodes)
@@ -45,7 +45,7 @@ class Pattern:
         return values.new_zeros(self.nodes, *values.shape[1:]).index_add(0, self.rows, values)
 
     def row_shares(self, values: Tensor) -> Tensor:
-        """Each value divided by the sum of its row, [E, ...] -> [E, ...]; rows that sum to 0 stay 0."""
+        """Each value divided by the sum of its row, [E, ...] -> [E, ...]; rows with sum 0 remain 0."""
         return values / self.row_sums(values).clamp_min(1e-8)[self.rows]
 
 

@@ -1,4 +1,6 @@
-"""From weights between items to vectors of users and items, so that a linear model is released as any other."""
+"""Factorises item-to-item weights into vectors of users and items, so that linear models are
+released like any other.
+"""
 
 from collections.abc import Callable
 
@@ -9,9 +11,9 @@ from darec.common.interactions import Pairs, Representations
 from darec.model.item_weights import ItemWeights, history_matrix
 
 Product = Callable[[Tensor], Tensor]
-"""A matrix by what it makes of the columns of another one."""
+"""A linear operator, given by its product with a matrix."""
 
-_OVERSAMPLED = 16  # columns of the random search beyond those that are wanted
+_OVERSAMPLED = 16  # additional random columns (oversampling)
 _ITERATIONS = 4
 _PROBES = 64
 
@@ -19,8 +21,9 @@ _PROBES = 64
 def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, dim: int) -> Representations:
     """Vectors of width `dim` whose inner products are close to the scores X B.
 
-    It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 keeps busy users from filling it,
-    and S = (length of the column)^-1/4 popular items. With its right vectors V, items are S^-1 V and users X B S V.
+    It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 limits the influence of active
+    users, and S = (length of the column)^-1/4 that of popular items. With its right vectors V, items are S^-1 V and
+    users X B S V.
     """
     history = history_matrix(train, n_users, n_items)
     of_users, of_items = history.to_sparse_csr(), history.T.coalesce().to_sparse_csr()
@@ -42,7 +45,8 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
 
 
 def right_singular_vectors(times: Product, transposed_times: Product, start: Tensor) -> Tensor:
-    """Those of the greatest singular values of A, greatest first, from random columns `start` [n, k]: [n, k].
+    """The right singular vectors of A with the largest singular values, largest first, from random columns `start` [n,
+    k]: [n, k].
 
     Subspace iteration (Halko et al., SIAM Review 2011). The last few columns are less exact than the others.
     """

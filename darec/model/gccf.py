@@ -1,7 +1,8 @@
-"""LR-GCCF (Chen et al., AAAI 2020): layers of linear propagation side by side, with a self-loop at every node.
+"""LR-GCCF (Chen et al., AAAI 2020): concatenated layers of linear propagation, with a self-loop at every node.
 
-E = [E_0, S E_0, ..., S^L E_0], S = (D + 1)^-1/2 (A + 1) (D + 1)^-1/2. As in RLMRec's version, without the weight
-matrices of the paper's layers. Inner products of the rows add up the layers' scores (the paper's residual prediction).
+E = [E_0, S E_0, ..., S^L E_0], S = (D + 1)^-1/2 (A + 1) (D + 1)^-1/2. As in RLMRec's implementation, the layers have no
+weight matrices, unlike in the paper. Inner products of the rows are sums of the layers' scores (the paper's residual
+prediction).
 """
 
 import torch

@@ -15,7 +15,7 @@ _OVERSAMPLED = 16
 @dataclass(frozen=True)
 class GraphFilter:
     """B = R'R + ideal D^-1/2 V V' D^1/2: R = D_users^-1/2 X D^-1/2, V its leading right singular vectors, D the items'
-    degrees. The item-to-item weights of the model, as products.
+    degrees. These are the item-to-item weights of the model.
     """
 
     normalised: Tensor

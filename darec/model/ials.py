@@ -5,8 +5,8 @@ from torch import Tensor
 
 from darec.common.interactions import ItemLists, Pairs, Representations
 
-_BLOCK = 1 << 24  # numbers of the gathered rows of a block
-_SPREAD = 0.1  # expected length of a row to begin with
+_BLOCK = 1 << 24  # maximum size of the gathered rows of a block
+_SPREAD = 0.1  # expected length of an initial row
 
 
 def alternating_least_squares(
@@ -16,8 +16,8 @@ def alternating_least_squares(
 
     sum_{train} (u.v - 1)^2 + unobserved sum_{all} (u.v)^2 + l2 sum (n_u + unobserved n_items) |u|^2 + the same of items
 
-    with n_u the interactions of u (Hu et al., ICDM 2008; the penalty of Rendle et al., RecSys 2022). Users and items
-    without an interaction are zero.
+    where n_u is the number of interactions of u (Hu et al., ICDM 2008; the penalty of Rendle et al., RecSys 2022).
+    The vectors of users and items without interactions are zero.
     """
     reverse = Pairs(train.items, train.users)
     by_user, by_item = ItemLists(train, n_users, n_items), ItemLists(reverse, n_items, n_users)
@@ -30,7 +30,7 @@ def alternating_least_squares(
 
 
 def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: float) -> Tensor:
-    """The best rows [count, d] of one side, given the `other` side's and each row's list of these.
+    """The optimal rows [count, d] of one side, given those of the `other` side and each row's list of them.
 
     Row by row: (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved |V|) I) u = sum_{j in list} v_j.
     """
@@ -38,7 +38,7 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
     lengths = lists.lengths
     result = other.new_zeros(count, dim)
     common = unobserved * (other.T @ other)
-    order = everyone[lengths > 0][torch.argsort(lengths[lengths > 0])]  # lists of like length share a block
+    order = everyone[lengths > 0][torch.argsort(lengths[lengths > 0])]  # lists of similar length share a block
     for block in _blocks(lengths[order], dim):
         rows, members = order[block], lists.of(order[block])
         sizes = lengths[rows]
@@ -52,7 +52,7 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
 
 
 def _blocks(lengths: Tensor, dim: int) -> list[slice]:
-    """Consecutive rows, ascending by length, of at most about `_BLOCK` numbers in gathered rows and in systems."""
+    """Blocks of consecutive rows, ascending by length, whose gathered rows and systems have about `_BLOCK` numbers."""
     cost = (torch.maximum(lengths, torch.tensor(dim, device=lengths.device)) * dim).cumsum(0)
     sizes = torch.unique_consecutive(cost // _BLOCK, return_counts=True)[1]
     ends = sizes.cumsum(0).tolist()

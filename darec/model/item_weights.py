@@ -10,13 +10,14 @@ from darec.common.interactions import ItemLists, Pairs
 
 _BLOCK_USERS = 1024
 _SAMPLE = 500
-_MOST_SCORES = 2**27  # of a block of users: 512 MB
+_MOST_SCORES = 2**27  # scores of a block of users: 512 MB
 
 
 class ItemWeights(Protocol):
-    """A matrix B [n_items, n_items] by its products: a user's scores are the sum of the rows of B of its items.
+    """A matrix B [n_items, n_items], given by its products. A user's scores are the sum of the rows of B of the user's
+    items.
 
-    The diagonal is irrelevant: it only affects items that a user has, which are not recommended.
+    The diagonal is irrelevant, because it only affects items that a user has, which are not recommended.
     """
 
     def times(self, right: Tensor) -> Tensor:
@@ -53,7 +54,9 @@ class DenseWeights:
 
 @dataclass(frozen=True)
 class FactoredWeights:
-    """B = L R' + S: L and R are [n_items, r], S is sparse CSR. Memory is that of the factors and of S's entries."""
+    """B = L R' + S: L and R are [n_items, r], S is sparse CSR. Memory is proportional to the factors and the entries of
+    S.
+    """
 
     left: Tensor
     right: Tensor
@@ -61,7 +64,7 @@ class FactoredWeights:
     sparse_transposed: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        # A frozen dataclass sets a derived field this way. CSR products are fast from one side only.
+        # A frozen dataclass sets derived fields this way. CSR products are fast from one side only.
         object.__setattr__(self, "sparse_transposed", self.sparse.to_sparse_coo().T.coalesce().to_sparse_csr())
 
     def times(self, right: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ class FactoredWeights:
 
 @dataclass(frozen=True)
 class SumOfWeights:
-    """B = first + factor second, by their products."""
+    """B = first + factor second, given by their products."""
 
     first: ItemWeights
     second: ItemWeights
@@ -114,7 +117,7 @@ def history_matrix(pairs: Pairs, n_users: int, n_items: int) -> Tensor:
 
 
 def top_unseen(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, k: int) -> tuple[Tensor, Tensor]:
-    """Each user's k best items that it has not in train, best first: items int64 [n_users, k], scores float32."""
+    """Each user's k best items without train items, best first: items int64 [n_users, k], scores float32."""
     history, seen = history_matrix(train, n_users, n_items), ItemLists(train, n_users, n_items)
     items, scores = [], []
     block_users = min(_BLOCK_USERS, max(1, _MOST_SCORES // n_items))

@@ -1,6 +1,6 @@
 """Loss functions: pure functions of tensors.
 
-Letters in shapes: B pairs in a batch, n rows in a sample, m candidates, K centres, d width.
+Symbols in shapes: B pairs in a batch, n rows in a sample, m candidates, K centres, d width.
 """
 
 from typing import Any, cast
@@ -68,7 +68,9 @@ def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
 
 
 class _PairPowers(torch.autograd.Function):
-    """sum_{i != j} e^(x_i . x_j - c), [n, d] -> scalar; the n x n matrix is made once and gives the gradient too."""
+    """sum_{i != j} e^(x_i . x_j - c), [n, d] -> scalar; the n x n matrix is computed once and also
+    gives the gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, shift: float) -> Tensor:
@@ -87,8 +89,8 @@ class _PairPowers(torch.autograd.Function):
 def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Tensor:
     """|S_left - S_right|_F^2 / n^2, S = X X^T of unit rows (cosine) or of rows as they are (inner); [n, d], [n, d'].
 
-    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 over the d x d Gram matrices, so no n x n matrix is made;
-    they nearly cancel out, so bfloat16 would leave nothing.
+    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 from d x d Gram matrices, without an n x n matrix. The terms
+    nearly cancel, so bfloat16 is not precise enough.
     """
     left, right = full_precision(left), full_precision(right)
     if similarity == "cosine":
@@ -113,7 +115,7 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`structure_divergence` plus the entropy of a frozen `teacher`: mean_i -sum_j p_ij log q_ij.
 
-    `teacher` [n, d'] is `sharpened` already. Cheaper than the divergence, because the forward pass computes the
+    `teacher` [n, d'] is already `sharpened`. Cheaper than the divergence, because the forward pass computes the
     gradient too and reads each n x n matrix once. Temperatures must be at least 0.02, or e^(1/t) overflows.
     """
     return cast("Tensor", _StructureCrossEntropy.apply(full_precision(left), full_precision(teacher), temperature))
@@ -136,7 +138,7 @@ class _StructureCrossEntropy(torch.autograd.Function):
             sums, _, slope = _softmax_products(sharp @ sharp.T, sharp)
             _, taught, teacher_slope = _softmax_products(_coarse_scores(teacher), sharp)
             slope = slope.sub_(teacher_slope)
-            across = slope - unit * (slope * unit).sum(1, keepdim=True)  # how far a row is, no cosine tells
+            across = slope - unit * (slope * unit).sum(1, keepdim=True)  # cosines do not depend on the length of a row
             ctx.save_for_backward(across / (length * (len(left) * temperature**0.5)))
             return (sums.log().sum() - (taught * sharp).sum()) / len(left)
 

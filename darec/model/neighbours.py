@@ -1,8 +1,9 @@
-"""The regressions of `darec.model.ridge` for large catalogues: each item on the few others that predict it best.
+"""The regressions of `darec.model.ridge` for large catalogues: each item is regressed on the few items that predict it
+best.
 
-Instead of one inverse of items x items, item j is regressed on its m neighbours alone; every other weight is what the
-texts say of it, or 0. With m = n_items - 1 the result is exact. Regressing an item on chosen neighbours is fsSLIM (Ning
-and Karypis, ICDM 2011); with the ridge penalty of EASE each item's weights are one small linear system.
+Instead of inverting a matrix of items x items, item j is regressed on its m neighbours only; every other weight comes
+from the texts, or is 0. With m = n_items - 1 the result is exact. Regressing an item on chosen neighbours is fsSLIM
+(Ning and Karypis, ICDM 2011); with the ridge penalty of EASE each item's weights are one small linear system.
 """
 
 import numpy as np
@@ -14,9 +15,9 @@ from darec.common.interactions import Pairs
 from darec.model.item_weights import FactoredWeights
 from darec.model.ridge import TextPrior
 
-_BLOCK_SCORES = 1 << 25  # numbers of a block of items x all items: 128 MB
-_BLOCK_ENTRIES = 1 << 23  # entries of X'X that are looked up at once
-_KEPT = 4  # entries of X'X that are kept for an item, for each of its neighbours
+_BLOCK_SCORES = 1 << 25  # size of a block of items x all items: 128 MB
+_BLOCK_ENTRIES = 1 << 23  # number of entries of X'X that are looked up at once
+_KEPT = 4  # number of entries of X'X that are kept per item and neighbour
 
 
 def neighbour_weights(
@@ -24,11 +25,11 @@ def neighbour_weights(
 ) -> FactoredWeights:
     """B = C + S: C from the texts (0 without), and the corrections S of the m neighbours N of each item j.
 
-    They solve (G_NN + l2 I) s_N = (G - G C)_Nj with G = X'X. The neighbours are the items i with the greatest
-    (G - G C)_ij^2 / (G_ii + l2), the fall of the squared error were i the only one. Of G, each item's `4 m` greatest
-    entries by the same measure are kept; the others count as 0.
+    They solve (G_NN + l2 I) s_N = (G - G C)_Nj with G = X'X. The neighbours are the items i with the largest (G - G
+    C)_ij^2 / (G_ii + l2), the decrease of the squared error with i alone. For each item, the `4 m` largest entries of G
+    by the same measure are kept; the others are treated as 0.
 
-    Memory: about 32 bytes for each of n_items x 4 m entries. It works on the CPU.
+    Memory: about 32 bytes for each of n_items x 4 m entries. It runs on the CPU.
     """
     history = _history(train, n_users, n_items)
     if prior is None:
@@ -66,7 +67,7 @@ def _neighbourhoods(
         )
         residual[torch.arange(len(block)), block] = 0
         gain = residual.mul(scale).square_()
-        gain[torch.arange(len(block)), block] = -1  # an item is no neighbour of itself
+        gain[torch.arange(len(block)), block] = -1  # an item is not its own neighbour
         chosen.append(gain.topk(count, sorted=False).indices)
         targets.append(residual.gather(1, chosen[-1]))
     gram = sparse.vstack(rows, format="csr")
@@ -74,7 +75,7 @@ def _neighbourhoods(
 
 
 def _largest(rows: Tensor, scale: Tensor, kept: int) -> sparse.csr_array:
-    """The `kept` greatest of each row's non-negative entries, measured in units of 1 / scale of their columns."""
+    """The `kept` largest of each row's non-negative entries, after multiplication by the `scale` of their columns."""
     columns = (rows * scale).topk(kept, sorted=False).indices
     values = rows.gather(1, columns)
     there = values > 0
@@ -83,9 +84,9 @@ def _largest(rows: Tensor, scale: Tensor, kept: int) -> sparse.csr_array:
 
 
 def _batches(gram: sparse.csr_array, chosen: Tensor) -> list[slice]:
-    """Consecutive items; the rows of G of their neighbours have about `_BLOCK_ENTRIES` entries in all."""
+    """Batches of consecutive items whose neighbours have about `_BLOCK_ENTRIES` entries of G in total."""
     lengths = torch.from_numpy(np.diff(gram.indptr).astype(np.int64))
-    work = (lengths[chosen].sum(1) + len(chosen) // 2).cumsum(0)  # `_solve` notes a place for each item
+    work = (lengths[chosen].sum(1) + len(chosen) // 2).cumsum(0)  # `_solve` stores a position for each item
     cuts = torch.unique_consecutive(work // _BLOCK_ENTRIES, return_counts=True)[1].cumsum(0).tolist()
     return [slice(*pair) for pair in zip([0, *cuts[:-1]], cuts, strict=True)]
 
@@ -100,7 +101,7 @@ def _solve(gram: sparse.csr_array, chosen: Tensor, targets: Tensor, l2: float) -
     owner = torch.repeat_interleave(torch.arange(len(rows)), lengths)  # position in `rows` of each entry
     entry = first[owner] + torch.arange(len(owner))
 
-    # Where in its item's list of neighbours a column stands, -1 if nowhere.
+    # The position of a column in its item's list of neighbours, -1 if it is not there.
     place = torch.full((batch, n_items), -1, dtype=torch.int32)
     place.scatter_(1, chosen, torch.arange(count, dtype=torch.int32).expand(batch, -1))
     position = place.view(-1)[owner // count * n_items + columns[entry].long()]
@@ -113,7 +114,7 @@ def _solve(gram: sparse.csr_array, chosen: Tensor, targets: Tensor, l2: float) -
 
 
 def _sparse(chosen: Tensor, corrections: Tensor, prior_diagonal: Tensor) -> Tensor:
-    """S as CSR: column j has the corrections of item j at its neighbours, and takes the prior's diagonal away."""
+    """S as CSR: column j has the corrections of item j at its neighbours, and cancels the prior's diagonal."""
     n_items, count = chosen.shape
     own = torch.arange(n_items)
     rows = torch.cat([chosen.flatten(), own])

@@ -11,7 +11,7 @@ from schemas.backbones import NGCFConfig
 
 @BACKBONES.register(NGCFConfig)
 class NGCF(Backbone):
-    """E_l+1 = LeakyReLU((A + 1) E_l W_1 + (A E_l * E_l) W_2); E_0 and the normalised E_l are put side by side."""
+    """E_l+1 = LeakyReLU((A + 1) E_l W_1 + (A E_l * E_l) W_2); E_0 and the normalised E_l are concatenated."""
 
     def __init__(self, config: NGCFConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__(adjacency, n_users, dim)

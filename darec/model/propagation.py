@@ -1,6 +1,6 @@
-"""The train graph as a sparse symmetric matrix over nodes, and the products backbones are made of.
+"""The train graph as a sparse symmetric matrix over nodes, and its products with representations.
 
-The matrix never takes part in autograd. As it is symmetric, the backward of a product is the same product.
+The matrix has no gradient. Because it is symmetric, the backward pass of a product is the same product.
 """
 
 import warnings
@@ -33,7 +33,7 @@ class Adjacency:
     def build(cls, pairs: Pairs, weights: Tensor, n_users: int, n_items: int) -> "Adjacency":
         """The graph with an edge of weight `weights[e]` (float32 [E]) between user and item of each distinct pair."""
         nodes, edges = n_users + n_items, len(pairs)
-        # Rows of users hold their edges by item, rows of items theirs by user: two sorts of one side's numbers.
+        # Rows of users have their edges by item, rows of items by user: each sorts the numbers of one side.
         by_user = torch.argsort(pairs.users * n_items + pairs.items)
         by_item = by_user[torch.argsort(pairs.items[by_user], stable=True)]
         columns = torch.cat([pairs.items[by_user].int() + n_users, pairs.users[by_item].int()])
@@ -67,7 +67,9 @@ class Adjacency:
         return rows, self.matrix.col_indices().long()
 
     def with_self_loops(self) -> "Adjacency":
-        """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, all of weight 1 before; `drop` may drop a loop."""
+        """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, which have weight 1; `drop` may also drop
+        self-loops.
+        """
         nodes, loops = len(self.matrix), torch.arange(len(self.matrix), device=self.matrix.device)
         rows, columns = (torch.cat([part, loops]) for part in self.entries())
         order = torch.argsort(rows * nodes + columns)
@@ -79,7 +81,7 @@ class Adjacency:
         return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes, self.split)
 
     def drop(self, keep: float) -> "Adjacency":
-        """A random subgraph: each undirected edge stays with probability `keep`, with its weight as it was."""
+        """A random subgraph: each undirected edge is kept with probability `keep`, with its weight unchanged."""
         if keep >= 1:
             return self
         values = self.matrix.values()
@@ -125,9 +127,10 @@ def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
 
 
 def multiply(matrix: Tensor, nodes: Tensor) -> Tensor:
-    """The product of a CSR matrix and node rows in the matrix's precision, under autocast too; no gradients.
+    """The product of a CSR matrix and node rows in the matrix's precision, also under autocast; no gradients.
 
-    On a CPU the weighted sum of embedding bags is the same product at half the time: its kernel fetches rows ahead.
+    On a CPU the weighted sum of embedding bags computes the same product in half the time, because its kernel
+    prefetches rows.
     """
     with torch.autocast(nodes.device.type, enabled=False):
         nodes = nodes.to(matrix.dtype)

@@ -1,8 +1,8 @@
-"""EASE, EASE with texts as further rows, and L3AE: ridge regressions of each item on all the others.
+"""EASE, EASE with texts as additional rows, and L3AE: ridge regressions of each item on all other items.
 
 All three solve, for every item j, min_b |x_j - X b|^2 + l2 |b - c_j|^2 with b_j = 0, X [n_users, n_items] being 1 at
-train pairs. c_j is what the texts alone say of item j, 0 in EASE. The whole matrix has a closed form, by one inverse of
-items x items; `darec.model.neighbours` solves larger catalogues.
+train pairs. c_j are the weights for item j from the texts alone, 0 in EASE. The whole matrix has a closed form with one
+inverse of items x items; `darec.model.neighbours` solves larger catalogues.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from darec.model.item_weights import DenseWeights, history_matrix
 
 @dataclass(frozen=True)
 class TextPrior:
-    """What texts alone say: C_ij = left_i . right_j for i != j, and C_ii = 0. Both factors are float32 [n_items, d]."""
+    """The weights from the texts alone: C_ij = left_i . right_j for i != j, and C_ii = 0. Both factors are float32
+    [n_items, d].
+    """
 
     left: Tensor
     right: Tensor
@@ -32,7 +34,7 @@ def text_prior(item_text: Tensor, l2: float, scale: float) -> TextPrior:
     """`scale` times EASE with the dimensions of the unit texts T [n_items, d] instead of users.
 
     EASE's matrix is -P_ij / P_jj with P = (T T' + l2 I)^-1 = (I - T M T') / l2, M = (T'T + l2 I)^-1 (Woodbury), so that
-    C_ij = scale (T M T')_ij / (1 - (T M T')_jj): d x d numbers are inverted, never items x items.
+    C_ij = scale (T M T')_ij / (1 - (T M T')_jj): only a d x d matrix is inverted, never items x items.
     """
     unit = functional.normalize(item_text.double(), dim=-1)
     inner = torch.linalg.inv(unit.T @ unit + l2 * torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device))
@@ -47,7 +49,7 @@ def ease(train: Pairs, n_users: int, n_items: int, l2: float) -> DenseWeights:
 
 
 def ease_with_text_rows(train: Pairs, n_users: int, item_text: Tensor, l2: float, text: float) -> DenseWeights:
-    """EASE whose data have the dimensions of the unit texts T as further rows (Jeunen et al., RecSys 2020).
+    """EASE whose data has the dimensions of the unit texts T as additional rows (Jeunen et al., RecSys 2020).
 
     P = (X'X + text T T' + l2 I)^-1, and B as in EASE.
     """
@@ -58,7 +60,8 @@ def ease_with_text_rows(train: Pairs, n_users: int, item_text: Tensor, l2: float
 
 
 def l3ae(train: Pairs, n_users: int, n_items: int, l2: float, prior: TextPrior) -> DenseWeights:
-    """Ridge towards what the texts say: B = P (X'X + l2 C) - P diag(g), P = (X'X + l2 I)^-1, g so that diag(B) = 0.
+    """Ridge regression towards the weights of the texts: B = P (X'X + l2 C) - P diag(g), P = (X'X + l2 I)^-1, g so that
+    diag(B) = 0.
 
     It is computed as I - l2 P + l2 P C - P diag(g), with P C from the factors of C. With rX and rE of the paper (L3AE,
     Moon et al., CIKM 2025), l2 = rX + rE and the prior's scale is rE / (rX + rE).
@@ -74,7 +77,7 @@ def l3ae(train: Pairs, n_users: int, n_items: int, l2: float, prior: TextPrior) 
 
 
 def _co_occurrence(train: Pairs, n_users: int, n_items: int) -> Tensor:
-    """X'X: how many users have both items, float32 [n_items, n_items]."""
+    """X'X: the number of users who have both items, float32 [n_items, n_items]."""
     history = history_matrix(train, n_users, n_items)
     return torch.sparse.mm(history.T, history).to_dense()
 

@@ -1,4 +1,4 @@
-"""SGL (Wu et al., SIGIR 2021) with edge dropout: LightGCN, and two random subgraphs whose nodes must agree."""
+"""SGL (Wu et al., SIGIR 2021) with edge dropout: LightGCN with a contrastive loss between two random subgraphs."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from schemas.backbones import SGLConfig
 
 @BACKBONES.register(SGLConfig)
 class SGL(Backbone):
-    """The ranking loss sees the whole graph; InfoNCE (equations 9 to 11) sees the two subgraphs."""
+    """The ranking loss uses the whole graph; InfoNCE (equations 9 to 11) uses the two subgraphs."""
 
     def __init__(self, config: SGLConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__(adjacency, n_users, dim)

@@ -1,4 +1,4 @@
-"""SimGCL (Yu et al., SIGIR 2022): LightGCN, and two views with noise in every layer that must agree."""
+"""SimGCL (Yu et al., SIGIR 2022): LightGCN with a contrastive loss between two views with noise in every layer."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from schemas.backbones import SimGCLConfig
 
 @BACKBONES.register(SimGCLConfig)
 class SimGCL(Backbone):
-    """The ranking loss sees the clean graph; InfoNCE sees the two noisy views."""
+    """The ranking loss uses the clean graph; InfoNCE uses the two noisy views."""
 
     def __init__(self, config: SimGCLConfig, adjacency: Adjacency, n_users: int, dim: int) -> None:
         super().__init__(adjacency, n_users, dim)
@@ -29,7 +29,7 @@ class SimGCL(Backbone):
     def losses(self, nodes: Tensor, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """Users and positive items, each against the same nodes in the other view."""
         config, clean = self.config, self._clean
-        assert clean is not None, "losses follows forward, in training"
+        assert clean is not None, "losses must be called after forward, in training"
         self._clean = None
         noise = self._views(nodes) - clean.detach().repeat(1, 2)
         first, second = (Representations(clean + part, self.n_users) for part in noise.chunk(2, 1))
@@ -40,10 +40,10 @@ class SimGCL(Backbone):
 
     @torch.no_grad()
     def _views(self, nodes: Tensor) -> Tensor:
-        """Two noisy views side by side, [N, 2 dim].
+        """Two noisy views, concatenated, [N, 2 dim].
 
-        Noise depends on the rows only through their signs, so a view's gradient is that of the clean representations:
-        they carry it, and the views are made without.
+        The noise depends on the rows only through their signs, so a view has the gradient of the clean representations.
+        It is therefore attached to them, and the views are computed without gradients.
         """
         # The first layer, before noise, is common to both.
         layer = product(self.adjacency, nodes) if self.config.layers else nodes
@@ -55,7 +55,7 @@ class SimGCL(Backbone):
         return total if self.config.combine == "sum" else total / (self.config.layers + 1)
 
     def _noise(self, rows: Tensor) -> Tensor:
-        """Random vectors of length `noise` in the orthant of each row's half (equation 6), [N, 2 dim]."""
+        """Random vectors of norm `noise` in the orthant of each half row (equation 6), [N, 2 dim]."""
         drawn = torch.rand_like(rows).view(len(rows), 2, -1)
         length = torch.linalg.vector_norm(drawn, dim=-1, keepdim=True)
         return torch.copysign(drawn, rows.view_as(drawn)).mul_(self.config.noise / length).view_as(rows)

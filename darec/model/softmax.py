@@ -1,13 +1,13 @@
-"""Log-sum-exp of inner products without their matrix: the core of softmax losses over many candidates.
+"""Log-sum-exp of inner products without storing their matrix, for softmax losses over many candidates.
 
 With scores s_bj = r_b . c_j and shares p_bj = e^(s_bj) / sum_k e^(s_bk), the gradients of l_b = log sum_j e^(s_bj) are
-dl_b/dr_b = sum_j p_bj c_j and dl_b/dc_j = p_bj r_b: sums over candidates or rows, which a block of scores can give.
-So a block of rows is scored, reduced and dropped (as in Dao et al., FlashAttention, 2022). Memory is that of one block,
-and on a CPU the block stays in the cache, which is worth a factor of about three in time.
+dl_b/dr_b = sum_j p_bj c_j and dl_b/dc_j = p_bj r_b: sums over candidates or rows, which can be accumulated block by
+block. Each block of rows is scored, reduced and discarded (as in Dao et al., FlashAttention, 2022). Memory is that of
+one block, and on a CPU the block stays in the cache, which is about three times as fast.
 
-`log_sum_exp` gives every row's value, and scores a block again in the backward pass, where the rows' own gradients are
-known. `mean_log_sum_exp` gives only a weighted mean, so the gradients are known in the forward pass already, up to one
-factor: each block is scored once.
+`log_sum_exp` returns the value of every row, and scores each block again in the backward pass, where the gradients of
+the rows are known. `mean_log_sum_exp` returns only a weighted mean, so the gradients are known in the forward pass up
+to one factor, and each block is scored once.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from darec.common.column_split import UNSPLIT, ColumnSplit
 
-_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: what a core's cache holds, what fills a GPU
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: the size of a core's cache, and enough work for a GPU
 
 
 def log_sum_exp(
@@ -28,10 +28,10 @@ def log_sum_exp(
     """log sum_j e^(r_b . c_j), float32 [B, d], [m, d] -> [B].
 
     Args:
-        rows: one anchor a row.
-        columns: the candidates; temperatures are already in the rows.
-        skipped: (row, column) numbers, int64 [s] each, ascending by row, of candidates that a row leaves out.
-        split: which columns of width d these are, where processes share them.
+        rows: the anchors.
+        columns: the candidates; temperatures are already applied to the rows.
+        skipped: (row, column) numbers, int64 [s] each, ascending by row, of candidates that a row excludes.
+        split: the columns of this process, if several processes share them.
     """
     if skipped is None:
         empty = torch.empty(0, dtype=torch.int64, device=rows.device)
@@ -56,7 +56,7 @@ class _LogSumExp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         rows, columns, skipped_row, skipped_column, out = ctx.saved_tensors
-        out = out.clamp_min(torch.finfo(out.dtype).min)  # a row that skips everything: its shares are 0, not NaN
+        out = out.clamp_min(torch.finfo(out.dtype).min)  # a row without candidates: its shares are 0, not NaN
         to_rows, to_columns = torch.empty_like(rows), torch.zeros_like(columns)
         for block, scores in _blocks(rows, columns, skipped_row, skipped_column, ctx.split):
             shares = scores.sub_(out[block, None]).exp_().mul_(gradient[block, None])
@@ -68,7 +68,7 @@ class _LogSumExp(torch.autograd.Function):
 def _blocks(
     rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor, split: ColumnSplit
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Scores of some rows at a time, -inf where skipped; the tensor is the caller's to overwrite."""
+    """Yields the scores of blocks of rows, -inf for excluded candidates; the caller may overwrite the tensor."""
     size = max(1, _BLOCK[rows.device.type] // len(columns))
     starts = torch.arange(0, len(rows) + size, size, device=rows.device)
     cuts = torch.searchsorted(skipped_row, starts).tolist()
@@ -83,7 +83,7 @@ def _blocks(
 def mean_log_sum_exp(
     anchor: Tensor, candidates: Tensor, counts: Tensor | None = None, split: ColumnSplit = UNSPLIT
 ) -> Tensor:
-    """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weigh the anchors.
+    """mean_b log sum_j e^(a_b . c_j); anchor [B, d], candidates [m, d]; counts [B] weight the anchors.
 
     The [B, m] matrix is computed a block of rows at a time, its gradients along with it, and never kept: a third of
     the time and a hundredth of the memory of the plain expression. Processes that hold all columns compute some of the
@@ -97,7 +97,7 @@ def mean_log_sum_exp(
 
 
 def full_precision(rows: Tensor) -> Tensor:
-    """The rows in float32 at least, whatever autocast made of them."""
+    """The rows in at least float32, regardless of autocast."""
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""Text vectors as the model sees them."""
+"""Whitening and propagation of text vectors."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,15 @@ from darec.common.errors import UserError
 from darec.common.interactions import Interactions, Representations
 from darec.model.propagation import Adjacency, power_sum
 
-_BLOCK = 8192  # rows in double precision at once: memory is that of the result, not of a copy of the text
+_BLOCK = 8192  # number of rows in double precision at once, so that no second copy of the text is in memory
 
 
 def whiten(text: Representations, dims: int) -> Representations:
-    """Principal components 1 to `dims` of unit variance, from vectors less their side's mean: [N, d_L] -> [N, dims].
+    """Principal components 1 to `dims` with unit variance, after subtracting the mean of each side: [N, d_L] -> [N,
+    dims].
 
-    Users' and items' texts differ in form, so each side loses its own mean; the components are common to both, so that
-    a user and an item stay comparable. `dims` beyond d_L means d_L.
+    Users' and items' texts differ in form, so the mean of each side is subtracted; the components are common to both,
+    so that users and items are comparable. `dims` is at most d_L.
     """
     covariance = text.nodes.new_zeros(text.dim, text.dim, dtype=torch.float64)
     for _, rows in _centred(text):
@@ -33,7 +34,7 @@ def whiten(text: Representations, dims: int) -> Representations:
 
 
 def _centred(text: Representations) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows less their side's mean, float64, each with the number of its first node."""
+    """Yields blocks of rows minus the mean of their side, float64, each with the number of its first node."""
     for start, side in ((0, text.user), (text.n_users, text.item)):
         mean = side.mean(0)
         for number, block in enumerate(side.split(_BLOCK)):
@@ -41,14 +42,15 @@ def _centred(text: Representations) -> Iterator[tuple[int, Tensor]]:
 
 
 def unit(text: Representations) -> Representations:
-    """Rows of length 1; an empty text (a zero row) stays zero."""
+    """Rows of length 1; an empty text (a zero row) remains zero."""
     return Representations(functional.normalize(text.nodes, dim=-1), text.n_users)
 
 
 def propagated(text: Representations, interactions: Interactions, components: int, steps: int) -> Representations:
     """Unit rows of whitened principal components, [N, components]; the sum of `steps` layers over the train graph.
 
-    They describe a node's neighbourhood, as a graph model's rows do. A node without train interactions keeps its own.
+    They describe a node's neighbourhood, like the representations of a graph model. A node without train interactions
+    keeps its own row.
     """
     rows = unit(whiten(text, components))
     if not steps:
@@ -59,12 +61,14 @@ def propagated(text: Representations, interactions: Interactions, components: in
 
 
 def start(text: Representations, dim: int, length: float = 0.1) -> Tensor:
-    """Id embeddings to begin with: the first `dim` principal components, whitened, in rows of `length`: [N, dim].
+    """Initial id embeddings: the first `dim` principal components, whitened, in rows of norm `length`: [N, dim].
 
     Raises:
         UserError: the text has fewer than `dim` dimensions.
     """
     if text.dim < dim:
         hint = f"set train.dim to at most {text.dim}, or train.text.use to add"
-        raise UserError(f"text vectors of width {text.dim} cannot start embeddings of {dim}", where="train", hint=hint)
+        raise UserError(
+            f"text vectors of width {text.dim} cannot initialise embeddings of {dim}", where="train", hint=hint
+        )
     return length * functional.normalize(whiten(text, dim).nodes, dim=-1)

@@ -29,14 +29,14 @@ class Forecast(NamedTuple):
     rows: int
     prompt_tokens: int
     output_tokens: int | None
-    """None if no answer to this prompt is known yet."""
+    """Estimated output tokens; None if the ledger has no answer to this prompt."""
     about: bool = False
-    """Whether this is estimated from a sample of the rows."""
+    """Whether the numbers are estimated from a sample of the rows."""
 
 
 @dataclass(frozen=True)
 class ProfileTask:
-    """A table of entities, the variables its prompt may use, and the text of a row where the LLM fails."""
+    """A table of entities, the variables of its prompt, and the text of a row if the LLM fails."""
 
     rows: pl.DataFrame
     variables: tuple[str, ...]
@@ -45,7 +45,7 @@ class ProfileTask:
     config: ProfileConfig
     ledger_root: Path
     sample_of: int | None = None
-    """How many rows the whole table has, if `rows` are an even sample of it, for a forecast."""
+    """The number of rows of the whole table, if `rows` are an evenly spaced sample of it."""
 
     @property
     def ledger(self) -> Ledger:
@@ -66,7 +66,7 @@ class ProfileTask:
         return self.prompt.messages(self._values(row))
 
     def _values(self, row: int) -> dict[str, Any]:
-        """The template variables of one row. A query for each would take longer than to render the prompt."""
+        """The template variables of one row. One query per row would take longer than rendering the prompt."""
         return self._variables.row(row, named=True)
 
     @cached_property
@@ -77,21 +77,22 @@ class ProfileTask:
         return (self.prompt.messages(row) for row in values(self.rows, self.variables))
 
     def keys(self) -> pl.Series:
-        """The ledger key of each row; no prompt stays in memory."""
+        """The ledger key of each row; prompts are not kept in memory."""
         return conversation_keys(self._rendered(), self.llm, self.config)
 
     def shorter(self, row: int) -> tuple[Conversation, ...]:
-        """Versions of a row's prompt with ever less of its data, for a model that the whole prompt does not fit."""
+        """Versions of a row's prompt with decreasing length, for prompts that do not fit the model."""
         return tuple(self.prompt.messages(part) for part in with_less_data(self._values(row)))
 
     def pending(self) -> int:
-        """How many prompts a run would send to the LLM: new ones, and fallbacks that are due again."""
+        """The number of prompts that a run would send to the LLM: new ones, and fallbacks that are due again."""
         return self.forecast().rows
 
     def forecast(self) -> Forecast:
-        """What a run would send to the LLM, with tokens estimated from the answers that the ledger has to this prompt.
+        """The requests that a run would send to the LLM, with tokens estimated from the ledger's answers to this
+        prompt.
 
-        Without any, prompts are estimated from their length, and output tokens are not known. Of a sample of rows the
+        Without any, prompt tokens are estimated from the length, and output tokens are unknown. Of a sample of rows the
         numbers are scaled to the whole table.
         """
         sizes: list[int] = []
@@ -150,7 +151,7 @@ def fallbacks_in(profiles: pl.DataFrame) -> pl.DataFrame:
 
 
 def _measured(conversations: Iterable[Conversation], sizes: list[int]) -> Iterator[Conversation]:
-    """The conversations, whose characters are noted in `sizes` as they pass."""
+    """The conversations; their numbers of characters are appended to `sizes`."""
     for messages in conversations:
         sizes.append(characters(messages))
         yield messages

@@ -1,8 +1,8 @@
-"""The servers that hold one model, and which of them gets the next request.
+"""The servers of one model, and the choice of the server for the next request.
 
-Requests go to the server that is expected to answer first: the one with the fewest open requests, weighted by how long
-it takes for an answer. A server that fails rests, twice as long each time, and then gets a single request; when it
-answers that one, it takes part again.
+Requests go to the server that is expected to answer first: the one with the fewest open requests, weighted by its
+response time. A server that fails is paused, twice as long each time, and then gets a single request. If it answers, it
+is used again.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from schemas.semantic import LLMConfig
 
 _FIRST_REST = 0.5  # seconds after a failure; doubled for each further one
 _LONGEST_REST = 60.0
-_NEWEST = 0.2  # weight of the newest answer in the mean time of an answer
+_NEWEST = 0.2  # weight of the latest answer in the mean response time
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def address(url: SecretURL, path: str) -> httpx.URL:
 
 
 def access(config: LLMConfig, url: SecretURL) -> dict[str, Any]:
-    """What an HTTP client needs to be let in: user and password of the address, and the key.
+    """The credentials of an HTTP client: user and password of the address, and the key.
 
     Raises:
         UserError: the key cannot be sent.
@@ -55,37 +55,37 @@ def access(config: LLMConfig, url: SecretURL) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class Server:
-    """One server, and how it has done so far."""
+    """One server and its state."""
 
     name: str
-    """Its address as it may be shown."""
+    """Its address without user and password."""
     url: httpx.URL
     client: httpx.AsyncClient
     open: int = 0
-    """Requests that it is answering."""
+    """Number of open requests."""
     seconds: float = 0.0
-    """Mean time of its newest answers; 0 before the first."""
+    """Mean response time of its latest answers; 0 before the first."""
     failures: int = 0
-    """How often it has rested since its last answer."""
+    """Number of pauses since its last answer."""
     rests_until: float = 0.0
-    """On the clock `time.monotonic`, as the next."""
+    """End of its pause, by `time.monotonic`."""
     waits_until: float = 0.0
-    """It has asked for no request until then."""
+    """The time before which it has asked not to be called, by `time.monotonic`."""
 
     @property
     def resting(self) -> bool:
-        """Whether it gets no request now: it rests, or it is being tried after its rest."""
+        """Whether it gets no request now: it is paused, or being tried after a pause."""
         return time.monotonic() < max(self.rests_until, self.waits_until) or (self.failures > 0 and self.open > 0)
 
     def answered(self, seconds: float) -> None:
-        """Notes an answer and how long it took."""
+        """Records an answer and its response time."""
         self.seconds = _NEWEST * seconds + (1 - _NEWEST) * self.seconds if self.seconds else seconds
         if self.failures:
             _logger.warning("the LLM server %s answers again", self.name)
         self.failures, self.rests_until = 0, 0.0
 
     def failed(self, why: str, after: float) -> None:
-        """Lets it rest, and wait for the seconds that it asked for.
+        """Pauses it, for at least the delay that it asked for.
 
         Failures of requests that were open together count once.
         """
@@ -100,11 +100,11 @@ class Server:
 
 @dataclass
 class Servers:
-    """All servers of one model. With a single one there is no choice, and it never rests."""
+    """All servers of one model. A single server is never paused."""
 
     all: list[Server]
     most_open: int
-    """Requests that may be open at one server."""
+    """Maximum number of open requests per server."""
     _room: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @classmethod
@@ -124,23 +124,23 @@ class Servers:
 
     @property
     def several(self) -> bool:
-        """Whether there is a choice."""
+        """Whether there are several servers."""
         return len(self.all) > 1
 
     @property
     def names(self) -> str:
-        """The addresses, as they may be shown."""
+        """The addresses without user and password."""
         return ", ".join(server.name for server in self.all)
 
     def others_left(self, failed: Collection[Server]) -> bool:
-        """Whether there is a server that takes requests and has not failed at this row."""
+        """Whether there is an available server that has not failed at this row."""
         return any(server not in failed and not server.resting for server in self.all)
 
     @asynccontextmanager
     async def chosen(self, failed: set[Server]) -> AsyncIterator[Server]:
-        """The server for the next request of a row, as soon as one has room.
+        """The server for the next request of a row, as soon as one has capacity.
 
-        Servers that have `failed` at the row get it only if no other is left. One that fails now is added.
+        Servers in `failed` get the row only if no other is left. A server that fails in the block is added to them.
         """
         async with self._room:
             while (server := self._choose(failed)) is None:
@@ -164,9 +164,9 @@ class Servers:
             await server.client.aclose()
 
     def _choose(self, failed: Collection[Server]) -> Server | None:
-        """The server that is expected to answer first, or None if all that may be asked have no room.
+        """The server that is expected to answer first, or None if no available server has capacity.
 
-        If all rest, the one that rests least is asked: whether all are gone must be found out.
+        If all are paused, the one with the shortest remaining pause is tried, to determine whether all have failed.
         """
         awake = [server for server in self.all if not server.resting]
         candidates = [server for server in awake if server not in failed] or awake

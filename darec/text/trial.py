@@ -19,18 +19,18 @@ from schemas import columns as c
 from schemas.reports import ProfileReport
 
 FALLBACKS = "fallbacks"
-"""The word that chooses the rows for which the LLM gave no usable answer."""
+"""The value that selects the rows without a usable answer of the LLM."""
 _IDS = "id:"
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one prompt makes of a row."""
+    """The result of one prompt for a row."""
 
     prompt: str
     """The last turn of the prompt, or the whole text of a template without an LLM."""
     text: str | None
-    """The profile; None if the LLM was not asked."""
+    """The profile; None if it was not requested."""
     cause: str = ""
     """Why the text comes from metadata; empty for an answer of the LLM."""
     prompt_tokens: int | None = None
@@ -38,7 +38,7 @@ class Side:
 
     @property
     def tokens(self) -> str:
-        """The tokens in words; empty if they are not known."""
+        """The tokens in words; empty if unknown."""
         if self.prompt_tokens is None:
             return ""
         return f"{self.prompt_tokens:,}" + ("" if self.output_tokens is None else f" + {self.output_tokens:,}")
@@ -57,7 +57,7 @@ class TriedRow:
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried, what came out, and what it took."""
+    """The results and the cost of a trial."""
 
     name: str
     """The name of the prompt: `profile_items`, `profile_users`, `item_text` or `user_text`."""
@@ -68,16 +68,16 @@ class Trial:
     """The turns before the last one, which are the same for all rows in most prompts: those of the first row."""
     new_turns: Conversation = ()
     asked: int = 0
-    """Prompts that were sent to the LLM; the answers to the others were in the ledger."""
+    """Number of prompts that were sent to the LLM; the other answers were in the ledger."""
     seconds: float = 0.0
-    """Time for these, with the start of the engine."""
+    """Time for these, including the start of the engine."""
     report: ProfileReport | None = None
-    """What the new prompt took; None if the LLM was not asked."""
+    """The requests of the new prompt; None if nothing was requested."""
     notes: tuple[str, ...] = ()
 
     @property
     def asks_llm(self) -> bool:
-        """Whether the prompt is one of the LLM, and not the template of a text for the encoder."""
+        """Whether the prompt is sent to the LLM, and is not the template of a text for the encoder."""
         return self.name in ("profile_items", "profile_users")
 
     @property
@@ -89,18 +89,18 @@ class Trial:
 def chosen_rows(
     rows: pl.DataFrame, wanted: str, causes: Callable[[], pl.Series] | None = None, seed: int = 0
 ) -> list[int]:
-    """Numbers of the wanted rows, in the order of the table.
+    """Numbers of the selected rows, in the order of the table.
 
     Args:
         rows: one row per item or user, with its id.
         wanted: a number (a random sample, of which a larger one with the same seed is a superset), `id:a,b`, or
             `fallbacks`.
-        causes: gives for each row why the LLM has no usable answer; empty for an answer, null for a row that was never
-            asked. None if there is no LLM.
+        causes: returns for each row why the LLM has no usable answer: empty for an answer, null for a row that was
+            never requested. None if there is no LLM.
         seed: of the sample.
 
     Raises:
-        UserError: an id is unknown, or `wanted` is none of the three.
+        UserError: an id is unknown, or `wanted` is not valid.
     """
     if wanted == FALLBACKS:
         if causes is None:
@@ -146,26 +146,26 @@ def try_prompt(
 ) -> Trial:
     """Requests a few rows with the prompt in `path`, and compares the answers with those of the task's prompt.
 
-    Nothing is written except answers, which go to the row ledger: a later run with this prompt does not ask for them
-    again. The answers of the task's own prompt come from the ledger.
+    Nothing is written except answers, which are stored in the row ledger, so that a later run with this prompt does not
+    request them again. The answers of the task's own prompt come from the ledger.
 
     Args:
         name: the name of the prompt.
         task: the whole table with its present prompt.
         path: the new prompt.
-        wanted: which rows, as `chosen_rows` takes it.
+        wanted: which rows, as in `chosen_rows`.
         seed: of the sample of rows.
-        ask_old: also ask the LLM with the present prompt, for rows that the ledger lacks.
-        progress: shows how many rows are answered.
+        ask_old: also request missing answers to the present prompt.
+        progress: shows the number of answered rows.
         engine: replaces the configured engine.
 
     Raises:
-        UserError: a faulty prompt, an unknown row, or no row to try.
-        DarecError: the engine cannot be started or ended; the answers that came before are kept.
+        UserError: a faulty prompt, an unknown row, or an empty selection.
+        DarecError: the engine cannot be started or ended; earlier answers are kept.
     """
     old = task
     new = replace(task, config=task.config.model_copy(update={"prompt": path}))
-    _ = new.prompt  # a faulty one is refused before anything is rendered
+    _ = new.prompt  # raises for a faulty template before rows are rendered
     numbers = chosen_rows(task.rows, wanted, lambda: known_causes(old), seed)
     if not numbers:
         raise UserError("there is no row to try", where=f"--rows {wanted}", hint="give a number of rows")
@@ -199,7 +199,9 @@ def try_prompt(
 
 
 def known_causes(task: ProfileTask) -> pl.Series:
-    """For each row of the task why the LLM has no usable answer; empty for an answer, null for a row never asked."""
+    """For each row of the task why the LLM has no usable answer: empty for an answer, null for a
+    row never requested.
+    """
     keys = task.keys()
     held = task.ledger.get(keys, ["cause"])
     return keys.to_frame().join(held, on=KEY, how="left", maintain_order="left")["cause"]
@@ -212,7 +214,7 @@ def _ask(
     progress: Progress | None,
     engine: Engine | None,
 ) -> dict[str, Any]:
-    # Fallbacks that are due again are left to the nightly run, which counts how often they were asked. A batch of a few
+    # Fallbacks that are due again are left to the nightly run, which counts their requests. A batch of a few
     # rows would take hours.
     llm = task.llm.model_copy(update={"fallback_retries": 0, "batch_api": False})
     generation = Generation(llm, task.config, task.ledger, progress or Silent())
@@ -220,7 +222,7 @@ def _ask(
 
 
 def _sides(task: ProfileTask, conversations: list[Conversation], keys: pl.Series) -> list[Side]:
-    """What the ledger holds for each row; the text of a fallback is the one from metadata."""
+    """The ledger row of each row; the text of a fallback is the one from metadata."""
     held = task.ledger.get(keys, ["text", "cause", "prompt_tokens", "output_tokens"])
     known = keys.to_frame().join(held, on=KEY, how="left", maintain_order="left")
     texts = known.with_columns(metadata=task.rows.select(task.from_metadata.alias("m"))["m"]).with_columns(

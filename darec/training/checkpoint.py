@@ -1,4 +1,6 @@
-"""The state of a training run in one safetensors file, replaced atomically. A killed run continues bit by bit."""
+"""The state of a training run in one safetensors file, replaced atomically. A resumed run gives exactly the same
+result.
+"""
 
 import errno
 import json
@@ -22,23 +24,23 @@ State = dict[str, Any]
 """Nested dicts with string keys whose leaves are tensors or JSON values."""
 
 SPLIT = "embedding"
-"""The parameter whose columns several processes share; all others are the same in each of them."""
+"""The parameter whose columns are distributed over processes; all others are equal in each process."""
 
 _META = "state"
 _SPLIT_STATE = (("model", SPLIT), ("best", SPLIT), ("optimizer", "0", "exp_avg"), ("optimizer", "0", "exp_avg_sq"))
 
 
 def save(state: State, path: Path) -> None:
-    """Writes tensors as tensors and everything else as JSON in the file's header, which safetensors bounds to 100 MB.
+    """Writes tensors as tensors and everything else as JSON in the file's header, which safetensors limits to 100 MB.
 
     Raises:
         UserError: the disk is full.
-        DarecError: the folder may not be written.
+        DarecError: the folder is not writable.
     """
     tensors: dict[str, Tensor] = {}
     values = _without_tensors(state, "", tensors)
     try:
-        # One name for the draft: what a killed run left of it is overwritten.
+        # The draft has a fixed name, so that the draft of a killed run is overwritten.
         with replacing(path, draft=path.with_suffix(".partial"), durable=True) as draft:
             save_file(tensors, draft, metadata={_META: json.dumps(values)})
     except (SafetensorError, OSError) as error:
@@ -49,7 +51,7 @@ def save(state: State, path: Path) -> None:
 
 
 def load(path: Path) -> State | None:
-    """What `save` wrote, tensors on the CPU; None if there is no file.
+    """The value that `save` wrote, with tensors on the CPU; None if there is no file.
 
     Raises:
         DarecError: the file is not a checkpoint.
@@ -65,10 +67,11 @@ def load(path: Path) -> State | None:
 
 
 def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
-    """`save` by several processes, each its own columns; the first writes all else, and with it makes them valid.
+    """Like `save`, for several processes.
 
-    The files of the other processes have the epoch in their names, so that a run that is killed at any moment leaves
-    one whole checkpoint.
+    Each writes its own columns; the first one also writes everything else, which makes the checkpoint valid. The files
+    of the other processes have the epoch in their names, so that a run that is killed at any moment leaves a complete
+    checkpoint.
     """
     if split.size == 1:
         save(state, path)
@@ -90,7 +93,7 @@ def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
 
 
 def load_columns(path: Path, split: ColumnSplit) -> State | None:
-    """What `save_columns` wrote, with this process's columns, also if there were more or fewer processes then."""
+    """The value that `save_columns` wrote, with the columns of this process. The number of processes may differ."""
     state = load(path)
     if state is None or split.parts == state.get("processes", 1) == 1:
         return state
@@ -106,7 +109,7 @@ def load_columns(path: Path, split: ColumnSplit) -> State | None:
 
 
 def _columns(state: State) -> Iterator[tuple[tuple[str, ...], Tensor]]:
-    """The tensors of a state that have some columns of the embeddings, each with its place."""
+    """Yields the tensors of a state whose columns are distributed over processes, each with its path."""
     if SPLIT not in state["model"]:
         return
     for place in _SPLIT_STATE:
@@ -120,7 +123,7 @@ def _part(path: Path, rank: int, epoch: int | str) -> Path:
 
 
 def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` without its tensors, which go into `tensors` by their path; null stands where one was."""
+    """`value` without its tensors, which are moved to `tensors` by their path and replaced by null."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous()
         return None
@@ -138,7 +141,7 @@ def _join(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
-    """Moments and step counts of every parameter by its number; hyper-parameters come from the configuration."""
+    """Moments and step counts of every parameter, by its number; hyper-parameters come from the configuration."""
     return {str(number): dict(state) for number, state in optimizer.state_dict()["state"].items()}
 
 
@@ -149,7 +152,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
 
 
 def random_state(device: torch.device) -> State:
-    """Of torch's global generators that training on `device` draws from."""
+    """The state of torch's global generators that training on `device` uses."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 

@@ -1,7 +1,8 @@
-"""Text columns beside trained ones: inner products add up, so ranking sees both and training only its own.
+"""Appends text columns to trained ones. Inner products add up, so ranking uses both parts and training only its own.
 
-A node's row becomes [e, sqrt(f) t]: e as trained, t its unit text row propagated over the train graph. The factor f is
-`share` times the ratio of the standard deviations of both scores, so that one share means the same for any model.
+A node's row becomes [e, sqrt(f) t]: where e is the trained row and t the unit text row propagated over the train graph.
+The factor f is `share` times the ratio of the standard deviations of both scores, so that a share has the same meaning
+for any model.
 """
 
 import logging
@@ -19,13 +20,13 @@ from schemas.training import FuseConfig
 _logger = logging.getLogger(__name__)
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-"""What `auto` chooses from."""
+"""The candidates of `auto`."""
 UNJUDGED = 0.1
-"""What `auto` means without validation pairs."""
+"""The value of `auto` without validation pairs."""
 NAME = "fuse/share"
-"""The row of a training history that keeps the share, so that a refit takes the one that validation chose."""
+"""The row of a training history with the share, so that a refit uses the share that validation chose."""
 
-_K, _MOST_USERS, _BLOCK = 20, 30_000, 512  # shares differ by a percent or two, so many users are ranked
+_K, _MOST_USERS, _BLOCK = 20, 30_000, 512  # many users are ranked, because recalls differ by only one or two percent
 
 
 def fuse(
@@ -35,14 +36,14 @@ def fuse(
     interactions: Interactions,
     share: float | None = None,
 ) -> tuple[Representations, float]:
-    """`final` [N, d] with the text columns, [N, d + components], and the share that they have; with 0 there are none.
+    """`final` [N, d] with the text columns, [N, d + components], and their share; with share 0 there are none.
 
     Args:
-        config: the text columns, and how their share is chosen.
+        config: settings of the text columns and their share.
         final: trained rows.
         text: text vectors of all nodes, [N, d_L].
         interactions: the train graph, and the validation pairs that choose the share.
-        share: takes this one in place of the configuration's.
+        share: overrides the share in the configuration.
     """
     beside = propagated(text, interactions, config.components, config.propagate)
     ratio = score_deviation(final) / max(score_deviation(beside), 1e-12)
@@ -55,7 +56,7 @@ def fuse(
 
 
 def score_deviation(rows: Representations) -> float:
-    """Standard deviation of the scores of all users and items, from d x d numbers: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
+    """Standard deviation of the scores of all users and items, from d x d matrices: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
     user, item = rows.user.double(), rows.item.double()
     squares = ((user.T @ user / len(user)) * (item.T @ item / len(item))).sum()
     return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())
@@ -68,7 +69,7 @@ def share_of(history: pl.DataFrame) -> float | None:
 
 
 def _best_share(final: Representations, beside: Representations, interactions: Interactions) -> float:
-    """The share of the best validation Recall@20, the smallest of equal ones, on at most 30,000 users."""
+    """The share with the best validation Recall@20, the smallest of equal ones, on at most 30,000 users."""
     held_out = interactions.val
     if not len(held_out):
         return UNJUDGED
@@ -87,7 +88,7 @@ def _best_share(final: Representations, beside: Representations, interactions: I
 def _first_places(
     final: Representations, beside: Representations, interactions: Interactions, users: Tensor
 ) -> list[Tensor]:
-    """The first items of each user for each of `SHARES`, int64 [users, k]; both scores are computed once."""
+    """The top items of each user for each of `SHARES`, int64 [users, k]; both scores are computed once."""
     seen = ItemLists(interactions.train, interactions.n_users, interactions.n_items)
     tops = [[] for _ in SHARES]
     for block in users.split(_BLOCK):

@@ -1,4 +1,4 @@
-"""The trace of a training run: one row for each number that was observed."""
+"""The history of a training run: one row per logged value."""
 
 from array import array
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ import torch
 from schemas.tables import HISTORY
 
 _TYPES = {"epoch": "i", "step": "q", "name": "i", "value": "d"}
-"""Columns and their types as `array` calls them: 24 bytes a row, however many millions of rows a long run has."""
+"""Columns and their type codes for `array`: 24 bytes per row, because a long run may have millions of rows."""
 
 
 class History:
@@ -47,13 +47,13 @@ class History:
         )
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: the columns as tensors, and the names that the column `name` numbers."""
+        """The state for a checkpoint: the columns as tensors, and the names for the numbers in the column `name`."""
         columns = {column: torch.from_numpy(np.array(values)) for column, values in self._columns.items()}
         return columns | {"names": list(self._names)}
 
     @classmethod
     def of_state(cls, state: Any) -> "History":
-        """The reverse of `state`; checkpoints of version 0.1 hold a list of rows instead."""
+        """The reverse of `state`; checkpoints of version 0.1 have a list of rows instead."""
         history = cls()
         if isinstance(state, list):
             for epoch, step, name, value in state:
@@ -66,7 +66,7 @@ class History:
 
 
 def best_epoch(history: pl.DataFrame) -> int:
-    """The epoch that training kept, by the `table` of its history: the first of the best validation Recall@20.
+    """The epoch that training kept, from the `table` of its history: the first with the best validation Recall@20.
 
     Without validation it is the last epoch.
     """

@@ -1,15 +1,16 @@
-"""Keeping freed memory in the process, which on a CPU halves the time of a step."""
+"""Keeps freed memory in the process, which halves the time of a step on a CPU."""
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # constants of mallopt(3)
 
 
 def keep_freed_memory(limit: int = 1 << 30) -> None:
-    """Lets glibc reuse blocks of up to `limit` bytes instead of returning each to the kernel and faulting it in again.
+    """Makes glibc reuse blocks of up to `limit` bytes instead of returning them to the kernel, which causes page
+    faults.
 
-    Does nothing where the C library is not glibc.
+    Has no effect with other C libraries.
     """
     if sys.platform != "linux":
         return

@@ -17,7 +17,7 @@ from darec.training.ranking import RANKING_LOSSES
 from darec.training.sampling import Sampler
 from schemas.training import TextConfig, TrainConfig
 
-_BLOCK = 65_536  # rows of initial numbers drawn at once
+_BLOCK = 65_536  # number of rows that are initialised at once
 
 
 class TextInput(nn.Module):
@@ -51,7 +51,7 @@ class Recommender(nn.Module):
         self.config, self.interactions, self.split = config, interactions, split
         if config.needs_text and text is None:
             raise UserError(
-                "text vectors are needed", where="train", hint="set train.alignment to [] and train.text.use to none"
+                "text vectors are required", where="train", hint="set train.alignment to [] and train.text.use to none"
             )
 
         n_users, use = interactions.n_users, config.text.use
@@ -71,7 +71,7 @@ class Recommender(nn.Module):
 
     @property
     def objectives(self) -> list[alignment.Objective]:
-        """In the order of the configuration."""
+        """The objectives in the order of the configuration."""
         return cast("list[alignment.Objective]", list(self._objectives))
 
     def start_epoch(self, epoch: int) -> bool:
@@ -80,7 +80,9 @@ class Recommender(nn.Module):
         return any(changed)
 
     def start_step(self, step: int) -> bool:
-        """Notifies all objectives of step `step` (the first is 0); whether it is like most steps."""
+        """Notifies all objectives of step `step` (the first is 0). Returns whether it has the same operations as most
+        steps.
+        """
         like_most = [objective.start_step(step) for objective in self.objectives]
         return all(like_most)
 
@@ -94,7 +96,7 @@ class Recommender(nn.Module):
         return nodes
 
     def finish(self, nodes: Tensor) -> Representations:
-        """Final representations: what the scores are inner products of."""
+        """Final representations, whose inner products are the scores."""
         rows = self.backbone(nodes)
         rows = self.split.normalised(rows) if self.config.scoring == "cosine" else rows
         return Representations(rows, self.interactions.n_users, self.split)
@@ -102,7 +104,7 @@ class Recommender(nn.Module):
     def forward(self, batch: Batch, sampler: Sampler) -> dict[str, Tensor]:
         """All weighted loss terms of a step by name. Their sum is the loss; the optimiser adds the L2 term.
 
-        Objectives of one kind share their terms, which are sums then.
+        Terms of several objectives of the same class are added.
         """
         nodes = self.inputs()
         final = self.finish(nodes)
@@ -119,21 +121,21 @@ class Recommender(nn.Module):
 
     @torch.no_grad()
     def represent(self) -> Representations:
-        """Final representations for evaluation and release: nothing dropped, masked or noisy."""
+        """Final representations for evaluation and release, without dropout, masks or noise."""
         was_training = self.training
         self.eval()
         final = self.finish(self.inputs())
         self.train(was_training)
-        # detached, as the backbone may give the parameter itself
+        # detached, because the backbone may return the parameter itself
         return Representations(final.nodes.detach(), final.n_users, final.split)
 
 
 def _initial(
     config: TrainConfig, interactions: Interactions, text: Representations | None, split: ColumnSplit
 ) -> Tensor:
-    """Id embeddings [N, dim]: Xavier-uniform, users and items each by their own number, or the text's components.
+    """Id embeddings [N, dim]: Xavier-uniform, separately for users and items, or the components of the text.
 
-    Several processes draw the numbers of all columns alike, and each keeps its own.
+    With several processes, each draws the numbers of all columns and keeps its own.
     """
     if config.text.use == "start" and text:
         return start(text, config.dim)[:, split.mine(config.dim)].clone()
@@ -142,7 +144,7 @@ def _initial(
 
 
 def _xavier_uniform(rows: int, dim: int, split: ColumnSplit) -> Tensor:
-    """This process's columns of nn.init.xavier_uniform_ of [rows, dim], which is never in memory as a whole."""
+    """This process's columns of nn.init.xavier_uniform_ for [rows, dim], without allocating the whole matrix."""
     bound, mine = (6 / (rows + dim)) ** 0.5, split.mine(dim)
     kept = torch.empty(rows, dim // split.parts)
     for block in kept.split(_BLOCK):

@@ -1,6 +1,6 @@
 """Training by several processes, each with some columns of all vectors or with all (`darec.common.column_split`).
 
-The caller writes what training needs into a folder, and waits for the part of every process there. The processes are
+The caller writes the inputs of training to a folder, and waits for the result of every process there. The processes are
 started by the caller, or by torchrun on any number of machines that share the folder:
 
     torchrun --nnodes 2 --nproc-per-node 2 --rdzv-backend c10d --rdzv-endpoint HOST:29400 -m darec.training.worker DIR
@@ -34,8 +34,8 @@ from darec.training.trainer import DivergedError, Listener, Trained
 from schemas.training import TrainConfig
 
 JOB, MESSAGES = "job.safetensors", "messages.jsonl"
-_PAUSE = 0.1  # seconds between looks at the processes
-_GRACE = 5.0  # seconds in which another process may tell why this one failed
+_PAUSE = 0.1  # interval between two checks of the processes, in seconds
+_GRACE = 5.0  # seconds to wait for the error of another process, which may be the cause
 ERRORS = {each.__name__: each for each in (DarecError, UserError, TransientError, DivergedError)}
 
 _logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ def train(
     progress: Progress,
     listener: Listener | None,
 ) -> Trained:
-    """`darec.training.run.train` by `config.processes` processes; none of them is left when it returns or raises.
+    """Runs `darec.training.run.train` with `config.processes` processes, which have all ended when it returns or
+    raises.
 
     Raises:
         DarecError: a process failed; or what it raised itself.
@@ -94,7 +95,7 @@ def part_of(folder: Path, rank: int) -> Path:
 
 
 def _joined(parts: Sequence[checkpoint.State], n_users: int) -> Trained:
-    """What the processes made, each its columns; all else is in every part."""
+    """Joins the results: each part has some columns; everything else is equal in all parts."""
     first = parts[0]
     if len(parts) > 1 and checkpoint.SPLIT in first["state"]:
         first["state"][checkpoint.SPLIT] = torch.cat([part["state"][checkpoint.SPLIT] for part in parts], 1)
@@ -108,7 +109,7 @@ def _joined(parts: Sequence[checkpoint.State], n_users: int) -> Trained:
 
 @contextmanager
 def _started(config: TrainConfig, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The processes on this machine; they end with the block, and with this process if that is killed."""
+    """Starts the processes on this machine. They end with the block, and with this process if it is killed."""
     size = config.processes
     if pick(config.device, "train.device").type == "cuda" and torch.cuda.device_count() < size:
         found = torch.cuda.device_count()
@@ -122,7 +123,7 @@ def _started(config: TrainConfig, folder: Path) -> Iterator[list[subprocess.Pope
         for rank in range(size):
             place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
             environment = os.environ | {name: str(value) for name, value in place.items()}
-            # A group of their own: Ctrl-C in the terminal reaches this process only, which then ends them.
+            # A separate process group: Ctrl-C in the terminal reaches only this process, which then ends them.
             workers.append(subprocess.Popen(command, env=environment, process_group=0))
         yield workers
     finally:
@@ -134,7 +135,7 @@ def _started(config: TrainConfig, folder: Path) -> Iterator[list[subprocess.Pope
 
 @contextmanager
 def _awaited(config: TrainConfig, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """No process of this machine's: torchrun starts them."""
+    """No local processes: torchrun starts them."""
     command = (
         f"torchrun --nnodes MACHINES --nproc-per-node PROCESSES --rdzv-backend c10d --rdzv-endpoint HOST:PORT "
         f"-m darec.training.worker {folder}"
@@ -150,7 +151,7 @@ def _follow(
     progress: Progress,
     listener: Listener | None,
 ) -> None:
-    """Passes on what the first process tells until every process has left its part.
+    """Forwards the messages of the first process until every process has written its part.
 
     Raises:
         DarecError: what a process raised, or that it failed.
@@ -178,7 +179,7 @@ def _follow(
 
 
 def _hear(path: Path, heard: int, progress: Progress, listener: Listener | None) -> int:
-    """Handles the messages from byte `heard` on, and returns where the next begins."""
+    """Handles the messages from byte `heard` on. Returns the position after them."""
     if not path.exists():
         return heard
     with path.open("rb") as file:
@@ -199,7 +200,7 @@ def _hear(path: Path, heard: int, progress: Progress, listener: Listener | None)
 
 
 def _raise_told(folder: Path) -> None:
-    """Raises the error that a process left, if any."""
+    """Raises the error that a process has written, if any."""
     for path in sorted(folder.glob("error-*.json")):
         error = json.loads(path.read_text())
         raise ERRORS[error["kind"]](error["what"], where=error["where"], hint=error["hint"])

@@ -10,15 +10,17 @@ from darec.common.interactions import Batch
 
 Terms = dict[str, Tensor]
 Recorder = Callable[[Callable[[], Terms]], tuple[Callable[[], None], Terms]]
-"""Records what a function does on the device without doing it; gives what does it, and where its results are then."""
+"""Records the operations of a function without running them. Returns a function that replays them, and the tensors for
+its results.
+"""
 
-_EAGER = 3  # steps that are taken before one is recorded: they allocate and choose kernels
+_EAGER = 3  # number of steps before the recording, which allocate memory and choose kernels
 
 _logger = logging.getLogger(__name__)
 
 
 def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
-    """Records `work` as a CUDA graph. Raises RuntimeError if it waits for the device or moves data to it."""
+    """Records `work` as a CUDA graph. Raises RuntimeError if it synchronises with the device or moves data to it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         terms = work()
@@ -26,14 +28,14 @@ def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
 
 
 class Replay:
-    """A step that is recorded after a few calls, and replayed from then on.
+    """A step that is recorded after a few calls and then replayed.
 
     What the host decides is part of a recording: when that changes, it has to be forgotten. Steps that do something
     else than most (`regular` is false) are taken one by one.
 
     Args:
         step: forward, backward and update for one batch.
-        record: how it is recorded.
+        record: records a function as a graph.
     """
 
     def __init__(self, step: Callable[[Batch], Terms], record: Recorder = cuda_graph) -> None:
@@ -65,4 +67,4 @@ class Replay:
             self._replay, self._terms = self._record(lambda: self._step(own))
         except RuntimeError as error:
             self._possible = False
-            _logger.warning("train: steps cannot be recorded as a CUDA graph and are taken one by one (%s)", error)
+            _logger.warning("train: steps cannot be recorded as a CUDA graph and are run directly (%s)", error)

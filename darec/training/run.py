@@ -1,4 +1,6 @@
-"""Training from pairs and text vectors to representations of all nodes: in this process or in several, or computed."""
+"""Trains a model from pairs and text vectors to representations of all nodes, in one or several processes, or in closed
+form.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,13 +47,13 @@ def train(
         text: text vectors of all nodes. Required if `config.needs_text`.
         adjacency: the train graph; by default the symmetrically normalised graph of the train pairs.
         warm: initial id embeddings, [N, dim]. Values that are not finite are initialised at random.
-        last_epoch: stops after this epoch. Schedules still run over `config.epochs`, so that training is the first
-            part of a longer one.
+        last_epoch: stops after this epoch. Schedules still use `config.epochs`, so that the run is a prefix of a longer
+            one.
         resume: path of the checkpoint, which is written during training. If it exists and its settings are equal,
             training resumes from it.
         progress: shows the progress in epochs.
         listener: called after each evaluation.
-        text_share: the share of the text columns (`train.fuse`) in place of the one that validation would choose.
+        text_share: the share of the text columns (`train.fuse`) instead of the one that validation would choose.
 
     Raises:
         UserError: the data or configuration allow no training, or text vectors are not finite.
@@ -83,7 +85,9 @@ def _finished(
     interactions: Interactions,
     text_share: float | None,
 ) -> Trained:
-    """With text columns and with predicted rows for nodes without interactions, if so configured, on the CPU."""
+    """The result on the CPU, with text columns and with predicted rows for nodes without
+    interactions, if configured.
+    """
     final, share = with_text_columns(config, trained.final, text, interactions, text_share)
     final = with_cold_rows(config, final, text, interactions)
     validation, history = trained.validation, trained.history
@@ -106,7 +110,7 @@ def _compute(
     text_share: float | None,
     listener: Listener | None,
 ) -> Trained:
-    """A closed form's vectors, with its validation as the history's only epoch."""
+    """The vectors of a closed form, with its validation as the only epoch of the history."""
     if not len(interactions.train):
         raise UserError("there are no train interactions", where="train", hint="check the split")
     final = closed_form.fit(backbone, interactions, text, config.dim)
@@ -122,7 +126,7 @@ def _compute(
 def with_cold_rows(
     config: TrainConfig, final: Representations, text: Representations | None, interactions: Interactions
 ) -> Representations:
-    """`final` with the rows of users and items without train interactions predicted from text, if so configured."""
+    """`final` with the rows of users and items without train interactions predicted from text, if configured."""
     if text is None or not config.predicts_cold_rows:
         return final
     unit = config.scoring == "cosine"
@@ -138,7 +142,7 @@ def with_text_columns(
     interactions: Interactions,
     share: float | None,
 ) -> tuple[Representations, float | None]:
-    """`final` with text columns beside it, if so configured, and their share; a `share` that is given is kept."""
+    """`final` with text columns, if configured, and their share; a given `share` is used unchanged."""
     if text is None or config.fuse is None:
         return final, None
     fused, share = fusing.fuse(config.fuse, final, text, interactions, share)

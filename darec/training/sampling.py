@@ -10,19 +10,19 @@ from torch import Tensor
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
 
-_LOOKED_UP = 2**22  # pairs at once: a look-up takes 32 bytes a pair
+_LOOKED_UP = 2**22  # number of pairs per look-up, which takes 32 bytes per pair
 
 
 class Sampler:
     """Draws batches from torch's global generator; a negative is never one of the user's train items.
 
     Args:
-        interactions: what is drawn from.
+        interactions: the pairs and dislikes to sample.
         batch_size: train pairs in a batch.
         dislikes: the role of `interactions.dislikes` (`TrainConfig.dislikes`).
-        dislike_share: for `prefer`, the fraction of negatives that are dislikes, of users who have some.
-        fixed: all batches have one size, and nothing waits for a device: other draws of the same distribution. The
-            last batch of an epoch is filled up with pairs of its first.
+        dislike_share: for `prefer`, the fraction of negatives that are dislikes, for users who have some.
+        fixed: all batches have the same size, and nothing synchronises with the device. The draws differ but have the
+            same distribution. The last batch of an epoch is filled up with pairs of its first.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Sampler:
 
         busiest = int(torch.bincount(self.keys // self.n_items).max()) if len(self.keys) else 0
         if not 0 < busiest < self.n_items:
-            hint = "check the split" if busiest == 0 else "leave out users who touched every item"
+            hint = "check the split" if busiest == 0 else "leave out users who have every item"
             raise UserError(
                 f"no negative can be drawn: a user has {busiest} of {self.n_items} items", where="train", hint=hint
             )
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         return ceil(len(self.train) / self.batch_size)
 
     def epoch(self) -> Iterator[Batch]:
@@ -67,7 +67,7 @@ class Sampler:
     def negatives(self, users: Tensor) -> Tensor:
         """One item per user that is not among the user's train items: int64 [n] -> int64 [n].
 
-        It is uniform over these items, or with `prefer` at times uniform over the user's dislikes.
+        It is uniform over these items, or with `prefer`, for a fraction of the draws, uniform over the user's dislikes.
         """
         drawn = self.lists.draw_other(users) if self.fixed else self._drawn_again(users)
         if self.disliked is None:
@@ -80,7 +80,7 @@ class Sampler:
         return drawn
 
     def _drawn_again(self, users: Tensor) -> Tensor:
-        """Items drawn until none of them is one of the user's."""
+        """Draws items by rejection until none of them is an item of the user."""
         drawn = torch.randint(self.n_items, users.shape, device=users.device)
         again = self.seen(users, drawn).nonzero().squeeze(1)
         while len(again):
@@ -89,7 +89,9 @@ class Sampler:
         return drawn
 
     def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Distinct items for a whole batch, int64 [m], and (row, column) numbers of those that a user has in train."""
+        """Distinct items for a whole batch, int64 [m], and the (row, column) numbers of items that
+        a user has in train.
+        """
         drawn = torch.randperm(self.n_items, device=users.device)[:count]
         slot = torch.full((self.n_items,), -1, device=users.device)
         slot[drawn] = torch.arange(len(drawn), device=users.device)

@@ -1,4 +1,4 @@
-"""The choice among training settings: successive halving on validation (Jamieson and Talwalkar, AISTATS 2016)."""
+"""Chooses training settings by successive halving on validation (Jamieson and Talwalkar, AISTATS 2016)."""
 
 import time
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from schemas.search import SearchConfig
 from schemas.training import TrainConfig
 
 FACTORS = (1.0, 0.25, 0.0625, 0.0)
-"""What the weights of the objectives are multiplied by where no candidates are named."""
+"""Factors for the weights of the objectives, used if the recipe names no candidates."""
 
 _METRIC = "recall@20"
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round has found."""
+    """The result of one round."""
 
     epochs: int
-    """Epochs of each candidate so far."""
+    """Number of epochs of each candidate so far."""
     recalls: dict[str, float]
     """The best validation Recall@20 of each candidate."""
 
@@ -35,7 +35,7 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
     """The settings to choose from, by name, in the order of preference among equals.
 
     Raises:
-        UserError: overrides that make no valid settings, or that need text where `settings` do not.
+        UserError: overrides that give invalid settings, or that need text while `settings` do not.
     """
     if not config.candidates:
         return {f"weights x {factor:g}": _scaled(settings, factor) for factor in FACTORS}
@@ -67,10 +67,10 @@ def choose(
     config: SearchConfig,
     folder: Path,
 ) -> tuple[str, list[Round]]:
-    """The name of the best candidate on validation, and the rounds that led to it.
+    """The name of the best candidate on validation, and the rounds of the search.
 
-    Candidates train on from checkpoints in `folder`, so that a search that was killed goes on. Only `minutes` can make
-    the choice depend on the machine.
+    Candidates resume from checkpoints in `folder`, so that a killed search continues. Only `minutes` can make the
+    choice depend on the machine.
     """
     rounds, alive, epochs, started = list[Round](), list(among), config.epochs, time.monotonic()
     while True:
@@ -82,7 +82,7 @@ def choose(
             recalls[name] = trained.validation.get(_METRIC, 0.0)
         rounds.append(Round(epochs, recalls))
 
-        ranked = sorted(alive, key=lambda name: -recalls[name])  # stable: the first of equals
+        ranked = sorted(alive, key=lambda name: -recalls[name])  # stable: the first of equal candidates
         alive = ranked[: -(-len(ranked) // 2)]
         finished = all(among[name].epochs <= epochs for name in alive)
         if len(alive) == 1 or finished or time.monotonic() - started > 60 * config.minutes:

@@ -1,13 +1,13 @@
-"""Settings that follow from the size of the data: how large a step is, and how many users validation ranks."""
+"""Settings that depend on the size of the data: the batch size, and the number of users in validation."""
 
 import torch
 
 from darec.common.interactions import Interactions, Pairs
 from schemas.training import TrainConfig
 
-_MANY_PAIRS = 1_000_000  # up to which the settings of a step are taken as they are
-_STEPS = 128  # most steps of an epoch above that
-_MOST_SCORES = 3_000_000_000  # of users and items that validation ranks
+_MANY_PAIRS = 1_000_000  # number of pairs up to which the configured batch size is used
+_STEPS = 128  # maximum number of steps per epoch above that
+_MOST_SCORES = 3_000_000_000  # maximum number of user-item pairs that validation ranks
 _FEWEST_USERS = 2000
 
 
@@ -25,7 +25,7 @@ def step_settings(config: TrainConfig, pairs: int) -> tuple[int, float]:
 
 
 def validation_pairs(config: TrainConfig, data: Interactions) -> tuple[Pairs, bool]:
-    """The validation pairs of the users to rank for, and whether these are a sample."""
+    """The validation pairs of the users to rank for, and whether they are a sample."""
     users = torch.unique(data.val.users)
     wanted = config.validation_users
     if wanted == "auto":

@@ -33,11 +33,11 @@ _logger = logging.getLogger(__name__)
 Listener = Callable[[int, dict[str, float]], None]
 """Called with (epoch, validation metrics) after each evaluation. It may raise to stop training."""
 
-_K = 20  # the cutoff of validation; the best epoch is the one with the best Recall@20
+_K = 20  # the cutoff of validation; the best epoch has the best Recall@20
 
 
 class DivergedError(UserError):
-    """The loss, the parameters or the scores are no longer finite numbers."""
+    """The loss, the parameters or the scores are no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Trained:
     epochs: int
     """Number of epochs that were run."""
     validation: dict[str, float]
-    """Metrics on validation of the best epoch, with the text columns, if there are any."""
+    """Validation metrics of the best epoch, with the text columns, if any."""
     batch_size: int = 0
-    """Interactions per step, which grow with the data."""
+    """Number of interactions per step, which grows with the data."""
     text_share: float | None = None
-    """The share of the text columns (`train.fuse`); None without them."""
+    """The share of the text columns (`train.fuse`); None without text columns."""
 
 
 class Trainer:
@@ -73,8 +73,9 @@ class Trainer:
         *,
         fixed: bool | None = None,
     ) -> None:
-        """`fixed`: steps of fixed shapes that do not wait for the device; by default on a GPU, which else waits for the
-        next launch."""
+        """`fixed`: steps have fixed shapes and do not synchronise with the device; by default on a GPU, which otherwise
+        waits for the next launch.
+        """
         keep_freed_memory()
         self.config, self.device, self.split = config, device, split
         self.progress: Progress = Silent()
@@ -98,7 +99,7 @@ class Trainer:
         replays = config.cuda_graphs and device.type == "cuda" and split.size == 1
         self.replay = Replay(self._advance) if replays else None
         rate = torch.tensor(self.learning_rate, device=device) if replays else self.learning_rate
-        self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient: that of l2 |w|^2
+        self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient, the gradient of l2 |w|^2
             self.model.parameters(), lr=rate, weight_decay=2 * config.l2, fused=True, capturable=replays
         )
 
@@ -109,7 +110,7 @@ class Trainer:
         self.validation: dict[str, float] = {}
 
     def _tell_sizes(self) -> None:
-        """Notes in the log what the size of the data has changed."""
+        """Logs the settings that were changed because of the size of the data."""
         config, pairs = self.config, len(self.interactions.train)
         if self.batch_size != config.batch_size:
             _logger.info(
@@ -166,7 +167,7 @@ class Trainer:
                 logged += [(self.step, f"step/{name}", value) for name, value in terms.items()]
         self.epoch += 1
 
-        if logged:  # read at the end of the epoch: reading a value in its step makes a GPU wait
+        if logged:  # read at the end of the epoch: reading a value in each step would synchronise with the GPU
             values = torch.stack([value for _, _, value in logged]).tolist()
             self.history.extend(
                 self.epoch, ((step, name, v) for (step, name, _), v in zip(logged, values, strict=True))
@@ -177,7 +178,7 @@ class Trainer:
         rate = learning_rate(self.config, self.learning_rate, self.step, len(self.sampler))
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # where a recorded step looks for it
+                group["lr"].fill_(rate)  # the tensor that a recorded step reads
             else:
                 group["lr"] = rate
         regular = self.model.start_step(self.step)
@@ -186,10 +187,10 @@ class Trainer:
         return terms
 
     def _advance(self, batch: Batch) -> dict[str, Tensor]:
-        """Forward, backward and update."""
+        """Forward and backward pass, and update."""
         with self._autocast():
             terms = self.model(batch, self.sampler)
-        if terms:  # there may be none without a ranking loss, where a sample has nothing to compare
+        if terms:  # without a ranking loss a step may have no terms, if a sample has nothing to compare
             self._descend(torch.stack(list(terms.values())).sum())
         return {name: value.detach() for name, value in terms.items()}
 
@@ -223,7 +224,7 @@ class Trainer:
     def _check_and_log(self, totals: dict[str, Tensor]) -> None:
         """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN."""
         lengths = self._norm(dict(self.model.named_parameters()))
-        *sums, norm = torch.stack([*totals.values(), lengths]).tolist()  # read at once
+        *sums, norm = torch.stack([*totals.values(), lengths]).tolist()  # one synchronisation for all values
         means = {f"loss/{name}": value / len(self.sampler) for name, value in zip(totals, sums, strict=True)}
         self._check_finite(**means, **{"norm of the parameters": norm})
         rate = learning_rate(self.config, self.learning_rate, self.step - 1, len(self.sampler))
@@ -251,7 +252,7 @@ class Trainer:
             self.listener(self.epoch, values)
 
     def _validate(self, final: Representations) -> dict[str, float]:
-        """Validation by the first process, which has all columns for as long as it takes."""
+        """Validates in the first process, which gathers all columns for it."""
         nodes = self.split.first_only(final.nodes)
         if nodes is None:
             return self.split.shared({})
@@ -291,7 +292,7 @@ class Trainer:
         return Trained(final, state, history, self.best_epoch, self.epoch, self.validation, self.batch_size)
 
     def _represent(self) -> Representations:
-        """The model's final representations. Raises DivergedError where their scores are no numbers."""
+        """The model's final representations. Raises DivergedError if their scores are not finite."""
         final = self.model.represent()
         self._check_finite(scores=largest_score(final))
         return final
@@ -302,7 +303,7 @@ def validate(
 ) -> dict[str, float]:
     """Recall and NDCG on `held_out`, by default all validation pairs; empty if there are none.
 
-    `with_error` adds the standard error of Recall, for pairs of a sample of users.
+    `with_error` adds the standard error of Recall, for a sample of users.
     """
     held_out = interactions.val if held_out is None else held_out
     if not len(held_out):
@@ -316,7 +317,7 @@ def validate(
 
 
 def _compile_projections(model: torch.nn.Module) -> None:
-    """Compiles all multi-layer projections in place; sparse products and sampling would only break the graph."""
+    """Compiles all multi-layer projections in place; sparse products and sampling would only cause graph breaks."""
     for part in model.modules():
         if isinstance(part, torch.nn.Sequential):
             part.compile(dynamic=True)

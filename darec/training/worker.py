@@ -1,4 +1,4 @@
-"""One of several processes that train a model together; see `darec.training.parallel`."""
+"""A worker process of training with several processes; see `darec.training.parallel`."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ from schemas.training import TrainConfig
 
 
 class _Teller(logging.Handler):
-    """What the first process reports to the caller: its progress, evaluations and logs, one JSON object per line."""
+    """The messages of the first process to the caller: progress, evaluations and logs, one JSON object per line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.INFO)
@@ -55,7 +55,7 @@ class _Teller(logging.Handler):
 
 @contextmanager
 def _teller(path: Path, rank: int) -> Iterator[_Teller | None]:
-    """What tells the caller of the first process; None in the others."""
+    """The messages of the first process; None in the others."""
     if rank != 0:
         yield None
         return
@@ -73,17 +73,17 @@ def work(folder: Path, meeting: Path | None = None) -> None:
     """Takes part in the training as one of its processes, and leaves in the folder what this one holds of the model.
 
     Args:
-        folder: what `train` wrote.
-        meeting: a file by which the processes of one machine find each other; by default torchrun's environment says.
+        folder: the folder that `train` wrote.
+        meeting: a file for the rendezvous of the processes of one machine; by default torchrun's environment is used.
     """
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         job = checkpoint.load(folder / JOB)
         if job is None:
-            raise UserError("there is no training to take part in", where=str(folder), hint="start `darec run` first")
+            raise UserError("there is no training to join", where=str(folder), hint="start `darec run` first")
         config = TrainConfig.model_validate(job["config"])
         if size != config.processes:
-            hint = "start as many as train.processes says"
+            hint = "start train.processes processes"
             raise UserError(f"{size} processes were started, not {config.processes}", where="torchrun", hint=hint)
 
         with _group(config, rank, size, meeting) as device, _teller(folder / MESSAGES, rank) as teller:
@@ -124,7 +124,7 @@ def _trainer(config: TrainConfig, job: checkpoint.State, device: torch.device, s
 
 @contextmanager
 def _group(config: TrainConfig, rank: int, size: int, meeting: Path | None) -> Iterator[torch.device]:
-    """The processes know each other inside the block: NCCL between GPUs, Gloo between CPUs."""
+    """Initialises the process group for the block: NCCL between GPUs, Gloo between CPUs."""
     device = pick(config.device, "train.device")
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -146,8 +146,8 @@ def _group(config: TrainConfig, rank: int, size: int, meeting: Path | None) -> I
 
 
 def main() -> None:
-    """The entry of a process."""
-    parser = argparse.ArgumentParser(description="One process of a training that several share.")
+    """The entry point of a process."""
+    parser = argparse.ArgumentParser(description="A worker process of training with several processes.")
     parser.add_argument("folder", type=Path, help="folder that `darec run` named")
     parser.add_argument("--meet", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)

@@ -239,7 +239,7 @@ def test_a_large_catalogue_is_solved_approximately():
 
 def test_what_needs_text_says_so():
     data = Interactions(3, 4, TRAIN, TRAIN, TRAIN)
-    with pytest.raises(UserError, match="text vectors are needed"):
+    with pytest.raises(UserError, match="text vectors are required"):
         closed_form.fit(L3AEConfig(), data, None, 2)
 
 
