@@ -50,38 +50,38 @@ if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
     from darec.serving.fold_in import HistoryMap
 
-_FEW = 16  # ids that are looked up one by one
-_ROWS_IN_GROUP = 16_384  # rows of vectors that are decoded for the one that is wanted
+_FEW = 16  # maximum number of ids that are looked up individually
+_ROWS_IN_GROUP = 16_384  # size of a row group, which is decoded to read one row
 _HINT = "run again to export it again, or run `darec rollback`"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a bundle; rows are in vocabulary order."""
+    """The content of a bundle; rows are in the order of the vocabulary."""
 
     users: pl.DataFrame
-    """Of schema `released_users`."""
+    """A table with the schema `released_users`."""
     items: pl.DataFrame
-    """Of schema `released_items`."""
+    """A table with the schema `released_items`."""
     seen: pl.DataFrame
-    """Of schema `SEEN`, with the column of `SEEN_EXTRAS` where there are dislikes."""
+    """A table with the schema `SEEN`, and with the column of `SEEN_EXTRAS` if there are dislikes."""
     misplaced: int = 0
-    """Users and items whose vector is not the trained one of their external id."""
+    """Number of users and items whose vector is not the trained vector of their external id."""
     reranker: Path | None = None
     """The file of the reranker, if the recipe has one."""
     attributes: pl.DataFrame | None = None
-    """Of schema `ITEM_ATTRIBUTES`, if the recipe names attributes."""
+    """A table with the schema `ITEM_ATTRIBUTES`, if the recipe names attributes."""
     trained_on: Literal["train", "all"] = "train"
-    """The interactions that the vectors were trained on; see `BundleReport`."""
+    """The interactions that the vectors are trained on; see `BundleReport`."""
     cold_vectors: Literal["untrained", "text"] = "untrained"
-    """What vectors of users and items without interactions are; see `BundleReport`."""
+    """The kind of vectors of users and items without interactions; see `BundleReport`."""
 
 
 def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: ExportConfig) -> BundleReport:
     """Builds both indexes and writes all files. Equal contents give equal bytes.
 
-    Vectors that are not finite are written as they are and reported; the index gets zeros in their place, and the gate
-    refuses the bundle.
+    Vectors that are not finite are written unchanged and reported; in the indexes they are replaced by zeros, and the
+    gate refuses the bundle.
     """
     users, items = vectors_of(contents.users), vectors_of(contents.items)
     directions = Rows(items, lambda rows: index.normalised(_finite(rows)))
@@ -115,11 +115,11 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
 
 
 def write_without(bundle: Path, folder: Path, user_id: str) -> BundleReport:
-    """Writes into `folder` the bundle without a user, so that the answers to all others stay the same.
+    """Writes a copy of the bundle without a user to `folder`, so that the answers for all other users stay the same.
 
-    The user's row stays, or the numbers of others would change: it has no id, no train interactions and a vector of
-    zeros. Known pairs of the user are left out. All other files are the same, on the same disk blocks where the file
-    system has hard links.
+    The user's row is kept, because the numbers of others would otherwise change, but it has no id, no train
+    interactions and a vector of zeros. Known pairs of the user are removed. All other files are unchanged, and hard
+    links if the file system supports them.
     """
     Artifact(bundle).fetch()
     report = read_report(bundle)
@@ -161,7 +161,7 @@ class Bundle:
         """Opens the bundle in `folder`, which may be the `current` link; later releases do not change it.
 
         Raises:
-            DarecError: a file is missing or doesn't have the bytes that the manifest lists.
+            DarecError: a file is missing or has a wrong checksum.
         """
         folder = folder.resolve()
         if trouble := Artifact(folder).damage(checksums=True):
@@ -181,11 +181,11 @@ class Bundle:
 
     @cached_property
     def reranker(self) -> "Reranker | None":
-        """What reorders the candidates of `item_index`, if the release has it."""
+        """Reorders the candidates of `item_index`, if the release has a reranker."""
         path = self.folder / RERANKER_FILE
         if not path.is_file():
             return None
-        from darec.evaluation.rerankers import read  # brings torch, which a release without a reranker does not need
+        from darec.evaluation.rerankers import read  # imports torch, which a release without a reranker does not need
 
         return read(path)
 
@@ -199,15 +199,19 @@ class Bundle:
         path = self.folder / ATTRIBUTES_FILE
         if name not in self.report.config.attributes or not path.is_file():
             hint = f"add {name!r} to export.attributes and run again"
-            raise UserError(f"the release does not carry the attribute {name!r}", where=str(self.folder), hint=hint)
+            raise UserError(f"the release does not have the attribute {name!r}", where=str(self.folder), hint=hint)
         return self._scan(ATTRIBUTES_FILE).filter(pl.col("name") == name).select(c.ITEM_INDEX, "value").collect()
 
     def users(self, user_ids: Sequence[str]) -> pl.DataFrame:
-        """`user_index` and the columns of `users.parquet`, of the users that are known, in no promised order."""
+        """`user_index` and the columns of `users.parquet` of the known ones among these users, in
+        no particular order.
+        """
         return self._pick(USERS_FILE, c.USER_INDEX, c.USER, user_ids)
 
     def item_vectors(self, item_ids: Sequence[str]) -> pl.DataFrame:
-        """`item_index` and the columns of `items.parquet`, of the items that are known, in no promised order."""
+        """`item_index` and the columns of `items.parquet` of the known ones among these items, in
+        no particular order.
+        """
         return self._pick(ITEMS_FILE, c.ITEM_INDEX, c.ITEM, item_ids)
 
     def all_item_vectors(self) -> index.Floats:
@@ -220,24 +224,24 @@ class Bundle:
 
     @cached_property
     def user_rows(self) -> int:
-        """The number of user indices, those of users who were forgotten among them."""
+        """The number of user indices, including users who were forgotten."""
         return self._scan(USERS_FILE).select(pl.len()).collect().item()
 
     @cached_property
     def fold_in(self) -> "HistoryMap":
         """The map from histories to user vectors."""
-        from darec.serving.fold_in import learn  # brings torch, which other questions do without
+        from darec.serving.fold_in import learn  # imports torch, which other queries do not need
 
         return learn(self)
 
     def trained_users(self, most: int) -> pl.DataFrame:
-        """`user_index` and `vector` of at most `most` users that have interactions, evenly spaced."""
+        """`user_index` and `vector` of at most `most` users with interactions, evenly spaced."""
         known = self._scan(USERS_FILE).with_row_index(c.USER_INDEX).filter(pl.col(c.TRAIN_COUNT) > 0)
         step = -(-known.select(pl.len()).collect().item() // most) or 1
         return known.select(c.USER_INDEX, c.VECTOR).collect().gather_every(step)
 
     def seen(self, user_indices: Sequence[int]) -> pl.DataFrame:
-        """The pairs of these users that are not recommended: what they did, and what they dislike."""
+        """The pairs of these users that are not recommended: interactions and dislikes."""
         return self._pairs(user_indices, disliked=None)
 
     def liked(self, user_indices: Sequence[int]) -> pl.DataFrame:
@@ -279,7 +283,7 @@ class Bundle:
 
 
 def _interactions(seen: pl.DataFrame) -> int:
-    """How many of the pairs are no dislikes."""
+    """The number of pairs that are not dislikes."""
     return seen.height - (int(seen[c.DISLIKED].sum()) if c.DISLIKED in seen.columns else 0)
 
 

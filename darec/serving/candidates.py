@@ -1,4 +1,4 @@
-"""Ranking through an index: for evaluations in which every item for every user would be too many."""
+"""Ranking with an index, for evaluations in which scoring every item for every user takes too long."""
 
 import numpy as np
 import torch
@@ -12,18 +12,20 @@ from darec.serving.index_build import build
 from schemas.release import ExportConfig
 from schemas.training import EvaluateConfig
 
-_MOST_PAIRS = 30_000_000_000  # of a user and an item that are ranked exactly, some 80 CPU seconds
+_MOST_PAIRS = 30_000_000_000  # maximum number of user-item pairs that are ranked exactly, about 80 CPU seconds
 _EFFORT = ExportConfig(index="ivf", target_recall=0.99)
 
 
 def ranker_for(config: EvaluateConfig, n_users: int, n_items: int) -> MakeRanker:
-    """Exact ranking, or the index where the recipe or the size of the data asks for it."""
+    """Exact ranking, or the index if the recipe or the size of the data requires it."""
     by_index = config.candidates == "index" or (config.candidates == "auto" and n_users * n_items > _MOST_PAIRS)
     return IndexRanker if by_index else Ranker
 
 
 class IndexRanker:
-    """Ranks the items that an IVF index finds for a user, leaving out the user's train items; then the reranker's."""
+    """Ranks the items that an IVF index finds for a user, without the user's train items, and then applies the
+    reranker.
+    """
 
     def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
         check_finite(final)
@@ -38,7 +40,8 @@ class IndexRanker:
         wanted = min(max(k, self.reranker.config.candidates), self.index.ntotal) if self.reranker else k
         ids, scores = search(self.index, self.user[users.cpu().numpy()], wanted, known)
 
-        # Who has seen nearly everything gets fewer items; any others fill the list, as seen ones do in exact ranking.
+        # Users who have seen nearly all items get fewer; arbitrary items fill their lists, like seen ones in exact
+        # ranking.
         found = torch.from_numpy(np.maximum(ids, 0)).to(self.device)
         if self.reranker is None:
             return found

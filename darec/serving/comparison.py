@@ -41,9 +41,9 @@ class Model:
     items: pl.LazyFrame
     """Columns `item_id` and `vector`."""
     train: pl.LazyFrame | None = None
-    """The pairs that it was trained on, in its own numbers; None if they contain no test interaction."""
+    """The pairs that it was trained on, in its own numbering; None if they contain no test interaction."""
     reranker: Reranker | None = None
-    """The reranker of its candidates, in its own numbers."""
+    """The reranker of its candidates, in its own numbering."""
 
     @classmethod
     def of_bundle(cls, name: str, folder: Path, train: pl.LazyFrame | None = None) -> "Model":
@@ -57,7 +57,7 @@ class Model:
 
 @dataclass(frozen=True)
 class ChallengerRun:
-    """The new model, the challenger, and the interactions of its run by its numbers."""
+    """The new model, the challenger, and the interactions of its run in its numbering."""
 
     challenger: Model
     train: pl.DataFrame
@@ -118,7 +118,7 @@ def _shared(mine: pl.LazyFrame, theirs: pl.LazyFrame, name: str, number: str) ->
 
 
 def _renumbered(pairs: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
-    """Pairs of the other model in the numbers of this one. Pairs with unknown ids are dropped."""
+    """Pairs of the other model in the numbering of this one. Pairs with unknown ids are dropped."""
     theirs = [
         side.select(pl.col("theirs").cast(pl.Int32).alias(f"their_{number}"), number)
         for side, number in zip((users, items), _PAIR, strict=True)
@@ -130,7 +130,7 @@ def _renumbered(pairs: pl.LazyFrame, users: pl.DataFrame, items: pl.DataFrame) -
 
 
 def _interactions(users: pl.DataFrame, items: pl.DataFrame, train: pl.DataFrame, test: pl.DataFrame) -> Interactions:
-    """The pairs of `users` and `items`, numbered by place in these tables."""
+    """The pairs of `users` and `items`, numbered by position in these tables."""
 
     def pairs(table: pl.DataFrame) -> Pairs:
         placed = table.select(_PAIR)

@@ -22,7 +22,7 @@ from schemas.training import EvaluateConfig
 
 REFERENCE = "reference"
 _PROFILES = ("profile_items", "profile_users")
-_USERS, _USERS_EACH = 10_000, 2_000  # of the test: against the current release, and against each earlier one
+_USERS, _USERS_EACH = 10_000, 2_000  # maximum number of test users: for the current release, and for each earlier one
 
 
 def gather(
@@ -68,7 +68,7 @@ def gather(
 
     best = []
     for release in earlier:
-        with suppress(DarecError):  # one that is missing, damaged or not finite is no target of a rollback either
+        with suppress(DarecError):  # a missing, damaged or non-finite one cannot be rolled back to either
             best.append(against(_released(store, release, held_out), _USERS_EACH))
 
     reference = None
@@ -148,7 +148,7 @@ def _texts(profiles: Artifact) -> TextReport:
 
 
 def _input(store: Store, artifact: Artifact, stage: str) -> Artifact:
-    """What the artifact read of a stage. Raises DarecError if that is not in the store any more."""
+    """The input artifact from a stage. Raises DarecError if it is no longer in the store."""
     record = artifact.manifest.inputs.get(stage)
     found = store.input(stage, record) if record else None
     if record is None or found is None or not found.matches(record) or not _whole(found):

@@ -16,7 +16,7 @@ from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.index import Floats, Ints
 from schemas import columns as c
 
-_MOST_USERS = 100_000  # evenly chosen ones are enough for a map of some dozens of dimensions
+_MOST_USERS = 100_000  # maximum number of evenly spaced users for fitting a map of a few dozen dimensions
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class HistoryMap:
 
     @classmethod
     def learn(cls, rows: Tensor, items: Tensor, user: Tensor, item: Tensor) -> "HistoryMap":
-        """The map with the least error on users whose vectors are known.
+        """The map with the smallest error on users whose vectors are known.
 
         Args:
             rows: int64 [m], which row of `user` each of the items belongs to; every row has at least one.
@@ -59,7 +59,7 @@ def fold_in(bundle: Bundle, rows: Ints, items: Ints, histories: int) -> Floats:
         bundle: A release.
         rows: int64 [m], the history that each item belongs to.
         items: int64 [m], item indices.
-        histories: How many there are. One without an item gets what the map gives for no item at all.
+        histories: How many there are. An empty history gets the map's value for a zero mean.
     """
     item = torch.tensor(bundle.all_item_vectors())
     folded = bundle.fold_in.vectors(torch.tensor(rows), torch.tensor(items), item, histories)
@@ -67,7 +67,7 @@ def fold_in(bundle: Bundle, rows: Ints, items: Ints, histories: int) -> Floats:
 
 
 def learn(bundle: Bundle) -> HistoryMap:
-    """The map from histories to vectors that suits the release's own users. A bundle keeps it as `fold_in`."""
+    """The map from histories to vectors, fitted to the users of the release. A bundle caches it as `fold_in`."""
     users = bundle.trained_users(_MOST_USERS)
     numbers = pl.DataFrame({c.USER_INDEX: users[c.USER_INDEX].cast(pl.Int32)}).with_row_index("row")
     known = bundle.liked(users[c.USER_INDEX].to_list()).join(numbers, on=c.USER_INDEX)

@@ -1,13 +1,14 @@
-"""Removes a person from everything that a store keeps (`darec forget`).
+"""Removes a person from all data in a store (`darec forget`).
 
-Artifacts are caches: those that hold the person, and whatever was made from them, are deleted, and the next run makes
-them again from the raw data. Artifacts of items alone stay. The bundle of a release that is kept is replaced by one
-without the person (`darec.serving.bundle.write_without`): the new one is whole in its place before `current` and the
-record of the release lead there, so a process killed at any moment leaves the old or the new bundle in production. Rows
-of the person's texts and text vectors leave the row ledgers, by their bytes: a ledger does not know whose they are.
+Artifacts are caches: those that contain the person, and all that were made from them, are deleted, and the next run
+rebuilds them from the raw data. Artifacts with items only are kept. The bundle of a release that is kept is replaced by
+one without the person (`darec.serving.bundle.write_without`): the new bundle is complete before `current` and the
+record of the release refer to it, so a process killed at any moment leaves the old or the new bundle in production.
+Rows of the person's texts and text vectors are removed from the row ledgers by their content, because a ledger does not
+contain user ids. Files that name the person are deleted last, so that a second call after a kill finds the person and
+completes the removal.
 
-What names the person is deleted last, so that doing it again after a kill finds the person and finishes. Files that
-cannot be read may contain the person and are also deleted, unless they are releases.
+Unreadable files may contain the person and are also deleted, unless they are releases.
 """
 
 import re
@@ -58,7 +59,7 @@ _OURS = {
     "metrics", "receipts", COPIES, NIGHTS_FILE, *CACHE_FILES,
 }  # fmt: skip
 _REMOVED = "(removed with a person who was forgotten)"
-_LEARNED = "what the model of a release learned from the person: the next training begins without it"
+_LEARNED = "what the model of a release has learnt from the person: the next training starts without it"
 _ELSEWHERE = (
     "copies outside the store: lists and reports that were written elsewhere, backups, snapshots of the file system, "
     "and the free blocks of its disk"
@@ -69,15 +70,15 @@ _OLD_TEXTS = "texts of the person whose artifacts are gone: a ledger does not kn
 
 
 class Holder(Protocol):
-    """Something in the store beside artifacts that may hold the person: copies of remote sources."""
+    """Other data in the store that may contain the person: copies of remote sources."""
 
     @property
     def named(self) -> bool:
-        """Whether it lists the person."""
+        """Whether it contains the person."""
         ...
 
     def counts(self) -> dict[str, int]:
-        """How much there is to remove, by kind."""
+        """The number of objects to remove, by kind."""
         ...
 
     def remove(self) -> None:
@@ -96,22 +97,22 @@ def forget(
     dry_run: bool = False,
     vectors: VectorsConfig | None = None,
 ) -> Receipt:
-    """Removes a person from the store; with `dry_run` only counts what holds the person.
+    """Removes a person from the store; with `dry_run` it only counts the data that contains the person.
 
     Args:
-        store: where.
+        store: the store.
         user_id: the external id.
-        why: the reason, for the receipt; the id is taken out of it.
-        who: who asks for it; by default the user of the machine.
-        left: what the caller knows to hold the person outside the store, for the receipt.
+        why: the reason, for the receipt; the id is removed from it.
+        who: the person who runs it; by default the user of the machine.
+        left: data outside the store that contains the person, for the receipt.
         copies: the copies of remote sources in the store.
-        dry_run: whether to change nothing.
+        dry_run: change nothing.
         vectors: the vector store that releases are pushed into, where the person is removed first.
 
     Raises:
-        UserError: the store does not hold this id (the nearest ones are named), or a release record cannot be read.
+        UserError: the store does not contain this id (the nearest ones are named), or a release record cannot be read.
         DarecError: the bundle in production is damaged.
-        TransientError: a run is active, a file cannot be read now, or the vector store does not answer.
+        TransientError: a run is active, a file cannot be read temporarily, or the vector store does not answer.
     """
     with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         if not dry_run:
@@ -159,12 +160,12 @@ class _LedgerRows:
 
 
 class _Person:
-    """Where a store holds a person. Only reads."""
+    """Searches a store for a person, without changing it."""
 
     def __init__(self, store: Store, user_id: str) -> None:
         self.store, self.user_id = store, user_id
         self.unmatched: list[str] = []
-        """What was found to hold the person and could not be traced further, in words."""
+        """Data of the person that could not be traced further, in words."""
         self._held: dict[Path, bool] = {}
         self._answers: dict[Path, set[bool | None]] = {}
         self._word = re.compile(rf"(?<!\w){re.escape(user_id)}(?!\w)")
@@ -183,7 +184,7 @@ class _Person:
             raise DarecError(f"the bundle in production is damaged: {trouble}", where=str(current), hint=hint)
 
     def counts(self) -> dict[str, int]:
-        """How much there is of each kind."""
+        """The number of objects of each kind."""
         found = {
             "releases rewritten": len(self.bundles),
             "artifacts deleted": len(self.removed),
@@ -201,11 +202,11 @@ class _Person:
     # Artifacts
 
     def names(self, artifact: Artifact) -> bool:
-        """Whether a table of the artifact lists the id, or cannot be read."""
+        """Whether a table of the artifact contains the id, or cannot be read."""
         return bool(self._listed(artifact) & {True, None})
 
     def _listed(self, artifact: Artifact) -> set[bool | None]:
-        """Whether each table of the artifact lists the id; None for one that cannot be read."""
+        """Whether each table of the artifact contains the id; None for an unreadable table."""
         if artifact.path not in self._answers:
             fetched: set[bool | None] = set() if self._fetch_tables(artifact) else {None}
             tables = artifact.path.rglob("*.parquet")
@@ -213,7 +214,7 @@ class _Person:
         return self._answers[artifact.path]
 
     def _fetch_tables(self, artifact: Artifact) -> bool:
-        """Whether all tables are here, now that those were fetched that only a shared store had."""
+        """Downloads tables that only a shared store has. Returns whether all tables are available."""
         if self.store.shared is None:
             return True
         try:
@@ -227,7 +228,7 @@ class _Person:
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact names the person, was made from one that does, or has unknown inputs.
 
-        A bundle has all that it needs of its inputs in its own tables.
+        The tables of a bundle contain everything that it needs of its inputs.
         """
         if artifact.path not in self._held:
             self._held[artifact.path] = self.names(artifact) or (
@@ -246,7 +247,7 @@ class _Person:
 
     @cached_property
     def _everything(self) -> list[Artifact]:
-        """All artifacts, those that were replaced too."""
+        """All artifacts, including replaced ones."""
         replaced = sorted((self.store.root / "replaced").glob(f"*/*/*/{MANIFEST}"))
         return [*self.store.artifacts(), *(Artifact(path.parent) for path in replaced)]
 
@@ -261,7 +262,7 @@ class _Person:
 
     @cached_property
     def bundles(self) -> list[Artifact]:
-        """The whole bundles of releases, and the one in production, that name the person; of the oldest first."""
+        """The intact bundles of releases, and the one in production, that name the person; oldest first."""
         ordered = [release.artifact for release in reversed(self._releases[0])]
         if current := CurrentLink(self.store).follow().artifact:
             ordered.append(current)
@@ -271,7 +272,7 @@ class _Person:
 
     @cached_property
     def removed(self) -> list[Artifact]:
-        """The artifacts to delete: those that name the person last, and bundles that are rewritten not among them."""
+        """The artifacts to delete, without bundles that are rewritten; those that name the person come last."""
         held = [each for each in self._everything if each not in self.bundles and self.holds(each)]
         return sorted(held, key=self.names)
 
@@ -279,7 +280,7 @@ class _Person:
 
     @cached_property
     def texts(self) -> set[str]:
-        """Every text about the person that an artifact holds."""
+        """Every text about the person in an artifact."""
         found: set[str] = set()
         for artifact in self._held_of(files.USER_PROFILES.stage):
             with self._traced(artifact):
@@ -289,7 +290,7 @@ class _Person:
 
     @cached_property
     def vectors(self) -> set[bytes]:
-        """Every text vector of the person that an artifact holds, as the ledgers keep them."""
+        """Every text vector of the person in an artifact, in the form of the ledgers."""
         found: set[bytes] = set()
         for artifact in self._held_of(files.TEXT_VECTORS.stage):
             with self._traced(artifact):
@@ -306,7 +307,7 @@ class _Person:
 
     @contextmanager
     def _traced(self, artifact: Artifact) -> Iterator[None]:
-        """Notes an artifact that cannot be read, so that the receipt can say so."""
+        """Records an unreadable artifact for the receipt."""
         try:
             yield
         except TransientError:
@@ -317,7 +318,7 @@ class _Person:
 
     @cached_property
     def rows(self) -> list[_LedgerRows]:
-        """What to look for in each row ledger."""
+        """The values to search in each row ledger."""
         root, texts, vectors = self.store.ledger, sorted(self.texts), sorted(self.vectors)
         stems = {path.with_suffix("").name for path in root.glob("vectors-*.sqlite")}
         stems |= {path.name for path in root.glob("vectors-*") if path.is_dir()}
@@ -377,7 +378,7 @@ class _Person:
         return night.model_copy(update={"why": _REMOVED}).model_dump_json()
 
     def mentioned(self, text: str) -> bool:
-        """Whether a text has the id as a word, or a text about the person."""
+        """Whether a text contains the id as a word, or a text about the person."""
         return bool(self._word.search(text)) or any(known in text for known in self.texts)
 
     def without(self, text: str) -> str:
@@ -386,10 +387,10 @@ class _Person:
 
 
 def _lists(path: Path, user_id: str) -> bool | None:
-    """Whether a table lists the id; None if it cannot be read.
+    """Whether a table contains the id; None if it cannot be read.
 
     Raises:
-        OSError: it is there and may not be read now.
+        OSError: it exists and cannot be read.
     """
     try:
         table = pl.scan_parquet(path, glob=False)
@@ -423,11 +424,13 @@ def _foreign_files(store: Store) -> Iterator[str]:
     beside = [path for path in store.root.iterdir() if path.name not in _OURS]
     within = [path for path in (store.root / "artifacts").glob("*/*") if not (path / MANIFEST).is_file()]
     for path in sorted([*beside, *within]):
-        yield f"this is not darec's and was not searched: {path}"
+        yield f"this does not belong to darec and was not searched: {path}"
 
 
 def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
-    """Removes what was found and keeps the receipt, just before what names the person goes."""
+    """Removes the data that was found. The receipt is written just before the files that name the
+    person are deleted.
+    """
     for page in person.pages:
         page.unlink()
     for record in person.records:
@@ -455,12 +458,12 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
         if person.names(artifact):
             _delete(store, artifact)
     if store.shared is not None:
-        store.shared.sweep(LEASE)  # uploads of runs that were killed may hold the person, too
+        store.shared.sweep(LEASE)  # uploads of killed runs may also contain the person
     return done
 
 
 def _replace(store: Store, old: Artifact, user_id: str) -> None:
-    """Makes the bundle without the person and leads `current` and the release records to it; the old one stays."""
+    """Writes the bundle without the person and points `current` and the release records to it; the old one is kept."""
     with store.draft(old.stage, old.key) as draft:
         report = write_without(old.path, draft, user_id)
         written = file_records(draft)
@@ -476,7 +479,7 @@ def _replace(store: Store, old: Artifact, user_id: str) -> None:
         )
         new = store.commit(draft, manifest)
 
-    # The link comes first: a record that leads to the old bundle is found by the next call, a link is not.
+    # The link is changed first: the next call finds a record of the old bundle, but not a link to it.
     before, after = (str(artifact.path.relative_to(store.root)) for artifact in (old, new))
     link, records = CurrentLink(store), Records(store)
     if link.follow().artifact == before:
@@ -489,7 +492,7 @@ def _replace(store: Store, old: Artifact, user_id: str) -> None:
 
 def _delete(store: Store, artifact: Artifact) -> None:
     store.remove(artifact)
-    for folder in (artifact.path.parent, artifact.path.parents[1]):  # of one that was replaced
+    for folder in (artifact.path.parent, artifact.path.parents[1]):  # of a replaced artifact
         with suppress(OSError):
             if folder.is_relative_to(store.root / "replaced"):
                 folder.rmdir()
@@ -504,7 +507,7 @@ def _empty(store: Store, room: str) -> None:
 
 
 def _write(store: Store, path: Path, text: str) -> None:
-    """Writes or replaces a file that its owner alone may read."""
+    """Writes or replaces a file that only its owner may read."""
     if store.shared is not None:
         store.shared.write(str(path.relative_to(store.root)), text.encode())
         return

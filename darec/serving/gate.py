@@ -1,4 +1,5 @@
-"""The gate between a bundle and production: pure functions of reports, evidence and tolerances.
+"""The gate, which decides whether a bundle becomes the current release: pure functions of reports, evidence and
+tolerances.
 
 Models are compared on the same test interactions (`darec.serving.evidence`). A metric fails if the challenger is worse
 by significantly more than the tolerance: its value and the upper end of the 95% confidence interval of the mean
@@ -20,8 +21,10 @@ from schemas.release import (
 )
 
 RULES = 2
-"""Increases when the decision for the same bundle and evidence may change: 1 compared metrics of different runs."""
-_NORM_SPREAD = 1e4  # a largest norm this many times the median means that a vector diverged
+"""Increased when the decision for the same bundle and evidence may change. Version 1 compared metrics of different
+runs.
+"""
+_NORM_SPREAD = 1e4  # a vector has diverged if the largest norm is more than this multiple of the median
 
 
 def decide(
@@ -133,7 +136,7 @@ def _reported(candidate: BundleReport, other: BundleReport, name: str) -> Differ
 
 
 def _ratio(found: Difference | None) -> float:
-    """The ratio of the challenger's value to the other's. Missing values come first."""
+    """The ratio of the challenger's value to the other's. Missing values are sorted first."""
     if found is None or found.challenger is None:
         return -1.0
     return found.challenger / found.other if found.other else 1.0

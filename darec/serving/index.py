@@ -1,14 +1,14 @@
-"""FAISS item indexes: save, map, search with seen items left out, and measure against exact search.
+"""FAISS item indexes: writing, memory-mapping, searching without seen items, and recall against exact search.
 
-Row number in the index = item index in the vocabulary, so no id map is stored. Every kind keeps the full float32
-vectors and finds those with the largest inner product; over L2-normalised vectors that is the cosine. Building is
-single-threaded and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
+The row number in the index is the item index in the vocabulary, so no id map is stored. Every kind stores the full
+float32 vectors and finds those with the largest inner product, which is the cosine for L2-normalised vectors. Building
+is single-threaded and seeded: equal input gives equal bytes. Files are CPU indexes, readable by any FAISS.
 
-Inverted lists hold each vector x with one more column, sqrt(M^2 - |x|^2) with M the largest length, and a query has 0
-there. All rows then have length M, |q - x|^2 = |q|^2 + M^2 - 2 q.x, and the nearest row is the one with the largest
-inner product (Bachrach et al., RecSys 2014). Lists by distance are compact and lists by inner products of vectors of
-many lengths are not, so a query needs a fraction of the lists. Files of version 0.1 hold inner-product lists, which are
-read as well.
+Inverted lists store each vector x with an additional column sqrt(M^2 - |x|^2), where M is the largest norm, and a query
+has 0 there. All rows then have norm M, |q - x|^2 = |q|^2 + M^2 - 2 q.x, and the nearest row has the largest inner
+product (Bachrach et al., RecSys 2014). Lists by distance are compact, unlike lists by inner product of vectors with
+different norms, so a query needs a fraction of the lists. Files of version 0.1 have inner-product lists, which are also
+supported.
 """
 
 import ctypes
@@ -34,24 +34,24 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
-_faiss: Any = faiss  # for what its type stubs leave out
-_NEARLY_ALL = 0.95  # an approximate search is filtered only if at least this share of the items is allowed
-_CHUNK = 1024  # queries searched at once
+_faiss: Any = faiss  # not in its type stubs
+_NEARLY_ALL = 0.95  # an approximate search is used only if at least this share of the items is allowed
+_CHUNK = 1024  # number of queries per search
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Pairs to leave out of an answer: query number `rows[j]` must not get item `items[j]`. Both int64 [m]."""
+    """Pairs to exclude from the results: query number `rows[j]` must not get item `items[j]`. Both int64 [m]."""
 
     rows: Ints
     items: Ints
 
     def counts(self, queries: int) -> Ints:
-        """Pairs of each query, [queries]."""
+        """Number of pairs of each query, [queries]."""
         return np.bincount(self.rows, minlength=queries)
 
     def of(self, chosen: Ints) -> "Seen":
-        """The pairs of the `chosen` queries, renumbered to their place in `chosen`."""
+        """The pairs of the `chosen` queries, renumbered to their positions in `chosen`."""
         place = np.full(int(max(self.rows.max(initial=-1), chosen.max(initial=-1))) + 1, -1)
         place[chosen] = np.arange(len(chosen))
         rows = place[self.rows]
@@ -59,7 +59,7 @@ class Seen:
 
 
 def nothing_seen() -> Seen:
-    """No pair to leave out."""
+    """Excludes no pairs."""
     return Seen(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -80,7 +80,7 @@ def lists_file(path: Path) -> Path:
 
 
 def read(path: Path) -> faiss.Index:
-    """Maps an index file: vectors stay on disk until they are touched. Raises DarecError for a file that is none."""
+    """Memory-maps an index file: vectors stay on disk until they are accessed. Raises DarecError for any other file."""
     lists = lists_file(path)
     try:
         if not lists.is_file():
@@ -99,28 +99,28 @@ def read(path: Path) -> faiss.Index:
 def search(
     index: faiss.Index, queries: Floats, k: int, seen: Seen, allowed: NDArray[np.bool_] | None = None
 ) -> tuple[Ints, Floats]:
-    """The `k` unseen and allowed items of highest inner product a query, best first.
+    """The `k` unseen and allowed items with the largest inner product for each query, best first.
 
-    What is allowed is the same for all queries, and FAISS looks at nothing else. What is seen differs by query, which
-    FAISS has no filter for: k + |seen| items are fetched and the seen ones dropped, so this filter costs no recall
-    either. A query that an approximate index leaves short is searched again exactly.
+    The allowed items are the same for all queries, and FAISS searches only these. The seen items differ by query, for
+    which FAISS has no filter: k + |seen| items are retrieved and the seen ones dropped, so recall is not reduced. A
+    query with too few results from an approximate index is searched again exactly.
 
     Args:
         index: From `build` or `read`.
         queries: [b, d] float32.
-        k: Length of an answer, at least 1.
-        seen: Pairs to leave out.
+        k: Length of a result, at least 1.
+        seen: Pairs to exclude.
         allowed: Whether an item may be found, [items]; None if all may.
 
     Returns:
-        Item indices [b, k], -1 where no unseen item is left, and scores [b, k], -inf there.
+        Item indices [b, k], -1 if no unseen item is left, and scores [b, k], -inf there.
     """
     ids = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     filtered = _Filter.of(allowed, index)
     seen = seen if allowed is None else Seen(seen.rows[allowed[seen.items]], seen.items[allowed[seen.items]])
     counts = seen.counts(len(queries))
-    order = np.argsort(counts, kind="stable")  # neighbours in a chunk need about the same number of fetched items
+    order = np.argsort(counts, kind="stable")  # queries of a chunk need about the same number of items
     for start in range(0, len(queries), _CHUNK):
         rows = order[start : start + _CHUNK]
         ids[rows], scores[rows] = _search_chunk(index, queries[rows], k, seen.of(rows), filtered)
@@ -130,8 +130,8 @@ def search(
 def recall(index: faiss.Index, vectors: "Floats | Rows", queries: Floats, limits: Floats, k: int) -> float:
     """Mean share of the exact top `k` found; `limits` [q] is the exact k-th score of each query.
 
-    Scores are recomputed from `vectors` by the returned number, so that an index out of step with the vocabulary
-    shows; equal scores count as found, whichever of the tied items was returned.
+    Scores are recomputed from `vectors` by the returned number, so that an index that does not match the vocabulary is
+    detected; equal scores count as found, regardless of which tied item is returned.
     """
     k = min(k, len(vectors))
     _, ids = _approximate(index, queries, k)
@@ -143,16 +143,16 @@ def recall(index: faiss.Index, vectors: "Floats | Rows", queries: Floats, limits
 
 @dataclass(frozen=True)
 class _Filter:
-    """Which items a search looks at."""
+    """The items that a search considers."""
 
     items: int
-    """How many items may be found."""
+    """Number of allowed items."""
     selector: Any = None
     exact: bool = False
-    """Whether all allowed items are compared with a query, whatever the index.
+    """Whether all allowed items are compared with a query, for any kind of index.
 
-    An approximate index searches near the query, and where the allowed items are elsewhere it finds few of the best
-    ones: at a tenth of the items, the recall of IVF falls from 0.99 to between 0.3 and 0.98.
+    An approximate index searches near the query. If the allowed items are elsewhere, it finds few of the best ones:
+    with a tenth of the items allowed, the recall of IVF decreases from 0.99 to between 0.3 and 0.98.
     """
 
     @classmethod
@@ -194,7 +194,7 @@ def without_seen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, F
 
 
 def left_aligned(ids: Ints, scores: Floats, keep: NDArray[np.bool_], k: int) -> tuple[Ints, Floats]:
-    """The first `k` columns of each row that are to be kept, moved to the left; -1 and -inf after them."""
+    """The first `k` kept columns of each row, moved to the left, followed by -1 and -inf."""
     place = np.cumsum(keep, axis=1) - 1
     row, column = np.nonzero(keep & (place < k))
     best_ids = np.full((len(ids), k), -1, np.int64)
@@ -214,7 +214,7 @@ def _exact(index: Any, queries: Floats, k: int, selector: Any) -> tuple[Floats, 
 
 
 def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats, Ints]:
-    """Inner products, best first, and item numbers: [q, k] each, -1 where an index finds fewer."""
+    """Inner products, best first, and item numbers: [q, k] each, -1 if an index finds fewer."""
     queries = np.ascontiguousarray(queries)
     if index.metric_type != faiss.METRIC_L2:
         return index.search(queries, k, params=parameters)
@@ -224,7 +224,7 @@ def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats
 
 
 def _squared_length(index: Any) -> float:
-    """The squared length of the rows of an inverted-list index, which all have the same length."""
+    """The squared norm of the rows of an inverted-list index, which all have the same norm."""
     lists = index.invlists
     filled = next(number for number in range(index.nlist) if lists.list_size(number))
     codes = faiss.rev_swig_ptr(lists.get_codes(filled), index.code_size)
@@ -233,7 +233,7 @@ def _squared_length(index: Any) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """HNSW insertion and k-means depend on how many threads take part; one thread makes the bytes reproducible."""
+    """HNSW insertion and k-means depend on the number of threads; with one thread the bytes are reproducible."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -244,7 +244,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def without_output() -> Iterator[None]:
-    """FAISS prints the names and sizes of list files, which would be in the middle of tables and JSON."""
+    """Suppresses the names and sizes of list files that FAISS prints, which would appear in tables and JSON."""
     sys.stdout.flush()
     with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(1), "wb") as before:  # noqa: PTH123 - a descriptor
         os.dup2(nowhere.fileno(), 1)

@@ -1,8 +1,9 @@
-"""Building an item index: in memory or a shard at a time, on the cores of the CPU or on a GPU.
+"""Builds an item index in memory or in shards, on the CPU or on a GPU.
 
-The steps are the same everywhere. k-means finds centroids on a sample of the rows, each row is added to the list of its
-nearest centroid, and the least effort is chosen that reaches the target recall against exact search. With a FAISS for
-GPUs and a GPU, the searches in these steps run there from `_WORTH_A_GPU` rows on; the files are CPU indexes either way.
+The steps are the same in all cases. k-means finds centroids on a sample of the rows, each row is added to the list of
+its nearest centroid, and the smallest effort that reaches the target recall against exact search is chosen. With a
+FAISS for GPUs and a GPU, the searches in these steps run there for at least `_WORTH_A_GPU` rows; the files are CPU
+indexes in both cases.
 
 A sharded index has the centroids and lists of one that is built in memory. Its lists are in a separate file beside
 the index, which is mapped when the index is read, so that neither building nor searching needs memory for all vectors.
@@ -21,19 +22,19 @@ from darec.serving.index import Floats, Ints, lists_file, one_thread, recall, wi
 from darec.serving.index_kinds import INDEX_KINDS, IndexKind, InvertedLists
 from schemas.release import ExportConfig, IndexReport
 
-_faiss: Any = faiss  # for what its type stubs leave out
+_faiss: Any = faiss  # not in its type stubs
 _WORTH_A_GPU = 100_000  # rows
-_MOST_LISTS = 0.25  # share of the lists that `auto` lets a query search; exact search, in one product, is faster then
-_BLOCK = 65_536  # rows that are added at a time
-_EXACT_BLOCK = 2**20  # rows that are compared with the queries at a time
+_MOST_LISTS = 0.25  # maximum share of the lists per query with `auto`; above it, exact search is faster
+_BLOCK = 65_536  # number of rows that are added at a time
+_EXACT_BLOCK = 2**20  # number of rows that are compared with the queries at a time
 
 
 class Rows:
-    """Vectors of which a part is prepared when it is needed.
+    """Vectors that are prepared on demand.
 
     Args:
         raw: float32 [n, d], which may be mapped from a file.
-        prepare: a function of any rows [m, d] that gives their final form.
+        prepare: a function that converts any rows [m, d] to their final form.
     """
 
     def __init__(self, raw: Floats, prepare: Callable[[Floats], Floats]) -> None:
@@ -57,7 +58,7 @@ def build(vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig) 
     name = _kind(rows, config)
     kind, device = INDEX_KINDS.make(name), _Device(rows)
 
-    # The graph of HNSW depends on how many threads insert rows; inverted lists do not.
+    # The graph of HNSW depends on the number of threads; inverted lists do not.
     with one_thread() if name == "hnsw" else nullcontext():
         index = kind.create(width, rows, config)
         stored = kind.stored(vectors[:])
@@ -76,7 +77,8 @@ def build(vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig) 
 def build_file(vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig, path: Path) -> IndexReport:
     """As `build`, into a file. An IVF index of more than `config.shard_items` vectors is built in shards.
 
-    Besides `vectors`, that takes memory for one shard and for the sample of k-means, and disk for the vectors twice.
+    In addition to `vectors`, this takes memory for one shard and for the sample of k-means, and disk space for two
+    copies of the vectors.
     """
     rows = len(vectors)
     if _kind(rows, config) != "ivf" or rows <= config.shard_items:
@@ -116,7 +118,7 @@ class _Device:
         return index if self._gpu is None else _faiss.index_cpu_to_gpu(self._gpu, 0, index)
 
     def best(self, queries: Floats, vectors: Floats, k: int) -> Floats:
-        """The k greatest inner products of each query, best first: [q, k]."""
+        """The k largest inner products of each query, best first: [q, k]."""
         if self._gpu is not None:
             return _faiss.knn_gpu(self._gpu, queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
         return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
@@ -134,7 +136,7 @@ def _parts(vectors: Floats | Rows, size: int) -> Iterator[tuple[int, Floats]]:
 
 
 def _sample(rows: int, index: Any) -> Ints:
-    """The rows that FAISS itself takes for k-means, in its order."""
+    """The rows that FAISS samples for k-means, in its order."""
     wanted = index.nlist * index.cp.max_points_per_centroid
     if rows <= wanted:
         return np.arange(rows)
@@ -160,7 +162,7 @@ def _add(index: Any, stored: Floats, first: int, device: _Device) -> None:
 
 
 def _merge(index: Any, shards: list[Path], path: Path) -> None:
-    """Gives an empty index the lists of all shards, which are mapped, in the file `path`, which the index maps too."""
+    """Merges the memory-mapped lists of all shards into the file `path`, which the empty index then maps."""
     mapped: list[Any] = [faiss.read_index(str(shard), _faiss.IO_FLAG_MMAP) for shard in shards]
     merged = _faiss.OnDiskInvertedLists(index.nlist, index.code_size, str(path))
     lists = _faiss.InvertedListsPtrVector()
@@ -168,7 +170,7 @@ def _merge(index: Any, shards: list[Path], path: Path) -> None:
         lists.push_back(shard.invlists)
     with without_output():
         index.ntotal = merged.merge_from_multiple(lists.data(), lists.size())
-    merged.filename = path.name  # not the folder, which is another one later, and equal contents give equal bytes
+    merged.filename = path.name  # without the folder, because it changes later and equal contents must give equal bytes
     index.replace_invlists(merged, True)
     merged.this.disown()
 
@@ -181,7 +183,7 @@ def _least_effort(
     config: ExportConfig,
     device: _Device,
 ) -> tuple[int, float]:
-    """Sets and returns the least effort that reaches the target recall, and the recall."""
+    """Sets and returns the smallest effort that reaches the target recall, and the recall."""
     sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
     limits = _exact_limits(vectors, sample, config.recall_k, device)
     found = 0.0

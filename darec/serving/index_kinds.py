@@ -1,4 +1,4 @@
-"""The kinds of FAISS index: how each is created, how much of it a query searches, and how it is searched exactly.
+"""The kinds of FAISS index: creation, search effort, and exact search.
 
 A new kind is one class here, whose name is added to `ExportConfig.index`.
 """
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from darec.common.registry import Registry
 from schemas.release import ExportConfig
 
-_faiss: Any = faiss  # for what its type stubs leave out
-_POINTS_PER_LIST = 39  # FAISS asks for this number of training points per centroid
-_MAX_POINTS_PER_LIST = 64  # of many items a sample is enough to find centroids
-_ROUNDS = 6  # of k-means
+_faiss: Any = faiss  # not in its type stubs
+_POINTS_PER_LIST = 39  # number of training points per centroid that FAISS recommends
+_MAX_POINTS_PER_LIST = 64  # maximum number of training points per centroid
+_ROUNDS = 6  # iterations of k-means
 
 
 class IndexKind:
     """The exact kind, and the base class of the others."""
 
     faiss_type: ClassVar[type[faiss.Index]] = faiss.IndexFlat
-    """The class of the indexes of this kind, by which an index from a file is recognised."""
+    """The FAISS class, by which the kind of an index from a file is recognised."""
     exact: ClassVar[bool] = True
     """Whether a search compares a query with all items."""
 
@@ -32,11 +32,11 @@ class IndexKind:
         return faiss.index_factory(width, "Flat", faiss.METRIC_INNER_PRODUCT)
 
     def stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The rows [n, d] or [n, d + 1] that the index stores for `vectors` [n, d], which are all of its vectors."""
+        """The rows [n, d] or [n, d + 1] that the index stores for `vectors` [n, d], all vectors of the index."""
         return vectors
 
     def max_effort(self, index: Any) -> int:
-        """The effort with which a search is exact; 0 if there is nothing to choose."""
+        """The effort of an exact search; 0 if the kind has no effort."""
         return 0
 
     def effort(self, index: Any) -> int:
@@ -47,11 +47,11 @@ class IndexKind:
         """Sets the number of lists or candidates that a query searches."""
 
     def parameters(self, index: Any, selector: Any) -> Any:
-        """Search parameters with the index's effort, for the items of `selector` only (None: all)."""
+        """Search parameters with the index's effort, for the items of `selector` (None: all items)."""
         return None if selector is None else _faiss.SearchParameters(sel=selector)
 
     def exhaustive(self, index: Any, selector: Any) -> tuple[Any, Any]:
-        """The index and the parameters with which the search over the items of `selector` is exact."""
+        """The index and the parameters of an exact search over the items of `selector`."""
         return index, self.parameters(index, selector)
 
     def efforts(self, index: Any, config: ExportConfig) -> list[int]:
@@ -68,7 +68,7 @@ INDEX_KINDS.register("flat")(IndexKind)
 
 @INDEX_KINDS.register("ivf")
 class InvertedLists(IndexKind):
-    """Inverted lists by distance, over vectors that an additional column brings to equal length (see `index`)."""
+    """Inverted lists by distance, over vectors with equal norms due to an additional column (see `index`)."""
 
     faiss_type = faiss.IndexIVF
     exact = False
@@ -83,11 +83,11 @@ class InvertedLists(IndexKind):
         return index
 
     def stored(self, vectors: NDArray[np.float32], longest: float | None = None) -> NDArray[np.float32]:
-        """`vectors` with a column that gives all rows the length of the longest: [n, d] -> [n, d + 1].
+        """`vectors` with a column that gives all rows the largest norm: [n, d] -> [n, d + 1].
 
         Args:
             vectors: some or all vectors of the index.
-            longest: the squared length of the longest vector of the index; None if it is among `vectors`.
+            longest: the largest squared norm in the index; None if it is that of `vectors`.
         """
         squares = np.square(vectors).sum(1)
         rest = np.sqrt(np.maximum((squares.max(initial=0) if longest is None else longest) - squares, 0))
@@ -151,6 +151,6 @@ class ProximityGraph(IndexKind):
 
 
 def kind_of(index: faiss.Index) -> IndexKind:
-    """The kind of an index, also of one that was read from a file."""
+    """The kind of an index, including one that was read from a file."""
     kinds = [INDEX_KINDS.make(name) for name in INDEX_KINDS]
     return next(kind for kind in kinds if isinstance(index, kind.faiss_type))

@@ -1,6 +1,7 @@
-"""A release in LanceDB: two tables a version, and a table of one row that names the version in production.
+"""A release in LanceDB: two tables per version, and a table with one row for the version in production.
 
-LanceDB has no aliases: readers take the version from the column `version` of `<name>_current`, which is replaced whole.
+LanceDB has no aliases: readers read the version from the column `version` of `<name>_current`, which is replaced
+atomically.
 """
 
 import warnings
@@ -46,7 +47,7 @@ class Lance:
         return versions_among(self._tables(), self._name)
 
     def current(self) -> str | None:
-        """The version that `<name>_current` names."""
+        """The version in `<name>_current`."""
         if self._pointer not in self._tables():
             return None
         return self._db.open_table(self._pointer).to_arrow()[_VERSION][0].as_py()
@@ -57,7 +58,7 @@ class Lance:
         return {side: self._db.open_table(name).count_rows() if name in known else 0 for side, name in names.items()}
 
     def write(self, version: Version) -> None:
-        """Writes both tables; each is there when it is whole."""
+        """Writes both tables; each becomes visible when it is complete."""
         for side in _SIDES:
             blocks = (batch for block in version.blocks(side) for batch in _arrow(block).to_batches())
             first = next(blocks)
@@ -67,7 +68,7 @@ class Lance:
                 table.create_index(metric="dot", index_type="IVF_FLAT", vector_column_name=c.VECTOR)
 
     def switch(self, version: str) -> None:
-        """Replaces the row that readers look at, if it names another version."""
+        """Replaces the row for readers, if it has another version."""
         if self.current() != version:
             row = {_VERSION: [version], **{side: [self._table(side, version)] for side in _SIDES}}
             self._db.create_table(self._pointer, pa.table(row), mode="overwrite")
@@ -78,7 +79,7 @@ class Lance:
             self._db.drop_table(name)
 
     def holding(self, user_id: str) -> int:
-        """In how many versions the person is."""
+        """The number of versions that contain the person."""
         return sum(self._db.open_table(name).count_rows(_is(user_id)) for name in self._of_users())
 
     def forget(self, user_id: str) -> None:
@@ -88,7 +89,7 @@ class Lance:
             if table.count_rows(_is(user_id)):
                 left = table.search().where(f"NOT ({_is(user_id)})").to_batches()
                 table = self._db.create_table(name, left, mode="overwrite")
-            with warnings.catch_warnings(action="ignore", category=UserWarning):  # who reads an old version will fail
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # readers of an old version will fail
                 table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
     @property

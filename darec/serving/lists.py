@@ -1,12 +1,12 @@
 """The lists of all users: the top K items of every user of a release, in files for other services.
 
     OUT/part-00000.parquet ...    user_id, rank (from 1), item_id, score, source; users in the order of the release
-    OUT/manifest.json             `schemas.lists.ListsManifest`, written last: a folder without it is not whole
+    OUT/manifest.json             `schemas.lists.ListsManifest`, written last: a folder without it is incomplete
 
-A folder is filled under another name and takes its own when it is whole, so that readers see the old lists or the new
-ones. In an object store, files get names of their own and `manifest.json`, which lists them, is replaced when all are
-there; those of the old lists are deleted after that. Users are read, ranked and written in blocks: memory does not grow
-with their number.
+A folder is filled under a temporary name and renamed when it is complete, so that readers see the old lists or the new
+ones. In an object store, files get unique names, and `manifest.json`, which lists them, is replaced when all are
+written; the files of the old lists are deleted afterwards. Users are read, ranked and written in blocks: memory does
+not grow with their number.
 """
 
 import fcntl
@@ -45,9 +45,9 @@ from schemas.rules import RulesConfig
 from schemas.tables import LISTS
 
 MANIFEST = "manifest.json"
-_BLOCK = 4096  # users ranked at once
-_READ = 2**23  # numbers of users' vectors read at once: 32 MB
-_ROWS = 2**19  # rows of a row group, or written at once
+_BLOCK = 4096  # number of users that are ranked at once
+_READ = 2**23  # size of the users' vectors that are read at once: 32 MB
+_ROWS = 2**19  # number of rows in a row group, or per write
 _UPLOADED = re.compile(r"[0-9a-f]{12}/part-\d{5}\.\w+")  # names in an object store
 
 
@@ -58,17 +58,17 @@ def write_lists(
     rules: RulesConfig | None = None,
     progress: Progress | None = None,
 ) -> ListsManifest:
-    """Writes the lists of all users to the folder `out`, in place of lists that are there.
+    """Writes the lists of all users to the folder `out`, replacing existing lists.
 
     Args:
         bundle: the release.
-        out: the folder, or the address of one in an object store. What is there is replaced only if it holds lists.
+        out: the folder, or its address in an object store. An existing folder is replaced only if it contains lists.
         config: length of a list, format, and number of files.
         rules: which items are allowed, and how lists are composed.
         progress: shows the number of users.
 
     Raises:
-        UserError: the folder holds something else, or another process is writing these lists.
+        UserError: the folder contains other files, or another process is writing these lists.
     """
     started = time.perf_counter()
     rules, progress = rules or RulesConfig(), progress or Silent()
@@ -105,7 +105,7 @@ def write_lists(
 
 
 def written(out: Path | str) -> ListsManifest | None:
-    """What the folder holds, if it holds whole lists and can be read."""
+    """The manifest of the folder, if it contains complete lists and is readable."""
     try:
         if isinstance(out, Path):
             return ListsManifest.model_validate_json((out / MANIFEST).read_bytes())
@@ -138,7 +138,7 @@ def _ranked(
         if len(rows):
             ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows), new_ones)
 
-    ids[users[c.USER].is_null().to_numpy()] = -1  # somebody who was forgotten
+    ids[users[c.USER].is_null().to_numpy()] = -1  # a user who was forgotten
     row, place = np.nonzero(ids >= 0)
     return pl.DataFrame(
         {
@@ -159,10 +159,11 @@ def _seen(bundle: Bundle, users: pl.DataFrame) -> Seen:
 
 
 class _Finder:
-    """Candidates for blocks of users, the same as the index gives.
+    """Candidates for blocks of users, equal to those of the index.
 
-    Where it compares a user with all allowed items, since it is flat or because of the rules, the product with these
-    items gives the same several times as fast. An approximate index over all items is faster still.
+    If the index would compare a user with all allowed items, because it is flat or because of the rules, a matrix
+    product with these items gives the same result several times as fast. An approximate index over all items is even
+    faster.
     """
 
     def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
@@ -183,7 +184,7 @@ class _Product:
     """The product with the vectors of the allowed items."""
 
     def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
-        from darec.evaluation.top_items import TopItems  # brings torch
+        from darec.evaluation.top_items import TopItems  # imports torch
 
         vectors = bundle.all_item_vectors()
         everything = np.arange(len(vectors))
@@ -207,7 +208,7 @@ Write = Callable[[pl.DataFrame], object]
 
 @contextmanager
 def _parquet(file: IO[bytes]) -> Iterator[Write]:
-    """Row groups of at least `_ROWS` rows, but for the last."""
+    """Writes row groups of at least `_ROWS` rows, except for the last."""
     schema = _EMPTY.to_arrow().schema
     waiting: list[pl.DataFrame] = []
     with ParquetWriter(file, schema, compression="zstd") as writer:
@@ -242,17 +243,17 @@ _WRITERS: dict[str, Callable[[IO[bytes]], AbstractContextManager[Write]]] = {
 
 
 Finish = Callable[[Path], str]
-"""Is given a file that is whole; returns its name for readers."""
+"""Called with a complete file; returns its name for readers."""
 
 
 @contextmanager
 def _uploaded(out: str) -> Iterator[tuple[Path, Finish]]:
-    """An empty local folder, whose files go to the object store one by one; the manifest, at the end of the block."""
+    """An empty local folder, whose files are uploaded one by one; the manifest is uploaded at the end of the block."""
     place, run = Objects(out), uuid.uuid4().hex[:12]
     there = {each.name for each in place.list("")}
     if there and MANIFEST not in there:
-        hint = "name a folder that is new, empty, or holds lists"
-        raise UserError("the folder holds something else than lists", where=out, hint=hint)
+        hint = "name a folder that is new, empty, or contains lists"
+        raise UserError("the folder contains other files than lists", where=out, hint=hint)
 
     def upload(path: Path) -> str:
         name = f"{run}/{path.name}"
@@ -269,20 +270,20 @@ def _uploaded(out: str) -> Iterator[tuple[Path, Finish]]:
 
 @contextmanager
 def _replaced(out: Path) -> Iterator[tuple[Path, Finish]]:
-    """An empty folder that takes the place of `out` when the block ends without an error."""
+    """An empty folder that replaces `out` when the block ends without an error."""
     if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
-        hint = "name a folder that is new, empty, or holds lists"
-        raise UserError("the folder holds something else than lists", where=str(out), hint=hint)
+        hint = "name a folder that is new, empty, or contains lists"
+        raise UserError("the folder contains other files than lists", where=str(out), hint=hint)
     draft, before = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "before"))
     with explained(out.parent):
         draft.mkdir(parents=True, exist_ok=True)
         with _locked(draft, out):
-            _empty(draft)  # what a killed process has left
+            _empty(draft)  # leftovers of a killed process
             yield draft, lambda path: path.name
             for path in (*draft.iterdir(), draft):
                 flush(path)
 
-            # A folder cannot be put over one that is not empty: for a moment there is none.
+            # A rename cannot replace a folder that is not empty: for a moment there is no folder.
             shutil.rmtree(before, ignore_errors=True)
             if out.exists():
                 out.rename(before)

@@ -1,4 +1,4 @@
-"""Two evaluated runs user by user: paired tests of their metrics, and the lists of single users."""
+"""Compares two evaluated runs user by user: paired tests of their metrics, and the lists of single users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class MetricRow:
     first: float
     second: float
     difference: float
-    """The second minus the first."""
+    """The second value minus the first."""
     low: float
     high: float
     t_test: float

@@ -1,6 +1,7 @@
-"""A release in PostgreSQL with the extension vector: two tables a version, and two views that lead to one of them.
+"""A release in PostgreSQL with the extension vector: two tables per version, and two views of the version in
+production.
 
-A version is written in one transaction, and the views are switched in another: a push that is killed leaves nothing.
+A version is written in one transaction, and the views are switched in another, so that a killed push leaves no traces.
 """
 
 from collections.abc import Iterator
@@ -22,13 +23,13 @@ _COLUMNS = {
     "users": "number bigint PRIMARY KEY, user_id text NOT NULL UNIQUE, train_count integer NOT NULL, "
     "seen integer[] NOT NULL",
 }
-_MOST_INDEXED = 2000  # numbers of a vector that pgvector's HNSW takes
+_MOST_INDEXED = 2000  # maximum width of vectors in pgvector's HNSW index
 
 
 @STORES.register("pgvector")
 @contextmanager
 def connect(config: VectorsConfig, address: str) -> "Iterator[PostgreSQL]":
-    """A connection, until the block ends."""
+    """A connection, which is closed at the end of the block."""
     psycopg = extra("psycopg", "vectors")
     try:
         with psycopg.connect(address, autocommit=True, connect_timeout=30) as connection:
@@ -41,7 +42,9 @@ def connect(config: VectorsConfig, address: str) -> "Iterator[PostgreSQL]":
 
 
 class PostgreSQL:
-    """The versions in the first schema of the search path. Names are letters, digits and _: they need no quotes."""
+    """The versions in the first schema of the search path. Names consist of letters, digits and _, so they need no
+    quotes.
+    """
 
     def __init__(self, connection: Any, config: VectorsConfig) -> None:
         self._db, self._name, self._index_from = connection, config.name, config.index_from
@@ -52,7 +55,7 @@ class PostgreSQL:
         return versions_among((name for (name,) in found), self._name)
 
     def current(self) -> str | None:
-        """The version that the views lead to, which the comment of one of them names."""
+        """The version of the views, which is in the comment of one of them."""
         query = "SELECT obj_description(to_regclass(%s), 'pg_class')"
         return self._db.execute(query, [f"{self._name}_items"]).fetchone()[0]
 
@@ -63,7 +66,7 @@ class PostgreSQL:
         return {side: self._count(f"SELECT count(*) FROM {self._table(side, version)}") for side in _COLUMNS}
 
     def write(self, version: Version) -> None:
-        """Writes both tables, and with many items an index, in one transaction."""
+        """Writes both tables, and for many items an index, in one transaction."""
         with self._db.transaction():
             self._db.execute("CREATE EXTENSION IF NOT EXISTS vector")
             for side, columns in _COLUMNS.items():
@@ -77,7 +80,7 @@ class PostgreSQL:
                 self._db.execute(f"CREATE INDEX ON {table} USING hnsw (vector vector_ip_ops)")
 
     def switch(self, version: str) -> None:
-        """Leads both views to the version, in one transaction. Rights that were granted on them stay."""
+        """Switches both views to the version, in one transaction. Privileges on them are kept."""
         psycopg = extra("psycopg", "vectors")
         with self._db.transaction():
             for side in _COLUMNS:
@@ -86,24 +89,24 @@ class PostgreSQL:
                 try:
                     with self._db.transaction():
                         self._db.execute(f"CREATE OR REPLACE {query}")
-                except psycopg.errors.InvalidTableDefinition:  # the vectors have another width
+                except psycopg.errors.InvalidTableDefinition:  # the width of the vectors has changed
                     self._db.execute(f"DROP VIEW {view}")
                     self._db.execute(f"CREATE {query}")
                 self._db.execute(f"COMMENT ON VIEW {view} IS '{version}'")
 
     def remove(self, version: str) -> None:
-        """Drops the tables of a version, and a view that leads to them."""
+        """Drops the tables of a version, and views of them."""
         with self._db.transaction():
             for side in _COLUMNS:
                 self._db.execute(f"DROP TABLE IF EXISTS {self._table(side, version)} CASCADE")
 
     def holding(self, user_id: str) -> int:
-        """In how many versions the person is."""
+        """The number of versions that contain the person."""
         counts = "SELECT count(*) FROM {} WHERE user_id = %s"
         return sum(self._count(counts.format(table), user_id) for table in self._user_tables())
 
     def forget(self, user_id: str) -> None:
-        """Deletes the person from all versions and rewrites the tables, so that no file of theirs has the row."""
+        """Deletes the person from all versions and rewrites the tables, so that their files do not contain the row."""
         for table in self._user_tables():
             self._db.execute(f"DELETE FROM {table} WHERE user_id = %s", [user_id])
             self._db.execute(f"VACUUM FULL {table}")
@@ -119,7 +122,7 @@ class PostgreSQL:
 
 
 def _csv(block: pl.DataFrame) -> bytes:
-    """Rows for COPY; a list is text, as both `integer[]` and `vector` are written."""
+    """Rows for COPY; lists are written as text in the format of `integer[]` and `vector`."""
     texts = []
     for name, brackets in ((c.VECTOR, "[]"), (SEEN, "{}")):
         if name in block.columns:

@@ -1,4 +1,4 @@
-"""A release in Qdrant: two collections a version, and two aliases that are moved in one request."""
+"""A release in Qdrant: two collections per version, and two aliases that are moved in one request."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
 
 _SIDES = ("users", "items")
-_SECONDS = 300  # that one request may take
+_SECONDS = 300  # timeout of a request, in seconds
 
 
 @STORES.register("qdrant")
@@ -53,7 +53,7 @@ class Qdrant:
         return versions_among((each.name for each in self._client.get_collections().collections), self._name)
 
     def current(self) -> str | None:
-        """The version that the alias of the items leads to."""
+        """The version that the alias of the items refers to."""
         leads = self._aliases().get(f"{self._name}_items", "")
         found = pattern(self._name).fullmatch(leads)
         return found[2] if found else None
@@ -65,7 +65,7 @@ class Qdrant:
         return {side: self._client.count(name, exact=True).count if there[side] else 0 for side, name in names.items()}
 
     def write(self, version: Version) -> None:
-        """Makes both collections. A point's id is its number in the release."""
+        """Creates both collections. A point's id is its number in the release."""
         models = self._models
         vectors = models.VectorParams(size=version.width, distance=models.Distance.DOT)
         for side in _SIDES:
@@ -93,7 +93,7 @@ class Qdrant:
             self._client.delete_collection(self._collection(side, version))
 
     def holding(self, user_id: str) -> int:
-        """In how many versions the person is."""
+        """The number of versions that contain the person."""
         counts = (self._client.count(name, count_filter=self._is(user_id), exact=True) for name in self._of_users())
         return sum(found.count for found in counts)
 

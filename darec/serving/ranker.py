@@ -1,4 +1,4 @@
-"""How a release ranks: candidates by inner product, then the reranker, then the rules, until each list has K items."""
+"""Ranking in a release: candidates by inner product, then the reranker, then the rules, until each list has K items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from darec.evaluation.rerank import Reranker
 
 Candidates = Callable[[Ints, int, Seen], tuple[Ints, Floats]]
-"""Given query numbers [b], n, and what each has seen: the n best items that the rules allow, best first, and their
-scores, both [b, n]; -1 and -inf after the last."""
+"""Takes query numbers [b], n, and the seen items of each query. Returns the n best items that the rules allow, best
+first, and their scores, both [b, n]; -1 and -inf after the last.
+"""
 
-_MORE = 4  # times as many candidates are asked for when a list is short
-_WEIGHTS = 10  # steps by which the weight of diversity is raised
+_MORE = 4  # factor for the number of candidates when a list is too short
+_WEIGHTS = 10  # number of steps in which the weight of diversity is increased
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """Turns candidates into lists. Everything that serves ranks by it: for one user, for many, and for all."""
+    """Makes lists from candidates: for one user, for many users, and for all users."""
 
     n_items: int
     reranker: "Reranker | None"
     rules: Rules
     stronger: "tuple[MMR, ...]" = ()
-    """Rerankers of rising weight of diversity, for lists below the minimum."""
+    """Rerankers with increasing weight of diversity, for lists below the minimum."""
 
     @classmethod
     def of(cls, bundle: Bundle, rules: Rules) -> Self:
@@ -46,7 +47,7 @@ class Ranker:
         self, find: Candidates, queries: int, k: int, seen: Seen, new: Candidates | None = None
     ) -> tuple[Ints, Floats]:
         """The lists of `queries` queries: item numbers and scores [queries, min(k, n_items)]; -1 and -inf at the end of
-        a list that has fewer, since no more items are left. `new` finds the items for places that new ones get.
+        a list that has fewer because no more items are left. `new` finds the items for the positions of new items.
         """
         k = min(k, self.n_items)
         ids, scores = self._lists(find, np.arange(queries), k, seen, self.reranker)
@@ -71,10 +72,10 @@ class Ranker:
         while len(rows):
             fetch = min(fetch, self.n_items)
             found, values = find(queries[rows], fetch, seen.of(rows))
-            more = found[:, -1] >= 0  # whether there may be further candidates
+            more = found[:, -1] >= 0  # whether there may be more candidates
             if reranker is not None:
                 found, values = _reranked(reranker, found, values, fetch if limits else k)
-            if limits is None:  # then a list is short only if no candidate is left
+            if limits is None:  # lists are then short only if no candidate is left
                 return found[:, :k], values[:, :k]
             ids[rows], scores[rows] = index.left_aligned(found, values, limits.kept(found), k)
             rows = rows[(ids[rows, -1] < 0) & more & (fetch < self.n_items)]
@@ -85,10 +86,10 @@ class Ranker:
 def with_new(
     ids: Ints, scores: Floats, new_ids: Ints, new_scores: Floats, is_new: NDArray[np.bool_]
 ) -> tuple[Ints, Floats]:
-    """Lists in which at least m of the k places are new items.
+    """Lists in which at least m of the k items are new.
 
-    A list that lacks new items loses its last other ones. The added items take places at even distances, the best one
-    the first of these.
+    In a list with fewer new items, the last other items are replaced. The added items get evenly spaced positions, the
+    best one the first of these.
 
     Args:
         ids: lists of items [b, k], best first; -1 after the last.
@@ -103,11 +104,11 @@ def with_new(
     added = fresh & (fresh.cumsum(1) <= most - there.sum(1, keepdims=True))
     short = added.sum(1, keepdims=True)
 
-    # The last places of others go, as many as are added: empty ones first.
+    # As many of the last other positions as items are added are dropped, empty ones first.
     other = ~there
     from_end = other[:, ::-1].cumsum(1)[:, ::-1]
     stays = there | (from_end > short)
-    # Of m places at even distances the last ones are taken, so that one item alone stands at the end.
+    # Of m evenly spaced positions the last ones are used, so that a single item is at the end.
     taken = np.zeros_like(stays)
     places = (np.arange(1, most + 1) * k) // most - 1
     taken[:, places] = np.arange(most, 0, -1) <= short
@@ -124,7 +125,7 @@ def by_index(bundle: Bundle, vectors: Floats, allowed: NDArray[np.bool_] | None)
 
 
 def by_popularity(bundle: Bundle, allowed: NDArray[np.bool_] | None) -> Candidates:
-    """The items with most train interactions, ties by item number; the count is the score."""
+    """The items with the most train interactions, ties by item number; the count is the score."""
     counts = bundle.items[c.TRAIN_COUNT].to_numpy()
     best = np.argsort(-counts, kind="stable")
     best = best if allowed is None else best[allowed[best]]
@@ -151,7 +152,7 @@ def _diversity(reranker: "MMR", ids: Ints) -> NDArray[np.float32]:
 
 
 def _stronger(bundle: Bundle) -> "tuple[MMR, ...]":
-    """MMR with the release's own vectors, or with its item vectors if it has no reranker."""
+    """MMR with the vectors of the release's reranker, or with the item vectors if it has none."""
     import torch
 
     from darec.evaluation.mmr import MMR
@@ -159,8 +160,10 @@ def _stronger(bundle: Bundle) -> "tuple[MMR, ...]":
 
     own = bundle.reranker
     if own is not None and not isinstance(own, MMR):
-        hint = "leave the rule out, or release with the reranker mmr"
-        raise UserError(f"the reranker {own.config.name} knows no diversity", where="rules.min_diversity", hint=hint)
+        hint = "omit the rule, or release with the reranker mmr"
+        raise UserError(
+            f"the reranker {own.config.name} does not support diversity", where="rules.min_diversity", hint=hint
+        )
     if own is None:
         trained = torch.tensor(bundle.all_item_vectors())
         own = MMR(MMRConfig(weight=0, similarity="interactions"), {"interactions": trained})

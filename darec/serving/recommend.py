@@ -1,4 +1,4 @@
-"""Recommendations from a bundle: external ids in, external ids and titles out, seen items left out."""
+"""Recommendations from a bundle, by external ids, with titles and without seen items."""
 
 import difflib
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ from schemas import columns as c
 from schemas.rules import RulesConfig
 
 MODEL, TEXT, HISTORY, POPULARITY = "model", "text", "history", "popularity"
-"""What a list follows: a trained vector, one that the user's text predicts, one folded from a history, or counts."""
+"""The source of a list: a trained vector, one predicted from the user's text, one folded in from a
+history, or counts.
+"""
 
 
 def recommend(bundle: Bundle, user_id: str, k: int = 10, rules: RulesConfig | None = None) -> pl.DataFrame:
@@ -26,12 +28,12 @@ def recommend(bundle: Bundle, user_id: str, k: int = 10, rules: RulesConfig | No
 def recommend_many(
     bundle: Bundle, user_ids: Sequence[str], k: int = 10, rules: RulesConfig | None = None
 ) -> pl.DataFrame:
-    """The `k` best unseen items of each user, in the order asked.
+    """The `k` best unseen items of each user, in the given order.
 
-    A user without train interactions gets the items that suit the vector which the user's text predicts, with `source`
-    = "text". Where the release has no such vectors, it gets the most popular items, with `source` = "popularity" and
-    the train count as score. A user who has seen everything gets no row; where fewer than `k` unseen items are left,
-    the answer is shorter. `rules` define which items are allowed and how lists are composed.
+    A user without train interactions gets the best items for the vector that is predicted from the user's text, with
+    `source` = "text". If the release has no such vectors, the user gets the most popular items, with `source` =
+    "popularity" and the train count as score. A user who has seen everything gets no row; if fewer than `k` unseen
+    items are left, the list is shorter. `rules` define which items are allowed and how lists are composed.
 
     Returns:
         Columns user_id, rank (from 1), item_id, title, score, source.
@@ -56,11 +58,11 @@ def recommend_many(
 def recommend_histories(
     bundle: Bundle, histories: Sequence[Sequence[str]], k: int = 10, rules: RulesConfig | None = None
 ) -> pl.DataFrame:
-    """The `k` best items for each history of a user that the release does not know; no item of the history among them.
+    """The `k` best items for each history of an unknown user, without the items of the history.
 
-    A history is folded into a user vector without training: a regression from the mean of its items' vectors, learnt
-    from the release's own users (`darec.serving.fold_in`). An empty history gets the most popular items, with
-    `source` = "popularity" and the train count as score.
+    A user vector is computed from a history without training: by a regression on the mean of its items' vectors, fitted
+    to the users of the release (`darec.serving.fold_in`). An empty history gets the most popular items, with `source` =
+    "popularity" and the train count as score.
 
     Args:
         bundle: A release.
@@ -74,7 +76,7 @@ def recommend_histories(
     Raises:
         UserError: an id is unknown (the nearest known ones are named), or k < 1.
     """
-    from darec.serving.fold_in import fold_in  # brings torch, which other questions do without
+    from darec.serving.fold_in import fold_in  # imports torch, which other queries do not need
 
     _positive(k)
     known = _known_histories(bundle, histories)
@@ -106,7 +108,7 @@ def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
 
 
 def _lists(bundle: Bundle, vectors: Floats, has_vector: Bools, seen: Seen, k: int, rules: Rules) -> tuple[Ints, Floats]:
-    """Items and scores of each query [queries, at most k]: by its vector, or by popularity where it has none."""
+    """Items and scores of each query [queries, at most k]: by its vector, or by popularity if it has none."""
     ranker, known = Ranker.of(bundle, rules), vectors[has_vector]
     find = (
         (np.flatnonzero(has_vector), by_index(bundle, known, rules.allowed), by_index(bundle, known, rules.new)),
@@ -130,7 +132,7 @@ def _known_users(bundle: Bundle, user_ids: Sequence[str]) -> pl.DataFrame:
 
 
 def _known_histories(bundle: Bundle, histories: Sequence[Sequence[str]]) -> Seen:
-    """The items of each history, each once."""
+    """The distinct items of each history."""
     asked = pl.DataFrame({"row": range(len(histories)), c.ITEM: [list(each) for each in histories]})
     asked = asked.cast({"row": pl.Int64, c.ITEM: pl.List(pl.String)}).explode(c.ITEM).drop_nulls().unique()
     numbers = bundle.items.select(c.ITEM).with_row_index(c.ITEM_INDEX)
@@ -178,8 +180,10 @@ def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserEr
 
 
 def nearest(kind: str, wanted: str, known: pl.Series) -> str:
-    """A hint: which known ids look most like `wanted`; a large vocabulary is narrowed by length first, for speed."""
+    """A hint with the known ids that are most similar to `wanted`; a large vocabulary is first filtered by length, for
+    speed.
+    """
     if len(known) > 50_000:
         known = known.filter(known.str.len_chars().is_between(len(wanted) - 1, len(wanted) + 1)).head(50_000)
     found = difflib.get_close_matches(wanted, known.to_list(), n=3, cutoff=0.3)
-    return f"nearest known: {', '.join(found)}" if found else f"{kind}s are named by the ids of the raw data"
+    return f"nearest known: {', '.join(found)}" if found else f"{kind}s have the ids of the raw data"

@@ -1,6 +1,4 @@
-"""The release records and the link `current` as files. Other files in their place are ignored; records are replaced
-whole.
-"""
+"""The files of the release records and the link `current`. Other files are ignored; records are replaced atomically."""
 
 import os
 import re
@@ -20,7 +18,7 @@ _NAME = re.compile(r"[\w-]+\.json")
 
 
 class Records:
-    """`<store>/releases/<id>.json`. Unreadable records and other files are reported once and left alone."""
+    """`<store>/releases/<id>.json`. Unreadable records and other files are logged once and ignored."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -33,26 +31,26 @@ class Records:
             try:
                 releases.append(_read(path))
             except (OSError, ValueError) as error:
-                tell_once(f"left alone, since this release record cannot be read ({_brief(error)}): {path}")
+                tell_once(f"ignored, because this release record cannot be read ({_brief(error)}): {path}")
                 unreadable.append(path)
         order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
         return order, unreadable
 
     def write(self, release: Release) -> Release:
-        """Writes or replaces the release's record. Raises UserError if the disk is full or may not be written."""
+        """Writes or replaces the release's record. Raises UserError if the disk is full or not writable."""
         path = self._store.make("releases") / f"{release.id}.json"
         if self._store.shared is not None:
             self._store.shared.write(f"releases/{path.name}", release.model_dump_json(indent=1).encode())
             return release
         draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
-        # The draft is not beside the records, where it would be reported as a stray file.
+        # The draft is not next to the records, where it would be reported as a stray file.
         with explained(path), replacing(path, draft=draft, durable=True):
             draft.write_text(release.model_dump_json(indent=1), encoding="utf-8")
             self._store.restrict(draft)
         return release
 
     def _files(self) -> list[Path]:
-        """The files that have a record's name."""
+        """The files with the name of a record."""
         try:
             with os.scandir(self.folder) as entries:
                 found = [(Path(entry), entry.is_file(follow_symlinks=False)) for entry in entries]
@@ -63,18 +61,20 @@ class Records:
             return []
         records = sorted(path for path, is_file in found if is_file and _NAME.fullmatch(path.name))
         for path in sorted({path for path, _ in found} - set(records)):
-            tell_once(f"left alone, since it is no release record: {path}")
+            tell_once(f"ignored, because it is not a release record: {path}")
         return records
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where the link leads."""
+    """The target of the link."""
 
     artifact: str | None
-    """The bundle's folder relative to the store's root, there or not; None if it is none of this store."""
+    """The bundle's folder relative to the root of the store, whether or not it exists; None if it
+    is not in this store.
+    """
     trouble: str | None
-    """What is wrong with the link, or None."""
+    """The problem of the link, or None."""
 
 
 class CurrentLink:
@@ -86,11 +86,11 @@ class CurrentLink:
 
     @property
     def exists(self) -> bool:
-        """Whether anything is at its place."""
+        """Whether anything exists at its path."""
         return os.path.lexists(self.path)
 
     def follow(self) -> Target:
-        """Where it leads, whatever it is."""
+        """The target and the problem of the link."""
         try:
             text = str(self.path.readlink())
         except FileNotFoundError:
@@ -100,16 +100,16 @@ class CurrentLink:
         try:
             found = self.path.resolve(strict=True)
         except FileNotFoundError:
-            named = os.path.normpath(self._store.root / text)  # follows no link
-            return Target(os.path.relpath(named, self._store.root), f"`current` leads to {text}, which is not there")
+            named = os.path.normpath(self._store.root / text)  # without following links
+            return Target(os.path.relpath(named, self._store.root), f"`current` points to {text}, which does not exist")
         except (OSError, RuntimeError):  # a loop
-            return Target(None, f"`current` leads nowhere (it points to {text})")
+            return Target(None, f"`current` is a dangling link (it points to {text})")
         if not found.is_relative_to(self._store.root):
-            return Target(None, f"`current` leads out of this store, to {found}")
+            return Target(None, f"`current` points outside this store, to {found}")
         return Target(str(found.relative_to(self._store.root)), None)
 
     def point_to(self, artifact: str) -> None:
-        """Replaces the link in one rename; anything else at its place is moved aside."""
+        """Replaces the link in one rename; anything else at its path is moved aside."""
         if self._store.shared is not None:
             self._store.shared.write(CURRENT, artifact.encode())
             return
@@ -124,7 +124,7 @@ class CurrentLink:
 
 
 def _read(path: Path) -> Release:
-    """Raises OSError or ValueError for a file that is not the record that its name says."""
+    """Raises OSError or ValueError for a file that is not the record of its name."""
     release = Release.model_validate_json(read_bytes(path))
     if release.id != path.stem:
         raise ValueError(f"it is the record of {release.id}")
@@ -134,7 +134,7 @@ def _read(path: Path) -> Release:
 
 
 def _brief(error: Exception) -> str:
-    """One line of why a record cannot be read."""
+    """The reason why a record cannot be read, in one line."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"

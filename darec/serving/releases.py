@@ -1,15 +1,15 @@
-"""Releases: which bundle is in production, how it came there, and the way back.
+"""Releases: publishing, promotion, rollback, and the bundle in production.
 
-    <store>/current               symbolic link to the bundle in production, replaced by one rename
+    <store>/current               symbolic link to the bundle in production, replaced in one rename
     <store>/releases/<id>.json    one record per bundle that the gate has checked (`schemas.release.Release`)
-    <store>/leases/releases.lock  held by the process that changes one of these
+    <store>/leases/releases.lock  held by a process that changes one of these
 
-The link alone says what is current. A record is always written before the link moves, so a process killed at any
-moment leaves the old or the new release in production, and doing it again finishes the work.
+Only the link determines the current release. A record is always written before the link is changed, so a process killed
+at any moment leaves the old or the new release in production, and a second call completes the work.
 
-A record that cannot be read, and whatever else lies among the records, is named once in the log and left alone: the
-other releases work on. If the link leads to no release (`Releases.trouble`), the last release that was in production by
-the records is what a new bundle is compared with; `promote`, `rollback` and the next published bundle repair the link.
+Unreadable records and other files among the records are logged once and ignored; the other releases can be used. If the
+link does not point to a release (`Releases.trouble`), a new bundle is compared with the last release that was in
+production according to the records; `promote`, `rollback` and the next published bundle repair the link.
 """
 
 import os
@@ -35,9 +35,9 @@ from schemas.release import BundleReport, Decision, Event, GateConfig, Release
 from schemas.training import EvaluateConfig
 
 LEASE = "releases"
-_ENTERED = ("published", "promoted")  # events by which a release came into production
+_ENTERED = ("published", "promoted")  # events that put a release into production
 _REPAIR = "`darec rollback`, or `darec promote` one of `darec releases`"
-_SHORTEST = 8  # least number of characters that abbreviate an id
+_SHORTEST = 8  # minimum number of characters of an abbreviated id
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Diff:
     sizes: dict[str, tuple[int, int]]
     """users, items, interactions, width."""
     config: list[str]
-    """`stage.config.field: a -> b` over all that is hashed into the keys of both lineages, as far as it is kept."""
+    """`stage.config.field: a -> b` for all differences in the keys of both lineages, as far as they are kept."""
 
 
 class Releases:
@@ -60,7 +60,7 @@ class Releases:
         self._records, self._link = Records(self._store), CurrentLink(self._store)
 
     def refresh(self) -> None:
-        """Sees what other machines have published, promoted or rolled back, if several share the store."""
+        """Downloads changes of releases by other machines, if the store is shared."""
         self._store.sync()
 
     def all(self) -> list[Release]:
@@ -68,21 +68,23 @@ class Releases:
         return self._records.read()[0]
 
     def current(self) -> Release | None:
-        """The release in production; None before the first, and if the link leads to none, which the log then says."""
+        """The release in production; None before the first one. If the link does not point to a release, a warning is
+        logged and None is returned.
+        """
         releases = self.all()
         if trouble := self._trouble(releases):
             tell_once(f"{trouble} [{self._link.path}] -> {_REPAIR}")
         return self._pointed(releases)
 
     def trouble(self) -> str | None:
-        """What is wrong with the link `current`, or None."""
+        """The problem of the link `current`, or None."""
         return self._trouble(self.all())
 
     def get(self, release_id: str) -> Release:
-        """The release of this id, or the one whose id begins or ends with these eight or more characters.
+        """The release with this id, or whose id begins or ends with these eight or more characters.
 
         Raises:
-            UserError: unless it is just one.
+            UserError: unless there is exactly one.
         """
         releases = self.all()
         exact = [release for release in releases if release.id == release_id]
@@ -101,7 +103,7 @@ class Releases:
         return self._of_content(_content(bundle), self.all())
 
     def folder(self, release: Release) -> Path:
-        """Where the release's bundle is, or was before gc."""
+        """The path of the release's bundle, which gc may have removed."""
         return self._store.root / release.artifact
 
     def serving(self) -> Path:
@@ -109,7 +111,7 @@ class Releases:
 
         Raises:
             UserError: nothing has been published yet.
-            DarecError: the link `current` leads nowhere, or out of this store.
+            DarecError: the link `current` is dangling, or points outside this store.
         """
         target = self._link.follow()
         if target.artifact is not None and target.trouble is None:
@@ -120,19 +122,19 @@ class Releases:
         raise DarecError(str(target.trouble), where=str(self._link.path), hint=_REPAIR)
 
     def settled(self, bundle: Path, gate: GateConfig) -> str | None:
-        """Why publishing this bundle would change nothing; None if it is not gated yet.
+        """Why publishing this bundle would change nothing; None if it has not been gated yet.
 
-        A bundle in production stays; one that was rolled back stays out until it is promoted by hand; a refused one
-        stays refused while the current release and the gate's configuration are the same.
+        A bundle in production stays current; one that was rolled back is not published until it is promoted manually; a
+        refused one stays refused while the current release and the gate's configuration are the same.
         """
         return self._settled(bundle, gate, self.all())
 
     def publish(self, bundle: Path, gate: GateConfig, who: str = "", evaluate: EvaluateConfig | None = None) -> Release:
-        """Puts the bundle into production if it passes the gate; the record's `summary` says whether it did.
+        """Puts the bundle into production if it passes the gate; the record's `summary` states the outcome.
 
-        A bundle that was in production before and is refused now keeps its state, so that its release can still be
-        rolled back to; the refusal is an event of its record. `evaluate` says how models are compared, and on which
-        device.
+        A bundle that was in production before and is refused now keeps its state, so that a rollback to its release is
+        still possible; the refusal is an event of its record. `evaluate` has the protocol and the device of the
+        comparison.
 
         Raises:
             DarecError: the bundle is damaged or not in this store; nothing was changed.
@@ -145,7 +147,7 @@ class Releases:
                 return known
             self._verify(bundle)
 
-            # Measuring takes a while, and a rollback must not wait for it: the lease is taken afterwards.
+            # The measurement takes some time, and a rollback must not wait for it: the lease is acquired afterwards.
             judged = self._judge(bundle, known, releases, gate, who, evaluate or EvaluateConfig())
             with self._store.lease(LEASE):
                 if _history(self.all()) != _history(releases) or self._pointed(releases) != pointed:
@@ -172,14 +174,14 @@ class Releases:
             return self._enter(promoted, self._production(releases))
 
     def rollback(self, who: str = "", why: str = "by hand") -> Release:
-        """Goes back to the previous release. The release that is left is marked and not published again automatically.
+        """Returns to the previous release. The release that is left is marked and not published again automatically.
 
-        One whose bundle is damaged or gone is passed over for the one before it. Where the record of the current
-        release is missing, it goes to the last release that was in production by the other records. A full disk keeps
-        it from marking the release that is left, which the log then says, and not from going back.
+        Releases with damaged or missing bundles are skipped. If the record of the current release is missing, the
+        target is the last release that was in production according to the other records. If the disk is full, the
+        rollback succeeds, but the release that is left cannot be marked, and a warning is logged.
 
         Raises:
-            UserError: nothing is current, or there is no earlier release to go to.
+            UserError: there is no current release, or no earlier one.
         """
         with self._store.lease(LEASE):
             releases = self.all()
@@ -199,10 +201,10 @@ class Releases:
             return target
 
     def referenced(self, keep: int) -> set[Artifact]:
-        """The bundles that gc must leave: the current one, those that `rollback` goes to, and the newest `keep`.
+        """The bundles that gc must keep: the current one, the targets of `rollback`, and the newest `keep`.
 
-        Those `keep` are neither current nor refused: nights of refused bundles drive no good one out. While a record
-        cannot be read, every bundle without a readable record is one that gc must leave.
+        These `keep` are neither current nor refused, so that refused bundles do not displace good ones. While a record
+        cannot be read, gc must keep every bundle without a readable record.
         """
         releases, unreadable = self._records.read()
         current = self._production(releases)
@@ -211,7 +213,7 @@ class Releases:
         ids = needed | set(good[:keep])
         bundles = {Artifact(self.folder(release)) for release in releases if release.id in ids}
         current_bundle = self._link.follow().artifact
-        if current_bundle and self._pointed(releases) is None:  # without a record it is still what consumers read
+        if current_bundle and self._pointed(releases) is None:  # even without a record, readers use it
             bundles |= {Artifact(self._store.root / current_bundle)} & set(self._store.artifacts("export"))
         if unreadable:
             known = {Artifact(self.folder(release)) for release in releases}
@@ -232,7 +234,7 @@ class Releases:
         return bundles.union(*map(self._evaluated_vectors, refitted))
 
     def diff(self, a: str, b: str) -> Diff:
-        """Release `b` beside release `a`. Raises UserError if one does not exist."""
+        """Compares release `b` with release `a`. Raises UserError if one does not exist."""
         old, new = self.get(a), self.get(b)
         metrics = sorted(old.report.metrics | new.report.metrics)
         sizes = _sizes(old.report), _sizes(new.report)
@@ -251,7 +253,7 @@ class Releases:
         return {self._store.input(stage, record) for stage, record in inputs.items() if stage in ("split", "train")}
 
     def _pointed(self, releases: Sequence[Release]) -> Release | None:
-        """The release that the link names, though its bundle may be gone."""
+        """The release of the link; its bundle may be missing."""
         artifact = self._link.follow().artifact
         return next((release for release in releases if release.artifact == artifact), None)
 
@@ -261,11 +263,11 @@ class Releases:
             never = not self._link.exists and self._production(releases) is None
             return None if never else target.trouble
         if self._pointed(releases) is None:
-            return f"`current` leads to {target.artifact}, which has no record that can be read"
+            return f"`current` points to {target.artifact}, which has no readable record"
         return None
 
     def _production(self, releases: Sequence[Release]) -> Release | None:
-        """The current release or, if the link names none, the last one that was current according to the records."""
+        """The current release or, without a valid link, the last one that was current according to the records."""
         if pointed := self._pointed(releases):
             return pointed
         return next(self._once_current(releases), None)
@@ -280,8 +282,8 @@ class Releases:
         yield from sorted((r for r in releases if r.state == "published"), key=entered, reverse=True)
 
     def _before(self, left: Release | None, releases: Sequence[Release]) -> Release:
-        """The release that a rollback goes to: the nearest before `left` that is whole and was not rolled back."""
-        hint = "`darec releases` lists what `darec promote` can bring back"
+        """The target of a rollback: the nearest release before `left` that is intact and was not rolled back."""
+        hint = "`darec promote` accepts any release that `darec releases` lists"
         refusal = None
 
         for release in self._earlier(left, releases):
@@ -293,7 +295,7 @@ class Releases:
                     self._verify(self.folder(release))
                     return release
                 except DarecError as error:
-                    tell_once(f"{release.id} is passed over: {error}")
+                    tell_once(f"{release.id} is skipped: {error}")
                     trouble = error
             refusal = refusal or trouble
 
@@ -306,7 +308,7 @@ class Releases:
         raise UserError("there is no release to roll back", where=str(self._link.path), hint="run the pipeline first")
 
     def _earlier(self, left: Release | None, releases: Sequence[Release]) -> Iterator[Release]:
-        """The releases before `left`, nearest first; where a record is missing, all that were once in production."""
+        """The releases before `left`, nearest first; if a record is missing, all that were once in production."""
         by_id = {release.id: release for release in releases}
         met: set[str] = set()
         while left:
@@ -320,7 +322,9 @@ class Releases:
         yield from (r for r in self._once_current(releases) if r.id not in met and r.artifact != broken)
 
     def _unrecorded(self, event: Event) -> Release | None:
-        """A record, rolled back, for a bundle in production that has none; None if the bundle cannot be read."""
+        """A record with the state rolled back for a bundle in production without one; None if the bundle cannot be
+        read.
+        """
         from darec.serving.bundle import read_report
 
         target = self._link.follow()
@@ -341,7 +345,7 @@ class Releases:
             release = Release.model_validate(facts)
         except (DarecError, ValidationError):
             return None
-        if os.path.lexists(self._records.folder / f"{release.id}.json"):  # the record that cannot be read
+        if os.path.lexists(self._records.folder / f"{release.id}.json"):  # the unreadable record
             return release.model_copy(update={"id": f"{release.id}-{uuid.uuid4().hex[:4]}"})
         return release
 
@@ -366,7 +370,7 @@ class Releases:
     def _window(self, releases: Sequence[Release], nights: int) -> list[Release]:
         """The last `nights` releases that were in production, the last one first, and none before a promoted one.
 
-        A manual promotion accepts the release, so earlier and better ones are no longer the measure.
+        A manual promotion accepts the release, so earlier and better ones are no longer compared.
         """
         window = []
         for release in islice(self._once_current(releases), nights):
@@ -394,8 +398,10 @@ class Releases:
         who: str,
         evaluate: EvaluateConfig,
     ) -> Release:
-        """The bundle's record as the gate leaves it: a new one, or the `known` one with another event."""
-        from darec.serving.bundle import read_report  # these bring polars and torch, which `settled` can do without
+        """The bundle's record after the decision of the gate: a new one, or the `known` one with an
+        additional event.
+        """
+        from darec.serving.bundle import read_report  # imports Polars and torch, which `settled` does not need
         from darec.serving.evidence import gather
 
         production = self._production(releases)
@@ -432,7 +438,7 @@ class Releases:
         return {"id": _id(bundle, event), "number": number, "previous": None, "events": ()}
 
     def _enter(self, release: Release, current: Release | None) -> Release:
-        """Record first, then the link: a kill in between leaves the old release in production."""
+        """Writes the record first, then the link: a kill in between leaves the old release in production."""
         previous = release.previous if current is None or current.id == release.id else current.id
         entered = self._records.write(release.model_copy(update={"previous": previous}))
         self._link.point_to(entered.artifact)
@@ -447,7 +453,9 @@ class Releases:
             ) from error
 
     def _lineage(self, release: Release) -> dict[str, Any]:
-        """What was hashed into the key of every artifact behind the release, inputs apart; gaps are left out."""
+        """The key material of every artifact in the release's lineage, without inputs; removed
+        artifacts are left out.
+        """
         found: dict[str, Any] = {}
         for stage, artifact in latest_by_stage(self._store, Artifact(self.folder(release))).items():
             try:
@@ -475,7 +483,7 @@ def whoami() -> str:
     """The name of the user that this process runs as."""
     try:
         return getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return f"uid {os.getuid()}"
 
 

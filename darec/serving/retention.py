@@ -1,11 +1,11 @@
 """Retention, `darec gc`: which artifacts of a store are removed.
 
-Kept, always: the current release, the one `rollback` goes to, the newest `releases` others that were not refused, the
-newest `artifacts` of every stage, and whatever any of these was made from, however far back; and what the gate's floor
-compares (`gate.best_of_nights`): the bundles alone, and of refitted ones also the judged vectors. Row ledgers are never
-touched: a profile is data of record. Nothing is removed while a run is active. While a manifest in the lineage of a
-kept release cannot be read, the other inputs of that release are unknown: then no artifact is removed, and the log
-names the file. Only artifacts are removed from `artifacts/`, never anything else that lies there.
+Always kept are the current release, the target of `rollback`, the newest `releases` others that were not refused, the
+newest `artifacts` of every stage, the complete lineage of all of these, and the artifacts that the gate's floor
+compares (`gate.best_of_nights`): the bundles, and the evaluated vectors of refitted ones. Row ledgers are never
+changed, because profiles are expensive to compute again. Nothing is removed while a run is active. If a manifest in the
+lineage of a kept release cannot be read, the inputs of that release are unknown: then no artifact is removed, and the
+log names the file. Only artifacts are removed from `artifacts/`, and no other files.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from darec.common.notices import tell_once
 from darec.serving.releases import LEASE, Releases
 from schemas.manifest import MANIFEST
 
-_WORK_DAYS = 7  # checkpoints of a killed run, and folders set aside, are of use that long
+_WORK_DAYS = 7  # checkpoints of killed runs and folders set aside are kept for this time
 _DAY = 86_400
 
 
@@ -39,15 +39,15 @@ class Removal:
 
 @dataclass(frozen=True)
 class Collection:
-    """What one `gc` did."""
+    """The result of one `gc`."""
 
     removed: tuple[Removal, ...]
     kept: int
-    """Artifacts that stay."""
+    """Number of kept artifacts."""
 
     @property
     def bytes(self) -> int:
-        """How much was, or would be, freed."""
+        """Number of bytes that were, or would be, freed."""
         return sum(removal.bytes for removal in self.removed)
 
 
@@ -56,7 +56,7 @@ def collect(
 ) -> Collection:
     """Removes artifacts that are not kept. With `dry_run` nothing is removed.
 
-    What cannot be removed is left, and the log says why.
+    Artifacts that cannot be removed are kept, and the reason is logged.
 
     Raises:
         TransientError: a run is active.
@@ -103,9 +103,9 @@ def newest(store: Store, count: int) -> Iterator[Artifact]:
 
 
 def closure(store: Store, roots: Iterable[Artifact], unreadable: list[Artifact] | None = None) -> set[Artifact]:
-    """`roots` and everything that they were made from, as far as it is there.
+    """`roots` and their lineage, as far as it exists.
 
-    One whose manifest cannot be read is taken for an artifact made from nothing, and added to `unreadable`.
+    An artifact with an unreadable manifest is treated as one without inputs, and added to `unreadable`.
     """
     kept: set[Artifact] = set()
     todo = list(roots)
@@ -123,11 +123,13 @@ def closure(store: Store, roots: Iterable[Artifact], unreadable: list[Artifact] 
 
 
 def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -> Iterator[Removal]:
-    """What may go; while it is `uncertain` what a release was made from, nothing that was once an artifact."""
+    """The objects that may be removed. If the lineage of a release is `uncertain`, nothing that was
+    once an artifact.
+    """
     for artifact in sorted(store.artifacts(), key=lambda artifact: artifact.path):
         if artifact not in kept:
             yield Removal("artifact", artifact.path, _size(artifact.path) if store.shared is None else _total(artifact))
-    for path in sorted((store.root / "tmp").glob("*")):  # no run is active, so the process that filled it is dead
+    for path in sorted((store.root / "tmp").glob("*")):  # no run is active, so its process is dead
         yield Removal("draft", path, _size(path))
     for path in _old((store.root / "work").glob("*/*"), now):
         yield Removal("work", path, _size(path))
@@ -142,12 +144,12 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
 
 
 def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:
-    """Those to which nothing was done for a week: neither written nor moved here."""
+    """Those that were neither written nor moved here within the last week."""
     for path in sorted(paths):
         try:
             changed = max(inner.lstat().st_ctime for inner in [path, *path.rglob("*")])
         except OSError as error:
-            tell_once(f"left alone, since it cannot be read ({error.strerror}): {path}")
+            tell_once(f"ignored, because it cannot be read ({error.strerror}): {path}")
             continue
         if changed < now - _WORK_DAYS * _DAY:
             yield path
@@ -173,7 +175,7 @@ def _remove(store: Store, removal: Removal) -> bool:
 
 
 def _total(artifact: Artifact) -> int:
-    """Bytes of the files of an artifact, wherever they are."""
+    """The size in bytes of an artifact's files, on this machine or in a shared store."""
     try:
         return sum(record.bytes for record in artifact.manifest.files.values())
     except DarecError:
@@ -181,7 +183,7 @@ def _total(artifact: Artifact) -> int:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder as far as they can be seen."""
+    """The size in bytes of a file, or of all readable files in a folder."""
     total = 0
     for inner in [path, *path.rglob("*")]:
         try:

@@ -1,4 +1,4 @@
-"""Rules against a release: which items are allowed, and how often a list may have a value of an attribute."""
+"""Rules for a release: the allowed items, and the number of items in a list with the same value of an attribute."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from schemas.rules import Ids, RulesConfig
 
 @dataclass(frozen=True)
 class Limits:
-    """How many items of a list may share a value of an attribute, over the values of all limited attributes."""
+    """Maximum number of items in a list with the same value of an attribute, for all limited attributes."""
 
     values: NDArray[np.int32]
-    """Numbers of each item's values, [n_items, m]; the number V fills the rows of items with fewer."""
+    """Numbers of each item's values, [n_items, m]; rows of items with fewer values are padded with V."""
     most: Ints
-    """The greatest number of items with each value, [V + 1]; the last, for no value, is never reached."""
+    """Maximum number of items with each value, [V + 1]; the last one, for the padding, is never reached."""
 
     @classmethod
     def of(cls, at_most: dict[str, int], bundle: Bundle) -> Self:
@@ -41,9 +41,10 @@ class Limits:
         return cls(values, np.append(most.to_numpy(), np.iinfo(np.int64).max))
 
     def kept(self, ids: Ints) -> NDArray[np.bool_]:
-        """Which places of the lists [b, n] stay when each is filled from its first place on; -1 never stays.
+        """The positions of the lists [b, n] that are kept when each list is filled from its first position on; -1 is
+        never kept.
 
-        One place of all lists at a time: whether an item stays depends on which of those before it did.
+        All lists are processed one position at a time, because an item is kept depending on the kept items before it.
         """
         counts = np.zeros((len(ids), len(self.most)), np.int32)
         rows = np.arange(len(ids))[:, None]
@@ -57,7 +58,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of a recipe or of a request, by the item numbers of a release."""
+    """The rules of a recipe or of a request, with the item numbers of a release."""
 
     allowed: NDArray[np.bool_] | None = None
     """Whether an item may be recommended, [n_items]; None if all may."""
@@ -65,17 +66,17 @@ class Rules:
     seen: bool = False
     min_diversity: float = 0.0
     new: NDArray[np.bool_] | None = None
-    """Whether an item is new and may be recommended, [n_items]; None if no places are kept for new items."""
+    """Whether an item is new and may be recommended, [n_items]; None if no positions are reserved for new items."""
     new_share: float = 0.0
-    """Share of the places of a list that new items get at least."""
+    """Minimum share of new items in a list."""
 
     @classmethod
     def of(cls, config: RulesConfig, bundle: Bundle) -> Self:
-        """The rules for the items of a release.
+        """Resolves the rules for the items of a release.
 
         Raises:
             UserError: a file that cannot be read, an attribute or a value that the release does not have, or rules that
-                leave no item.
+            allow no item.
         """
         limits = Limits.of(config.at_most, bundle) if config.at_most else None
         allowed, new = _allowed(config, bundle), None
@@ -97,8 +98,8 @@ def _allowed(config: RulesConfig, bundle: Bundle) -> NDArray[np.bool_] | None:
 
     allowed = np.logical_and.reduce(parts)
     if not allowed.any():
-        hint = "none of the items that they allow is in the release: check ids, categories and new items"
-        raise UserError("the rules leave no item", where="rules", hint=hint)
+        hint = "none of the allowed items is in the release: check ids, categories and new items"
+        raise UserError("the rules allow no item", where="rules", hint=hint)
     return allowed
 
 
@@ -114,7 +115,7 @@ def _listed(bundle: Bundle, rule: str, ids: Ids) -> NDArray[np.bool_]:
 
 
 def ids_of(rule: str, ids: Ids) -> Sequence[str]:
-    """The ids themselves: those of a file are in its column `item_id` if it is Parquet, else one per line.
+    """The ids, read from a file if one is named: from the column `item_id` if it is Parquet, else one per line.
 
     Raises:
         UserError: the file cannot be read.

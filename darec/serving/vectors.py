@@ -1,12 +1,11 @@
-"""The vectors of a release in a vector store, for services that search there instead of in darec.
+"""The vectors of a release in a vector store, for services that search in that store.
 
 A release is a version: a table (or collection) of users and one of items, whose names end with the release's id. Fixed
-names lead to the version in production, and are switched for both at once when all rows are there. A push that is
-killed leaves the old version in production and an unfinished one, which the next push writes again. A rollback switches
-to a version that is kept.
+names refer to the version in production, and are switched together when all rows are written. A killed push leaves the
+old version in production and an incomplete one, which the next push rewrites. A rollback switches to a kept version.
 
     <name>_items    number (in the release), item_id, title, train_count, vector
-    <name>_users    number, user_id, train_count, seen (numbers of the items that lists leave out), vector
+    <name>_users    number, user_id, train_count, seen (numbers of the items that lists exclude), vector
 
 The score of an item for a user is the inner product of their vectors.
 """
@@ -34,33 +33,33 @@ from schemas.reports import VectorsReport
 from schemas.vectors import VectorsConfig
 
 ADDRESS = "DAREC_VECTORS"
-"""The environment variable that holds the address of the store where the recipe has none."""
-AGAIN = "`darec push` tries again; readers get what they got before"
+"""The environment variable for the address of the store, used if the recipe has none."""
+AGAIN = "run `darec push` again; readers still use the previous version"
 NUMBER, SEEN = "number", "seen"
-_BLOCK = 8192  # rows sent at once
+_BLOCK = 8192  # number of rows per request
 
 
 @dataclass(frozen=True)
 class Version:
-    """What is pushed of a release."""
+    """The part of a release that is pushed."""
 
     name: str
-    """Ends the names of its tables; names sort by age."""
+    """The suffix of the names of its tables; names sort by age."""
     bundle: Bundle
     progress: Progress
 
     @property
     def width(self) -> int:
-        """Numbers of a vector."""
+        """Width of the vectors."""
         return self.bundle.report.width
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of each side, `users` and `items`. A user who was forgotten has none."""
+        """Number of rows of each side, `users` and `items`, without users who were forgotten."""
         return {"users": self.bundle.report.users.rows, "items": self.bundle.report.items.rows}
 
     def blocks(self, side: str) -> Iterator[pl.DataFrame]:
-        """The rows of a side in their order, in blocks."""
+        """Yields the rows of a side in order, in blocks."""
         self.progress.start(f"push {side}", self.rows[side], side)
         for table in self._users() if side == "users" else self._items():
             yield table
@@ -85,34 +84,34 @@ class Version:
 
 
 class VectorStore(Protocol):
-    """What darec asks of a vector store. Every method may raise TransientError where the store does not answer."""
+    """The interface of vector stores. Every method may raise TransientError if the store does not answer."""
 
     def versions(self) -> set[str]:
-        """The names of all versions, unfinished ones among them."""
+        """The names of all versions, including incomplete ones."""
         ...
 
     def current(self) -> str | None:
-        """The version that readers get."""
+        """The version for readers."""
         ...
 
     def rows(self, version: str) -> dict[str, int]:
-        """The number of users and items that a version has, 0 where there is no table."""
+        """The number of users and items of a version, 0 if there is no table."""
         ...
 
     def write(self, version: Version) -> None:
-        """Writes a version that is not there. Readers see nothing of it."""
+        """Writes a new version, which is not visible to readers yet."""
         ...
 
     def switch(self, version: str) -> None:
-        """Gives readers this version: users and items at once."""
+        """Switches readers to this version, for users and items together."""
         ...
 
     def remove(self, version: str) -> None:
-        """Removes a version that readers do not get."""
+        """Removes a version that is not in production."""
         ...
 
     def holding(self, user_id: str) -> int:
-        """In how many versions a person is."""
+        """The number of versions that contain a person."""
         ...
 
     def forget(self, user_id: str) -> None:
@@ -138,7 +137,7 @@ def open_store(config: VectorsConfig) -> Opened:
 def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) -> VectorsReport:
     """Makes the vector store serve the release in production, and removes versions that are too old.
 
-    The caller holds the lease `vectors` of the store at `root`, so that a push and a rollback do not cross.
+    The caller must hold the lease `vectors` of the store at `root`, so that a push and a rollback do not interfere.
     """
     release = Releases(root).current()
     if release is None:
@@ -148,7 +147,7 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
     with open_store(config) as store:
         missing = store.rows(version.name) != version.rows
         if missing:
-            store.remove(version.name)  # what a push that was killed has left
+            store.remove(version.name)  # leftovers of a killed push
             store.write(version)
         store.switch(version.name)
         old = sorted(store.versions() - {version.name}, reverse=True)[config.keep :]
@@ -159,7 +158,7 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
 
 
 def served(root: Path, config: VectorsConfig) -> VectorsReport | None:
-    """The release in production, if the vector store serves it whole; else None."""
+    """The release in production, if the vector store serves it completely; else None."""
     release = Releases(root).current()
     if release is None:
         return None
@@ -171,7 +170,7 @@ def served(root: Path, config: VectorsConfig) -> VectorsReport | None:
 
 
 def follow_by_hand(store: Store, config: VectorsConfig | None, progress: Progress | None = None) -> str | None:
-    """After a rollback or a promotion: `follow` for a recipe that has a vector store; what was done, in words."""
+    """Calls `follow` after a rollback or a promotion if the recipe has a vector store. Returns a message."""
     if config is None:
         return None
     with store.in_use(), store.lease("vectors"):
@@ -191,15 +190,15 @@ def _version(root: Path, release: Release, progress: Progress | None = None) -> 
 
 
 def table_name(name: str, side: str, version: str) -> str:
-    """The table or collection of one side of a version, as `pattern` finds it again."""
+    """The name of the table or collection of one side of a version, which `pattern` matches."""
     return f"{name}_{side}_{version}"
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Matches the names of our tables, so that no other table is ever taken for one: side and version."""
+    """Matches only the names of darec's tables: side and version."""
     return re.compile(rf"{re.escape(name)}_(users|items)_(\d{{4}}_\d\d_\d\dt\d{{4}}z_\w+)")
 
 
 def versions_among(names: Iterable[str], name: str) -> set[str]:
-    """The versions of which there is a table."""
+    """The versions that have a table."""
     return {found[2] for each in names if (found := pattern(name).fullmatch(each))}

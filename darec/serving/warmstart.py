@@ -28,24 +28,24 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the model."""
+        """A fingerprint that changes with the model."""
         return self.train.hashes[files.MODEL.name]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was trained with: TrainConfig, as far as it is hashed."""
+        """The hashed fields of its TrainConfig."""
         return self.train.manifest.fingerprint["config"]["train"]
 
 
 def current_model(store: Path) -> Source | None:
-    """What the current release was made from; None without a release, or if that was removed since."""
+    """The train and split artifacts of the current release; None without a release, or if they were removed."""
     current = Releases(store).current()
     if current is None:
         return None
     try:
         made_from = Artifact(Releases(store).folder(current)).manifest.inputs
     except DarecError as error:
-        tell_once(f"training starts at random: the current release cannot be read ({error})")
+        tell_once(f"training starts from random embeddings: the current release cannot be read ({error})")
         return None
     if not {"train", "split"} <= made_from.keys():
         return None
@@ -70,7 +70,7 @@ def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | N
 
 
 def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:
-    """For each id of the vocabulary `now`, in its order, its number in `before`, -1 for a new one: int64 [n]."""
+    """For each id of the vocabulary `now`, its number in `before`, -1 for a new one: int64 [n]."""
     known = before.rename({number: "before"})
     joined = now.sort(number).join(
         known, on=[name for name in now.columns if name != number], how="left", maintain_order="left"

@@ -79,7 +79,7 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
     assert pl.concat(tables).filter(user_id="u3")["item_id"].to_list() == [row["item_id"] for row in one]
     with pytest.raises(UserError, match="name users, histories, or all users"):
         darec(two_releases[0], "recommend", "-k", "4")
-    with pytest.raises(UserError, match="holds something else than lists"):
+    with pytest.raises(UserError, match="contains other files than lists"):
         darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "out"))
 
 

@@ -250,7 +250,7 @@ def test_a_link_without_record_says_so_and_promote_mends_it(store, releases):
     first, second = publish(store), publish(store, seed=1)
     (store.root / "releases" / f"{second.id}.json").unlink()
     assert releases.current() is None
-    assert "has no record" in str(releases.trouble())
+    assert "has no readable record" in str(releases.trouble())
     assert releases.promote(first.id).id == first.id
     assert releases.current().id == first.id
     assert releases.trouble() is None

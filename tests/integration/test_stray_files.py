@@ -156,12 +156,12 @@ def other_store(root):
 
 
 BROKEN = {
-    "dangling": (lambda root: "artifacts/export/gone", "not there"),
-    "to itself": (lambda root: "current", "nowhere"),
-    "to a folder that is no bundle": (lambda root: "artifacts", "no record"),
-    "to the store": (lambda root: ".", "no record"),
-    "to another store": (lambda root: Releases(other_store(root).root).serving(), "out of this store"),
-    "to a file": (lambda root: "/etc/passwd", "out of this store"),
+    "dangling": (lambda root: "artifacts/export/gone", "does not exist"),
+    "to itself": (lambda root: "current", "dangling"),
+    "to a folder that is no bundle": (lambda root: "artifacts", "no readable record"),
+    "to the store": (lambda root: ".", "no readable record"),
+    "to another store": (lambda root: Releases(other_store(root).root).serving(), "outside this store"),
+    "to a file": (lambda root: "/etc/passwd", "outside this store"),
 }
 
 
@@ -235,7 +235,7 @@ def test_rollback_passes_over_bundles_that_are_damaged_or_gone_and_records_that_
     third, second, first = releases.all()
     shutil.rmtree(releases.folder(second))
     assert releases.rollback().id == first.id
-    assert f"{second.id} is passed over" in caplog.text
+    assert f"{second.id} is skipped" in caplog.text
     releases.promote(third.id)
     (store.root / "releases" / f"{second.id}.json").write_text("{")
     fourth = publish(store, 3)

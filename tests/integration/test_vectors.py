@@ -207,7 +207,7 @@ def test_a_whole_run_ends_with_the_vectors(monkeypatch, tmp_path):
 
 def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_path):
     for kind, nowhere in (("pgvector", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1")):
-        with pytest.raises(TransientError, match="`darec push` tries again"):
+        with pytest.raises(TransientError, match="run `darec push` again"):
             follow(tmp_path, VectorsConfig(store=kind, address=nowhere))
 
 

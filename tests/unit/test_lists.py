@@ -136,7 +136,7 @@ def test_new_lists_replace_old_ones_and_nothing_else(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
     for place in ("photos", "photos/cat.jpg"):
-        with pytest.raises(UserError, match="holds something else than lists"):
+        with pytest.raises(UserError, match="contains other files than lists"):
             write_lists(bundle(), tmp_path / place, ListsConfig())
     assert (tmp_path / "photos" / "cat.jpg").exists()
 
@@ -224,7 +224,7 @@ def test_lists_in_an_object_store_are_those_of_a_folder_and_whole_at_any_moment(
 
         other = server.new_bucket()
         Objects(other).put("something", b"else")
-        with pytest.raises(UserError, match="holds something else than lists"):
+        with pytest.raises(UserError, match="contains other files than lists"):
             write_lists(bundle(), other, config)
         with pytest.raises(UserError, match="there is no such bucket"):
             write_lists(bundle(), "s3://nowhere/lists", config)

@@ -106,7 +106,7 @@ def test_lists_are_those_of_loops_over_the_whole_catalogue(rules, kind, users, k
     try:
         answer = recommend_many(bundle, [f"u{user}" for user in dict.fromkeys(users)], k, chosen)
     except UserError as error:
-        assert "the rules leave no item" in str(error)
+        assert "the rules allow no item" in str(error)
         assert not any(expected.values())
         return
     got = {user: answer.filter(user_id=user)["item_id"].to_list() for user in expected}
@@ -194,7 +194,7 @@ def test_ids_come_from_text_and_parquet_files(tmp_path):
             r"does not carry the attribute 'colour' .* add 'colour' to export.attributes",
         ),
         ({"at_most": {"colour": 1}}, r"does not carry the attribute 'colour'"),
-        ({"only": ["nobody"]}, r"the rules leave no item"),
+        ({"only": ["nobody"]}, r"the rules allow no item"),
         ({"in_stock": "gone.txt"}, r"the file of rules.in_stock does not exist"),
     ],
 )
