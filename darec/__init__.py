@@ -102,7 +102,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, original = _PLACES[name].partition(":")
     value = getattr(import_module(module), original or name)
-    globals()[name] = value  # so that the next use is an ordinary look-up
+    globals()[name] = value  # so that later uses do not call this function
     return value
 
 

@@ -1,4 +1,6 @@
-"""choose: the training settings that are best on validation, searched for again only when the data has changed much."""
+"""choose: the training settings that are best on validation, searched again only when the data has changed
+significantly.
+"""
 
 from dataclasses import asdict
 from typing import Any
@@ -37,12 +39,12 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
 
 
 def _kept(context: StageContext, question: str, pairs: int, growth: float) -> dict[str, Any] | None:
-    """The newest choice, if it answers the same question for about as many train interactions.
+    """The newest choice, if it was made with the same settings and a similar number of train interactions.
 
-    It is not in the key, as the release of a warm start is not; the report says that it was kept.
+    Like the release of a warm start, it is not part of the key; the report states that it was kept.
     """
     newest = Store(context.store).latest(CHOICE.stage)
-    if newest is None or newest.key == context.work.name:  # of the same data: this stage was forced to run again
+    if newest is None or newest.key == context.work.name:  # from the same data: this stage was forced to run again
         return None
     choice = CHOICE.of(newest)
     changed = abs(pairs - choice["interactions"]) > growth * choice["interactions"]

@@ -31,7 +31,7 @@ class StageContext:
     out: Path
     """An empty folder. Its content at the end is the artifact."""
     work: Path
-    """Scratch folder for checkpoints. The next run of the same key finds what a killed run has left."""
+    """Scratch folder for checkpoints, which the next run of the same key finds after a kill."""
     store: Path
     """The store's root: the row ledgers are under `store / "ledger"`, the releases under `store / "releases"`."""
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class Stage(Task[Report_co]):
     fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
     """Additional parts of the key: bytes of prompts, identities of models, hashes of source files."""
     unread: Callable[[Recipe], tuple[str, ...]] = _no_news
-    """What a run reads from outside before the key can be known, a sentence each. Only plans ask."""
+    """The sources that a run would read before its key is known, one sentence each. Used by plans only."""
     outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date
     """Why an intact artifact of the key is rebuilt nevertheless, or None. Called with the root of the row ledgers."""
     counts_rows: bool = False

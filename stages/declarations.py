@@ -51,7 +51,7 @@ INGEST = Stage(
     reads=lambda recipe: (),
     writes=(files.INTERACTIONS, files.ITEMS, files.USERS),
     config=lambda recipe: {"data": recipe.data},
-    # Of remote sources the local copies are in the key, which `stages.prepare` brings up to date before a run.
+    # The key contains the local copies of remote sources, which `stages.prepare` updates before a run.
     fingerprint=lambda recipe: fingerprint(local(recipe.data, _copies(recipe))),
     unread=lambda recipe: changed(recipe.data, _copies(recipe)),
 )

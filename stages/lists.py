@@ -26,7 +26,7 @@ def run(context: StageContext) -> Outcome[ListsReport]:
 
 
 def settled(context: StageContext) -> ListsReport | None:
-    """The report of the existing lists, if they are from the current release with the same settings.
+    """The report of the existing lists, if they belong to the current release and have the same settings.
 
     The content of a file of ids may have changed, so with such rules the lists are always written again.
     """

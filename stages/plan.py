@@ -53,7 +53,7 @@ def plan(
         prepared: whether the run has read its remote sources already; otherwise they are asked whether they changed.
     """
 
-    steps: dict[str, Step] = {}  # of effects
+    steps: dict[str, Step] = {}  # for effects
 
     def visit(task: Task, upstream: Upstream) -> Step:
         latest = store.latest(task.name)
@@ -67,7 +67,7 @@ def plan(
             return steps[task.name]
         assert isinstance(task, Stage)
         try:
-            with collected() as doubts:  # of a source that cannot be reached
+            with collected() as doubts:  # a source that cannot be reached
                 news = () if prepared else task.unread(recipe)
             if news:
                 return Step(task, "stale", (*news, *doubts), seconds_last_time=seconds)
@@ -77,7 +77,7 @@ def plan(
         try:
             step = _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
             return replace(step, why=(*step.why, *doubts))
-        except TransientError as error:  # a file that cannot be read now
+        except TransientError as error:  # a file that cannot be read temporarily
             return Step(task, "blocked", (str(error),), job.key, seconds_last_time=seconds)
 
     return list(walk(needed(recipe, target), visit))
@@ -98,7 +98,7 @@ def _plan_stage(
         return Step(stage, "hit", (UNCHANGED,), job.key, artifact, 0, artifact.manifest.seconds, NOTHING)
 
     why = (outdated,) if outdated else (f"damaged: {damage}",) if damage else reasons(job, store)
-    with collected() as notices:  # of a damaged ledger, which makes more rows than the change would
+    with collected() as notices:  # a damaged ledger, because of which more rows are generated
         pending = stage.load().pending(stage_context(stage, recipe, upstream, store)) if stage.counts_rows else None
     return Step(
         stage,

@@ -48,14 +48,14 @@ def prepare(recipe: Recipe) -> None:
 
 
 def read_sources(recipe: Recipe, *, full: bool = False) -> list[str]:
-    """Brings the local copies of remote sources up to date; says for each what was done.
+    """Updates the local copies of remote sources. Returns a message for each.
 
     Args:
         recipe: whose section `data` names the sources.
         full: whether tables with a watermark, and files that have not changed, are read again.
 
     Raises:
-        UserError: a source is not there, may not be read, or lacks a column.
+        UserError: a source does not exist, access is denied, or it lacks a column.
         TransientError: a source cannot be reached.
     """
     if not has_remote(recipe.data):
@@ -101,7 +101,7 @@ def check_prompts(recipe: Recipe) -> None:
     store = Store(recipe.runtime.store)
     for stage in needed(recipe):
         if isinstance(stage, Stage) and stage.counts_rows:
-            # Checking a prompt starts a process. The prompt of the newest artifact has been checked already.
+            # Validating a prompt starts a process. The prompt of the newest artifact has already been validated.
             newest, extra = store.latest(stage.name), hashed(dict(stage.fingerprint(recipe)))
             if newest is None or newest.manifest.fingerprint.get("extra") != extra:
                 stage.load().check(recipe)

@@ -41,7 +41,7 @@ def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
             readers[name] = list(dict.fromkeys([*(file.stage for file in task.reads(recipe)), *after]))
             waiting += readers[name]
 
-    # Among tasks whose inputs are all there, the page's own order decides: sorting is stable.
+    # Tasks whose inputs are all available keep the order of the page, because sorting is stable.
     position = {name: number for number, name in enumerate(TASKS)}
     sorter = TopologicalSorter({name: readers[name] for name in sorted(readers, key=position.__getitem__)})
     ordered = [TASKS[name] for name in sorter.static_order()]

@@ -28,7 +28,7 @@ from stages.execute import stage_context
 from stages.prompts import PromptUse, check_prompt, inputs_of, prompt_use
 from stages.registry import STAGES
 
-_FEWEST = 20  # minimum number of rows with informative neighbours
+_FEWEST = 20  # minimum number of rows
 
 
 def measure_prompt(

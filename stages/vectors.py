@@ -1,6 +1,7 @@
-"""vectors: the vector store serves the release in production.
+"""vectors: pushes the release in production to the vector store.
 
-An effect: the store is outside. It follows publish, and is about the release that is then current.
+This is an effect, because the vector store is outside the artifact store. It follows publish and uses the release that
+is then current.
 """
 
 from darec.common.errors import DarecError, UserError
@@ -11,13 +12,13 @@ from stages.contract import Outcome, StageContext
 
 
 def run(context: StageContext) -> Outcome[VectorsReport]:
-    """Pushes the release, or only switches to it; before the first release there is none to push."""
+    """Pushes the release, or only switches to it if it is already there. Without a release, nothing is pushed."""
     report = follow(context.store, _section(context), context.progress)
     return Outcome(report.users + report.items, report)
 
 
 def settled(context: StageContext) -> VectorsReport | None:
-    """The release that the store serves, if it is the current one. A store that does not answer may not have it."""
+    """The release that the store serves, if it is the current one; None if the store does not answer."""
     try:
         return served(context.store, _section(context))
     except UserError:

@@ -17,14 +17,14 @@ from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.section import hashed
 
-_TEXTS = 5  # changed texts that are shown, of items and of users
-_HISTORY = 8  # items of a user's history that are shown
-_LIST = 10  # recommendations that are shown
+_TEXTS = 5  # number of changed texts that are shown, of items and of users
+_HISTORY = 8  # number of items of a user's history that are shown
+_LIST = 10  # number of recommendations that are shown
 
 
 @dataclass(frozen=True)
 class TextChange:
-    """A row whose profile is not the same in both runs."""
+    """A row with different profiles in the two runs."""
 
     name: str
     first: str
@@ -65,13 +65,13 @@ class RunComparison:
 
     names: tuple[str, str]
     users: int
-    """Users with test items."""
+    """Number of users with test items."""
     config: tuple[str, ...]
     """Settings that differ: `path: first -> second`."""
     metrics: tuple[MetricRow, ...]
     texts: tuple[TextChanges, ...]
     metric: str
-    """What the examples are chosen by."""
+    """The metric that chooses the examples."""
     examples: tuple[Example, ...]
 
 
@@ -98,7 +98,7 @@ def compare_runs(
         recipes: their recipes.
         sources: their artifacts, until `evaluate`.
         metric: chooses the examples, such as `recall@20`; empty: recall at the greatest cutoff of both.
-        examples: users that gain most and users that lose most, as many of each.
+        examples: number of users with the largest gains, and of users with the largest losses.
 
     Raises:
         UserError: the split is not the same, no metric is in both, or `metric` is in neither.
@@ -136,7 +136,7 @@ def _cutoff(name: str) -> int:
 
 
 def _prompt_changes(first: Recipe, second: Recipe) -> Iterator[str]:
-    """Paths of prompts are in no key, and so in no difference of settings."""
+    """Paths of prompts are not part of keys, and are therefore not listed as differences of settings."""
     for section, field in (
         ("profile_items", "prompt"),
         ("profile_users", "prompt"),
@@ -175,7 +175,7 @@ def _examples(
     metric: str,
     count: int,
 ) -> Iterator[Example]:
-    """The users that gain most and those that lose most."""
+    """The users with the largest gains and losses."""
     before, after = (table[metric].cast(pl.Float64).to_numpy() for table in tables)
     gap = np.nan_to_num(after - before)
     order = np.argsort(gap, kind="stable")

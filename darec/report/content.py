@@ -52,14 +52,14 @@ class Metrics:
 
     models: tuple[str, ...]
     main: tuple[MetricRow, ...]
-    """At the largest cutoff."""
+    """The largest cutoff."""
     others: tuple[MetricRow, ...]
     same_test: tuple[tuple[str, Comparison], ...] = ()
-    """What the gate measured on the test of this run, by the display name of the other model."""
+    """The gate's measurements on the test of this run, by the display name of the other model."""
     why_not: str = ""
-    """Why the release in production was not among them."""
+    """Why the release in production was not measured."""
     candidates: str = ""
-    """How close the ranked lists are to exact ones, where an index found the items."""
+    """The recall of the ranked lists against exact ones, if an index was used."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Chart:
     x_label: str
     lines: tuple[Line, ...]
     mark: float | None = None
-    """The x of the epoch that was kept."""
+    """The x of the kept epoch."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Generation:
-    """What one stage of the semantic subflow did."""
+    """The results of one stage of the semantic subflow."""
 
     stage: str
     facts: tuple[tuple[str, Any], ...]
@@ -129,7 +129,7 @@ class TextRow:
 
     stage: str
     rows: int
-    """Rows that were measured: a sample of a large table."""
+    """Number of measured rows, a sample of a large table."""
     measures: tuple[tuple[str, str], ...]
     """Label and value."""
 
@@ -170,12 +170,12 @@ class Panel:
     explained: float
     """Share of the variance in the plane."""
     points: tuple[tuple[float, float, int, str], ...]
-    """x, y, number of the group, item title."""
+    """x, y, number of the group, and title of the item."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """One panel a vector space; the same items and groups in each."""
+    """One panel per vector space; the same items and groups in each."""
 
     coloured_by: str
     groups: tuple[tuple[int, str], ...]
@@ -187,7 +187,7 @@ class Map:
 
 @dataclass(frozen=True)
 class SetChange:
-    """How a set of things changed."""
+    """The change of a set between two runs."""
 
     name: str
     before: int
@@ -198,7 +198,7 @@ class SetChange:
 
 @dataclass(frozen=True)
 class Drift:
-    """The cleaned data against that of the release before."""
+    """The cleaned data compared with that of the previous release."""
 
     previous: str
     sets: tuple[SetChange, ...]
@@ -211,17 +211,17 @@ class Drift:
 
 @dataclass(frozen=True)
 class DataNotes:
-    """How the raw data was read and split."""
+    """The reading and splitting of the raw data."""
 
     read: tuple[str, ...]
-    """What was seen, and how it was read."""
+    """Remarks about the data and how it was read."""
     remarks: tuple[str, ...]
-    """Lost rows, doubts, and users and items that the test has and train has not."""
+    """Lost rows, doubts, and users and items of the test that are not in train."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage cost when its artifact was made."""
+    """The cost of one stage when its artifact was made."""
 
     stage: str
     key: str
@@ -236,19 +236,19 @@ class Cost:
 
 @dataclass(frozen=True)
 class Origin:
-    """What is needed to reproduce the release."""
+    """The information for reproducing the release."""
 
     config: str
     """The whole recipe as YAML."""
     changes: tuple[str, ...] | Absent
-    """What differs from the release before."""
+    """The differences from the previous release."""
     code: str
     versions: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything, in the order it is shown."""
+    """All sections, in the order in which they are shown."""
 
     headline: Headline
     metrics: Metrics | Absent

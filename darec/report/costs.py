@@ -1,4 +1,4 @@
-"""The cost of the stages, and what is needed to reproduce the release."""
+"""The cost of the stages, and the information for reproducing the release."""
 
 import yaml
 
@@ -43,7 +43,7 @@ def origin(source: Source) -> Origin:
 def _changes(source: Source) -> tuple[str, ...] | Absent:
     previous = source.previous
     if previous is None or previous.release is None or source.release is None:
-        return Absent("there was no release before this one")
+        return Absent("there is no previous release")
     try:
         return tuple(Releases(source.store.root).diff(previous.release.id, source.release.id).config)
     except DarecError as error:

@@ -1,4 +1,4 @@
-"""How the raw data was read and split."""
+"""The section about the reading and splitting of the raw data."""
 
 from darec.report.content import DataNotes
 from darec.report.source import Source
@@ -6,7 +6,7 @@ from schemas.reports import IngestReport, SplitReport
 
 
 def data_notes(source: Source) -> DataNotes:
-    """What ingest saw, what it lost and doubts, and what of the test the model cannot know."""
+    """Remarks, lost rows and doubts of ingest, and users and items of the test that the model does not know."""
     ingest = IngestReport.model_validate(source.artifact("ingest").manifest.report)
     split = SplitReport.model_validate(source.artifact("split").manifest.report)
     return DataNotes(read=ingest.notes, remarks=(*ingest.remarks, *split.remarks))

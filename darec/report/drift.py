@@ -1,6 +1,6 @@
-"""How the cleaned data changed since the previous release.
+"""The changes of the cleaned data since the previous release.
 
-Two logs may not fit in memory: whatever is told of them is aggregated while they are read.
+Two logs may not fit in memory, so all values are aggregated while they are read.
 """
 
 from itertools import pairwise
@@ -15,15 +15,15 @@ from darec.report.content import Drift, SetChange
 from darec.report.source import Source
 from schemas import columns as c
 
-_SHOWN = 8  # rising and falling items
-_ROWS_AT_ONCE = 2_000_000  # interactions whose pairs are compared at once
+_SHOWN = 8  # number of rising and of falling items
+_ROWS_AT_ONCE = 2_000_000  # number of interactions whose pairs are compared at once
 
 
 def drift(source: Source) -> Drift:
     """Users, items, interactions and the items' popularity, against the release that was in production at the gate."""
     previous = source.previous
     if previous is None:
-        raise DarecError("there was no release before this one")
+        raise DarecError("there is no previous release")
     before, after = (each.scan(files.INTERACTIONS).select(c.USER, c.ITEM) for each in (previous, source))
     with reading(source.artifact(files.INTERACTIONS.stage).path):
         sets = (_entities("users", c.USER, before, after), _entities("items", c.ITEM, before, after))
@@ -39,13 +39,13 @@ def drift(source: Source) -> Drift:
 
 
 def _entities(name: str, column: str, before: pl.LazyFrame, after: pl.LazyFrame) -> SetChange:
-    """What came and went of the distinct values of a column."""
+    """The added and removed distinct values of a column."""
     old, now = (log.select(column).unique().collect(engine="streaming") for log in (before, after))
     return _change(name, old.height, now.height, now.join(old, on=column, how="anti").height)
 
 
 def _pairs(before: pl.LazyFrame, after: pl.LazyFrame) -> SetChange:
-    """What came and went of the interactions, for ranges of users in turn: logs are sorted by user."""
+    """The added and removed interactions, for ranges of users in turn: logs are sorted by user."""
     rows = after.select(pl.len()).collect().item()
     users = after.select(c.USER).unique().collect(engine="streaming")[c.USER].sort()
     step = ceil(len(users) / max(1, ceil(rows / _ROWS_AT_ONCE)))
@@ -79,7 +79,7 @@ def _shares(before: pl.LazyFrame, after: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _moved(shares: pl.DataFrame, titles: pl.LazyFrame, descending: bool) -> tuple[tuple[str, float, float], ...]:
-    """Title and both shares of the items that moved most, those with most change first."""
+    """Title and both shares of the items with the largest changes, largest first."""
     most = shares.sort("change", c.ITEM, descending=[descending, False]).head(_SHOWN)
     known = titles.select(c.ITEM, c.TITLE).filter(pl.col(c.ITEM).is_in(most[c.ITEM].implode())).collect()
     named = most.join(known, on=c.ITEM, how="left", maintain_order="left")

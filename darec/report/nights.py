@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 TEXTFILE = Path("metrics") / "darec.prom"
-"""Where, in the store, a Prometheus node exporter finds the metrics (its `--collector.textfile.directory`)."""
+"""The file of the metrics in the store, for a Prometheus node exporter (its `--collector.textfile.directory`)."""
 
 
 def record(root: Path, night: Night) -> None:
@@ -100,11 +100,17 @@ def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
         return registry
     gauge("last_run_start_timestamp_seconds", "When the last run began", night.started.timestamp())
     gauge("last_run_end_timestamp_seconds", "When the last run ended", night.ended.timestamp())
-    gauge("last_run_success", "0 if the last run ended in an error; a refused release is none", not night.failed)
+    gauge(
+        "last_run_success", "0 if the last run ended in an error; a refused release is not an error", not night.failed
+    )
     gauges("last_run_outcome", "1 for the outcome of the last run", "outcome", {night.outcome: 1})
     gauge("last_run_tokens", "Prompt and output tokens of the LLM in the last run", night.tokens)
     gauge("last_run_generated_rows", "Profiles requested from the LLM in the last run", night.generated)
-    gauge("last_run_metadata_rows", "Rows whose text comes from metadata, for want of an answer", night.from_metadata)
+    gauge(
+        "last_run_metadata_rows",
+        "Rows whose text comes from metadata because the LLM gave no usable answer",
+        night.from_metadata,
+    )
     gauges("last_run_stage_seconds", "Seconds of each stage that did work in the last run", "stage", night.seconds)
     gauges("last_run_quality", "Test metrics of the last run's model", "metric", night.metrics)
     return registry

@@ -1,4 +1,4 @@
-"""Headline, metrics, training curves and slices: how good the model is."""
+"""Headline, metrics, training curves and slices: the quality of the model."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -19,7 +19,7 @@ _NAMES = {"train": "this model", "train_reference": "without alignment"}
 
 
 def headline(source: Source) -> Headline:
-    """The headline: what was made, and its state."""
+    """The headline: the release and its state."""
     last = list(source.artifacts.values())[-1]
     release = source.release
     if release is None:
@@ -97,7 +97,7 @@ def curves(source: Source) -> tuple[Chart, ...]:
         if source.has(file.stage)
     }
     if "train" not in histories:
-        source.artifact("train")  # raises with the reason
+        source.artifact("train")  # raises an error with the reason
     names = histories["train"]["name"].unique(maintain_order=True).to_list()
     wanted = [name for kind in ("val/", "loss/") for name in names if name.startswith(kind)]
     best = TrainReport.model_validate(source.artifact("train").manifest.report).best_epoch
@@ -148,5 +148,5 @@ def _cutoff(name: str) -> int:
 
 
 def largest_cutoff(names: Iterable[str]) -> int:
-    """The largest k of metrics such as `recall@k`."""
+    """The largest cutoff k of metrics such as `recall@k`."""
     return max(map(_cutoff, names))

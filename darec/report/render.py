@@ -48,7 +48,7 @@ def render_page(template: str, **values: Any) -> str:
         "seconds": seconds,
     }
     page = environment.get_template(template).render(**values, line_chart=line_chart, scatter=scatter)
-    return printable(page)  # control characters are not allowed in HTML; others would turn the text around
+    return printable(page)  # control characters are not allowed in HTML; others would change the direction of text
 
 
 def number(value: float | int | str | None) -> str:
@@ -68,7 +68,7 @@ def amount(value: float | None) -> str:
 
 
 def change(new: float | None, old: float | None) -> str:
-    """`new` against `old` in per cent; empty if there is nothing to compare."""
+    """The relative change from `old` to `new` in per cent; empty if there is nothing to compare."""
     if new is None or old is None:
         return ""
     return f"{(new - old) / abs(old):+.1%}" if old else ("±0" if new == old else f"{new:+.4f}")

@@ -12,17 +12,17 @@ from darec.report.source import Floats, Source, spread
 from schemas import columns as c
 
 _STAGES = ("profile_items", "profile_users", "embed")
-_RANKS = (1.0, 0.9, 0.6, 0.3)  # of the items whose neighbours are shown, by popularity
+_RANKS = (1.0, 0.9, 0.6, 0.3)  # ranks by popularity of the items whose neighbours are shown
 _NEAREST = 5
-_POINTS = 1200  # dots on a map
+_POINTS = 1200  # maximum number of dots on a map
 _OTHER = 7  # the group of all values after the first 7, which is the number of colours; it is grey
 _MOST_VALUES, _LONGEST_VALUE = 60, 30  # an attribute with more or longer values is not used for colours
 
 
 def generation(source: Source) -> tuple[Generation, ...]:
-    """What the LLM and the encoder did, with some profiles and their prompts."""
+    """The results of the LLM and the encoder, with some profiles and their prompts."""
     if not any(stage in source.artifacts for stage in _STAGES):
-        raise DarecError("the recipe uses no text: no LLM ran")
+        raise DarecError("the recipe does not use text")
     return tuple(_generation(stage, source) for stage in _STAGES if source.has(stage))
 
 
@@ -98,7 +98,7 @@ def _panel(name: str, vectors: Floats, numbers: list[int], titles: list[str]) ->
 
 
 def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list[int]]:
-    """What colours the items, the groups' names, and each item's group."""
+    """The attribute for the colours of items, the names of the groups, and each item's group."""
     first = _first_values(items)
     if first.is_empty():
         return _popularity_groups(items)
@@ -113,8 +113,8 @@ def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list
 
 
 def _first_values(items: pl.DataFrame) -> pl.DataFrame:
-    """`row`, `name`, `value`: the first value of each attribute that half of the items have and that takes few, short
-    values; the attribute with fewest values comes first, then that with the shortest.
+    """`row`, `name`, `value`: the first value of each attribute that half of the items have and that has few, short
+    values, sorted by the number of values and then by their length.
     """
     rows = items.with_row_index("row").explode(c.ATTRIBUTES).drop_nulls(c.ATTRIBUTES).unnest(c.ATTRIBUTES)
     value = pl.col("value").str.split(",").list.first().str.split("|").list.first().str.strip_chars()

@@ -32,7 +32,7 @@ class Source:
 
     @classmethod
     def of_release(cls, store: Store, release: Release) -> "Source":
-        """All artifacts behind a release, as far as the manifests that are left tell."""
+        """All artifacts in a release's lineage, as far as the remaining manifests show."""
         return cls(store, latest_by_stage(store, Artifact(store.root / release.artifact)), release)
 
     @classmethod
@@ -60,7 +60,7 @@ class Source:
         return self.artifacts[stage]
 
     def has(self, stage: str) -> bool:
-        """Whether the stage's artifact is there."""
+        """Whether the stage's artifact exists."""
         return stage in self.artifacts and self.artifacts[stage].path.is_dir()
 
     def read(self, file: File[Content]) -> Content:
@@ -73,7 +73,7 @@ class Source:
 
     @cached_property
     def metrics(self) -> EvaluationReport:
-        """What `evaluate` found."""
+        """The results of `evaluate`."""
         return EvaluationReport.model_validate(self.read(files.METRICS))
 
     @cached_property
@@ -95,7 +95,7 @@ class Source:
 
 
 def spread(values: Floats | NDArray[np.int64], shares: tuple[float, ...]) -> list[int]:
-    """Distinct rows at the given ranks (0 the least value, 1 the greatest), in the order asked; ties by row."""
+    """Distinct rows at the given ranks (0 the smallest value, 1 the largest), in the given order; ties by row."""
     order = np.argsort(values, kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in shares] if len(order) else []
     return list(dict.fromkeys(rows))

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from darec.report.content import Chart, Panel
 
-_WIDTH, _HEIGHT = 360, 190  # units of the view box; on a phone about a pixel each
+_WIDTH, _HEIGHT = 360, 190  # units of the view box, about one pixel each on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 8, 22
 _COLOURS = ("#2f6fde", "#d9822b", "#2b9a66", "#a448c8", "#c23030", "#5c7080")
 _STYLE = """svg{font:9px sans-serif;background:#fff} text{fill:#555} .grid{stroke:#ddd} .mark{stroke:#888;
@@ -28,7 +28,7 @@ def line_chart(chart: Chart) -> Markup:
 
 
 def line_chart_uri(chart: Chart) -> str:
-    """The same chart with its own colours and legend, as an address that an <img> shows."""
+    """The same chart with its own colours and legend, as a data URL for an <img>."""
     root = _line_chart(chart)
     if root is None:
         root = _root(_HEIGHT, chart.title)
@@ -75,7 +75,7 @@ def scatter(panel: Panel) -> Markup:
 
 
 class _Scale:
-    """From values to units of the view box."""
+    """Maps values to units of the view box."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self.low, self.high, self.start = low, high, start
@@ -136,4 +136,4 @@ def _text(value: float) -> str:
 
 
 def _markup(root: Element) -> Markup:
-    return Markup(tostring(root, encoding="unicode"))  # ElementTree escaped every text and attribute
+    return Markup(tostring(root, encoding="unicode"))  # ElementTree escapes all texts and attributes

@@ -1,4 +1,4 @@
-"""The quality of texts in words: of a run, for its report, and of prompts, for the terminal."""
+"""The quality of texts as labels and values: of a run, for its report, and of prompts, for the terminal."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ _SIDES = (
 
 
 def texts(source: Source) -> tuple[TextRow, ...]:
-    """The texts that were embedded, of items and of users."""
+    """The quality of the embedded texts of items and of users."""
     if not source.has("embed"):
         raise DarecError("the recipe uses no text")
     vectors = source.read(files.TEXT_VECTORS)

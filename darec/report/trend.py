@@ -9,7 +9,7 @@ from darec.report.quality import largest_cutoff
 from darec.report.source import Source
 from schemas.night import Night
 
-_NIGHTS = 60  # the last ones are shown
+_NIGHTS = 60  # maximum number of runs, the latest ones
 
 
 def trend(source: Source) -> tuple[Chart, ...]:

@@ -1,4 +1,4 @@
-"""A prompt that was tried, as one HTML file and as lines of text."""
+"""The result of trying a prompt, as one HTML file and as lines of text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,14 +12,14 @@ def trial_page(trial: Trial) -> str:
 
 
 def summary(trial: Trial) -> Iterator[str]:
-    """What the trial took and what came out, in a few lines."""
+    """A summary of the trial in a few lines."""
     if trial.asks_llm:
         yield f"{trial.asked:,} prompts were sent to the LLM in {trial.seconds:.1f} s; the other answers were known"
     old, new = [row.old for row in trial.rows], [row.new for row in trial.rows]
     for name, sides in (("old", old), ("new", new)):
         known = [side for side in sides if side.text is not None]
         if not known:
-            yield f"{name}: no row is known; add --ask-old to ask the LLM with the old prompt too"
+            yield f"{name}: no row is known; add --ask-old to request answers to the old prompt too"
             continue
         fallbacks = sum(side.cause != "" for side in known)
         tokens = f", {_mean(known, 'prompt_tokens')} prompt tokens per row"

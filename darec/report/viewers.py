@@ -12,12 +12,12 @@ from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many
 from schemas import columns as c
 
-_RANKS = (0.9, 0.6, 0.3, 0.05)  # of the users that are shown, by activity
-_SHOWN = 8  # items of a history, and recommendations
+_RANKS = (0.9, 0.6, 0.3, 0.05)  # ranks by activity of the users that are shown
+_SHOWN = 8  # maximum number of items of a history, and of recommendations
 
 
 def viewers(source: Source) -> tuple[Viewer, ...]:
-    """A few users, from a busy one to one with little history."""
+    """A few users, from a very active one to one with little history."""
     names = source.read(files.USER_VOCABULARY).sort(c.USER_INDEX)[c.USER]
     activity = np.bincount(source.train[c.USER_INDEX].to_numpy(), minlength=len(names))
     rows = spread(activity, _RANKS)

@@ -70,9 +70,7 @@ class Target:
     """The target of the link."""
 
     artifact: str | None
-    """The bundle's folder relative to the root of the store, whether or not it exists; None if it
-    is not in this store.
-    """
+    """The bundle's folder relative to the root of the store, which may be missing; None for other folders."""
     trouble: str | None
     """The problem of the link, or None."""
 

@@ -153,8 +153,8 @@ def test_drift_counts_what_came_and_how_popularity_moved(content):
 def test_the_first_release_has_no_drift_and_its_gate_stood_alone(nights):
     store, first, _ = nights
     content = collect(Source.of_run(store, first))
-    assert content.drift == Absent("there was no release before this one")
-    assert "Left out: there was no release before this one." in render(content)
+    assert content.drift == Absent("there is no previous release")
+    assert "Left out: there is no previous release." in render(content)
     assert content.metrics.models == ("this model", "without alignment", "popularity")
     assert content.headline.state == "published"
     assert not content.headline.current  # that of the second night is
@@ -228,11 +228,11 @@ def test_curves_carry_both_models_and_the_epoch_kept(content):
 
 def test_a_recipe_without_text_leaves_out_what_it_has_not(plain):
     content = collect(Source.of_run(*plain))
-    assert content.generation == Absent("the recipe uses no text: no LLM ran")
+    assert content.generation == Absent("the recipe does not use text")
     assert content.metrics.models == ("this model", "popularity")
     assert isinstance(content.neighbours[0].before, Absent)
     assert [panel.title for panel in content.map.panels] == ["by trained vector"]
-    assert "no LLM ran" in render(content)
+    assert "the recipe does not use text" in render(content)
 
 
 def test_a_run_that_stopped_early_shows_what_there_is(plain):
