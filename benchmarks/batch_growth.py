@@ -1,7 +1,8 @@
-"""What larger batches do to recall and to CPU time: LightGCN on logs of users with several tastes, until it stops.
+"""The effect of larger batches on recall and CPU time: LightGCN on logs of users with several interests, until early
+stopping.
 
-The logs of `benchmarks.scale` have one group per user, which any model finds. Here a user mixes four topics of a
-hundred items each, so that a ranking can be nearly right, and its recall tells models apart.
+The logs of `benchmarks.scale` have one group per user, which any model finds. Here a user has four topics of a hundred
+items each, so that recall differs between models.
 """
 
 import json
@@ -21,27 +22,27 @@ from darec.training.sizing import validation_pairs
 from darec.training.trainer import validate
 from schemas.training import TrainConfig
 
-_DRAWN, _TRAIN, _VALIDATION = 62, 40, 10  # interactions of a user; a fifth of those drawn are drawn twice
-_TOPIC = 100  # items of a topic
-_MIXTURE = (0.5, 0.25, 0.15, 0.1)  # of a user's topics
-_ANY = 0.1  # of interactions are with an item of any topic
+_DRAWN, _TRAIN, _VALIDATION = 62, 40, 10  # interactions per user; a fifth of the draws are duplicates
+_TOPIC = 100  # items per topic
+_MIXTURE = (0.5, 0.25, 0.15, 0.1)  # topics per user
+_ANY = 0.1  # fraction of interactions with items of arbitrary topics
 _USER_SKEW, _ITEM_SKEW = 1.5, 2.5  # as in `benchmarks.scale`
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way of taking steps came to."""
+    """The result of one batch size."""
 
     pairs: int
     """Train pairs."""
     steps: int
-    """Of an epoch."""
+    """Number of steps per epoch."""
     epochs: int
     best_epoch: int
     recall: float
     """Validation Recall@20 of the best epoch."""
     epoch_cpu_seconds: float
-    """Of an epoch without validation, with all threads."""
+    """CPU seconds of an epoch without validation, over all threads."""
 
 
 def mixed_tastes(pairs: int, seed: int = 0) -> Interactions:
@@ -65,15 +66,15 @@ def mixed_tastes(pairs: int, seed: int = 0) -> Interactions:
 def compare(
     folder: Path, pairs: int, factors: Sequence[int], epochs: int, exponent: float = 0.5
 ) -> Iterator[tuple[int, Outcome]]:
-    """Trains once for each factor and gives it with its outcome; what an earlier call found is taken from `folder`.
+    """Trains once for each factor and yields it with its outcome; outcomes of earlier calls are read from `folder`.
 
     A killed run resumes from its checkpoint.
 
     Args:
-        folder: of outcomes, traces and checkpoints.
+        folder: the folder of outcomes, histories and checkpoints.
         pairs: train pairs.
-        factors: times the batch of the default recipe; 1 is what all others are compared with.
-        epochs: the most of a run, which ends earlier without a better validation.
+        factors: multiples of the batch size of the default recipe; all others are compared with 1.
+        epochs: maximum number of epochs; early stopping applies.
         exponent: the learning rate grows with this power of the factor.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _outcome(path: Path, data: Interactions, factor: int, epochs: int, exponent:
 
 
 def table(outcomes: Mapping[int, Outcome]) -> str:
-    """Outcomes by factor in Markdown, each compared with the factor 1 if that is there."""
+    """Outcomes by factor in Markdown, each compared with factor 1 if it was run."""
     head = ["train pairs", "batch", "steps an epoch", "epochs, best", "Recall@20", "CPU s an epoch"]
     rows = []
     for factor, each in outcomes.items():

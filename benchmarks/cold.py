@@ -1,7 +1,7 @@
-"""How good cold rows' vectors are: a share of all items is taken out of train and has to be found in test.
+"""The quality of vectors of cold items: a share of all items is removed from train and has to be found in test.
 
-Beside it stands what that costs the other items: their test pairs, ranked among all items, beside what they have when
-cold items are in no list.
+The cost for the other items is reported too: the recall of their test pairs among all items, compared with that in
+lists without cold items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ def _where(pairs: Pairs, kept: Tensor) -> Pairs:
 def table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
     """Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all, in Markdown.
 
-    `full` holds the data as they were, by name: the test pairs of the other items are from there.
+    `full` has the original data by name, with the test pairs of the other items.
     """
     head = ["data", "model", "cold vectors", "R@20 among cold", "N@20 among cold", "R@20 among all", "N@20 among all"]
     head += ["warm R@20 among all", "change"]
@@ -72,7 +72,7 @@ def table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> s
 
 
 def places_table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
-    """What it brings and costs to keep places of each list for cold items (`rules.new_share`), in Markdown."""
+    """The effect of reserving positions of each list for cold items (`rules.new_share`), in Markdown."""
     rows = []
     for run, artifact in runs:
         model, held = f"{run.entry.backbone} + {run.entry.alignment}", full[run.data.name]
@@ -83,7 +83,7 @@ def places_table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData
 
 
 def _places(final: Representations, data: BenchData, full: BenchData) -> Iterator[list[str]]:
-    """Recall of cold and of warm items' test pairs for 0, 1 and 2 places that are kept for cold items."""
+    """Recall of cold and of warm items' test pairs with 0, 1 and 2 positions reserved for cold items."""
     inter = data.interactions
     user_counts, item_counts = train_counts(inter)
     warm = item_counts > 0
@@ -120,7 +120,7 @@ def _lines(candidates: dict[str, Representations], data: BenchData, full: dict[s
 
 
 def _references(data: BenchData) -> dict[str, Representations]:
-    """What needs no trained model."""
+    """Methods without a trained model."""
     inter, text = data.interactions, data.text
     assert text is not None
     torch.manual_seed(0)
@@ -132,7 +132,9 @@ def _references(data: BenchData) -> dict[str, Representations]:
 
 
 def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
-    """The run's representations with cold items' vectors left as they are, at the warm mean, and from text."""
+    """The run's representations with the vectors of cold items unchanged, set to the warm mean, and predicted from
+    text.
+    """
     state, data = load_file(artifact.path / "model.safetensors"), run.data
     final = Representations.join(state["final.user"], state["final.item"])
     cold = train_counts(data.interactions)[1] == 0
@@ -175,7 +177,7 @@ def warm_recall(final: Representations, data: BenchData, full: BenchData) -> tup
 
 
 def among_cold(final: Representations, data: BenchData) -> list[float]:
-    """Metrics when only cold items are ranked, as on a page of novelties."""
+    """Metrics when only cold items are ranked, as on a page of new arrivals."""
     inter = data.interactions
     cold = (train_counts(inter)[1] == 0).nonzero().squeeze(1)
     number = torch.full((inter.n_items,), -1)

@@ -1,4 +1,4 @@
-"""Benchmark data: interactions with a given split, and text vectors if there are any."""
+"""Benchmark data: interactions with a given split, and text vectors, if any."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ _TEXT_FILES = ("user_text.npy", "item_text.npy")
 
 @dataclass(frozen=True)
 class BenchData:
-    """What every method of a benchmark sees."""
+    """The data of a benchmark, which is the same for every method."""
 
     name: str
     interactions: Interactions
@@ -36,19 +36,19 @@ class BenchData:
     text_content: str | None
     """Hash of the text vectors."""
     adjacency: Adjacency | None = None
-    """The train graph, where it is not the normalised one of the train pairs."""
+    """The train graph, if it is not the normalised graph of the train pairs."""
 
 
 def from_folder(name: str, folder: Path) -> BenchData:
     """Reads `interactions.parquet` (user_id and item_id from 0, split), `user_text.npy` and `item_text.npy` [n, d].
 
     Raises:
-        UserError: a file is missing or not of this layout.
+        UserError: a file is missing or has another layout.
     """
     path = folder / "interactions.parquet"
     if not path.is_file():
         hint = f"give the data set's folder: --data {name}=FOLDER"
-        raise UserError(f"data set {name!r} is not there", where=str(path), hint=hint)
+        raise UserError(f"data set {name!r} does not exist", where=str(path), hint=hint)
     table = pl.read_parquet(path)
     missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
     if missing:
@@ -68,7 +68,9 @@ def from_folder(name: str, folder: Path) -> BenchData:
 
 
 def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Artifact | None = None) -> BenchData:
-    """Reads what the stages wrote; without `embed` there is no text, without `graph` its edges have default weights."""
+    """Reads the artifacts of the stages; without `embed` there is no text, and without `graph` the edges have default
+    weights.
+    """
     parts = (files.TRAIN_PART, files.VAL_PART, files.TEST_PART)
     n_users, n_items = files.USER_VOCABULARY.of(split).height, files.ITEM_VOCABULARY.of(split).height
     interactions = Interactions(n_users, n_items, *(Pairs.of_table(part.of(split)) for part in parts))
@@ -96,7 +98,7 @@ def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:
 
 
 def sources(known: DataSources, given: list[str]) -> DataSources:
-    """The recipe's data sets with `NAME=PATH` of the command line in place of theirs."""
+    """The recipe's data sets, replaced by `NAME=PATH` of the command line."""
     found = dict(known)
     for option in given:
         name, equals, path = option.partition("=")
@@ -107,14 +109,14 @@ def sources(known: DataSources, given: list[str]) -> DataSources:
 
 
 def is_recipe(path: Path) -> bool:
-    """Whether a data set is named by a whole-run recipe, and not by a folder."""
+    """Whether a data set is given by the recipe of a run, and not by a folder."""
     return path.suffix in (".yaml", ".yml", ".toml")
 
 
 def load_data(name: str, path: Path, text: bool = True) -> BenchData:
-    """A folder in the benchmark layout, or the split and vectors of a whole-run recipe.
+    """A folder in the benchmark layout, or the split and vectors of the recipe of a run.
 
-    A split that is not made yet is made; text vectors cost an LLM's time, so without them it is the user's turn.
+    A missing split is computed; missing text vectors raise an error, because they need an LLM.
     """
     if not is_recipe(path):
         return from_folder(name, path)
@@ -123,5 +125,5 @@ def load_data(name: str, path: Path, text: bool = True) -> BenchData:
     embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
     if split is None or (text and embed is None):
         hint = f"`darec run --recipe {path} --until embed` first"
-        raise UserError(f"the text vectors of {name!r} are not made yet", where=str(path), hint=hint)
+        raise UserError(f"the text vectors of {name!r} do not exist yet", where=str(path), hint=hint)
     return from_artifacts(name, split, embed)

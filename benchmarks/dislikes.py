@@ -1,8 +1,8 @@
 """`darec bench dislikes`: the effect of dislikes in training and in lists.
 
-The recipe's model without text is trained with each use of dislikes. Its lists are judged on test twice: as they are,
-and with the dislikes that were known when train ended left out, as a release leaves them out. `later dislikes` are the
-pairs that users came to dislike after train: how many of them stand in the first 20 places, as a share of all of them.
+The recipe's model without text is trained with each use of dislikes. Its lists are evaluated on test twice: unchanged,
+and without the dislikes that were known at the end of train, as in a release. `later dislikes` are the pairs that users
+disliked after train: the share of them that is in the first 20 positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,11 +33,11 @@ class Found:
     """One use of dislikes, means over seeds."""
 
     plain: Scores
-    """Of lists that leave out train items only."""
+    """Metrics of lists without train items."""
     filtered: Scores
-    """Of lists that leave out dislikes known in train, too."""
+    """Metrics of lists without train items and dislikes known in train."""
     later: tuple[float, float]
-    """Share of the later dislikes in the first places, of plain and of filtered lists."""
+    """Share of the later dislikes in the first positions, of plain and of filtered lists."""
 
 
 def measure(recipe: Recipe, seeds: Sequence[int]) -> Iterator[tuple[str, Found]]:
@@ -84,7 +84,7 @@ def _scored(final: Representations, data: Interactions, left_out: Pairs) -> Scor
 
 
 def _share(final: Representations, data: Interactions, left_out: Pairs, pairs: Pairs) -> float:
-    """How many of `pairs` stand in the first places of their users."""
+    """The number of `pairs` in the first positions of their users' lists."""
     ranking = rank(final, left_out, pairs, _K)
     firsts = (ranking.users[:, None] * data.n_items + ranking.top.long()).flatten()
     return float(torch.isin(_keys(pairs, data.n_items), firsts).double().mean())
@@ -101,7 +101,7 @@ def _mean(parts: Sequence[Scores]) -> Scores:
 
 
 def table(found: dict[str, Found]) -> str:
-    """Every use beside ignoring them in training and in lists, in Markdown."""
+    """Every use, compared with ignoring dislikes in training and in lists, in Markdown."""
     base = found["ignore"].plain
     head = ["in training", "in lists", "R@20", "N@20", "R@20 minus ignore", "95% interval", "later dislikes"]
     rows = []

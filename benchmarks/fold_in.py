@@ -1,8 +1,8 @@
 """`darec bench fold-in`: vectors that are folded in from histories, compared with trained vectors.
 
-A tenth of the users is taken out of train and validation, the model is trained on the others, and the train histories
-of those left out are folded in. Their test pairs are then ranked, train items left out, and compared with what the
-model that was trained on all users ranks for the same users.
+A tenth of the users is removed from train and validation, the model is trained on the others, and the train histories
+of the removed users are folded in. Rankings of their test pairs, without train items, are compared with those of the
+model that was trained on all users.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _UNOBSERVED = (0.0, 0.01, 0.1, 0.3, 1.0)
 
 
 def measure(run: Run, rounds: int) -> Iterator[dict[str, Scores]]:
-    """In each round another tenth of the users: their scores by method, the users in the same order."""
+    """The scores by method of another tenth of the users in each round, in the same order of users."""
     data = run.data.interactions
     all_users = _train(run, data)
     generator = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def _score(final: Representations, data: Interactions, test: Pairs) -> Scores:
 
 
 def _methods(final: Representations, train_pairs: Pairs, histories: Pairs) -> dict[str, Representations]:
-    """What the vectors of users with `histories` could be, given a model that was trained on `train_pairs`."""
+    """Candidate vectors of users with `histories`, given a model that was trained on `train_pairs`."""
     item, n_users = final.item, final.n_users
     known, rows = torch.unique(train_pairs.users, return_inverse=True)
     learnt = HistoryMap.learn(rows, train_pairs.items, final.user[known], item)
@@ -76,7 +76,9 @@ def _ridge(histories: Pairs, item: Tensor, n_users: int, unobserved: float) -> T
     known, rows = torch.unique(histories.users, return_inverse=True)
     chosen = item[histories.items]
     left = torch.zeros(len(known), width, width).index_add_(0, rows, chosen[:, :, None] * chosen[:, None, :])
-    left += unobserved * gram + gram.trace() / len(item) / width * torch.eye(width)  # l2 of an average item's size
+    left += unobserved * gram + gram.trace() / len(item) / width * torch.eye(
+        width
+    )  # l2 relative to the squared norm of an average item
     right = torch.zeros(len(known), width).index_add_(0, rows, chosen)
     user = torch.zeros(n_users, width)
     user[known] = torch.linalg.solve(left, right)
@@ -98,6 +100,6 @@ def table(name: str, rounds: list[dict[str, Scores]]) -> str:
 
 
 def _pooled(parts: list[Scores]) -> Scores:
-    """Rounds have different users."""
+    """Concatenates the rounds, which have different users."""
     values = {metric: torch.cat([part.values[metric] for part in parts]) for metric in _METRICS}
     return Scores(torch.cat([part.users for part in parts]), values)

@@ -1,4 +1,4 @@
-"""From a benchmark's recipe to its grid of training configurations."""
+"""Expands a benchmark's recipe to its grid of training configurations."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """For progress bars and errors."""
+        """The label for progress bars and errors."""
         return f"{self.data} {self.backbone} {self.alignment} seed {self.seed}"
 
 
 def expand(recipe: BenchRecipe) -> list[Entry]:
-    """All entries, seed by seed, so that an interrupted benchmark has whole tables of fewer seeds.
+    """All entries, seed by seed, so that an interrupted benchmark has complete tables of fewer seeds.
 
     Raises:
-        UserError: overrides that make no TrainConfig, or names that are not in the recipe.
+        UserError: overrides that give an invalid TrainConfig, or names that are not in the recipe.
     """
     alignments = _with_sweeps(recipe)
     _check_names(recipe, alignments)
@@ -49,7 +49,7 @@ def sweep_name(of: str, label: str, value: Any) -> str:
 
 
 def _with_sweeps(recipe: BenchRecipe) -> dict[str, tuple[Overrides, ...]]:
-    """The layers of every alignment, those of sweeps included."""
+    """The layers of every alignment, including those of sweeps."""
     alignments: dict[str, tuple[Overrides, ...]] = {name: (layer,) for name, layer in recipe.alignments.items()}
     for sweep in recipe.sweeps:
         if sweep.of not in recipe.alignments:

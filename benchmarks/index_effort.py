@@ -1,4 +1,4 @@
-"""How many lists of an IVF index a query needs on trained vectors, and what building the index takes.
+"""The number of lists of an IVF index that a query needs on trained vectors, and the cost of building the index.
 
     darec bench scale --size 5M --until train --set "train.backbone={name: mf}"
     python -m benchmarks.index_effort data/bench/scale/store-5000000
@@ -25,7 +25,7 @@ _QUERIES = 2000
 
 
 def main() -> None:
-    """Builds the index once for every number of lists per query."""
+    """Builds the index once for each number of lists per query."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path, help="store with a trained model")
     parser.add_argument("--lists", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="lists per query")

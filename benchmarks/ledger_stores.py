@@ -3,7 +3,8 @@
     pip install lmdb
     python -m benchmarks.ledger_stores /some/folder --rows 1000000
 
-Prints the table of docs/studies.md. Every row has a checksum, which is made on append and verified on look-up.
+Prints the table of docs/studies.md. Every row has a checksum, which is computed when it is appended and verified on
+look-up.
 """
 
 import argparse
@@ -26,14 +27,14 @@ CUT, FLIPPED = "cut in half", "20 flipped bytes"
 
 
 class Store(Protocol):
-    """What the ledger needs of a store."""
+    """The operations that the ledger needs."""
 
     def append(self, rows: list[Row]) -> None:
-        """Keeps rows through a power cut."""
+        """Appends rows durably."""
         ...
 
     def look_up(self, keys: list[bytes]) -> int:
-        """How many of the keys have a sound row."""
+        """The number of keys with an intact row."""
         ...
 
 
@@ -69,7 +70,7 @@ class Sqlite:
 
 
 class Lmdb:
-    """One transaction for each append, synced, values behind their checksum."""
+    """One durable transaction for each append; values follow their checksum."""
 
     def __init__(self, folder: Path) -> None:
         self.environment = importlib.import_module("lmdb").open(str(folder), map_size=2**36)
@@ -81,7 +82,7 @@ class Lmdb:
                 transaction.put(key, checksum(key, value) + value, overwrite=False)
 
     def look_up(self, keys: list[bytes]) -> int:
-        """One transaction, in the order of the keys."""
+        """Looks keys up in one transaction, in sorted order."""
         with self.environment.begin() as transaction, transaction.cursor() as cursor:
             return sum(cell[:8] == checksum(key, cell[8:]) for key, cell in cursor.getmulti(sorted(keys)))
 
@@ -91,11 +92,11 @@ STORES: dict[str, Any] = {
     "SQLite, write-ahead log": partial(Sqlite, journal="WAL"),
     "LMDB": Lmdb,
 }
-VALUES = {"profile": (100, 2048), "vector": (384 * 4, 1024)}  # bytes of a row, rows of a large chunk
+VALUES = {"profile": (100, 2048), "vector": (384 * 4, 1024)}  # bytes per row, rows per large chunk
 
 
 def checksum(key: bytes, value: bytes) -> bytes:
-    """Eight bytes of BLAKE2."""
+    """A checksum of eight bytes (BLAKE2)."""
     return blake2b(key + value, digest_size=8).digest()
 
 
@@ -107,7 +108,7 @@ def rows_of(size: int, count: int) -> Iterator[Row]:
 
 
 def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Lists of `size` rows, and the rest."""
+    """Lists of `size` rows; the last one may be shorter."""
     part: list[Row] = []
     for row in rows:
         part.append(row)
@@ -119,7 +120,7 @@ def chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def append_rate(store: Store, rows: Iterable[Row], size: int) -> float:
-    """Rows per second of appending in chunks, without the time that it takes to make them."""
+    """Appended rows per second, in chunks, without the time for generating rows."""
     count, seconds = 0, 0.0
     for chunk in chunks(rows, size):
         started = time.perf_counter()
@@ -130,7 +131,7 @@ def append_rate(store: Store, rows: Iterable[Row], size: int) -> float:
 
 
 def look_up_rate(store: Store, keys: list[bytes]) -> float:
-    """Rows per second of looking all keys up in random order, 8,192 at a time."""
+    """Looked-up rows per second, in random order, 8,192 at a time."""
     random.Random(1).shuffle(keys)
     started = time.perf_counter()
     found = sum(store.look_up(keys[start : start + 8192]) for start in range(0, len(keys), 8192))
@@ -152,14 +153,14 @@ def damage(folder: Path, kind: str) -> None:
 
 
 def outcome(folder: Path, name: str, size: int, count: int) -> str:
-    """What looking all rows up one by one in a damaged store comes to, in a separate process."""
+    """The result of looking up all rows individually in a damaged store, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.ledger_stores", str(folder), "--probe", name]
     done = subprocess.run([*command, str(size), str(count)], capture_output=True, text=True, check=False)
     return f"ended by signal {-done.returncode}" if done.returncode < 0 else done.stdout.strip()
 
 
 def probe(folder: Path, name: str, size: int, count: int) -> None:
-    """Prints how many rows can be read."""
+    """Prints the number of readable rows."""
     try:
         store, found, errors = STORES[name](folder), 0, 0
     except Exception as error:

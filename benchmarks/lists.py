@@ -1,4 +1,4 @@
-"""How fast the lists of all users are made: the ways to the K best items, and whole runs that write files."""
+"""The speed of the lists of all users: methods for finding the K best items, and complete runs that write files."""
 
 import tempfile
 import time
@@ -24,14 +24,14 @@ from schemas.lists import FORMATS, ListsConfig
 from schemas.release import ExportConfig
 
 TARGET = 20_000  # users per second and core, at 50,000 items of width 32
-_SEEN = 20  # items that each user knows
-_BLOCK = 512  # users at once, for the ways that have no block of their own
-_SPREAD = 0.5  # of items and users around the centres that they lie around, as those of a trained model do
+_SEEN = 20  # seen items per user
+_BLOCK = 512  # number of users at once, for methods without their own block size
+_SPREAD = 0.5  # standard deviation of vectors around their cluster centres, as in a trained model
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is ranked."""
+    """The size of the synthetic release."""
 
     users: int
     items: int
@@ -40,13 +40,13 @@ class Size:
 
 
 def measure(size: Size, kind: str, rounds: int, progress: Progress) -> dict[str, float]:
-    """Users per CPU second of every way, the best of some rounds in which each way takes its turn.
+    """Users per CPU second of every method, the best of several interleaved rounds.
 
     Args:
-        size: of the made-up release.
-        kind: of its index: `flat`, `ivf` or `hnsw`.
-        rounds: how often each way is tried.
-        progress: is told of turns.
+        size: size of the synthetic release.
+        kind: kind of its index: `flat`, `ivf` or `hnsw`.
+        rounds: number of rounds.
+        progress: shows the number of measurements.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, index.one_thread():
@@ -74,7 +74,7 @@ def table(measured: dict[str, float], size: Size) -> str:
 
 
 def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
-    """The ways to each user's K best items, without files."""
+    """The methods for finding each user's K best items, without files."""
     users, items = vectors_of(bundle.users_between(0, size.users)), bundle.all_item_vectors()
     pairs = bundle.seen_between(0, size.users)
     rows, columns = (pairs[name].to_numpy().astype(np.int64) for name in (c.USER_INDEX, c.ITEM_INDEX))
@@ -113,7 +113,7 @@ def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
 
 
 def _runs(bundle: Bundle, size: Size, folder: Path) -> dict[str, Callable[[], object]]:
-    """Whole runs: read, ranked and written."""
+    """Complete runs: reading, ranking and writing."""
     return {
         f"all lists as {name}": (
             lambda name=name: write_lists(bundle, folder / name, ListsConfig(k=size.k, format=name))
@@ -123,7 +123,7 @@ def _runs(bundle: Bundle, size: Size, folder: Path) -> dict[str, Callable[[], ob
 
 
 def _release(folder: Path, size: Size, kind: str) -> Bundle:
-    """A release of made-up vectors."""
+    """A release with synthetic vectors."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((max(1, int(size.items**0.5)), size.width))

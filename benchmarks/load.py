@@ -1,4 +1,4 @@
-"""Requests per second and latencies of a running `darec serve`, asked by several clients at once."""
+"""Requests per second and latencies of a running `darec serve` with several concurrent clients."""
 
 import itertools
 import threading
@@ -10,7 +10,8 @@ import numpy as np
 
 
 def load(url: str, users: Sequence[str], seconds: float, clients: int, k: int) -> dict[str, float]:
-    """Asks `/recommend` for one user after the other, each client as soon as it has its answer.
+    """Requests `/recommend` for one user after the other; each client sends a request as soon as it has the previous
+    answer.
 
     Returns:
         requests, failed, requests per second, and the 50th and 99th percentile of the seconds of a request.

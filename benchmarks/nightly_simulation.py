@@ -23,17 +23,18 @@ def simulate(
     scratch_every: int,
     progress: Progress | None = None,
 ) -> Iterator[Night]:
-    """A first night and `nights` more that bring `growth` new interactions each, the last one knowing all of them.
+    """Simulates a first night and `nights` more with `growth` new interactions each, so that the last night has all
+    interactions.
 
-    Every night starts from the release of the nights before; each `scratch_every`-th also trains once from scratch, on
-    the same data and text vectors. Finished nights are in `folder` and not done again. `files_in` finds the files of
-    the data set, by role, in the folder of the recipe.
+    Every night starts from the previous release; every `scratch_every`-th night also trains from scratch, on the same
+    data and text vectors. Finished nights are read from `folder`. `files_in` returns the files of the data set, by
+    role, in the folder of the recipe.
 
     Raises:
         UserError: the recipe's data is not MovieLens-100K.
     """
     if recipe.data.source != "movielens-100k":
-        raise UserError("the nights are cut from MovieLens-100K", where="data.source", hint="give its recipe")
+        raise UserError("the nights are cut from MovieLens-100K", where="data.source", hint="use its recipe")
     history, log = History(files_in(recipe.data.folder)), folder / LOG
     done = finished(log)
     yield from done
@@ -50,7 +51,7 @@ def simulate(
 
 
 def _recipe_for_night(recipe: Recipe, data: Path, folder: Path, *, warm: bool) -> Recipe:
-    """The recipe with the data of the night, the store of the simulation, and a warm start or none."""
+    """The recipe with the data of the night and the store of the simulation, with or without a warm start."""
     changes = {
         "data": recipe.data.model_copy(update={"folder": data}),
         "train": recipe.train.model_copy(update={"warm_start": warm}),

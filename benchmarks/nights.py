@@ -1,4 +1,6 @@
-"""Nights on MovieLens-100K by timestamp: what each one sees, what it cost, and the table and plot of all of them."""
+"""Simulated nights on MovieLens-100K by timestamp: the data and cost of each night, and the table and plot of all
+nights.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +15,7 @@ from benchmarks.tables import markdown
 
 @dataclass(frozen=True)
 class Night:
-    """One night: what was there, what was new, what it took, and how good it came out."""
+    """One night: its data, new users and items, cost, and quality."""
 
     number: int
     interactions: int
@@ -25,19 +27,19 @@ class Night:
     tokens: int
     llm_seconds: float
     seconds: float
-    """Of all stages together."""
+    """Seconds of all stages together."""
     epochs: int
     train_seconds: float
     recall: float
     published: bool
     scratch_epochs: int | None = None
-    """Training from scratch on the same data; None if it was left out."""
+    """Training from scratch on the same data; None if it was not run."""
     scratch_seconds: float | None = None
     scratch_recall: float | None = None
 
 
 class History:
-    """MovieLens-100K in the order in which it happened, as far as a night knows it."""
+    """MovieLens-100K in the order of time, up to a night."""
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         """Takes the files by role: interactions, items, users."""
@@ -47,11 +49,11 @@ class History:
         self._rows = sorted(lines[len(self._head) :], key=lambda line: (float(line.rsplit("\t", 1)[1]), line))
 
     def counts(self, nights: int, growth: float) -> list[int]:
-        """Interactions known in the first night and in each of `nights` more: the last one knows all."""
+        """The number of interactions in the first night and in each of `nights` more; the last one has all."""
         return [round(len(self._rows) / (1 + growth) ** left) for left in range(nights, -1, -1)]
 
     def until(self, count: int, folder: Path) -> Path:
-        """Fills `folder` with the data as it was after `count` interactions; items and users are described in full."""
+        """Writes the first `count` interactions, and all items and users, to `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         for role in ("items", "users"):
             copy = folder / self._files[role].name
@@ -62,12 +64,12 @@ class History:
 
 
 def finished(log: Path) -> list[Night]:
-    """The nights that are done, from a log of one JSON object per line."""
+    """The finished nights, from a log with one JSON object per line."""
     return [Night(**json.loads(line)) for line in log.read_text().splitlines()] if log.is_file() else []
 
 
 def note(log: Path, night: Night) -> None:
-    """Adds a night to the log."""
+    """Appends a night to the log."""
     with log.open("a") as stream:
         stream.write(json.dumps(asdict(night)) + "\n")
 
@@ -91,7 +93,9 @@ def _row(night: Night) -> list[str]:
 
 
 def plot(nights: Sequence[Night], path: Path) -> Path:
-    """Rows profiled, seconds of training and Recall@20 a night, warm and from scratch; the first night is left out."""
+    """Plots profiled rows, seconds of training and Recall@20 per night, with a warm start and from scratch, without the
+    first night.
+    """
     figure = Figure(figsize=(10, 3), layout="constrained")
     later = [night for night in nights if night.number]
     scratch = [night for night in later if night.scratch_recall is not None]

@@ -1,4 +1,4 @@
-"""DaRec's shared and specific parts of a sample of the nodes that it aligns, before training and after."""
+"""DaRec's shared and specific parts for a sample of nodes, before and after training."""
 
 import numpy as np
 import torch
@@ -12,19 +12,19 @@ from darec.common.errors import UserError
 from darec.training.trainer import Trainer
 from schemas.alignment import DaRecConfig
 
-_SAMPLE = 1500  # nodes that are drawn
+_SAMPLE = 1500  # number of sampled nodes
 
 _NAMES = ("cf shared", "cf specific", "text shared", "text specific")
 
 Parts = dict[str, np.ndarray]
 """`cf shared`, `cf specific`, `text shared`, `text specific` -> rows of unit length [n, width].
 
-A part without a column is left out.
+Parts without columns are left out.
 """
 
 
 def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
-    """The parts at the run's first step and in its result.
+    """The parts at the first step of the run and in its result.
 
     Raises:
         UserError: the run's configuration has no DaRec objective.

@@ -1,8 +1,8 @@
-"""LightGCN the way research code is mostly written: Python loops over pairs and users.
+"""LightGCN in the style of research code, with Python loops over pairs and users.
 
 It follows the scheme of RLMRec's published code (negatives one by one against a set of pairs, one sample at a time
-through a DataLoader, a COO product on a freshly dropped edge list, rankings scored user by user), so that it can stand
-in for it; it is not that code. Only for timing.
+through a DataLoader, a COO product on a freshly dropped edge list, rankings scored user by user), so that it can
+represent it in speed comparisons; it does not contain that code. Only for timing.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ _LAYERS, _KEEP, _L2, _CUTOFFS = 3, 0.8, 1e-6, (5, 10, 20)
 
 
 class TrainPairs(Dataset[tuple[int, int, int]]):
-    """(user, item, negative), negatives drawn again by `draw`."""
+    """A data set of (user, item, negative); `draw` draws new negatives."""
 
     def __init__(self, train: Pairs, n_items: int) -> None:
         self.users, self.items, self.n_items = train.users.numpy(), train.items.numpy(), n_items
@@ -27,7 +27,7 @@ class TrainPairs(Dataset[tuple[int, int, int]]):
         self.negatives = np.zeros(len(self.users), dtype=np.int64)
 
     def draw(self) -> None:
-        """One negative a pair that the user has not in train."""
+        """Draws one negative per pair, which the user does not have in train."""
         for row, user in enumerate(self.users):
             negative = np.random.randint(self.n_items)
             while (user, negative) in self.known:
@@ -42,7 +42,7 @@ class TrainPairs(Dataset[tuple[int, int, int]]):
 
 
 class PlainLightGCN:
-    """One model with an epoch and an evaluation."""
+    """A model with methods for an epoch and an evaluation."""
 
     def __init__(self, data: Interactions, dim: int, batch_size: int) -> None:
         self.data, self.batch_size = data, batch_size
@@ -66,7 +66,7 @@ class PlainLightGCN:
         return nodes[: self.data.n_users], nodes[self.data.n_users :]
 
     def epoch(self) -> None:
-        """Every train pair once."""
+        """Trains on every train pair once."""
         self.pairs.draw()
         for users, items, negatives in DataLoader(self.pairs, batch_size=self.batch_size, shuffle=True):
             user, item = self.propagate(_KEEP)

@@ -1,6 +1,7 @@
-"""RecBole in a separate virtual environment, driven through a pipe.
+"""RecBole in a separate virtual environment, controlled through a pipe.
 
-It needs older NumPy and SciPy than darec; PyTorch it takes from darec's environment, so both run the same kernels.
+It needs older versions of NumPy and SciPy than darec, but uses PyTorch from darec's environment, so that both run the
+same kernels.
 """
 
 import json
@@ -21,7 +22,7 @@ _WORKER = Path(__file__).with_name("recbole_worker.py")
 
 
 def ensure_environment(folder: Path) -> Path:
-    """The interpreter of RecBole's environment, made if it is not there yet (one download of about 120 MB).
+    """The interpreter of RecBole's environment, which is created if it does not exist (a download of about 120 MB).
 
     Raises:
         UserError: the packages cannot be installed.
@@ -35,7 +36,7 @@ def ensure_environment(folder: Path) -> Path:
     command = [python, "-m", "pip", "--disable-pip-version-check", "-q", "install", "--no-deps", *_PACKAGES, *_FURTHER]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
-        hint = "see the network, or `darec bench speed --no-recbole`"
+        hint = "check the network, or use `darec bench speed --no-recbole`"
         raise UserError(f"RecBole cannot be installed: {answer.stderr.strip()[-300:]}", where=str(folder), hint=hint)
     done.touch()
     return python
@@ -44,7 +45,7 @@ def ensure_environment(folder: Path) -> Path:
 class RecBoleLightGCN:
     """RecBole's LightGCN in another process; a context manager.
 
-    It ranks `block_users` users at a time; RecBole's own default comes to one at a time here.
+    It ranks `block_users` users at a time; with RecBole's default it is one at a time here.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class RecBoleLightGCN:
         self._process.wait()
 
     def epoch(self) -> tuple[float, float]:
-        """Wall and CPU seconds of one epoch, measured inside."""
+        """Wall and CPU seconds of one epoch, measured in the process."""
         return self._ask("epoch")
 
     def evaluate(self) -> tuple[float, float]:
-        """Wall and CPU seconds of a full evaluation on test, measured inside."""
+        """Wall and CPU seconds of a full evaluation on test, measured in the process."""
         return self._ask("evaluate")
 
     def _ask(self, request: str) -> tuple[float, float]:

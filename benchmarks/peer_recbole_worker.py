@@ -1,4 +1,4 @@
-"""Runs inside RecBole's own environment: trains and evaluates its LightGCN on demand and says how long it took.
+"""Runs in RecBole's environment: trains and evaluates its LightGCN on demand, and reports the time.
 
 It imports nothing of darec. First line on stdin: the configuration as JSON; then `epoch`, `evaluate` or `quit`.
 Answers: `ready` once, then the wall and CPU seconds of each request.

@@ -27,7 +27,7 @@ _SIDES = {"cf": "tab:blue", "text": "tab:orange"}
 
 
 def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
-    """Everything that the results allow: accuracy, sparsity slices, and a plot for each data set with sweeps."""
+    """Writes all plots that the results allow: accuracy, sparsity slices, and a plot for each data set with sweeps."""
     folder.mkdir(parents=True, exist_ok=True)
     swept = {sweep_name(sweep.of, sweep.label, value) for sweep in recipe.sweeps for value in sweep.values}
     written = []
@@ -81,7 +81,9 @@ def by_sparsity(results: Results, data: str, methods: Sequence[tuple[str, str]])
 
 
 def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
-    """A panel for each sweep: validation over the field's values, for they are chosen by it, beside the baseline's."""
+    """One panel per sweep: validation metrics by the values of the field, which are chosen on validation, with the
+    baseline.
+    """
     figure = Figure(figsize=(3.8 * len(recipe.sweeps), 3.8), layout="constrained")
     done = set(results.methods(data))
     for axes, sweep in zip(
@@ -113,9 +115,9 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
     """DaRec's shared and specific parts in two dimensions (t-SNE of cosines), both sides, before and after training.
 
     Each argument: part (`cf shared`, `text shared`, `cf specific`, `text specific`) -> rows of unit length [n, d].
-    Sides that share a space are projected together: where they overlap, they are aligned. Sides of other widths have a
-    panel each, and a node has the colour of its group among the texts in both: where the backbone took the texts'
-    structure over, colours lie together. A part that is not there is left out.
+    Sides with the same width are projected together: they overlap if they are aligned. Sides with different widths have
+    one panel each, and nodes have the colours of their text clusters in both: if the backbone has adopted the structure
+    of the texts, nodes of one colour are close together. Missing parts are left out.
     """
     groups = _groups(before["text shared"])
     columns = [panel for kind in ("shared", "specific") for panel in _panels(before, kind)]
@@ -136,7 +138,9 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
 
 
 def _panels(rows: dict[str, np.ndarray], kind: str) -> list[tuple[str, ...]]:
-    """The parts of a kind that are drawn together: both sides if they are of one width, else each for itself."""
+    """The parts of a kind that are plotted together: both sides if they have the same width,
+    otherwise each separately.
+    """
     names = tuple(f"{side} {kind}" for side in _SIDES if f"{side} {kind}" in rows)
     together = len({rows[name].shape[1] for name in names}) == 1
     return [names] if together else [(name,) for name in names]
@@ -152,7 +156,7 @@ def _groups(rows: np.ndarray, count: int = 8) -> np.ndarray:
 
 
 def _project(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """t-SNE of all rows together, by cosines (van der Maaten and Hinton, 2008): near rows stay near."""
+    """t-SNE of all rows together, by cosines (van der Maaten and Hinton, 2008)."""
     together = np.concatenate(list(parts.values()))
     perplexity, init = min(30.0, (len(together) - 1) / 3), "pca" if together.shape[1] > 1 else "random"
     points = TSNE(metric="cosine", perplexity=perplexity, init=init, random_state=0).fit_transform(together)
@@ -161,7 +165,7 @@ def _project(parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def bounds(users: pl.DataFrame) -> list[tuple[int, int]]:
-    """(least, greatest) train interactions of each group."""
+    """(smallest, largest) number of train interactions of each group."""
     counts = users.unique(c.USER_INDEX)[c.TRAIN_COUNT].to_numpy()
     cuts = sorted({int(cut) for cut in np.quantile(counts, np.linspace(0, 1, _SLICES + 1)[1:], method="lower")})
     return list(zip([int(counts.min()), *(cut + 1 for cut in cuts[:-1])], cuts, strict=True))
@@ -187,6 +191,6 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes `figure` and gives its path."""
+    """Writes `figure` and returns its path."""
     figure.savefig(path, dpi=130)
     return path

@@ -1,8 +1,8 @@
 """`darec bench refit`: the effect of training the released model on all interactions, on the following days.
 
-The log is cut at several points in time. What was there before a cut is divided and trained on as in a night: the
-evaluated model sees the train part, the refitted one everything. Both then rank what their users did in the days after
-the cut, with everything known before it left out, so that the two differ in nothing but what they were trained on.
+The log is cut at several points in time. The interactions before a cut are split and trained on as in a run: the
+evaluated model is trained on the train part, the refitted one on all interactions. Both then rank the items of the days
+after the cut, without all earlier interactions of the user, so that they differ only in their training data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,22 +33,22 @@ _METRICS = (f"recall@{_K}", f"ndcg@{_K}")
 
 @dataclass(frozen=True)
 class Cut:
-    """One point in time and how well each model foresaw the days after it."""
+    """One point in time, and the accuracy of each model for the days after it."""
 
     known: int
-    """Interactions before it, after the k-core."""
+    """Number of interactions before it, after the k-core."""
     epochs: int
-    """The epochs that validation found."""
+    """The number of epochs chosen on validation."""
     users: pl.Series
-    """External ids of those who did something in the days after it."""
+    """External ids of the users with interactions in the days after it."""
     scores: dict[str, Scores]
-    """By model, of these users in this order."""
+    """The scores of these users by model, in this order."""
 
 
 def measure(recipe: Recipe, shares: Sequence[float], days: float) -> Iterator[Cut]:
-    """Cuts the recipe's interactions after each of `shares` of them, and looks `days` ahead.
+    """Cuts the recipe's interactions after each of `shares` of them, and evaluates the next `days`.
 
-    The model is the recipe's without text, whose profiles would have to be written again for every cut.
+    The model does not use text, because profiles would have to be generated again for every cut.
 
     Raises:
         UserError: the interactions have no timestamps.
@@ -110,7 +110,7 @@ def _foreseen(final: Representations, known: Pairs, future: Pairs) -> Scores:
 
 
 def pooled(cuts: Sequence[Cut], model: str) -> Scores:
-    """A model's scores of every user who had a future after a cut: means over the user's cuts."""
+    """A model's scores of every user with interactions after a cut: means over the user's cuts."""
     parts = [cut.scores[model] for cut in cuts]
     values = {name: torch.cat([part.values[name] for part in parts]).numpy() for name in _METRICS}
     means = pl.DataFrame({c.USER: pl.concat([cut.users for cut in cuts])} | values).group_by(c.USER).mean().sort(c.USER)

@@ -19,7 +19,7 @@ METHOD = ("data", "backbone", "alignment")
 
 @dataclass(frozen=True)
 class Results:
-    """What tables and plots are made of.
+    """The data for tables and plots.
 
     runs: one row per run, part and metric: data, backbone, alignment, seed, part, metric, value, key, epochs,
     best_epoch, train_seconds.
@@ -40,7 +40,7 @@ class Results:
         return chosen.sort("seed")["value"].to_list()
 
     def per_user(self, data: str, backbone: str, alignment: str, metrics: Iterable[str]) -> Scores:
-        """Test metrics of each user, each the mean over seeds: what paired tests compare."""
+        """Test metrics of each user, means over seeds, for paired tests."""
         chosen = self.users.filter(data=data, backbone=backbone, alignment=alignment)
         means = chosen.group_by(c.USER_INDEX).agg(pl.col(name).cast(pl.Float64).mean() for name in metrics)
         means = means.sort(c.USER_INDEX)
@@ -49,7 +49,7 @@ class Results:
 
 
 def collect(runs: Iterable[Run], store: Store) -> Results:
-    """The finished ones among `runs`. Raises UserError if there is none."""
+    """The results of the finished `runs`. Raises UserError if there are none."""
     found = [(run.entry, artifact) for run in runs if (artifact := find(run, store)) is not None]
     if not found:
         raise UserError("no run of this benchmark is finished", where=str(store.root), hint="`darec bench run` first")

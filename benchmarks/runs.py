@@ -31,11 +31,11 @@ from stages.contract import Outcome
 from stages.execute import Job, Result, execute
 
 STAGE = "bench_run"
-VERSION = 2  # raised when the same configuration gives other numbers than before
+VERSION = 2  # increased when the same configuration gives other results than before
 
 
 class BenchReport(StageReport):
-    """How one run of a grid went."""
+    """The result of one run of a grid."""
 
     train_seconds: float = 0.0
     epochs: int = 0
@@ -54,9 +54,10 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """All that is hashed into the key; text vectors only where the model sees them.
+        """The material of the key; it contains text vectors only if the model uses them.
 
-        Of the configuration only what is not a default: a new option whose default changes nothing keeps old runs.
+        Of the configuration it contains only values that differ from the defaults, so that runs stay valid when a new
+        option is added.
         """
         config = self.entry.config
         return {
@@ -79,7 +80,9 @@ class Run:
 
 
 def chosen(value: Any) -> Any:
-    """A configuration's values that are not defaults, and every `name`; fields that are not hashed left out."""
+    """The values of a configuration that differ from the defaults, and every `name`, without fields that are not
+    hashed.
+    """
     if isinstance(value, BaseModel):
         kind = type(value)
         kept = {name: getattr(value, name) for name in kind.model_fields if not is_not_hashed(kind, name)}
@@ -115,7 +118,7 @@ def run_job(run: Run) -> Job:
         report=BenchReport,
         settings=hashed(run.settings),
         checksums=False,
-        # A run that was made while a default had another value does not count.
+        # A run that was made with a different default does not count.
         outdated=lambda artifact: (
             None if agrees(artifact.manifest.settings, hashed(run.settings)) else "other defaults"
         ),
@@ -129,7 +132,7 @@ def find(run: Run, store: Store) -> Artifact | None:
 
 
 def agrees(before: Any, now: Any) -> bool:
-    """Whether two configurations have the same value wherever both have one."""
+    """Whether two configurations have equal values in all common fields."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(agrees(before[name], now[name]) for name in before.keys() & now.keys())
     if isinstance(before, list) and isinstance(now, list):
@@ -138,7 +141,7 @@ def agrees(before: Any, now: Any) -> bool:
 
 
 def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tuple[Run, Result]]:
-    """Gives every run with its result, as they come."""
+    """Yields every run with its result, as runs finish."""
     waiting = False
     while runs:
         busy = []
@@ -148,7 +151,7 @@ def run_grid(runs: list[Run], store: Store, progress: Progress) -> Iterator[tupl
                 waiting = False
             except BlockingIOError:
                 busy.append(run)
-        waiting = len(busy) == len(runs)  # others run all remaining entries: wait for the first of them
+        waiting = len(busy) == len(runs)  # other processes run all remaining entries: wait for the first of them
         runs = busy
 
 

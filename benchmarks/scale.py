@@ -1,8 +1,8 @@
-"""What every stage costs as the data grow: synthetic logs, the pipeline's own stages in child processes, exponents.
+"""The cost of every stage by the size of the data: synthetic logs, the pipeline's stages in child processes, exponents.
 
-No LLM is asked: the text vectors are random. A stage runs in a separate process, so that its CPU seconds and its peak
-memory are its own. The executor is that of the pipeline, so a second call takes finished stages from the store, with
-the costs that are noted there.
+No LLM is asked: the text vectors are random. Each stage runs in a separate process, so that its CPU seconds and peak
+memory can be measured. The executor is that of the pipeline, so a second call reads finished stages from the store,
+with their recorded costs.
 """
 
 import json
@@ -39,9 +39,11 @@ from stages.walk import run_task
 PER_USER = 50
 """Interactions per user, and per item."""
 GROUPS = 100
-"""Groups of users and items: most of a user's interactions are with items of its group, so there is much to learn."""
+"""Groups of users and items: most of a user's interactions are with items of the same group, which
+a model can learn.
+"""
 _OWN_GROUP = 0.7
-_USER_SKEW, _ITEM_SKEW = 1.5, 2.5  # of a uniform number's power: a few users and items have most of the interactions
+_USER_SKEW, _ITEM_SKEW = 1.5, 2.5  # exponent of uniform draws: a few users and items have most of the interactions
 _CHUNK = 2**20
 _WITHOUT_LLM = {"profile_items", "profile_users"}
 _COSTS = "costs.json"
@@ -49,20 +51,20 @@ _COSTS = "costs.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage took on logs of one size."""
+    """The cost of one stage on logs of one size."""
 
     interactions: int
     stage: str
     seconds: float
     """Wall seconds."""
     cpu_seconds: float
-    """Of all threads and child processes."""
+    """CPU seconds of all threads and child processes."""
     peak_mb: float
     """Largest resident memory of the process that ran the stage."""
 
 
 def write_log(path: Path, interactions: int, seed: int = 0) -> None:
-    """Writes a log with the columns user_id, item_id and timestamp, in order of time; memory is that of a chunk."""
+    """Writes a log with the columns user_id, item_id and timestamp, in order of time, in chunks."""
     users = items = max(interactions // PER_USER, GROUPS)
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +90,7 @@ def _rows(rng: np.random.Generator, start: int, count: int, users: int, items: i
 
 
 def _shuffled(column: str, size: int, prefix: str) -> pl.Expr:
-    """Ids in another order than the numbers, so that neither popularity nor groups follow from the order of ids."""
+    """Ids in another order than the numbers, so that popularity and groups do not follow from the order of ids."""
     factor = next(prime for prime in (999_983, 999_979, 999_961) if size % prime)
     return pl.lit(prefix) + (pl.col(column) * factor % size).cast(pl.String).str.zfill(8)
 
@@ -97,7 +99,7 @@ def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: S
     """The recipe of one size: its log (written if it is not there), its store, one epoch; DaRec if there is text.
 
     Raises:
-        UserError: an override among `settings` (`path=value`) is none.
+        UserError: one of `settings` is not an override (`path=value`).
     """
     log_file = folder / f"log-{interactions}.parquet"
     if not log_file.exists():
@@ -112,21 +114,21 @@ def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: S
 
 
 def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> Iterator[Cost]:
-    """Runs the stages up to `until`, each in a separate process, and gives what each took."""
+    """Runs the stages up to `until`, each in a separate process, and yields their costs."""
     store, done, last = Store(recipe.runtime.store), dict[str, Artifact](), ""
     for task in needed(recipe, until):
         if task.name in _WITHOUT_LLM:
             continue
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
-        if artifact is not None:  # publish has none: it is an effect of the artifacts before it
+        if artifact is not None:  # publish has no artifact
             done[task.name], last = artifact, artifact.key
         if task.name != EMBED.name:
             yield _noted(store, f"{task.name}-{last}", cost)
 
 
 def _noted(store: Store, name: str, cost: Cost | None) -> Cost:
-    """The cost of a task that did work, kept beside the store; or what was kept when it did."""
+    """The cost of a task that did work, which is stored next to the artifact store; for a hit, the stored cost."""
     path = store.root / _COSTS
     kept = json.loads(path.read_text()) if path.exists() else {}
     if cost is not None:
@@ -138,10 +140,10 @@ def _noted(store: Store, name: str, cost: Cost | None) -> Cost:
 def _run(
     name: str, recipe: Recipe, upstream: dict[str, Artifact], interactions: int, text_width: int
 ) -> tuple[Artifact | None, Cost | None]:
-    """In the child: runs one task or takes the hit, which costs nothing that is worth telling.
+    """Runs one task in the child process; the cost of a hit is not reported.
 
     Raises:
-        DarecError: the gate refuses the release, so that what comes after it cannot be measured.
+        DarecError: the gate refuses the release, so that later tasks cannot be measured.
     """
     store, started, before = Store(recipe.runtime.store), time.perf_counter(), _cpu_seconds()
     if name == EMBED.name:
@@ -173,7 +175,7 @@ def _cpu_seconds() -> float:
 
 
 def _peak_mb() -> float:
-    """Largest resident memory of this process since it was started; `ru_maxrss` would count the parent's as well."""
+    """Peak resident memory of this process; `ru_maxrss` would include that of the parent."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -182,7 +184,7 @@ def _peak_mb() -> float:
 
 
 def exponent(small: Cost, large: Cost) -> float:
-    """The power of the number of interactions by which CPU seconds grow: 1 is linear."""
+    """The exponent of the number of interactions in the growth of CPU seconds: 1 is linear."""
     return log(large.cpu_seconds / small.cpu_seconds) / log(large.interactions / small.interactions)
 
 
@@ -202,7 +204,7 @@ def table(costs: Sequence[Cost]) -> str:
 
 
 def shown(interactions: int) -> str:
-    """A number of interactions as people say it."""
+    """A number of interactions in short form, such as 5M."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if interactions >= size:
             return f"{interactions / size:g}{letter}"

@@ -1,4 +1,4 @@
-"""`darec bench slices`: for which items methods find anything, and what their lists are like beyond accuracy.
+"""`darec bench slices`: recall by groups of items, and the diversity, novelty and coverage of lists.
 
 Both come from the vectors of finished runs, so nothing is trained.
 """
@@ -21,7 +21,7 @@ from darec.evaluation.protocol import Ranking, popularity, rank, score, summaris
 
 K = 20
 BOUNDS = ((0, 0), (1, 5), (6, 20), (21, None))
-"""Train interactions of the items of each slice: new, rare, and two groups of warm ones."""
+"""Ranges of train interactions of the items in each slice: new, rare, and two groups of warm items."""
 BEYOND = ("diversity", "novelty", "long_tail", "coverage", "gini")
 
 Values = dict[str, float]

@@ -1,4 +1,4 @@
-"""Speed comparisons: one run, the same data, interleaved repeats, medians."""
+"""Speed comparisons: all methods in one run, on the same data, with interleaved repeats; medians are reported."""
 
 import resource
 import time
@@ -24,7 +24,9 @@ from schemas.training import TrainConfig
 CPU = torch.device("cpu")
 DIM, BATCH = 32, 4096
 RLMREC_EPOCH = 5.6 / 3.9
-"""RLMRec's LightGCN epoch over RecBole's, measured back to back on Beauty with these settings; RLMRec is no package."""
+"""The ratio of RLMRec's LightGCN epoch to RecBole's, measured together on Beauty with these settings; RLMRec is not a
+package.
+"""
 RLMREC_EVALUATION = 10.6 / 14
 """The same for a full evaluation: the fastest of RLMRec's (10.6 to 16.7 s) over the slowest of RecBole's (11 to 14 s),
 which ranked one user at a time, as is its default."""
@@ -39,16 +41,16 @@ FULL, DROPPED, ALIGNED = _OURS
 RECBOLE, PLAIN = "RecBole 1.2.1 LightGCN", "plain loops (RLMRec's scheme)"
 RECBOLE_SINGLY = "RecBole, one user at a time (its default)"
 _BLOCK_USERS = 1024
-_TIMES_A_TURN = 5  # for darec, whose acts are short: a median of few would be that of the machine's moods
+_TIMES_A_TURN = 5  # repeats per round for darec, whose measurements are short and would otherwise be noisy
 
 
 Cost = tuple[float, float]
-"""Wall seconds, and CPU seconds of all threads: on a busy machine only the latter say much."""
+"""Wall seconds, and CPU seconds of all threads; on a busy machine only the latter are reliable."""
 
 
 @dataclass
 class Candidate:
-    """Does an epoch, or an evaluation, and says what it cost."""
+    """Runs an epoch or an evaluation, and returns its cost."""
 
     epoch: Callable[[], Cost] | None = None
     evaluate: Callable[[], Cost] | None = None
@@ -58,7 +60,7 @@ class Candidate:
 
     @property
     def turn(self) -> list[tuple[Callable[[], Cost], list[Cost]]]:
-        """What it does in a round, each with where the cost is noted."""
+        """Its measurements in a round, each with the list for its cost."""
         acts = ((self.epoch, self.epochs), (self.evaluate, self.evaluations))
         return [(act, costs) for act, costs in acts if act for _ in range(self.times_a_turn)]
 
@@ -66,12 +68,12 @@ class Candidate:
 def measure(
     data: BenchData, repeats: int, progress: Progress, peers: Path | None, device: torch.device = CPU
 ) -> tuple[dict[str, Candidate], float]:
-    """Times of all contestants, and the growth of the process (MB) when four times as many users are evaluated.
+    """Times of all candidates, and the increase of peak memory (MB) when four times as many users are evaluated.
 
     Args:
-        data: what all train on; without text, random vectors are used.
-        repeats: rounds; in each, every contestant takes its turn. One round before them is not counted.
-        progress: told of turns.
+        data: the training data; without text, random vectors are used.
+        repeats: number of rounds, in each of which every candidate is measured, after one warm-up round.
+        progress: shows the number of measurements.
         peers: the folder for RecBole's environment; None leaves RecBole out.
         device: where darec trains; the peers stay on the CPU.
     """
@@ -133,7 +135,7 @@ def _random_text(data: Interactions) -> Representations:
 
 
 def evaluation_growth(data: Interactions) -> float:
-    """MB that the peak memory of this process grows by when four times as many users are ranked and scored."""
+    """The increase of this process's peak memory, in MB, when four times as many users are ranked and scored."""
     many = Interactions(
         4 * data.n_users, data.n_items, *(_copies(data, part) for part in (data.train, data.val, data.test))
     )
@@ -153,7 +155,7 @@ def _copies(data: Interactions, pairs: Pairs) -> Pairs:
 
 
 def table(contestants: dict[str, Candidate], growth: float, data: Interactions, device: torch.device = CPU) -> str:
-    """Medians, and how many times darec's, in Markdown."""
+    """Medians, and their ratios to darec's, in Markdown."""
     epochs = {name: _median(each.epochs) for name, each in contestants.items() if each.epochs}
     evaluations = {name: _median(each.evaluations) for name, each in contestants.items() if each.evaluations}
     if RECBOLE in epochs:
@@ -175,8 +177,8 @@ def table(contestants: dict[str, Candidate], growth: float, data: Interactions, 
     size = f"{len(data.train):,} train pairs, {data.n_users:,} users x {data.n_items:,} items, dim {DIM}"
     notes = (
         f"{size}, batch {BATCH:,}, {where}.",
-        f"Medians of {rounds} interleaved rounds, in each of which darec does everything {_TIMES_A_TURN} times.",
-        "RecBole keeps all edges in an epoch, RLMRec 0.8 of them: each beside darec's LightGCN of the same kind.",
+        f"Medians of {rounds} interleaved rounds; in each round darec is measured {_TIMES_A_TURN} times.",
+        "RecBole uses all edges in an epoch, RLMRec 0.8 of them; each is compared with darec's LightGCN on as many.",
         f"Peak memory of evaluating four times as many users: {growth:+.0f} MB.",
     )
     return markdown(head, rows) + "\n" + "\n".join(notes) + "\n"

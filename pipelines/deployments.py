@@ -41,9 +41,8 @@ def deploy(recipe: Path | None, folder: Path | None = None) -> list[str]:
     """Registers everything with the configured server; may be repeated. Returns what was registered.
 
     Raises:
-        UserError: `folder` (default: the working directory) has no prefect.yaml, or the recipe names a work pool for
-            what is no stage.
-        DarecError: Prefect refused.
+        UserError: `folder` (default: the working directory) has no prefect.yaml, or the recipe names a work pool for an
+        unknown stage. DarecError: Prefect refused.
     """
     folder = folder or Path.cwd()
     if not (folder / "prefect.yaml").is_file():
@@ -65,7 +64,7 @@ def _work_pool(name: str) -> str:
         try:
             client.create_work_pool(WorkPoolCreate(name=name, type="process"))
         except ObjectAlreadyExists:
-            return f"work pool {name} (was there)"
+            return f"work pool {name} (exists)"
     return f"work pool {name}"
 
 

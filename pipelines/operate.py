@@ -154,7 +154,7 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
 
 @flow(name="rollback")
 def rollback(why: str = "by hand", recipe: str = "") -> str:
-    """Goes back to the previous release. The one that is left is not published again automatically.
+    """Returns to the previous release. The one that is left is not published again automatically.
 
     Args:
         why: kept in the release's record.
@@ -193,8 +193,8 @@ def _collect(recipe: Recipe, dry_run: bool) -> Collection:
 
 @task(name="push", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=30, retry_condition_fn=is_transient)
 def _push(recipe: Recipe) -> str | None:
-    """Brings the vector store, if the recipe has one, to the release in production."""
-    from darec.serving.vectors import follow_by_hand  # brings Polars and FAISS
+    """Makes the vector store, if the recipe has one, serve the release in production."""
+    from darec.serving.vectors import follow_by_hand  # imports Polars and FAISS
 
     return follow_by_hand(Store(recipe.runtime.store), recipe.vectors)
 

@@ -1,6 +1,6 @@
 """Stages on other machines: which work pool a stage runs in, and the flow that a worker of that pool runs.
 
-All machines share one store. A run passes a stage on as names: the recipe, its overrides, and the keys of the artifacts
+All machines share one store. A stage is passed on by names: the recipe, its overrides, and the keys of the artifacts
 that the stage reads. The machine of the worker reads the recipe itself, so no password is in Prefect's database, and
 settings that are in no key (folders, numbers of processes) may differ. A recipe that leads to another key is refused.
 """
@@ -25,7 +25,7 @@ from stages.execute import stage_job
 from stages.registry import STAGES
 
 FLOW = "stage"
-_LOOK = 5.0  # seconds between two looks at a stage that runs elsewhere
+_LOOK = 5.0  # interval between two checks of a stage that runs elsewhere, in seconds
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def pool_of(task: Task, recipe: Recipe) -> str | None:
 
 
 def pools(recipe: Recipe) -> list[str]:
-    """The work pools of a recipe. Raises UserError if one is named for what is no stage."""
+    """The work pools of a recipe. Raises UserError if one is set for an unknown stage."""
     known = {*STAGES, *(stage.subflow for stage in STAGES.values())}
     if unknown := sorted(set(recipe.runtime.pools) - known):
         hint = f"name stages or subflows: {', '.join(sorted(known))}"
@@ -55,7 +55,7 @@ def pools(recipe: Recipe) -> list[str]:
 def run_in_pool(
     stage: Stage, pool: str, recipe: Recipe, source: Source, upstream: Mapping[str, Artifact], store: Store, force: bool
 ) -> bool:
-    """Runs a stage in a pool and waits for it. False if there is a hit, which needs no worker.
+    """Runs a stage in a pool and waits for it. Returns False for a hit, which needs no worker.
 
     Raises:
         DarecError: it failed there; the run in Prefect's UI shows why.
@@ -97,11 +97,11 @@ def stage(
 
     Args:
         name: the stage.
-        key: key of the artifact that is to be made.
+        key: key of the expected artifact.
         upstream: keys of the artifacts that it reads, by stage.
         recipe: path of the recipe file on this machine; None for the built-in defaults.
         overrides: `section.field=value` overrides of the recipe.
-        force: run it even if its artifact is there.
+        force: run it even if its artifact exists.
     """
     from pipelines.flows import run_stage
 

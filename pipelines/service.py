@@ -27,9 +27,11 @@ _ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT__SERVER_FINAL": "1",
-    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is away
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # the server's answer while its database is not available
     "PREFECT_CLIENT_MAX_RETRIES": "7",  # with exponential backoff: about four minutes
-    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(logs.PACKAGES),  # what library and stages log is shown in the UI too
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(
+        logs.PACKAGES
+    ),  # logs of the library and the stages are also shown in the UI
 }
 _DATABASE_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 

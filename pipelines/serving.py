@@ -21,7 +21,7 @@ from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.rules import RulesConfig
 
-_MOST = 1_000  # items of one answer, and users of one request
+_MOST = 1_000  # maximum number of items per answer, and of users per request
 _Users = Annotated[list[str] | None, Query(max_length=_MOST, description="External user id. May be repeated.")]
 _Histories = Annotated[
     list[str] | None, Query(max_length=_MOST, description="Items of an unknown user: ITEM,ITEM. May be repeated.")
@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Served:
-    """A release whose files are open and warm."""
+    """A release whose files are open and loaded."""
 
     release: str
     bundle: Bundle
@@ -50,7 +50,7 @@ class LiveRelease:
         self._served: Served | None = None
         self._ended = threading.Event()
         self.trouble: str | None = None
-        """Why the current release is not the one that is served; None if it is."""
+        """Why the current release is not served; None if it is."""
 
     @property
     def served(self) -> Served:
@@ -118,7 +118,7 @@ class _Measures:
             Histogram("darec_request_seconds", "Duration of a request in seconds.", ["path"], registry=registry),
             Gauge(
                 "darec_release_since_timestamp_seconds",
-                "Time since which the release is served.",
+                "Time since which the release has been served.",
                 ["release"],
                 registry=registry,
             ),
@@ -210,7 +210,7 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
     def metrics() -> Response:
         """Requests, their seconds and the release, in the text format of Prometheus."""
         measures.since.clear()
-        with suppress(DarecError):  # no release answers yet
+        with suppress(DarecError):  # no release is served yet
             measures.since.labels(live.served.release).set(live.served.since.timestamp())
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -1,4 +1,4 @@
-"""A prompt that was tried, in the terminal."""
+"""Shows the result of trying a prompt in the terminal."""
 
 from rich import box
 from rich.table import Table
@@ -11,7 +11,7 @@ from pipelines.show import console
 
 
 def print_trial(trial: Trial) -> None:
-    """Prints old and new side by side in a terminal, and line by line otherwise."""
+    """Prints the old and the new result side by side in a terminal, and line by line otherwise."""
     console.print(Text(f"{trial.name}: old {trial.old_path}, new {trial.new_path}", style="bold"))
     if trial.turns_changed:
         _print_pair("turns before the last (of the first row)", _turns(trial.old_turns), _turns(trial.new_turns))

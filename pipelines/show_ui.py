@@ -124,7 +124,7 @@ def _show_curves(result: Result, store: Store) -> None:
 
 
 def history_curves(path: Path) -> list[Line]:
-    """Each series of a training history: its mean over every epoch's steps."""
+    """Each series of a training history, as means over the steps of each epoch."""
     means = pl.read_parquet(path).group_by("name", "epoch").agg(pl.col("value").mean()).sort("name", "epoch")
     known = means.drop_nulls("value")
     parts = known.partition_by("name", maintain_order=True)
@@ -200,7 +200,7 @@ _SHOWN: dict[str, Callable[[Result, Store], None]] = {
 
 
 def _key(result: Result, what: str) -> str:
-    return f"{result.stage}-{what}".replace("_", "-")  # Prefect wants lower-case letters, digits and dashes
+    return f"{result.stage}-{what}".replace("_", "-")  # Prefect requires lower-case letters, digits and dashes
 
 
 def _rounded(value: float | None) -> float | None:

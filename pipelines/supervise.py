@@ -86,7 +86,7 @@ class Part:
                 stdout=output,
                 stderr=output,
                 preexec_fn=partial(_in_child, self._stop, os.getpid()),  # noqa: PLW1509  (no thread has been started)
-                process_group=0,  # Ctrl-C in the terminal reaches only us, who then end it in order
+                process_group=0,  # Ctrl-C in the terminal reaches only this process, which ends the others
             )
         self._started, self._ended = time.monotonic(), None
 
@@ -120,6 +120,6 @@ class Parts:
 
 
 def _in_child(stop: signal.Signals, parent: int) -> None:
-    # a shell starts what runs in the background deaf to SIGINT, which Prefect's worker sends itself in order to end
+    # shells start background processes with SIGINT ignored, which Prefect's worker sends itself in order to end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(stop, parent)

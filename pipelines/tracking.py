@@ -1,4 +1,6 @@
-"""Sends runs to MLflow, by option of the recipe. A failure is a warning: no night fails because of its tracker."""
+"""Sends runs to MLflow, if the recipe has a tracker. A failure is only a warning: no run fails
+because of its tracker.
+"""
 
 import logging
 import os
@@ -17,24 +19,24 @@ from schemas.reports import EvaluationReport
 from schemas.secret import redacted
 from stages.execute import Result
 
-_RUN = "darec.run"  # the tag by which the report finds its run
+_RUN = "darec.run"  # the tag that identifies the run of a report
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds, and
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # times: a server that is away costs a run a minute
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # timeout of a request, in seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # an unavailable server delays a run by at most a minute
 }
-_SECONDS = 60  # that sending a run, or its report, may take
-_LONGEST = 500  # characters of a setting, the least that any version of MLflow takes
-_MOST_METRICS, _MOST_SETTINGS = 1000, 100  # of one request
+_SECONDS = 60  # timeout for sending a run or its report
+_LONGEST = 500  # maximum characters of a setting in all versions of MLflow
+_MOST_METRICS, _MOST_SETTINGS = 1000, 100  # maximum numbers per request
 _CURVES = (files.HISTORY, files.REFERENCE_HISTORY, files.REFIT_HISTORY)
 
 _logger = logging.getLogger(__name__)
 
 
 def track_run(recipe: Recipe, run: str, night: Night, results: Sequence[Result]) -> None:
-    """Sends a run that ended, well or not: settings, metrics, curves, seconds and remarks."""
+    """Sends a completed or failed run: settings, metrics, curves, seconds and remarks."""
     _harmless(recipe, lambda: _send(recipe, run, night, results))
 
 
@@ -44,7 +46,7 @@ def track_report(recipe: Recipe, run: str, report: Path) -> None:
 
 
 def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
-    """Tries it for a while. MLflow itself goes on for minutes where a database is away."""
+    """Runs `send` with a timeout. MLflow itself retries for minutes if a database is unavailable."""
     if recipe.tracking is None:
         return
     reasons: list[str] = []
@@ -52,7 +54,7 @@ def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
     def attempt() -> None:
         try:
             action()
-        except Exception as error:  # whatever a library, a database or a network can do
+        except Exception as error:  # any error of a library, a database or the network
             first = (redacted(str(error)).splitlines() or [""])[0]
             reasons.append(f"{type(error).__name__}: {first}")
 
@@ -62,7 +64,7 @@ def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
     if thread.is_alive():
         reasons.append(f"no answer in {_SECONDS} s")
     if reasons:
-        _logger.warning("the tracker has not got the run (%s)", reasons[0])
+        _logger.warning("the run was not sent to the tracker (%s)", reasons[0])
 
 
 def _send(recipe: Recipe, run: str, night: Night, results: Sequence[Result]) -> None:
@@ -106,7 +108,7 @@ def _open(recipe: Recipe) -> tuple[Any, str]:
     if known is not None:
         return client, known.experiment_id
 
-    # Reports lie beside a local database; otherwise MLflow would put them into the working directory.
+    # Reports are stored next to a local database; otherwise MLflow would write them to the working directory.
     local = address.startswith("sqlite:")
     folder = Path(urlsplit(address).path[1:]).resolve().parent / "mlartifacts" if local else None
     return client, client.create_experiment(name, artifact_location=folder.as_uri() if folder else None)
@@ -142,7 +144,7 @@ def _metrics(night: Night, results: Sequence[Result]) -> Iterator[tuple[str, flo
 
 
 def _curves(results: Sequence[Result]) -> Iterator[tuple[str, float, int]]:
-    """What training logged, by step: losses and validation metrics."""
+    """The logged values of training by step: losses and validation metrics."""
     artifacts = {result.stage: result.artifact for result in results}
     for file in _CURVES:
         artifact = artifacts.get(file.stage)
@@ -152,5 +154,5 @@ def _curves(results: Sequence[Result]) -> Iterator[tuple[str, float, int]]:
 
 
 def _name(name: str) -> str:
-    """Names of MLflow hold no @."""
+    """Names in MLflow must not contain @."""
     return name.replace("@", "_at_")

@@ -105,7 +105,7 @@ def options(
     """Options before the command."""
     if debug:
         os.environ["DAREC_DEBUG"] = "1"
-    os.environ[FORMAT_VARIABLE] = log_format  # for the processes that a command starts
+    os.environ[FORMAT_VARIABLE] = log_format  # also for child processes
     configure()
     if context.invoked_subcommand not in _LIGHT:
         check_address_space()
@@ -128,7 +128,9 @@ def guarded(action: Callable[[], Any]) -> int:
         print_error("interrupted; finished work is kept")
         return 130
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of Polars is none
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # that of Polars is not an Exception
             raise
         if os.environ.get("DAREC_DEBUG"):
             print_error(traceback.format_exc())

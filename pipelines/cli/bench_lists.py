@@ -15,7 +15,7 @@ def lists(
     index: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="Index of the release.")] = "flat",
     rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the best one counts.")] = 3,
 ) -> None:
-    """Measure the number of lists per second and core, for several ways to find the top items and for whole runs."""
+    """Measure the number of lists per second and core, for several methods and for complete runs."""
     from benchmarks import lists as timing
 
     size = timing.Size(users, items, width, k)

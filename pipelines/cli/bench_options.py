@@ -61,7 +61,7 @@ def open_grid(
 
 
 def _wanted(entry: "Entry", only: list[str]) -> bool:
-    """Whether each group of names, as `yelp` or `sgl,gccf`, holds one of the entry's."""
+    """Whether each group of names, such as `yelp` or `sgl,gccf`, contains one of the entry's names."""
     names = {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
     return all(names & set(group.split(",")) for group in only)
 

@@ -21,12 +21,12 @@ def fetch(
         str | None, typer.Argument(help="A public data set: ml-100k. Without it, the remote sources of the recipe.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Read everything again, also what a watermark or version says is known.")
+        bool, typer.Option("--full", help="Read everything again, regardless of watermarks and versions.")
     ] = False,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Download a public data set, or bring the copies of the recipe's remote sources up to date, as a run does."""
+    """Download a public data set, or update the copies of the recipe's remote sources, as a run does."""
     from darec.dataset.fetch import fetch as fetch_data
     from stages.prepare import read_sources
 
@@ -35,7 +35,7 @@ def fetch(
         console.print(f"{name}: {fetch_data(name, loaded.data.folder)}")
         return
     lines = read_sources(loaded, full=full)
-    for line in lines or ["The recipe reads files of this machine alone: there is nothing to fetch."]:
+    for line in lines or ["The recipe reads only local files: there is nothing to fetch."]:
         console.print(line, markup=False, highlight=False)
 
 

@@ -21,7 +21,7 @@ def forget(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a person from everything that the store keeps: artifacts, releases, row ledgers, reports. They are also
+    """Remove a person from the store: artifacts, releases, row ledgers, reports. They are also
     removed from the vector store of the recipe.
 
     Other users get the same recommendations as before. Copies of remote sources are rewritten or deleted. The raw data

