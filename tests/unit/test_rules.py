@@ -191,9 +191,9 @@ def test_ids_come_from_text_and_parquet_files(tmp_path):
         ({"categories": {"genre": ["comedi"]}}, r"no item has genre 'comedi' .* nearest known: comedy"),
         (
             {"categories": {"colour": ["red"]}},
-            r"does not carry the attribute 'colour' .* add 'colour' to export.attributes",
+            r"does not have the attribute 'colour' .* add 'colour' to export.attributes",
         ),
-        ({"at_most": {"colour": 1}}, r"does not carry the attribute 'colour'"),
+        ({"at_most": {"colour": 1}}, r"does not have the attribute 'colour'"),
         ({"only": ["nobody"]}, r"the rules allow no item"),
         ({"in_stock": "gone.txt"}, r"the file of rules.in_stock does not exist"),
     ],
