@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.extras import extra
@@ -11,9 +13,6 @@ from darec.common.objects import is_unencrypted
 from darec.dataset.connections import CONNECTIONS, Since, TableConnection, expanded, without_values
 from darec.dataset.databases import quoted
 from schemas.places import DeltaTable
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _NO_ACCESS = (
     "privileges",
@@ -42,10 +41,8 @@ class Delta(TableConnection):
         return f"{table.metadata().id} {table.version()}"
 
     @contextmanager
-    def rows(self, since: Since | None = None) -> "Iterator[pa.RecordBatchReader]":
+    def rows(self, since: Since | None = None) -> Iterator[pa.RecordBatchReader]:
         """The rows of the version."""
-        import pyarrow as pa
-
         where = f" WHERE {quoted(since.column)} >= {since.literal}" if since else ""
         query = self._delta.QueryBuilder().register("darec_rows", self._open())
         try:

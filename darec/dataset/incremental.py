@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from darec.common.errors import UserError
 from darec.dataset.connections import Since, TableConnection
 from darec.dataset.copies import link
 from schemas.places import Table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _MOST_PARTS = 100
 _ROW_HASH, _OCCURRENCE = "__row_hash__", "__occurrence__"
@@ -155,8 +154,6 @@ def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
 
 def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:
     """Streams rows to a Parquet file; returns their number."""
-    import pyarrow.parquet as pq
-
     count = 0
     with connection.rows(since) as reader:
         names = reader.schema.names
@@ -173,25 +170,19 @@ def _write(connection: TableConnection, since: Since | None, path: Path, where: 
     return count
 
 
-def _empty(schema: "pa.Schema") -> "pa.RecordBatch":
-    import pyarrow as pa
-
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
-def _plain(batch: "pa.RecordBatch", where: str = "") -> "pa.RecordBatch":
+def _plain(batch: pa.RecordBatch, where: str = "") -> pa.RecordBatch:
     """A batch with column types that Polars and ingest support."""
-    import pyarrow as pa
-
     pairs = zip(batch.schema.names, batch.columns, strict=True)
     columns = [_plain_column(name, column, where) for name, column in pairs]
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _plain_column(name: str, column: "pa.Array", where: str) -> "pa.Array":
+def _plain_column(name: str, column: pa.Array, where: str) -> pa.Array:
     """Decimal numbers as 64 bits, UUIDs as text, and other extension types as their storage types."""
-    import pyarrow as pa
-
     kind = column.type
     if isinstance(kind, pa.UuidType):
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())

@@ -1,5 +1,6 @@
 """Recognises the format of a file from its first lines, to explain a failed read and to describe a file in a recipe."""
 
+import ast
 import csv
 import io
 import json
@@ -162,8 +163,6 @@ def rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
 
 def _json_objects(text: str) -> list[dict[str, object]]:
     """The first objects of a JSON array, with any indentation, or of lines of Python dictionaries."""
-    import ast
-
     decoder, found, rest = json.JSONDecoder(), [], text.lstrip(" \n\t[,")
     while rest and len(found) < _SAMPLE_LINES:
         try:

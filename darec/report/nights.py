@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry, Gauge, generate_latest, write_to_textfile
 from pydantic import ValidationError
 
 from darec.artifacts.shared import shared_store
@@ -12,17 +12,12 @@ from darec.common.notices import tell_once
 from darec.serving.releases import Releases
 from schemas.night import NIGHTS_FILE, Night
 
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
 TEXTFILE = Path("metrics") / "darec.prom"
 """The file of the metrics in the store, for a Prometheus node exporter (its `--collector.textfile.directory`)."""
 
 
 def record(root: Path, night: Night) -> None:
     """Adds a run to the history of the store at `root`, and rewrites the metrics of `TEXTFILE`."""
-    from prometheus_client import write_to_textfile
-
     line = night.model_dump_json() + "\n"
     if (shared := shared_store(root)) is not None:
         shared.append(NIGHTS_FILE, line.encode())
@@ -63,8 +58,6 @@ def last_night(root: Path) -> Night | None:
 
 def exposition(root: Path) -> bytes:
     """The metrics of the last run, in the text format of Prometheus."""
-    from prometheus_client import generate_latest
-
     return generate_latest(_registry(root, last_night(root)))
 
 
@@ -80,9 +73,7 @@ def _kept(root: Path) -> Iterator[Night]:
             tell_once(f"a line of {root / NIGHTS_FILE} cannot be read and is left out")
 
 
-def _registry(root: Path, night: Night | None) -> "CollectorRegistry":
-    from prometheus_client import CollectorRegistry, Gauge
-
+def _registry(root: Path, night: Night | None) -> CollectorRegistry:
     registry = CollectorRegistry()
 
     def gauge(name: str, meaning: str, value: float | None) -> None:

@@ -1,9 +1,11 @@
 """`darec bench cold-start`: vectors of items without interactions."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from darec.artifacts.store import Store
 from pipelines.cli.bench_options import (
     BENCH,
     STORE,
@@ -31,11 +33,8 @@ def cold_start(
     out: OutOption = None,
 ) -> None:
     """Remove items from train and evaluate vectors that are predicted from their text."""
-    from dataclasses import replace
-
     from benchmarks import cold
     from benchmarks.runs import run_grid
-    from darec.artifacts.store import Store
 
     loaded, runs = open_grid(recipe, data, overrides, only, "")
     held = {run.data.name: cold.hold_out(run.data, share, seed=0) for run in runs}

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from darec.common.recipes import load_recipe
 from pipelines.cli.bench_options import BENCH, STORE, WHOLE_RUN, SetOption, StoreOption, write_table
 from pipelines.show import console
 
@@ -18,7 +19,6 @@ def dislikes(
 ) -> None:
     """Compare ways to use dislikes in training and in lists, by later likes and dislikes."""
     from benchmarks.dislikes import measure, table
-    from darec.common.recipes import load_recipe
 
     loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
     found = {}

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from darec.common.recipes import load_recipe
+from darec.dataset.sources import movielens_files
 from pipelines.cli.bench_options import BENCH, WHOLE_RUN, SetOption, write_table
 from pipelines.show import Bars, console
 
@@ -22,8 +24,6 @@ def nights(
     """Run the pipeline on growing data for several nights: rows profiled, tokens, minutes and Recall@20 of each."""
     from benchmarks.nightly_simulation import simulate
     from benchmarks.nights import plot, table
-    from darec.common.recipes import load_recipe
-    from darec.dataset.sources import movielens_files
 
     loaded = load_recipe(recipe, overrides or ())
 

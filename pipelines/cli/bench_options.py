@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.recipes import load
 from pipelines.show import print_plain
 from schemas.bench import BenchRecipe
 
@@ -43,7 +45,6 @@ def open_grid(
     from benchmarks.data import load_data, sources
     from benchmarks.grid import expand
     from benchmarks.runs import Run
-    from darec.common.recipes import load
 
     recipe = load(BenchRecipe, path, overrides or ())
     recipe = recipe.model_copy(update={"data": sources(recipe.data, data or [])})
@@ -69,7 +70,6 @@ def _wanted(entry: "Entry", only: list[str]) -> bool:
 def write_grid_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
     """Writes the results and tables of the finished runs. Returns the tables in Markdown."""
     from benchmarks import results, tables
-    from darec.artifacts.store import Store
 
     found = results.collect(runs, Store(store))
     folder = out or BENCH / recipe.name

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darec.artifacts.store import Store
 from pipelines.cli.bench_options import (
     BENCH,
     STORE,
@@ -19,7 +20,6 @@ from pipelines.show import console
 
 if TYPE_CHECKING:
     from benchmarks.runs import Run
-    from darec.artifacts.store import Store
 
 
 def plot(
@@ -33,7 +33,6 @@ def plot(
 ) -> None:
     """Plot the finished runs: accuracy, sparsity slices, sweeps, and the parts of DaRec before and after training."""
     from benchmarks import plots, results
-    from darec.artifacts.store import Store
 
     loaded, runs = open_grid(recipe, data, overrides, only, seeds)
     place, folder = Store(store), out or BENCH / loaded.name

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from darec.common.recipes import load_recipe
 from pipelines.cli.bench_options import BENCH, STORE, WHOLE_RUN, SetOption, StoreOption, write_table
 from pipelines.show import console
 
@@ -20,7 +21,6 @@ def refit(
 ) -> None:
     """Compare models trained on train and on all interactions, by the interactions of the following days."""
     from benchmarks.refit import measure, table
-    from darec.common.recipes import load_recipe
 
     loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
     shares = [first + (0.95 - first) * number / max(cuts - 1, 1) for number in range(cuts)]

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from darec.artifacts.store import Store
 from pipelines.cli.bench_options import (
     STORE,
     DataOption,
@@ -31,7 +32,6 @@ def run(
 ) -> None:
     """Run the missing entries of a grid. A run that was killed continues from its checkpoint."""
     from benchmarks.runs import run_grid
-    from darec.artifacts.store import Store
 
     loaded, runs = open_grid(recipe, data, overrides, only, seeds)
     place = Store(store)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import CountOption, RecipeOption, open_recipe
+from pipelines.cli.serving import current_bundle
 from pipelines.show import print_plain
 
 
@@ -17,7 +18,6 @@ def serve(
 ) -> None:
     """Measure requests per second and latencies of a running `darec serve`."""
     from benchmarks.load import load
-    from pipelines.cli.serving import current_bundle
 
     _, store = open_recipe(recipe, None)
     users = current_bundle(store.root).user_ids().to_list()

@@ -1,5 +1,6 @@
 """`darec bench slices`: the finished runs of a grid by groups of items."""
 
+from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from pipelines.cli.bench_options import (
     BENCH,
@@ -28,7 +29,6 @@ def slices(
     """Compare the finished runs by the popularity of items, and by diversity, novelty and coverage of their lists."""
     from benchmarks import slices as groups
     from benchmarks.runs import find
-    from darec.artifacts.store import Store
 
     loaded, runs = open_grid(recipe, data, overrides, only, seeds)
     place = Store(store)

@@ -6,7 +6,11 @@ from typing import Annotated
 
 import typer
 
+from darec.artifacts.store import Store
+from darec.common.files import replace_text
+from darec.common.recipes import load_recipe
 from pipelines.cli.options import JsonOption, print_json
+from pipelines.reports import check_free
 from pipelines.show import console
 from pipelines.tables import print_table
 
@@ -33,12 +37,8 @@ def compare(
 
     Both runs use the store of the first recipe, so shared stages run once. Nothing is published.
     """
-    from darec.artifacts.store import Store
-    from darec.common.files import replace_text
-    from darec.common.recipes import load_recipe
     from darec.report.comparison import comparison_page
     from pipelines.direct import compare_directly
-    from pipelines.reports import check_free
 
     check_free(out, overwrite)
     a, b = load_recipe(first), load_recipe(second or first, overrides or ())

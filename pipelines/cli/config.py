@@ -2,6 +2,7 @@
 
 import typer
 
+from darec.common.strict_yaml import dump
 from pipelines.cli.options import RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import print_plain
 from schemas.recipe import Recipe
@@ -12,8 +13,6 @@ app = typer.Typer(help="Show a recipe with all its values, or the schema of ever
 @app.command()
 def show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Print the recipe as YAML, with every default filled in."""
-    from darec.common.strict_yaml import dump
-
     loaded, _ = open_recipe(recipe, overrides)
     print_plain(dump(loaded.model_dump(mode="json")))
 

@@ -1,5 +1,8 @@
 """`darec diff`: what differs between two releases."""
 
+from rich.text import Text
+
+from darec.serving.releases import Releases
 from pipelines.cli.options import JsonOption, RecipeOption, ReleaseArgument, SetOption, open_recipe, print_json
 from pipelines.show import console
 from pipelines.tables import print_table
@@ -13,9 +16,6 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two releases: metrics, sizes and configuration."""
-    from rich.text import Text
-
-    from darec.serving.releases import Releases
 
     _, store = open_recipe(recipe, overrides)
     found = Releases(store.root).diff(a, b)

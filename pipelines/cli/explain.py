@@ -1,5 +1,6 @@
 """`darec explain`: the manifest and lineage of an artifact."""
 
+from darec.artifacts.lineage import lineage
 from darec.common.errors import UserError
 from pipelines.cli.options import RecipeOption, SetOption, StageArgument, open_recipe
 from pipelines.show import console
@@ -9,8 +10,6 @@ from stages.registry import task_named
 def explain(stage: StageArgument, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Show the manifest, inputs and lineage of a stage's newest artifact."""
     from rich.json import JSON
-
-    from darec.artifacts.lineage import lineage
 
     _, store = open_recipe(recipe, overrides)
     artifact = store.latest(task_named(stage).name)

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from darec.common.errors import DarecError
+from darec.dataset.remote import local, sources_in
+from darec.dataset.sources import source_files
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import console
 from pipelines.tables import print_table
@@ -48,10 +51,6 @@ def forget(
 
 def _outside(data: DataConfig, copies: Path) -> Iterator[str]:
     """The raw data and the database of Prefect, which may contain the person."""
-    from darec.common.errors import DarecError
-    from darec.dataset.remote import local, sources_in
-    from darec.dataset.sources import source_files
-
     remote = [source for source in sources_in(data, copies) if source.role in ("interactions", "users")]
     for source in remote:
         yield f"raw data: remove the person from {source.name}, or the next run brings them back"

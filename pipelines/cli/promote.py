@@ -1,5 +1,6 @@
 """`darec promote`: makes a release the current one."""
 
+from darec.serving.releases import Releases
 from pipelines.cli.options import RecipeOption, ReleaseArgument, SetOption, WhyOption, open_recipe
 from pipelines.cli.push import push_current
 from pipelines.show import console
@@ -12,8 +13,6 @@ def promote(
     overrides: SetOption = None,
 ) -> None:
     """Make a release the current one, regardless of the decision of the gate."""
-    from darec.serving.releases import Releases
-
     loaded, store = open_recipe(recipe, overrides)
     promoted = Releases(store.root).promote(release, why=why)
     console.print(f"current: {promoted.id} (before: {promoted.previous})", highlight=False)

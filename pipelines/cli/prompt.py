@@ -1,11 +1,14 @@
 """`darec prompt`: tries a prompt before the pipeline runs with it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from darec.common.files import replace_text
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.reports import check_free
 from pipelines.show import Bars, console
 from pipelines.tables import print_table
 
@@ -40,9 +43,7 @@ def try_(
     Only rows that are not in the row ledger are requested from the LLM. The answers are kept there, so a later run with
     the new prompt does not request them again. Nothing else is written.
     """
-    from darec.common.files import replace_text
     from darec.report.trial import trial_page
-    from pipelines.reports import check_free
     from pipelines.show_trial import print_trial
     from stages.prompts import run_trial
 
@@ -77,8 +78,6 @@ def quality(
     neighbours by text are liked together in train, relative to their popularity; 1 is chance. No texts are requested
     from the LLM: rows without an answer are left out (see `darec prompt try`).
     """
-    from dataclasses import asdict
-
     from darec.report.texts import table
     from stages.text_quality import measure_prompt
 

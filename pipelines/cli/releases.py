@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from darec.serving.releases import Releases
 from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.tables import print_table
 from schemas.release import Release
@@ -12,8 +13,6 @@ def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: 
 
     Metrics are those of the model trained on train, even if the released vectors are trained on all interactions.
     """
-    from darec.serving.releases import Releases
-
     _, store = open_recipe(recipe, overrides)
     book = Releases(store.root)
     known, current = book.all(), book.current()

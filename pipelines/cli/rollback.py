@@ -1,5 +1,6 @@
 """`darec rollback`: goes back to the previous release."""
 
+from darec.serving.releases import Releases
 from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
 from pipelines.cli.push import push_current
 from pipelines.show import console
@@ -7,8 +8,6 @@ from pipelines.show import console
 
 def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Return to the previous release. The one that is left is not published again automatically."""
-    from darec.serving.releases import Releases
-
     loaded, store = open_recipe(recipe, overrides)
     book = Releases(store.root)
     left = book.current()

@@ -3,7 +3,7 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,8 @@ from pipelines.show import console, harmless, remark_lines
 from pipelines.tables import print_plan, print_results
 from schemas.secret import redacted
 from stages.execute import Result
-
-if TYPE_CHECKING:
-    from stages.plan import Step
+from stages.plan import Step, plan
+from stages.registry import task_named
 
 REFUSED = 3
 """Exit code of `darec run --require-publish` if the release is not published."""
@@ -44,8 +43,6 @@ def run(
     """
     from pipelines.api import configured_url
     from pipelines.direct import run_directly
-    from stages.plan import plan
-    from stages.registry import task_named
 
     force = force or []
     for name in [until, *force]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darec.serving.releases import Releases
+
 if TYPE_CHECKING:
     from darec.serving.bundle import Bundle
 
@@ -10,6 +12,5 @@ if TYPE_CHECKING:
 def current_bundle(store: Path) -> "Bundle":
     """The bundle of the current release. Raises UserError if nothing has been published."""
     from darec.serving.bundle import Bundle
-    from darec.serving.releases import Releases
 
     return Bundle.open(Releases(store).serving())

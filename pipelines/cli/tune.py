@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 
 from darec.common.errors import UserError
 from darec.common.progress import Progress
+from darec.common.recipes import load, load_recipe
 from pipelines.cli.bench_options import DataOption, SetOption
 from pipelines.show import Bars, console
 from schemas.bench import TuneRecipe
 from schemas.data import GraphConfig
 from schemas.recipe import Recipe
+from stages.declarations import TRAIN
+from stages.walk import run
 
 if TYPE_CHECKING:
     import optuna
@@ -31,7 +35,6 @@ def tune(
     """Search hyper-parameters by validation Recall@20. A search that was stopped continues."""
     from benchmarks.data import sources
     from benchmarks.tune import searches
-    from darec.common.recipes import load
 
     loaded = load(TuneRecipe, recipe, overrides or ())
     chosen = sources(loaded.data, data or [])
@@ -46,7 +49,6 @@ def tune(
 def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
     from benchmarks.data import is_recipe, load_data
     from benchmarks.tune import SearchContext, given
-    from darec.common.recipes import load_recipe
 
     if not is_recipe(path):
         return given(load_data(name, path))
@@ -57,9 +59,7 @@ def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
 def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
     """The inputs of the stage train for `recipe`. Only what no earlier trial has computed is run."""
     from benchmarks.data import from_artifacts
-    from stages.declarations import TRAIN
     from stages.prepare import prepare
-    from stages.walk import run
 
     prepare(recipe)
     sources = dict.fromkeys(file.stage for file in TRAIN.reads(recipe))
@@ -72,8 +72,6 @@ def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
 
 
 def _write_best(search: "Search", study: "optuna.Study") -> str:
-    import yaml
-
     from benchmarks.tune import finished
 
     best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
