@@ -139,6 +139,13 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
             yield
 
     app = FastAPI(title="darec", description="Recommendations of the current release.", lifespan=lifespan)
+    _answer(app, live, rules)
+    _observe(app, live)
+    return app
+
+
+def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) -> None:
+    """Adds the queries: items for users and histories, and items similar to an item."""
 
     @app.get("/recommend")
     def recommend(
@@ -172,9 +179,6 @@ def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.
         """The items most similar to one item, best first."""
         served = live.served
         return {"release": served.release, "items": similar(served.bundle, item, k).to_dicts()}
-
-    _observe(app, live)
-    return app
 
 
 def _lists(served: Served, users: list[str], histories: list[str], k: int, rules: RulesConfig) -> dict[str, Any]:

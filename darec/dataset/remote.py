@@ -198,23 +198,15 @@ def _fetch_files(
     there = {file.name for file in files if file.version is not None and known.get(file.name) == file.version}
     _check_room(incoming, sum(file.bytes or 0 for file in files if file.name not in there), source)
 
-    def brought(file: RemoteFile) -> RemoteFile:
-        target = draft / file.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if file.name in there:
-            link(source.copy.folder / file.name, target)
-            return file
-        # Files are downloaded next to the draft, so that the next attempt finds them if one fails.
-        finished, unfinished = incoming / digest([file.name, file.version]), incoming / f"{digest(file.name)}.part"
-        if file.version is None or not finished.exists():
-            file = replace(connection.download(file, unfinished), name=file.name)
-            finished = unfinished.replace(incoming / digest([file.name, file.version]))
-        link(finished, target)
+    def fetched(file: RemoteFile) -> RemoteFile:
+        if file.name not in there:
+            return _fetch_file(connection, file, draft, incoming)
+        _link_into(source.copy.folder / file.name, draft / file.name)
         return file
 
     pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        got = list(pool.map(brought, files))
+        got = list(pool.map(fetched, files))
     except OSError as error:
         hint = "free space on the disk of runtime.store"
         raise UserError(f"the copy cannot be written ({error})", where=str(incoming), hint=hint) from error
@@ -233,6 +225,21 @@ def _fetch_files(
     source.copy.commit(draft, new)
     size = sum((source.copy.folder / file.name).stat().st_size for file in got)
     return f"{len(got) - len(there):,} of {len(got):,} files read, {size / 1e6:,.1f} MB in all"
+
+
+def _fetch_file(connection: FileConnection, file: RemoteFile, draft: Path, incoming: Path) -> RemoteFile:
+    """Downloads a file next to the draft, so that the next attempt finds it if another file fails, and links it."""
+    finished, unfinished = incoming / digest([file.name, file.version]), incoming / f"{digest(file.name)}.part"
+    if file.version is None or not finished.exists():
+        file = replace(connection.download(file, unfinished), name=file.name)
+        finished = unfinished.replace(incoming / digest([file.name, file.version]))
+    _link_into(finished, draft / file.name)
+    return file
+
+
+def _link_into(file: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link(file, target)
 
 
 def _fetch_table(

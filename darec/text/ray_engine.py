@@ -70,6 +70,32 @@ class _Chunk:
     """Number of actors that died with this chunk."""
 
 
+class _Chunks:
+    """The chunks that no actor has: first those that dead actors had, then those of the work, taken on demand."""
+
+    def __init__(self, work: Sequence[Any], size: int) -> None:
+        self._new = (_Chunk(*chunk) for chunk in chunked(work, size))
+        self._returned: deque[_Chunk] = deque()
+        self._exhausted = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether no chunk is left, as far as the work has been read."""
+        return self._exhausted and not self._returned
+
+    def take(self) -> _Chunk | None:
+        """The next chunk; None if there is none."""
+        if self._returned:
+            return self._returned.popleft()
+        chunk = None if self._exhausted else next(self._new, None)
+        self._exhausted = chunk is None
+        return chunk
+
+    def give_back(self, chunk: _Chunk) -> None:
+        """Returns the chunk of an actor that died."""
+        self._returned.append(chunk)
+
+
 class RayEngine:
     """Answers requests, or embeds texts, in actors; `close` ends them, and a Ray that was started for them."""
 
@@ -174,23 +200,16 @@ class RayEngine:
         if not len(work):
             return
         begun = time.monotonic()
-        chunks = (_Chunk(*chunk) for chunk in chunked(work, self._chunk_size(len(work))))
-        again: deque[_Chunk] = deque()
-        exhausted = False
+        chunks = _Chunks(work, self._chunk_size(len(work)))
         failure: BaseException | None = None
         # Calls left by a caller that stopped early are dropped.
         self._busy.clear()
         self._load = Counter(dict.fromkeys(self._load, 0))
 
         while True:
-            while failure is None and (actor := self._free_actor()) is not None and not (exhausted and not again):
-                chunk = again.popleft() if again else next(chunks, None)
-                if chunk is None:
-                    exhausted = True
-                else:
-                    self._busy[actor.call.remote(method, chunk.rows, *rest)] = actor, chunk
-                    self._load[actor] += 1
-            if not self._busy and (failure is not None or (exhausted and not again)):
+            if failure is None:
+                self._hand_out(method, chunks, *rest)
+            if not self._busy and (failure is not None or chunks.empty):
                 break
 
             try:
@@ -206,13 +225,19 @@ class RayEngine:
                 try:
                     if call in self._starting:
                         self._ready(call)
-                    elif (given := self._result(call, again)) is not None:
+                    elif (given := self._result(call, chunks)) is not None:
                         yield given
                 except Exception as error:
                     failure = failure or error
 
         if failure is not None:
             raise failure
+
+    def _hand_out(self, method: str, chunks: _Chunks, *rest: Any) -> None:
+        """Starts chunks until every ready actor has enough or no chunk is left."""
+        while (actor := self._free_actor()) is not None and (chunk := chunks.take()) is not None:
+            self._busy[actor.call.remote(method, chunk.rows, *rest)] = actor, chunk
+            self._load[actor] += 1
 
     def _chunk_size(self, rows: int) -> int:
         """The configured chunk size, or less, so that few rows are distributed over all actors."""
@@ -266,7 +291,7 @@ class RayEngine:
             self._load[actor] = 0
             self._failed_starts = 0
 
-    def _result(self, call: Any, again: deque[_Chunk]) -> tuple[int, Any] | None:
+    def _result(self, call: Any, chunks: _Chunks) -> tuple[int, Any] | None:
         """An actor's result for its chunk; None if the actor died, and then another one gets the chunk."""
         actor, chunk = self._busy.pop(call)
         try:
@@ -281,7 +306,7 @@ class RayEngine:
             if chunk.deaths >= _MOST_DEATHS:
                 raise self._died(f"{_MOST_DEATHS} Ray actors died over the same rows", error) from error
             tell_once("a Ray actor died; its rows are requested again")
-            again.append(chunk)
+            chunks.give_back(chunk)
             return None
         self._load[actor] -= 1
         return chunk.start, result
