@@ -87,7 +87,7 @@ class DaRec(Objective):
         self.scale, self._steps = 1.0, 0
 
     def start_epoch(self, epoch: int) -> bool:
-        """The warm-up of the weight, and the number of steps so far, which no step has to read."""
+        """Updates the warm-up of the weight, and the step counter on the device."""
         self._steps, before = int(self.step), self.scale
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
         return self.scale != before

@@ -38,7 +38,7 @@ class ColumnSplit:
         return self.rank == 0
 
     def mine(self, width: int) -> slice:
-        """The columns of this process out of `width`, which `size` divides."""
+        """The columns of this process out of `width`, a multiple of `parts`."""
         own = width // self.parts
         return slice(self.rank * own, (self.rank + 1) * own)
 
@@ -113,8 +113,8 @@ class ColumnSplit:
 class Replicas(ColumnSplit):
     """Processes that hold all columns each, for backbones that mix them.
 
-    All take the same step with the same random numbers, so there is nothing to add up or to gather. They divide what
-    takes the time: propagation by columns (`by_columns`), and scores of many candidates by rows (`my_rows`).
+    All take the same step with the same random numbers, so nothing has to be reduced or gathered. They divide the
+    expensive operations: propagation by columns (`by_columns`), and scores of many candidates by rows (`my_rows`).
     """
 
     @property

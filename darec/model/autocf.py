@@ -45,7 +45,7 @@ class AutoCF(Backbone):
         self._agreement: Tensor | None = None
 
     def start_epoch(self, epoch: int) -> bool:
-        """Draws new masks in the first step of each epoch."""
+        """New masks are drawn in the first step of each epoch."""
         self._age = 0
         return True
 

@@ -26,7 +26,7 @@ class Adjacency:
         self.matrix = matrix
         self.split = split
         """How processes share the products."""
-        self._edge = edge  # which undirected edge an entry of the matrix belongs to
+        self._edge = edge  # the undirected edge of each entry of the matrix
         self._edges = edges
 
     @classmethod
@@ -118,7 +118,7 @@ def product(adjacency: Adjacency, nodes: Tensor) -> Tensor:
 
 
 def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
-    """X + A X + ... + A^layers X, [N, d] -> [N, d], without keeping the layers between."""
+    """X + A X + ... + A^layers X, [N, d] -> [N, d], without storing the intermediate layers."""
 
     def of(part: Tensor) -> Tensor:
         return cast("Tensor", _PowerSum.apply(part, adjacency.matrix, layers))

@@ -205,7 +205,7 @@ class Trainer:
         self.optimizer.step()
 
     def _norm(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The length of all numbers together, with the columns that other processes hold."""
+        """The norm over all tensors, including the columns of other processes."""
         if self.split.parts == 1:
             return torch.nn.utils.get_total_norm(tensors.values())
         split = [value for name, value in tensors.items() if self._is_divided(name)]
