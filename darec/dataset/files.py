@@ -3,8 +3,9 @@ test.
 """
 
 import glob
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -78,7 +79,7 @@ def _expand_one(place: str, role: str) -> Iterator[SourceFile]:
         found = [Path(match) for match in matches if not is_hidden(Path(match).name)]
         if not found:
             raise UserError(f"no file matches the {role} glob", where=place, hint=f"correct data.{role}")
-        root = _fixed_part(path)
+        root = Path(*fixed_parts(path.parts))
         for match in found:
             if match.is_dir():
                 yield from _files_below(match, root, role)
@@ -114,17 +115,13 @@ def _kind(path: Path) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is passed over, as Spark, Hive and Polars do (`_SUCCESS`)."""
+    """Whether a file or folder of this name is ignored, as in Spark, Hive and Polars (`_SUCCESS`)."""
     return name.startswith((".", "_"))
 
 
-def _fixed_part(pattern: Path) -> Path:
-    parts = []
-    for part in pattern.parts:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return Path(*parts)
+def fixed_parts(parts: Sequence[str]) -> list[str]:
+    """The names of a glob before the first one with a wildcard."""
+    return list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
 
 
 def _partition(path: Path, root: PurePath) -> tuple[tuple[str, str | None], ...]:

@@ -12,7 +12,7 @@ from darec.common.errors import TransientError, UserError
 from darec.common.extras import extra
 from darec.common.objects import explained, open_objects
 from darec.dataset.connections import CONNECTIONS, FileConnection, RemoteFile, expanded
-from darec.dataset.files import is_hidden
+from darec.dataset.files import fixed_parts, is_hidden
 
 _BLOCK = 8 * 2**20
 
@@ -43,8 +43,7 @@ class ObjectStore(FileConnection):
     @cached_property
     def _files(self) -> list[RemoteFile]:
         # Only what is below the part of the path without a glob is listed.
-        parts = self._path.split("/")
-        fixed = "/".join(parts[: next((n for n, part in enumerate(parts) if has_magic(part)), len(parts))])
+        fixed = "/".join(fixed_parts(self._path.split("/")))
         with self._reading():
             found = [meta for page in self._obstore.list(self._store, fixed or None) for meta in page]
             if not found and fixed == self._path:  # a listing of a prefix does not include the object of this name

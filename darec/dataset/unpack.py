@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from darec.common.errors import UserError
+from darec.dataset.files import is_hidden
 
 HEAD_BYTES = 2**18
 _BLOCK = 2**20
-_BOMB_BYTES, _BOMB_RATIO = (
-    2**30,
-    200,
-)  # maximum compression ratio: text shrinks to about a tenth, a decompression bomb to a thousandth
+# A larger file with a higher ratio is refused: text shrinks to about a tenth, a decompression bomb to a thousandth.
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
 _ARCHIVES = {
     b"\x1f\x8b": "gzip",
@@ -198,9 +197,7 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir()
-        and not Path(member.filename).name.startswith((".", "_"))
-        and "__MACOSX" not in member.filename
+        if not member.is_dir() and not is_hidden(Path(member.filename).name) and "__MACOSX" not in member.filename
     ]
     if len(members) != 1:
         listed = ", ".join(member.filename for member in members[:5]) or "none"

@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from darec.common.errors import DarecError
 from darec.common.extras import extra
-from darec.serving.vectors import STORES, Version, table_name, versions_among
+from darec.serving.vectors import SIDES, STORES, Version, table_name, versions_among
 from schemas import columns as c
 from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
 
-_SIDES = ("users", "items")
 _VERSION = "version"
 
 
@@ -54,12 +53,12 @@ class Lance:
 
     def rows(self, version: str) -> dict[str, int]:
         """The number of users and items of a version."""
-        names, known = {side: self._table(side, version) for side in _SIDES}, self._tables()
+        names, known = {side: self._table(side, version) for side in SIDES}, self._tables()
         return {side: self._db.open_table(name).count_rows() if name in known else 0 for side, name in names.items()}
 
     def write(self, version: Version) -> None:
         """Writes both tables; each becomes visible when it is complete."""
-        for side in _SIDES:
+        for side in SIDES:
             blocks = (batch for block in version.blocks(side) for batch in _arrow(block).to_batches())
             first = next(blocks)
             batches = pa.RecordBatchReader.from_batches(first.schema, chain([first], blocks))
@@ -70,12 +69,12 @@ class Lance:
     def switch(self, version: str) -> None:
         """Replaces the row for readers, if it has another version."""
         if self.current() != version:
-            row = {_VERSION: [version], **{side: [self._table(side, version)] for side in _SIDES}}
+            row = {_VERSION: [version], **{side: [self._table(side, version)] for side in SIDES}}
             self._db.create_table(self._pointer, pa.table(row), mode="overwrite")
 
     def remove(self, version: str) -> None:
         """Drops both tables of a version."""
-        for name in {self._table(side, version) for side in _SIDES} & set(self._tables()):
+        for name in {self._table(side, version) for side in SIDES} & set(self._tables()):
             self._db.drop_table(name)
 
     def holding(self, user_id: str) -> int:

@@ -8,12 +8,11 @@ from typing import Any
 from darec.common.errors import DarecError, TransientError
 from darec.common.extras import extra
 from darec.serving.bundle import vectors_of
-from darec.serving.vectors import AGAIN, NUMBER, STORES, Version, pattern, table_name, versions_among
+from darec.serving.vectors import AGAIN, NUMBER, SIDES, STORES, Version, pattern, table_name, versions_among
 from schemas import columns as c
 from schemas.secret import redacted
 from schemas.vectors import VectorsConfig
 
-_SIDES = ("users", "items")
 _SECONDS = 300  # timeout of a request, in seconds
 
 
@@ -60,7 +59,7 @@ class Qdrant:
 
     def rows(self, version: str) -> dict[str, int]:
         """The number of users and items of a version."""
-        names = {side: self._collection(side, version) for side in _SIDES}
+        names = {side: self._collection(side, version) for side in SIDES}
         there = {side: self._client.collection_exists(name) for side, name in names.items()}
         return {side: self._client.count(name, exact=True).count if there[side] else 0 for side, name in names.items()}
 
@@ -68,7 +67,7 @@ class Qdrant:
         """Creates both collections. A point's id is its number in the release."""
         models = self._models
         vectors = models.VectorParams(size=version.width, distance=models.Distance.DOT)
-        for side in _SIDES:
+        for side in SIDES:
             name = self._collection(side, version.name)
             self._client.create_collection(name, vectors_config=vectors)
             for block in version.blocks(side):
@@ -79,7 +78,7 @@ class Qdrant:
     def switch(self, version: str) -> None:
         """Moves both aliases, in one request."""
         models, known, steps = self._models, self._aliases(), []
-        for side in _SIDES:
+        for side in SIDES:
             alias = f"{self._name}_{side}"
             if alias in known:
                 steps.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))
@@ -89,7 +88,7 @@ class Qdrant:
 
     def remove(self, version: str) -> None:
         """Deletes both collections of a version."""
-        for side in _SIDES:
+        for side in SIDES:
             self._client.delete_collection(self._collection(side, version))
 
     def holding(self, user_id: str) -> int:

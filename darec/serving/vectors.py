@@ -119,6 +119,9 @@ class VectorStore(Protocol):
         ...
 
 
+SIDES = ("users", "items")
+"""The two tables or collections of a version."""
+
 Opened = AbstractContextManager[VectorStore]
 STORES: Registry[Opened] = Registry("vector store")
 _MODULES = {"pgvector": "pgvector", "qdrant": "qdrant", "lancedb": "lance"}

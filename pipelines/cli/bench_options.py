@@ -1,7 +1,10 @@
 """Options that several subcommands of `darec bench` share, opening a grid, and writing tables."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,6 +41,43 @@ STORE = BENCH / "store"
 WHOLE_RUN = Path("configs/movielens-100k.yaml")
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The part of a benchmark that the options of a subcommand select."""
+
+    recipe: BenchRecipe
+    runs: list["Run"]
+    store: Store
+    folder: Path
+    """Folder for tables and plots."""
+
+
+def grid_command(command: Callable[..., None]) -> Callable[..., None]:
+    """Makes a subcommand of a function that takes a `Grid` and, by keyword, options of its own.
+
+    The subcommand has the options that select a grid, and then those of the function.
+    """
+
+    def opened(
+        recipe: RecipeArgument,
+        data: DataOption = None,
+        overrides: SetOption = None,
+        only: OnlyOption = None,
+        seeds: SeedsOption = "",
+        store: StoreOption = STORE,
+        out: OutOption = None,
+        **own: Any,
+    ) -> None:
+        loaded, runs = open_grid(recipe, data, overrides, only, seeds)
+        command(Grid(loaded, runs, Store(store), out or BENCH / loaded.name), **own)
+
+    *shared, _ = inspect.signature(opened).parameters.values()
+    _, *own = inspect.signature(command).parameters.values()
+    opened.__signature__ = inspect.Signature([*shared, *own])  # read by Typer
+    opened.__name__, opened.__doc__ = command.__name__, command.__doc__
+    return opened
+
+
 def open_grid(
     path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
 ) -> tuple[BenchRecipe, list["Run"]]:
@@ -67,18 +107,17 @@ def _wanted(entry: "Entry", only: list[str]) -> bool:
     return all(names & set(group.split(",")) for group in only)
 
 
-def write_grid_tables(recipe: BenchRecipe, runs: list["Run"], store: Path, out: Path | None, against: str) -> str:
+def write_grid_tables(grid: Grid, against: str) -> str:
     """Writes the results and tables of the finished runs. Returns the tables in Markdown."""
     from benchmarks import results, tables
 
-    found = results.collect(runs, Store(store))
-    folder = out or BENCH / recipe.name
-    results.write(found, folder)
+    found = results.collect(grid.runs, grid.store)
+    results.write(found, grid.folder)
     parts = []
     for name in found.runs["data"].unique(maintain_order=True):
         parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
     text = "\n".join(parts)
-    (folder / "table.md").write_text(text)
+    (grid.folder / "table.md").write_text(text)
     return text
 
 

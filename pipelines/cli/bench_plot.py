@@ -4,44 +4,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darec.artifacts.store import Store
-from pipelines.cli.bench_options import (
-    BENCH,
-    STORE,
-    DataOption,
-    OnlyOption,
-    OutOption,
-    RecipeArgument,
-    SeedsOption,
-    SetOption,
-    StoreOption,
-    open_grid,
-)
+from pipelines.cli.bench_options import Grid, grid_command
 from pipelines.show import console
 
 if TYPE_CHECKING:
     from benchmarks.runs import Run
 
 
-def plot(
-    recipe: RecipeArgument,
-    data: DataOption = None,
-    overrides: SetOption = None,
-    only: OnlyOption = None,
-    seeds: SeedsOption = "",
-    store: StoreOption = STORE,
-    out: OutOption = None,
-) -> None:
+@grid_command
+def plot(grid: Grid) -> None:
     """Plot the finished runs: accuracy, sparsity slices, sweeps, and the parts of DaRec before and after training."""
     from benchmarks import plots, results
 
-    loaded, runs = open_grid(recipe, data, overrides, only, seeds)
-    place, folder = Store(store), out or BENCH / loaded.name
-    written = plots.plot_all(loaded, results.collect(runs, place), folder)
-    for path in [*written, *_plot_parts(runs, place, folder)]:
+    written = plots.plot_all(grid.recipe, results.collect(grid.runs, grid.store), grid.folder)
+    for path in [*written, *_plot_parts(grid.runs, grid.store, grid.folder)]:
         console.print(path)
 
 
-def _plot_parts(runs: list["Run"], store: "Store", folder: Path) -> list[Path]:
+def _plot_parts(runs: list["Run"], store: Store, folder: Path) -> list[Path]:
     """Plots DaRec's parts for the first finished run of each data set that has them and is not part of a sweep."""
     from benchmarks import plots
     from benchmarks.parts import before_and_after
