@@ -43,6 +43,7 @@ from pipelines.cli import (
     tune,
     ui,
 )
+from pipelines.cli.options import Commands
 from pipelines.show import print_error
 
 _logger = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "CUDA out of memory", "memory allocat
 _LIGHT = {"config", "history", "releases", "rollback", "promote", "gc", "doctor"}
 """Commands that load no large library and need little memory."""
 
-app = typer.Typer(
+app = Commands(
     name="darec",
     help="Nightly recommender retraining: LLM profiles, disentangled alignment, a FAISS release.",
     no_args_is_help=True,
@@ -128,9 +129,8 @@ def guarded(action: Callable[[], Any]) -> int:
         print_error("interrupted; finished work is kept")
         return 130
     except BaseException as error:
-        if (
-            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
-        ):  # that of Polars is not an Exception
+        # Polars' PanicException is not an Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if os.environ.get("DAREC_DEBUG"):
             print_error(traceback.format_exc())

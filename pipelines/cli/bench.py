@@ -1,7 +1,5 @@
 """`darec bench`: its subcommands. Each is one file."""
 
-import typer
-
 from pipelines.cli import (
     bench_batch_growth,
     bench_cold_start,
@@ -18,8 +16,9 @@ from pipelines.cli import (
     bench_speed,
     bench_table,
 )
+from pipelines.cli.options import Commands
 
-app = typer.Typer(help="Run grids of training runs, make tables and plots, and measure speed.", no_args_is_help=True)
+app = Commands(help="Run grids of training runs, make tables and plots, and measure speed.", no_args_is_help=True)
 for command in (
     bench_run.run,
     bench_table.table,

@@ -1,13 +1,11 @@
 """`darec config`: a recipe with all its values, and the schema of every field."""
 
-import typer
-
 from darec.common.strict_yaml import dump
-from pipelines.cli.options import RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import Commands, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.show import print_plain
 from schemas.recipe import Recipe
 
-app = typer.Typer(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
+app = Commands(help="Show a recipe with all its values, or the schema of every field.", no_args_is_help=True)
 
 
 @app.command()

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import Commands, RecipeOption, SetOption, open_recipe
 from pipelines.show import console
 
-app = typer.Typer(help="Fetch raw data, or describe your own.", no_args_is_help=True)
+app = Commands(help="Fetch raw data, or describe your own.", no_args_is_help=True)
 
 
 @app.callback()

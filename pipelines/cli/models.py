@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from darec.common.errors import DarecError
-from pipelines.cli.options import RecipeOption, SetOption, open_recipe
+from pipelines.cli.options import Commands, RecipeOption, SetOption, open_recipe
 from pipelines.show import console, print_error
 
-app = typer.Typer(help="Fetch models.", no_args_is_help=True)
+app = Commands(help="Fetch models.", no_args_is_help=True)
 
 
 @app.callback()

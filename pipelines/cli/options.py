@@ -1,6 +1,8 @@
 """Options that several commands share, and loading the recipe."""
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,20 @@ from schemas.recipe import Recipe
 from stages.registry import LAST, TASKS
 
 DEFAULT_RECIPE = Path("configs/movielens-100k.yaml")
+
+
+class Commands(typer.Typer):
+    """Commands whose help is their docstring, with each paragraph wrapped by the terminal."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Registers a command, as in Typer."""
+
+        def register(function: Callable[..., Any]) -> Callable[..., Any]:
+            paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+            text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+            return typer.Typer.command(self, name, help=text, **settings)(function)
+
+        return register
 
 
 def stage_names() -> list[str]:

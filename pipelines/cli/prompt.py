@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from darec.common.files import replace_text
-from pipelines.cli.options import JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.options import Commands, JsonOption, RecipeOption, SetOption, open_recipe, print_json
 from pipelines.reports import check_free
 from pipelines.show import Bars, console
 from pipelines.tables import print_table
 
-app = typer.Typer(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)
+app = Commands(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="profile_items, profile_users, item_text or user_text.")

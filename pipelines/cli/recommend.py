@@ -36,7 +36,9 @@ def recommend(
         list[str] | None,
         typer.Option("--history", help="Items that a new user liked: ITEM,ITEM,... May be repeated."),
     ] = None,
-    k: Annotated[int | None, typer.Option("-k", min=1, help="Number of items [default: 10, with --all 20].")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", min=1, help="Number of items.", show_default="10, with --all 20")
+    ] = None,
     all_users: Annotated[
         bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
     ] = False,

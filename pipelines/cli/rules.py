@@ -49,15 +49,15 @@ DiversityOption = Annotated[
 
 OnlyNewOption = Annotated[
     bool | None,
-    typer.Option("--only-new/--old-and-new", help="Whether only new items are shown.", rich_help_panel=_PANEL),
+    typer.Option("--only-new/--old-and-new", help="Show only new items, or new and old ones.", rich_help_panel=_PANEL),
 ]
 NewShareOption = Annotated[
     float | None,
-    typer.Option("--new-share", help="Share of the places that new items get at least.", rich_help_panel=_PANEL),
+    typer.Option("--new-share", help="Minimum share of new items in a list.", rich_help_panel=_PANEL),
 ]
 NewUpToOption = Annotated[
     int | None,
-    typer.Option("--new-up-to", help="Number of interactions that a new item has at most.", rich_help_panel=_PANEL),
+    typer.Option("--new-up-to", help="Maximum number of interactions of a new item.", rich_help_panel=_PANEL),
 ]
 
 
