@@ -352,13 +352,13 @@ def test_credentials_of_the_environment_reach_the_server_and_nothing_that_is_kep
         read_sources(chosen)
 
 
-def test_a_copy_that_is_cut_short_is_read_again(web, data, tmp_path):
+def test_a_truncated_copy_is_read_again(web, data, tmp_path):
     chosen = recipe(tmp_path, interactions=served(web, data))
     night(chosen)
     (copy,) = copies_in(chosen.runtime.store / COPIES)
     Path(copy.place).write_bytes(b"user_id,item_id")
     (step,) = plan(chosen, Store(chosen.runtime.store), "ingest")
-    assert step.state == "stale" and "is read as a whole" in step.why[0] and "cut short" in step.why[1]
+    assert step.state == "stale" and "is read as a whole" in step.why[0] and "truncated" in step.why[1]
     assert all(result.cached for result in night(chosen)[1])
     assert Path(copy.place).read_bytes() == web.content["/log.csv"]
 
