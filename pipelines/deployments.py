@@ -92,13 +92,15 @@ def _deployments(folder: Path, recipe: Path | None, stage_pools: Sequence[str]) 
 def with_stage_pools(path: Path, stage_pools: Sequence[str]) -> dict[str, Any]:
     """The content of prefect.yaml, and a deployment of the flow `stage` for each work pool that stages run in.
 
-    Workers of all pools get the settings of the first deployment's worker.
+    Workers of all pools get the settings of the first deployment's worker. The flow is found in the package, and each
+    machine runs it in a folder of its own.
     """
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     worker = content["deployments"][0]["work_pool"]
     for pool in stage_pools:
-        entry = {"name": pool, "entrypoint": "pipelines/pools.py:stage", "tags": ["darec"]}
-        content["deployments"].append(entry | {"work_pool": {**worker, "name": pool}})
+        entry = {"name": pool, "entrypoint": "pipelines.pools.stage", "tags": ["darec"]}
+        pull = [{"pipelines.pools.enter_folder": {"folder": str(path.parent.absolute())}}]
+        content["deployments"].append(entry | {"pull": pull, "work_pool": {**worker, "name": pool}})
     return content
 
 

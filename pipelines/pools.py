@@ -5,6 +5,7 @@ that the stage reads. The machine of the worker reads the recipe itself, so no p
 settings that are in no key (folders, numbers of processes) may differ. A recipe that leads to another key is refused.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from stages.execute import stage_job
 from stages.registry import STAGES
 
 FLOW = "stage"
-_LOOK = 5.0  # interval between two checks of a stage that runs elsewhere, in seconds
+FOLDER_VARIABLE = "DAREC_PROJECT"
+_LOOK = 2.0  # interval between two checks of a stage that runs elsewhere, in seconds
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,20 @@ def run_in_pool(
     return True
 
 
+def enter_folder(folder: str) -> dict[str, str]:
+    """The step before each stage in a pool: it runs in the folder that its machine names, or else in `folder`.
+
+    Raises:
+        UserError: there is no such folder on this machine.
+    """
+    place = Path(os.environ.get(FOLDER_VARIABLE) or folder)
+    if not place.is_dir():
+        hint = "set it to the folder with the recipe and the prompts, for the worker of this machine"
+        raise UserError(f"there is no folder {place}", where=FOLDER_VARIABLE, hint=hint)
+    os.chdir(place)
+    return {"directory": str(place)}
+
+
 @flow(name=FLOW, flow_run_name="{name}", validate_parameters=False)
 def stage(
     name: str,
@@ -112,7 +128,7 @@ def stage(
         found = {other: store.find(other, other_key) for other, other_key in upstream.items()}
         artifacts = {other: artifact for other, artifact in found.items() if artifact is not None}
         if missing := sorted(found.keys() - artifacts.keys()):
-            hint = "all machines must have the same folder as runtime.store"
+            hint = "all machines must have the same runtime.store"
             raise UserError(f"the store lacks the result of {missing[0]}", where=str(store.root), hint=hint)
         if stage_job(STAGES[name], loaded, artifacts, store).key != key:
             hint = "copy the same recipe, prompts and models to every machine, and install the same version of darec"

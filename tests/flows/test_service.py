@@ -26,7 +26,8 @@ from darec.serving.releases import Releases
 from darec.text.models import models_root
 from schemas.semantic import EmbedConfig
 from stages.walk import run
-from tests.data import write_checkerboard
+from tests.buckets import S3
+from tests.data import CHECKERBOARD, write_checkerboard
 from tests.disks import full, small_disk
 from tests.llm_stub import send, stub, well
 from tests.processes import free_port, healthy, unconfigured, wait_for
@@ -410,33 +411,64 @@ def test_the_night_after_one_of_a_failing_llm_server_is_normal(service: Service,
         assert profiles is not None and profiles.manifest.report["from_metadata"] == 0
 
 
-def test_stages_run_in_the_work_pools_of_the_recipe_on_one_store(service: Service, nightly: str):
-    """Two workers, as on two machines that share the store. The last test of this service: others have no pools."""
-    recipe = service.folder / "pools.yaml"
-    placed = "{graph: box-a, train: box-b}"
-    recipe.write_text(
-        (service.folder / "recipe.yaml").read_text().replace("runtime: {", f"runtime: {{pools: {placed}, ")
-    )
-    environment = unconfigured() | {"PREFECT_HOME": str(service.folder / "boxes"), "PYTHONPATH": str(PROJECT)}
-    environment |= {"PREFECT_API_URL": f"{service.url}/api", "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    darec = str(Path(sys.executable).parent / "darec")
-    subprocess.run(
-        [darec, "deploy", "--recipe", str(recipe)], cwd=PROJECT, env=environment, check=True, timeout=PATIENCE
-    )
+def test_stages_run_in_the_work_pools_of_the_recipe_on_machines_without_a_common_disk(service: Service, tmp_path: Path):
+    """One machine runs the pipeline, one asks the LLM, one trains by two processes; only the bucket is common."""
+    if not (models_root() / EmbedConfig().model).is_dir():
+        pytest.skip("the text encoder is not fetched: darec models fetch")
+    with S3().served() as server, stub(well) as here, stub(well) as at_gpu:
+        settings = {"main": (here.url, 1), "gpu": (at_gpu.url, 1), "big": ("http://127.0.0.1:9/v1", 2)}
+        environments, bucket = dict[str, dict[str, str]](), server.new_bucket()
+        for machine, (llm, processes) in settings.items():
+            folder = tmp_path / machine
+            shutil.copytree(PROJECT / "prompts", folder / "prompts")
+            recipe = {
+                "data": CHECKERBOARD,
+                "split": {"k_core": 1},
+                "llm": {"engine": "server", "server_url": llm, "model": "stub"},
+                "train": {"epochs": 4, "eval_every": 2, "dim": 8, "processes": processes},
+                "gate": {"minimums": {}, "tolerances": {}},
+                "runtime": {
+                    "store": bucket,
+                    "min_free_gb": 0.001,
+                    "pools": {"profile_items": "gpu", "train": "big"},
+                },
+            }
+            (folder / "recipe.yaml").write_text(json.dumps(recipe))
+            environments[machine] = (
+                unconfigured()
+                | server.environment()
+                | {
+                    "PREFECT_API_URL": f"{service.url}/api",
+                    "PREFECT_HOME": str(folder / "prefect"),
+                    "PREFECT_WORKER_QUERY_SECONDS": "1",
+                    "PYTHONPATH": str(PROJECT),
+                    "DAREC_MODELS": str(models_root().resolve()),
+                    "DAREC_PROJECT": str(folder),
+                }
+            )
+        write_checkerboard(tmp_path / "main", users=24, items=16)
 
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool"]
-    workers = [subprocess.Popen([*command, pool], cwd=PROJECT, env=environment) for pool in ("box-a", "box-b")]
-    try:
-        overrides = ["train.seed=31", "graph.weighting=none", "gate.tolerances={}"]
-        run = service.finish("darec/nightly", recipe=str(recipe), overrides=overrides)
-        runs = service.ask("POST", "flow_runs/filter", json={"flows": {"name": {"any_": ["stage"]}}})
-        assert {each["name"]: each["work_pool_name"] for each in runs} == {"graph": "box-a", "train": "box-b"}
-        assert all(each["state"]["type"] == "COMPLETED" and each["parent_task_run_id"] for each in runs)
-        assert service.tasks(run)["publish"][0] == "Completed"
-    finally:
-        for worker in workers:
-            worker.terminate()
-        assert all(worker.wait(60) is not None for worker in workers)
+        def darec(*arguments: str, folder: Path) -> None:
+            command = [str(Path(sys.executable).parent / "darec"), *arguments]
+            subprocess.run(command, cwd=folder, env=environments["main"], check=True, timeout=PATIENCE)
+
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool"]
+        workers = [
+            subprocess.Popen([*command, machine], cwd=tmp_path / machine, env=environments[machine])
+            for machine in ("gpu", "big")
+        ]
+        try:
+            darec("deploy", "--recipe", str(tmp_path / "main" / "recipe.yaml"), folder=PROJECT)
+            darec("run", "--recipe", "recipe.yaml", "--until", "train", folder=tmp_path / "main")
+        finally:
+            for worker in workers:
+                worker.terminate()
+            assert all(worker.wait(60) is not None for worker in workers)
+
+    runs = service.ask("POST", "flow_runs/filter", json={"flows": {"name": {"any_": ["stage"]}}})
+    assert {each["name"]: each["work_pool_name"] for each in runs} == {"profile_items": "gpu", "train": "big"}
+    assert all(each["state"]["type"] == "COMPLETED" and each["parent_task_run_id"] for each in runs)
+    assert (len(at_gpu.asked), len(here.asked)) == (16, 24), "items are profiled there, users here"
 
 
 def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):

@@ -40,9 +40,24 @@ def test_every_pool_gets_a_deployment_with_the_settings_of_the_other_workers():
     nightly, *_, gpu, training = content["deployments"]
     assert (gpu["name"], training["work_pool"]["name"]) == ("gpu", "training")
     assert gpu["work_pool"] == nightly["work_pool"] | {"name": "gpu"}
-    path, name = gpu["entrypoint"].split(":")
-    assert f"def {name}(" in (PROJECT / path).read_text()
+    module, _, name = gpu["entrypoint"].rpartition(".")
+    assert (module, name) == (pools.stage.fn.__module__, pools.stage.fn.__name__)
+    assert gpu["pull"] == [{"pipelines.pools.enter_folder": {"folder": str(PROJECT)}}]
     assert nightly["work_pool"]["name"] == "darec", "the others stay as they are"
+
+
+def test_a_stage_runs_in_the_folder_of_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "deployed", tmp_path / "own"):
+        folder.mkdir()
+    pools.enter_folder(str(tmp_path / "deployed"))
+    assert Path.cwd() == tmp_path / "deployed"
+    monkeypatch.setenv("DAREC_PROJECT", str(tmp_path / "own"))
+    assert pools.enter_folder(str(tmp_path / "deployed")) == {"directory": str(tmp_path / "own")}
+    assert Path.cwd() == tmp_path / "own"
+    monkeypatch.setenv("DAREC_PROJECT", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"no folder .*missing \[DAREC_PROJECT\]"):
+        pools.enter_folder(str(tmp_path / "deployed"))
 
 
 def test_a_machine_with_another_recipe_or_another_store_makes_nothing(tmp_path: Path):
