@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
-from darec.artifacts.store import Store
+from darec.artifacts import shared
 from darec.common.errors import DarecError
+from darec.common.objects import Objects, is_url
 from darec.text.models import resolve
 from pipelines.api import configured_url
 from schemas.recipe import Recipe
@@ -21,6 +23,7 @@ from schemas.recipe import Recipe
 Level = Literal["ok", "note", "missing"]
 _RAY = "on the machines of the Ray cluster"
 _SETUP = "run `make setup`"
+_SKEW = 60  # seconds between two clocks from which on a person should know; S3 refuses requests from 900 on
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Finding:
     hint: str = ""
 
 
-def examine(recipe: Recipe, store: Store) -> list[Finding]:
+def examine(recipe: Recipe) -> list[Finding]:
     """Checks everything that a run of `recipe` needs."""
     checks: list[Callable[[], Finding]] = [
         _python,
@@ -44,13 +47,13 @@ def examine(recipe: Recipe, store: Store) -> list[Finding]:
         _sqlalchemy,
         _torchvision,
         _gpu,
-        lambda: _disk(recipe, store),
+        lambda: _disk(recipe),
         lambda: _data(recipe),
         lambda: _model("LLM", recipe.llm.model, {"server": "on a server", "ray": _RAY}.get(recipe.llm.engine, "")),
         lambda: _model("encoder", recipe.embed.model, {"ray": _RAY}.get(recipe.embed.engine, "")),
         _prefect_api,
     ]
-    return [check() for check in checks]
+    return [check() for check in checks] + examine_shared(recipe.runtime.store)
 
 
 def _python() -> Finding:
@@ -101,8 +104,10 @@ def _gpu() -> Finding:
     )
 
 
-def _disk(recipe: Recipe, store: Store) -> Finding:
-    existing = next(path for path in [store.root, *store.root.parents] if path.exists())
+def _disk(recipe: Recipe) -> Finding:
+    location = str(recipe.runtime.store)
+    root = (Path(os.environ.get(shared.CACHE) or "data/cache") if is_url(location) else Path(location)).resolve()
+    existing = next(path for path in [root, *root.parents] if path.exists())
     free = shutil.disk_usage(existing).free / 2**30
     detail = f"{free:.1f} GiB free at {existing}"
     if not os.access(existing, os.W_OK):
@@ -110,6 +115,31 @@ def _disk(recipe: Recipe, store: Store) -> Finding:
     if free < recipe.runtime.min_free_gb:
         return Finding("disk", "missing", detail, "free space (`darec gc`)")
     return Finding("disk", "ok", detail)
+
+
+def examine_shared(location: str | Path) -> list[Finding]:
+    """Whether a store that several machines share can be reached, keeps conditions, and has this machine's time."""
+    if not is_url(location):
+        return []
+    found: list[Finding] = []
+    try:
+        objects = Objects(str(location))
+        releases = sum(1 for _ in objects.list("state/releases"))
+        found.append(Finding("shared store", "ok", f"{objects.url} answers and holds {releases} files of releases"))
+        shared.check_conditions(objects)
+        found.append(Finding("conditional writes", "ok", "kept by the server, so two machines cannot undo each other"))
+        found.append(_clock(shared.clock_difference(objects).total_seconds()))
+    except DarecError as error:
+        what = ("shared store", "conditional writes", "clock")[len(found)]
+        found.append(Finding(what, "missing", f"{error.what} [{error.where}]", error.hint))
+    return found
+
+
+def _clock(seconds: float) -> Finding:
+    if abs(seconds) < _SKEW:
+        return Finding("clock", "ok", "that of the object store, to a minute")
+    detail = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the object store's"
+    return Finding("clock", "note", detail, "set the clock by NTP: S3 refuses requests from 15 minutes on")
 
 
 def _data(recipe: Recipe) -> Finding:

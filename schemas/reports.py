@@ -51,6 +51,8 @@ class IngestReport(StageReport):
     """What was recognised in the data."""
     doubts: tuple[str, ...] = ()
     """What may be wrong with the data or the recipe, and the setting that resolves it."""
+    copies: tuple[str, ...] = ()
+    """The folders of the copies of remote sources that were read, in `<store>/sources`."""
 
     @property
     def remarks(self) -> tuple[str, ...]:

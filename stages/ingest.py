@@ -3,7 +3,7 @@
 from darec.artifacts.files import DISLIKES, INTERACTIONS, ITEMS, USERS
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
-from darec.dataset.remote import local, named_by_source, origins
+from darec.dataset.remote import local, named_by_source, origins, sources_in
 from schemas.copies import COPIES
 from schemas.reports import IngestReport
 from stages.contract import Outcome, StageContext
@@ -22,4 +22,6 @@ def run(context: StageContext) -> Outcome[IngestReport]:
     if data.dislikes is not None:
         context.write(DISLIKES, data.dislikes)
     notes = [*data.report["notes"], *origins(context.recipe.data, copies)]
-    return Outcome(data.interactions.height, IngestReport.model_validate(data.report | {"notes": notes}))
+    read = [source.copy.path.name for source in sources_in(context.recipe.data, copies)]
+    report = IngestReport.model_validate(data.report | {"notes": notes, "copies": read})
+    return Outcome(data.interactions.height, report)

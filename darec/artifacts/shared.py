@@ -71,7 +71,7 @@ def cache_of(url: str) -> Path:
     folder = Path(os.environ.get(CACHE) or "data/cache") / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (folder / MARKER).exists():
-        _check_conditions(Objects(url))
+        check_conditions(Objects(url))
         with replacing(folder / MARKER) as draft:
             draft.write_text(json.dumps({"url": url}) + "\n")
     return folder
@@ -89,7 +89,7 @@ def _opened(cache: str, process: int) -> "Shared":
     return Shared(folder, Objects(json.loads((folder / MARKER).read_text())["url"]))
 
 
-def _check_conditions(objects: Objects) -> None:
+def check_conditions(objects: Objects) -> None:
     """Raises UserError for a server that ignores the conditions of writes."""
     name = f"leases/probe-{uuid.uuid4().hex}.json"
     try:
@@ -100,6 +100,22 @@ def _check_conditions(objects: Objects) -> None:
             raise UserError("this server does not support conditional writes", where=objects.url, hint=hint)
     finally:
         objects.delete([name])
+
+
+def clock_difference(objects: Objects) -> timedelta:
+    """By how much the server's clock is ahead of this machine's, to about a second."""
+    name = f"leases/probe-{uuid.uuid4().hex}.json"
+    try:
+        before = datetime.now(UTC)
+        objects.create(name, b"1")
+        after = datetime.now(UTC)
+        written = next((each.modified for each in objects.list("leases") if each.name == name), after)
+    finally:
+        objects.delete([name])
+    # A server may tell whole seconds only, so what is within the request and a second of it is no difference.
+    if before - timedelta(seconds=1) <= written <= after:
+        return timedelta(0)
+    return written - (before + (after - before) / 2)
 
 
 class Shared:

@@ -3,7 +3,8 @@
 Always kept are the current release, the target of `rollback`, the newest `releases` others that were not refused, the
 newest `artifacts` of every stage, the complete lineage of all of these, and the artifacts that the gate's floor
 compares (`gate.best_of_nights`): the bundles, and the evaluated vectors of refitted ones. Row ledgers are never
-changed, because profiles are expensive to compute again. Nothing is removed while a run is active. If a manifest in the
+changed, because profiles are expensive to compute again. A copy of a remote source is removed if no kept artifact was
+made from it and no run has used it for a week. Nothing is removed while a run is active. If a manifest in the
 lineage of a kept release cannot be read, the inputs of that release are unknown: then no artifact is removed, and the
 log names the file. Only artifacts are removed from `artifacts/`, and no other files.
 """
@@ -22,6 +23,7 @@ from darec.artifacts.store import IN_USE, Artifact, Store
 from darec.common.errors import DarecError, TransientError
 from darec.common.notices import tell_once
 from darec.serving.releases import LEASE, Releases
+from schemas.copies import COPIES, COPY
 from schemas.manifest import MANIFEST
 
 _WORK_DAYS = 7  # checkpoints of killed runs and folders set aside are kept for this time
@@ -32,7 +34,7 @@ _DAY = 86_400
 class Removal:
     """An artifact or file that was removed, or would be."""
 
-    kind: Literal["artifact", "work", "draft", "damaged", "replaced"]
+    kind: Literal["artifact", "work", "draft", "damaged", "replaced", "copy"]
     path: Path
     bytes: int
 
@@ -135,12 +137,24 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
         yield Removal("work", path, _size(path))
     if uncertain:
         return
+    used = {name for artifact in kept for name in _copies_read(artifact)}
+    for path in _old((record.parent for record in (store.root / COPIES).glob(f"*/{COPY}")), now):
+        if path.name not in used:
+            yield Removal("copy", path, _size(path))
     for path in _old((store.root / "damaged").glob("*"), now):
         yield Removal("damaged", path, _size(path))
     needed = {artifact.path.parents[1] for artifact in kept}
     for path in _old((store.root / "replaced").glob("*"), now):
         if path not in needed:
             yield Removal("replaced", path, _size(path))
+
+
+def _copies_read(artifact: Artifact) -> tuple[str, ...]:
+    """The folders of the copies of remote sources that an artifact was made from."""
+    try:
+        return tuple(artifact.manifest.report.get("copies", ()))
+    except DarecError:
+        return ()
 
 
 def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:
@@ -165,6 +179,7 @@ def _remove(store: Store, removal: Removal) -> bool:
                 store.remove(Artifact(manifest.parent))
             shutil.rmtree(removal.path)
         elif removal.path.is_dir() and not removal.path.is_symlink():
+            (removal.path / COPY).unlink(missing_ok=True)  # a copy without its record is none
             shutil.rmtree(removal.path)
         else:
             removal.path.unlink()

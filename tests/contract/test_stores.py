@@ -6,7 +6,8 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import polars as pl
@@ -14,12 +15,15 @@ import pytest
 
 from darec.artifacts import leases
 from darec.artifacts.ledger import Ledger, row_key
+from darec.artifacts.shared import clock_difference
 from darec.artifacts.store import Artifact, Store, file_records
 from darec.common.errors import DarecError, TransientError
+from darec.common.objects import Objects
 from darec.serving.forgetting import forget
 from darec.serving.records import CurrentLink
 from darec.serving.releases import LEASE, Releases
 from darec.serving.retention import alone, collect
+from pipelines.doctor import examine_shared
 from schemas.manifest import InputRecord, Manifest
 from schemas.tables import PROFILE_ROWS
 from tests.buckets import S3, configured
@@ -436,6 +440,34 @@ def test_a_server_without_conditional_writes_is_refused(machine, server, monkeyp
     with pytest.raises(DarecError, match="does not support conditional writes") as refused:
         machine()
     assert "MinIO" in refused.value.hint
+
+
+def test_doctor_says_of_a_shared_store_what_is_wrong_with_it(server, monkeypatch):
+    url = server.new_bucket()
+    found = [(each.what, each.level) for each in examine_shared(url)]
+    assert found == [("shared store", "ok"), ("conditional writes", "ok"), ("clock", "ok")]
+    assert list(Objects(url).list("")) == []  # nothing of the examination stays
+
+    monkeypatch.setattr(server, "unconditional", True)
+    *_, last = examine_shared(url)
+    assert (last.what, last.level) == ("conditional writes", "missing") and "MinIO" in last.hint
+
+    monkeypatch.setattr(server, "refuses", True)
+    (only,) = examine_shared(url)
+    assert (only.what, only.level) == ("shared store", "missing") and "AWS_ACCESS_KEY_ID" in only.hint
+    assert examine_shared("data/store") == []
+
+
+def test_a_clock_that_differs_from_the_servers_is_measured(server, monkeypatch):
+    objects = Objects(server.new_bucket())
+    listed = Objects.list
+
+    def late(self, prefix):
+        for each in listed(self, prefix):
+            yield replace(each, modified=each.modified - timedelta(hours=1))
+
+    monkeypatch.setattr(Objects, "list", late)
+    assert clock_difference(objects).total_seconds() == pytest.approx(-3600, abs=60)
 
 
 def test_checkpoints_and_half_uploads_of_a_person_are_deleted(machine):

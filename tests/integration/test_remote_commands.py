@@ -1,6 +1,7 @@
 """Commands that know remote sources: data inspect, data fetch, forget."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
-from darec.dataset.copies import copies_in
+from darec.dataset.copies import copies_in, copy_of
 from darec.dataset.forgetting import CopiesOfPerson
+from darec.serving.retention import collect
 from pipelines.cli import app
 from schemas.copies import COPIES
 from stages.prepare import read_sources
@@ -100,6 +102,23 @@ def test_fetch_says_what_it_did_and_full_reads_again(web: Files, tmp_path: Path)
     assert ["1 of 1 files" in words[0], "unchanged" in words[1], "1 of 1 files" in words[2]] == [True] * 3
     (tmp_path / "local.yaml").write_text(yaml.safe_dump({"runtime": {"store": str(tmp_path / "store")}}))
     assert "nothing to fetch" in darec("data", "fetch", "--recipe", str(tmp_path / "local.yaml"))
+
+
+def test_gc_removes_the_copies_that_no_kept_artifact_was_made_from(web: Files, tmp_path: Path) -> None:
+    store, later = Store(tmp_path / "store"), time.time() + 30 * 86_400
+    web.content["/old-interactions.csv"] = web.content["/interactions.csv"]
+    for prefix in ("old-", ""):
+        loaded = recipe(tmp_path, interactions=f"{web.url}/{prefix}interactions.csv")
+        read_sources(loaded)
+        if not prefix:
+            run(loaded, "ingest")
+
+    folder = store.root / COPIES
+    used, unused = (copy_of(folder, f"{web.url}/{name}").path for name in ("interactions.csv", "old-interactions.csv"))
+    assert collect(store, 1, 1).removed == ()  # a week is not over
+    (removal,) = collect(store, 1, 1, now=later).removed
+    assert (removal.kind, removal.path) == ("copy", unused)
+    assert used.is_dir() and not unused.exists()
 
 
 def holding(store: Path) -> list[str]:
