@@ -53,6 +53,15 @@ class FileFormat(Section):
     """Separates several items in the item field of one row; the row stands for one interaction with each."""
     item_rating_separator: str | None = Field(default=None, min_length=1)
     """Separates an item of such a list from its rating, as `-` does in `N29-1 N33-0`."""
+    last_takes_rest: bool = added(False)
+    """Whether the last column has the rest of a line, with the separators in it. Fields are then never quoted."""
+    flatten: bool = added(False)
+    """Only for JSON: nested objects become columns, such as `user.id`."""
+    records: str | None = added(None)
+    """Only for JSON: the field that holds a list of objects. Each of them is a row, with columns such as `events.id`
+    beside the other fields of the line. Nested objects become columns too."""
+    skip_columns: int = added(0, ge=0)
+    """Only for a matrix: number of columns to skip before those of the items."""
 
     @field_validator("encoding")
     @classmethod
@@ -110,8 +119,9 @@ class DataConfig(Section):
     """
 
     source: str = Field(default="movielens-100k", json_schema_extra={"enum": list(SOURCES)})
-    """The layout of the files (csv, tsv, json, parquet, recbole, lightgcn), or a public data set by name, whose files
-    are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it is not there."""
+    """The layout of the files (csv, tsv, json, parquet, recbole, lightgcn, headings, blocks, matrix), or a public data
+    set by name, whose files are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it is not
+    there."""
     folder: Path = not_hashed(Path("data/raw/ml-100k"))
     """Folder of the files of a public data set that is selected by name."""
     interactions: Files | None = not_hashed(None)

@@ -8,7 +8,7 @@ add a source, add a file there.
 from pathlib import Path
 from typing import Literal, get_args
 
-PlainName = Literal["csv", "tsv", "json", "parquet", "recbole", "lightgcn"]
+PlainName = Literal["csv", "tsv", "json", "parquet", "recbole", "lightgcn", "headings", "blocks", "matrix"]
 FormatName = PlainName | Literal["movielens-100k-items"]
 
 SOURCES: dict[str, Path | None] = dict.fromkeys(get_args(PlainName)) | {

@@ -226,4 +226,68 @@ TIMED = [
     csv("a unit that is set", timed(lambda t: t / 86_400), data={"timestamp_unit": "days"}, is_inspected=False),
 ]  # fmt: skip
 
-LAYOUTS = [*DELIMITED, *OTHERS, *SEVERAL, *TIMED]
+BY_USER = {user: [row for row in ROWS if row[0] == user] for user, *_ in ROWS}
+BY_ITEM = {item: [row for row in ROWS if row[1] == item] for _, item, *_ in ROWS}
+DAY, SECOND = dated("%Y-%m-%d"), dated("%Y-%m-%d %H:%M:%S")
+
+
+def named(name: str, header: str, form: Callable[[str, str, int, int], Sequence[object]], **columns: Any) -> Layout:
+    """A log whose header is that of a public data set."""
+    names = header.split(",")
+    return csv(name, delimited(header=names, table=[form(*row) for row in ROWS]), data={"interaction_columns": columns})
+
+
+def unnamed(name: str, form: Callable[[str, str, int, int], Sequence[object]], separator: str = ",", **columns: int):
+    """A log without a header, as in a public data set."""
+    section = {"interaction_format": {"header": False, "separator": separator}, "interaction_columns": columns}
+    return csv(name, delimited(separator, None, [form(*row) for row in ROWS]), "log.txt", data=section)
+
+
+def objects(name: str, rows: Iterable[object], file: str = "log.json", **section: Any) -> Layout:
+    """A log of JSON lines, or of lines of Python."""
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    return csv(name, text, file, data={"source": "json"} | section)
+
+
+PUBLIC = [  # of data sets that people use; what they hold is made up
+    unnamed("Gowalla: coordinates before the place", separator="\t", user=1, item=5, rating=6, timestamp=2,
+            form=lambda u, i, r, t: (u, dated("%Y-%m-%dT%H:%M:%SZ")(t), f"30.{r}123", "-97.7951", i, r)),
+    unnamed("Twitch: every stream has another number", user=1, item=3, rating=4, timestamp=5,
+            form=lambda u, i, r, t: (u, 34_347_669_376 + t % 86_400 + r * 10**6 + t, i, r, t)),
+    unnamed("time first", timestamp=1, user=2, item=3, rating=4, form=lambda u, i, r, t: (SECOND(t), u, i, r)),
+    named("Globo: first words", "user_id,session_start,session_size,click_article_id,click_rating,click_timestamp",
+          lambda u, i, r, t: (u, t - 60, 2, i, r, t), item="click_article_id", rating="click_rating",
+          timestamp="click_timestamp"),
+    named("BeerAdvocate: first words", "brewery_id,review_time,review_overall,review_profilename,beer_beerid",
+          lambda u, i, r, t: (7, t, r, u, i), user="review_profilename", item="beer_beerid", rating="review_overall",
+          timestamp="review_time"),
+    named("trivago: references", "user_id,step,reference,rating,timestamp", lambda u, i, r, t: (u, r, i, r, t),
+          item="reference", rating="rating", timestamp="timestamp"),
+    objects("Goodreads: a time in the middle", ({"user_id": u, "book_id": i, "rating": r, "read_at": "", "date_added":
+            dated("%a %b %d %H:%M:%S -0800 %Y")(t - 28_800)} for u, i, r, t in ROWS),
+            interaction_columns={"item": "book_id", "rating": "rating", "timestamp": "date_added"}),
+    objects("Adressa: an id that occurs again", ({"profile": [{"item": "0"}], "eventId": t * 10 + r, "userId": u,
+            "id": i, "rating": r, "time": t} for u, i, r, t in ROWS),
+            interaction_columns={"user": "userId", "item": "id", "rating": "rating", "timestamp": "time"}),
+    objects("LibraryThing: lines of Python", (f"reviews[({i!r}, {u!r})] = " + repr({"unixtime": t, "work": i, "user": u,
+            "stars": float(r), "flags": []}) for u, i, r, t in ROWS), "reviews.txt",
+            interaction_columns={"user": "user", "item": "work", "rating": "stars", "timestamp": "unixtime"}),
+    objects("nested objects", ({"user": {"id": u, "name": "x"}, "item": {"id": i}, "stars": r, "ts": t}
+            for u, i, r, t in ROWS), interaction_format={"flatten": True}, interaction_columns={"user": "user.id",
+            "item": "item.id", "rating": "stars", "timestamp": "ts"}),
+    objects("OTTO: a list of events in each line", ({"session": u, "events": [{"aid": i, "ts": t, "rating": r}
+            for _, i, r, t in rows]} for u, rows in BY_USER.items()), interaction_format={"records": "events"},
+            interaction_columns={"user": "session", "item": "events.aid", "rating": "events.rating",
+            "timestamp": "events.ts"}),
+    csv("blocks of lines", "".join(f"product/productId: {i}\nreview/userId: {u}\nreview/score: {r}.0\n"
+        f"review/time: {t}\nreview/text: yes: good\n\n" for u, i, r, t in ROWS), "finefoods.txt",
+        data={"source": "blocks", "interaction_columns": {"user": "review/userId", "item": "product/productId",
+        "rating": "review/score", "timestamp": "review/time"}}),
+    csv("Netflix: items above their rows", "".join(f"{i}:\n" + "".join(f"{u},{r},{DAY(t)}\n" for u, _, r, t in rows)
+        for i, rows in BY_ITEM.items()), data={"source": "headings", "interaction_columns": NUMBERS}, **DAYS),
+    csv("thousands in times", timed(lambda t: f'"{t:,}"')),
+    of_format("single quotes", delimited(table=[(f"'{u}'", f"'{i}'", r, t) for u, i, r, t in ROWS]), quote="'"),
+    csv("a ZIP archive with a readme", zipped(log__csv=CSV, README__txt="read me"), "log.zip"),
+]  # fmt: skip
+
+LAYOUTS = [*DELIMITED, *OTHERS, *SEVERAL, *TIMED, *PUBLIC]

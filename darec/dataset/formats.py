@@ -13,7 +13,7 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.common.registry import Registry
 from darec.dataset.files import SourceFile
-from darec.dataset.look import WHITESPACE, header_lines, rows_within, stray_quotes
+from darec.dataset.look import ASSIGNED, WHITESPACE, header_lines, rows_within, stray_quotes, unnested
 from darec.dataset.raw import MORE_FIELDS, reading
 from darec.dataset.unpack import Scratch, head_of, plain_text, refuse_binary
 from schemas import columns as c
@@ -24,6 +24,8 @@ _PLAIN = {
     "tsv": FileFormat(separator="\t", header=True),
     "recbole": FileFormat(separator="\t", header=True, quote="none"),
     "lightgcn": FileFormat(separator=WHITESPACE, header=False),
+    "headings": FileFormat(separator=",", header=False),
+    "matrix": FileFormat(separator=",", header=False),
 }
 _JSON_SAMPLE = 10_000  # number of rows that are searched for fields
 _LARGEST_OBJECT = 2**28  # characters
@@ -78,7 +80,7 @@ def _delimited(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     names, form, skip = _columns(path, form)
     text = _text(path, form, scratch)
     assert form.separator is not None
-    if len(form.separator) > 1:
+    if len(form.separator) > 1 or form.last_takes_rest:
         return _split_lines(text, path, form, names, skip)
 
     quote = None if form.quote == "none" else (form.quote or '"')
@@ -134,8 +136,8 @@ def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
     Numbers and booleans become text; lists and objects become their JSON text.
     """
     text = _text(path, form, scratch)
-    if not _is_strict_lines(text):
-        text = _as_json_lines(text, path, scratch)
+    if form.flatten or form.records or not _is_strict_lines(text):
+        text = _as_json_lines(text, path, form, scratch)
     with text.open(encoding="utf-8") as stream:
         sample = list(itertools.islice((line for line in stream if line.strip()), _JSON_SAMPLE))
     try:
@@ -144,6 +146,52 @@ def _json(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
         raise _no_json(path, str(error)) from error
     with reading(path):
         return pl.scan_ndjson(text, schema=dict.fromkeys(fields, pl.String))
+
+
+@FORMATS.register("blocks")
+def _blocks(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """Blocks of lines `name: value`, a blank line between them: each block is a row, the names are the columns."""
+    text, copy = _text(path, form, scratch), scratch.new(".jsonl")
+    with text.open(encoding="utf-8") as lines, copy.open("w", encoding="utf-8") as out:
+        for filled, block in itertools.groupby(lines, key=lambda line: bool(line.strip())):
+            if filled:
+                pairs = (line.partition(":") for line in block)
+                row = {name.strip(): value.strip() for name, mark, value in pairs if mark}
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return _json(copy, FileFormat(format="json", encoding="utf-8"), scratch)
+
+
+@FORMATS.register("headings")
+def _headings(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """A line `item:` above the rows of that item, as in the Netflix Prize. It becomes the second column."""
+    assert form.separator is not None
+    text = _text(path, form, scratch)
+    names, _, _ = _columns(path, form.model_copy(update={"skip_lines": form.skip_lines + 1}))
+    with reading(path):
+        lines = pl.scan_lines(text, glob=False).slice(form.skip_lines)
+    line = pl.col("line").str.strip_chars(" \r\ufeff")
+    heading = pl.when(line.str.contains(r"^[^\s,;|:]+:$")).then(line.str.strip_suffix(":"))
+    rows = lines.select(line.str.split(form.separator).alias("fields"), heading.alias("own"))
+    rows = rows.with_columns(heading=pl.col("own").forward_fill()).filter(pl.col("own").is_null())
+    first, *others = (pl.col("fields").list.get(number, null_on_oob=True) for number in range(len(names)))
+    values = [first, pl.col("heading"), *others]
+    rows = rows.filter(pl.col("fields").list.first() != "")
+    return rows.select(value.alias(f"column_{number}") for number, value in enumerate(values, 1))
+
+
+@FORMATS.register("matrix")
+def _matrix(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+    """Users as rows and items as columns: `user_id` numbers the rows from 1, `item_id` is the name in the header, or
+    the number of the column. Cells that are missing by `null_values` are no rows."""
+    rows = _delimited(path, form, scratch)
+    names = [name for name in rows.collect_schema().names() if name != MORE_FIELDS][form.skip_columns :]
+    items = {name: name if form.header else str(number) for number, name in enumerate(names, 1)}
+    cells = (
+        rows.select(names).rename(items).with_row_index(c.USER, offset=1).with_columns(pl.col(c.USER).cast(pl.String))
+    )
+    pairs = cells.unpivot(index=c.USER, variable_name=c.ITEM, value_name=c.RATING)
+    given = pl.col(c.RATING).str.strip_chars()
+    return pairs.filter(given.is_not_null() & ~given.str.to_lowercase().is_in(list(form.null_values)))
 
 
 @FORMATS.register("parquet")
@@ -207,11 +255,13 @@ def _split_lines(text: Path, path: Path, form: FileFormat, names: list[str], ski
         line = line.filter(~pl.col("line").str.starts_with(form.comment))
     if form.separator == WHITESPACE:
         fields = pl.col("line").str.extract_all(r"\S+")
+    elif form.last_takes_rest:
+        fields = pl.concat_list(pl.col("line").str.splitn(form.separator, len(names)).struct.field("*"))
     else:
         fields = pl.col("line").str.split(form.separator)
     rows = line.filter(pl.col("line") != "").select(fields=fields)
     values = [pl.col("fields").list.get(number, null_on_oob=True) for number in range(len(names))]
-    if form.quote != "none":
+    if form.quote != "none" and not form.last_takes_rest:
         values = [_unquoted(value, form.quote or '"') for value in values]
     more = pl.col("fields").list.slice(len(names)).list.join(form.separator)
     return rows.select(
@@ -242,11 +292,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _as_json_lines(text: Path, path: Path, scratch: Scratch) -> Path:
+def _as_json_lines(text: Path, path: Path, form: FileFormat, scratch: Scratch) -> Path:
     """A copy with one object of strict JSON per line."""
     copy = scratch.new(".jsonl")
     with copy.open("w", encoding="utf-8") as out:
-        for row in _objects(text, path):
+        for row in (each for value in _objects(text, path) for each in unnested(value, form)):
             out.write(json.dumps({name: _strict(value) for name, value in row.items()}, ensure_ascii=False) + "\n")
     return copy
 
@@ -267,6 +317,8 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
 
             if not buffer:
                 return
+            if assigned := ASSIGNED.match(buffer):
+                buffer = buffer[assigned.end() :]
             try:
                 value, end = decoder.raw_decode(buffer)
             except ValueError as error:

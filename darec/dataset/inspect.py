@@ -17,11 +17,11 @@ from darec.dataset.addresses import place_of
 from darec.dataset.clean import clean
 from darec.dataset.errors import AnswerableError
 from darec.dataset.files import SourceFile, expand
-from darec.dataset.look import Look, look_at
+from darec.dataset.look import Look, look_at, nested_looks
 from darec.dataset.ratings import parsed, scale_of
 from darec.dataset.readers import RawData, read_source
 from darec.dataset.remote import fetch, local
-from darec.dataset.roles import Reading, Role, event_weights, part_of, read_roles
+from darec.dataset.roles import Reading, Role, entities_of, event_weights, part_of, read_roles
 from darec.dataset.sources import resolve, source_files
 from darec.dataset.split import split_interactions
 from schemas.data import DataConfig, SplitConfig
@@ -30,6 +30,7 @@ from schemas.source_names import SOURCES
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
 _LARGE = 300 * 2**20  # bytes; larger files are described by their beginning only
 _TRIES = 6
+_THOUSANDS = r"^[1-9]\d{0,2}(,\d{3})+$"
 _MOST_ROWS = 300_000  # maximum number of rows of a table that are read
 
 
@@ -82,6 +83,7 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
         return named
 
     described = [_described(place, copies) for place in places]
+    _relate(described)
     found = Inspection({"data": {}})
     by_role: dict[Role, list[_Described]] = {}
     for each in described:
@@ -123,7 +125,57 @@ def _described(name: str, copies: Path) -> _Described:
             look.first_line,
             look.doubts,
         )
-    return _Described(name, place, files, look, read_roles(look))
+    look, reading = _unnested(look)
+    return _Described(name, place, files, look, reading)
+
+
+def _unnested(look: Look) -> tuple[Look, Reading]:
+    """The way to read a file that shows interactions: JSON may hold them in nested objects."""
+    reading = read_roles(look)
+    ids = [
+        value for meaning in ("user", "item") for value in look.column(reading.columns.get(meaning, len(look.columns)))
+    ]
+    if reading.role == "interactions" and not any(value.startswith(("{", "[")) for value in ids[:1] + ids[-1:]):
+        return look, reading
+    for nested in nested_looks(look):
+        other = read_roles(nested)
+        if other.role == "interactions" and {"user", "item"} <= other.columns.keys() and not other.doubts:
+            return nested, other
+    return look, reading
+
+
+def _relate(described: list[_Described]) -> None:
+    """Of files without telling names, ids say what they describe: the items or the users of the first log.
+
+    A file whose first column never has a value twice describes what the log names; two parts of one log have the same
+    columns.
+    """
+    logs = [each for each in described if each.reading.role == "interactions"]
+    main = next((each for each in logs if _repeats(each.look.column(each.reading.columns["user"]))), None)
+    if main is None:
+        return
+    columns, separator = main.reading.columns, main.reading.item_separator
+    rating = main.reading.item_rating_separator or "\n"
+    items = {
+        part.rpartition(rating)[0] or part
+        for value in main.look.column(columns["item"])
+        for part in (value.split(separator) if separator else [value])
+    }
+    users = set(main.look.column(columns["user"]))
+    for each in described:
+        is_named = not re.fullmatch(r"column_\d+", each.look.columns[0])
+        if each is main or is_named or len(each.look.columns) == len(main.look.columns):
+            continue
+        keys = each.look.column(0)
+        if _repeats(keys):
+            continue
+        of_items, of_users = len(items.intersection(keys)), len(users.intersection(keys))
+        if of_items != of_users:
+            each.reading = entities_of(each.look, "items" if of_items > of_users else "users")
+
+
+def _repeats(values: list[str]) -> bool:
+    return len(set(values)) < len(values)
 
 
 def _describe_interactions(found: Inspection, described: list[_Described]) -> None:
@@ -159,7 +211,11 @@ def _describe_values(found: Inspection, first: _Described, columns: dict[str, in
     data = found.section["data"]
     if "rating" in columns:
         values = pl.Series(first.look.column(columns["rating"]), dtype=pl.String)
-        scale = scale_of(_numbers(values))
+        comma = None
+        if _numbers(values).null_count() == len(values) and values.str.contains(_THOUSANDS).all():
+            comma = data.setdefault("interaction_format", {})["decimal_comma"] = False
+            found.doubts.append(f"ratings such as {values[0]!r} are taken for thousands, not for fractions")
+        scale = scale_of(_numbers(values, comma))
         if scale is not None and not scale.is_stars:
             data["min_rating"] = scale.suggestion
             found.doubts.append(f"ratings are {scale.words}: is {_shown(scale.suggestion)} the right data.min_rating?")
@@ -300,8 +356,8 @@ def _attributes(raw: RawData) -> list[str]:
     return lines
 
 
-def _numbers(values: pl.Series) -> pl.Series:
-    return values.to_frame("text").select(parsed(pl.col("text"))).to_series()
+def _numbers(values: pl.Series, decimal_comma: bool | None = None) -> pl.Series:
+    return values.to_frame("text").select(parsed(pl.col("text"), decimal_comma)).to_series()
 
 
 def _shown(value: float | None) -> str:

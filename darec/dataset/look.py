@@ -6,15 +6,18 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from darec.common.errors import UserError
 from darec.dataset.unpack import Head, head_of, refuse_binary
-from schemas.data import FileFormat
+from schemas.data import NULL_WORDS, FileFormat
 
 WHITESPACE = "whitespace"
+ASSIGNED = re.compile(r"\w+(\[[^\n]*?\])? = (?=[{\[])")
+"""What stands before a value in lines of Python, as in LibraryThing's `reviews[(1, 'a')] = {...}`."""
 _SEPARATORS = ("::", "\t", ";", "|", ",", "\x01", "^", "~", " ")  # the first of equally good ones is chosen
 _SAMPLE_LINES = 400
 _DECLARED = re.compile(r'"?sep=(.{1,2}?)"?,*$', re.IGNORECASE)
@@ -58,10 +61,16 @@ def look_at(path: Path, encoding: str | None = None) -> Look:
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError("the file is empty", where=str(path), hint="give a file with rows")
-    if text.lstrip()[:1] in ("{", "["):
-        looked = _json(path, text, lines)
+    if ASSIGNED.sub("", text.lstrip(), count=1)[:1] in ("{", "["):
+        looked = _json(path, text, lines, FileFormat(format="json"))
     else:
-        looked = _lightgcn(path, lines) or _delimited(path, text.split("\n"))
+        looked = (
+            _lightgcn(path, lines)
+            or _blocks(path, text.split("\n"))
+            or _headings(path, lines)
+            or _matrix(path, lines)
+            or _delimited(path, text.split("\n"))
+        )
     if encoding == "utf-8" or head.encoding:
         return looked
     return Look(**{**vars(looked), "form": looked.form.model_copy(update={"encoding": encoding})})
@@ -140,7 +149,19 @@ def _encoding(head: Head) -> str:
     return "latin-1"
 
 
-def _json(path: Path, text: str, lines: list[str]) -> Look:
+def nested_looks(look: Look, encoding: str | None = None) -> Iterator[Look]:
+    """Other ways to read a JSON file: nested objects as columns, and the objects of a list as rows."""
+    if look.form.format != "json" or not any(value[:1] in ("{", "[") for row in look.rows for value in row):
+        return
+    head = head_of(look.path)
+    text = head.text(look.form.encoding or head.encoding or encoding or "utf-8")
+    lines = [line for line in text.split("\n") if line.strip()]
+    lists = [name for name, value in zip(look.columns, look.rows[0], strict=True) if value.startswith("[{")]
+    for settings in ({"flatten": True}, *({"records": name} for name in lists)):
+        yield _json(look.path, text, lines, look.form.model_copy(update=settings))
+
+
+def _json(path: Path, text: str, lines: list[str], form: FileFormat) -> Look:
     rows = []
     for line in lines[:_SAMPLE_LINES]:
         try:
@@ -150,9 +171,27 @@ def _json(path: Path, text: str, lines: list[str]) -> Look:
     rows = [row for row in rows if isinstance(row, dict)] or _json_objects(text)
     if len(rows) == 1:
         rows = rows_within(rows[0]) or rows
+    rows = [each for row in rows for each in unnested(row, form)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     values = [[_as_text(row.get(name)) for name in columns] for row in rows]
-    return Look(path, FileFormat(format="json"), columns, values, lines[0])
+    return Look(path, form, columns, values, lines[0])
+
+
+def unnested(row: dict[str, Any], form: FileFormat) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON object: those of the list `form.records`, or the object, nested objects as columns."""
+    if form.records is not None:
+        outer = _flat({name: value for name, value in row.items() if name != form.records})
+        for each in row.get(form.records) or []:
+            yield outer | _flat({form.records: each})
+    else:
+        yield _flat(row) if form.flatten else row
+
+
+def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return found
 
 
 def rows_within(value: dict[str, object]) -> list[dict[str, object]] | None:
@@ -174,10 +213,10 @@ def _json_objects(text: str) -> list[dict[str, object]]:
     if not found:
         for line in text.split("\n")[:_SAMPLE_LINES]:
             try:
-                found.append(ast.literal_eval(line))
+                found.append(ast.literal_eval(ASSIGNED.sub("", line, count=1)))
             except (ValueError, SyntaxError):
                 break
-    return [value for value in found if isinstance(value, dict)]
+    return [value for value in found if isinstance(value, dict) and value]
 
 
 def _as_text(value: object) -> str:
@@ -194,6 +233,74 @@ def _lightgcn(path: Path, lines: list[str]) -> Look | None:
         return None
     rows = [[row[0], item] for row in sample for item in row[1:]]
     return Look(path, FileFormat(format="lightgcn"), ["user_id", "item_id"], rows, lines[0])
+
+
+def _blocks(path: Path, lines: list[str]) -> Look | None:
+    """Blocks of lines `name: value`, a blank line between them, each block a row."""
+    rows: list[dict[str, str]] = [{}]
+    for line in lines[:_SAMPLE_LINES]:
+        name, mark, value = line.partition(": ")
+        if not line.strip():
+            rows.append({})
+        elif mark and re.fullmatch(r"[\w/ ]{1,40}", name) and name not in rows[-1]:
+            rows[-1][name] = value.strip()
+        else:
+            return None
+    rows = [row for row in rows if row]
+    if len(rows) < 3 or len(rows[0]) < 2 or list(rows[0]) != list(rows[1]):
+        return None
+    names = list(rows[0])
+    cells = [[row.get(name, "") for name in names] for row in rows]
+    return Look(path, FileFormat(format="blocks"), names, cells, lines[0])
+
+
+def _headings(path: Path, lines: list[str]) -> Look | None:
+    """A line `item:` above the rows of that item, as in the files of the Netflix Prize."""
+    if len(lines) < 3 or not is_heading(lines[0]) or is_heading(lines[1]):
+        return None
+    plain = [line for line in lines[:_SAMPLE_LINES] if not is_heading(line)]
+    separator = _separator(plain)
+    if separator is None:
+        return None
+    form = FileFormat(format="headings", separator=None if separator == "," else separator)
+    heading, rows = "", []
+    for line in lines[:_SAMPLE_LINES]:
+        if is_heading(line):
+            heading = line.strip()[:-1]
+        else:
+            first, *others = line.split(separator)
+            rows.append([first, heading, *others])
+    return Look(path, form, [f"column_{number}" for number in range(1, len(rows[0]) + 1)], rows, lines[0])
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line is an id and a colon."""
+    return re.fullmatch(r"[^\s,;|:]+:\s*", line) is not None
+
+
+def _matrix(path: Path, lines: list[str]) -> Look | None:
+    """Users as rows and items as columns, without a header: Jester's ratings, 99 where there is none."""
+    separator = next((each for each in (",", "\t", ";") if each in lines[0]), None)
+    rows = [line.strip().split(separator) for line in lines[:_SAMPLE_LINES]]
+    width = len(rows[0])
+    if separator is None or width < 20 or any(len(row) != width for row in rows):
+        return None
+    cells = [[cell.strip() for cell in row] for row in rows]
+    if not all(not cell or is_number(cell) for row in cells for cell in row):
+        return None
+    word, count = Counter(cell for row in cells for cell in row).most_common(1)[0]
+    missing = [word] if word and count > 0.1 * len(cells) * width else []
+    there = [sum(bool(cell) and cell not in missing for cell in row[1:]) for row in cells]
+    skipped = int(all(row[0] == str(number) for row, number in zip(cells, there, strict=True)))
+    settings: dict[str, Any] = {"skip_columns": skipped, "separator": None if separator == "," else separator}
+    form = FileFormat(format="matrix", null_values=(*NULL_WORDS, *missing), **settings)
+    pairs = [
+        [str(user), str(item), cell]
+        for user, row in enumerate(cells, 1)
+        for item, cell in enumerate(row[skipped:], 1)
+        if cell and cell not in missing
+    ]
+    return Look(path, form, ["user_id", "item_id", "rating"], pairs, lines[0])
 
 
 def _parquet(path: Path) -> Look:
@@ -223,9 +330,13 @@ def _delimited(path: Path, lines: list[str]) -> Look:
     form = FileFormat(separator=separator, comment=comment)
     if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
         form = form.model_copy(update={"quote": "none"})
+    elif _has_single_quotes(plain, separator):
+        form = form.model_copy(update={"quote": "'"})
 
     rows, before = _table_in(_rows(plain, form))
     skipped = [] if comment else plain[:before]
+    if lines[0].startswith("%%MatrixMarket"):  # the first row has the numbers of rows, columns and entries
+        rows, skipped, form = rows[1:], plain[:1], form.model_copy(update={"comment": None})
     if all(_TYPED.fullmatch(name) for name in rows[0]):
         names = [name.rpartition(":")[0] for name in rows[0]]
         return Look(path, FileFormat(format="recbole"), names, rows[1:], plain[0])
@@ -241,6 +352,12 @@ def _delimited(path: Path, lines: list[str]) -> Look:
     doubts = [doubt] if doubt else []
     doubts += [f"the first lines are not rows and are skipped: {shown(skipped[0])}"] if skipped else []
     return Look(path, form.model_copy(update=settings), names, rows[1:] if header else rows, plain[0], doubts)
+
+
+def _has_single_quotes(lines: list[str], separator: str) -> bool:
+    mark = re.escape(separator)
+    quoted = re.compile(rf"(^|{mark})'[^']*'({mark}|$)")
+    return not any('"' in line for line in lines) and sum(map(bool, map(quoted.search, lines))) > 0.9 * len(lines)
 
 
 def _table_in(rows: list[list[str]]) -> tuple[list[list[str]], int]:
@@ -262,7 +379,7 @@ def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
     assert form.separator is not None
     if form.separator == WHITESPACE or len(form.separator) > 1 or form.quote == "none":
         return [fields_of(line, form) for line in lines]
-    return list(csv.reader(io.StringIO("\n".join(lines)), delimiter=form.separator))
+    return list(csv.reader(io.StringIO("\n".join(lines)), delimiter=form.separator, quotechar=form.quote or '"'))
 
 
 def _separator(lines: list[str]) -> str | None:
@@ -316,9 +433,14 @@ def mismatch(path: Path, form: FileFormat) -> tuple[str, str] | None:
     changes = _changes(look.form, form)
     if not changes:
         return None
-    kind = {"json": "JSON", "parquet": "Parquet", "lightgcn": "lines of a user and its items"}.get(
-        str(look.form.format)
-    )
+    kind = {
+        "json": "JSON",
+        "parquet": "Parquet",
+        "lightgcn": "lines of a user and its items",
+        "blocks": "blocks of lines `name: value`",
+        "headings": "rows below lines `item:`",
+        "matrix": "a matrix of users and items",
+    }.get(str(look.form.format))
     if kind is None:
         separator = _separator_of(look.form)
         kind = f"fields separated by {_named(separator)}" + (" without a header" if look.form.header is False else "")

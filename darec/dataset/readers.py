@@ -11,6 +11,7 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.dataset.describe import as_text, attribute_list, mojibake, readable, worth_showing
+from darec.dataset.errors import AnswerableError
 from darec.dataset.files import SourceFile
 from darec.dataset.formats import completed, open_files
 from darec.dataset.movielens import moved_articles
@@ -107,7 +108,7 @@ def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat)
 
 def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
     form, columns, path = _form(config, "item"), config.item_columns, files[0].path
-    rows = _whole_rows(open_files(files, form, scratch), path, form)
+    rows = _whole_rows(open_files(files, form, scratch), path, form, "item")
     fields = {"item": c.ITEM, "title": c.TITLE, "description": c.DESCRIPTION}
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
     names = {fields[field]: name for field, name in named_columns(rows, mapped, path, form, "item").items()}
@@ -125,7 +126,7 @@ def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
 
 def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
     form, columns, path = _form(config, "user"), config.user_columns, files[0].path
-    rows = _whole_rows(open_files(files, form, scratch), path, form)
+    rows = _whole_rows(open_files(files, form, scratch), path, form, "user")
     user = named_columns(rows, {"user": columns.user}, path, form, "user")["user"]
     attributes = _attributes(rows, columns.attributes, {user}, path, form, "user")
     described = rows.select(pl.col(user).alias(c.USER), attribute_list(rows, attributes, form.null_values))
@@ -138,7 +139,7 @@ def _form(config: DataConfig, role: str) -> FileFormat:
     return completed(getattr(config, f"{role}_format"), config.source, config.encoding)
 
 
-def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat) -> pl.LazyFrame:
+def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat, role: str) -> pl.LazyFrame:
     """The rows of a text table, in which no row may have more fields than columns."""
     names = rows.collect_schema().names()
     if MORE_FIELDS not in names:
@@ -148,7 +149,9 @@ def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat) -> pl.LazyFram
         line = first_long_line(path, form.separator or ",", len(names) - 1)
         where = f"line {line}" if line else "a line"
         what = f"{where} has more fields than the header"
-        raise UserError(what, where=str(path), hint="quote fields that hold the separator")
+        hint = f"quote fields that hold the separator, or set data.{role}_format.last_takes_rest: true"
+        settings = {"data": {f"{role}_format": {"last_takes_rest": True}}}
+        raise AnswerableError(what, where=str(path), hint=hint, settings=settings)
     return rows.drop(MORE_FIELDS)
 
 

@@ -16,35 +16,35 @@ Role = Literal["interactions", "items", "users"]
 
 _WHOM = (
     "user|usr|use|reviewer|visitor|customer|cust|client|member|profile|account|person|listener|reader|viewer|player|"
-    "buyer|subscriber|consumer|household|steam|session|u"
+    "buyer|subscriber|consumer|household|steam|playlist|session|u"
 )
 _WHAT = (
     "item|itm|ite|movie|film|book|product|prod|business|venue|place|poi|location|artist|song|track|album|music|anime|"
     "manga|news|article|game|app|video|recipe|beer|wine|joke|course|content|doc|document|listing|offer|restaurant|"
-    "hotel|show|series|podcast|merchant|page|post|ad|i"
+    "hotel|show|series|podcast|merchant|page|post|work|gmap|stream|ad|i"
 )
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
         f"(origin|orig|raw)?({_WHOM}){_NUMBERED}",
-        "uid|msno|steamid",
+        "uid|msno|steamid|pid",
         _WHOM,
         f"({_WHOM})(name|hash)|author|authorid",
     ),
     "item": (
         "parentasin",
-        f"({_WHAT}){_NUMBERED}|asin|sku|isbn|isbn13|stockcode|iid",
+        f"({_WHAT}){_NUMBERED}|asin|sku|isbn|isbn13|stockcode|iid|aid",
         _WHAT,
-        f"({_WHAT})(name|uri|url)",
+        f"({_WHAT})(name|uri|url)|reference",
     ),
     "rating": (
         "rating|ratings|rate|stars|star|overall|score|liked|thumbs|userrating|bookrating|ratingscore|myscore",
-        "weight|plays|playcount|listencount|count|listens|votes?|feedback|preference|value|hours|playtime|label|like",
+        "weight|plays|playcount|listencount|count|listens|votes?|feedback|preference|value|hours|playtime(forever)?|label|like",
     ),
     "timestamp": (
         "unixreviewtime|timestamp|ts|timestampms|unixtime|epoch",
         "time|date|datetime|when",
-        ".*(time|date|timestamp|at|day)",
+        ".*(time|date|timestamp|at|day)|(date|time).*",
     ),
     "event": (
         "event|eventtype|eventname|action|actiontype|behavior|behaviortype|behaviour|actid|interaction",
@@ -118,20 +118,41 @@ def _bare(name: str) -> str:
 
 def _by_name(look: Look) -> dict[str, int]:
     """For each meaning, the column with the best name whose values are plausible."""
-    bare = [_bare(name) for name in look.columns]
     found: dict[str, int] = {}
-    for meaning, patterns in _NAMES.items():
-        candidates = [
-            (rank, number)
-            for rank, pattern in enumerate(patterns)
-            for number, name in enumerate(bare)
-            if number not in found.values()
-            and re.fullmatch(pattern, name)
-            and _FITS.get(meaning, _anything)(look.column(number))
-        ]
-        if candidates:
-            found[meaning] = min(candidates)[1]
+    # Names as they are come first, then their last words: `click_article_id`, `review/userId`, `item.id`.
+    nested = any(re.search(r"\w[/.]\w", name) for name in look.columns)
+    for last in (False, True):
+        bare = [_bare(_last_words(name, nested) if last else name) for name in look.columns]
+        for meaning, patterns in _NAMES.items():
+            candidates = [
+                (rank, number)
+                for rank, pattern in enumerate(patterns)
+                for number, name in enumerate(bare)
+                if meaning not in found
+                and number not in found.values()
+                and re.fullmatch(pattern, name)
+                and _FITS.get(meaning, _anything)(look.column(number))
+            ]
+            if candidates and not (last and meaning in ("split", "event")):
+                found[meaning] = min(candidates)[1]
+    if "user" in found and "item" not in found and (number := _plain_id(look)) is not None:
+        found["item"] = number
     return found
+
+
+def _last_words(name: str, nested: bool) -> str:
+    """A name without its first word; of nested names alone, if there are any, the last part."""
+    if nested:
+        *owner, last = re.split(r"[/.]", name)
+        return f"{owner[-1]}_id" if owner and _bare(last) == "id" else last if owner else name
+    return re.sub(r"^[^_\s-]+[_\s-]+", "", name)
+
+
+def _plain_id(look: Look) -> int | None:
+    """A column called `id` whose values occur again, as those of items do in a log."""
+    names = [_bare(name) for name in look.columns]
+    number = names.index("id") if "id" in names else None
+    return None if number is None or _is_unique(look.column(number)) else number
 
 
 def _interactions(look: Look, found: dict[str, int]) -> Reading:
@@ -168,8 +189,10 @@ def _by_position(look: Look) -> Reading:
     """Recognises columns without names: a time, a rating, and the remaining columns as user and item, in this order."""
     numbers = [number for number in range(len(look.columns)) if any(value.strip() for value in look.column(number))]
     lists = {number: marks for number in numbers if (marks := _list_marks(look.column(number)))}
-    first = look.column(numbers[0])
     time = next((number for number in numbers[1:] if _is_time(look.column(number))), None)
+    if time is None and len(numbers) > 2 and _is_date(look.column(numbers[0])):
+        time, numbers = numbers[0], numbers[1:]
+    first = look.column(numbers[0])
 
     # Unique ids, no times, and texts: a description of items or users.
     if _is_unique(first) and len(first) > 3 and time is None and _has_words(look, numbers[1:]):
@@ -184,9 +207,13 @@ def _by_position(look: Look) -> Reading:
     if lists and len(ids) > 1 and _counts_up(look.column(ids[0])):
         ids = ids[1:]
 
-    rating = next((number for number in reversed(ids[2:]) if _is_rating(look.column(number))), None)
-    columns = {"user": ids[0], "item": ids[1] if len(ids) > 1 else ids[0]}
+    item = _item_among(look, ids[1:]) if len(ids) > 1 else ids[0]
+    rating = next((number for number in reversed(ids) if number > max(ids[0], item) and _is_score(look, number)), None)
+    columns = {"user": ids[0], "item": item}
     reading = Reading("interactions", columns, ["the first id column is read as the user, the second as the item"])
+    if _are_amazon_items(first) and not _are_amazon_items(look.column(item)):
+        columns |= {"user": item, "item": ids[0]}
+        reading.doubts = ["the first column is read as the item, because its ids are those of Amazon's products"]
     if lists and len(ids) == 1:
         number = next((number for number, marks in lists.items() if marks[1]), next(iter(lists)))
         columns["item"] = number
@@ -198,6 +225,52 @@ def _by_position(look: Look) -> Reading:
     if time is not None:
         columns["timestamp"] = time
     return reading
+
+
+def _item_among(look: Look, numbers: list[int]) -> int:
+    """The first column that may hold the ids of items.
+
+    Fractions are coordinates or amounts, values that never occur again number the rows, and ids are rarely missing.
+    """
+    usual = [number for number in numbers if not _are_fractions(look.column(number))] or numbers
+    repeated = [number for number in usual if not (_is_unique(look.column(number)) and len(look.rows) > 50)] or usual
+    complete = [number for number in repeated if len(_known(look.column(number))) > 0.98 * len(look.rows)] or repeated
+    varied = [number for number in complete if len(set(look.column(number))) > 1] or complete
+    return varied[0]
+
+
+def _are_fractions(values: list[str]) -> bool:
+    known = _known(values)
+    return bool(known) and sum(
+        bool(re.fullmatch(r"\s*[-+]?\d*\.\d*[1-9]\d*\s*", value)) for value in known
+    ) > 0.5 * len(known)
+
+
+def _is_score(look: Look, number: int) -> bool:
+    """Whether a column without a name may hold ratings: no coordinates, which have many places after the point."""
+    values = look.column(number)
+    return _is_rating(values) and not any(re.search(r"\.\d{4,}", value) for value in values)
+
+
+def _are_amazon_items(values: list[str]) -> bool:
+    """Whether these are Amazon's product ids: ten digits and capitals, a B or a digit first."""
+    known = _known(values)
+    return bool(known) and all(re.fullmatch(r"(B[0-9A-Z]{9}|\d{9}[0-9X])", value.strip()) for value in known)
+
+
+def entities_of(look: Look, role: Role) -> Reading:
+    """A file without names that is known to describe items, or users, by the ids in its first column."""
+    if role == "users":
+        return Reading("users", {"user": 0})
+    texts = [number for number in range(1, len(look.columns)) if _is_title(look.column(number))]
+    return Reading("items", {"item": 0} | ({"title": texts[0]} if texts else {}))
+
+
+def _is_title(values: list[str]) -> bool:
+    """Whether these are titles: texts of which hardly one occurs again, and no addresses or nested values."""
+    known = _known(values)
+    plain = _is_text(values) and not any(value.startswith(("http", "{", "[")) for value in known)
+    return plain and len(set(known)) > 0.8 * len(known)
 
 
 def _anything(values: list[str]) -> bool:
@@ -227,6 +300,11 @@ def _is_time(values: list[str]) -> bool:
     read = times.recognise(known, None, None)
     found = known.to_frame().select(times.nanoseconds("time", pl.String(), read)).to_series()
     return int((found != times.IMPLAUSIBLE).fill_null(False).sum()) > 0.8 * len(known)
+
+
+def _is_date(values: list[str]) -> bool:
+    """Whether these are times in text, and not numbers that could be."""
+    return not any(map(is_number, _known(values))) and _is_time(values)
 
 
 def _is_event(values: list[str]) -> bool:

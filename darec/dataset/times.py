@@ -34,6 +34,7 @@ _FORMS = (*(f"{day} {hour}".strip() for hour in _HOURS for day in _DAYS), *_OTHE
 _MOST_FORMS = 4  # formats in one column
 _SAMPLE = 2_000  # distinct values
 
+_THOUSANDS = r"^\d{1,3}(,\d{3}){3,}$"
 _SCIENTIFIC = r"^[-+]?\d(\.\d+)?[eE]\+?\d+$"
 
 
@@ -74,6 +75,7 @@ def nanoseconds(column: str, kind: pl.DataType, read: TimeForms) -> pl.Expr:
     if kind.is_numeric():
         return _of_float(values.cast(pl.Float64).fill_nan(None), read.unit)
     text = values.cast(pl.String).str.strip_chars()
+    text = pl.when(text.str.contains(_THOUSANDS)).then(text.str.replace_all(",", "", literal=True)).otherwise(text)
     whole, number = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).fill_nan(None)
     if read.mangled:
         number = pl.when(~text.str.contains(_SCIENTIFIC)).then(number)

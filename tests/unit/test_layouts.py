@@ -9,7 +9,7 @@ from darec.dataset.clean import clean
 from darec.dataset.inspect import inspect
 from darec.dataset.readers import read_source
 from schemas.data import DataConfig
-from tests.logs import LAYOUTS, ROWS, Layout
+from tests.logs import BY_ITEM, BY_USER, LAYOUTS, ROWS, TITLES, Layout, dated, delimited
 
 
 def read(data: dict):
@@ -40,3 +40,47 @@ def test_inspect_describes_every_layout_unaided(layout, tmp_path, monkeypatch):
     places = layout.places or [name for name in layout.files if not Path(name).name.startswith((".", "_"))]
     section = parse(inspect(places).yaml)
     assert sorted(found(section["data"])) == expected(layout), section
+
+
+def test_a_matrix_of_ratings_is_a_log(tmp_path, monkeypatch):
+    cells = {(user, item): rating for user, item, rating, _ in ROWS}
+    table = [
+        [len(rows), *(cells.get((user, f"i{item}"), 99) for item in range(1, 22))] for user, rows in BY_USER.items()
+    ]
+    (tmp_path / "jester.csv").write_text(delimited(header=None, table=table))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["jester.csv"]).yaml)["data"]
+    assert section["interaction_format"]["skip_columns"] == 1
+    rows = read(section | {"min_rating": None}).interactions.select("user_id", "item_id", "rating").rows()
+    numbers = {user: str(number) for number, user in enumerate(BY_USER, 1)}
+    assert sorted(rows) == sorted((numbers[user], item[1:], float(rating)) for user, item, rating, _ in ROWS)
+
+
+def test_files_without_a_header_are_told_apart_by_the_ids_in_them(tmp_path, monkeypatch):
+    clicks = [(n, user, dated("%m/%d/%Y %I:%M:%S %p")(time), "x1 x2", f"{item}-1 i99-0")
+              for n, (user, item, _, time) in enumerate(ROWS)]  # fmt: skip
+    news = [(item, "sports", "soccer", title, "https://x/" + item) for item, title in TITLES.items()]
+    people = [(user, "mf"[n % 2], 20 + n, "Mexico", f"Feb {n + 1}, 2007") for n, user in enumerate(BY_USER)]
+    for name, table in (("behaviors", clicks), ("news", news), ("people", people)):
+        (tmp_path / f"{name}.tsv").write_text(delimited("\t", None, table))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["behaviors.tsv", "news.tsv", "people.tsv"]).yaml)["data"]
+    assert (section["interactions"], section["items"], section["users"]) == ("behaviors.tsv", "news.tsv", "people.tsv")
+    data = read(section)
+    assert {(row[0], row[1]) for row in data.interactions.rows()} == {(user, item) for user, item, *_ in ROWS}
+    assert dict(data.items.select("item_id", "title").rows()).items() >= TITLES.items()
+
+
+def test_the_last_column_may_hold_the_separator(tmp_path, monkeypatch):
+    (tmp_path / "ratings.txt").write_text(
+        "".join(
+            f"{item}:\n" + "".join(f"{u},{r},2005-09-06\n" for u, _, r, _ in rows) for item, rows in BY_ITEM.items()
+        )
+    )
+    more = TITLES | {"i3": f"{TITLES['i3']}, i3, and more"}
+    (tmp_path / "titles.csv").write_text("".join(f"{item},1990,{title}\n" for item, title in more.items()))
+    monkeypatch.chdir(tmp_path)
+    found = inspect(["ratings.txt", "titles.csv"])
+    assert any("last_takes_rest" in doubt for doubt in found.doubts)
+    titles = dict(read(parse(found.yaml)["data"]).items.select("item_id", "title").rows())
+    assert titles == {item: title for item, title in more.items() if item in BY_ITEM}
