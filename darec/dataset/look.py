@@ -383,13 +383,13 @@ def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
 
 
 def _separator(lines: list[str]) -> str | None:
-    """The separator that splits most lines into the same number of fields, if possible including the first line."""
+    """The separator that splits most lines into the same number of fields, if possible including one of the first lines."""
     best, best_score = None, 0.0
     for separator in _SEPARATORS:
         single = len(separator) == 1
         rows = _rows(lines, FileFormat(separator=separator)) if single else [line.split(separator) for line in lines]
         width, count = Counter(map(len, rows)).most_common(1)[0]
-        score = count / len(rows) - (0.5 if len(rows[0]) == 1 else 0)
+        score = count / len(rows) - (0.5 if all(len(row) == 1 for row in rows[:3]) else 0)
         if width > 1 and score > best_score + 0.02 and count > 0.5 * len(rows):
             best, best_score = separator, score
     width, count = Counter(len(line.split()) for line in lines).most_common(1)[0]

@@ -208,7 +208,8 @@ def _by_position(look: Look) -> Reading:
         ids = ids[1:]
 
     item = _item_among(look, ids[1:]) if len(ids) > 1 else ids[0]
-    rating = next((number for number in reversed(ids) if number > max(ids[0], item) and _is_score(look, number)), None)
+    scores = [number for number in reversed(ids) if number > max(ids[0], item) and _is_score(look, number)]
+    rating = next((number for number in scores if len(set(look.column(number))) > 1), scores[0] if scores else None)
     columns = {"user": ids[0], "item": item}
     reading = Reading("interactions", columns, ["the first id column is read as the user, the second as the item"])
     if _are_amazon_items(first) and not _are_amazon_items(look.column(item)):
@@ -224,6 +225,15 @@ def _by_position(look: Look) -> Reading:
         columns["rating"] = rating
     if time is not None:
         columns["timestamp"] = time
+    for number in numbers:
+        kinds = sorted(set(_known(look.column(number))))
+        if number in columns.values() or not 1 < len(kinds) <= 10 or any(map(is_number, kinds)):
+            continue
+        if event_weights(kinds) and "event" not in columns:
+            columns["event"] = number
+        else:
+            what = f"column {look.columns[number]!r} is not read ({', '.join(kinds[:5])})"
+            reading.doubts.append(f"{what}: if these are kinds of events, set data.interaction_columns.event")
     return reading
 
 
@@ -247,9 +257,12 @@ def _are_fractions(values: list[str]) -> bool:
 
 
 def _is_score(look: Look, number: int) -> bool:
-    """Whether a column without a name may hold ratings: no coordinates, which have many places after the point."""
-    values = look.column(number)
-    return _is_rating(values) and not any(re.search(r"\.\d{4,}", value) for value in values)
+    """Whether a column without a name may hold ratings: no coordinates, with many places after the point, and no ids
+    of categories, which are large numbers of which few differ."""
+    values = _known(look.column(number))
+    has_places = any(re.search(r"\.\d{4,}", value) for value in values)
+    are_ids = len(set(values)) > 1 and all(re.fullmatch(r"\d{4,}", value) for value in values)
+    return _is_rating(values) and not (has_places or are_ids)
 
 
 def _are_amazon_items(values: list[str]) -> bool:
