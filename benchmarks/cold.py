@@ -142,13 +142,13 @@ def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
     item[cold] = final.item[~cold].mean(0)
     assert data.text is not None
     unit = run.entry.config.scoring == "cosine"
+    known = final, data.text, data.interactions, unit
     return {
         "of the backbone": final,
         "mean of warm items": Representations.join(final.user, item),
-        "ridge from text": cold_start.fill(final, data.text, data.interactions, unit=unit),
-        "neighbours of the text": cold_start.fill_from_neighbours(
-            final, data.text, data.interactions, unit, run.entry.config.cold_loss
-        ),
+        "ridge from text": cold_start.fill(*known),
+        "neighbours of the text": cold_start.fill_from_neighbours(*known, run.entry.config.cold_loss),
+        "text of the history": cold_start.fill_from_history(*known, run.entry.config.cold_loss),
     }
 
 

@@ -130,13 +130,14 @@ class TrainConfig(Section):
     warm_start: bool = False
     """Initialises id embeddings from the current release, matched by external id, if it was trained with the same
     settings. New ids are initialised at random."""
-    cold_start: Literal["ridge", "neighbours", "none"] = "ridge"
+    cold_start: Literal["ridge", "neighbours", "history", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
     uses text. neighbours: the same for users; an item gets the mean vector of the items with the most similar texts,
-    scaled up as far as `cold_loss` allows. none: the output of the backbone for their untrained embeddings."""
+    scaled up as far as `cold_loss` allows. history: as neighbours, and the texts of the user's items are compared with
+    the text of a new item in 64 additional columns. none: the output of the backbone for their untrained embeddings."""
     cold_loss: float = added(0.02, ge=0, le=1)
     """Maximum relative decrease of the validation Recall@20 of items with train interactions. Used if `cold_start` is
-    neighbours."""
+    neighbours or history."""
     fuse: FuseConfig | None = added(None)
     """Adds text columns to the trained vectors. null: the vectors are those of the backbone."""
     refit: Literal["none", "all"] = not_hashed("none")  # adds a stage with its own artifact and changes no other

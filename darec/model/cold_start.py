@@ -6,9 +6,13 @@ closed form; the penalty has the smallest leave-one-out error.
 neighbours: the vector of a cold item is the mean of the warm items with the nearest texts, times a scale. The scale is
 the largest one that decreases the validation recall of warm items by no more than allowed. It is chosen on a tenth of
 the warm items, which are treated as if they were cold.
+
+history: the same, and a cold item also scores by how its text goes with the texts of a user's items, in columns of
+their own that are 0 for warm items.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +21,8 @@ from torch.nn import functional
 
 from darec.common.interactions import Interactions, ItemLists, Representations
 from darec.common.regression import ridge
+from darec.model.item_weights import history_matrix
+from darec.model.ridge import text_prior
 
 _MOST_ROWS = 100_000  # maximum number of evenly spaced rows for fitting a map of a few hundred dimensions
 _NEIGHBOURS, _SHARPNESS = 50, 10  # number of neighbours, and exponent of the cosines that weight them
@@ -24,6 +30,8 @@ _BLOCK = 1024  # number of rows that are compared with all others at once
 _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to choose the scale
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES = torch.logspace(-1, 1, 81)
+_TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 64  # of the columns of histories
+_HISTORIES = 2**16  # users at once
 
 _logger = logging.getLogger(__name__)
 
@@ -60,12 +68,75 @@ def fill_from_neighbours(
     if unit:
         predicted = functional.normalize(predicted, dim=-1)
     else:
-        scale = calibrate(final, text, interactions, allowed_loss)
-        _logger.info("vectors of %d items without train interactions are scaled by %.2f", len(predicted), scale)
-        predicted = scale * predicted
+        predicted = calibrate(final, text, interactions, allowed_loss) * predicted
     items = filled.item.clone()
     items[~warm] = predicted
     return Representations(torch.cat([filled.user, items]), final.n_users)
+
+
+def fill_from_history(
+    final: Representations, text: Representations, interactions: Interactions, unit: bool, allowed_loss: float
+) -> Representations:
+    """As `fill_from_neighbours`, with columns in which the texts of a user's items meet the text of a cold item.
+
+    The added score of user u and cold item c is what EASE, fitted to texts instead of users, gives c by the train items
+    H of u: sum_{i in H} C_ic / sqrt(|H|), with the factors of C as in `darec.model.ridge.text_prior`. Its standard
+    deviation is `_TEXT_SHARE` of that of the neighbours' scores. Warm items are 0 in these columns: their scores stay.
+
+    Returns:
+        rows of width d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
+    """
+    _, warm = _warm(interactions)
+    if unit or warm.all() or warm.sum() < 2:
+        return fill_from_neighbours(final, text, interactions, unit, allowed_loss)
+    of_users, of_items = history_columns(text.item, interactions)
+    cold = of_neighbours(text.item, final.item, warm, ~warm)
+    ratio = deviation(final.user, cold) / max(deviation(of_users, of_items[~warm]), 1e-12)
+    of_items = _TEXT_SHARE * ratio * of_items
+
+    filled = fill(final, text, interactions, unit)
+    wide = Representations.join(
+        torch.cat([filled.user, of_users], 1), torch.cat([filled.item, torch.zeros_like(of_items)], 1)
+    )
+    beside = torch.cat([torch.zeros_like(final.item), of_items], 1)
+    predicted = of_neighbours(text.item, wide.item, warm, ~warm) + beside[~warm]
+    items = wide.item.clone()
+    items[~warm] = calibrate(wide, text, interactions, allowed_loss, beside) * predicted
+    return Representations.join(wide.user, items)
+
+
+def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tensor, Tensor]:
+    """Rows of users [n_users, k] and of items [n_items, k] whose inner products are the text scores.
+
+    They are the best approximation of these scores by k columns, over the users and items that there are.
+    """
+    size = interactions.train, interactions.n_users, interactions.n_items
+    prior, history = text_prior(item_text, _TEXT_L2, 1.0), history_matrix(*size)
+    lengths = ItemLists(*size).lengths.clamp_min(1).sqrt()
+
+    def blocks() -> Iterator[Tensor]:
+        for users in torch.arange(interactions.n_users, device=item_text.device).split(_HISTORIES):
+            yield torch.sparse.mm(history.index_select(0, users), prior.left) / lengths[users, None]
+
+    # With the users' second moments G = L L, scores are (p / L) (t L): the principal components of t L are the best.
+    moments = torch.zeros(prior.left.shape[1], prior.left.shape[1], dtype=torch.float64, device=item_text.device)
+    for rows in blocks():
+        moments += (rows.T @ rows).double()
+    values, vectors = torch.linalg.eigh(moments / interactions.n_users)
+    root = values.clamp_min(1e-12 * values[-1]).sqrt()
+    spread = (vectors * root) @ vectors.T
+    seen = prior.right.double() @ spread
+    _, components = torch.linalg.eigh(seen.T @ seen)
+    best = components[:, -_TEXT_COLUMNS:]
+    to_users = (((vectors / root) @ vectors.T) @ best).float()
+    return torch.cat([rows @ to_users for rows in blocks()]), (seen @ best).float()
+
+
+def deviation(user: Tensor, item: Tensor) -> float:
+    """Standard deviation of the scores of all users and items, from d x d numbers: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
+    user, item = user.double(), item.double()
+    squares = ((user.T @ user / len(user)) * (item.T @ item / len(item))).sum()
+    return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())
 
 
 def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
@@ -92,11 +163,24 @@ def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) ->
     return torch.cat(parts)
 
 
-def calibrate(final: Representations, text: Representations, interactions: Interactions, allowed_loss: float) -> float:
+def calibrate(
+    final: Representations,
+    text: Representations,
+    interactions: Interactions,
+    allowed_loss: float,
+    beside: Tensor | None = None,
+) -> float:
     """The largest scale of predicted rows that decreases the validation recall of warm items by at most `allowed_loss`.
 
     A tenth of the warm items, drawn at random, are treated as if they were cold. Without validation pairs of the other
     items it is 1.
+
+    Args:
+        final: what training made.
+        text: text vectors of all nodes.
+        interactions: train and validation pairs.
+        allowed_loss: the largest fraction of recall.
+        beside: [n_items, d], what is added to the neighbours' mean of an item.
     """
     _, warm = _warm(interactions)
     draw = torch.rand(len(warm), generator=torch.Generator().manual_seed(_SEED)).to(warm.device)
@@ -106,6 +190,8 @@ def calibrate(final: Representations, text: Representations, interactions: Inter
     users = users[:: -(-len(users) // _MOST_USERS) or 1]
     predicted = final.item.clone()
     predicted[as_cold] = of_neighbours(text.item, final.item, others, as_cold)
+    if beside is not None:
+        predicted[as_cold] += beside[as_cold]
 
     known = _Lists.best(final.user, users, final.item, others, interactions)
     new = _Lists.best(final.user, users, predicted, as_cold, interactions)
@@ -120,7 +206,9 @@ def calibrate(final: Representations, text: Representations, interactions: Inter
         return (hits.sum(1) / known.relevant)[counted].mean()
 
     least = (1 - allowed_loss) * (known.hits.sum(1) / known.relevant)[counted].mean()
-    return max((scale for scale in _SCALES.tolist() if recall(scale) >= least), default=_SCALES[0].item())
+    found = max((scale for scale in _SCALES.tolist() if recall(scale) >= least), default=_SCALES[0].item())
+    _logger.info("vectors of %d items without train interactions are scaled by %.2f", int((~warm).sum()), found)
+    return found
 
 
 @dataclass(frozen=True)

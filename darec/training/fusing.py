@@ -14,6 +14,7 @@ from torch import Tensor
 
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation.protocol import Ranking, score
+from darec.model.cold_start import deviation
 from darec.model.whitening import propagated
 from schemas.training import FuseConfig
 
@@ -56,10 +57,8 @@ def fuse(
 
 
 def score_deviation(rows: Representations) -> float:
-    """Standard deviation of the scores of all users and items, from d x d matrices: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
-    user, item = rows.user.double(), rows.item.double()
-    squares = ((user.T @ user / len(user)) * (item.T @ item / len(item))).sum()
-    return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())
+    """Standard deviation of the scores of all users and items."""
+    return deviation(rows.user, rows.item)
 
 
 def share_of(history: pl.DataFrame) -> float | None:

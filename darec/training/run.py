@@ -132,6 +132,8 @@ def with_cold_rows(
     unit = config.scoring == "cosine"
     if config.cold_start == "neighbours":
         return cold_start.fill_from_neighbours(final, text, interactions, unit, config.cold_loss)
+    if config.cold_start == "history":
+        return cold_start.fill_from_history(final, text, interactions, unit, config.cold_loss)
     return cold_start.fill(final, text, interactions, unit)
 
 

@@ -10,7 +10,16 @@ from benchmarks.data import from_folder
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import rank, score
 from darec.model import cold_start
-from darec.model.cold_start import calibrate, fill, fill_from_neighbours, of_neighbours, ridge
+from darec.model.cold_start import (
+    calibrate,
+    deviation,
+    fill,
+    fill_from_history,
+    fill_from_neighbours,
+    history_columns,
+    of_neighbours,
+    ridge,
+)
 from darec.training import train
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board
@@ -175,6 +184,49 @@ def test_scaled_neighbours_reach_the_first_places_that_ridge_leaves_to_others():
     assert among_all(neighbours) > among_all(ridge_rows)
 
 
+def text_scores(text: torch.Tensor, data: Interactions) -> torch.Tensor:
+    """EASE of the texts from the definition, by inverting items x items: [n_users, n_items]."""
+    unit = functional.normalize(text.double(), dim=-1)
+    inverse = torch.linalg.inv(unit @ unit.T + cold_start._TEXT_L2 * torch.eye(len(unit), dtype=torch.float64))
+    weights = -inverse / inverse.diagonal()
+    history = torch.zeros(data.n_users, data.n_items, dtype=torch.float64)
+    history[data.train.users, data.train.items] = 1
+    return history @ weights.fill_diagonal_(0) / history.sum(1, keepdim=True).sqrt()
+
+
+def test_the_columns_of_histories_give_the_scores_of_ease_on_texts(monkeypatch):
+    data, _, text = some_data()
+    new = torch.bincount(data.train.items, minlength=90) == 0
+    wanted = text_scores(text.item, data)[:, new]
+    users, items = history_columns(text.item, data)
+    torch.testing.assert_close((users @ items[new].T).double(), wanted, rtol=1e-4, atol=1e-5)
+    assert deviation(users, items[new]) == pytest.approx(wanted.std(correction=0).item(), rel=1e-3)
+
+    monkeypatch.setattr(cold_start, "_TEXT_COLUMNS", 3)
+    users, items = history_columns(text.item, data)
+    assert users.shape[1] == items.shape[1] == 3
+    assert torch.corrcoef(torch.stack([(users @ items[new].T).flatten(), wanted.float().flatten()]))[0, 1] > 0.9
+
+
+def test_histories_change_the_scores_of_new_items_alone():
+    data, final, text = some_data()
+    new = torch.bincount(data.train.items, minlength=90) == 0
+    rows, neighbours = (
+        way(final, text, data, unit=False, allowed_loss=0.1) for way in (fill_from_history, fill_from_neighbours)
+    )
+    assert rows.dim == final.dim + text.dim
+    scores, before = rows.user @ rows.item.T, final.user @ final.item.T
+    torch.testing.assert_close(scores[:, ~new], before[:, ~new])
+    added = scores[:, new] / (neighbours.user @ neighbours.item[new].T)
+    assert added.std() > 0.01, "not the same scores at another scale"
+
+    unit = Representations(functional.normalize(final.nodes, dim=-1), final.n_users)
+    rows, neighbours = (
+        way(unit, text, data, unit=True, allowed_loss=0.1) for way in (fill_from_history, fill_from_neighbours)
+    )
+    assert torch.equal(rows.nodes, neighbours.nodes)
+
+
 def test_without_validation_the_scale_is_one_and_unit_rows_stay_unit():
     data, final, text = some_data()
     nothing = Pairs(data.val.users[:0], data.val.items[:0])
@@ -190,14 +242,17 @@ def test_neighbours_are_a_setting_of_training(tmp_path):
     data = without_items(data, new)
     config = TrainConfig(dim=8, epochs=8, eval_every=8, batch_size=128, learning_rate=0.05, device="cpu")
     text = parity_text(data)
-    ridge_rows, neighbours = (
-        train(config.model_copy(update={"cold_start": kind}), data, text).final for kind in ("ridge", "neighbours")
+    ridge_rows, neighbours, history = (
+        train(config.model_copy(update={"cold_start": kind}), data, text).final
+        for kind in ("ridge", "neighbours", "history")
     )
     assert torch.equal(ridge_rows.item[4:], neighbours.item[4:])
+    assert torch.equal(history.item[4:, :8], neighbours.item[4:])
     assert not torch.equal(ridge_rows.item[new], neighbours.item[new])
-    scores = neighbours.user @ neighbours.item[new].T
     same = (torch.arange(data.n_users)[:, None] - new) % 2 == 0
-    assert (scores[same].min() > scores[~same].max()).item()
+    for rows in (neighbours, history):
+        scores = rows.user @ rows.item[new].T
+        assert (scores[same].min() > scores[~same].max()).item()
 
 
 def test_the_bench_says_what_cold_items_cost_the_others(tmp_path):
