@@ -22,6 +22,7 @@ def record(root: Path, night: Night) -> None:
     if (shared := shared_store(root)) is not None:
         shared.append(NIGHTS_FILE, line.encode())
     else:
+        root.mkdir(parents=True, exist_ok=True)  # a first run may fail before it has written anything
         # one write at the end of the file, so that parallel or killed runs leave complete lines
         descriptor = os.open(root / NIGHTS_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:

@@ -173,6 +173,7 @@ class Prompt:
             hint = f"add {{% block {missing[0]} %}} ... {{% endblock %}}"
             raise UserError(f"the prompt has no block {' and '.join(missing)}", where=str(path), hint=hint)
 
+        self._check_outside(tree)
         # The trial ran in another process: a template that is not deterministic differs here.
         for block, text in trial.texts.items():
             if self.render(block, longest_values(variables)) != text:
@@ -192,6 +193,16 @@ class Prompt:
                 where=f"{self.path}:{line}",
                 hint=f"known are: {', '.join(self.variables)}",
             )
+
+    def _check_outside(self, tree: nodes.Template) -> None:
+        """Raises UserError for text outside of the blocks, of which nothing is made."""
+        for output in tree.body:
+            for node in output.nodes if isinstance(output, nodes.Output) else ():
+                text = node.data.strip() if isinstance(node, nodes.TemplateData) else "an expression"
+                if text:
+                    what = f"{text[:40]!r} is outside of the blocks, so nobody reads it"
+                    hint = f"move it into a block, such as {{% block {next(iter(self._template.blocks))} %}}"
+                    raise UserError(what, where=str(self.path), hint=hint)
 
     def render(self, block: str, values: Mapping[str, Any]) -> str:
         """The text of `block`.

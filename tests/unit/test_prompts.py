@@ -57,6 +57,8 @@ def test_the_default_prompts_are_sound() -> None:
         (GOOD.replace("title", "titel"), "unknown variable 'titel'.*prompt.j2:2.*known are: title"),
         (GOOD.replace("{{ title }}", "{{ title"), "not a Jinja template.*prompt.j2:2"),
         (GOOD.replace("block system", "block sytem"), "no block system"),
+        (GOOD + "\nMention the brand.\n", "'Mention the brand.' is outside of the blocks"),
+        (GOOD + "{{ title }}", "outside of the blocks"),
         (GOOD + "{% block tool %}x{% endblock %}", "block 'tool' is not a chat turn"),
         ("{% block user %}x{% endblock %}{% block system %}y{% endblock %}", "the last block is not `user`"),
     ],
