@@ -134,7 +134,7 @@ class TrainConfig(Section):
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
     uses text. neighbours: the same for users; an item gets the mean vector of the items with the most similar texts,
     scaled up as far as `cold_loss` allows. history: as neighbours, and the texts of the user's items are compared with
-    the text of a new item in 64 additional columns. none: the output of the backbone for their untrained embeddings."""
+    the text of a new item, in additional columns. none: the output of the backbone for their untrained embeddings."""
     cold_loss: float = added(0.02, ge=0, le=1)
     """Maximum relative decrease of the validation Recall@20 of items with train interactions. Used if `cold_start` is
     neighbours or history."""

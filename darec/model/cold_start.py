@@ -12,8 +12,9 @@ their own that are 0 for warm items.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,8 +30,9 @@ _NEIGHBOURS, _SHARPNESS = 50, 10  # number of neighbours, and exponent of the co
 _BLOCK = 1024  # number of rows that are compared with all others at once
 _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to choose the scale
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
-_SCALES = torch.logspace(-1, 1, 81)
+_SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
 _TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 64  # of the columns of histories
+_WEIGHT_OF_LENGTH = 0.3  # the power of the length of a history by which the scores of cold items grow
 _HISTORIES = 2**16  # users at once
 
 _logger = logging.getLogger(__name__)
@@ -79,30 +81,41 @@ def fill_from_history(
 ) -> Representations:
     """As `fill_from_neighbours`, with columns in which the texts of a user's items meet the text of a cold item.
 
-    The added score of user u and cold item c is what EASE, fitted to texts instead of users, gives c by the train items
-    H of u: sum_{i in H} C_ic / sqrt(|H|), with the factors of C as in `darec.model.ridge.text_prior`. Its standard
-    deviation is `_TEXT_SHARE` of that of the neighbours' scores. Warm items are 0 in these columns: their scores stay.
+    The score of user u and cold item c is `s w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours. t_uc is what
+    EASE, fitted to texts instead of users, gives c by the train items H of u: sum_{i in H} C_ic / sqrt(|H|), with C as
+    in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard deviation of e_u . v_c. The weight w_u
+    grows with |H|, because a place costs a user with many items a smaller part of the recall. The scale s is found as
+    for neighbours. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm
+    items, and s [v_c, v_c, q_c] of cold items.
 
     Returns:
-        rows of width d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
+        rows of width 2 d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
     """
     _, warm = _warm(interactions)
     if unit or warm.all() or warm.sum() < 2:
         return fill_from_neighbours(final, text, interactions, unit, allowed_loss)
-    of_users, of_items = history_columns(text.item, interactions)
-    cold = of_neighbours(text.item, final.item, warm, ~warm)
-    ratio = deviation(final.user, cold) / max(deviation(of_users, of_items[~warm]), 1e-12)
-    of_items = _TEXT_SHARE * ratio * of_items
-
     filled = fill(final, text, interactions, unit)
-    wide = Representations.join(
-        torch.cat([filled.user, of_users], 1), torch.cat([filled.item, torch.zeros_like(of_items)], 1)
-    )
-    beside = torch.cat([torch.zeros_like(final.item), of_items], 1)
-    predicted = of_neighbours(text.item, wide.item, warm, ~warm) + beside[~warm]
-    items = wide.item.clone()
-    items[~warm] = calibrate(wide, text, interactions, allowed_loss, beside) * predicted
-    return Representations.join(wide.user, items)
+    user_text, item_text = history_columns(text.item, interactions)
+    spread = deviation(final.user, of_neighbours(text.item, final.item, warm, ~warm))
+    item_text = _TEXT_SHARE * spread / max(deviation(user_text, item_text[~warm]), 1e-12) * item_text
+
+    lengths = _lengths(interactions).log()
+    weight = (_WEIGHT_OF_LENGTH * (lengths - lengths.mean())).exp()[:, None]
+    user = torch.cat([filled.user, (weight - 1) * filled.user, weight * user_text], 1)
+    item = functional.pad(filled.item, (0, filled.dim + item_text.shape[1]))
+
+    def predict(known: Tensor, wanted: Tensor) -> Tensor:
+        mean = of_neighbours(text.item, final.item, known, wanted)
+        return torch.cat([mean, mean, item_text[wanted]], 1)
+
+    wide = Representations.join(user, item)
+    item[~warm] = calibrate(wide, text, interactions, allowed_loss, predict) * predict(warm, ~warm)
+    return Representations.join(user, item)
+
+
+def _lengths(interactions: Interactions) -> Tensor:
+    """Number of different train items of each user, at least 1."""
+    return ItemLists(interactions.train, interactions.n_users, interactions.n_items).lengths.clamp_min(1).float()
 
 
 def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tensor, Tensor]:
@@ -112,7 +125,7 @@ def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tens
     """
     size = interactions.train, interactions.n_users, interactions.n_items
     prior, history = text_prior(item_text, _TEXT_L2, 1.0), history_matrix(*size)
-    lengths = ItemLists(*size).lengths.clamp_min(1).sqrt()
+    lengths = _lengths(interactions).sqrt()
 
     def blocks() -> Iterator[Tensor]:
         for users in torch.arange(interactions.n_users, device=item_text.device).split(_HISTORIES):
@@ -168,7 +181,7 @@ def calibrate(
     text: Representations,
     interactions: Interactions,
     allowed_loss: float,
-    beside: Tensor | None = None,
+    predict: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> float:
     """The largest scale of predicted rows that decreases the validation recall of warm items by at most `allowed_loss`.
 
@@ -180,7 +193,8 @@ def calibrate(
         text: text vectors of all nodes.
         interactions: train and validation pairs.
         allowed_loss: the largest fraction of recall.
-        beside: [n_items, d], what is added to the neighbours' mean of an item.
+        predict: gives the rows of the items `wanted` from those that are `known`, both bool [n_items]; None: the means
+            of neighbours.
     """
     _, warm = _warm(interactions)
     draw = torch.rand(len(warm), generator=torch.Generator().manual_seed(_SEED)).to(warm.device)
@@ -189,9 +203,8 @@ def calibrate(
     users = torch.unique(interactions.val.users)
     users = users[:: -(-len(users) // _MOST_USERS) or 1]
     predicted = final.item.clone()
-    predicted[as_cold] = of_neighbours(text.item, final.item, others, as_cold)
-    if beside is not None:
-        predicted[as_cold] += beside[as_cold]
+    of_text = predict or partial(of_neighbours, text.item, final.item)
+    predicted[as_cold] = of_text(others, as_cold)
 
     known = _Lists.best(final.user, users, final.item, others, interactions)
     new = _Lists.best(final.user, users, predicted, as_cold, interactions)
@@ -206,7 +219,8 @@ def calibrate(
         return (hits.sum(1) / known.relevant)[counted].mean()
 
     least = (1 - allowed_loss) * (known.hits.sum(1) / known.relevant)[counted].mean()
-    found = max((scale for scale in _SCALES.tolist() if recall(scale) >= least), default=_SCALES[0].item())
+    scales = (_SCALES if predict is None else _FINE_SCALES).tolist()
+    found = max((scale for scale in scales if recall(scale) >= least), default=scales[0])
     _logger.info("vectors of %d items without train interactions are scaled by %.2f", int((~warm).sum()), found)
     return found
 

@@ -214,7 +214,7 @@ def test_histories_change_the_scores_of_new_items_alone():
     rows, neighbours = (
         way(final, text, data, unit=False, allowed_loss=0.1) for way in (fill_from_history, fill_from_neighbours)
     )
-    assert rows.dim == final.dim + text.dim
+    assert rows.dim == 2 * final.dim + text.dim
     scores, before = rows.user @ rows.item.T, final.user @ final.item.T
     torch.testing.assert_close(scores[:, ~new], before[:, ~new])
     added = scores[:, new] / (neighbours.user @ neighbours.item[new].T)
