@@ -147,8 +147,8 @@ def _unnested(look: Look) -> tuple[Look, Reading]:
 def _relate(described: list[_Described]) -> None:
     """Of files without telling names, ids say what they describe: the items or the users of the first log.
 
-    A file whose first column never has a value twice describes what the log names; two parts of one log have the same
-    columns.
+    A file whose first column never has a value twice describes what the log names; two parts of one log are read
+    alike.
     """
     logs = [each for each in described if each.reading.role == "interactions"]
     main = next((each for each in logs if _repeats(each.look.column(each.reading.columns["user"]))), None)
@@ -164,7 +164,7 @@ def _relate(described: list[_Described]) -> None:
     users = set(main.look.column(columns["user"]))
     for each in described:
         is_named = not re.fullmatch(r"column_\d+", each.look.columns[0])
-        if each is main or is_named or len(each.look.columns) == len(main.look.columns):
+        if each is main or is_named or each.reading.columns == columns:
             continue
         keys = each.look.column(0)
         if _repeats(keys):

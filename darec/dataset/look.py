@@ -413,9 +413,9 @@ def _has_header(rows: list[list[str]]) -> tuple[bool, str | None]:
     known = [
         name for name in named if re.search(r"user|item|id$|name|title|rating|time|date|event", name, re.IGNORECASE)
     ]
-    if known or not rest:
-        return True, None
     again = sum(first[number] in {row[number] for row in rest if number < len(row)} for number in range(len(first)))
+    if (known and again < 2) or not rest:
+        return True, None
     if again:
         return False, f"the first line is read as a row: {shown(' '.join(first))}"
     return True, f"the first line is read as a header: {shown(' '.join(first))}"
