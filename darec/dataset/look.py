@@ -383,7 +383,7 @@ def _rows(lines: list[str], form: FileFormat) -> list[list[str]]:
 
 
 def _separator(lines: list[str]) -> str | None:
-    """The separator that splits most lines into the same number of fields, if possible including one of the first lines."""
+    """The separator that splits most lines into equally many fields, if possible including one of the first."""
     best, best_score = None, 0.0
     for separator in _SEPARATORS:
         single = len(separator) == 1
