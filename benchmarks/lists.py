@@ -99,15 +99,15 @@ def _ways(bundle: Bundle, size: Size) -> dict[str, Callable[[], object]]:
     vectors = Representations.join(torch.tensor(users), torch.tensor(items))
     ranker = Ranker(vectors, ItemLists(Pairs.of(rows, columns), size.users, size.items))
     all_users = torch.arange(size.users)
-    exact = {name: TopItems(items, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
+    left, right, without = torch.tensor(users), torch.tensor(items), (torch.from_numpy(rows), torch.from_numpy(columns))
+    exact = {name: TopItems(right, dtype) for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))}
     return {
         "product, numpy.argpartition": blocks(partition),
         "product, torch.topk": blocks(lambda scores: scores.topk(size.k)),
         "evaluation": lambda: [ranker.top(block, size.k) for block in all_users.split(_BLOCK)],
         f"index: {bundle.report.item_index.kind}": lambda: index.search(bundle.item_index, users, size.k, seen),
         **{
-            f"filtered product, {name}": (lambda way=way: way.top(users, size.k, (rows, columns)))
-            for name, way in exact.items()
+            f"filtered product, {name}": (lambda way=way: way.top(left, size.k, without)) for name, way in exact.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""Full ranking in blocks of users, so that memory does not grow with the number of users."""
+"""Rankers: they find the best items of many users, fill short lists, and apply the reranker."""
 
 from collections.abc import Callable
 from math import isfinite
@@ -6,34 +6,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from darec.common.errors import DarecError
 from darec.common.interactions import ItemLists, Representations
 from darec.evaluation.rerank import Reranker
-
-_CHUNK = 32  # number of items that are represented by their largest score in the first round
-_MOST_SCORES = 2**27  # scores of a block of users: 512 MB
-
-
-def top_items(scores: Tensor, k: int) -> Tensor:
-    """Item numbers of the k largest scores of each row, best first: [b, n] -> int64 [b, min(k, n)].
-
-    The top k are in the k chunks with the largest maxima. Finding those first is exact and several times as fast as one
-    `topk` over all items.
-    """
-    rows, items = scores.shape
-    k = min(k, items)
-    chunks = -(-items // _CHUNK)
-    if chunks <= 2 * k:
-        return scores.topk(k).indices
-    rest = chunks * _CHUNK - items
-    whole = functional.pad(scores, (0, rest), value=-torch.inf) if rest else scores
-    chunked = whole.view(rows, chunks, _CHUNK)
-    best = chunked.amax(2).topk(k, sorted=False).indices
-    candidates = chunked.gather(1, best[:, :, None].expand(-1, -1, _CHUNK)).view(rows, -1)
-    found = candidates.topk(k).indices
-    return best.gather(1, found // _CHUNK) * _CHUNK + found % _CHUNK
+from darec.evaluation.top_items import TopItems
 
 
 @torch.no_grad()
@@ -43,13 +20,6 @@ def largest_score(final: Representations) -> float:
     norms = final.nodes.norm(dim=1) if split.parts == 1 else split.total(final.nodes.square().sum(1)).sqrt()
     sides = (norms[: final.n_users], norms[final.n_users :])
     return float(torch.stack([side.amax() for side in sides]).prod()) if all(map(len, sides)) else 0.0
-
-
-def check_finite(final: Representations) -> None:
-    """Raises DarecError if a score may not be finite, because a NaN would be ranked first."""
-    if not isfinite(largest_score(final)):
-        hint = "train again with a lower train.learning_rate"
-        raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
 
 
 class Ranks(Protocol):
@@ -72,37 +42,73 @@ class Ranker:
     """
 
     def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
-        check_finite(final)
-        self.n_items = len(final.item)
-        self.reranker = reranker
-        self.seen = seen
-        self.user = final.user
-        self.item = functional.pad(
-            final.item, (0, 0, 0, -self.n_items % _CHUNK)
-        )  # a multiple of the chunk size, so that scores are not copied
-        self.scores = self.item.new_empty(0, len(self.item))
+        if not isfinite(largest_score(final)):
+            hint = "train again with a lower train.learning_rate"
+            raise DarecError("vectors of users or items are not finite", where="evaluation", hint=hint)
+        self.user, self.n_items = final.user, len(final.item)
+        self.seen, self.reranker = seen, reranker
+        self.prepare(final)
+
+    def prepare(self, final: Representations) -> None:
+        """Prepares `find` for these items."""
+        self._best = TopItems(final.item)
+
+    def find(self, users: Tensor, n: int, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """The n best items of each user, and their scores. The pairs of `rows` (of `users`) and `items` are excluded.
+
+        Item numbers int64 [b, n], -1 if no item is left, and scores float32 [b, n], -inf there.
+        """
+        return self._best.top(self.user[users], n, (rows, items))
 
     @torch.no_grad()
     def top(self, users: Tensor, k: int) -> Tensor:
-        """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
-        most = max(1, _MOST_SCORES // len(self.item))
-        return torch.cat([self._top(block, k) for block in users.split(most)])
+        """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)].
 
-    def _top(self, users: Tensor, k: int) -> Tensor:
-        scores = torch.mm(self.user[users], self.item.T, out=self._room(len(users)))
-        scores[:, self.n_items :] = -torch.inf
-        least = torch.finfo(scores.dtype).min
-        scores[self.seen.of(users)] = least  # above the padding, which is not an item
+        The lists of users who have seen nearly all items end with seen items.
+        """
+        rows, items = self.seen.of(users)
         k = min(k, self.n_items)
-        if self.reranker is None:
-            return top_items(scores, k)
+        wanted = k if self.reranker is None else min(max(k, self.reranker.config.candidates), self.n_items)
+        found, scores = self.find(users, wanted, rows, items)
 
-        items = top_items(scores, min(max(k, self.reranker.config.candidates), self.n_items))
-        found = scores.gather(1, items)
-        return self.reranker.rerank(items, found.masked_fill(found == least, -torch.inf), k)[0]
+        empty = (found < 0).sum(1)
+        if empty.any():
+            number = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)  # of a user's items
+            taken = number < empty[rows]
+            rows, items, number = rows[taken], items[taken], number[taken]
+            found[rows, wanted - empty[rows] + number] = items
 
-    def _room(self, rows: int) -> Tensor:
-        """Reuses one buffer for all blocks, because allocating takes longer than filling it."""
-        if len(self.scores) < rows:
-            self.scores = self.scores.new_empty(rows, len(self.item))
-        return self.scores[:rows]
+        return found if self.reranker is None else self.reranker.rerank(found, scores, k)[0]
+
+
+class MostPopular:
+    """Ranks the representations of `protocol.popularity`: the same order for all users, ties by item number."""
+
+    def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
+        assert reranker is None, "the baseline is not reranked"
+        self.order = final.item[:, 0].argsort(descending=True, stable=True)
+        self.place = self.order.argsort()
+        self.seen = seen
+
+    def top(self, users: Tensor, k: int) -> Tensor:
+        """As `Ranker.top`."""
+        k = min(k, len(self.order))
+        return self._top(users, k, min(2 * k, len(self.order)))
+
+    def _top(self, users: Tensor, k: int, head: int) -> Tensor:
+        """Searches the first `head` items of the order, and more of them for users who have seen too many of these."""
+        rows, items = self.seen.of(users)
+        places = self.place[items]
+        inside = places < head
+        unseen = torch.ones(len(users), head, dtype=torch.bool, device=users.device)
+        unseen[rows[inside], places[inside]] = False
+        if head == len(self.order):
+            return self.order[(~unseen).byte().argsort(dim=1, stable=True)[:, :k]]  # seen ones at the end
+
+        number = unseen.cumsum(1)
+        enough = number[:, -1] >= k
+        top = users.new_empty(len(users), k)
+        top[enough] = self.order[(unseen & (number <= k))[enough].nonzero()[:, 1].view(-1, k)]
+        if not enough.all():
+            top[~enough] = self._top(users[~enough], k, min(4 * head, len(self.order)))
+        return top

@@ -1,5 +1,6 @@
 """The evaluation of a model: `metrics.json` and `per_user.parquet`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -12,7 +13,7 @@ from darec.common.device import pick
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, Scores, popularity, rank, score, summarise
-from darec.evaluation.ranking import MakeRanker, Ranker
+from darec.evaluation.ranking import MakeRanker, MostPopular, Ranker
 from darec.evaluation.rerank import Reranker
 from darec.evaluation.significance import compare
 from darec.evaluation.slices import slices
@@ -51,7 +52,7 @@ def evaluate_model(
     reranker: Reranker | None = None,
 ) -> EvaluatedModel:
     """Ranks and scores one model by the protocol, on the device in `config`."""
-    [ranking] = _rankings([(final, held_out, reranker)], data, config, Ranker)
+    [ranking] = _rankings([(final, held_out, reranker, Ranker)], data, config)
     return _scored(ranking, data, held_out, config, catalogue or Catalogue.of(data))
 
 
@@ -77,11 +78,11 @@ def report(
     most_popular = popularity(data.train, data.n_users, data.n_items)
     either = Pairs(*(torch.cat([getattr(data.val, side), getattr(data.test, side)]) for side in ("users", "items")))
     others = {
-        "popularity": (most_popular, data.test, None),
-        **({"reference": (reference, data.test, reranker)} if reference is not None else {}),
-        **({"before_reranking": (final, data.test, None)} if reranker is not None else {}),
+        "popularity": (most_popular, data.test, None, MostPopular),
+        **({"reference": (reference, data.test, reranker, ranker)} if reference is not None else {}),
+        **({"before_reranking": (final, data.test, None, ranker)} if reranker is not None else {}),
     }
-    lists, *rankings = _rankings([(final, either, reranker), *others.values()], data, config, ranker)
+    lists, *rankings = _rankings([(final, either, reranker, ranker), *others.values()], data, config)
 
     model = _scored(lists.of(data.test.users), data, data.test, config, catalogue)
 
@@ -111,16 +112,15 @@ def report(
 
 
 def _rankings(
-    wanted: list[tuple[Representations, Pairs, Reranker | None]],
+    wanted: Sequence[tuple[Representations, Pairs, Reranker | None, MakeRanker]],
     data: Interactions,
     config: EvaluateConfig,
-    ranker: MakeRanker,
 ) -> list[Ranking]:
     """The lists of each model for the users of its pairs, all without the same train items."""
     device, k = pick(config.device, "evaluate.device"), max(config.cutoffs)
     seen = ItemLists(data.train.to(device), data.n_users, data.n_items)
     found = []
-    for final, pairs, reranker in wanted:
+    for final, pairs, reranker, ranker in wanted:
         placed = reranker.to(device) if reranker else None
         ranking = rank(final.to(device), seen, pairs.to(device), k, config.batch_users, placed, ranker)
         found.append(ranking.to(torch.device("cpu")))
@@ -141,7 +141,7 @@ def _check(
     step, k = -(-len(ranking.users) // _CHECKED) or 1, max(config.cutoffs)
     chosen = torch.isin(data.test.users, ranking.users[::step])
     pairs = Pairs(data.test.users[chosen], data.test.items[chosen])
-    [exact], lists = _rankings([(final, pairs, reranker)], data, config, Ranker), ranking.of(pairs.users)
+    [exact], lists = _rankings([(final, pairs, reranker, Ranker)], data, config), ranking.of(pairs.users)
     found = (exact.top[:, :, None] == lists.top[:, None, :]).any(2).double().mean()
     recalls = [score(each, pairs, data.n_items, (k,), ("recall",)).means()[f"recall@{k}"] for each in (lists, exact)]
     told = {"users": len(exact.users), "found": float(found)}

@@ -1,19 +1,21 @@
 """Ranking with an index, for evaluations in which scoring every item for every user takes too long."""
 
+import logging
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from darec.common.interactions import ItemLists, Representations
-from darec.evaluation.ranking import MakeRanker, Ranker, check_finite
-from darec.evaluation.rerank import Reranker
-from darec.serving.index import Floats, Seen, search
+from darec.common.interactions import Representations
+from darec.evaluation.ranking import MakeRanker, Ranker
+from darec.serving.index import FEW_LISTS, Floats, Seen, search
 from darec.serving.index_build import build
 from schemas.release import ExportConfig
 from schemas.training import EvaluateConfig
 
-_MOST_PAIRS = 30_000_000_000  # maximum number of user-item pairs that are ranked exactly, about 80 CPU seconds
-_EFFORT = ExportConfig(index="ivf", target_recall=0.99)
+_MOST_PAIRS = 30_000_000_000  # maximum number of user-item pairs that are ranked exactly, about 40 CPU seconds
+_INDEX = ExportConfig(index="auto", flat_up_to=0, target_recall=0.99)
+_logger = logging.getLogger(__name__)
 
 
 def ranker_for(config: EvaluateConfig, n_users: int, n_items: int) -> MakeRanker:
@@ -22,30 +24,26 @@ def ranker_for(config: EvaluateConfig, n_users: int, n_items: int) -> MakeRanker
     return IndexRanker if by_index else Ranker
 
 
-class IndexRanker:
-    """Ranks the items that an IVF index finds for a user, without the user's train items, and then applies the
-    reranker.
-    """
+class IndexRanker(Ranker):
+    """Ranks the items that an IVF index finds for a user, or all items if the index would search many lists."""
 
-    def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
-        check_finite(final)
-        self.reranker = reranker
-        self.user, self.seen, self.device = _floats(final.user), seen, final.nodes.device
-        self.index, self.report = build(_floats(final.item), self.user, _EFFORT)
+    def prepare(self, final: Representations) -> None:
+        """Builds the index."""
+        self._vectors = _floats(final.user)
+        self._index, report = build(_floats(final.item), self._vectors, _INDEX, most_lists=FEW_LISTS)
+        self._exact = report.kind == "flat"
+        if self._exact:
+            super().prepare(final)
+        told = "every item, as the index needs more lists" if self._exact else f"{report.effort} lists per user"
+        _logger.info("ranking %s items: %s", f"{self.n_items:,}", told)
 
-    def top(self, users: Tensor, k: int) -> Tensor:
-        """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
-        rows, items = self.seen.of(users)
-        known, k = Seen(rows.cpu().numpy(), items.cpu().numpy()), min(k, self.index.ntotal)
-        wanted = min(max(k, self.reranker.config.candidates), self.index.ntotal) if self.reranker else k
-        ids, scores = search(self.index, self.user[users.cpu().numpy()], wanted, known)
-
-        # Users who have seen nearly all items get fewer; arbitrary items fill their lists, like seen ones in exact
-        # ranking.
-        found = torch.from_numpy(np.maximum(ids, 0)).to(self.device)
-        if self.reranker is None:
-            return found
-        return self.reranker.rerank(found, torch.from_numpy(scores).to(self.device), k)[0]
+    def find(self, users: Tensor, n: int, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class."""
+        if self._exact:
+            return super().find(users, n, rows, items)
+        known = Seen(rows.cpu().numpy(), items.cpu().numpy())
+        ids, scores = search(self._index, self._vectors[users.cpu().numpy()], n, known)
+        return torch.from_numpy(ids).to(users.device), torch.from_numpy(scores).to(users.device)
 
 
 def _floats(rows: Tensor) -> Floats:

@@ -34,6 +34,9 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+FEW_LISTS = 1 / 8
+"""Maximum share of the lists per query with which searching many queries is faster than their product with all items."""
+
 _faiss: Any = faiss  # not in its type stubs
 _NEARLY_ALL = 0.95  # an approximate search is used only if at least this share of the items is allowed
 _CHUNK = 1024  # number of queries per search
@@ -167,6 +170,12 @@ def is_exact(index: faiss.Index, allowed: NDArray[np.bool_] | None) -> bool:
     """Whether `search` compares a query with all items that are allowed."""
     few = allowed is not None and allowed.sum() < _NEARLY_ALL * index.ntotal
     return few or kind_of(index).exact
+
+
+def product_is_faster(index: faiss.Index) -> bool:
+    """Whether the product of many queries with all items is faster than searching the index."""
+    kind = kind_of(index)
+    return kind.exact or kind.effort(index) > FEW_LISTS * kind.max_effort(index)
 
 
 def _search_chunk(index: faiss.Index, queries: Floats, k: int, seen: Seen, filtered: _Filter) -> tuple[Ints, Floats]:

@@ -52,8 +52,13 @@ class Rows:
         return np.ascontiguousarray(self._prepare(np.asarray(self._raw[chosen])), dtype=np.float32)
 
 
-def build(vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig) -> tuple[faiss.Index, IndexReport]:
-    """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d]."""
+def build(
+    vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig, most_lists: float = _MOST_LISTS
+) -> tuple[faiss.Index, IndexReport]:
+    """An index over finite `vectors` [n, d] and its report; effort and recall are measured on `queries` [q, d].
+
+    `auto` becomes exact search where a query would search more than the share `most_lists` of the inverted lists.
+    """
     rows, width = vectors.shape
     name = _kind(rows, config)
     kind, device = INDEX_KINDS.make(name), _Device(rows)
@@ -67,8 +72,9 @@ def build(vectors: Floats | Rows, queries: Floats | Rows, config: ExportConfig) 
             _add(index, stored, 0, device)
         else:
             index.add(stored)
-    effort, found = _least_effort(index, kind, vectors, queries, config, device)
-    if config.index == "auto" and name == "ivf" and effort > _MOST_LISTS * index.nlist:
+    most = most_lists * index.nlist if config.index == "auto" and name == "ivf" else None
+    effort, found = _least_effort(index, kind, vectors, queries, config, device, most)
+    if most is not None and effort > most:
         return build(vectors, queries, config.model_copy(update={"index": "flat"}))
     size = faiss.serialize_index(index).nbytes
     return index, IndexReport(kind=name, vectors=rows, effort=effort, recall=found, bytes=size)
@@ -182,13 +188,16 @@ def _least_effort(
     queries: Floats | Rows,
     config: ExportConfig,
     device: _Device,
+    most: float | None = None,
 ) -> tuple[int, float]:
-    """Sets and returns the smallest effort that reaches the target recall, and the recall."""
+    """Sets and returns the smallest effort that reaches the target recall, or the first above `most`; the recall."""
     sample = np.ascontiguousarray(queries[_evenly(len(queries), config.recall_queries)])
     limits = _exact_limits(vectors, sample, config.recall_k, device)
     found = 0.0
     for effort in kind.efforts(index, config):
         kind.set_effort(index, effort)
+        if most is not None and effort > most:
+            break
         found = recall(index, vectors, sample, limits, config.recall_k)
         if found >= config.target_recall:
             break

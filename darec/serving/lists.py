@@ -159,17 +159,17 @@ def _seen(bundle: Bundle, users: pl.DataFrame) -> Seen:
 
 
 class _Finder:
-    """Candidates for blocks of users, equal to those of the index.
+    """Candidates for blocks of users, equal to those of the index, or exact.
 
     If the index would compare a user with all allowed items, because it is flat or because of the rules, a matrix
     product with these items gives the same result several times as fast. An approximate index over all items is even
-    faster.
+    faster, unless it searches many of its lists.
     """
 
     def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
         self._bundle, self._allowed = bundle, allowed
         self.popular = by_popularity(bundle, allowed)
-        exact = index.is_exact(bundle.item_index, allowed)
+        exact = index.is_exact(bundle.item_index, allowed) or index.product_is_faster(bundle.item_index)
         self._product = _Product(bundle, allowed) if exact else None
 
     def of(self, vectors: Floats) -> Candidates:
@@ -184,21 +184,26 @@ class _Product:
     """The product with the vectors of the allowed items."""
 
     def __init__(self, bundle: Bundle, allowed: Bools | None) -> None:
-        from darec.evaluation.top_items import TopItems  # imports torch
+        import torch
+
+        from darec.evaluation.top_items import TopItems
 
         vectors = bundle.all_item_vectors()
         everything = np.arange(len(vectors))
         self._items = everything if allowed is None else np.flatnonzero(allowed)
         self._place = np.full(len(vectors), -1)
         self._place[self._items] = np.arange(len(self._items))
-        self._top = TopItems(vectors[self._items])
+        self._top = TopItems(torch.tensor(vectors[self._items]))
 
     def top(self, users: Floats, n: int, seen: Seen) -> tuple[Ints, Floats]:
         """The n best unseen items of each user, [b, n]."""
-        places = self._place[seen.items]
-        there = places >= 0
-        found, scores = self._top.top(users, n, (seen.rows[there], places[there]))
-        return np.where(found >= 0, self._items[found], -1), scores
+        import torch
+
+        rows = np.argsort(seen.rows, kind="stable")
+        rows = rows[self._place[seen.items[rows]] >= 0]
+        without = torch.from_numpy(seen.rows[rows]), torch.from_numpy(self._place[seen.items[rows]])
+        best, scores = (side.numpy() for side in self._top.top(torch.tensor(users), n, without))
+        return np.where(best >= 0, self._items[best], -1), scores
 
 
 # ---------------------------------------------------------------- files: tables are appended to one that is open

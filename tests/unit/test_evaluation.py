@@ -2,7 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
@@ -10,11 +10,12 @@ from scipy import stats
 
 from darec.common.errors import DarecError
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
-from darec.evaluation import protocol, ranking
-from darec.evaluation.ranking import Ranker, top_items
+from darec.evaluation import protocol
+from darec.evaluation.ranking import MostPopular, Ranker
 from darec.evaluation.report import evaluate_model, report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
+from darec.serving import candidates
 from darec.serving.candidates import IndexRanker, ranker_for
 from schemas import columns as c
 from schemas.training import EvaluateConfig
@@ -77,19 +78,6 @@ def test_means_match_ranx(case):
     ours = protocol.score(ranking, data.test, ITEMS, CUTOFFS).means()
     for name in names:
         assert ours[name.replace("hit_rate", "hit")] == pytest.approx(theirs[name], abs=1e-6), name
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 25), st.integers(0, 10**6))
-def test_top_items_is_topk(items, k, seed):
-    scores = torch.rand(3, items, generator=torch.Generator().manual_seed(seed))
-    expected = scores.topk(min(k, items)).values
-    assert torch.equal(scores.gather(1, top_items(scores, k)), expected)
-
-
-def test_top_items_over_many_chunks():
-    scores = torch.rand(5, 32 * 60 + 7, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(top_items(scores, 10), scores.topk(10).indices)
 
 
 def test_train_items_are_never_recommended_and_blocks_do_not_matter(case):
@@ -206,18 +194,20 @@ def test_one_ranking_serves_validation_and_test(case, monkeypatch):
     either, test = (
         len(torch.unique(users)) for users in (torch.cat([data.val.users, data.test.users]), data.test.users)
     )
-    assert sum(ranked) == either + 2 * test  # the model; popularity and the reference
+    assert sum(ranked) == either + test  # the model; the reference
     assert "candidates" not in metrics
     for part, pairs in (("validation", data.val), ("test", data.test)):
         assert metrics[part] == evaluate_model(final, data, pairs, config).summary
 
 
-def test_a_block_of_users_is_bounded_by_its_scores(case, monkeypatch):
-    data, final = case
-    whole = protocol.rank(final, data.train, data.test, 20)
-    monkeypatch.setattr(ranking, "_MOST_SCORES", 3 * ITEMS)
-    parts = protocol.rank(final, data.train, data.test, 20)
-    assert torch.equal(whole.top, parts.top)
+@given(seed=st.integers(0, 5), k=st.sampled_from([1, 3, 20, 60]), share=st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+def test_the_most_popular_items_that_a_user_has_not_seen(seed, k, share):
+    generator, users, items = np.random.default_rng(seed), 7, 50
+    counts, seen = generator.integers(6, size=items), generator.random((users, items)) < share
+    final = Representations(torch.cat([torch.ones(users), torch.from_numpy(counts)]).float()[:, None], users)
+    top = MostPopular(final, ItemLists(Pairs.of(*np.nonzero(seen)), users, items)).top(torch.arange(users), k)
+    expected = np.lexsort((np.broadcast_to(-counts, seen.shape), seen), axis=1)[:, :k]  # stable: ties by number
+    assert top.tolist() == expected.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +221,9 @@ def large():
     return Interactions(users, items, *pairs), Representations(torch.from_numpy(nodes).float(), users)
 
 
-def test_lists_of_an_index_are_checked_against_exact_ones(large):
+def test_lists_of_an_index_are_checked_against_exact_ones(large, monkeypatch):
     data, final = large
+    monkeypatch.setattr(candidates, "FEW_LISTS", 1.0)
     exact = report(final, None, data, EvaluateConfig(cutoffs=(20,))).metrics
     found = report(final, None, data, EvaluateConfig(cutoffs=(20,)), ranker=IndexRanker).metrics
     check = found["candidates"]
@@ -244,6 +235,24 @@ def test_lists_of_an_index_are_checked_against_exact_ones(large):
     lists = protocol.rank(final, data.train, data.test, 20, ranker=IndexRanker)
     ranked = zip(lists.users.tolist(), lists.top.tolist(), strict=True)
     assert not seen & {(user, item) for user, row in ranked for item in row}
+
+
+def test_every_item_is_ranked_where_the_index_needs_many_lists(large, monkeypatch):
+    data, final = large
+    monkeypatch.setattr(candidates, "FEW_LISTS", 0.001)
+    monkeypatch.setattr(candidates, "search", None)
+    found = report(final, None, data, EvaluateConfig(cutoffs=(20,)), ranker=IndexRanker).metrics
+    assert found["candidates"]["found"] == 1.0
+    assert found["test"] == report(final, None, data, EvaluateConfig(cutoffs=(20,))).metrics["test"]
+
+
+def test_lists_of_an_index_end_with_seen_items_if_no_others_are_left(large):
+    data, final = large
+    user, items = int(data.test.users[0]), len(final.item)
+    seen = Pairs.of(np.full(items - 5, user), np.arange(items - 5))
+    top = protocol.rank(final, seen, Pairs.of(np.array([user]), np.array([0])), 20, ranker=IndexRanker).top[0].tolist()
+    assert sorted(top[:5]) == list(range(items - 5, items))
+    assert len(set(top)) == 20
 
 
 def test_the_index_is_for_many_pairs():

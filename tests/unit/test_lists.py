@@ -18,7 +18,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.objects import Objects
 from darec.evaluation.rerankers import build, write
-from darec.serving import lists
+from darec.serving import index, lists
 from darec.serving.bundle import Bundle, Contents, read_report, vectors_of, write_without
 from darec.serving.lists import MANIFEST, write_lists, written
 from darec.serving.recommend import recommend_many
@@ -111,12 +111,22 @@ def test_every_user_gets_the_list_that_recommend_gives(rules, k, file_format, pa
 def test_the_product_is_taken_where_the_index_would_look_at_all_that_is_allowed(kind, tmp_path, monkeypatch):
     made, product = [], lists._Product
     monkeypatch.setattr(lists, "_Product", lambda *arguments: made.append(kind) or product(*arguments))
+    monkeypatch.setattr(index, "FEW_LISTS", 1.0)
     release, half = bundle(kind), RulesConfig(only=tuple(f"i{item}" for item in range(0, ITEMS, 2)))
     for name, rules, products in (("all", RulesConfig(), int(kind == "flat")), ("half", half, 1)):
         made.clear()
         write_lists(release, tmp_path / name, ListsConfig(k=10), rules)
         assert len(made) == products
         check_same(all_users(tmp_path / name), recommend_many(release, release.user_ids().to_list(), 10, rules))
+
+
+def test_the_product_is_taken_where_the_index_searches_many_lists(tmp_path, monkeypatch):
+    release = bundle("ivf")
+    expected = recommend_many(release, release.user_ids().to_list(), 10)
+    monkeypatch.setattr(index, "FEW_LISTS", 0.0)
+    monkeypatch.setattr(index, "search", None)
+    write_lists(release, tmp_path / "lists", ListsConfig(k=10))
+    check_same(all_users(tmp_path / "lists"), expected)
 
 
 def test_parquet_needs_no_knowledge_of_darec(tmp_path):

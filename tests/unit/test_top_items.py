@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 from darec.evaluation import top_items
 from darec.evaluation.top_items import TopItems
 
-NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64))
-
 
 def check(items, users, k, seen, dtype):
     rows, columns = np.nonzero(seen)
-    shuffled = np.random.default_rng(0).permutation(len(rows))
-    ids, scores = TopItems(items, dtype).top(users, k, (rows[shuffled], columns[shuffled]))
+    without = torch.from_numpy(rows), torch.from_numpy(columns)
+    found = TopItems(torch.from_numpy(items), dtype).top(torch.from_numpy(users), k, without)
+    ids, scores = (side.numpy() for side in found)
 
     exact = users.astype(float) @ items.T.astype(float)
     exact[seen] = -np.inf
@@ -69,6 +68,14 @@ def test_a_catalogue_larger_than_a_tile_and_more_users_than_a_block(monkeypatch)
         check(items, users, 15, generator.random((300, 3500)) < 0.01, dtype)
 
 
+def test_users_to_whom_all_items_are_the_same_take_no_more_memory_than_others(monkeypatch):
+    monkeypatch.setattr(top_items._Tile, "_exact", None)
+    generator = np.random.default_rng(3)
+    items = generator.standard_normal((3000, 16)).astype(np.float32)
+    for users in (np.zeros((4, 16), np.float32), np.full((1, 16), 1e-30, np.float32)):
+        check(np.zeros_like(items) if users.any() else items, users, 10, np.zeros((len(users), 3000), bool), None)
+
+
 def test_the_type_is_one_of_both():
-    items = np.random.default_rng(0).standard_normal((100, 4)).astype(np.float32)
-    assert TopItems(items).top(items[:3], 1, NOTHING)[0].shape == (3, 1)
+    items = np.random.default_rng(0).standard_normal((2000, 4)).astype(np.float32)
+    check(items, items[:3], 1, np.zeros((3, 2000), bool), None)
