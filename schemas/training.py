@@ -110,8 +110,9 @@ class TrainConfig(Section):
     batch_growth: Literal["auto", "none"] = added("auto")
     """Whether `batch_size` grows with the data. Each step of a graph model passes over the whole graph, so with a
     constant batch size the cost of an epoch grows with the square of the number of interactions. auto: above a million
-    train interactions, the batch size is the smallest power of two with at most 128 steps per epoch, and the learning
-    rate is multiplied by the square root of the growth. none: `batch_size` and `learning_rate` are used unchanged."""
+    train interactions, the batch size is the smallest power of two with at most 128 steps per epoch, the learning rate
+    is multiplied by the square root of the growth, and `l2` is divided by the millions of interactions, since each row
+    gets a smaller part of the ranking loss. none: `batch_size`, `learning_rate` and `l2` are used unchanged."""
     dislikes: Literal["ignore", "avoid", "prefer"] = added("ignore")
     """How dislikes (`data.dislike_below`, negative `data.events`) are used as sampled negatives. ignore: they are drawn
     like any other item without an interaction. avoid: they are never drawn. prefer: a fraction `dislike_share` of the
@@ -248,8 +249,8 @@ class EvaluateConfig(Section):
     or commas. If it is empty, the metric is not computed."""
     candidates: Literal["auto", "all", "index"] = added("auto")
     """How the top items of a user are found. all: every item is scored. index: an IVF index with a recall of 99% is
-    searched; the report compares the lists of 500 users with exact ones. auto: all if users x items is at most 30
-    billion, otherwise index."""
+    searched, or every item is scored if that needs more than an eighth of its lists; the report compares the lists of
+    500 users with exact ones. auto: all if users x items is at most 30 billion, otherwise index."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")

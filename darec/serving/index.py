@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 FEW_LISTS = 1 / 8
-"""Maximum share of the lists per query with which searching many queries is faster than their product with all items."""
+"""Maximum share of the lists per query; above it, the product of many queries with all items is faster."""
 
 _faiss: Any = faiss  # not in its type stubs
 _NEARLY_ALL = 0.95  # an approximate search is used only if at least this share of the items is allowed

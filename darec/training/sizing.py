@@ -1,4 +1,6 @@
-"""Settings that depend on the size of the data: the batch size, and the number of users in validation."""
+"""Settings that depend on the size of the data: those of a step, and the number of users in validation."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -11,17 +13,29 @@ _MOST_SCORES = 3_000_000_000  # maximum number of user-item pairs that validatio
 _FEWEST_USERS = 2000
 
 
-def step_settings(config: TrainConfig, pairs: int) -> tuple[int, float]:
-    """Batch size and learning rate for this number of train pairs.
+@dataclass(frozen=True)
+class StepSettings:
+    """What a step uses."""
+
+    batch_size: int
+    learning_rate: float
+    l2: float
+
+
+def step_settings(config: TrainConfig, pairs: int) -> StepSettings:
+    """The settings of a step for this number of train pairs.
 
     A larger batch has less noise in its gradient, so Adam's learning rate is multiplied by the square root of its
-    growth (Malladi et al., NeurIPS 2022).
+    growth (Malladi et al., NeurIPS 2022). The ranking loss is a mean over pairs, so the more users and items there are,
+    the less of its gradient a row gets, but the penalty of a row stays the same: it has to become smaller by as much,
+    or it drives all rows to zero.
     """
     if config.batch_growth == "none" or pairs <= _MANY_PAIRS:
-        return config.batch_size, config.learning_rate
+        return StepSettings(config.batch_size, config.learning_rate, config.l2)
     least = -(-pairs // _STEPS)
     size = max(config.batch_size, 1 << (least - 1).bit_length())
-    return size, config.learning_rate * (size / config.batch_size) ** 0.5
+    rate = config.learning_rate * (size / config.batch_size) ** 0.5
+    return StepSettings(size, rate, config.l2 * _MANY_PAIRS / pairs)
 
 
 def validation_pairs(config: TrainConfig, data: Interactions) -> tuple[Pairs, bool]:

@@ -86,7 +86,8 @@ class Trainer:
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
 
-        self.batch_size, self.learning_rate = step_settings(config, len(interactions.train))
+        self.settings = step_settings(config, len(interactions.train))
+        self.batch_size, self.learning_rate = self.settings.batch_size, self.settings.learning_rate
         self.validated, self.is_sample = validation_pairs(config, self.interactions)
         self._tell_sizes()
         fixed = device.type == "cuda" if fixed is None else fixed
@@ -100,7 +101,7 @@ class Trainer:
         self.replay = Replay(self._advance) if replays else None
         rate = torch.tensor(self.learning_rate, device=device) if replays else self.learning_rate
         self.optimizer = torch.optim.Adam(  # its weight decay adds 2 l2 w to the gradient, the gradient of l2 |w|^2
-            self.model.parameters(), lr=rate, weight_decay=2 * config.l2, fused=True, capturable=replays
+            self.model.parameters(), lr=rate, weight_decay=2 * self.settings.l2, fused=True, capturable=replays
         )
 
         self.history = History()
@@ -112,11 +113,13 @@ class Trainer:
     def _tell_sizes(self) -> None:
         """Logs the settings that were changed because of the size of the data."""
         config, pairs = self.config, len(self.interactions.train)
-        if self.batch_size != config.batch_size:
+        if self.batch_size != config.batch_size or self.settings.l2 != config.l2:
             _logger.info(
-                "train: batches of %s and a learning rate of %.2g for %s interactions (train.batch_growth)",
+                "train: batches of %s, a learning rate of %.2g and an l2 of %.2g for %s interactions "
+                "(train.batch_growth)",
                 f"{self.batch_size:,}",
                 self.learning_rate,
+                self.settings.l2,
                 f"{pairs:,}",
             )
         if self.is_sample:

@@ -8,7 +8,7 @@ import torch
 from darec.common.interactions import Interactions, Pairs
 from darec.training import sampling, sizing
 from darec.training.run import train
-from darec.training.sizing import step_settings, validation_pairs
+from darec.training.sizing import StepSettings, step_settings, validation_pairs
 from darec.training.trainer import Trainer, validate
 from schemas.section import hashed
 from schemas.training import TrainConfig
@@ -26,24 +26,27 @@ def data(users: int = 60, items: int = 40, rows: int = 900) -> Interactions:
 
 @pytest.mark.parametrize("pairs", [1000, 1_000_000])
 def test_small_data_keep_their_settings_and_keys(pairs):
-    assert step_settings(config(), pairs) == (4096, 1e-3)
+    assert step_settings(config(), pairs) == StepSettings(4096, 1e-3, 1e-6)
     assert "batch_growth" not in hashed(config())
     assert "validation_users" not in hashed(config())
 
 
 @pytest.mark.parametrize(("pairs", "size"), [(1_000_001, 8192), (5_000_000, 65_536), (20_000_000, 262_144)])
 def test_large_data_take_a_bounded_number_of_steps(pairs, size):
-    found, rate = step_settings(config(), pairs)
-    assert found == size
+    found = step_settings(config(), pairs)
+    assert found.batch_size == size
     assert 64 <= pairs / size <= 128
-    assert rate == pytest.approx(1e-3 * (size / 4096) ** 0.5)
-    assert step_settings(config(batch_growth="none"), pairs) == (4096, 1e-3)
-    assert step_settings(config(batch_size=2**20), pairs) == (2**20, 1e-3)
+    assert found.learning_rate == pytest.approx(1e-3 * (size / 4096) ** 0.5)
+    assert found.l2 * pairs == pytest.approx(1e-6 * 1_000_000), "a row's penalty shrinks as its part of the loss does"
+    assert step_settings(config(batch_growth="none"), pairs) == StepSettings(4096, 1e-3, 1e-6)
+    assert step_settings(config(batch_size=2**20), pairs).learning_rate == 1e-3
 
 
 def test_work_of_an_epoch_is_linear_in_the_data():
     """Edges that all steps of an epoch pass over: with batches of one size these are the square of the edges."""
-    passed = {pairs: pairs * -(-pairs // step_settings(config(), pairs)[0]) for pairs in (2_000_000, 50_000_000)}
+    passed = {
+        pairs: pairs * -(-pairs // step_settings(config(), pairs).batch_size) for pairs in (2_000_000, 50_000_000)
+    }
     assert passed[50_000_000] / passed[2_000_000] < 2 * 25
 
 
@@ -54,6 +57,7 @@ def test_training_says_and_uses_the_larger_batch(monkeypatch, caplog):
         trained = train(config(batch_size=32, warmup_steps=0), data())
     assert trained.batch_size == 256
     assert "batches of 256" in caplog.text
+    assert f"l2 of {1e-6 * 500 / 900:.2g}" in caplog.text
     rate = trained.history.filter(name="learning_rate")
     assert rate["value"].to_list() == pytest.approx([1e-3 * 8**0.5] * 2)
     assert rate["step"].to_list() == [4, 8]
