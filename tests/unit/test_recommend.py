@@ -4,13 +4,15 @@ from tempfile import mkdtemp
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
-from darec.serving.bundle import Bundle, vectors_of
+from darec.serving import bundle as bundle_module
+from darec.serving.bundle import USERS_FILE, Bundle, vectors_of
 from darec.serving.recommend import recommend, recommend_many, similar
 from schemas.release import BUNDLE_FILES
 from tests.release_samples import contents, export, flip_byte
@@ -76,6 +78,21 @@ def test_a_user_without_train_interactions_gets_unseen_popular_items_marked_so()
     best = unseen[np.argsort(-counts[unseen], kind="stable")][:5]
     assert answer["item_id"].to_list()[5:] == [f"i{item}" for item in best]
     assert answer["score"].to_list()[5:] == counts[best].tolist()
+
+
+def test_the_answer_for_one_user_reads_one_row_group(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_module, "_ROWS_IN_GROUP", 100)
+    release = Bundle.open(export(Store(tmp_path), contents(users=1000)).path)
+    expected, users = recommend(release, "u350"), release.folder / USERS_FILE
+    parquet = pq.ParquetFile(users)
+    with users.open("r+b") as file:
+        for group in set(range(parquet.num_row_groups)) - {3}:
+            vectors = parquet.metadata.row_group(group).column(2)
+            file.seek(vectors.dictionary_page_offset or vectors.data_page_offset)
+            file.write(bytes(vectors.total_compressed_size))
+    assert recommend(release, "u350").equals(expected)
+    with pytest.raises(pl.exceptions.ComputeError):
+        recommend(release, "u450")
 
 
 def test_one_and_many_agree():
