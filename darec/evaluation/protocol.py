@@ -68,8 +68,12 @@ def rank(
     """
     seen = ItemLists(train, final.n_users, len(final.item)) if isinstance(train, Pairs) else train
     ranks, users = ranker(final, seen, reranker), torch.unique(held_out.users)
-    blocks = [ranks.top(block, k).int() for block in users.split(batch_users)]
-    return Ranking(users, torch.cat(blocks) if blocks else torch.empty(0, k, dtype=torch.int32))
+
+    # An index fetches as many additional items as the users of a block have seen at most, so that users who have seen
+    # about the same number of items are ranked together.
+    order = seen.lengths[users].argsort(stable=True)
+    blocks = [ranks.top(block, k).int() for block in users[order].split(batch_users)]
+    return Ranking(users, torch.cat(blocks)[order.argsort()])
 
 
 def score(
