@@ -140,7 +140,7 @@ def recall(index: faiss.Index, vectors: "Floats | Rows", queries: Floats, limits
     _, ids = _approximate(index, queries, k)
     found = vectors[np.maximum(ids, 0).ravel()].reshape(*ids.shape, -1)
     scores = np.einsum("qd,qkd->qk", queries, found)
-    slack = 1e-5 * np.maximum(np.abs(limits), 1.0)
+    slack = 1e-5 * np.linalg.norm(queries, axis=1) * np.linalg.norm(found, axis=2).max(1)  # rounding of inner products
     return float(((ids >= 0) & (scores >= (limits - slack)[:, None])).mean())
 
 
@@ -227,8 +227,12 @@ def _found(index: Any, queries: Floats, k: int, parameters: Any) -> tuple[Floats
     queries = np.ascontiguousarray(queries)
     if index.metric_type != faiss.METRIC_L2:
         return index.search(queries, k, params=parameters)
-    distances, ids = index.search(np.pad(queries, ((0, 0), (0, 1))), k, params=parameters)
-    scores = (np.square(queries).sum(1, keepdims=True) + _squared_length(index) - distances) / 2
+
+    # Queries get the norm of the rows: next to it, the distances of a much shorter query would differ by rounding only.
+    norm = _squared_length(index) ** 0.5 or 1.0
+    factors = norm / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-30 * norm)
+    distances, ids = index.search(np.pad(queries * factors, ((0, 0), (0, 1))), k, params=parameters)
+    scores = (np.square(queries * factors).sum(1, keepdims=True) + norm**2 - distances) / 2 / factors
     return np.where(ids >= 0, scores, -np.inf).astype(np.float32), ids
 
 

@@ -74,6 +74,18 @@ def test_effort_is_the_least_power_of_two_that_reaches_the_target(kind):
     assert efforts[0] <= efforts[1]
 
 
+@pytest.mark.parametrize(("of_items", "of_queries"), [(1e-4, 1e-6), (1e3, 1e-3)])
+def test_the_scale_of_vectors_changes_neither_effort_nor_recall_nor_answers(of_items, of_queries):
+    vectors, queries, config = clustered(4000), clustered(200, seed=2), ExportConfig(index="ivf", target_recall=0.9)
+    plain, expected = build(vectors, queries, config)
+    scaled, report = build(vectors * np.float32(of_items), queries * np.float32(of_queries), config)
+    assert (report.effort, report.recall) == (expected.effort, pytest.approx(expected.recall, abs=0.005))
+    ids, scores = search(plain, queries, 20, nothing_seen())
+    found, values = search(scaled, queries * np.float32(of_queries), 20, nothing_seen())
+    assert (ids == found).mean() > 0.99
+    np.testing.assert_allclose(values, scores * of_items * of_queries, rtol=1e-3)
+
+
 def test_recall_tells_an_index_out_of_step_with_the_vectors():
     from darec.serving.index import recall
 
