@@ -1,57 +1,59 @@
-"""The real vLLM with the real small model: answers, kills, and a server."""
+"""The real vLLM with the real small model: answers, hostile texts, kills, and a server."""
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import polars as pl
 import psutil
 import pytest
 import torch
 
 from darec.artifacts.store import Store
 from darec.common.errors import TransientError
-from darec.text.generate import open_engine
-from darec.text.models import models_root, resolve
-from darec.text.protocol import Request
+from darec.text.generate import ENGINES, open_engine
+from darec.text.models import models_root
+from darec.text.protocol import Engine, Request
 from schemas import columns as c
-from schemas.semantic import LLMConfig
+from schemas.secret import SecretURL
+from schemas.semantic import ItemProfileConfig, LLMConfig
 from stages.prompts import run_trial
 from tests.data import write_checkerboard
-from tests.integration.llm_rows import profile_task, task_of
-from tests.processes import free_port, healthy, wait_for
+from tests.engines import ROOT, llm_server, process
+from tests.injections import INJECTIONS
+from tests.integration.llm_rows import GENRES, TITLES, profile_task, task_of
+from tests.processes import free_port, wait_for
 from tests.prompt_bench import bench_recipe
 from tests.stores import ledger_keys
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    not (models_root() / LLMConfig().model).is_dir(), reason="the LLM is not fetched: darec models fetch"
+)
+BYSTANDERS = 6
 
 
-@contextmanager
-def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as stream:
-        running = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            stdout=stream,
-            stderr=stream,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            process_group=0,
-        )
-        try:
-            yield running
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(running.pid, signal.SIGKILL)  # vLLM's own server, if killed alone, leaves its engine behind
-            running.wait()
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    """One engine for the tests of this file; it leaves no process behind."""
+    with open_engine(LLMConfig(workers=1, chunk=64, dtype="float32", max_model_len=512)) as engine:
+        yield engine
+    assert _engines_of_this_process() == []
 
 
-def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_path: Path) -> None:
-    rows, ledger, log = 48, tmp_path / "ledger", tmp_path / "log"
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own server, which stays up."""
+    port = free_port()
+    with llm_server(port, tmp_path_factory.mktemp("server") / "log"):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_path: Path, engine: Engine) -> None:
+    rows, ledger, log = 24, tmp_path / "ledger", tmp_path / "log"
     script = ("-m", "tests.integration.llm_rows", str(ledger), str(rows))
     with process(*script, log=log) as run:
         finished = wait_for(lambda: len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
@@ -64,13 +66,12 @@ def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_pa
     task = profile_task(ledger, rows)
     left = task.pending()
     assert 0 < left < rows
-    profiles, report = task.run()
+    profiles, report = task.run(engine=engine)
     assert report["generated"] == left
     assert profiles.height == rows
     assert task.pending() == 0
     assert report["from_metadata"] <= rows // 4, report["causes"]
     assert profiles[c.PROFILE].str.len_chars().is_between(8, 120).all()
-    assert _engines_of_this_process() == []
 
 
 def _engines_of_this_process() -> list[psutil.Process]:
@@ -81,17 +82,32 @@ def _engines_of_this_process() -> list[psutil.Process]:
     return found
 
 
-def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(tmp_path: Path) -> None:
+def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(engine: Engine) -> None:
     """A prompt cut in two by the scheduler once ended the run where a generator was seeded: torch cannot rewind it."""
-    text = "A long tale of a dog and a cat who travel far. " * 40
+    text = "A long tale of a dog and a cat who travel far. " * 34
     requests = [Request(str(number), ({"role": "user", "content": text},), number, 0.7) for number in range(4)]
-    config = LLMConfig(workers=1, frequency_penalty=2.0)
     schema = {"type": "object", "properties": {"profile": {"type": "string", "maxLength": 60}}}
-    with open_engine(config) as engine:
-        answers = [answer for chunk in engine.generate(requests, schema, 24) for answer in chunk]
+    answers = [answer for chunk in engine.generate(requests, schema, 24) for answer in chunk]
     assert {answer.key for answer in answers} == {"0", "1", "2", "3"}
     assert all(answer.output_tokens > 0 for answer in answers)
+    assert sum(answer.prompt_tokens for answer in answers) > 1024, "they fit into one step"
     assert len({answer.text for answer in answers}) > 1  # each has a separate seed
+
+
+def test_bystanders_in_the_same_batch_are_answered_the_same_and_every_answer_keeps_to_its_form(
+    tmp_path: Path, engine: Engine
+) -> None:
+    """Hostile item texts change nothing of what bystanders are told."""
+    titles, genres, llm = list(TITLES[:BYSTANDERS]), list(GENRES[:BYSTANDERS]), LLMConfig(max_model_len=512)
+    crowd = list(INJECTIONS.values())
+    alone, _ = task_of(tmp_path / "alone", titles, genres, llm).run(engine=engine)
+    mixed, report = task_of(tmp_path / "mixed", titles + crowd, genres + crowd, llm).run(engine=engine)
+    assert mixed[c.PROFILE].head(BYSTANDERS).to_list() == alone[c.PROFILE].to_list()
+    assert report["rows"] == mixed.height == BYSTANDERS + len(INJECTIONS)
+    told = mixed.filter(pl.col(c.SOURCE) == "llm")[c.PROFILE]
+    assert len(told) >= 0.8 * mixed.height, report["causes"]
+    assert told.str.len_chars().is_between(8, ItemProfileConfig().max_chars).all()
+    assert not mixed[c.PROFILE].str.contains(r"[\x00-\x1f<>|]").any()
 
 
 def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
@@ -120,27 +136,11 @@ def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
     assert torch.allclose(penalty.apply(logits.clone()), expected)
 
 
-@contextmanager
-def llm_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """vLLM's own server with the small model, ready to answer."""
-    model = LLMConfig().model
-    options = f"--model {resolve(model, root=models_root())} --served-model-name {model} --port {port}"
-    options += " --max-model-len 512 --enforce-eager --dtype float32 --block-size 32"
-    structured = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
-    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
-    command = ("-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured)
-    with process(*command, log=log, **environment) as server:
-        assert wait_for(lambda: healthy(f"http://127.0.0.1:{port}") or server.poll() is not None, 300)
-        assert server.poll() is None, log.read_text()[-3000:]
-        yield server
-
-
 @pytest.mark.slow
-def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(tmp_path: Path) -> None:
-    rows, ledger = 24, tmp_path / "ledger"
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/v1"
-    task = profile_task(ledger, rows, engine="server", server_url=url, chunk=8, concurrency=4, retries=1)
+def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(tmp_path: Path, server_url: str) -> None:
+    rows, ledger, port = 16, tmp_path / "ledger", free_port()
+    common: dict[str, Any] = {"engine": "server", "chunk": 8, "concurrency": 4, "retries": 1}
+    task = profile_task(ledger, rows, server_url=f"http://127.0.0.1:{port}/v1", **common)
     with llm_server(port, tmp_path / "first.log") as server, ThreadPoolExecutor(1) as background:
         run = background.submit(task.run)
         assert wait_for(lambda: run.done() or len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
@@ -150,13 +150,9 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
     kept = ledger_keys(ledger / "profiles.sqlite")
     left = task.pending()
     assert 0 < left < rows and len(kept) == rows - left
-    with llm_server(port, tmp_path / "second.log"):
-        profiles, report = task.run()
-        one_row = task.llm.model_copy(update={"max_fallback_share": 1.0})  # this model may well loop in Chinese
-        long = task_of(tmp_path / "long", ["天地玄黄宇宙洪荒" * 15], ["Drama"], one_row)
-        cut, cut_report = long.run()
-    assert cut_report["failures"].get("too_long") == 1, "vLLM's own words for a prompt that does not fit"
-    assert "too_long" not in cut_report["causes"] and cut.height == 1
+
+    task = profile_task(ledger, rows, server_url=server_url, **common)
+    profiles, report = task.run()
     assert (report["generated"], report["from_ledger"]) == (left, rows - left)
     assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
     assert profiles.height == rows
@@ -164,15 +160,28 @@ def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(t
 
 
 @pytest.mark.slow
-def test_thirty_rows_of_a_new_prompt_are_tried_on_a_running_server(tmp_path: Path) -> None:
-    port, prompt = free_port(), str(ROOT / "prompts" / "item_profile.j2")
+def test_a_server_refuses_a_prompt_that_does_not_fit_and_its_shorter_version_is_answered(
+    tmp_path: Path, server_url: str
+) -> None:
+    common: dict[str, Any] = {"engine": "server", "server_url": SecretURL(server_url), "max_model_len": 512}
+    llm = LLMConfig(**common, max_fallback_share=1.0)  # this model may well loop in Chinese
+    long = task_of(tmp_path, ["天地玄黄宇宙洪荒" * 15], ["Drama"], llm)
+    cut, report = long.run()
+    assert report["failures"].get("too_long") == 1, "vLLM's own words for a prompt that does not fit"
+    assert "too_long" not in report["causes"] and cut.height == 1
+
+
+@pytest.mark.slow
+def test_thirty_rows_of_a_new_prompt_are_tried_on_a_running_server(
+    tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = str(ROOT / "prompts" / "item_profile.j2")
     write_checkerboard(tmp_path / "data", users=40, items=40)
-    with llm_server(port, tmp_path / "log"):
-        url = f"http://127.0.0.1:{port}/v1"
-        recipe = bench_recipe(tmp_path, url, model=LLMConfig().model, retries=2, max_fallback_share=1.0)
-        store = Store(recipe.runtime.store)
-        trial = run_trial(recipe, store, "profile_items", prompt, "30")
+    recipe = bench_recipe(tmp_path, server_url, model=LLMConfig().model, retries=2, max_fallback_share=1.0)
+    store = Store(recipe.runtime.store)
+    trial = run_trial(recipe, store, "profile_items", prompt, "30")
     assert len(trial.rows) == 30 and all(row.new.text for row in trial.rows)
     assert trial.report is not None and trial.report.generated == 30
-    again = run_trial(recipe, store, "profile_items", prompt, "30")  # the server is gone
+    monkeypatch.setitem(ENGINES._factories, "server", lambda config: pytest.fail("a row was asked for again"))
+    again = run_trial(recipe, store, "profile_items", prompt, "30")
     assert [row.new.text for row in again.rows] == [row.new.text for row in trial.rows]

@@ -1,19 +1,16 @@
-"""The whole pipeline with the real vLLM and the real models on a small slice: what is re-run, what survives a kill."""
+"""The whole pipeline with the real vLLM and the real models on a small slice: what is re-run, what survives a kill.
+
+Runs of this process share one engine; a run that is killed has its own.
+"""
 
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -28,6 +25,7 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
 from tests.data import CHECKERBOARD, write_checkerboard
+from tests.engines import one_engine
 from tests.nursery import Nursery
 from tests.stores import contents, flip_a_bit, ledger_keys
 
@@ -35,10 +33,6 @@ pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
 )
 PROMPTS = Path("prompts").resolve()
-RUN = (
-    "from pathlib import Path; from darec.common.recipes import load_recipe; from stages.walk import run; import sys; \
-run(load_recipe(Path('recipe.yaml'), sys.argv[1:]))"
-)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +48,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "split": {"k_core": 1},
         "llm": {"chunk": 4, "workers": 1, "dtype": "float32"},
         "profile_users": {"items": 3},
-        "train": {"epochs": 30, "checkpoint_every": 1},
-        "gate": {"minimums": {}},
+        "train": {"epochs": 10, "checkpoint_every": 1},
+        "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    before = Path.cwd()
-    os.environ["DAREC_MODELS"] = str(models_root().resolve())
-    os.chdir(folder)
-    run(the_recipe())
-    yield folder
-    os.chdir(before)
-    del os.environ["DAREC_MODELS"]
+    models = str(models_root().resolve())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAREC_MODELS", models)
+        patch.chdir(folder)
+        with one_engine(the_recipe().llm):
+            run(the_recipe())
+            yield folder
 
 
 def the_recipe(*overrides: str) -> Recipe:
@@ -181,62 +175,43 @@ def test_a_search_asks_the_llm_only_for_what_a_trial_changes(world: Path) -> Non
     assert best["trials"] == 3 and set(best["set"]) == set(space)
 
 
-def start(*overrides: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, *overrides], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-
-
-def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool], pause: float = 0.02) -> None:
-    """kill -9 as soon as the condition holds; afterwards none of its children may be left."""
-    deadline = time.monotonic() + 240
-    try:
-        while not condition():
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(pause)
-        children = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive, alive
+@pytest.fixture(scope="module")
+def nursery(world: Path) -> Iterator[Nursery]:
+    with Nursery() as process:
+        yield process
 
 
 def profiles() -> int:
     return len(ledger_keys(Path("store/ledger/profiles.sqlite")))
 
 
-def test_kill_in_profiling_training_and_export_loses_nothing(world: Path) -> None:
+def test_kill_in_profiling_training_and_export_loses_nothing(world: Path, nursery: Nursery) -> None:
     published = Releases(Path("store")).current()
     assert published is not None
     change = "llm.temperature=0.01"
 
     before = profiles()
-    kill_when(start(change), lambda: profiles() > before)
+    nursery.run_and_kill_when([change], lambda: profiles() > before)
     assert Releases(Path("store")).current() == published
+
+    results = run(the_recipe(change), "embed")
+    written = report(results, "profile_items")
+    assert written.from_ledger >= 4
+    assert written.generated + written.from_ledger == 12
 
     work = Path("store/work")
-    kill_when(start(change, "train.epochs=4000", "train.patience=4000"), lambda: any(work.glob("train*/*/checkpoint*")))
-    assert Releases(Path("store")).current() == published
-    artifact = the_store().latest("profile_items")
-    assert artifact is not None
-    assert artifact.manifest.report["from_ledger"] >= 4
-    assert artifact.manifest.report["generated"] + artifact.manifest.report["from_ledger"] == 12
-
-    kill_when(start(change), lambda: any(Path("store/tmp").glob("export-*")), pause=0)
+    endless = [change, "train.epochs=4000", "train.patience=4000"]
+    nursery.run_and_kill_when(endless, lambda: any(work.glob("train*/*/checkpoint*")))
     assert Releases(Path("store")).current() == published
 
-    run(the_recipe(change))
+    nursery.run_and_kill_when([change], lambda: any(Path("store/tmp").glob("export-*")), pause=0)
+    assert Releases(Path("store")).current() == published
+
+    results = run(the_recipe(change))
+    assert {"profile_items", "profile_users", "embed"}.isdisjoint(ran(results))
     last = Releases(Path("store")).current()
     assert last is not None and last.id != published.id
     assert json.loads((Path("store/current") / "manifest.json").read_text())["stage"] == "export"
-
-
-@pytest.fixture(scope="module")
-def nursery(world: Path) -> Iterator[Nursery]:
-    with Nursery() as process:
-        yield process
 
 
 def fresh_store(name: str) -> Path:

@@ -1,10 +1,10 @@
 """A second day on a finished store: every hashed field and every prompt is edited once, and every stage is killed.
 
-The data is small; the LLM (behind its own server, so that it is loaded once), the encoder and everything else are real.
+The data is small; the LLM (in one engine for all runs, so that it is loaded once), the encoder and everything else are
+real.
 """
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +28,8 @@ from stages.plan import plan
 from stages.registry import STAGES
 from stages.walk import run
 from tests.data import CHECKERBOARD, write_checkerboard
-from tests.integration.test_llm import llm_server
+from tests.engines import one_engine
 from tests.nursery import Nursery
-from tests.processes import free_port
 from tests.unit.test_keys import _changed, _leaves
 
 pytestmark = pytest.mark.skipif(
@@ -44,15 +43,14 @@ MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source"), ("ev
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with data, prompts of its own, a recipe, one finished run, and an LLM server that stays up."""
+    """A folder with data, prompts of its own, a recipe, one finished run, and an LLM engine that stays up."""
     folder = tmp_path_factory.mktemp("second-day")
     write_checkerboard(folder, users=10, items=8)
     shutil.copytree(PROMPTS, folder / "prompts")
-    port = free_port()
     recipe = {
         "data": CHECKERBOARD,
         "split": {"k_core": 1},
-        "llm": {"engine": "server", "server_url": f"http://127.0.0.1:{port}/v1", "max_model_len": 512},
+        "llm": {"workers": 1, "dtype": "float32", "max_model_len": 512},
         "train": {"epochs": 3, "eval_every": 1, "dim": 8, "refit": "all"},
         "search": {"epochs": 1},
         "rerank": {"name": "mmr"},
@@ -60,13 +58,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    models, before = str(models_root().resolve()), Path.cwd()
-    with llm_server(port, folder / "server.log"), pytest.MonkeyPatch.context() as patch:
+    models = str(models_root().resolve())
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAREC_MODELS", models)
-        os.chdir(folder)
-        run(the_recipe())
-        yield folder
-        os.chdir(before)
+        patch.chdir(folder)
+        with one_engine(the_recipe().llm):
+            run(the_recipe())
+            yield folder
 
 
 def the_recipe(*overrides: str) -> Recipe:
@@ -87,9 +85,9 @@ def go_on(recipe: Recipe) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", HASHED, ids=".".join)
 def test_any_hashed_field_may_be_edited(world: Path, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another LLM engine asks the same server here: `test_llm` starts the real ones."""
+    """Other engines of the LLM are the same one here: `test_llm` starts the real ones."""
     changed = _changed(the_recipe(), path)
-    monkeypatch.setitem(ENGINES._factories, changed.llm.engine, ENGINES._factories["server"])
+    monkeypatch.setitem(ENGINES._factories, changed.llm.engine, ENGINES._factories["offline"])
     try:
         go_on(changed)
     except UserError:

@@ -1,0 +1,82 @@
+"""The real small LLM: one engine for all runs of a test module, and vLLM's own server."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darec.text.engine import EngineSettings, OfflineEngine
+from darec.text.generate import ENGINES
+from darec.text.models import models_root, resolve
+from darec.text.protocol import Answer, Request
+from schemas.semantic import LLMConfig
+from tests.processes import healthy, wait_for
+
+ROOT = Path(__file__).parents[1]
+
+
+class KeptOpen:
+    """An engine that stays open when a run is over."""
+
+    def __init__(self, engine: OfflineEngine) -> None:
+        self._engine = engine
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        """The answers of the engine."""
+        return self._engine.generate(requests, schema, max_tokens)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+@contextmanager
+def one_engine(config: LLMConfig) -> Iterator[KeptOpen]:
+    """The engine that all runs of this process share until the context ends. The model is loaded at the first row."""
+    with (
+        OfflineEngine(EngineSettings.of(config, resolve(config.model))) as engine,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        kept = KeptOpen(engine)
+        patch.setitem(ENGINES._factories, "offline", lambda config: kept)
+        yield kept
+
+
+@contextmanager
+def process(*command: str, log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process in a group of its own, which is killed at the end."""
+    with log.open("wb") as stream:
+        running = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            stdout=stream,
+            stderr=stream,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            process_group=0,
+        )
+        try:
+            yield running
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)  # vLLM's own server, if killed alone, leaves its engine behind
+            running.wait()
+
+
+@contextmanager
+def llm_server(port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """vLLM's own server with the small model, ready to answer."""
+    model = LLMConfig().model
+    options = f"--model {resolve(model, root=models_root())} --served-model-name {model} --port {port}"
+    options += " --max-model-len 512 --enforce-eager --dtype float32 --block-size 32"
+    structured = ("--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}')
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
+    command = ("-m", "vllm.entrypoints.openai.api_server", *options.split(), *structured)
+    with process(*command, log=log, **environment) as server:
+        assert wait_for(lambda: healthy(f"http://127.0.0.1:{port}") or server.poll() is not None, 300)
+        assert server.poll() is None, log.read_text()[-3000:]
+        yield server
