@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 _SCRIPT = """
 import json, os, signal, sys
@@ -39,7 +41,7 @@ print("ready", flush=True)
 for line in iter(sys.stdin.readline, ''):
     child = os.fork()
     if child == 0:
-        os.close(1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # not closed: a process that it starts would have no stdout
         overrides, last, place = json.loads(line)
         recipe, calls = load_recipe(Path("recipe.yaml"), overrides), count(1)
 
@@ -87,6 +89,24 @@ class Nursery:
         os.kill(child, signal.SIGKILL)
         self._write("reap")
         return os.waitstatus_to_exitcode(int(self._read())) == -signal.SIGKILL
+
+    def run_and_kill_when(self, overrides: Sequence[str], condition: Callable[[], bool], pause: float = 0.02) -> None:
+        """Starts a run, and kills it -9 as soon as `condition` holds; afterwards none of its children may be left."""
+        self._write(json.dumps([list(overrides), None, None]))
+        child = psutil.Process(int(self._read()))
+        try:
+            deadline = time.monotonic() + 240
+            while not condition():
+                assert child.status() != psutil.STATUS_ZOMBIE, "it ended before it could be killed"
+                assert time.monotonic() < deadline
+                time.sleep(pause)
+            children = child.children(recursive=True)
+        finally:
+            child.kill()
+            self._write("reap")
+            self._read()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        assert not alive, alive
 
     def run_and_kill_at(self, overrides: Sequence[str], call: int) -> bool:
         """A run that kills itself -9 at its `call`-th call of a function; False if it ended before, without an error.
@@ -177,8 +197,13 @@ class Commands:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         """The exit code, and all that was printed: standard output, then standard error."""
-        request = [str(self._folder), self._environment, list(map(str, self._outputs)), list(arguments)]
+        done = self.call(*arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def call(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """A command that has ended; `environment` comes on top of the variables of all commands."""
+        request = [str(self._folder), {**self._environment, **environment}, list(map(str, self._outputs)), arguments]
         self._requests.write(json.dumps(request) + "\n")
         self._requests.flush()
         code = int(self._answers.readline())
-        return code, "".join(path.read_bytes().decode() for path in self._outputs)
+        return subprocess.CompletedProcess(arguments, code, *(path.read_bytes().decode() for path in self._outputs))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from darec.serving.releases import Releases
 from darec.serving.retention import collect
 from schemas.tables import TableSchema
 from stages.walk import run
+from tests.nursery import Commands
 from tests.processes import unconfigured
 from tests.stores import recipe_for
 
 MONTH, NOTHING = timedelta(days=30), timedelta()
 SOURCE = Path(__file__).parents[1] / "moved_clock.c"
-DAREC = Path(sys.executable).with_name("darec")
 WITHOUT_WAITING = fcntl.LOCK_EX | fcntl.LOCK_NB
 LEDGER = TableSchema({"key": pl.String(), "text": pl.String()})
 
@@ -49,17 +50,14 @@ def clock(shim: Path, by: timedelta) -> dict[str, str]:
 class Machine:
     """darec's commands on one store, each under a clock of its own."""
 
-    def __init__(self, folder: Path, shim: Path) -> None:
-        self.recipe, self.shim = recipe_for(folder, folder / "store"), shim
-        self.releases = Releases(folder / "store")
-        self._home = folder / "prefect"
+    def __init__(self, folder: Path, commands: Commands) -> None:
+        self.releases, self._commands = Releases(folder / "store"), commands
 
     def darec(self, by: timedelta, *arguments: str, seed: int) -> str:
         """What the command printed."""
-        environment = clock(self.shim, by) | {"PREFECT_HOME": str(self._home), "DAREC_RECIPE": str(self.recipe)}
         settings = [f"train.seed={seed}", "gate.tolerances={}", "runtime.keep_releases=1", "runtime.keep_artifacts=1"]
-        command = [DAREC, *arguments, *(word for setting in settings for word in ("--set", setting))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        done = self._commands.call(*arguments, *overrides, CLOCK_SHIFT=str(int(by.total_seconds())))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -82,9 +80,16 @@ class Machine:
         return [(row["id"], row["state"]) for row in rows]
 
 
+@pytest.fixture
+def machine(tmp_path: Path, shim: Path) -> Iterator[Machine]:
+    recipe = recipe_for(tmp_path, tmp_path / "store")
+    environment = clock(shim, NOTHING) | {"PREFECT_HOME": str(tmp_path / "prefect"), "DAREC_RECIPE": str(recipe)}
+    with Commands(tmp_path, environment, tmp_path) as commands:
+        yield Machine(tmp_path, commands)
+
+
 @pytest.mark.timeout(900)
-def test_a_month_ahead_then_a_month_back_then_right(tmp_path: Path, shim: Path) -> None:
-    machine = Machine(tmp_path, shim)
+def test_a_month_ahead_then_a_month_back_then_right(machine: Machine) -> None:
     ahead = machine.publish(MONTH, seed=0)
     assert machine.all_hits(-MONTH, seed=0)
     assert machine.publish(-MONTH, seed=0) == ahead  # everything is a hit

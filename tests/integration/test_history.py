@@ -2,22 +2,16 @@
 
 import json
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.nursery import Commands
 from tests.processes import unconfigured
 from tests.stores import recipe_for
 
-DAREC = str(Path(sys.executable).with_name("darec"))
-
-
-def darec(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = unconfigured()
-    return subprocess.run(
-        [DAREC, *arguments], env=clean | environment, capture_output=True, text=True, timeout=300, check=False
-    )
+Darec = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +21,13 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lines(recipe) -> list[dict]:
+def darec(recipe) -> Iterator[Darec]:
+    with Commands(recipe.parent, unconfigured(), recipe.parent) as commands:
+        yield commands.call
+
+
+@pytest.fixture(scope="module")
+def lines(recipe, darec) -> list[dict]:
     """The log of a run, then of one that fails in `train`, of one that stops early, and of one with nothing to do."""
     done = [darec("--log-format", "json", "run", "-r", str(recipe), "--set", "train.epochs=5")]
     done.append(darec("run", "-r", str(recipe), "--set", "train.learning_rate=1e30", DAREC_LOG="json"))
@@ -37,7 +37,7 @@ def lines(recipe) -> list[dict]:
     return [json.loads(line) for run in done[:2] for line in run.stderr.splitlines()]
 
 
-def test_every_run_is_in_the_history_with_what_became_of_it(recipe, lines):
+def test_every_run_is_in_the_history_with_what_became_of_it(recipe, darec, lines):
     nights = json.loads(darec("history", "-r", str(recipe), "--json").stdout)
     assert [night["outcome"] for night in nights] == ["published", "failed", "partial", "unchanged"]
     published, failed, partial, unchanged = nights
@@ -68,7 +68,7 @@ def test_a_failed_run_says_why_in_its_log(lines):
     assert end["outcome"] == "failed" and error["level"] == "error" and error["message"] == end["why"]
 
 
-def test_a_history_that_cannot_be_written_stops_no_run(recipe, lines):
+def test_a_history_that_cannot_be_written_stops_no_run(recipe, darec, lines):
     history = recipe.parent / "store" / "nights.jsonl"
     kept = history.read_bytes()
     history.unlink()
@@ -81,6 +81,6 @@ def test_a_history_that_cannot_be_written_stops_no_run(recipe, lines):
         history.write_bytes(kept)
 
 
-def test_a_wrong_log_format_is_one_clear_line(recipe):
+def test_a_wrong_log_format_is_one_clear_line(recipe, darec):
     run = darec("status", "-r", str(recipe), DAREC_LOG="xml")
     assert run.returncode == 2 and run.stderr == "error: no such log format: 'xml' [DAREC_LOG] -> text or json\n"
