@@ -30,9 +30,9 @@ from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure
 from schemas.recipe import Recipe
 from schemas.reports import StageReport
-from stages.contract import Outcome
+from stages.contract import Outcome, Stage, Task
 from stages.declarations import EMBED
-from stages.execute import Job, execute
+from stages.execute import Job, execute, stage_job
 from stages.registry import needed, task_named
 from stages.walk import run_task
 
@@ -119,12 +119,23 @@ def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> I
     for task in needed(recipe, until):
         if task.name in _WITHOUT_LLM:
             continue
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
+        artifact, cost = _finished(task, recipe, done, store, text_width), None
+        if artifact is None:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
         if artifact is not None:  # publish has no artifact
             done[task.name], last = artifact, artifact.key
         if task.name != EMBED.name:
             yield _noted(store, f"{task.name}-{last}", cost)
+
+
+def _finished(
+    task: Task, recipe: Recipe, upstream: dict[str, Artifact], store: Store, text_width: int
+) -> Artifact | None:
+    """The artifact of an earlier call, for which no process has to be started."""
+    if task.name == EMBED.name:
+        return _random_vectors(upstream["split"], text_width).find(store)
+    return stage_job(task, recipe, upstream, store).find(store) if isinstance(task, Stage) else None
 
 
 def _noted(store: Store, name: str, cost: Cost | None) -> Cost:

@@ -21,14 +21,15 @@ def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
     assert pl.read_parquet(tmp_path / "again.parquet").equals(log)
 
 
-def test_stages_run_once_and_their_costs_are_kept(tmp_path):
+def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch):
     recipe = scale.recipe_for(tmp_path, 10_000, text_width=8, settings=["train.dim=8", "split.k_core=2"])
     first = list(scale.measure(recipe, 10_000, "publish", 8))
     names = ["ingest", "split", "graph", "train_reference", "train", "evaluate", "export", "publish"]
     assert [cost.stage for cost in first] == names
     assert all(cost.cpu_seconds > 0 and cost.peak_mb > 50 for cost in first)
     assert Releases(Path(recipe.runtime.store)).current() is not None
-    assert list(scale.measure(recipe, 10_000, "split", 8)) == first[:2]
+    monkeypatch.setattr(scale, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a stage was run again"))
+    assert list(scale.measure(recipe, 10_000, "export", 8)) == first[:-1]
 
 
 def test_exponent_of_hand_made_costs():
