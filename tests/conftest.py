@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is loaded: on the tiny models of tests a second OpenMP thread costs many times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# On a busy machine an example may take any time.
+settings.register_profile("darec", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("darec")
 
 LONGEST = [
     "flows/test_service.py",
