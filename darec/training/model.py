@@ -61,12 +61,13 @@ class Recommender(nn.Module):
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
 
         self.backbone = backbones.build(config.backbone, adjacency.shared_by(split), n_users, config.dim)
+        # An objective of weight 0 is not built: it would draw random numbers, which would change the model.
         self._objectives = nn.ModuleList(
             alignment.build(
                 each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
             )
             for each in config.alignment
-            if text
+            if text and getattr(each, "weight", 1)
         )
 
     @property

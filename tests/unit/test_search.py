@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from darec.artifacts import files
 from darec.common.errors import UserError
 from darec.common.interactions import Interactions
 from darec.model.propagation import Adjacency
 from darec.training import search, train
-from schemas.alignment import DaRecConfig, KARConfig
+from schemas.alignment import AlignmentConfig, DaRecConfig, KARConfig, RLMRecGenConfig
+from schemas.backbones import LightGCNConfig
 from schemas.recipe import Recipe
 from schemas.search import SearchConfig
 from schemas.training import TrainConfig
@@ -17,7 +19,7 @@ from stages import refit
 from stages import train as training_stage
 from stages.registry import needed
 from stages.walk import run as run_stages
-from tests.checkerboard import checkerboard
+from tests.checkerboard import checkerboard, parity_text
 from tests.data import write_tastes
 from tests.integration.test_gate_nights import TRAIN
 from tests.unit.test_fusing import run_stage
@@ -38,6 +40,14 @@ def test_without_names_the_weights_of_all_objectives_are_scaled() -> None:
     assert [each.alignment[0].weight for each in found.values()] == [0.8, 0.2, 0.05, 0.0]
     assert all(each.alignment[1] == KARConfig() for each in found.values())
     assert found["weights x 1"] == settings
+
+
+@pytest.mark.parametrize("objective", [DaRecConfig(weight=0), RLMRecGenConfig(weight=0)])
+def test_an_objective_of_weight_zero_gives_the_model_without_it(data: Interactions, objective: AlignmentConfig) -> None:
+    settings = PLAIN.model_copy(update={"epochs": 2, "backbone": LightGCNConfig(edge_keep=0.8)})
+    without = train(settings, data).final.nodes
+    with_zero = train(settings.model_copy(update={"alignment": (objective,)}), data, parity_text(data)).final.nodes
+    assert torch.equal(with_zero, without)
 
 
 def test_named_candidates_are_overrides_of_the_settings() -> None:
