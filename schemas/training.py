@@ -52,18 +52,23 @@ class TextConfig(Section):
 
 
 class FuseConfig(Section):
-    """Text columns that are appended to the trained vectors. Their scores are added to the trained scores; training
-    does not use them.
+    """Columns of texts, and of a graph filter, that are appended to the trained vectors. Their scores are added to the
+    trained scores; training does not use them.
     """
 
-    components: int = Field(default=256, ge=1, le=16_384)
-    """Number of whitened principal components of the text vectors, which is the number of additional columns."""
+    components: int = Field(default=256, ge=0, le=16_384)
+    """Number of whitened principal components of the text vectors, which is the number of text columns. 0 means no text
+    columns."""
     propagate: int = Field(default=8, ge=0, le=1_000)
     """Number of propagation steps over the train graph that are applied to the components, so that an item is also
     described by the texts of the users who have it."""
     share: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = "auto"
     """Standard deviation of the text scores relative to that of the trained scores. auto: the one of 0, 0.05, 0.1, 0.2,
-    0.4 and 0.8 that has the best validation Recall@20; with 0 no columns are added."""
+    0.4 and 0.8 that has the best validation Recall@20; with 0 no text columns are added."""
+    graph: int = added(0, ge=0, le=16_384)
+    """Number of columns of a graph filter (GF-CF with its defaults). They need no text. 0 means none."""
+    graph_share: float = added(0.2, ge=0, le=100)
+    """Standard deviation of the graph filter's scores relative to that of the trained scores."""
 
 
 class TrainConfig(Section):
@@ -140,7 +145,7 @@ class TrainConfig(Section):
     """Maximum relative decrease of the validation Recall@20 of items with train interactions. Used if `cold_start` is
     neighbours or history."""
     fuse: FuseConfig | None = added(None)
-    """Adds text columns to the trained vectors. null: the vectors are those of the backbone."""
+    """Adds columns to the trained vectors. null: the vectors are those of the backbone."""
     refit: Literal["none", "all"] = not_hashed("none")  # adds a stage with its own artifact and changes no other
     """The interactions that the released model is trained on. none: train only, so the released model is the one that
     is evaluated. all: train, val and test, for the number of epochs that was best on validation. Metrics and the
@@ -166,7 +171,7 @@ class TrainConfig(Section):
     def needs_text(self) -> bool:
         """Whether text vectors are used."""
         aligned = bool(self.alignment) or self.text.use != "none" or self.backbone.needs_text
-        return aligned or self.fuse is not None
+        return aligned or (self.fuse is not None and self.fuse.components > 0)
 
     @property
     def predicts_cold_rows(self) -> bool:
@@ -176,7 +181,8 @@ class TrainConfig(Section):
     def without_text(self) -> "TrainConfig":
         """The same model, loss and schedule without text: the reference in the evaluation."""
         plain = {"alignment": (), "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
-        return self.model_copy(update=plain | {"fuse": None})
+        graph_columns = self.fuse.model_copy(update={"components": 0}) if self.fuse and self.fuse.graph else None
+        return self.model_copy(update=plain | {"fuse": graph_columns})
 
     @property
     def learns(self) -> bool:

@@ -1,7 +1,7 @@
-"""Appends text columns to trained ones. Inner products add up, so ranking uses both parts and training only its own.
+"""Appends columns to trained ones. Inner products add up, so ranking uses both parts and training only its own.
 
-A node's row becomes [e, sqrt(f) t]: where e is the trained row and t the unit text row propagated over the train graph.
-The factor f is `share` times the ratio of the standard deviations of both scores, so that a share has the same meaning
+A node's row becomes [e, sqrt(f) t]: where e is the trained row and t the unit text row propagated over the train graph,
+or the row of a graph filter. The factor f is the share times the ratio of the standard deviations of both scores, so that a share has the same meaning
 for any model.
 """
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation.protocol import Ranking, score
+from darec.model import closed_form
 from darec.model.cold_start import deviation
 from darec.model.whitening import propagated
+from schemas.backbones import GraphFilterConfig
 from schemas.training import FuseConfig
 
 _logger = logging.getLogger(__name__)
@@ -33,27 +35,51 @@ _K, _MOST_USERS, _BLOCK = 20, 30_000, 512  # many users are ranked, because reca
 def fuse(
     config: FuseConfig,
     final: Representations,
-    text: Representations,
+    text: Representations | None,
     interactions: Interactions,
     share: float | None = None,
-) -> tuple[Representations, float]:
-    """`final` [N, d] with the text columns, [N, d + components], and their share; with share 0 there are none.
+) -> tuple[Representations, float | None]:
+    """`final` [N, d] with the columns of the graph filter and of the texts, and the share of the texts.
+
+    With a share of 0 there are no text columns. Where none are configured, the share is None.
 
     Args:
-        config: settings of the text columns and their share.
+        config: the columns, and how the share of the texts is chosen.
         final: trained rows.
-        text: text vectors of all nodes, [N, d_L].
+        text: text vectors of all nodes, [N, d_L]. Required if `config.components` is above 0.
         interactions: the train graph, and the validation pairs that choose the share.
-        share: overrides the share in the configuration.
+        share: takes this one in place of the configuration's.
     """
-    beside = propagated(text, interactions, config.components, config.propagate)
-    ratio = score_deviation(final) / max(score_deviation(beside), 1e-12)
-    beside = replace(beside, nodes=ratio**0.5 * beside.nodes)
+    if config.graph:
+        final = _joined(final, _scaled(_graph_rows(config, interactions), final), config.graph_share)
+    if not config.components or text is None:
+        return final, None
+
+    beside = _scaled(propagated(text, interactions, config.components, config.propagate), final)
     if share is None:
         share = _best_share(final, beside, interactions) if config.share == "auto" else config.share
+    return _joined(final, beside, share), share
+
+
+def _graph_rows(config: FuseConfig, interactions: Interactions) -> Representations:
+    """The vectors of the graph filter, with random numbers of their own: the same for any model and seed."""
+    device = interactions.train.users.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        return closed_form.fit(GraphFilterConfig(), interactions, None, config.graph)
+
+
+def _scaled(rows: Representations, final: Representations) -> Representations:
+    """The rows times a number, so that their scores have the standard deviation of those of `final`."""
+    ratio = score_deviation(final) / max(score_deviation(rows), 1e-12)
+    return replace(rows, nodes=ratio**0.5 * rows.nodes)
+
+
+def _joined(final: Representations, beside: Representations, share: float) -> Representations:
+    """Both rows side by side, with `share` of the scores of `beside`."""
     if not share:
-        return final, 0.0
-    return replace(final, nodes=torch.cat([final.nodes, share**0.5 * beside.nodes], 1)), share
+        return final
+    return replace(final, nodes=torch.cat([final.nodes, share**0.5 * beside.nodes], 1))
 
 
 def score_deviation(rows: Representations) -> float:

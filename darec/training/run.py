@@ -85,13 +85,14 @@ def _finished(
     interactions: Interactions,
     text_share: float | None,
 ) -> Trained:
-    """The result on the CPU, with text columns and with predicted rows for nodes without
+    """The result on the CPU, with fused columns and with predicted rows for nodes without
     interactions, if configured.
     """
-    final, share = with_text_columns(config, trained.final, text, interactions, text_share)
+    final, share = with_fused_columns(config, trained.final, text, interactions, text_share)
+    fused = final.dim > trained.final.dim
     final = with_cold_rows(config, final, text, interactions)
     validation, history = trained.validation, trained.history
-    if share and len(interactions.val):
+    if fused and len(interactions.val):
         pairs, is_sample = validation_pairs(config, interactions)
         validation = validate(final, interactions, pairs, with_error=is_sample)
     if share is not None:
@@ -114,7 +115,7 @@ def _compute(
     if not len(interactions.train):
         raise UserError("there are no train interactions", where="train", hint="check the split")
     final = closed_form.fit(backbone, interactions, text, config.dim)
-    final, share = with_text_columns(config, final, text, interactions, text_share)
+    final, share = with_fused_columns(config, final, text, interactions, text_share)
     final = with_cold_rows(config, final, text, interactions)
     validation, history = validate(final, interactions), History()
     history.add(1, 0, {f"val/{name}": value for name, value in validation.items()} | _noted(share))
@@ -137,15 +138,17 @@ def with_cold_rows(
     return cold_start.fill(final, text, interactions, unit)
 
 
-def with_text_columns(
+def with_fused_columns(
     config: TrainConfig,
     final: Representations,
     text: Representations | None,
     interactions: Interactions,
     share: float | None,
 ) -> tuple[Representations, float | None]:
-    """`final` with text columns, if configured, and their share; a given `share` is used unchanged."""
-    if text is None or config.fuse is None:
+    """`final` with the columns of `fuse`, if configured, and the share of the texts; a given `share` is used
+    unchanged.
+    """
+    if config.fuse is None or (text is None and config.fuse.components):
         return final, None
     fused, share = fusing.fuse(config.fuse, final, text, interactions, share)
     if config.scoring == "cosine":

@@ -66,7 +66,7 @@ def test_the_share_is_the_best_on_validation_by_hand(data: Interactions) -> None
 
     recalls = {share: recall(share) for share in fusing.SHARES}
     assert chosen == max(recalls, key=lambda share: (recalls[share], -share))
-    assert recalls[chosen] > recalls[0.0], "otherwise this test shows nothing"
+    assert chosen is not None and recalls[chosen] > recalls[0.0], "otherwise this test shows nothing"
 
 
 def test_text_that_only_harms_adds_no_column(data: Interactions) -> None:
@@ -88,6 +88,27 @@ def test_without_validation_and_with_a_given_share_nothing_is_chosen(data: Inter
     assert again.text_share == fusing.share_of(again.history) == 0.4
     assert train(auto, everything, text, text_share=0.0).final.dim == 8
     assert fusing.share_of(train(PLAIN, data).history) is None
+
+
+def test_graph_columns_need_no_text_and_stay_in_the_reference(data: Interactions) -> None:
+    config = PLAIN.model_copy(update={"fuse": FuseConfig(components=0, graph=5, graph_share=0.3)})
+    assert not config.needs_text
+    plain, fused = train(PLAIN, data), train(config, data)
+    assert torch.equal(fused.final.nodes[:, :8], plain.final.nodes)
+    assert fused.text_share is None
+
+    beside = Representations(fused.final.nodes[:, 8:], data.n_users)
+    assert beside.dim == 5
+    assert fusing.score_deviation(beside) == pytest.approx(0.3 * fusing.score_deviation(plain.final), rel=1e-4)
+    scores = (fused.final.user @ fused.final.item.T).double()
+    scores[data.train.users, data.train.items] = -torch.inf
+    found = (scores.topk(20).indices[data.val.users] == data.val.items[:, None]).any(1).double().mean()
+    assert fused.validation["recall@20"] == pytest.approx(float(found)), "validation is that of the fused vectors"
+
+    all_columns = FuseConfig(share=0.5, components=6, graph=5, graph_share=0.3)
+    both = config.model_copy(update={"fuse": all_columns})
+    assert train(both, data, parity_text(data)).final.dim == 8 + 5 + 6
+    assert both.without_text().fuse == all_columns.model_copy(update={"components": 0})
 
 
 def test_rows_of_cosine_scores_stay_of_length_1(data: Interactions) -> None:
