@@ -24,7 +24,7 @@ from tests.llm_stub import Stub, stub, well
 from tests.nursery import Nursery
 from tests.stores import ledger_keys
 
-KILLS = int(os.environ.get("DAREC_KILLS", "12"))
+KILLS = int(os.environ.get("DAREC_KILLS", "8"))
 """In full: DAREC_KILLS=100 python -m pytest tests/integration/test_random_kills.py"""
 
 KINDS = ("profile_items", "profile_users", "item_text", "embed", "graph", "train")
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
 
 def slowly(request, handler) -> None:
     request["path"] = handler.path
-    time.sleep(0.1)
+    time.sleep(0.05)
     well(request, handler)
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
+from typer.testing import CliRunner
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
@@ -21,6 +22,7 @@ from darec.text import quality
 from darec.text.judge import read_score
 from darec.text.protocol import Answer
 from darec.text.quality import Lift, Texts
+from pipelines.cli import app
 from schemas import columns as c
 from stages.prompts import run_trial
 from stages.text_quality import measure_prompt
@@ -166,9 +168,7 @@ def test_the_command_compares_in_the_terminal_and_as_json(tmp_path: Path) -> Non
     command = [DAREC, "prompt", "quality", "--prompt", new, "--recipe", str(tmp_path / "store.yaml"), *settings]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     assert "co-like lift, new minus current: " in shown and "profile_items: 24 of 24 rows" in shown
-    found = json.loads(
-        subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120, check=True).stdout
-    )
+    found = json.loads(CliRunner().invoke(app, [*command[1:], "--json"]).stdout)
     assert found["old"]["quality"]["rows"] == 24 and found["change"]["low"] <= found["change"]["high"]
 
 
