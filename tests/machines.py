@@ -52,7 +52,7 @@ class Run:
 
     def states(self) -> dict[str, str]:
         """State of each task, when it is over."""
-        assert wait_for(self.out.exists, 120)
+        assert wait_for(self.out.exists, 300)
         found: Any = json.loads(self.out.read_text())
         assert isinstance(found, list), found
         return dict(found)

@@ -38,6 +38,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 180) -> bool:
     return condition()
 
 
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of the loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def healthy(url: str) -> bool:
     """Whether a server answers at `url`/health."""
     try:

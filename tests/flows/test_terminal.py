@@ -184,7 +184,7 @@ def test_too_little_memory_is_one_line(folder: Path, arguments: tuple[str, ...],
     """The libraries would hang, abort or leave half-loaded modules behind."""
     limited = ["bash", "-c", f'ulimit -v {limit * 1024}; exec "$@"', "darec", DAREC, *arguments]
     done = subprocess.run(
-        limited, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60, check=False
+        limited, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert f"error: this process may use {limit:,} MiB of memory" in done.stderr and "-> raise the limit" in done.stderr
@@ -193,6 +193,6 @@ def test_too_little_memory_is_one_line(folder: Path, arguments: tuple[str, ...],
 def test_a_rollback_needs_little_memory(folder: Path) -> None:
     limited = ["bash", "-c", f'ulimit -v {200 * 1024}; exec "$@"', "darec", DAREC, "rollback"]
     done = subprocess.run(
-        limited, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60, check=False
+        limited, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
     )
     assert "ulimit" not in done.stderr and "release" in done.stderr

@@ -2,19 +2,23 @@
 
 import shutil
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
+from darec.artifacts.ledger import Ledger
+from darec.artifacts.store import Store
 from darec.text.models import models_root
+from schemas.tables import PROFILE_ROWS
 from tests.buckets import S3, configured
 from tests.data import write_checkerboard
 from tests.llm_stub import stub, well
 from tests.machines import Machines
 from tests.processes import wait_for
+from tests.stores import ledger_keys
 
 PROMPTS = Path("prompts").resolve()
 USERS, ITEMS, AT_ONCE = 24, 16, 4
@@ -61,6 +65,13 @@ def machines(server, llm, tmp_path_factory):
     started.end()
 
 
+def rows_sent(store: Store) -> int:
+    """Answers of the LLM that machines have sent to the shared store so far."""
+    ledger = store.ledger / "profiles.sqlite"
+    Ledger(ledger, PROFILE_ROWS).missing(pl.Series("key", ["any"]))  # which looks for what others have sent
+    return len(ledger_keys(ledger))
+
+
 def test_two_that_run_at_once_build_every_stage_once_and_a_third_downloads_what_it_needs(machines, server, llm):
     runs = [machines.start(name, "publish") for name in ("a", "b")]
     built = Counter(stage for run in runs for stage, state in run.states().items() if state != "cached")
@@ -77,7 +88,9 @@ def test_two_that_run_at_once_build_every_stage_once_and_a_third_downloads_what_
     assert server.requests.total() < 150
 
 
-def test_the_lease_of_a_killed_machine_is_taken_over_and_what_it_paid_for_is_kept(machines, server, llm):
+def test_the_lease_of_a_killed_machine_is_taken_over_and_what_it_paid_for_is_kept(
+    machines, server, llm, tmp_path, monkeypatch
+):
     stuck = threading.Event()
     before = len(llm.asked)
 
@@ -91,7 +104,9 @@ def test_the_lease_of_a_killed_machine_is_taken_over_and_what_it_paid_for_is_kep
     first = machines.start("a", "publish", store)
     assert wait_for(lambda: len(llm.asked) - before >= ITEMS + USERS // 2 + AT_ONCE)
     second = machines.start("b", "embed", store)
-    time.sleep(1.5)  # rows are sent within a second
+    monkeypatch.setenv("DAREC_CACHE", str(tmp_path / "cache"))
+    watching = Store(store[0].partition("=")[2])
+    assert wait_for(lambda: rows_sent(watching) >= ITEMS + USERS // 2 - AT_ONCE)
     first.kill()
     llm.behave = well
     stuck.set()

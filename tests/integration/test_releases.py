@@ -325,7 +325,7 @@ def test_two_publishers_at_once_are_one_after_the_other(store, releases):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(240)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert sorted(release.artifact for release in releases.all()) == sorted(
         str(bundle.relative_to(store.root)) for bundle in bundles

@@ -108,7 +108,7 @@ def test_nothing_is_removed_while_another_process_is_at_work(tmp_path):
     for number in range(3):
         add(store, "split", f"k{number}", {})
     code = "import sys, time; from darec.artifacts.store import Store; from pathlib import Path\n"
-    code += f"with Store(Path({str(tmp_path)!r})).in_use(): print('held', flush=True); time.sleep(60)"
+    code += f"with Store(Path({str(tmp_path)!r})).in_use(): print('held', flush=True); time.sleep(600)"
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         assert worker.stdout is not None and worker.stdout.readline() == "held\n"

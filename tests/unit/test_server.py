@@ -28,6 +28,7 @@ from schemas import columns as c
 from schemas import tables
 from schemas.semantic import ItemProfileConfig, LLMConfig
 from tests.llm_stub import Behaviour, Handler, completion, profile, send, stub, well
+from tests.processes import wait_for
 
 TITLES = ["Alien (1979)", "Jaws (1975)", "Heat (1995)", "Speed (1994)"]
 Body = dict[str, Any]
@@ -435,6 +436,7 @@ def drip_headers(request: Body, handler: Handler) -> None:
 
 def silence(request: Body, handler: Handler) -> None:
     GIVEN_UP.wait()
+    handler.close_connection = True
 
 
 @pytest.mark.timeout(120)  # without a deadline the server would never be done
@@ -615,12 +617,17 @@ def test_no_bytes_on_the_wire_cost_another_row(tmp_path_factory: pytest.TempPath
 
 
 def test_what_is_finished_is_given_before_the_failure(tmp_path: Path) -> None:
+    answered = threading.Semaphore(0)
+
     def at_last(request: Body, handler: Handler) -> None:
         if is_jaws(request):
-            time.sleep(0.5)
+            for _ in TITLES[1:]:
+                answered.acquire()
+            time.sleep(0.3)  # for the answers to be read
             send(handler, {"error": {"message": "wrong key"}}, 401)
         else:
             well(request, handler)
+            answered.release()
 
     with stub(at_last) as llm:
         work = task(tmp_path, llm.url)
@@ -631,14 +638,16 @@ def test_what_is_finished_is_given_before_the_failure(tmp_path: Path) -> None:
 
 def test_rows_are_kept_as_they_come_and_not_at_the_end(tmp_path: Path) -> None:
     with stub(but_for_jaws(silence)) as llm:
-        work = task(tmp_path, llm.url, timeout=6, retries=0)
+        work = task(tmp_path, llm.url, retries=0)
         running = threading.Thread(target=work.run, daemon=True)
+        GIVEN_UP.clear()
         running.start()
-        deadline = time.monotonic() + 10
-        while work.pending() > 1 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert work.pending() == 1 and running.is_alive()
-        running.join(20)
+        try:
+            assert wait_for(lambda: work.pending() == 1)
+            assert running.is_alive()
+        finally:
+            GIVEN_UP.set()  # the last row gets no answer either
+        running.join(180)
         assert not running.is_alive()
 
 

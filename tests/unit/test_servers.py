@@ -48,7 +48,7 @@ def another_process() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server that can be killed."""
     script = (
         "import time\nfrom tests.llm_stub import stub\nfrom tests.unit.test_servers import after\n"
-        "with stub(after(0.02)) as llm:\n    print(llm.url, flush=True)\n    time.sleep(60)"
+        "with stub(after(0.02)) as llm:\n    print(llm.url, flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -146,7 +146,7 @@ def test_the_same_bytes_again_leave_the_artifact_alone(tmp_path: Path) -> None:
 def _hold(root: Path, ready: "multiprocessing.synchronize.Event") -> None:
     with Store(root).lease("job"):
         ready.set()
-        time.sleep(60)
+        time.sleep(600)
 
 
 @pytest.mark.timeout(120)  # the lease would be waited for without end
@@ -155,7 +155,7 @@ def test_a_killed_holder_blocks_nobody(tmp_path: Path) -> None:
     ready = context.Event()
     holder = context.Process(target=_hold, args=(tmp_path, ready))
     holder.start()
-    assert ready.wait(30)
+    assert ready.wait(90)
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()

@@ -30,9 +30,9 @@ def test_a_process_that_was_killed_is_started_again(tmp_path, monkeypatch):
     part = Part("clock", says("started", "time.sleep(600)"), log=tmp_path / "log")
     with Parts() as parts:
         parts.add(part)
-        assert wait_for(lambda: starts(tmp_path / "log") == 1, 20)
+        assert wait_for(lambda: starts(tmp_path / "log") == 1)
         psutil.Process(part.pid).kill()
-        assert wait_for(lambda: part.restart_if_ended() or starts(tmp_path / "log") == 2, 20)
+        assert wait_for(lambda: part.restart_if_ended() or starts(tmp_path / "log") == 2)
         assert part.returncode() is None
     assert part.returncode() is not None
 
@@ -52,7 +52,7 @@ def test_the_last_to_be_started_ends_first(tmp_path):
             ends = f"signal.signal(signal.SIGTERM, lambda *_: (print({name!r} + ' ends', flush=True), sys.exit()))"
             code = f"import signal, sys, time; {ends}; print('started', flush=True); time.sleep(600)"
             parts.add(Part(name, [sys.executable, "-c", code], log=log))
-        assert wait_for(lambda: starts(log) == 2, 20)
+        assert wait_for(lambda: starts(log) == 2)
     assert [line for line in log.read_text().splitlines() if "ends" in line] == ["second ends", "first ends"]
 
 
@@ -70,7 +70,7 @@ def test_a_process_gets_its_signal_when_the_one_that_started_it_is_killed(tmp_pa
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.communicate()
-    assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 20)
+    assert wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_process_hears_sigint_though_a_shell_started_us_in_the_background(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_process_hears_sigint_though_a_shell_started_us_in_the_background(tmp_
             part = parts.add(
                 Part("clock", says("started", "time.sleep(600)"), log=tmp_path / "log", stop=signal.SIGINT)
             )
-            assert wait_for(lambda: starts(tmp_path / "log") == 1, 20)
+            assert wait_for(lambda: starts(tmp_path / "log") == 1)
         assert part.returncode() == -signal.SIGINT
     finally:
         signal.signal(signal.SIGINT, before)
