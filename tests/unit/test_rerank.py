@@ -162,7 +162,7 @@ def test_the_release_serves_the_order_that_evaluation_judges(world):
     items = bundle.item_vectors(bundle.items["item_id"].to_list()).sort("item_index")
     seen = bundle.seen(users["user_index"].to_list())
 
-    final = Representations.join(*(torch.from_numpy(vectors_of(side)) for side in (users, items)))
+    final = Representations.join(*(torch.tensor(vectors_of(side)) for side in (users, items)))
     all_users = Pairs.of(np.arange(users.height), np.zeros(users.height))
     ranking = rank(final, Pairs.of_table(seen), all_users, 5, reranker=bundle.reranker)
 

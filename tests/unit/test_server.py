@@ -622,7 +622,7 @@ def test_what_is_finished_is_given_before_the_failure(tmp_path: Path) -> None:
     def at_last(request: Body, handler: Handler) -> None:
         if is_jaws(request):
             for _ in TITLES[1:]:
-                answered.acquire()
+                answered.acquire(timeout=60)
             time.sleep(0.3)  # for the answers to be read
             send(handler, {"error": {"message": "wrong key"}}, 401)
         else:
