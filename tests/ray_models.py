@@ -25,6 +25,8 @@ class FixedLatency:
     def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> list[Answer]:
         with (self.folder / f"{os.getpid()}.begun").open("a") as begun:
             begun.writelines(f"{request.key}\n" for request in requests)
+        with (self.folder / f"{os.getpid()}.times").open("a") as times:
+            times.write(f"{time.monotonic()}\n")
         time.sleep(self.seconds)
         texts = (
             json.dumps({"profile": f"a profile of {request.messages[-1]['content'][:15]}"}) for request in requests
