@@ -108,7 +108,8 @@ def test_rows_of_a_killed_server_go_to_the_other(tmp_path: Path, caplog: pytest.
     assert report["servers"][url] > 0 and sum(report["servers"].values()) == len(FILMS)
     assert len(left.asked) == report["servers"][left.url], "the other server's rows are sent to it once"
     told = [record.getMessage() for record in caplog.records if "others get its rows" in record.getMessage()]
-    assert len(told) == 1 and url in told[0]
+    # Answers that were on their way may come between its failures, of which four were open at once.
+    assert 1 <= len(told) <= 4 and all(url in each for each in told)
 
 
 def test_a_server_that_fails_is_tried_again_ever_later_and_takes_part_again() -> None:
