@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.data import BenchData, train_counts
-from benchmarks.runs import Run
+from benchmarks.runs import MODEL, Run
 from benchmarks.tables import markdown
 from darec.artifacts.store import Artifact
 from darec.common.errors import UserError
@@ -135,7 +135,7 @@ def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
     """The run's representations with the vectors of cold items unchanged, set to the warm mean, and predicted from
     text.
     """
-    state, data = load_file(artifact.path / "model.safetensors"), run.data
+    state, data = load_file(artifact.path / MODEL), run.data
     final = Representations.join(state["final.user"], state["final.item"])
     cold = train_counts(data.interactions)[1] == 0
     item = final.item.clone()

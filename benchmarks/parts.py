@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from benchmarks.runs import Run
+from benchmarks.runs import MODEL, Run
 from darec.alignment.darec import DaRec
 from darec.artifacts.store import Artifact
 from darec.common.errors import UserError
@@ -37,7 +37,7 @@ def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
         aligned = torch.cat([torch.arange(first, end) for first, end in _objective(trainer).sides])
         nodes = aligned[torch.randperm(len(aligned))[:_SAMPLE]]
     before = _parts(trainer, nodes)
-    state = load_file(artifact.path / "model.safetensors")
+    state = load_file(artifact.path / MODEL)
     trainer.model.load_state_dict({name: value for name, value in state.items() if not name.startswith("final.")})
     return before, _parts(trainer, nodes)
 

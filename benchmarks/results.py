@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from benchmarks.grid import Entry
-from benchmarks.runs import BenchReport, Run, find
+from benchmarks.runs import METRICS, PER_USER, BenchReport, Run, find
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
 from darec.evaluation.protocol import Scores
@@ -63,7 +63,7 @@ def write(results: Results, folder: Path) -> None:
     """`results.parquet` and `per_user.parquet` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     results.runs.write_parquet(folder / "results.parquet")
-    results.users.write_parquet(folder / "per_user.parquet")
+    results.users.write_parquet(folder / PER_USER)
 
 
 def _names(entry: Entry) -> list[pl.Expr]:
@@ -74,9 +74,9 @@ def _names(entry: Entry) -> list[pl.Expr]:
 def _metrics(entry: Entry, artifact: Artifact) -> pl.DataFrame:
     report = BenchReport.model_validate(artifact.manifest.report)
     costs = [pl.lit(getattr(report, name)).alias(name) for name in ("epochs", "best_epoch", "train_seconds")]
-    table = pl.read_parquet(artifact.path / "metrics.parquet")
+    table = pl.read_parquet(artifact.path / METRICS)
     return table.select(*_names(entry), pl.all(), pl.lit(artifact.key).alias("key"), *costs)
 
 
 def _users(entry: Entry, artifact: Artifact) -> pl.DataFrame:
-    return pl.read_parquet(artifact.path / "per_user.parquet").select(*_names(entry), pl.all())
+    return pl.read_parquet(artifact.path / PER_USER).select(*_names(entry), pl.all())

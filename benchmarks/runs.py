@@ -31,6 +31,7 @@ from stages.contract import Outcome
 from stages.execute import Job, Result, execute
 
 STAGE = "bench_run"
+METRICS, PER_USER, HISTORY, MODEL = "metrics.parquet", "per_user.parquet", "history.parquet", "model.safetensors"
 VERSION = 2  # increased when the same configuration gives other results than before
 
 
@@ -113,7 +114,7 @@ def run_job(run: Run) -> Job:
     return Job(
         stage=STAGE,
         fingerprint=run.fingerprint,
-        writes=("metrics.parquet", "per_user.parquet", "history.parquet", "model.safetensors"),
+        writes=(METRICS, PER_USER, HISTORY, MODEL),
         work=work,
         report=BenchReport,
         settings=hashed(run.settings),
@@ -160,11 +161,11 @@ def write_result(folder: Path, trained: Trained, data: BenchData, evaluate: Eval
     parts = {"val": data.interactions.val, "test": data.interactions.test}
     judged = {part: evaluate_model(trained.final, data.interactions, pairs, evaluate) for part, pairs in parts.items()}
     rows = [(part, name, value) for part, each in judged.items() for name, value in each.summary.items()]
-    pl.DataFrame(rows, schema=["part", "metric", "value"], orient="row").write_parquet(folder / "metrics.parquet")
-    per_user(judged["test"].scores, data).write_parquet(folder / "per_user.parquet")
-    trained.history.write_parquet(folder / "history.parquet")
+    pl.DataFrame(rows, schema=["part", "metric", "value"], orient="row").write_parquet(folder / METRICS)
+    per_user(judged["test"].scores, data).write_parquet(folder / PER_USER)
+    trained.history.write_parquet(folder / HISTORY)
     final = {"final.user": trained.final.user.contiguous(), "final.item": trained.final.item.contiguous()}
-    save_file(trained.state | final, folder / "model.safetensors")
+    save_file(trained.state | final, folder / MODEL)
 
 
 def per_user(scores: Scores, data: BenchData) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from benchmarks.data import BenchData, train_counts
-from benchmarks.runs import Run
+from benchmarks.runs import MODEL, Run
 from benchmarks.tables import markdown
 from darec.artifacts.store import Artifact
 from darec.common.interactions import Pairs, Representations
@@ -33,7 +33,7 @@ def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:
     found: dict[str, dict[Method, list[Values]]] = defaultdict(lambda: defaultdict(list))
     data: dict[str, BenchData] = {}
     for run, artifact in runs:
-        state = load_file(artifact.path / "model.safetensors")
+        state = load_file(artifact.path / MODEL)
         final = Representations.join(state["final.user"], state["final.item"])
         method = (run.entry.backbone, run.entry.alignment)
         data[run.data.name] = run.data

@@ -151,6 +151,16 @@ class Copy:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def parts_in(folder: Path) -> list[Path]:
+    """The files of a table's rows in a generation, in order."""
+    return sorted(folder.glob("part-*.parquet"))
+
+
+def part_name(number: int) -> str:
+    """The name of such a file."""
+    return f"part-{number:06d}.parquet"
+
+
 def link(source: Path, target: Path) -> None:
     """Makes a hard link, or a copy if the file system does not support hard links."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from darec.common.errors import UserError
-from darec.dataset.copies import Copy, copies_in, link
+from darec.dataset.copies import Copy, copies_in, link, parts_in
 from darec.dataset.ids import as_id, merge_key, tidied
 from darec.dataset.raw import RawTable
 from schemas.copies import CopyRecord
@@ -69,7 +69,7 @@ class CopiesOfPerson:
 def _values(copy: Copy, record: CopyRecord, user_id: str) -> pl.Series | None:
     """The values of the column of users that ingest reads as this id; None if they cannot be read."""
     try:
-        rows = pl.scan_parquet(_parts(copy), missing_columns="insert", extra_columns="ignore")
+        rows = pl.scan_parquet(parts_in(copy.folder), missing_columns="insert", extra_columns="ignore")
         column = _column(rows, record)
         if column is None:
             return None
@@ -89,7 +89,7 @@ def _rewrite(copy: Copy, values: pl.Series) -> None:
     record = copy.record
     assert record is not None
     with copy.draft() as draft:
-        for part in _parts(copy):
+        for part in parts_in(copy.folder):
             rows = pl.read_parquet(part, glob=False)
             column = _column(rows.lazy(), record)
             assert column is not None
@@ -107,7 +107,3 @@ def _column(rows: pl.LazyFrame, record: CopyRecord) -> str | None:
     if isinstance(record.user, int):
         return names[record.user - 1] if 0 < record.user <= len(names) else None
     return record.user if record.user in names else None
-
-
-def _parts(copy: Copy) -> list[Path]:
-    return sorted(copy.folder.glob("part-*.parquet"))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from darec.common.errors import UserError
 from darec.dataset.connections import Since, TableConnection
-from darec.dataset.copies import link
+from darec.dataset.copies import link, part_name, parts_in
 from schemas.places import Table
 
 _MOST_PARTS = 100
@@ -44,13 +44,11 @@ def read_whole(
         where: the source, for messages.
         limit: approximate maximum number of rows to read.
     """
-    part = draft / _part(0)
+    part = draft / part_name(0)
     count = _write(connection, None, part, where, limit)
     _check(table, pl.scan_parquet(part), where)
     version = connection.state() or _window(table, part, [part])
-    if table.key:
-        _newest_of_each_key(pl.scan_parquet(part), table).sink_parquet(draft / "newest.parquet")
-        (draft / "newest.parquet").replace(part)
+    _keep_newest(part, table)
     return Read(version, count, not _same_rows([part], before))
 
 
@@ -64,7 +62,7 @@ def read_new(
     """
     read = draft / "read.parquet"
     _write(connection, since, read, where)
-    fresh = draft / _part(_number(before[-1]) + 1)
+    fresh = draft / part_name(_number(before[-1]) + 1)
     _absent(read, before, since).sink_parquet(fresh)
     version = connection.state() or _window(table, read, [*before, fresh])
     read.unlink()
@@ -73,9 +71,7 @@ def read_new(
         return Read(version, 0, False)
 
     # Unchanged files of the copy become hard links.
-    if table.key:
-        _newest_of_each_key(pl.scan_parquet(fresh), table).sink_parquet(draft / "newest.parquet")
-        (draft / "newest.parquet").replace(fresh)
+    _keep_newest(fresh, table)
     for part in before:
         _keep(part, draft / part.name, fresh, table)
     _compact(draft)
@@ -219,10 +215,15 @@ def _absent(read: Path, before: Sequence[Path], since: Since) -> pl.LazyFrame:
     return missing.drop(_ROW_HASH, _OCCURRENCE)
 
 
-def _newest_of_each_key(rows: pl.LazyFrame, table: Table) -> pl.LazyFrame:
+def _keep_newest(part: Path, table: Table) -> None:
+    """Reduces a file to the newest row of each key, if the table has one."""
+    if not table.key:
+        return
     assert table.watermark is not None
-    ordered = rows.sort(table.watermark, maintain_order=True, nulls_last=False)
-    return ordered.unique(list(table.key), keep="last", maintain_order=True)
+    ordered = pl.scan_parquet(part).sort(table.watermark, maintain_order=True, nulls_last=False)
+    newest = part.with_name("newest.parquet")
+    ordered.unique(list(table.key), keep="last", maintain_order=True).sink_parquet(newest)
+    newest.replace(part)
 
 
 def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
@@ -239,7 +240,7 @@ def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
 
 def _compact(draft: Path) -> None:
     """Merges many small files into one."""
-    parts = sorted(draft.glob("part-*.parquet"))
+    parts = parts_in(draft)
     if len(parts) > _MOST_PARTS:
         _all(parts).sink_parquet(draft / "all.parquet")
         for part in parts:
@@ -266,10 +267,6 @@ def _fingerprint(parts: Sequence[Path]) -> tuple[Any, ...]:
 
 def _all(parts: Sequence[Path]) -> pl.LazyFrame:
     return pl.concat([pl.scan_parquet(part, glob=False) for part in parts], how="diagonal_relaxed")
-
-
-def _part(number: int) -> str:
-    return f"part-{number:06d}.parquet"
 
 
 def _number(part: Path) -> int:

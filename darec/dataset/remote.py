@@ -18,7 +18,7 @@ from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.hashing import digest
 from darec.common.notices import tell_once
 from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
-from darec.dataset.copies import Copy, copy_of, described, link
+from darec.dataset.copies import Copy, copy_of, described, link, parts_in
 from schemas.copies import CopyRecord
 from schemas.data import DataConfig
 from schemas.places import Table, scheme
@@ -167,7 +167,7 @@ def _version(source: Source) -> str | None:
         return None
     from darec.dataset.incremental import since_of, unread
 
-    since = since_of(source.place, _parts(source.copy))
+    since = since_of(source.place, parts_in(source.copy.folder))
     return unread(connection, source.place, since) if since else None
 
 
@@ -255,7 +255,7 @@ def _fetch_table(
     from darec.dataset.incremental import read_new, read_whole, since_of
 
     assert isinstance(source.place, Table)
-    before, where = _parts(source.copy) if record else [], f"{source.name}, data.{source.role}"
+    before, where = parts_in(source.copy.folder) if record else [], f"{source.name}, data.{source.role}"
     since = None if full else since_of(source.place, before)
     if since is None:
         done = read_whole(connection, source.place, draft, before, where, limit)
@@ -286,10 +286,6 @@ def _facts(config: DataConfig, source: Source) -> dict[str, Any]:
         "merge_ids": tuple(config.merge_ids or ()),
         "read_at": datetime.now(UTC),
     }
-
-
-def _parts(copy: Copy) -> list[Path]:
-    return sorted(copy.folder.glob("part-*.parquet"))
 
 
 def _check_name(name: str, source: Source) -> None:

@@ -38,7 +38,6 @@ OutOption = Annotated[
 
 BENCH = Path("data/bench")
 STORE = BENCH / "store"
-WHOLE_RUN = Path("configs/movielens-100k.yaml")
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ def run(grid: Grid) -> None:
 def _line(result: "Result") -> str:
     import polars as pl
 
+    from benchmarks.runs import METRICS
+
     assert result.artifact is not None
     path = result.artifact.path
-    metrics = pl.read_parquet(path / "metrics.parquet").filter(part="val", metric="recall@20")["value"]
+    metrics = pl.read_parquet(path / METRICS).filter(part="val", metric="recall@20")["value"]
     value = f"validation Recall@20 {metrics[0]:.4f}" if len(metrics) else "done"
     return f"{value}{' (cached)' if result.cached else ''}  {path.name}"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines.cli.bench_options import WHOLE_RUN
+from pipelines.cli.options import DEFAULT_RECIPE
 from pipelines.show import Bars, print_plain
 
 _DATA = Path("data/benchmarks/beauty")
@@ -31,7 +31,7 @@ def speed(
     place = pick(device, "--device")
     if threads:
         torch.set_num_threads(threads)
-    source = data if data.exists() else WHOLE_RUN
+    source = data if data.exists() else DEFAULT_RECIPE
     loaded = load_data(source.stem, source, text=False)
     with Bars("speed") as bars:
         measured, growth = timing.measure(loaded, repeats, bars, peers.resolve() if recbole else None, place)
