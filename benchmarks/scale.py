@@ -96,7 +96,7 @@ def _shuffled(column: str, size: int, prefix: str) -> pl.Expr:
 
 
 def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe of one size: its log (written if it is not there), its store, one epoch; DaRec if there is text.
+    """The recipe of one size: its log (written if it does not exist), its store, one epoch; DaRec if there is text.
 
     Raises:
         UserError: one of `settings` is not an override (`path=value`).

@@ -61,8 +61,8 @@ class Candidate:
     @property
     def turn(self) -> list[tuple[Callable[[], Cost], list[Cost]]]:
         """Its measurements in a round, each with the list for its cost."""
-        acts = ((self.epoch, self.epochs), (self.evaluate, self.evaluations))
-        return [(act, costs) for act, costs in acts if act for _ in range(self.times_a_turn)]
+        measurements = ((self.epoch, self.epochs), (self.evaluate, self.evaluations))
+        return [(run, costs) for run, costs in measurements if run for _ in range(self.times_a_turn)]
 
 
 def measure(
@@ -79,19 +79,19 @@ def measure(
     """
     growth = evaluation_growth(data.interactions)
     with ExitStack() as stack:
-        contestants = _contestants(data, stack, peers, device)
-        acts = [(name, *act) for name, each in contestants.items() for act in each.turn]
-        progress.start("speed", (repeats + 1) * len(acts), "turns")
+        candidates = _candidates(data, stack, peers, device)
+        measurements = [(name, *measurement) for name, each in candidates.items() for measurement in each.turn]
+        progress.start("speed", (repeats + 1) * len(measurements), "turns")
         for number in range(repeats + 1):
-            for name, act, costs in acts:
-                cost = act()
+            for name, measurement, costs in measurements:
+                cost = measurement()
                 if number:
                     costs.append(cost)
                 progress.advance(1, f"{name} {cost[0]:.2f} s")
-    return contestants, growth
+    return candidates, growth
 
 
-def _contestants(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Candidate]:
+def _candidates(data: BenchData, stack: ExitStack, peers: Path | None, device: torch.device) -> dict[str, Candidate]:
     found = {name: _ours(data, name, device) for name in _OURS}
     plain = PlainLightGCN(data.interactions, DIM, BATCH)
     found[PLAIN] = Candidate(_timed(plain.epoch), _timed(plain.evaluate))
@@ -115,10 +115,10 @@ def _ours(data: BenchData, name: str, device: torch.device) -> Candidate:
     return Candidate(_timed(trainer.run_epoch), evaluate, times_a_turn=_TIMES_A_TURN)
 
 
-def _timed(act: Callable[[], object]) -> Callable[[], Cost]:
+def _timed(action: Callable[[], object]) -> Callable[[], Cost]:
     def timed() -> Cost:
         wall, cpu = time.perf_counter(), time.process_time()
-        act()
+        action()
         return time.perf_counter() - wall, time.process_time() - cpu
 
     return timed
@@ -154,10 +154,10 @@ def _copies(data: Interactions, pairs: Pairs) -> Pairs:
     return Pairs(pairs.users.repeat(4) + shifts, pairs.items.repeat(4))
 
 
-def table(contestants: dict[str, Candidate], growth: float, data: Interactions, device: torch.device = CPU) -> str:
+def table(candidates: dict[str, Candidate], growth: float, data: Interactions, device: torch.device = CPU) -> str:
     """Medians, and their ratios to darec's, in Markdown."""
-    epochs = {name: _median(each.epochs) for name, each in contestants.items() if each.epochs}
-    evaluations = {name: _median(each.evaluations) for name, each in contestants.items() if each.evaluations}
+    epochs = {name: _median(each.epochs) for name, each in candidates.items() if each.epochs}
+    evaluations = {name: _median(each.evaluations) for name, each in candidates.items() if each.evaluations}
     if RECBOLE in epochs:
         derived = f"RLMRec LightGCN (RecBole x {RLMREC_EPOCH:.2f}; singly x {RLMREC_EVALUATION:.2f})"
         epochs[derived] = _times(epochs[RECBOLE], RLMREC_EPOCH)
@@ -171,7 +171,7 @@ def table(contestants: dict[str, Candidate], growth: float, data: Interactions, 
         rows.append([name, *epoch, *evaluation])
     head = ["", "an epoch, s (CPU)", "over darec's (CPU)", "a full evaluation, s (CPU)", "over darec's (CPU)"]
 
-    rounds, where = len(contestants[PLAIN].evaluations), f"{torch.get_num_threads()} threads"
+    rounds, where = len(candidates[PLAIN].evaluations), f"{torch.get_num_threads()} threads"
     if device.type == "cuda":
         where = f"darec on {torch.cuda.get_device_name(device)}, peers on {where}"
     size = f"{len(data.train):,} train pairs, {data.n_users:,} users x {data.n_items:,} items, dim {DIM}"

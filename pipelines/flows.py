@@ -139,7 +139,7 @@ def darec(
     loaded = load_recipe(Path(recipe) if recipe else None, overrides or [])
     store = Store(loaded.runtime.store)
     with recorded(store, flow_run.name, loaded) as results:
-        pools(loaded)  # a wrong name is told before anything runs
+        pools(loaded)  # a wrong name is reported before anything runs
         prepared(loaded)
         with store.in_use():
             with harmless("the plan"):

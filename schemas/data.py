@@ -169,7 +169,7 @@ class DataConfig(Section):
     half_life_days: float | None = added(None, gt=0)
     """Half-life of the weight of an interaction, in days before the newest one. null means no decay."""
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
-    """Maximum fraction of the interactions that may be lost, whatever the cause. Ingest refuses the data if it is more.
+    """Maximum fraction of the interactions that may be lost, for any cause. Ingest refuses the data if it is more.
     Ratings below `min_rating`, repeated pairs and event types that are not read do not count as lost."""
     max_unpacked_gb: float = not_hashed(100.0, gt=0)
     """Maximum unpacked size of a compressed file, in GB. A larger file is refused."""

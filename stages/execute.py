@@ -109,7 +109,7 @@ def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], st
     """The job of a stage whose input artifacts all exist, so that its key is known.
 
     Raises:
-        UserError: a prompt, model or source file that is part of the key is not there.
+        UserError: a prompt, model or source file that is part of the key does not exist.
     """
     inputs = input_records(stage, recipe, upstream)
     config = stage.config(recipe)

@@ -93,7 +93,7 @@ def fetch_model(model: str, revision: str, *, named: bool) -> str:
     else:
         models.ensure(model)
     folder = models.resolve(model, revision)
-    return f"there already, {folder}" if folder == before else f"fetched, {folder}"
+    return f"exists already, {folder}" if folder == before else f"fetched, {folder}"
 
 
 def check_prompts(recipe: Recipe) -> None:

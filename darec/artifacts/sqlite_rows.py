@@ -161,7 +161,7 @@ def columns_of(db: sqlite3.Connection, path: Path, schema: TableSchema) -> dict[
     if columns.keys() >= set(schema.required):
         return columns
     if path.stat().st_size < _SMALLEST:
-        raise DamageError("it is empty or cut short")
+        raise DamageError("it is empty or truncated")
     if db.execute("PRAGMA application_id").fetchone() == (_APPLICATION,):
         raise DamageError("its table does not match the schema of this ledger")
     hint = "move it away: a ledger must be created by darec"

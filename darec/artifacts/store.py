@@ -235,7 +235,7 @@ class Store:
                 if artifact.damage() is None:
                     return artifact
             except TransientError as error:
-                tell_once(f"passed over: {error}")
+                tell_once(f"skipped: {error}")
         return None
 
     @contextmanager

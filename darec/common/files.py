@@ -120,7 +120,7 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         NotAFileError: it is not a regular file but, for example, a named pipe, which might block.
-        OSError: it is not there, or cannot be read.
+        OSError: it does not exist, or cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

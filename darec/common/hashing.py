@@ -7,7 +7,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, whatever their field order.
+    """JSON with sorted keys and no spaces: equal values give equal text, regardless of field order.
 
     Raises:
         ValueError: for NaN and infinities, which have no JSON form.

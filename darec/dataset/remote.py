@@ -134,7 +134,7 @@ def changed(config: DataConfig, folder: Path) -> tuple[str, ...]:
     For a source that cannot be reached, a warning is logged and its copy is used.
 
     Raises:
-        UserError: a source is not there, or may not be read.
+        UserError: a source does not exist, or access is denied.
         TransientError: a source that was never read cannot be reached.
     """
     return tuple(news for source in sources_in(config, folder) if (news := _news(source)) is not None)

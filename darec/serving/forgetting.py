@@ -66,7 +66,7 @@ _ELSEWHERE = (
 )
 _CACHES = "caches of other machines: each follows with its next command, but reports, checkpoints and its outbox stay"
 _PUSHED = "logs, snapshots and backups of the vector store, and its free blocks until it uses them again"
-_OLD_TEXTS = "texts of the person whose artifacts are gone: a ledger does not know whose its rows are"
+_OLD_TEXTS = "texts of the person whose artifacts were removed: a ledger does not contain user ids"
 
 
 class Holder(Protocol):

@@ -55,7 +55,7 @@ class RetryableError(Exception):
     `since` is when this request first failed, by the monotonic clock.
     """
 
-    def __init__(self, what: str, hint: str = "look at its log", after: float = 0.0) -> None:
+    def __init__(self, what: str, hint: str = "see its log", after: float = 0.0) -> None:
         self.what, self.hint, self.after, self.since = what, hint, after, 0.0
         super().__init__(what)
 

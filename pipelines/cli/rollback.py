@@ -1,4 +1,4 @@
-"""`darec rollback`: goes back to the previous release."""
+"""`darec rollback`: returns to the previous release."""
 
 from darec.serving.releases import Releases
 from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe

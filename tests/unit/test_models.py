@@ -105,7 +105,7 @@ def test_the_command_tells_what_was_fetched_from_what_was_there_and_what_is_not(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     command = ["models", "fetch", "--set", "llm.model=nobody/no-such-model", "--set", "embed.model=toy"]
     first, second = (CliRunner().invoke(cli.app, command) for _ in range(2))
-    assert "toy: fetched, " in first.stdout and "toy: there already, " in second.stdout
+    assert "toy: fetched, " in first.stdout and "toy: exists already, " in second.stdout
     for done in (first, second):
         assert done.exit_code == UserError.exit_code and "no-such-model: " not in done.stdout
         assert "HF_HUB_OFFLINE=0 darec models fetch nobody/no-such-model" in done.stderr

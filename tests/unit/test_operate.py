@@ -1,4 +1,4 @@
-"""The operator's forms and what the UI is told, without a server."""
+"""The forms for operators and what the UI shows, without a server."""
 
 import base64
 from pathlib import Path
