@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from pipelines.cli.options import JsonOption, print_json
 from pipelines.reports import check_free
 from pipelines.show import console
 from pipelines.tables import print_table
+
+if TYPE_CHECKING:
+    from darec.serving.paired import MetricRow
 
 
 def compare(
@@ -50,19 +53,13 @@ def compare(
         print_json(asdict(found))
         return
 
-    rows = [
-        (
-            row.name,
-            row.first,
-            row.second,
-            f"{row.difference:+.4f}",
-            f"{row.low:+.4f} to {row.high:+.4f}",
-            f"{row.wilcoxon:.2g}",
-        )
-        for row in found.metrics
-    ]
     title = f"{found.users:,} users, second minus first"
-    print_table(title, ("metric", *names, "difference", "95% interval", "p"), rows)
+    print_table(title, ("metric", *names, "difference", "95% interval", "p"), map(_row, found.metrics))
     for part in found.texts:
         console.print(f"{part.stage}: {part.changed:,} of {part.rows:,} profiles differ")
     console.print(f"Page: {out}")
+
+
+def _row(pair: "MetricRow") -> tuple[str | float, ...]:
+    interval = f"{pair.low:+.4f} to {pair.high:+.4f}"
+    return pair.name, pair.first, pair.second, f"{pair.difference:+.4f}", interval, f"{pair.wilcoxon:.2g}"

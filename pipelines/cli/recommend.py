@@ -27,35 +27,38 @@ from pipelines.tables import print_table
 from schemas.lists import Format, ListsConfig
 from schemas.rules import RulesConfig
 
+_UserOption = Annotated[list[str] | None, typer.Option("--user", help="External user id. May be repeated.")]
+_HistoryOption = Annotated[
+    list[str] | None, typer.Option("--history", help="Items that a new user liked: ITEM,ITEM,... May be repeated.")
+]
+_CountOption = Annotated[
+    int | None, typer.Option("-k", min=1, help="Number of items.", show_default="10, with --all 20")
+]
+
 _PANEL = "Lists of all users"
+_AllOption = Annotated[
+    bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
+]
+_OutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out", help="Folder of the files, or s3://bucket/folder. Lists there are replaced.", rich_help_panel=_PANEL
+    ),
+]
+_FormatOption = Annotated[Format | None, typer.Option("--format", help="Format of the files.", rich_help_panel=_PANEL)]
+_PartitionsOption = Annotated[
+    int | None, typer.Option("--partitions", min=1, help="Number of files.", rich_help_panel=_PANEL)
+]
 
 
 def recommend(
-    users: Annotated[list[str] | None, typer.Option("--user", help="External user id. May be repeated.")] = None,
-    histories: Annotated[
-        list[str] | None,
-        typer.Option("--history", help="Items that a new user liked: ITEM,ITEM,... May be repeated."),
-    ] = None,
-    k: Annotated[
-        int | None, typer.Option("-k", min=1, help="Number of items.", show_default="10, with --all 20")
-    ] = None,
-    all_users: Annotated[
-        bool, typer.Option("--all", help="Write the lists of all users to files.", rich_help_panel=_PANEL)
-    ] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            help="Folder of the files, or s3://bucket/folder. Lists there are replaced.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = None,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="Format of the files.", rich_help_panel=_PANEL)
-    ] = None,
-    partitions: Annotated[
-        int | None, typer.Option("--partitions", min=1, help="Number of files.", rich_help_panel=_PANEL)
-    ] = None,
+    users: _UserOption = None,
+    histories: _HistoryOption = None,
+    k: _CountOption = None,
+    all_users: _AllOption = False,
+    out: _OutOption = None,
+    file_format: _FormatOption = None,
+    partitions: _PartitionsOption = None,
     only: OnlyOption = None,
     in_stock: InStockOption = None,
     block: BlockOption = None,
@@ -72,8 +75,6 @@ def recommend(
     as_json: JsonOption = False,
 ) -> None:
     """Show the best unseen items of a user or for a history, or write the lists of all users to files."""
-    from darec.serving.recommend import recommend_histories, recommend_many
-
     if [bool(users), bool(histories), all_users].count(True) != 1:
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
@@ -84,15 +85,21 @@ def recommend(
     if all_users:
         given = {"out": out, "k": k, "format": file_format, "partitions": partitions}
         _write_all(store.root, loaded.lists or ListsConfig(), given, rules, as_json)
-        return
+    else:
+        _show(store.root, users or [], histories or [], k or 10, rules, as_json)
 
-    bundle, k = current_bundle(store.root), k or 10
+
+def _show(store: Path, users: list[str], histories: list[str], k: int, rules: RulesConfig, as_json: bool) -> None:
+    """Shows the items of some users, or for some histories."""
+    from darec.serving.recommend import recommend_histories, recommend_many
+
+    bundle = current_bundle(store)
     if histories:
         answer = recommend_histories(bundle, [history.split(",") for history in histories], k, rules)
         asked, column = list(enumerate(histories)), "history"
     else:
-        answer = recommend_many(bundle, users or [], k, rules)
-        asked, column = [(user, f"user {user}") for user in dict.fromkeys(users or [])], "user_id"
+        answer = recommend_many(bundle, users, k, rules)
+        asked, column = [(user, f"user {user}") for user in dict.fromkeys(users)], "user_id"
     if as_json:
         print_json(answer.to_dicts())
         return

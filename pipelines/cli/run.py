@@ -20,22 +20,25 @@ REFUSED = 3
 """Exit code of `darec run --require-publish` if the release is not published."""
 
 
+_ForceOption = Annotated[
+    list[str] | None,
+    typer.Option("--force", help="Run this stage even if it is a hit. May be repeated.", autocompletion=stage_names),
+]
+_PrefectOption = Annotated[
+    bool, typer.Option("--prefect", help="Run as a Prefect flow even if no Prefect server is configured.")
+]
+_RequireOption = Annotated[
+    bool, typer.Option("--require-publish", help=f"Exit with {REFUSED} if the release is not published.")
+]
+
+
 def run(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     until: UntilOption = WHOLE_RUN,
-    force: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--force", help="Run this stage even if it is a hit. May be repeated.", autocompletion=stage_names
-        ),
-    ] = None,
-    prefect: Annotated[
-        bool, typer.Option("--prefect", help="Run as a Prefect flow even if no Prefect server is configured.")
-    ] = False,
-    require_publish: Annotated[
-        bool, typer.Option("--require-publish", help=f"Exit with {REFUSED} if the release is not published.")
-    ] = False,
+    force: _ForceOption = None,
+    prefect: _PrefectOption = False,
+    require_publish: _RequireOption = False,
 ) -> None:
     """Run the pipeline: reuse cached stages, run the others, and publish the release if it passes the gate.
 
