@@ -151,7 +151,7 @@ def _groups(rows: np.ndarray, count: int = 8) -> np.ndarray:
     points = torch.from_numpy(rows)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        centres = clustering.kmeans(points, clustering.spread(points, count), 20)
+        centres = clustering.kmeans(points, clustering.initial_centres(points, count), 20)
     return clustering.nearest(points, centres).numpy()
 
 

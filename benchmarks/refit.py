@@ -76,7 +76,7 @@ def _cut(recipe: Recipe, log: pl.DataFrame, moment: int, days: float) -> Cut:
         "refitted from evaluated": _refitted(recipe, known, size, evaluated, warm=evaluated.state.get("embedding")),
     }
     models = {"popularity": popularity(everything, *size), "evaluated": evaluated.final} | refitted
-    scores = {name: _foreseen(final, everything, future) for name, final in models.items()}
+    scores = {name: _scores_after(final, everything, future) for name, final in models.items()}
     ids = split.users.sort(c.USER_INDEX)[c.USER].gather(scores["evaluated"].users.tolist())
     return Cut(known.height, evaluated.best_epoch, ids, scores)
 
@@ -104,7 +104,7 @@ def _refitted(
     ).final
 
 
-def _foreseen(final: Representations, known: Pairs, future: Pairs) -> Scores:
+def _scores_after(final: Representations, known: Pairs, future: Pairs) -> Scores:
     ranking = rank(final, known, future, _K)
     return score(ranking, future, len(final.item), (_K,), ("recall", "ndcg"))
 

@@ -196,7 +196,7 @@ class DaRec(Objective):
             self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
-        start = last if self._steps else clustering.spread(rows, self.config.centres, fixed=self.fixed)
+        start = last if self._steps else clustering.initial_centres(rows, self.config.centres, fixed=self.fixed)
         return clustering.kmeans(rows, start, self.config.kmeans_iterations, fixed=self.fixed)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:

@@ -285,7 +285,7 @@ class Ledger:
                 sql.delete_damaged(db, names, table[KEY].to_list())
             unknown = [pl.lit(None).alias(name) for name in names if name not in self.schema]
             cells = table.with_columns(unknown).select(KEY, *names[2:])
-            sql.insert(db, map(sql.sealed, cells.iter_rows()), len(names), replace=replace)
+            sql.insert(db, map(sql.with_checksum, cells.iter_rows()), len(names), replace=replace)
             if source is not None:
                 db.execute("INSERT OR IGNORE INTO imported VALUES (?)", (source,))
 
@@ -384,7 +384,7 @@ class Ledger:
         with closing(sql.connect(self.path, "rw")) as db:
             try:
                 db.execute("PRAGMA journal_mode=DELETE")
-                return sql.columns_of(db, self.path, self.schema), sql.fault_of(db, self.path)
+                return sql.columns_of(db, self.path, self.schema), sql.problem_of(db, self.path)
             except sqlite3.DatabaseError as error:
                 if not sql.is_damage(error):
                     raise
@@ -401,7 +401,7 @@ class Ledger:
                         for cell, text in zip(row, texts, strict=True)
                     ]
                     for row in rows
-                    if sql.is_sound(row)
+                    if sql.is_intact(row)
                 )
                 kept += sql.insert(db, sound, len(columns))
 

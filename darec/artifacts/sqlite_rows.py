@@ -168,7 +168,7 @@ def columns_of(db: sqlite3.Connection, path: Path, schema: TableSchema) -> dict[
     raise UserError("this SQLite file is not a row ledger", where=str(path), hint=hint)
 
 
-def fault_of(db: sqlite3.Connection, path: Path) -> str:
+def problem_of(db: sqlite3.Connection, path: Path) -> str:
     """The problem that SQLite's own check or the header shows; empty if the file is intact."""
     with path.open("rb") as file:
         header = file.read(100)
@@ -201,7 +201,7 @@ def look_up(
     listed = ", ".join(map(_quoted, names))
     try:
         for row in db.execute(f"SELECT {listed} FROM rows WHERE key IN ({_places(len(keys))})", keys):
-            if is_sound(row):
+            if is_intact(row):
                 sound.append(tuple([row[place] for place in places]))
             else:
                 others += 1
@@ -232,7 +232,7 @@ def delete_damaged(db: sqlite3.Connection, names: list[str], keys: list[str]) ->
     for start in range(0, len(keys), BATCH):
         batch = keys[start : start + BATCH]
         rows = db.execute(f"SELECT {columns} FROM rows WHERE key IN ({_places(len(batch))})", batch).fetchall()
-        db.executemany("DELETE FROM rows WHERE rowid = ?", [(rowid,) for rowid, *row in rows if not is_sound(row)])
+        db.executemany("DELETE FROM rows WHERE rowid = ?", [(rowid,) for rowid, *row in rows if not is_intact(row)])
 
 
 def count(db: sqlite3.Connection, column: str, values: Sequence[str | bytes]) -> int:
@@ -248,7 +248,7 @@ def purge(path: Path, column: str, values: Sequence[str | bytes]) -> int:
     with one of the values.
     """
     with transaction(path) as db:
-        damaged = [(rowid,) for rowid, *row in db.execute("SELECT rowid, * FROM rows") if not is_sound(row)]
+        damaged = [(rowid,) for rowid, *row in db.execute("SELECT rowid, * FROM rows") if not is_intact(row)]
         held = count(db, column, values)
         db.execute(f"DELETE FROM rows WHERE {_quoted(column)} IN ({_places(len(values))})", list(values))
         db.executemany("DELETE FROM rows WHERE rowid = ?", damaged)
@@ -258,12 +258,12 @@ def purge(path: Path, column: str, values: Sequence[str | bytes]) -> int:
     return held
 
 
-def sealed(cells: Row) -> Row:
+def with_checksum(cells: Row) -> Row:
     """The row with the checksum inserted after the key."""
     return cells[0], _checksum(cells), *cells[1:]
 
 
-def is_sound(row: Row) -> bool:
+def is_intact(row: Row) -> bool:
     """Whether the checksum of a row is correct."""
     return row[1] == _checksum((row[0], *row[2:]))
 

@@ -10,7 +10,7 @@ from darec.common.ranges import renumbered
 from darec.dataset import times
 from darec.dataset.ids import as_id, tidied
 from darec.dataset.log import Log, read_log
-from darec.dataset.losses import count_losses, nothing_left, refuse_twins
+from darec.dataset.losses import check_variants, count_losses, nothing_left
 from darec.dataset.preferences import one_of_each_pair, threshold_of, unread_columns, verdicts, weighted
 from darec.dataset.raw import RawTable
 from darec.dataset.readers import RawData
@@ -81,7 +81,7 @@ def clean_interactions(
     """
     log = read_log(raw, catalogue, config)
     lost = count_losses(raw, log, config)
-    doubts = [*log.doubts, *refuse_twins(raw, log, config), *unread_columns(raw, config)]
+    doubts = [*log.doubts, *check_variants(raw, log, config), *unread_columns(raw, config)]
     rows_in = log.rows.height + log.left_out["other_event"]
     kept = log.rows.filter(pl.col("problem") == 0).drop("problem")
     log.rows = log.rows.clear()  # gigabytes for fifty million rows, and no longer needed

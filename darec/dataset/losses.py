@@ -102,7 +102,7 @@ def count_losses(raw: RawTable, log: "Log", config: DataConfig) -> dict[str, dic
     )
 
 
-def refuse_twins(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
+def check_variants(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
     """Reports ids that differ only in case, leading zeros or blanks.
 
     Raises:

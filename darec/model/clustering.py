@@ -37,7 +37,7 @@ def kmeans(rows: Tensor, centres: Tensor, iterations: int, *, fixed: bool = Fals
     return centres
 
 
-def spread(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
+def initial_centres(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
     """Initial centres: `count` rows, each drawn in proportion to its squared distance to the others (k-means++).
 
     `fixed` does not use torch.multinomial, which synchronises with the device to check its weights.

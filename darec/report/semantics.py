@@ -8,7 +8,7 @@ import polars as pl
 from darec.artifacts import files
 from darec.common.errors import DarecError
 from darec.report.content import Absent, Generation, Map, Neighbours, Panel, Sample
-from darec.report.source import Floats, Source, spread
+from darec.report.source import Floats, Source, rows_at_ranks
 from schemas import columns as c
 
 _STAGES = ("profile_items", "profile_users", "embed")
@@ -57,7 +57,7 @@ def neighbours(source: Source) -> tuple[Neighbours, ...]:
             before=Absent("no text vectors") if text is None else _nearest(text, row, items[c.TITLE]),
             after=_nearest(trained, row, items[c.TITLE]),
         )
-        for row in spread(counts, _RANKS)
+        for row in rows_at_ranks(counts, _RANKS)
     )
 
 

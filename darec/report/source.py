@@ -94,7 +94,7 @@ class Source:
         )
 
 
-def spread(values: Floats | NDArray[np.int64], shares: tuple[float, ...]) -> list[int]:
+def rows_at_ranks(values: Floats | NDArray[np.int64], shares: tuple[float, ...]) -> list[int]:
     """Distinct rows at the given ranks (0 the smallest value, 1 the largest), in the given order; ties by row."""
     order = np.argsort(values, kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in shares] if len(order) else []

@@ -7,7 +7,7 @@ import polars as pl
 
 from darec.artifacts import files
 from darec.report.content import Viewer
-from darec.report.source import Source, spread
+from darec.report.source import Source, rows_at_ranks
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many
 from schemas import columns as c
@@ -20,7 +20,7 @@ def viewers(source: Source) -> tuple[Viewer, ...]:
     """A few users, from a very active one to one with little history."""
     names = source.read(files.USER_VOCABULARY).sort(c.USER_INDEX)[c.USER]
     activity = np.bincount(source.train[c.USER_INDEX].to_numpy(), minlength=len(names))
-    rows = spread(activity, _RANKS)
+    rows = rows_at_ranks(activity, _RANKS)
     bundle = Bundle.open(source.artifact("export").path)
     recommended = recommend_many(bundle, [names[row] for row in rows], _SHOWN)
     profiles = _profiles(source, rows)

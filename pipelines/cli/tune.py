@@ -41,22 +41,22 @@ def tune(
     if len(chosen) != 1:
         raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint="a search has exactly one")
     with Bars(loaded.name) as bars:
-        ground = _ground(*next(iter(chosen.items())), bars)
-        for search in searches(loaded, ground, out, bars, only.split(",") if only else ()):
+        base = _search_context(*next(iter(chosen.items())), bars)
+        for search in searches(loaded, base, out, bars, only.split(",") if only else ()):
             console.print(_write_best(search, search.run(_announce)), markup=False, highlight=False)
 
 
-def _ground(name: str, path: Path, progress: Progress) -> "SearchContext":
+def _search_context(name: str, path: Path, progress: Progress) -> "SearchContext":
     from benchmarks.data import is_recipe, load_data
     from benchmarks.tune import SearchContext, given
 
     if not is_recipe(path):
         return given(load_data(name, path))
     sections = ("llm", "profile_items", "profile_users", "embed", "graph", "train")
-    return SearchContext(load_recipe(path), sections, lambda recipe: _made(name, recipe, progress))
+    return SearchContext(load_recipe(path), sections, lambda recipe: _data_of(name, recipe, progress))
 
 
-def _made(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
+def _data_of(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
     """The inputs of the stage train for `recipe`. Only what no earlier trial has computed is run."""
     from benchmarks.data import from_artifacts
     from stages.prepare import prepare

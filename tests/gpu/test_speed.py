@@ -75,7 +75,7 @@ def test_kmeans_and_matching_on_the_gpu_are_those_of_the_cpu():
     on_gpu = rows.cuda(), rows[:8].cuda(), cost.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        clustering.spread(on_gpu[0], 8, fixed=True)
+        clustering.initial_centres(on_gpu[0], 8, fixed=True)
         found = clustering.kmeans(*on_gpu[:2], 20, fixed=True)
         partners = [clustering.match(on_gpu[2], how, fixed=True) for how in ("optimal", "greedy")]
     finally:

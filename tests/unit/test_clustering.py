@@ -16,7 +16,7 @@ def blobs():
 def test_kmeans_finds_separated_blobs():
     torch.manual_seed(0)
     centres, rows = blobs()
-    found = clustering.kmeans(rows, clustering.spread(rows, 3), 10)
+    found = clustering.kmeans(rows, clustering.initial_centres(rows, 3), 10)
     order = clustering.match(torch.cdist(centres, found), "optimal")
     assert torch.allclose(found[order], centres, atol=0.2)
 

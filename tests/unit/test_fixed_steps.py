@@ -232,7 +232,7 @@ def test_centres_are_matched_as_on_the_cpu(how):
 def test_kmeans_of_all_iterations_is_that_of_enough():
     torch.manual_seed(0)
     rows = torch.randn(300, 4)
-    start = clustering.spread(rows, 5, fixed=True)
+    start = clustering.initial_centres(rows, 5, fixed=True)
     assert torch.equal(clustering.kmeans(rows, start, 40, fixed=True), clustering.kmeans(rows, start, 40))
 
 

@@ -92,8 +92,8 @@ def test_a_plan_of_many_rows_renders_a_sample(whole, rendered, monkeypatch):
 def test_a_plan_looks_each_row_up_once(whole, monkeypatch):
     """Each look-up verifies the row's checksum: of a million rows these are seconds."""
     whole.run(engine=Script(well))
-    verified, plain = [], sqlite_rows.is_sound
-    monkeypatch.setattr(sqlite_rows, "is_sound", lambda row: verified.append(row[0]) or plain(row))
+    verified, plain = [], sqlite_rows.is_intact
+    monkeypatch.setattr(sqlite_rows, "is_intact", lambda row: verified.append(row[0]) or plain(row))
     assert whole.forecast().rows == 0
     assert len(verified) == len(set(verified)) == ROWS
 

@@ -14,7 +14,7 @@ from darec.common.hashing import digest
 from darec.report.collect import collect
 from darec.report.content import Absent, Chart, DataNotes, Line, Panel
 from darec.report.render import change, number, render
-from darec.report.source import Source, spread
+from darec.report.source import Source, rows_at_ranks
 from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
 from pipelines.reports import report_run, write_report
@@ -299,9 +299,9 @@ def test_changes():
 
 
 def test_spread_takes_distinct_rows_by_rank():
-    assert spread(np.array([5, 1, 9, 7]), (1.0, 0.5, 0.0)) == [2, 3, 1]
-    assert spread(np.array([3]), (1.0, 0.0)) == [0]
-    assert spread(np.array([], np.int64), (1.0,)) == []
+    assert rows_at_ranks(np.array([5, 1, 9, 7]), (1.0, 0.5, 0.0)) == [2, 3, 1]
+    assert rows_at_ranks(np.array([3]), (1.0, 0.0)) == [0]
+    assert rows_at_ranks(np.array([], np.int64), (1.0,)) == []
 
 
 def test_charts_hold_odd_numbers():
