@@ -108,6 +108,7 @@ def _outcome(path: Path, data: Interactions, factor: int, epochs: int, exponent:
     validation = time.process_time() - last
     steps = -(-len(data.train) // config.batch_size)
     recall, cpu = trained.validation["recall@20"], median(costs) - validation
+
     return Outcome(len(data.train), steps, trained.epochs, trained.best_epoch, recall, round(cpu, 1))
 
 

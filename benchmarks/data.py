@@ -49,6 +49,7 @@ def from_folder(name: str, folder: Path) -> BenchData:
     if not path.is_file():
         hint = f"give the data set's folder: --data {name}=FOLDER"
         raise UserError(f"data set {name!r} does not exist", where=str(path), hint=hint)
+
     table = pl.read_parquet(path)
     missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
     if missing:
@@ -120,10 +121,12 @@ def load_data(name: str, path: Path, text: bool = True) -> BenchData:
     """
     if not is_recipe(path):
         return from_folder(name, path)
+
     recipe = load_recipe(path)
     split = run(recipe, "split")[-1].artifact
     embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
     if split is None or (text and embed is None):
         hint = f"`darec run --recipe {path} --until embed` first"
         raise UserError(f"the text vectors of {name!r} do not exist yet", where=str(path), hint=hint)
+
     return from_artifacts(name, split, embed)

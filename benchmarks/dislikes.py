@@ -48,6 +48,7 @@ def measure(recipe: Recipe, seeds: Sequence[int]) -> Iterator[tuple[str, Found]]
     """
     if not recipe.data.has_dislikes:
         raise UserError("the recipe names no dislikes", where="data", hint="--set data.dislike_below=3")
+
     split = run(recipe, files.TRAIN_PART.stage)[-1].artifact
     assert split is not None
     size = (files.USER_VOCABULARY.of(split).height, files.ITEM_VOCABULARY.of(split).height)
@@ -56,6 +57,7 @@ def measure(recipe: Recipe, seeds: Sequence[int]) -> Iterator[tuple[str, Found]]
     )
     known, everything = (Pairs.of_table(file.of(split)) for file in (files.TRAIN_DISLIKES, files.ALL_DISLIKES))
     data = Interactions(*size, train_part, val, test, known)
+
     for name, changes in USES.items():
         config = TrainConfig.model_validate(recipe.train.without_text().model_dump() | changes)
         found = [_found(config.model_copy(update={"seed": seed}), data, known, everything) for seed in seeds]
@@ -121,4 +123,5 @@ def table(found: dict[str, Found]) -> str:
                     f"{later:.4f}",
                 ]
             )
+
     return markdown(head, rows)

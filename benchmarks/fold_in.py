@@ -67,6 +67,7 @@ def _methods(final: Representations, train_pairs: Pairs, histories: Pairs) -> di
     }
     for unobserved in _UNOBSERVED:
         users[f"ridge against items, others weigh {unobserved:g}"] = _ridge(histories, item, n_users, unobserved)
+
     return {name: Representations.join(user, item) for name, user in users.items()}
 
 
@@ -82,6 +83,7 @@ def _ridge(histories: Pairs, item: Tensor, n_users: int, unobserved: float) -> T
     right = torch.zeros(len(known), width).index_add_(0, rows, chosen)
     user = torch.zeros(n_users, width)
     user[known] = torch.linalg.solve(left, right)
+
     return user
 
 
@@ -96,6 +98,7 @@ def table(name: str, rounds: list[dict[str, Scores]]) -> str:
         gap = recall - pooled[TRAINED].means()[_METRICS[0]]
         beside = ["", ""] if method == TRAINED else [f"{gap:+.4f}", f"{low:+.4f} to {high:+.4f}"]
         rows.append([name, method, str(len(scores.users)), f"{recall:.4f}", f"{ndcg:.4f}", *beside])
+
     return markdown(head, rows)
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     trained = Store(options.store).latest("train")
     if trained is None:
         raise UserError("there is no trained model", where=str(options.store), hint="run `darec bench scale`")
+
     vectors = EMBEDDINGS.format.read(trained.path / EMBEDDINGS.name)
     users = vectors.user[:: max(1, len(vectors.user) // _QUERIES)]
 

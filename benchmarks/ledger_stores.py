@@ -149,6 +149,7 @@ def damage(folder: Path, kind: str) -> None:
         chance = random.Random(2)
         for _ in range(20):
             content[chance.randrange(8192, len(content))] ^= 0xFF
+
     path.write_bytes(content)
 
 
@@ -166,11 +167,13 @@ def probe(folder: Path, name: str, size: int, count: int) -> None:
     except Exception as error:
         print(f"refused: {error}")
         return
+
     for key, _ in rows_of(size, count):
         try:
             found += store.look_up([key])
         except Exception:
             errors += 1
+
     print(f"{found:,} of {count:,} rows, errors for {errors:,}")
 
 
@@ -202,6 +205,7 @@ def measure(folder: Path, count: int) -> None:
                 damage(place, fault)
                 answers.append(outcome(place, name, size, 20_000))
             print(f"| {name} | {kind} | {figures} | {' | '.join(answers)} |", flush=True)
+
     shutil.rmtree(folder / "store")
 
 

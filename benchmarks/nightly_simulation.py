@@ -35,6 +35,7 @@ def simulate(
     """
     if recipe.data.source != "movielens-100k":
         raise UserError("the nights are cut from MovieLens-100K", where="data.source", hint="use its recipe")
+
     history, log = History(files_in(recipe.data.folder)), folder / LOG
     done = finished(log)
     yield from done

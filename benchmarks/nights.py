@@ -119,4 +119,5 @@ def plot(nights: Sequence[Night], path: Path) -> Path:
         axes.set_xlabel("night")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize=8)
+
     return save(figure, path)

@@ -31,11 +31,13 @@ def before_and_after(run: Run, artifact: Artifact) -> tuple[Parts, Parts]:
     """
     if not any(isinstance(each, DaRecConfig) for each in run.entry.config.alignment):
         raise UserError(f"{run.entry.label} has no DaRec parts", where="plot", hint="name an alignment with darec")
+
     with torch.random.fork_rng([]):
         torch.manual_seed(run.entry.config.seed)
         trainer = Trainer(run.entry.config, run.data.interactions, run.data.text, None, torch.device("cpu"))
         aligned = torch.cat([torch.arange(first, end) for first, end in _objective(trainer).sides])
         nodes = aligned[torch.randperm(len(aligned))[:_SAMPLE]]
+
     before = _parts(trainer, nodes)
     state = load_file(artifact.path / MODEL)
     trainer.model.load_state_dict({name: value for name, value in state.items() if not name.startswith("final.")})

@@ -89,6 +89,7 @@ class PlainLightGCN:
             top = (user[block] @ item.T * (1 - mask) - 1e8 * mask).topk(max(_CUTOFFS)).indices.numpy()
             for row, number in enumerate(block.tolist()):
                 _score(top[row], set(wanted[number]), totals)
+
         return totals["recall@20"] / len(wanted)
 
 

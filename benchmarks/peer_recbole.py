@@ -30,6 +30,7 @@ def ensure_environment(folder: Path) -> Path:
     python, done = folder / "bin" / "python", folder / ".ready"
     if done.exists():
         return python
+
     venv.create(folder, with_pip=True, clear=True)
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "darec-torch.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")  # after its own packages
@@ -38,6 +39,7 @@ def ensure_environment(folder: Path) -> Path:
     if answer.returncode:
         hint = "check the network, or use `darec bench speed --no-recbole`"
         raise UserError(f"RecBole cannot be installed: {answer.stderr.strip()[-300:]}", where=str(folder), hint=hint)
+
     done.touch()
     return python
 

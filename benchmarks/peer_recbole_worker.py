@@ -26,6 +26,7 @@ def main() -> None:
     trainer = Trainer(config, model)
     print("ready", flush=True)
     epochs = 0
+
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
         if line.strip() == "epoch":

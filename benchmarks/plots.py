@@ -39,6 +39,7 @@ def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
             written.append(save(by_sparsity(results, data, methods), folder / f"{data}-sparsity.png"))
         if recipe.sweeps and swept & {alignment for _, alignment in results.methods(data)}:
             written.append(save(sensitivity(recipe, results, data), folder / f"{data}-sensitivity.png"))
+
     return written
 
 
@@ -55,6 +56,7 @@ def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], pa
         axes.set_xlabel(f"{title} ({_PARTS[part]})")
         axes.grid(axis="x", alpha=0.3)
         axes.margins(x=0.25)
+
     figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
     figure.suptitle(f"{data}: accuracy by method")
     return figure
@@ -74,6 +76,7 @@ def by_sparsity(results: Results, data: str, methods: Sequence[tuple[str, str]])
         axes.set_xticks(range(len(groups)), names)
         axes.set_xlabel("train interactions of the user")
         axes.set_ylabel(f"{title} (test)")
+
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)  # type: ignore[arg-type]
     figure.suptitle(f"{data}: accuracy by sparsity")
@@ -95,6 +98,7 @@ def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
                 level = mean(results.values(data, backbone, recipe.baseline, "recall@20", "val"))
                 axes.axhline(level, color="grey", linestyle="--", label=f"{backbone} + {recipe.baseline}")
         axes.set_xlabel(sweep.label)
+
     figure.axes[0].set_ylabel(f"Recall@20 ({_PARTS['val']})")
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(f"{data}: sensitivity")
@@ -133,6 +137,7 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
             axes.set_yticks([])
             if row == 0 and len(names) > 1:
                 axes.legend(markerscale=4)
+
     figure.suptitle(title)
     return figure
 

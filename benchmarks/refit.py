@@ -78,6 +78,7 @@ def _cut(recipe: Recipe, log: pl.DataFrame, moment: int, days: float) -> Cut:
     models = {"popularity": popularity(everything, *size), "evaluated": evaluated.final} | refitted
     scores = {name: _scores_after(final, everything, future) for name, final in models.items()}
     ids = split.users.sort(c.USER_INDEX)[c.USER].gather(scores["evaluated"].users.tolist())
+
     return Cut(known.height, evaluated.best_epoch, ids, scores)
 
 
@@ -130,6 +131,7 @@ def table(cuts: Sequence[Cut]) -> str:
     rows.append(
         ["all cuts, mean over users", users, "", *(f"{_mean(everywhere[name], _METRICS[0]):.4f}" for name in MODELS)]
     )
+
     return "\n".join([markdown(head, rows), *(_gains(everywhere, name) for name in MODELS[2:])])
 
 
@@ -146,4 +148,5 @@ def _gains(everywhere: dict[str, Scores], model: str) -> str:
         )
         gain = _mean(everywhere[model], metric) - base
         parts.append(f"{metric} {gain:+.4f} ({gain / base:+.1%}; 95% interval {low:+.4f} to {high:+.4f})")
+
     return f"{model} minus evaluated: {'; '.join(parts)}\n"

@@ -45,6 +45,7 @@ def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:
         first = popularity(inter.train, inter.n_users, inter.n_items)
         rows = {("", "popularity"): [measure(first, data[name])], **methods}
         parts += [f"### {name}\n", _table(rows, _slice_names(data[name])), _table(rows, _beyond_names(rows))]
+
     return "\n".join(parts)
 
 

@@ -88,6 +88,7 @@ def measure(
                 if number:
                     costs.append(cost)
                 progress.advance(1, f"{name} {cost[0]:.2f} s")
+
     return candidates, growth
 
 
@@ -103,6 +104,7 @@ def _candidates(data: BenchData, stack: ExitStack, peers: Path | None, device: t
         )
         found[RECBOLE] = Candidate(in_blocks.epoch, in_blocks.evaluate)
         found[RECBOLE_SINGLY] = Candidate(evaluate=singly.evaluate)
+
     return found
 
 
@@ -146,6 +148,7 @@ def evaluation_growth(data: Interactions) -> float:
         ranking = rank(final, each.train, each.test, max(_CUTOFFS))
         score(ranking, each.test, each.n_items, _CUTOFFS, ("recall", "ndcg"))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
     return peaks[1] - peaks[0]
 
 
@@ -169,6 +172,7 @@ def table(candidates: dict[str, Candidate], growth: float, data: Interactions, d
         epoch = _cells(epochs[name], reference) if name in epochs else ["", ""]
         evaluation = _cells(evaluations[name], evaluations[FULL]) if name in evaluations else ["", ""]
         rows.append([name, *epoch, *evaluation])
+
     head = ["", "an epoch, s (CPU)", "over darec's (CPU)", "a full evaluation, s (CPU)", "over darec's (CPU)"]
 
     rounds, where = len(candidates[PLAIN].evaluations), f"{torch.get_num_threads()} threads"

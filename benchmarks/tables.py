@@ -57,6 +57,7 @@ def costs(results: Results, data: str) -> str:
         validation = _spread(results.values(data, backbone, alignment, "recall@20", "val"))
         row = [backbone, alignment, validation, f"{best:.0f}", f"{epochs:.0f}", f"{seconds:.0f}"]
         rows.append([*row, f"{seconds / epochs:.2f}"])
+
     head = ["backbone", "alignment", "validation R@20", "best epoch", "epochs", "seconds", "seconds an epoch"]
     return markdown(head, rows)
 

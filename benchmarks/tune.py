@@ -98,6 +98,7 @@ class Search:
                 study.optimize(self._trial, n_trials=1)
                 self._drop_checkpoints()
                 announce(study.trials[-1])
+
         if not study.get_trials(states=(TrialState.COMPLETE,)):
             raise UserError("no trial was completed", where=self.recipe.name, hint="narrow the space or see the trials")
         return study
@@ -130,6 +131,7 @@ class Search:
         except UserError as error:
             trial.set_user_attr(_ERROR, str(error))
             raise
+
         trial.set_user_attr("best_epoch", trained.best_epoch)
         return trained.validation[_METRIC]
 
@@ -189,6 +191,7 @@ def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext)
         if section in Recipe.model_fields and section not in ground.sections:
             hint = f"name fields of {', '.join(ground.sections)}: trials are compared on the same held-out pairs"
             raise UserError(f"a search cannot change {path!r}", where=recipe.name, hint=hint)
+
     base = overlay(Recipe, ground.recipe.model_dump(), recipe.base, method.base, where=name)
     configure(Recipe, base, _corner(space), where=name)
     return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})

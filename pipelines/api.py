@@ -60,6 +60,7 @@ def quick_imports() -> Iterator[None]:
     if hide:
         sys.modules["pandas"] = None  # pyright: ignore[reportArgumentType] - an import of it fails
     gc.disable()
+
     try:
         yield
     finally:
@@ -75,6 +76,7 @@ class TemporaryServer:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+
         port = self.url.rsplit(":", 1)[1].removesuffix("/api")
 
         self._process = subprocess.Popen(
@@ -127,6 +129,7 @@ def prefect_api() -> Iterator[TemporaryServer | None]:
     if configured_url() is not None:
         yield None
         return
+
     server = TemporaryServer()
     os.environ["PREFECT_API_URL"] = server.url
     try:

@@ -52,10 +52,12 @@ class Database:
         if len(os.fsencode(self._folder / ".s.PGSQL.5432")) > _LONGEST_SOCKET:
             hint = "set PREFECT_HOME to a folder with a shorter path"
             raise UserError("the path is too long for a Unix socket", where=str(self._folder), hint=hint)
+
         if self._folder.exists():
             self._check_version()
         else:
             self._make()
+
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.old"))
 
@@ -71,6 +73,7 @@ class Database:
         if any("postmaster.pid" in line for line in fatal):
             hint = "stop the other `darec ui` (of this PREFECT_HOME), or give this one another PREFECT_HOME"
             return UserError("the database is in use already", where=str(self._folder), hint=hint)
+
         what = f"PostgreSQL did not start: {reason.partition('] ')[2] or reason}"
         hint = f"see {self.log}; restore a backup (docs/operations.md), {_SET_ASIDE}"
         return DarecError(what, where=str(self._folder), hint=hint)
@@ -81,6 +84,7 @@ class Database:
         except OSError as error:
             hint = f"restore a backup (docs/operations.md), {_SET_ASIDE}"
             raise DarecError("this is not a PostgreSQL cluster", where=str(self._folder), hint=hint) from error
+
         installed = _call(_program("postgres"), "--version").stdout.split()[-1].partition(".")[0]
         if there != installed:
             what = f"the database is one of PostgreSQL {there}, and PostgreSQL {installed} is installed"
@@ -98,6 +102,7 @@ class Database:
             reason = (made.stderr.strip().splitlines() or ["no message"])[-1]
             hint = "see docs/operations.md, or set PREFECT_SERVER_DATABASE_CONNECTION_URL to a database of your own"
             raise DarecError(f"no database can be made: {reason}", where=str(self._folder), hint=hint)
+
         draft.rename(self._folder)
 
 

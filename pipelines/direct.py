@@ -43,10 +43,12 @@ def run_directly(recipe: Recipe, until: str, force: Collection[str]) -> list[Res
         _retrying(lambda: prepare(recipe))
         with store.in_use():
             results.extend(_walk(recipe, store, until, force))
+
     with store.in_use(), harmless("the report"):
         report = report_run(store, results)
         console.print(f"Report: {report}", markup=False, highlight=False)
         track_report(recipe, run, report)
+
     return results
 
 

@@ -92,9 +92,11 @@ def _run_stages(
         if done:  # the hit was made by this run
             made = result.artifact.manifest
             result = replace(result, state="done", why=made.why, seconds=made.seconds)
+
         if task.name in _COUNTED_AFTER and not result.cached:
             with harmless("the plan"):
                 show_plan(plan(recipe, store, until, prepared=True))
+
         return result
 
     tasks = [task for task in needed(recipe, until) if task.subflow == subflow]
@@ -147,6 +149,7 @@ def darec(
             source = Source(recipe, overrides or [])
             results.extend(semantic(loaded, source, until, force or []))
             results.extend(collaborative(loaded, source, until, force or [], results))
+
     with store.in_use():
         _report(store, loaded, results)
     _name_run(results)
@@ -171,6 +174,7 @@ def _report(store: Store, recipe: Recipe, results: Sequence[Result]) -> None:
     if isinstance(outcome, Exception):
         console.print(f"No report: {outcome}", markup=False, highlight=False)
         return
+
     console.print(f"Report: {outcome}", markup=False, highlight=False)
     with harmless("the report"):
         show_report(outcome)

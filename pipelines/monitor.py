@@ -55,12 +55,14 @@ def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:
     night = last_night(store)
     if night is None:
         return HTTPStatus.SERVICE_UNAVAILABLE, {"healthy": False, "why": "no run has ended yet"}
+
     hours = (datetime.now(UTC) - night.ended).total_seconds() / 3600
     limit = float(os.environ.get(NIGHT_HOURS) or 26)
     late = f"no run has ended for {hours:.1f} hours" if hours > limit else None
     healthy = late is None and not night.failed
     facts = {"healthy": healthy, "why": late or night.why, "outcome": night.outcome, "release": night.release}
     facts |= {"ended": night.ended.isoformat(timespec="seconds"), "hours_ago": round(hours, 2)}
+
     return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, facts
 
 

@@ -111,6 +111,7 @@ def try_prompt(
         path.write_text(content, encoding="utf-8")
         store = Store(loaded.runtime.store)
         tried = run_trial(loaded, store, stage, str(path), rows, seed=seed, ask_old=ask_old, progress=bars)
+
     show_trial(replace(tried, new_path=path.name))
     return len(tried.rows)
 
@@ -126,6 +127,7 @@ def edited_prompt(recipe: Recipe, stage: str, text: str, nightly: Recipe | None 
     """
     if stage not in PROMPTED:
         raise UserError(f"stage {stage!r} has no prompt", hint=f"leave the prompt empty, or choose one of {PROMPTED}")
+
     from stages.prompts import check_text
 
     content = text.replace("\r\n", "\n").rstrip("\n") + "\n"  # browsers send CRLF

@@ -37,6 +37,7 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
     newest = releases.all()[:1]
     if not newest:
         raise UserError("there is no release to report on", where=str(store.root), hint="run `darec run` first")
+
     source = Source.of_release(store, releases.get(release) if release else newest[0])
     path = out or _default_path(store, source.name)
     try:
@@ -44,6 +45,7 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
     except OSError as error:
         hint = "name a file in a folder that this user may write"
         raise UserError(f"the report cannot be written ({error.strerror})", where=str(path), hint=hint) from error
+
     return path
 
 
@@ -74,6 +76,7 @@ def report_run(store: Store, results: Sequence[Result]) -> Path:
         from darec.report.source import Source
 
         write(Source(store, artifacts, release), path)
+
     return path
 
 

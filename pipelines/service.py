@@ -51,10 +51,12 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
     if host not in _LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         hint = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
         raise UserError("without a login, anyone who can reach this address can start runs", where=host, hint=hint)
+
     _require_free(host, port, "stop the process that listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
         hint = f"choose another --port (reports use the next one), or set {REPORTS_URL} to the URL where you serve them"
         _require_free("127.0.0.1", port + 1, hint)
+
     signal.signal(signal.SIGTERM, _interrupt)
 
     url = f"http://{host}:{port}/api"

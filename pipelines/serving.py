@@ -193,6 +193,7 @@ def _lists(served: Served, users: list[str], histories: list[str], k: int, rules
         known = [each.split(",") for each in histories]
         for row in recommend_histories(served.bundle, known, k, rules).iter_rows(named=True):
             of_histories[row.pop("history")].append(row)
+
     return {"release": served.release, "users": of_users, "histories": of_histories}
 
 

@@ -29,6 +29,7 @@ def _print_pair(title: str, old: Text, new: Text) -> None:
             for line in side.plain.splitlines():
                 console.print(Text(f"  {label}: {line}"))
         return
+
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, expand=True)
     for label in ("old", "new"):
         table.add_column(label, ratio=1, overflow="fold")
@@ -46,6 +47,7 @@ def _side(side: Side) -> Text:
     text.append(side.text if side.text is not None else "(not requested)")
     if side.cause:
         text.append(f"\nfrom metadata: {meaning(side.cause)}", style="yellow")
+
     return text
 
 

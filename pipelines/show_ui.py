@@ -152,6 +152,7 @@ def metric_rows(report: EvaluationReport, current: Mapping[str, float | None]) -
         row["reference"] = _rounded((report.reference or {}).get(name))
         row["current release, own test"] = _rounded(current.get(name))
         rows.append(row)
+
     return rows
 
 
@@ -161,6 +162,7 @@ def _show_gate(result: Result, store: Store) -> None:
     rows = [(check.name, check.passed, check.value, check.limit, check.message) for check in report.checks]
     table = _markdown_table(("name", "passed", "value", "limit", "message"), rows)
     create_markdown_artifact(f"{verdict}\n\n{table}", key=_key(result, "gate"), description=f"gate: {report.state}")
+
     if report.state == "refused":
         resource = {"prefect.resource.id": f"darec.release.{report.release}"}
         payload = {"release": report.release, "reason": report.reason, "run_id": flow_run.root_flow_run_id}

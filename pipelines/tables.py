@@ -104,6 +104,7 @@ def _aligned(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> tuple[list[
             if name in ("state", "outcome") and cell in _STYLES:
                 line.highlight_words([cell], _STYLES[cell])
         lines.append(line)
+
     return lines, joined(names)
 
 

@@ -49,6 +49,7 @@ def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
     """Runs `send` with a timeout. MLflow itself retries for minutes if a database is unavailable."""
     if recipe.tracking is None:
         return
+
     reasons: list[str] = []
 
     def attempt() -> None:
@@ -103,6 +104,7 @@ def _open(recipe: Recipe) -> tuple[Any, str]:
     address = recipe.tracking.address or os.environ.get(_ADDRESS)
     if not address:
         raise UserError("the tracker has no address", where="tracking.address", hint=f"set it, or {_ADDRESS}")
+
     client, name = extra("mlflow", "tracking").MlflowClient(address), recipe.tracking.experiment
     known = client.get_experiment_by_name(name)
     if known is not None:
@@ -138,6 +140,7 @@ def _metrics(night: Night, results: Sequence[Result]) -> Iterator[tuple[str, flo
             for name, value in (metrics or {}).items()
             if value is not None
         )
+
     yield from ((f"seconds/{stage}", seconds, 0) for stage, seconds in night.seconds.items())
     facts = {"tokens": night.tokens, "texts from metadata": night.from_metadata, "minutes": night.minutes}
     yield from ((name, value, 0) for name, value in facts.items() if value is not None)

@@ -36,11 +36,13 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "graph.event_weights: the interactions have no weights: set data.events, data.half_life_days or "
             "data.repeats to sum, or graph.event_weights to ignore"
         )
+
     if recipe.train.dislikes != "ignore" and not recipe.data.has_dislikes:
         yield (
             f"train.dislikes: {recipe.train.dislikes} needs dislikes: set data.dislike_below or a negative weight in "
             "data.events, or train.dislikes to ignore"
         )
+
     if not recipe.train.learns:
         yield "train.ranking_weight: with 0 no loss is left, because no objective in train.alignment has a weight"
     if recipe.rerank and "text" in recipe.rerank.vectors and not recipe.train.needs_text:
@@ -48,6 +50,7 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "rerank.similarity: the recipe uses no text: set rerank.similarity to interactions, or train with text "
             "vectors"
         )
+
     if recipe.llm.batch_api and recipe.llm.engine != "server":
         yield "llm.batch_api: only a server answers batches: set llm.engine to server, or llm.batch_api to false"
 
@@ -73,6 +76,7 @@ def _split(recipe: "Recipe") -> Iterator[str]:
             f"split.strategy: {strategy} needs timestamps, and data.interaction_columns.timestamp is not set: name the "
             "column, or set split.strategy to random"
         )
+
     by_file = isinstance(recipe.data.interactions, dict)
     if by_file and columns.split is not None:
         yield "data.interaction_columns.split: data.interactions names the files of train, val and test: set it to null"
@@ -97,9 +101,11 @@ def _unmeasured(metric: str, cutoffs: tuple[int, ...]) -> str:
     measured = [f"{name}@{k}" for name in METRICS for k in cutoffs]
     if metric in measured:
         return ""
+
     name, _, k = metric.partition("@")
     if name in METRICS and k.isdecimal():
         return f"evaluate.cutoffs are {', '.join(map(str, cutoffs))}: add {k} to them, or use one of them"
+
     nearest = difflib.get_close_matches(metric, measured, n=1, cutoff=0.5)
     return (
         f"did you mean {nearest[0]!r}?" if nearest else f"the metrics are {', '.join(METRICS)} at each evaluate.cutoffs"

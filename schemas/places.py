@@ -46,6 +46,7 @@ def _place(value: object) -> object:
         return os.fspath(value)
     if not isinstance(value, str) or (kind := scheme(value)) is None:
         return value
+
     _without_secret(value)
     if kind in (*OBJECT_STORES, "https"):
         return value
@@ -54,10 +55,12 @@ def _place(value: object) -> object:
         if (host[0] or host[2]) in ("127.0.0.1", "localhost", "[::1]"):
             return value
         raise PydanticCustomError("secret_url", "http:// is not encrypted: use https://")
+
     if kind in ("postgresql", "postgres"):
         raise PydanticCustomError(
             "secret_url", "a database needs a query, in a section with kind: postgresql, url and query"
         )
+
     known = ", ".join(f"{name}://" for name in (*OBJECT_STORES, "https"))
     raise PydanticCustomError("secret_url", f"files are not read from {kind}://; known: {known}")  # type: ignore[arg-type]
 

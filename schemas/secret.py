@@ -39,11 +39,13 @@ def _checked(value: object) -> object:
         raise PydanticCustomError(_ERROR, "should be the address of a server, as http://HOST:PORT/v1")
     if HIDDEN in value:
         raise PydanticCustomError(_ERROR, "its password was left out where it was printed; write the whole address")
+
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port > 0)
     except ValueError:
         usable = False
+
     if not usable or any(sign.isspace() or not sign.isprintable() for sign in value):
         raise PydanticCustomError(_ERROR, "is not an address of a server; write http://HOST:PORT/v1")
     return value

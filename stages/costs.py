@@ -56,6 +56,7 @@ def estimate(
     """
     if pending is None:
         return Cost(minutes=None if seconds is None else seconds / 60)
+
     report = last_generation(stage, store)
     if not issubclass(stage.report, ProfileReport):
         return Cost(minutes=_scaled(report, pending.rows) if report else None)

@@ -47,6 +47,7 @@ def pending(context: StageContext) -> Pending:
         keys = embedding.keys(render_texts(rows(context, profiles), prompt, variables))
         scale = total / profiles.height if total else 1
         count += len(embedding.ledger.missing(keys)) * scale
+
     return Pending(round(count), about=True)
 
 

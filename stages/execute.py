@@ -253,6 +253,7 @@ def _compute(job: Job, store: Store, progress: Progress, why: tuple[str, ...]) -
             versions=_versions(),
         )
         artifact = store.commit(draft, manifest)
+
     return Result(job.stage, "done", why, artifact, outcome.report, manifest.seconds)
 
 

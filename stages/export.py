@@ -54,6 +54,7 @@ def run(context: StageContext) -> Outcome[ExportReport]:
     context.progress.start("index", 1, "bundles")
     report: BundleReport = write_bundle(context.out, contents, context.read(METRICS)["test"], context.recipe.export)
     context.progress.advance()
+
     return Outcome(report.users.rows + report.items.rows, ExportReport.model_validate(report.model_dump(mode="json")))
 
 

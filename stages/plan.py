@@ -65,6 +65,7 @@ def plan(
         if isinstance(task, Effect):
             steps[task.name] = _plan_effect(task, recipe, upstream, store, steps)
             return steps[task.name]
+
         assert isinstance(task, Stage)
         try:
             with collected() as doubts:  # a source that cannot be reached
@@ -74,6 +75,7 @@ def plan(
             job = stage_job(task, recipe, upstream, store)
         except (UserError, TransientError) as error:
             return Step(task, "blocked", (str(error),), seconds_last_time=seconds)
+
         try:
             step = _plan_stage(task, job, recipe, upstream, store, seconds, checksums)
             return replace(step, why=(*step.why, *doubts))

@@ -38,12 +38,14 @@ def prepare(recipe: Recipe) -> None:
         from darec.training.search import candidates
 
         candidates(recipe.search, recipe.train)
+
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
     read_sources(recipe)
     for config in models_here(recipe):
         models.ensure(config.model)
         models.resolve(config.model, config.revision)
+
     check_prompts(recipe)
 
 
@@ -92,6 +94,7 @@ def fetch_model(model: str, revision: str, *, named: bool) -> str:
         models.fetch(model)
     else:
         models.ensure(model)
+
     folder = models.resolve(model, revision)
     return f"exists already, {folder}" if folder == before else f"fetched, {folder}"
 

@@ -142,6 +142,7 @@ def run_trial(
         if use.task is None:
             return _try_text(name, use, context, path, wanted, seed)
         task = use.task(context)
+
     with one_run():
         trial = try_prompt(name, task, path, wanted, seed=seed, ask_old=ask_old, progress=progress, engine=engine)
     return replace(trial, notes=tuple(_whole_table(task, path, STAGES[use.stage], recipe, store, trial)))

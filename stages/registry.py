@@ -33,6 +33,7 @@ def needed(recipe: Recipe, target: str = LAST) -> list[Task]:
     if target == LAST:
         outlets = {declarations.LISTS: recipe.lists, declarations.VECTORS: recipe.vectors}
         waiting += [effect.name for effect, section in outlets.items() if section]
+
     while waiting:
         name = waiting.pop()
         if name not in readers:

@@ -27,9 +27,11 @@ def run(context: StageContext) -> Outcome[SplitReport]:
     context.write(TEST_PART, result.parts["test"])
     context.write(USER_VOCABULARY, result.users)
     context.write(ITEM_VOCABULARY, result.items)
+
     if context.has(DISLIKES):
         dislikes = numbered(context.read(DISLIKES), result)
         context.write(ALL_DISLIKES, dislikes.select(list(DISLIKED_PAIRS)))
         context.write(TRAIN_DISLIKES, known_in_train(dislikes, result, context.recipe.split))
+
     report = SplitReport.model_validate(result.report)
     return Outcome(report.rows_out, report)

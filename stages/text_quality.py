@@ -98,6 +98,7 @@ def _tables(use: PromptUse, context: StageContext, paths: list[str]) -> tuple[pl
         rendered = [embed.render_texts(rows, path, use.variables) for path in paths]
         columns = (pl.lit(False).alias("fallback"), pl.lit(None, pl.Int32).alias("tokens"))
         return rows, [texts.to_frame("text").with_columns(columns) for texts in rendered]
+
     assert use.task is not None
     task: ProfileTask = use.task(context)
     prompts = [replace(task, config=task.config.model_copy(update={"prompt": path})) for path in paths]
@@ -111,6 +112,7 @@ def _known(task: ProfileTask) -> pl.DataFrame:
     metadata = task.rows.select(task.from_metadata.alias("metadata"))
     fallback = pl.col("cause") != ""
     text = pl.when(fallback).then("metadata").otherwise("text")
+
     return pl.concat([known, metadata], how="horizontal").select(
         text=text, fallback=fallback.fill_null(False), tokens=pl.when(~fallback).then("output_tokens")
     )
@@ -126,6 +128,7 @@ def _sample(tables: list[pl.DataFrame], most_rows: int, seed: int) -> NDArray[np
         what = f"only {len(rows)} rows have a text under {'both prompts' if len(tables) > 1 else 'the prompt'}"
         hint = f"`darec prompt try NAME --prompt FILE --rows 300{option}` asks the LLM for more"
         raise UserError(f"{what}, and at least {_FEWEST} are needed", hint=hint)
+
     return np.sort(np.random.default_rng(seed).permutation(rows)[:most_rows])
 
 

@@ -79,6 +79,7 @@ class DaRec(Objective):
         if config.sample_from == "interactions":
             occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
             self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
+
         self._counts = [torch.unique(nodes, return_counts=True) for nodes in self._occurrences if self.fixed]
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
@@ -107,6 +108,7 @@ class DaRec(Objective):
             self.step += 1
             self._steps += 1
             return {}
+
         nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
         if self.config.weights.local_structure and turn % self.config.recluster_steps == 0:
             self._recluster(nodes)
@@ -118,6 +120,7 @@ class DaRec(Objective):
             for name, value in self._side(side, nodes, batch, final.n_users):
                 key, term = f"darec/{name}", scale * getattr(self.config.weights, name) * value
                 terms[key] = terms[key] + term if key in terms else term
+
         return terms
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
@@ -125,6 +128,7 @@ class DaRec(Objective):
         weights, rows = self.config.weights, self._sample(side, batch, n_users)
         if len(rows) < 2:  # a single row has no structure
             return
+
         cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
 
@@ -153,6 +157,7 @@ class DaRec(Objective):
                 return found[clustering.weighted_sample(counts.float(), min(count, len(found)))]
             nodes = self._occurrences[side]
             return torch.unique(nodes[torch.randint(len(nodes), (count,), device=device)])
+
         if self.config.sample_from == "uniform" and self.fixed:
             return torch.randperm(end - first, device=device)[:count] + first
         if self.config.sample_from == "uniform":

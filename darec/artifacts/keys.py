@@ -27,6 +27,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
             for name in sorted(set(old) | set(new))
             for line in differences(old.get(name), new.get(name), f"{path}.{name}" if path else str(name))
         ]
+
     if old == new:
         return []
     return [f"{path}: changed" if _is_hash(old) and _is_hash(new) else f"{path}: {_brief(old)} -> {_brief(new)}"]

@@ -150,6 +150,7 @@ class _Watch:
         if version != self.version:
             self.is_alive = bool(self.version and facts)
             self.version, self._since = version, time.monotonic()
+
         self.lasts = facts.get("seconds", 0.0)
         self.is_free = not facts or time.monotonic() - self._since > self.lasts
         return facts.get("holder", "")

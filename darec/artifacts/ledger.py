@@ -112,6 +112,7 @@ class Ledger:
             survey = self.survey(keys, columns)
             if repair and len(survey.missing) and self._rebuild_if_damaged():
                 survey = self.survey(keys, columns)
+
         if survey.damage:
             tell_once(f"ledger {self.path}: {survey.damage}; the affected rows have to be generated again")
         return survey
@@ -146,6 +147,7 @@ class Ledger:
         """
         if rows.is_empty():
             return
+
         table = self._conformed(rows)
         with sql.explained(self.path):
             if self._segments:
@@ -330,6 +332,7 @@ class Ledger:
         files = parquet_files(self._old_folder)
         if not files:
             return
+
         with self._writing() as db:
             imported = _imported(db)
         for path in files:
@@ -340,6 +343,7 @@ class Ledger:
         """Imports the rows that other machines have appended since the last call, if the ledger is shared."""
         if self._segments is None or self._followed:
             return
+
         self._segments.send()
         held = self._held()
         there = self._segments.names()
@@ -348,6 +352,7 @@ class Ledger:
                 self.path.unlink(missing_ok=True)
                 self._move_journal(self._name_aside())
             held = set()
+
         for name, rows, replace in self._segments.fetch([name for name in there if name not in held]):
             self._insert(self._conformed(rows), replace=replace, source=name)
         self._followed = True

@@ -21,6 +21,7 @@ def lineage(store: Store, last: Artifact) -> Iterator[tuple[int, Artifact]]:
             inputs = artifact.manifest.inputs
         except DarecError:
             return
+
         for stage, record in inputs.items():
             key = stage, record.key, record.content
             if key not in known:

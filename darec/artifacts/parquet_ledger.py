@@ -33,6 +33,7 @@ def parquet_rows(path: Path, schema: TableSchema) -> pl.DataFrame | None:
         rows = _sound(path)
     except FileNotFoundError:  # merged into another file by a run of version 0.1
         return pl.DataFrame(schema=schema)
+
     if rows is None:
         return None
     lacking = [pl.lit(None, dtype).alias(name) for name, dtype in schema.items() if name not in rows.columns]
@@ -57,6 +58,7 @@ def purge(path: Path, column: str, values: Sequence[str | bytes]) -> None:
         draft.write_bytes(content.getvalue())
         flush(draft)
         draft.rename(path.with_name(f"{path.stem.split('-')[0]}-{digest}.parquet"))
+
     path.unlink()
     flush(path.parent)
 

@@ -71,4 +71,5 @@ def _new_first_page(copy: Path, width: int, page_bytes: int) -> list[int]:
             file.seek((number - 1) * page_bytes)
             if file.read(1) == bytes([_TABLE_LEAF]):
                 leaves.append(number)
+
     return leaves

@@ -60,6 +60,7 @@ class Segments:
                 self._timer = threading.Timer(wait, self._send_later)
                 self._timer.daemon = True
                 self._timer.start()
+
         if wait <= 0:
             self.send()
 

@@ -142,6 +142,7 @@ def create(path: Path, columns: dict[str, str]) -> Path:
         db.execute(f"PRAGMA application_id={_APPLICATION}")
         db.execute(f"CREATE TABLE rows ({typed}, PRIMARY KEY ({KEY}))")
         db.execute("CREATE TABLE imported (name TEXT PRIMARY KEY)")
+
     return path
 
 
@@ -215,6 +216,7 @@ def look_up(
         half = len(keys) // 2
         (left, bad), (right, worse) = (look_up(db, names, part, columns) for part in (keys[:half], keys[half:]))
         return left + right, bad + worse
+
     return sound, others
 
 
@@ -252,9 +254,11 @@ def purge(path: Path, column: str, values: Sequence[str | bytes]) -> int:
         held = count(db, column, values)
         db.execute(f"DELETE FROM rows WHERE {_quoted(column)} IN ({_places(len(values))})", list(values))
         db.executemany("DELETE FROM rows WHERE rowid = ?", damaged)
+
     with closing(connect(path, "rw")) as db:
         db.execute("PRAGMA secure_delete=ON")
         db.execute("VACUUM")
+
     return held
 
 

@@ -179,8 +179,10 @@ class Store:
             occupied = self.root.exists() and not self.root.is_dir()
         except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, a loop of links
             raise UserError(f"the store's path cannot be used ({error})", where=repr(str(root)), hint=hint) from error
+
         if occupied:
             raise UserError("the store is not a folder", where=str(root), hint=hint)
+
         self.shared = shared_store(self.root)
         """The shared store, if several machines share it."""
         if url:
@@ -255,11 +257,13 @@ class Store:
         if self.shared is None:
             yield
             return
+
         leases, wait = self.shared.leases, not mode & fcntl.LOCK_NB
         if name == IN_USE:
             held = leases.alone() if mode & fcntl.LOCK_EX else leases.present()
         else:
             held = leases.hold(name, wait=wait)
+
         with held:
             self.shared.sync()
             try:
@@ -299,6 +303,7 @@ class Store:
         artifact = self.artifact(manifest.stage, manifest.key)
         if self.shared is not None:
             return self._commit_shared(self.shared, draft, manifest)
+
         with explained(artifact.path):
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             self._stamp(draft / MANIFEST, manifest.stage)
@@ -308,6 +313,7 @@ class Store:
             self.make("artifacts", manifest.stage)
             self._replace(artifact, draft, manifest)
             flush(artifact.path.parent)
+
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return self.artifact(manifest.stage, manifest.key)  # `artifact` may have cached the manifest of its predecessor
 
@@ -320,6 +326,7 @@ class Store:
             (draft / MANIFEST).write_text(manifest.model_dump_json(indent=1))
             shared.upload(draft, manifest)
             shared.commit(draft, manifest)
+
         shutil.rmtree(self.work(manifest.stage, manifest.key), ignore_errors=True)
         return self.artifact(manifest.stage, manifest.key)
 
@@ -395,6 +402,7 @@ def _folders(parent: Path) -> list[Path]:
     except OSError as error:
         tell_once(f"ignored, because it cannot be listed ({error.strerror}): {parent}")
         return []
+
     good = [path for path, is_folder in found if is_folder and _NAME.fullmatch(path.name)]
     for path in sorted({path for path, _ in found} - set(good)):
         tell_once(f"ignored, because it is not an artifact: {path}")
@@ -408,9 +416,11 @@ def _date(artifact: Path) -> int | None:
     except OSError as error:
         tell_once(f"ignored, because it has no manifest ({error.strerror}): {artifact}")
         return None
+
     if not stat.S_ISREG(found.st_mode):
         tell_once(f"ignored, because its manifest is not a file: {artifact}")
         return None
+
     return found.st_mtime_ns
 
 

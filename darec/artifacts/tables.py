@@ -23,10 +23,12 @@ def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFram
             raise DarecError(f"column {name!r} is missing", where=where)
         if table.schema[name] != dtype:
             raise DarecError(f"column {name!r} is {table.schema[name]}, not {dtype}", where=where)
+
     nulls = table.select(pl.col(schema.required).null_count())
     for name, count in zip(nulls.columns, nulls.row(0), strict=True):
         if count:
             raise DarecError(f"column {name!r} is null in {count:,} of {table.height:,} rows", where=where)
+
     return table.select(list(schema))
 
 
@@ -69,6 +71,7 @@ def places_of(path: Path, column: str, values: Sequence[str]) -> list[int] | Non
         wanted -= set(texts.gather(found))
         if not wanted:
             break
+
     return None if wanted else places
 
 

@@ -37,9 +37,11 @@ def regular_file(path: Path, name: str, *, hint: str) -> os.stat_result:
         raise UserError(f"{name} does not exist", where=str(path), hint=hint) from error
     except (OSError, ValueError) as error:  # ValueError: the path holds a NUL
         raise UserError(f"{name} cannot be read ({error})", where=repr(str(path))[1:-1], hint=hint) from error
+
     if not stat.S_ISREG(facts.st_mode):
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "no regular file")
         raise UserError(f"{name} is {kind}, not a file", where=str(path), hint=hint)
+
     return facts
 
 
@@ -62,8 +64,10 @@ def read_text(path: Path, name: str, *, hint: str, limit: int = 2**20) -> str:
             data = file.read(limit + 1) or b""
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error})", where=str(path), hint=hint) from error
+
     if len(data) > limit:
         raise UserError(f"{name} is larger than {limit // 1024:,} KiB", where=str(path), hint=hint)
+
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -52,6 +52,7 @@ def configure(form: Format | None = None, stream: TextIO | None = None) -> None:
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.setLevel(logging.INFO if form == "json" else logging.WARNING)
+
     for package in PACKAGES:
         logger = logging.getLogger(package)
         logger.handlers = [each for each in logger.handlers if not isinstance(each, _Handler)] + [handler]

@@ -35,6 +35,7 @@ def _parse(setting: str) -> tuple[str, Any]:
     steps = path.strip().split(".")
     if not equals or len(steps) > DEEPEST or not all(steps):
         raise UserError(f"{setting[:80]!r} is not an override", where="--set", hint="write --set section.field=value")
+
     try:
         return path.strip(), parse(text)
     except StrictYAMLError as error:
@@ -87,9 +88,11 @@ def _set(there: Any, steps: list[str], value: Any, annotation: Any, place: _Plac
 
     if not isinstance(there, dict):
         raise place.error("is not a section", "see `darec config show`")
+
     section, tag = section_of(annotation, there)
     if steps == [tag] and there.get(tag) != value:
         return {tag: value}
+
     length = _key_length(there, steps)
     key, rest = ".".join(steps[:length]), steps[length:]
     before = there[key] if key in there else _default(section, key)

@@ -17,6 +17,7 @@ def of_users(rows: pl.DataFrame, user: str) -> Iterator[pl.DataFrame]:
     if rows.height <= _ROWS:
         yield rows
         return
+
     users = rows[user].to_numpy()
     ends = np.cumsum(np.bincount(users))  # end of each user's rows, if they were sorted
     bounds = np.unique([0, *(np.searchsorted(ends, range(_ROWS, rows.height, _ROWS)) + 1), len(ends)])
@@ -27,6 +28,7 @@ def of_users(rows: pl.DataFrame, user: str) -> Iterator[pl.DataFrame]:
     if (users[1:] < users[:-1]).any():
         of_user = np.repeat(np.arange(len(bounds) - 1, dtype=np.uint16), np.diff(bounds))
         order = np.argsort(of_user[users], kind="stable").astype(np.uint32)
+
     for start, stop in pairwise(starts):
         if start < stop:
             yield rows.slice(start, stop - start) if order is None else rows[order[start:stop]]

@@ -83,6 +83,7 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
         raise UserError(
             f"the recipe is not valid: {error}", where=str(path), hint="correct the line it names"
         ) from error
+
     if too_deep:
         raise UserError(f"the recipe is nested more than {DEEPEST} deep", where=str(path), hint="see configs/")
     if values is None:
@@ -90,6 +91,7 @@ def _read(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
     if not isinstance(values, dict):
         hint = f"use {', '.join(kind.model_fields)}"
         raise UserError("the recipe is not a table of sections", where=str(path), hint=hint)
+
     return values
 
 
@@ -120,6 +122,7 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
         nearest = difflib.get_close_matches(steps[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
         return f"{place}unknown key, {hint}"
+
     value, reason = problem["input"], _PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if isinstance(value, dict) or is_hidden(problem["type"]):
         return f"{place}{reason}"
@@ -148,6 +151,7 @@ def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[lis
         known = sorted({name for model in models for name in model.model_fields})
         if annotations:
             models = {found for annotation in annotations for found in _models_in(annotation)}
+
     return steps, known
 
 

@@ -21,6 +21,7 @@ def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     errors = torch.stack([_left_out(scores, moments, y, values.clamp_min(0) + each) for each in _PENALTIES])
     penalty = _PENALTIES.to(x.device)[errors.argmin()]
     weights = vectors @ (moments / (values.clamp_min(0) + penalty)[:, None])
+
     return weights.to(targets.dtype), (y_mean - x_mean @ weights).to(targets.dtype)
 
 

@@ -69,9 +69,11 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise _refused(f"the tag {event.tag} is not allowed", event.start_mark)
+
         self._depth += 1
         if self._depth > DEEPEST:
             raise _refused(f"lists and tables are nested more than {DEEPEST} deep", event.start_mark)
+
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is not None:
@@ -87,6 +89,7 @@ class _Loader(yaml.SafeLoader):
                 problem = f"readers of YAML disagree about {_short(node.value)}: write {hint}, or put it in quotes"
                 raise _refused(problem, node.start_mark)
             node.tag = tag
+
         return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
@@ -114,6 +117,7 @@ class _Loader(yaml.SafeLoader):
                         merged.setdefault(pair[0].value, pair)
             else:
                 own[key.value] = (key, value)
+
         node.value = list((merged | own).values())
         return node
 
@@ -125,6 +129,7 @@ class _Loader(yaml.SafeLoader):
             children = [child for pair in node.value for child in pair] if isinstance(node, MappingNode) else node.value
             inner = [self._sizes[id(child)] for child in children] if not isinstance(node, ScalarNode) else []
             size, levels = 1 + sum(size for size, _ in inner), 1 + max((levels for _, levels in inner), default=0)
+
         self._sizes[id(node)] = size, levels
         if size >= _LARGEST or self._depth + levels > DEEPEST:
             raise _refused("there are too many values, or aliases that repeat each other", event.start_mark)

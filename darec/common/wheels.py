@@ -22,8 +22,10 @@ def download_wheel(requirement: str, folder: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise TransientError(f"the download of {requirement} took more than {_SECONDS} s", hint=hint) from error
+
     wheel = next(folder.glob("*.whl"), None)
     if done.returncode or wheel is None:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise TransientError(f"{requirement} could not be downloaded: {reason}", hint=hint)
+
     return wheel

@@ -32,6 +32,7 @@ def place_of(text: str) -> str | dict[str, Any]:
     if text.startswith("iceberg:"):
         catalog, slash, table = text.removeprefix("iceberg:").rpartition("/")
         return {"kind": "iceberg", "table": table} | ({"catalog": catalog} if slash else {})
+
     if scheme(text) is None and (Path(text) / "_delta_log").is_dir():
         return {"kind": "delta", "table": text}
 
@@ -43,4 +44,5 @@ def place_of(text: str) -> str | dict[str, Any]:
                 raise UserError("this is a database, not a table", where=text, hint=hint)
             is_query = len(wanted.split()) > 1
             return {"kind": kind, **match.groupdict(), "query": wanted if is_query else f"SELECT * FROM {wanted}"}
+
     return text

@@ -122,17 +122,20 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
     """
     if raw is None:
         return pl.DataFrame(schema=schema), {"rows_in": 0, "empty_id": 0, "duplicate": 0}
+
     rows = raw.collect(raw.rows.with_columns(as_id(raw, key)))
     if rows.is_empty():
         raise UserError(
             "the file has no rows", where=str(raw.path), hint="give rows, or leave the file out of the recipe"
         )
+
     named = rows.with_columns(tidied(rows[key], raw.form.null_values).alias(key)).filter(pl.col(key).is_not_null())
     distinct = named.unique(maintain_order=True)
     twice = distinct.filter(pl.col(key).is_duplicated())[key]
     if len(twice):
         what = f"{twice.n_unique():,} ids have rows that contradict each other, such as {twice.min()!r}"
         raise UserError(what, where=raw.place(key), hint="keep one row per id")
+
     counts = {
         "rows_in": rows.height,
         "empty_id": rows.height - named.height,

@@ -127,6 +127,7 @@ class Copy:
             flush(path)
             if path.is_file():
                 sizes[path.relative_to(draft).as_posix()] = path.stat().st_size
+
         draft.rename(self.path / generation)
         self.update(record.model_copy(update={"generation": generation, "bytes": sizes}))
         self._remove_all_but(generation, before)

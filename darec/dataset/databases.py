@@ -89,6 +89,7 @@ class Database(TableConnection):
         if is_query or any(words in text.lower() for words in _USERS_TO_FIX):
             hint = f"correct data.{self._role}.query, or the credentials in the environment of the run"
             return UserError(f"the database refuses the query ({text})", where=self._where, hint=hint)
+
         hint = "check the network, the server and the variables of the environment"
         return TransientError(f"the database cannot be read ({text})", where=self._where, hint=hint)
 

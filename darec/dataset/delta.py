@@ -56,6 +56,7 @@ class Delta(TableConnection):
         options = {"max_retries": "4", "retry_timeout": "30s"}
         if is_unencrypted():
             options["allow_http"] = "true"
+
         try:
             return self._delta.DeltaTable(address, version=self._table.version, storage_options=options)
         except (self._errors.DeltaError, OSError, ValueError) as error:
@@ -68,9 +69,11 @@ class Delta(TableConnection):
         if isinstance(error, self._errors.TableNotFoundError):
             hint = f"correct data.{self._role}.table"
             return UserError("this is not a Delta table", where=where, hint=hint)
+
         if any(words in text.lower() for words in _NO_ACCESS):
             hint = "set the store's credentials in the environment of the run, such as AWS_ACCESS_KEY_ID"
             return UserError(f"the store gives no access ({text[:300]})", where=where, hint=hint)
+
         if isinstance(error, self._errors.SchemaMismatchError | ValueError) or "version" in text.lower():
             return UserError(f"the table cannot be read ({text[:300]})", where=where, hint=f"correct data.{self._role}")
         return TransientError(f"the table cannot be read ({text[:300]})", where=where, hint="check the store")

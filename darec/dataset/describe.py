@@ -37,6 +37,7 @@ def as_text(rows: pl.LazyFrame, column: str, null_values: Sequence[str] = ()) ->
         text = values.cast(pl.String, strict=False)
     else:
         text = values.cast(pl.String)
+
     text = text.str.strip_chars()
     return text if not null_values else pl.when(~text.str.to_lowercase().is_in(_words(null_values))).then(text)
 
@@ -115,6 +116,7 @@ def _tells_nothing(values: pl.Series, name: str) -> bool:
     if values.dtype != pl.String:
         return False
     is_url, is_object = values.str.contains(_URL), values.str.contains(r"^\s*(\{|\[\s*[{\[])")
+
     return max(int(is_url.sum()), int(is_object.sum())) > 0.5 * len(values)
 
 

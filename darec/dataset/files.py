@@ -48,6 +48,7 @@ def expand(place: Files, role: str) -> list[SourceFile]:
             for part, places in place.items()
             for file in expand(places, role)
         ]
+
     places = (place,) if isinstance(place, str) else place
     files = [file for each in places for file in _expand_one(each, role)]
     if not files:
@@ -100,10 +101,12 @@ def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
         raise UserError(
             f"this is a folder, not a file, and there are no {role} files in it", where=str(folder), hint=hint
         )
+
     if len(kinds) > 1:
         what = f"this is a folder, not a file, and it holds files of several kinds ({', '.join(kinds)})"
         example = folder / f"*{_kind(found[0])}"
         raise UserError(what, where=str(folder), hint=f"name the {role} file itself, or a glob such as {example}")
+
     for path in found:
         yield SourceFile(path, partition=_partition(path, root))
 

@@ -99,6 +99,7 @@ def _rewrite(copy: Copy, values: pl.Series) -> None:
             else:
                 link(part, draft / part.name)
         copy.commit(draft, record)
+
     copy.only()
 
 

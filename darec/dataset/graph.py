@@ -27,6 +27,7 @@ def edge_list(train: pl.LazyFrame, config: GraphConfig) -> pl.LazyFrame:
         size = pl.col(c.WEIGHT).cast(pl.Float64)
         size = size.log1p() if config.event_weights == "log" else size
         degrees = [size.sum().over(column) for column in (c.USER_INDEX, c.ITEM_INDEX)]
+
     weight = size / (degrees[0] * degrees[1]).sqrt() if config.weighting == "symmetric" else size
     return (
         train.with_columns(weight.cast(pl.Float32).alias(c.WEIGHT)).select(list(EDGES)).sort(c.USER_INDEX, c.ITEM_INDEX)

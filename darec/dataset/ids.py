@@ -54,12 +54,14 @@ def as_id(raw: RawTable, column: str) -> pl.Expr:
     if kind == pl.Binary:
         text = values.cast(pl.String, strict=False)
         return pl.when(text.is_null()).then(values.bin.encode("hex")).otherwise(text)
+
     if kind.is_float() or kind.is_decimal():
         return _whole_number(values.cast(pl.Float64))
     if not (kind.is_integer() or kind in (pl.String, pl.Categorical, pl.Enum, pl.Null)):
         raise UserError(
             f"ids are {kind}, not text or whole numbers", where=raw.place(column), hint="store them as text"
         )
+
     return values.cast(pl.String)
 
 
@@ -197,6 +199,7 @@ def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | No
     if catalogue is not None:
         own = catalogue.to_frame("own").with_columns(key=merge_key(pl.col("own"), merge)).unique("key", keep="first")
         best = best.join(own, on="key", how="left").with_columns(best=pl.coalesce("own", "best"))
+
     return keyed.join(best, on="key", how="left", maintain_order="left")["best"]
 
 
@@ -218,6 +221,7 @@ def _twins(known: pl.DataFrame, merge: Sequence[str]) -> tuple[int, str, str] | 
     groups = ids.filter(pl.len().over("key") > 1)
     if groups.is_empty():
         return None
+
     first = groups.sort("key", "id")
     pair = first.filter(pl.col("key") == first["key"][0])["id"][:2].to_list()
     kinds = [kind for kind in ("case", "zeros", "spaces") if kind not in merge and _same(pair, kind)]

@@ -82,9 +82,11 @@ def since_of(table: Table, parts: Sequence[Path]) -> Since | None:
     """The bound from which rows are read, given the existing copy; None if all rows must be read."""
     if table.watermark is None or not parts:
         return None
+
     newest = pl.scan_parquet(list(parts), missing_columns="insert", extra_columns="ignore")
     if table.watermark not in newest.collect_schema():
         return None
+
     value = newest.select(pl.col(table.watermark).max()).collect().item()
     if value is None:
         return None
@@ -138,6 +140,7 @@ def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
             raise UserError(
                 f"there is no column {column!r}; the table has {names}", where=where, hint=f"correct {field}"
             )
+
     if table.watermark is not None:
         kind = schema[table.watermark]
         if not (kind.is_numeric() or isinstance(kind, pl.Datetime | pl.Date) or kind == pl.String):
@@ -163,6 +166,7 @@ def _write(connection: TableConnection, since: Since | None, path: Path, where: 
                 count += batch.num_rows
                 if limit is not None and count >= limit:
                     break
+
     return count
 
 
@@ -185,8 +189,10 @@ def _plain_column(name: str, column: pa.Array, where: str) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         is_number = getattr(kind, "type_name", "") == "numeric"
         return column.storage.cast(pa.float64()) if is_number else column.storage
+
     if not pa.types.is_decimal(kind):
         return column
+
     try:
         return column.cast(pa.int64() if kind.scale == 0 else pa.float64())
     except pa.ArrowInvalid:
@@ -208,6 +214,7 @@ def _absent(read: Path, before: Sequence[Path], since: Since) -> pl.LazyFrame:
         names = [name for name in schema if name in old.collect_schema()]
     else:
         names = list(schema)
+
     within = old.filter(pl.col(since.column) >= pl.lit(since.value))
     within = within.select(pl.col(name).cast(schema[name], strict=False) for name in names)
     found = _hashed(within, names).select(_ROW_HASH, _OCCURRENCE)

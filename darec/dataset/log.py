@@ -85,6 +85,7 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
     )
     judged_rows = numbered.with_columns(problem=problem_of_a_row(raw)).drop("user_problem", "item_problem", "more")
     doubts = [forms.doubt] if forms.doubt else []
+
     return Log(judged_rows, users, items, forms, left_out, labels, notes + events, doubts)
 
 
@@ -92,11 +93,13 @@ def _forms(raw: RawTable, config: DataConfig) -> tuple[times.TimeForms, list[str
     """The format of timestamps, recognised from the first ones, and a remark about it."""
     if c.TIMESTAMP not in raw.names:
         return times.TimeForms(config.timestamp_unit), []
+
     kind = raw.rows.collect_schema()[c.TIMESTAMP]
     if not (kind.is_numeric() or kind in (pl.String, pl.Null) or isinstance(kind, pl.Datetime | pl.Date)):
         raise UserError(f"timestamps are {kind}", where=raw.place(c.TIMESTAMP), hint="store them as seconds since 1970")
     if isinstance(kind, pl.Datetime | pl.Date):
         return times.TimeForms(config.timestamp_unit), []
+
     sample = raw.collect(raw.rows.select(c.TIMESTAMP).head(_SAMPLE)).to_series()
     forms = times.recognise(sample, config.timestamp_unit, config.timestamp_format)
     units = forms.unit or " and ".join([*times.shown_units(times.units_of(sample)), *forms.forms])
@@ -112,12 +115,14 @@ def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
         if name in raw.names:
             values = as_id(raw, name) if name in (c.USER, c.ITEM) else pl.col(name).cast(pl.String)
         columns[name] = as_categories(values)
+
     columns[c.RATING] = as_rating(raw, c.RATING) if c.RATING in raw.names else pl.lit(None, pl.Float32)
     time, unread = pl.lit(None, pl.Int64), pl.lit(False)
     if c.TIMESTAMP in raw.names:
         time = times.nanoseconds(c.TIMESTAMP, schema[c.TIMESTAMP], forms)
         if schema[c.TIMESTAMP] == pl.String:
             unread = time.is_null() & pl.col(c.TIMESTAMP).is_not_null()
+
     columns |= {c.TIMESTAMP: time, "unread_time": unread}
     columns[MORE_FIELDS] = pl.col(MORE_FIELDS).fill_null("") != "" if MORE_FIELDS in schema else pl.lit(False)
     return raw.collect(raw.rows.select(**columns))
@@ -166,13 +171,16 @@ def _of_events(raw: RawTable, rows: pl.DataFrame, config: DataConfig) -> tuple[p
     """The rows with an event type that is read, the number of other rows, and a remark about all types."""
     if c.EVENT not in raw.names:
         return rows, 0, []
+
     counts = [(event, count) for event, count in rows[c.EVENT].value_counts(sort=True).rows() if event is not None]
     notes = ["events: " + ", ".join(f"{event} {count:,}" for event, count in counts[:20])]
     if config.events is None:
         return rows, 0, notes
+
     known = [event for event, _ in counts]
     if unknown := sorted(set(config.events) - set(known)):
         what = f"there is no event {unknown[0]!r}; the events are {', '.join(map(repr, known[:20]))}"
         raise UserError(what, where=raw.place(c.EVENT), hint="correct data.events")
+
     kept = rows.filter(pl.col(c.EVENT).cast(pl.String).is_in(list(config.events)))
     return kept, rows.height - kept.height, notes

@@ -63,6 +63,7 @@ def problem_of_a_row(raw: RawTable) -> pl.Expr:
     for number, cause in reversed(list(enumerate(LOST, start=1))):
         if LOST[cause][0] not in not_read:
             found = pl.when(tests[cause]).then(pl.lit(number, pl.UInt8)).otherwise(found)
+
     return found
 
 
@@ -119,6 +120,7 @@ def check_variants(raw: RawTable, log: "Log", config: DataConfig) -> list[str]:
             settings = {"data": {"merge_ids": (kind,)}}
             raise AnswerableError(what, where=raw.place(column), hint=hint, settings=settings)
         told.append(f"{raw.names[column]}: {what}; {hint}")
+
     return told
 
 
@@ -132,6 +134,7 @@ def nothing_left(raw: RawTable, counts: Mapping[str, int]) -> UserError:
     worst = max(present, key=lambda cause: present[cause])
     column, hint = (LOST | places).get(worst, (c.ITEM, "give more rows"))
     listed = ", ".join(f"{cause} {count:,}" for cause, count in present.items())
+
     return UserError(f"no interaction is left after cleaning ({listed})", where=raw.place(column), hint=hint)
 
 
@@ -141,12 +144,14 @@ def _example(raw: RawTable, log: "Log", cause: str) -> str:
     if column in (c.USER, c.ITEM) and cause != "more_fields":
         judged = log.users if column == c.USER else log.items
         return judged.examples.get(_KINDS[cause.partition("_")[0]], "an empty field")
+
     column = MORE_FIELDS if cause == "more_fields" else column
     values = raw.rows.select(column).filter(_is_at_fault(raw, log, cause))
     for rows in (values.filter(pl.col(column).is_not_null()), values):
         found = raw.collect(rows.head(1)).to_series().to_list()
         if found and found[0] not in (None, ""):
             return repr(str(found[0])[:40])
+
     return "an empty field"
 
 
@@ -157,8 +162,10 @@ def _is_at_fault(raw: RawTable, log: "Log", cause: str) -> pl.Expr:
     if cause in ("not_a_number", "not_finite"):
         rating = as_rating(raw, c.RATING)
         return rating.is_null() if cause == "not_a_number" else ~rating.is_finite()
+
     if cause in ("not_a_time", "implausible_time"):
         time = times.nanoseconds(c.TIMESTAMP, raw.rows.collect_schema()[c.TIMESTAMP], log.forms)
         return time.is_null() if cause == "not_a_time" else time == times.IMPLAUSIBLE
+
     known = [label for label in log.labels if log.labels[label] in PARTS]
     return ~pl.col(c.SPLIT).cast(pl.String).is_in(known).fill_null(False)

@@ -53,6 +53,7 @@ class ObjectStore(FileConnection):
         if not wanted:
             hint = f"correct data.{self._role}"
             raise UserError(f"there are no {self._role} files", where=self._place, hint=hint)
+
         return [_described(meta) for meta in wanted]
 
     def download(self, file: RemoteFile, path: Path) -> RemoteFile:

@@ -58,12 +58,14 @@ def weighted(rows: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """
     if not config.has_weights:
         return rows.drop("event")
+
     weight = pl.lit(1.0)
     if config.events is not None:
         weight = pl.col("event").cast(pl.String).replace_strict(config.events, return_dtype=pl.Float64)
     if config.half_life_days is not None:
         age = (pl.col("time").max() - pl.col("time")) / _DAY
         weight = weight * pl.lit(2.0).pow(-age / config.half_life_days)
+
     return rows.with_columns(weight=weight.cast(pl.Float32)).drop("event")
 
 
@@ -94,6 +96,7 @@ def _one_of_each_pair(rows: pl.DataFrame, items: int, config: DataConfig) -> pl.
         total = pl.when(counts).then(size)
         total = (total.sum() if config.repeats == "sum" else total.max()).over("pair")
         ordered = ordered.with_columns(weight=(total * pl.col("weight").sign()).cast(pl.Float32))
+
     first = ordered.unique("pair", keep="first", maintain_order=True).drop("later_part")
     single = rows.filter(~pl.col("is_repeated"))
     return single.merge_sorted(first, key="pair").drop("pair", "is_repeated")

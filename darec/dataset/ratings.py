@@ -51,6 +51,7 @@ def parsed(text: pl.Expr, decimal_comma: bool | None = None) -> pl.Expr:
     if decimal_comma is None:
         comma = pl.when(text.str.contains(_DECIMAL_COMMA)).then(text.str.replace(",", ".", literal=True))
         return pl.coalesce(plain, comma.cast(pl.Float64, strict=False), words)
+
     thousands, point = (".", ",") if decimal_comma else (",", ".")
     number = text.str.replace_all(thousands, "", literal=True).str.replace(point, ".", literal=True)
     return pl.coalesce(number.cast(pl.Float64, strict=False), words)
@@ -62,6 +63,7 @@ def scale_of(ratings: pl.Series) -> Scale | None:
     values = numbers[np.isfinite(numbers)]
     if not len(values):
         return None
+
     low, high, median = float(values.min()), float(values.max()), float(np.median(values))
     words = f"{low:g} to {high:g} (median {median:g})" if low < high else f"always {low:g}"
     within = (values >= 0) & (values <= _STARS)

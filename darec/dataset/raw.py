@@ -63,9 +63,11 @@ def _explained(error: BaseException, path: Path) -> UserError:
     if "parquet" in text.lower() or "thrift" in text.lower():
         what = "this is not a Parquet file, or it is truncated or damaged"
         return UserError(what, where=str(path), hint="write the file again, or correct data.source")
+
     if "could not parse" in text and "as dtype `str`" in text:
         what = f"a quote does not enclose a whole field ({text.splitlines()[0]})"
         return UserError(what, where=str(path), hint="set quote: none for this file if its fields are never quoted")
+
     reason = text.splitlines()[0] if text else "damaged"
     return UserError(f"the file cannot be read ({reason})", where=str(path), hint="write the file again")
 
@@ -115,12 +117,14 @@ def named_columns(
         if "header" in settings:
             hint += f", and give data.{role}_columns by number, such as {next(iter(mapped))}: 1"
         raise UserError(lacks + what, where=str(path), hint=hint + "; `darec data inspect` prints the whole section")
+
     if missing:
         column = mapped[missing[0]]
         nearest = _nearest(str(column), present)
         said = f"did you mean {nearest!r}?" if nearest else f"the file has {', '.join(map(repr, present[:20]))}"
         what = f"there is no column {column!r}; {said}"
         raise UserError(what, where=str(path), hint=f"correct data.{role}_columns.{missing[0]}")
+
     return {field: name for field, name in names.items() if name is not None}
 
 

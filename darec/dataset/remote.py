@@ -86,6 +86,7 @@ def local(config: DataConfig, folder: Path) -> DataConfig:
         if isinstance(given, Table):
             form = getattr(config, f"{kind}_format")
             changes[f"{kind}_format"] = form.model_copy(update={"format": "parquet"})
+
     return config.model_copy(update=changes)
 
 
@@ -145,15 +146,18 @@ def _news(source: Source) -> str | None:
     if record is None:
         connect(source.place, source.role).state()
         return f"{source.name} is read as a whole: there is no copy yet"
+
     since = f"the copy of {record.read_at:%Y-%m-%d %H:%M} UTC"
     try:
         version = _version(source)
     except TransientError as error:
         tell_once(f"{error.what} [{source.name}]: this is the plan for {since}")
         return None
+
     if version is None:
         tell_once(f"{source.name} does not say whether it has changed: this is the plan for {since}, a run reads it")
         return None
+
     return None if version == record.version else f"{source.name} has changed since {since}"
 
 
@@ -162,9 +166,11 @@ def _version(source: Source) -> str | None:
     connection = connect(source.place, source.role)
     if (state := connection.state()) is not None or not isinstance(connection, TableConnection):
         return state
+
     assert isinstance(source.place, Table)
     if source.place.watermark is None:
         return None
+
     from darec.dataset.incremental import since_of, unread
 
     since = since_of(source.place, parts_in(source.copy.folder))
@@ -267,6 +273,7 @@ def _fetch_table(
         source.copy.commit(draft, record)
     else:
         source.copy.update(record.model_copy(update={**facts, "version": done.version}))
+
     return _told(done, since)
 
 

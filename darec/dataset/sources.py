@@ -29,6 +29,7 @@ def resolve(config: DataConfig) -> DataConfig:
     """
     if SOURCES[config.source] is None:
         return config
+
     description = _description(config.source)
     is_default = config.folder == DataConfig.model_fields["folder"].default
     folder = Path(description["folder"]) if is_default else config.folder
@@ -36,6 +37,7 @@ def resolve(config: DataConfig) -> DataConfig:
     own = config.model_dump(exclude_defaults=True, exclude={"source", "folder"})
     if "min_rating" in config.model_fields_set:
         own["min_rating"] = config.min_rating
+
     try:
         return DataConfig.model_validate(_merged(layout, own))
     except ValidationError as error:
@@ -91,6 +93,7 @@ def _layout_in(folder: Path, name: str, description: Mapping[str, Any]) -> dict[
         found = {role: _find(folder, layout[role]) for role in ROLES if role in layout}
         if all(found[role] is not None or role in optional for role in found):
             return {key: value for key, value in (layout | found).items() if value is not None}
+
     wanted = " or ".join(
         ", ".join(_listed(layout[role]) for role in ROLES if role in layout and role not in optional)
         for layout in description["layouts"]

@@ -62,6 +62,7 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     core, rounds = k_core(core, k)
     if core[c.USER_INDEX].n_unique() < 2 or core[c.ITEM_INDEX].n_unique() < 2:
         raise _too_little(core, k)
+
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
 
@@ -69,6 +70,7 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     if config.gap_days:
         core, users = _renumbered(core, c.USER_INDEX, users)
         core, items = _renumbered(core, c.ITEM_INDEX, items)
+
     parts = _parts(core)
     _check_parts(parts, config)
 
@@ -115,6 +117,7 @@ def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
         if kept.height == rows.height:
             break
         rows = kept
+
     return rows, rounds
 
 
@@ -128,12 +131,14 @@ def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: Sp
     """`rows` with their part in `split`. Rows within the gap of a global time split are removed."""
     if config.strategy == "global-time":
         return _at_one_time(rows, config)
+
     drawn = _drawn(rows, users, items, config.seed)
     if config.strategy == "column":
         return _with_val_of_train(drawn, config.val_share) if config.val_share else rows
     if config.strategy == "leave-one-out":
         has_times = not rows[c.TIMESTAMP].null_count()
         return _last_of_each_user(drawn, [*(_time(rows) if has_times else []), "draw"], _one, _one)
+
     order = [*(_time(rows) if config.strategy == "temporal" else []), "draw"]
     return _last_of_each_user(drawn, order, *(_share_of(config.ratios[part]) for part in (1, 2)))
 
@@ -160,6 +165,7 @@ def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test
     val = val_of(count, count - 1 - test)
     label = pl.when(left <= test).then(_label("test")).when(left <= test + val).then(_label("val"))
     labelled = label.otherwise(_label("train")).alias(c.SPLIT)
+
     return by_users(
         rows, c.USER_INDEX, lambda some: some.sort(c.USER_INDEX, *order, c.ITEM_INDEX).with_columns(labelled)
     )
@@ -208,6 +214,7 @@ def _at_one_time(rows: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         .when(time < val_from - gap)
         .then(_label("train"))
     )
+
     return rows.with_columns(label.alias(c.SPLIT)).filter(pl.col(c.SPLIT).is_not_null())
 
 
@@ -227,6 +234,7 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
         counts = np.bincount(train[index].to_numpy(), minlength=size)
         in_test = np.bincount(test[index].to_numpy(), minlength=size)
         known[side], test_cold[side] = int((counts > 0).sum()), int(((counts == 0) & (in_test > 0)).sum())
+
     rows = {part: table.height for part, table in parts.items()}
     return {
         "rows_in": rows_in,
@@ -251,6 +259,7 @@ def _check_strategy(interactions: pl.LazyFrame, config: SplitConfig) -> None:
             where="split.strategy",
             hint="set data.interaction_columns.timestamp, or split.strategy to random",
         )
+
     if config.strategy == "column" and nulls[c.SPLIT].item():
         raise UserError(
             "the split is to be read from the data, and the data has no split labels",

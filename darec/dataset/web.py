@@ -61,6 +61,7 @@ class WebFile(FileConnection):
         headers: dict[str, str] = {}
         if done and file.version:
             headers = {"Range": f"bytes={done}-", "If-Range": file.version}
+
         with self._asked("GET", headers) as response:
             self._check(response)
             continues = response.status_code == 206
@@ -103,10 +104,12 @@ class WebFile(FileConnection):
         code = response.status_code
         if response.is_success:
             return
+
         what = f"the server answers {code} {response.reason_phrase}"
         if code in (401, 403):
             hint = "put the credentials into the address as ${NAME}: https://${USER}:${PASSWORD}@host/file"
             raise self._error(UserError, what, hint)
+
         if code in (408, 425, 429) or code >= 500:
             raise self._error(TransientError, what, "check the server")
         raise self._error(UserError, what, f"correct data.{self._role}")

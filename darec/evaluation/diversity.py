@@ -25,6 +25,7 @@ class IntraListDiversity(UserMetric):
             return None
         if k == 1:
             return torch.zeros(len(lists.users), dtype=torch.float64)
+
         top = lists.top[:, :k]
         k = top.shape[1]
         sums = torch.cat([vectors[block].double().sum(1) for block in top.split(_BLOCK)] or [vectors[:0].double()])

@@ -32,6 +32,7 @@ class MMR(Reranker):
             chosen = (value - weight * nearest).argmax(1)
             nearest = torch.maximum(nearest, cosine[rows, chosen])
             places.append(chosen)
+
         return torch.stack(places, 1)
 
     @torch.no_grad()

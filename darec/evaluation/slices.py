@@ -72,6 +72,7 @@ def slices(
         scores = score(ranking, part, data.n_items, cutoffs, catalogue=catalogue)
         rest = {name: score(each, part, data.n_items, cutoffs).means() for name, each in (others or {}).items()}
         found.append(Slice(side, low, high, len(scores.users), len(part), scores.means(), rest))
+
     return found
 
 

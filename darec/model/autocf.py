@@ -35,6 +35,7 @@ class AutoCF(Backbone):
                 where="train.backbone.heads",
                 hint="let train.dim be a multiple of it",
             )
+
         self.config = config
         self.pattern = Pattern.of(adjacency)
         self.query, self.key, self.value = (
@@ -75,6 +76,7 @@ class AutoCF(Backbone):
         if self._agreement is not None:
             terms["agreement"] = functional.softplus(-self._agreement).mean()
             self._agreement = None
+
         return terms
 
     def _reconstruct(self, nodes: Tensor, encoder: Tensor, decoder: Pattern) -> Tensor:
@@ -119,6 +121,7 @@ class AutoCF(Backbone):
         frontier[seeds] = True
         kept = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         masked = frontier.clone()
+
         for depth in range(self.config.mask_depth):
             hidden = kept & (frontier[rows] | frontier[columns])
             kept &= ~hidden
@@ -126,6 +129,7 @@ class AutoCF(Backbone):
                 frontier = torch.zeros_like(frontier)
                 frontier[rows[hidden]] = True
                 masked |= frontier
+
         return kept, masked
 
     def _normalised(self, kept: Tensor) -> Tensor:
@@ -144,4 +148,5 @@ class AutoCF(Backbone):
         loops = torch.arange(size, device=device)
         rows = torch.cat([self.pattern.rows[kept], left, right, loops])
         columns = torch.cat([self.pattern.columns[kept], right, left, loops])
+
         return Pattern(torch.unique(rows * size + columns), size)

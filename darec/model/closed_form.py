@@ -95,10 +95,12 @@ def item_weights(config: ItemModelConfig, interactions: Interactions, text: Repr
             )
         item_text = whiten(text, config.whiten).item if config.whiten else text.item
         prior = text_prior(item_text, config.text_l2, config.prior)
+
     if interactions.n_items > config.exact_up_to:
         weights: ItemWeights = neighbour_weights(*size, config.l2, config.neighbours, prior)
     else:
         weights = l3ae(*size, config.l2, prior) if prior else ease(*size, config.l2)
+
     return _with_graph(weights, interactions, config.graph) if config.graph else weights
 
 

@@ -112,6 +112,7 @@ def _optimal_on_device(cost: Tensor) -> Tensor:
     rows = (inside.sum(1) - 1).clamp_min(0)  # the last row that a subset of columns is assigned to
     least = torch.where(everything == 0, 0.0, torch.inf).to(cost.dtype)
     last = torch.zeros_like(everything)
+
     for row in range(size):
         totals = (least[without] + cost[row]).masked_fill(~inside, torch.inf)
         found = totals.min(1)
@@ -123,4 +124,5 @@ def _optimal_on_device(cost: Tensor) -> Tensor:
         column = last[left]
         partner[row] = column[0]
         left = left & ~bits[column]
+
     return partner

@@ -54,6 +54,7 @@ class DCCF(Backbone):
                 for rows in (users, items):
                     match = other[rows]
                     total = total + losses.info_nce(near[rows], match, match, temperature, split=final.split)
+
         self._views = []
         return {"contrast": self.config.weight * total}
 

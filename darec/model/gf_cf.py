@@ -61,4 +61,5 @@ def graph_filter(train: Pairs, n_users: int, n_items: int, components: int, idea
     vectors = right_singular_vectors(
         lambda block: rows @ block, lambda block: columns @ block, torch.randn(n_items, width, device=history.device)
     )
+
     return GraphFilter(rows, columns, vectors[:, :components], item_degree.sqrt()[:, None], ideal)

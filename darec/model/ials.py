@@ -39,6 +39,7 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
     result = other.new_zeros(count, dim)
     common = unobserved * (other.T @ other)
     order = everyone[lengths > 0][torch.argsort(lengths[lengths > 0])]  # lists of similar length share a block
+
     for block in _blocks(lengths[order], dim):
         rows, members = order[block], lists.of(order[block])
         sizes = lengths[rows]
@@ -48,6 +49,7 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
         systems = gathered.transpose(1, 2) @ gathered + common
         systems.diagonal(dim1=1, dim2=2).add_(l2 * (sizes + unobserved * len(other))[:, None])
         result[rows] = torch.linalg.solve(systems, gathered.sum(1))
+
     return result
 
 

@@ -34,4 +34,5 @@ def nearest_items(train: Pairs, n_users: int, n_items: int, neighbours: int, shr
     places = torch.stack([near.flatten(), owners])[:, cosine.flatten() > 0]
     weights = torch.sparse_coo_tensor(places, cosine[cosine > 0], (n_items, n_items), check_invariants=False).coalesce()
     nothing, device = torch.zeros(n_items, 0), train.users.device
+
     return FactoredWeights(nothing.to(device), nothing.to(device), weights.to_sparse_csr().to(device))

@@ -127,4 +127,5 @@ def top_unseen(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, k
         best = block.topk(k)
         items.append(best.indices)
         scores.append(best.values)
+
     return torch.cat(items), torch.cat(scores)

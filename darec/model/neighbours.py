@@ -35,11 +35,13 @@ def neighbour_weights(
     if prior is None:
         nothing = torch.zeros(n_items, 0)
         prior = TextPrior(nothing, nothing)
+
     prior = TextPrior(prior.left.cpu(), prior.right.cpu())
     chosen, targets, gram = _neighbourhoods(history, n_items, l2, min(neighbours, n_items - 1), prior)
     corrections = torch.cat([_solve(gram, chosen[batch], targets[batch], l2) for batch in _batches(gram, chosen)])
     sparse_part = _sparse(chosen, corrections, prior.diagonal)
     device = train.users.device
+
     return FactoredWeights(prior.left.to(device), prior.right.to(device), sparse_part.to(device))
 
 
@@ -59,6 +61,7 @@ def _neighbourhoods(
     spread = torch.from_numpy(by_item @ (history @ prior.left.numpy()))  # G L, [n, d]
     kept = min(_KEPT * count + 1, n_items)
     chosen, targets, rows = [], [], []
+
     for block in torch.arange(n_items).split(max(1, _BLOCK_SCORES // n_items)):
         co_occurrence = torch.from_numpy((by_item[block.numpy()] @ history).toarray())  # rows of G
         rows.append(_largest(co_occurrence, scale, kept))
@@ -70,6 +73,7 @@ def _neighbourhoods(
         gain[torch.arange(len(block)), block] = -1  # an item is not its own neighbour
         chosen.append(gain.topk(count, sorted=False).indices)
         targets.append(residual.gather(1, chosen[-1]))
+
     gram = sparse.vstack(rows, format="csr")
     return torch.cat(chosen), torch.cat(targets), gram.maximum(gram.T).tocsr()
 

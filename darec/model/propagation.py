@@ -44,6 +44,7 @@ class Adjacency:
         starts[1:] = torch.cumsum(torch.cat(degrees), 0)
         edge = torch.cat([by_user.int(), by_item.int()])
         matrix = _csr(starts.int(), columns, weights.float()[edge], nodes)
+
         return cls(matrix, edge, edges)
 
     @classmethod
@@ -78,6 +79,7 @@ class Adjacency:
         starts = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
         values = (degrees[rows] * degrees[columns]).double().rsqrt().float()
         edge = torch.cat([self._edge, self._edges + loops])[order]
+
         return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes, self.split)
 
     def drop(self, keep: float) -> "Adjacency":

@@ -36,6 +36,7 @@ class SimGCL(Backbone):
         options = config.temperature, config.negatives, final.split
         users = losses.contrast_views(first.user, second.user, batch.users, *options)
         items = losses.contrast_views(first.item, second.item, batch.items, *options)
+
         return {"contrast": config.weight * (users + items)}
 
     @torch.no_grad()

@@ -123,6 +123,7 @@ class _MeanLogSumExp(torch.autograd.Function):
             scale = weight[:, None] / sums
             torch.mul(powers @ candidates, scale, out=gradient)
             to_candidates.addmm_((rows * scale).T.contiguous(), powers)
+
         mean = torch.cat(log_sums) @ weights[mine]
         split.add_rows(mean, to_anchor, to_candidates)
         ctx.save_for_backward(to_anchor, to_candidates)

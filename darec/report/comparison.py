@@ -107,9 +107,11 @@ def compare_runs(
     tables = [pl.read_parquet(source.artifact("evaluate").file(files.PER_USER_METRICS.name)) for source in sources]
     if not tables[0][c.USER_INDEX].equals(tables[1][c.USER_INDEX]):
         raise UserError("the two runs were not evaluated on the same users", hint="evaluate both on the same split")
+
     shared = [name for name in tables[0].columns if "@" in name and "/" not in name and name in tables[1].columns]
     if not shared:
         raise UserError("the two runs have no metric in common", where="evaluate.cutoffs", hint="use the same cutoffs")
+
     metric = metric or max((name for name in shared if name.startswith("recall@")), key=_cutoff, default=shared[-1])
     if metric not in shared:
         raise UserError(f"no metric {metric!r} in both runs", hint=f"choose one of {', '.join(shared)}")
@@ -192,6 +194,7 @@ def _examples(
     test = source.read(files.TEST_PART)
     lists = [_lists(recipe, each, users) for recipe, each in zip(recipes, sources, strict=True)]
     profiles = [_user_profiles(each, users) for each in sources]
+
     for place, user in zip(chosen, users, strict=True):
         wanted = set(test.filter(pl.col(c.USER_INDEX) == user)[c.ITEM_INDEX])
         latest = source.train.filter(pl.col(c.USER_INDEX) == user).sort(c.TIMESTAMP, descending=True, nulls_last=True)

@@ -24,6 +24,7 @@ def drift(source: Source) -> Drift:
     previous = source.previous
     if previous is None:
         raise DarecError("there is no previous release")
+
     before, after = (each.scan(files.INTERACTIONS).select(c.USER, c.ITEM) for each in (previous, source))
     with reading(source.artifact(files.INTERACTIONS.stage).path):
         sets = (_entities("users", c.USER, before, after), _entities("items", c.ITEM, before, after))
@@ -58,6 +59,7 @@ def _pairs(before: pl.LazyFrame, after: pl.LazyFrame) -> SetChange:
         old, now = (log.filter(inside).collect(engine="streaming").unique() for log in (before, after))
         new = now.join(old, on=[c.USER, c.ITEM], how="anti").height
         found = [total + part for total, part in zip(found, (old.height, now.height, new), strict=True)]
+
     return _change("interactions", *found)
 
 

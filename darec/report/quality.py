@@ -101,6 +101,7 @@ def curves(source: Source) -> tuple[Chart, ...]:
     names = histories["train"]["name"].unique(maintain_order=True).to_list()
     wanted = [name for kind in ("val/", "loss/") for name in names if name.startswith(kind)]
     best = TrainReport.model_validate(source.artifact("train").manifest.report).best_epoch
+
     return tuple(_chart(name, histories, best) for name in wanted)
 
 
@@ -109,6 +110,7 @@ def slices(source: Source) -> Slices:
     found = source.metrics.slices
     if not found:
         raise DarecError("no user has test interactions")
+
     cutoff = largest_cutoff(found[0].metrics)
     shown = tuple(name for name in sorted(found[0].metrics, key=_rank) if _cutoff(name) == cutoff)
     sides = [

@@ -85,6 +85,7 @@ def item_map(source: Source) -> Map:
         spaces = {"by text vector": files.TEXT_VECTORS, **spaces}
     titles = items[c.TITLE][shown].to_list()
     panels = [_panel(name, source.read(space).item[shown], numbers, titles) for name, space in spaces.items()]
+
     return Map(coloured_by, groups, tuple(panels), len(shown), items.height)
 
 
@@ -102,6 +103,7 @@ def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list
     first = _first_values(items)
     if first.is_empty():
         return _popularity_groups(items)
+
     name = first["name"][0]
     values = first.filter(pl.col("name") == name)
     top = values["value"].value_counts(sort=True).sort("count", "value", descending=[True, False])["value"][:_OTHER]
@@ -109,6 +111,7 @@ def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list
     numbers = {value: number for number, value in enumerate(top)}
     found = [numbers.get(known.get(row, ""), _OTHER) for row in range(items.height)]
     other = ((_OTHER, "other"),) if _OTHER in found else ()
+
     return f"first of {name}", (*enumerate(top), *other), found
 
 

@@ -39,6 +39,7 @@ def line_chart_uri(chart: Chart) -> str:
     for number, line in enumerate(line for line in chart.lines if line.points):
         legend = SubElement(root, "text", {"class": f"c{number}", "x": str(_WIDTH - 130), "y": str(18 + 11 * number)})
         legend.text = line.name
+
     return f"data:image/svg+xml;base64,{base64.b64encode(_markup(root).encode()).decode()}"
 
 
@@ -47,17 +48,20 @@ def _line_chart(chart: Chart) -> Element | None:
     points = [point for line in lines for point in line.points]
     if not points:
         return None
+
     x, y = (_Scale.of([point[side] for point in points], *room) for side, room in enumerate(_rooms(_HEIGHT)))
     root = _root(_HEIGHT, chart.title)
     _grid(root, x, y, chart.x_label)
     if chart.mark is not None:
         at = _text(x(chart.mark))
         SubElement(root, "line", {"class": "mark", "x1": at, "x2": at, "y1": str(_TOP), "y2": str(_HEIGHT - _BOTTOM)})
+
     for number, line in enumerate(lines):
         path = " ".join(f"{_text(x(a))},{_text(y(b))}" for a, b in line.points)
         SubElement(root, "polyline", {"class": f"line c{number}", "points": path})
         last_x, last_y = line.points[-1]
         _dot(root, f"end c{number}", x(last_x), y(last_y), 2.5, f"{line.name}: {last_y:.4g}")
+
     return root
 
 
@@ -65,12 +69,14 @@ def scatter(panel: Panel) -> Markup:
     """Dots in the colours of their groups; a dot's title shows under the pointer."""
     if not panel.points:
         return Markup("")
+
     x = _Scale(*_bounds([point[0] for point in panel.points]), 6, _WIDTH - 6)
     y = _Scale(*_bounds([point[1] for point in panel.points]), _WIDTH * 0.8 - 6, 6)
     root = _root(_WIDTH * 0.8, panel.title)
     radius = 3.5 if len(panel.points) < 200 else 2.2
     for a, b, group, title in panel.points:
         _dot(root, f"dot c{group}", x(a), y(b), radius, title)
+
     return _markup(root)
 
 

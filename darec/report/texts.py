@@ -24,6 +24,7 @@ def texts(source: Source) -> tuple[TextRow, ...]:
     """The quality of the embedded texts of items and of users."""
     if not source.has("embed"):
         raise DarecError("the recipe uses no text")
+
     vectors = source.read(files.TEXT_VECTORS)
     sides: dict[str, Floats] = {"profile_items": vectors.item, "profile_users": vectors.user}
     return tuple(
@@ -51,6 +52,7 @@ def _text_row(
     part = Texts(chosen[c.PROFILE], unit, unit, chosen[c.SOURCE] == "metadata")
     pairs = quality.interaction_matrix(source.train, rows, index)
     found, _ = quality.measure(part, pairs, chosen[c.ATTRIBUTES])
+
     return TextRow(stage, len(rows), tuple(measures(found)))
 
 
@@ -81,6 +83,7 @@ def _judged(side: Measured) -> list[tuple[str, str]]:
     found = side.judged
     if found is None:
         return []
+
     agreement = "unknown (all scores are equal)" if np.isnan(found.correlation) else f"{found.correlation:+.2f}"
     p_value = "" if np.isnan(found.p_value) else f" (p {found.p_value:.2g}, {found.rows:,} rows)"
     return [

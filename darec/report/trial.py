@@ -25,6 +25,7 @@ def summary(trial: Trial) -> Iterator[str]:
         tokens = f", {_mean(known, 'prompt_tokens')} prompt tokens per row"
         written = f" and {_mean(known, 'output_tokens')} output tokens, {fallbacks} from metadata"
         yield f"{name}: {len(known)} of {len(sides)} rows{tokens}{written if trial.asks_llm else ''}"
+
     both = [(a.text, b.text) for a, b in zip(old, new, strict=True) if a.text is not None and b.text is not None]
     if both:
         yield f"the text changes in {sum(a != b for a, b in both)} of {len(both)} rows"

@@ -24,6 +24,7 @@ def viewers(source: Source) -> tuple[Viewer, ...]:
     bundle = Bundle.open(source.artifact("export").path)
     recommended = recommend_many(bundle, [names[row] for row in rows], _SHOWN)
     profiles = _profiles(source, rows)
+
     return tuple(
         _viewer(
             source, row, names[row], int(activity[row]), profiles.get(row, ""), recommended.filter(user_id=names[row])

@@ -111,6 +111,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
     if contents.attributes is not None:
         write_table(contents.attributes, folder / ATTRIBUTES_FILE, ITEM_ATTRIBUTES)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+
     return report
 
 
@@ -141,11 +142,13 @@ def write_without(bundle: Path, folder: Path, user_id: str) -> BundleReport:
     write_table(users, folder / USERS_FILE, schema, rows_in_group=_ROWS_IN_GROUP)
     write_table(seen, folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
     (folder / REPORT_FILE).write_text(report.model_dump_json(indent=1))
+
     for name in Artifact(bundle).manifest.files.keys() - {USERS_FILE, SEEN_FILE, REPORT_FILE}:
         try:
             os.link(bundle / name, folder / name)
         except OSError:
             copyfile(bundle / name, folder / name)
+
     return report
 
 

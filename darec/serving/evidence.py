@@ -106,6 +106,7 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
     bundle = Artifact(store.root / release.artifact)
     if trouble := bundle.damage(checksums=True):
         raise DarecError(f"the bundle of {release.id} is damaged ({trouble})")
+
     try:
         train = pl.scan_parquet(_input(store, bundle, "split").file(files.TRAIN_PART.name), glob=False)
     except DarecError:
@@ -113,6 +114,7 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
             what = f"the interactions of {release.id} have been removed, and its split may differ"
             raise DarecError(what) from None
         train = None  # with equal settings the last interactions of a user are held out in both runs
+
     return _evaluated_model(store, release.id, bundle, train)
 
 

@@ -175,9 +175,11 @@ class _Person:
         if self.unreadable:
             hint = "restore it or move it away: it may be the record of a bundle that holds the person"
             raise UserError("a release record cannot be read", where=str(self.unreadable[0]), hint=hint)
+
         if not elsewhere and not any(True in self._listed(artifact) for artifact in self._everything):
             what = f"user {self.user_id!r} is not in the store"
             raise UserError(what, where=str(self.store.root), hint=nearest("user", self.user_id, _known(self.store)))
+
         current = self.store.root / (CurrentLink(self.store).follow().artifact or "current")
         if current in {artifact.path for artifact in self.removed} and (trouble := Artifact(current).damage(True)):
             hint = "`darec rollback`, or run again to export it again; then forget again"
@@ -300,6 +302,7 @@ class _Person:
                 row = files.USER_PROFILES.of(source)[c.USER].index_of(self.user_id)
                 if row is not None:
                     found.add(files.TEXT_VECTORS.of(artifact).user[row].astype("<f4").tobytes())
+
         return found
 
     def _held_of(self, stage: str) -> Iterator[Artifact]:
@@ -325,6 +328,7 @@ class _Person:
         if self.store.shared is not None:
             stems |= {name for name in ledgers(self.store.shared) if name.startswith("vectors-")}
         profiles = _LedgerRows("profiles", Ledger(root / "profiles.sqlite", PROFILE_ROWS), "text", texts)
+
         return [profiles] + [
             _LedgerRows("text vectors", Ledger(root / f"{stem}.sqlite", VECTOR_ROWS), "vector", vectors)
             for stem in sorted(stems)
@@ -359,6 +363,7 @@ class _Person:
                 pairs = zip(release.events, by_hand, strict=True)
                 events = [event.model_copy(update={"why": _REMOVED}) if hit else event for event, hit in pairs]
                 found.append(release.model_copy(update={"events": tuple(events)}))
+
         return found
 
     @cached_property
@@ -449,14 +454,17 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
         _empty(store, room)
         if store.shared is not None:
             store.shared.empty(room)
+
     for artifact in person.removed:
         if not person.names(artifact):
             _delete(store, artifact)
+
     done = receipt.model_copy(update={"counts": counts})
     _write(store, store.make("receipts") / f"{done.at:%Y-%m-%dT%H%M%S.%fZ}.json", done.model_dump_json(indent=1))
     for artifact in (*person.removed, *person.bundles):
         if person.names(artifact):
             _delete(store, artifact)
+
     if store.shared is not None:
         store.shared.sweep(LEASE)  # uploads of killed runs may also contain the person
     return done
@@ -484,6 +492,7 @@ def _replace(store: Store, old: Artifact, user_id: str) -> None:
     link, records = CurrentLink(store), Records(store)
     if link.follow().artifact == before:
         link.point_to(after)
+
     for release in records.read()[0]:
         if release.artifact == before:
             content = content_hash(hashes, hashes)

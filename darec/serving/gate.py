@@ -146,6 +146,7 @@ def _kept(check: str, metric: str, found: Difference | None, tolerance: float, t
     """Passes unless the challenger is worse by significantly more than the tolerance."""
     if found is None or found.challenger is None:
         return Check(name=check, passed=False, value=None, limit=None, message=f"{metric} was not computed")
+
     other = found.other or 0.0
     limit = other * (1 - tolerance)
     lower = found.challenger < limit
@@ -154,6 +155,7 @@ def _kept(check: str, metric: str, found: Difference | None, tolerance: float, t
     passed = highest >= limit
     if lower and passed:
         message += f", within chance: up to {highest:.4f} at 95%"
+
     return Check(name=check, passed=passed, value=found.challenger, limit=limit, message=message, other=other)
 
 

@@ -41,6 +41,7 @@ def paired_tests(first: pl.DataFrame, second: pl.DataFrame, names: Sequence[str]
         rows.append(
             MetricRow(name, *means, tests[name].difference, low, high, tests[name].t_test, tests[name].wilcoxon)
         )
+
     return rows
 
 

@@ -54,11 +54,13 @@ class Ranker:
         kept = int(self.rules.new_share * k + 1e-9)
         if new is not None and self.rules.new is not None and kept:
             return with_new(ids, scores, *new(np.arange(queries), kept, seen), self.rules.new)
+
         for reranker in self.stronger:
             monotonous = np.flatnonzero(_diversity(reranker, ids) < self.rules.min_diversity)
             if not len(monotonous):
                 break
             ids[monotonous], scores[monotonous] = self._lists(find, monotonous, k, seen.of(monotonous), reranker)
+
         return ids, scores
 
     def _lists(
@@ -69,6 +71,7 @@ class Ranker:
         limits = self.rules.limits
         fetch = max(k if limits is None else _MORE * k, reranker.config.candidates if reranker else 0)
         rows = np.arange(len(queries))
+
         while len(rows):
             fetch = min(fetch, self.n_items)
             found, values = find(queries[rows], fetch, seen.of(rows))
@@ -80,6 +83,7 @@ class Ranker:
             ids[rows], scores[rows] = index.left_aligned(found, values, limits.kept(found), k)
             rows = rows[(ids[rows, -1] < 0) & more & (fetch < self.n_items)]
             fetch *= _MORE
+
         return ids, scores
 
 
@@ -164,6 +168,7 @@ def _stronger(bundle: Bundle) -> "tuple[MMR, ...]":
         raise UserError(
             f"the reranker {own.config.name} does not support diversity", where="rules.min_diversity", hint=hint
         )
+
     if own is None:
         trained = torch.tensor(bundle.all_item_vectors())
         own = MMR(MMRConfig(weight=0, similarity="interactions"), {"interactions": trained})

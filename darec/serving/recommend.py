@@ -52,6 +52,7 @@ def recommend_many(
     source = pl.Series(c.SOURCE, np.where(trained, MODEL, np.where(has_vector, TEXT, POPULARITY)))
     asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
     columns = (c.USER, c.RANK, c.ITEM, c.TITLE, c.SCORE, c.SOURCE)
+
     return table.join(asked, on="query", maintain_order="left").select(columns)
 
 
@@ -86,6 +87,7 @@ def recommend_histories(
     ids, scores = _lists(bundle, vectors, has_items, nothing_seen() if applied.seen else known, k, applied)
     table = _answer(bundle, ids, scores).rename({"query": "history"})
     source = pl.Series(c.SOURCE, np.where(has_items, HISTORY, POPULARITY)[table["history"].to_numpy()], pl.String)
+
     return table.with_columns(source)
 
 
@@ -119,6 +121,7 @@ def _lists(bundle: Bundle, vectors: Floats, has_vector: Bools, seen: Seen, k: in
     for rows, candidates, new in find:
         if len(rows):
             ids[rows], scores[rows] = ranker.top(candidates, len(rows), k, seen.of(rows), new)
+
     return ids, scores
 
 

@@ -33,6 +33,7 @@ class Records:
             except (OSError, ValueError) as error:
                 tell_once(f"ignored, because this release record cannot be read ({_brief(error)}): {path}")
                 unreadable.append(path)
+
         order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
         return order, unreadable
 
@@ -42,11 +43,13 @@ class Records:
         if self._store.shared is not None:
             self._store.shared.write(f"releases/{path.name}", release.model_dump_json(indent=1).encode())
             return release
+
         draft = self._store.make("tmp") / f"release-{uuid.uuid4().hex[:8]}"
         # The draft is not next to the records, where it would be reported as a stray file.
         with explained(path), replacing(path, draft=draft, durable=True):
             draft.write_text(release.model_dump_json(indent=1), encoding="utf-8")
             self._store.restrict(draft)
+
         return release
 
     def _files(self) -> list[Path]:
@@ -59,6 +62,7 @@ class Records:
         except OSError as error:
             tell_once(f"the release records cannot be listed ({error.strerror}): {self.folder}")
             return []
+
         records = sorted(path for path, is_file in found if is_file and _NAME.fullmatch(path.name))
         for path in sorted({path for path, _ in found} - set(records)):
             tell_once(f"ignored, because it is not a release record: {path}")
@@ -95,6 +99,7 @@ class CurrentLink:
             return Target(None, "there is no link `current`")
         except OSError:
             return Target(None, "`current` is not a symbolic link")
+
         try:
             found = self.path.resolve(strict=True)
         except FileNotFoundError:
@@ -102,6 +107,7 @@ class CurrentLink:
             return Target(os.path.relpath(named, self._store.root), f"`current` points to {text}, which does not exist")
         except (OSError, RuntimeError):  # a loop
             return Target(None, f"`current` is a dangling link (it points to {text})")
+
         if not found.is_relative_to(self._store.root):
             return Target(None, f"`current` points outside this store, to {found}")
         return Target(str(found.relative_to(self._store.root)), None)
@@ -111,6 +117,7 @@ class CurrentLink:
         if self._store.shared is not None:
             self._store.shared.write(CURRENT, artifact.encode())
             return
+
         draft = self._store.make("tmp") / f"current-{uuid.uuid4().hex[:8]}"
         with explained(self.path):
             if self.exists and not self.path.is_symlink():

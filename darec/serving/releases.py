@@ -92,6 +92,7 @@ class Releases:
         fits = exact or [r for r in parts if r.id.startswith(release_id) or r.id.endswith(release_id)]
         if len(fits) == 1:
             return fits[0]
+
         what = f"{release_id!r} names {'more than one' if fits else 'no'} release"
         if not fits and len(release_id) < _SHORTEST:
             what += f" (an abbreviation needs at least {_SHORTEST} characters)"
@@ -218,6 +219,7 @@ class Releases:
         if unreadable:
             known = {Artifact(self.folder(release)) for release in releases}
             bundles |= set(self._store.artifacts("export")) - known
+
         return bundles
 
     def compared(self) -> set[Artifact]:
@@ -305,6 +307,7 @@ class Releases:
             raise UserError(
                 f"{left.id} is the first release: there is none before", where=str(self._link.path), hint=hint
             )
+
         raise UserError("there is no release to roll back", where=str(self._link.path), hint="run the pipeline first")
 
     def _earlier(self, left: Release | None, releases: Sequence[Release]) -> Iterator[Release]:
@@ -318,6 +321,7 @@ class Releases:
             left = by_id.get(left.previous)
             if left:
                 yield left
+
         broken = self._link.follow().artifact
         yield from (r for r in self._once_current(releases) if r.id not in met and r.artifact != broken)
 
@@ -330,6 +334,7 @@ class Releases:
         target = self._link.follow()
         if target.artifact is None or target.trouble is not None:
             return None
+
         bundle = self._store.root / target.artifact
         try:
             facts = self._new(bundle, event) | {
@@ -345,6 +350,7 @@ class Releases:
             release = Release.model_validate(facts)
         except (DarecError, ValidationError):
             return None
+
         if os.path.lexists(self._records.folder / f"{release.id}.json"):  # the unreadable record
             return release.model_copy(update={"id": f"{release.id}-{uuid.uuid4().hex[:4]}"})
         return release
@@ -356,11 +362,13 @@ class Releases:
         known = self._of_content(_content(bundle), releases)
         if known is None:
             return None
+
         pointed = self._pointed(releases)
         if pointed and known.id == pointed.id and Artifact(self.folder(known)).damage() is None:
             return f"{known.id} is current already"
         if known.state == "rolled_back":
             return f"{known.id} was rolled back; `darec promote {known.id}` brings it back"
+
         production = self._production(releases)
         judged = (known.judged_against, known.gate, known.decision.rules)
         if not known.decision.passed and judged == (production and production.id, gate, RULES):

@@ -100,6 +100,7 @@ def _allowed(config: RulesConfig, bundle: Bundle) -> NDArray[np.bool_] | None:
     if not allowed.any():
         hint = "none of the allowed items is in the release: check ids, categories and new items"
         raise UserError("the rules allow no item", where="rules", hint=hint)
+
     return allowed
 
 
@@ -128,6 +129,7 @@ def _read(rule: str, path: Path) -> list[str]:
     if path.suffix != ".parquet":
         lines = read_text(path, name, hint=hint, limit=2**30).splitlines()
         return [line.strip() for line in lines if line.strip()]
+
     regular_file(path, name, hint=hint)
     try:
         return pl.read_parquet(path, columns=[c.ITEM], glob=False)[c.ITEM].cast(pl.String).to_list()

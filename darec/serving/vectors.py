@@ -145,6 +145,7 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
     release = Releases(root).current()
     if release is None:
         return VectorsReport(state="skipped", reason="no release is in production")
+
     version = _version(root, release, progress)
 
     with open_store(config) as store:
@@ -156,6 +157,7 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
         old = sorted(store.versions() - {version.name}, reverse=True)[config.keep :]
         for name in old:
             store.remove(name)
+
     state, done = ("pushed", "pushed") if missing else ("switched", "switched to")
     return _report(version, release, state, f"{release.id} was {done}", old)
 

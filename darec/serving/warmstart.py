@@ -42,11 +42,13 @@ def current_model(store: Path) -> Source | None:
     current = Releases(store).current()
     if current is None:
         return None
+
     try:
         made_from = Artifact(Releases(store).folder(current)).manifest.inputs
     except DarecError as error:
         tell_once(f"training starts from random embeddings: the current release cannot be read ({error})")
         return None
+
     if not {"train", "split"} <= made_from.keys():
         return None
     train, split = (Store(store).input(stage, made_from[stage]) for stage in ("train", "split"))
@@ -61,11 +63,13 @@ def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | N
     embedding = load_file(files.MODEL.of(source.train)).get("embedding")
     if embedding is None or embedding.shape[1] != dim:
         return None
+
     before_users = files.USER_VOCABULARY.of(source.split)
     before_items = files.ITEM_VOCABULARY.of(source.split)
     user_rows = _places(before_users, read_table(users, USER_VOCABULARY), c.USER_INDEX)
     item_rows = _places(before_items, read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
     n_users = before_users.height
+
     return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
 
 

@@ -44,9 +44,11 @@ def read_profile(answer: Answer, max_chars: int) -> tuple[str | None, str]:
     """(profile, "") of a usable answer, (None, cause) of any other; `CAUSES` says what each cause means."""
     if answer.finish_reason not in ("stop", "length"):
         return None, answer.finish_reason
+
     text = _profile_in(answer.text[:_LONGEST])
     if text is None:
         return None, _cause_of_broken_json(answer)
+
     text = printable(text, _LONGEST)
     if _REFUSAL.match(text):
         return None, "refused"
@@ -103,6 +105,7 @@ def _profile_in(text: str) -> str | None:
             return Profile.model_validate(value).profile
         except (ValueError, RecursionError):  # not JSON, or does not match the schema
             start = answer.find("{", start + 1)
+
     return None
 
 

@@ -99,6 +99,7 @@ class BatchEngine:
             answers = self._answers(self._wait(record), wanted, max_tokens)
             yield [Answer(left.pop(row).key, *rest) for row, rest in answers.items() if row in left]
             self._forget(path, record, wanted)  # the yielded answers are in the ledger now
+
         single += left.values()
         if single:
             yield from self._live.generate(single, schema, max_tokens)
@@ -160,8 +161,10 @@ class BatchEngine:
             raise UserError(
                 f"the LLM server refuses the batch: {words}", where=self._server, hint="or set llm.batch_api to false"
             )
+
         if status not in ("completed", "expired", "cancelled"):
             raise TransientError(f"the batch has the unknown status {printable(str(status), 40)!r}", where=self._server)
+
         for file in (batch.get("output_file_id"), batch.get("error_file_id")):
             if not file:
                 continue
@@ -169,6 +172,7 @@ class BatchEngine:
                 row, answer = _read_line(line, max_tokens)
                 if row in rows and answer is not None:
                     answers[row] = answer
+
         return answers
 
     # Records
@@ -194,9 +198,11 @@ class BatchEngine:
             record.batch = self._named(record.name)
         except _AbsentError:
             record.batch = None
+
         if record.batch is None:
             _drop(path)
             return False
+
         _keep(path, record)
         return True
 
@@ -211,6 +217,7 @@ class BatchEngine:
             if not page.get("has_more") or not batches:
                 return None
             after = {"after": str(batches[-1]["id"])}
+
         return None
 
     def _forget(self, path: Path, record: _Record, rows: dict[str, Request]) -> None:
@@ -282,6 +289,7 @@ def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
             part, size = {}, 0
         part[row] = body
         size += len(body) + 128
+
     if part:
         yield part
 
@@ -293,14 +301,17 @@ def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
         row, response = str(content["custom_id"]), content.get("response")
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", None
+
     if not isinstance(response, dict) or not isinstance(response.get("status_code"), int):
         return row, None  # it expired, or the server failed
+
     try:
         reply = read_reply(response["status_code"], {}, json.dumps(response.get("body")).encode(), max_tokens)
     except RetryableError:
         return row, None
     except RejectedError as fault:
         return row, (fault.what, "rejected", 0, 0)
+
     return row, (reply.text, reply.finish_reason, reply.prompt_tokens, reply.output_tokens)
 
 

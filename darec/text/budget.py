@@ -107,6 +107,7 @@ class Budget:
         """
         if not self.reached:
             return
+
         llm, spent = self.llm, self.spending
         what = f"the LLM has used {spent.tokens:,} tokens in this run"
         if has_price(llm):
@@ -124,11 +125,13 @@ class Budget:
         begun = self._open or self.spending.tokens
         if not any(limits) or not begun:  # one row is always requested, so that every run makes progress
             return True
+
         prompt, output = self._expected(request)
         rows = len(self._open) + 1
         prompt_tokens = self.spending.prompt_tokens + rows * prompt
         output_tokens = self.spending.output_tokens + rows * output
         tokens_fit = not limits[0] or prompt_tokens + output_tokens <= limits[0]
+
         return tokens_fit and (not limits[1] or price(self.llm, prompt_tokens, output_tokens) <= limits[1])
 
     def _expected(self, request: Request) -> tuple[float, float]:

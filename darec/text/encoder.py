@@ -62,6 +62,7 @@ class Embedding:
         if new.height:
             self._encode(new.sort(pl.col("text").str.len_bytes(), KEY, descending=True))
         report = {"rows": len(texts), "from_ledger": keys.n_unique() - new.height, "generated": new.height}
+
         return self._read(keys), report | {"seconds": round(time.monotonic() - started, 2)}
 
     def _encode(self, new: pl.DataFrame) -> None:
@@ -95,6 +96,7 @@ def token_counts(config: EmbedConfig, texts: pl.Series) -> list[int | None]:
     path = resolve(config.model, config.revision) / "tokenizer.json"
     if not path.is_file():
         return [None] * len(texts)
+
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -147,6 +149,7 @@ def _sentence_transformers(config: EmbedConfig, texts: pl.Series) -> Iterator[tu
         reason = (str(error) or type(error).__name__).splitlines()[0]
         hint = "check embed.model: it must be a sentence-transformers model"
         raise UserError(f"the text model cannot be loaded ({reason})", where=str(folder), hint=hint) from error
+
     model.max_seq_length = min(model.max_seq_length or config.max_tokens, config.max_tokens)
     for start in range(0, len(texts), config.chunk):
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_helps(device)):  # within 1e-4 in cosine

@@ -204,6 +204,7 @@ class OfflineEngine:
                 where=self.settings.folder,
                 hint="if memory ran out, lower llm.workers, llm.batch or llm.kv_cache_mib; then run again",
             ) from failure
+
         if failure is not None:
             raise failure
 
@@ -270,6 +271,7 @@ class LocalModel:
         prompts: list[list[int]] = []
         answers: list[Answer] = []
         asked: list[Request] = []
+
         for request in requests:
             try:
                 tokens = _longest_fitting(tokenizer, request, room)
@@ -327,6 +329,7 @@ def _load(settings: EngineSettings) -> Any:
             # vLLM rewinds the generator of a request with a chunked prompt, which torch does not support on CPU.
             options |= {"block_size": _CPU_BLOCK, "enable_chunked_prefill": False}
             options["logits_processors"] = ["darec.text.penalty:FrequencyPenalty"]
+
     try:
         return LLM(
             settings.folder,

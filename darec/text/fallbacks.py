@@ -72,6 +72,7 @@ def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]
     except DarecError as error:  # the hit remains valid
         tell_once(f"{artifact.stage}: the rows that are due again cannot be determined: {error}")
         return None
+
     answered = rows.filter(rows["cause"] == "").height
     count = answered + due(rows, report.rows, llm, time.time()).height
     return f"{count:,} rows without an answer of the LLM are due again" if count else None

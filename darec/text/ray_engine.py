@@ -156,6 +156,7 @@ class RayEngine:
         self._local = address == "local"
         if self._local:
             options |= {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+
         try:
             self._ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -183,6 +184,7 @@ class RayEngine:
         """Starts further actors if there is room, at most `most` in total."""
         if time.monotonic() - self._looked < _LOOK:
             return
+
         self._looked = time.monotonic()
         # One actor is requested in any case: it makes an autoscaling cluster start a machine.
         wanted = min(most, self.config.ray.actors or max(1, self._room()))
@@ -199,6 +201,7 @@ class RayEngine:
         """
         if not len(work):
             return
+
         begun = time.monotonic()
         chunks = _Chunks(work, self._chunk_size(len(work)))
         failure: BaseException | None = None
@@ -259,6 +262,7 @@ class RayEngine:
         if not calls:
             time.sleep(_LOOK)  # wait until there is room for an actor again
             return []
+
         first, _ = self._ray.wait(calls, timeout=_LOOK)
         if not first and not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
             if self._room():
@@ -267,6 +271,7 @@ class RayEngine:
             what = f"no machine of the Ray cluster has {self.config.ray.cpus} CPUs and {self._gpus} GPUs for an actor"
             kind = UserError if self._local else TransientError
             raise kind(what, hint="lower cpus or gpus under llm.ray or embed.ray, or add a machine to the cluster")
+
         return self._ended(calls)
 
     def _ended(self, calls: list[Any]) -> list[Any]:
@@ -308,6 +313,7 @@ class RayEngine:
             tell_once("a Ray actor died; its rows are requested again")
             chunks.give_back(chunk)
             return None
+
         self._load[actor] -= 1
         return chunk.start, result
 
@@ -334,5 +340,6 @@ def _vllm(config: LLMConfig | EmbedConfig, wanted: str, root: Path) -> LocalMode
         raise UserError(
             "this machine has another model of the same name", where=f"{os.uname().nodename}:{folder}", hint=hint
         )
+
     make = EngineSettings.of if isinstance(config, LLMConfig) else EngineSettings.pooling
     return LocalModel(replace(make(config, folder), threads=config.ray.cpus))  # pyright: ignore[reportArgumentType]

@@ -91,6 +91,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
     fine = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
     if not fine or (isinstance(content, dict) and content.get("error") and not content.get("choices")):
         return _read_error(status, headers, content, body)
+
     choices = content.get("choices") if isinstance(content, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
@@ -109,6 +110,7 @@ def read_reply(status: int, headers: Mapping[str, str], body: bytes, max_tokens:
         text, reason = refusal, "refused"
     elif reason == "length" and 0 < output_tokens < max_tokens:
         reason = "too_long"  # vLLM shortens the answer to the room that the prompt leaves in the context
+
     return Reply(text, reason, prompt_tokens, output_tokens, model if isinstance(model, str) else "")
 
 
@@ -127,6 +129,7 @@ def _read_error(status: int, headers: Mapping[str, str], content: Any, body: byt
         raise UserError(
             f"the quota of the account at the LLM server is used up: {words}", hint="see its plan and billing"
         )
+
     if status in _KEY_STATUS:
         raise UserError(f"the LLM server refuses the key: {words}", hint="set the variable that llm.api_key_env names")
     if status in _ADDRESS_STATUS or HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
@@ -137,6 +140,7 @@ def _read_error(status: int, headers: Mapping[str, str], content: Any, body: byt
     if fine or status in _RETRYABLE_STATUS or status >= HTTPStatus.INTERNAL_SERVER_ERROR or _RETRYABLE.search(said):
         label = "an error in place of an answer" if fine else f"status {status}"
         raise RetryableError(f"the LLM server fails with {label}: {words}", after=_retry_after(headers))
+
     raise RejectedError(f"the LLM server refuses the request (status {status}): {words}")
 
 
@@ -181,4 +185,5 @@ def _retry_after(headers: Mapping[str, str]) -> float:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         except (TypeError, ValueError, OverflowError):
             return 0.0
+
     return seconds if 0 < seconds < float("inf") else 0.0

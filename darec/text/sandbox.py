@@ -91,6 +91,7 @@ def try_out(source: str, values: Mapping[str, Any]) -> Trial:
     if child.returncode != 0:
         lines = child.stderr.decode(errors="replace").strip().splitlines()
         return Trial("crash", last_words=lines[-1] if lines else f"exit status {child.returncode}")
+
     return Trial(**json.loads(child.stdout))
 
 

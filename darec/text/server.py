@@ -110,6 +110,7 @@ class ServerEngine:
                     yield answers
         finally:
             self._runner.run(self._stop(workers))
+
         if failure is not None:
             raise failure
 
@@ -126,13 +127,16 @@ class ServerEngine:
         if workers:
             await batch.news.wait()
             batch.news.clear()
+
         failure = next((failure for task in workers if task.done() and (failure := task.exception())), None)
         if failure is not None or not all(task.done() for task in workers):
             return failure is None, failure
+
         try:
             await self._decide(batch)
         except (UserError, TransientError) as failure:
             return False, failure
+
         return False, None
 
     async def _stop(self, workers: list[asyncio.Task[None]]) -> None:
@@ -183,10 +187,12 @@ class ServerEngine:
             return False
         if self._answered > fault.since:
             return True
+
         for server in self._servers.all:
             with suppress(RetryableError, RejectedError):
                 await self._try(server, *self._good)
                 return True
+
         return False
 
     async def _answer(self, request: Request, settings: dict[str, Any]) -> tuple[Reply, Server]:
@@ -202,6 +208,7 @@ class ServerEngine:
             if reply.finish_reason != "too_long" or paid > _MOST_CUT_ANSWERS:
                 break
             reply, server = await self._with_retries(request, messages, settings)
+
         return reply, server
 
     async def _with_retries(
@@ -226,6 +233,7 @@ class ServerEngine:
                 # Random delays, so that rows that failed together are not retried together.
                 pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 await asyncio.sleep(fault.after + pause)
+
         raise AssertionError("unreachable")
 
     async def _try(self, server: Server, request: Request, messages: Conversation, settings: dict[str, Any]) -> Reply:
@@ -256,6 +264,7 @@ class ServerEngine:
         if reply.finish_reason != "too_long":
             self._good, self._answered = (request, messages, settings), time.monotonic()
             server.answered(self._answered - begun)
+
         self._tell_other_model(server, reply.model)
         return reply
 

@@ -48,6 +48,7 @@ def access(config: LLMConfig, url: SecretURL) -> dict[str, Any]:
             where=config.api_key_env,
             hint="set the variable to the key alone",
         )
+
     base = httpx.URL(url.get_secret_value())
     headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
     return {"auth": (base.username, base.password) if base.userinfo else None, "headers": headers}

@@ -108,11 +108,13 @@ def chosen_rows(
                 "this template does not use the LLM, so it has no fallbacks", hint="give --rows a number or id:a,b"
             )
         return np.flatnonzero((causes().fill_null("") != "").to_numpy()).tolist()
+
     if wanted.startswith(_IDS):
         return _rows_of(rows, [each.strip() for each in wanted.removeprefix(_IDS).split(",") if each.strip()])
     if not wanted.isascii() or not wanted.isdigit() or not int(wanted):
         hint = "give a number of rows, id:a,b, or fallbacks"
         raise UserError(f"{wanted!r} does not select rows", where="--rows", hint=hint)
+
     shuffled = np.random.default_rng(seed).permutation(rows.height)
     return sorted(shuffled[: int(wanted)].tolist())
 

@@ -76,6 +76,7 @@ def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
     if split.size == 1:
         save(state, path)
         return
+
     if split.is_first:
         split.wait()
         save(state | {"processes": split.parts}, path)
@@ -85,6 +86,7 @@ def save_columns(state: State, path: Path, split: ColumnSplit) -> None:
         columns = {"/".join(place): value for place, value in _columns(state)}
         save(columns, _part(path, split.rank, state["epoch"]))
         split.wait()
+
     split.wait()
     for rank in range(1, split.parts) if split.is_first else ():
         for part in path.parent.glob(_part(path, rank, "*").name):
@@ -97,6 +99,7 @@ def load_columns(path: Path, split: ColumnSplit) -> State | None:
     state = load(path)
     if state is None or split.parts == state.get("processes", 1) == 1:
         return state
+
     parts = [load(_part(path, rank, state["epoch"])) for rank in range(1, state.get("processes", 1))]
     for place, first in _columns(state):
         others = [part["/".join(place)] for part in parts if part is not None]
@@ -105,6 +108,7 @@ def load_columns(path: Path, split: ColumnSplit) -> State | None:
         whole = torch.cat([first, *others], 1)
         *outer, last = place
         reduce(getitem, outer, state)[last] = whole[:, split.mine(whole.shape[1])].clone()
+
     return state
 
 

@@ -59,6 +59,7 @@ class History:
             for epoch, step, name, value in state:
                 history.add(epoch, step, {name: float("nan") if value is None else value})
             return history
+
         history._names = {name: number for number, name in enumerate(state["names"])}
         for column, values in history._columns.items():
             values.frombytes(state[column].numpy().tobytes())

@@ -182,9 +182,11 @@ def _hear(path: Path, heard: int, progress: Progress, listener: Listener | None)
     """Handles the messages from byte `heard` on. Returns the position after them."""
     if not path.exists():
         return heard
+
     with path.open("rb") as file:
         file.seek(heard)
         lines = file.read()
+
     whole = lines[: lines.rfind(b"\n") + 1]
     for line in whole.splitlines():
         message = json.loads(line)
@@ -196,6 +198,7 @@ def _hear(path: Path, heard: int, progress: Progress, listener: Listener | None)
             logging.getLogger(message["log"]).log(message["level"], message["text"])
         elif listener:
             listener(message["epoch"], message["values"])
+
     return heard + len(whole)
 
 

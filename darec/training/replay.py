@@ -56,6 +56,7 @@ class Replay:
         if self._replay is None or self._batch is None or not regular:
             self._taken += regular
             return self._step(batch)
+
         for name in ("users", "items", "negatives"):
             getattr(self._batch, name).copy_(getattr(batch, name))
         self._replay()

@@ -72,6 +72,7 @@ class Sampler:
         drawn = self.lists.draw_other(users) if self.fixed else self._drawn_again(users)
         if self.disliked is None:
             return drawn
+
         from_dislikes = torch.rand(users.shape, device=users.device) < self.dislike_share
         from_dislikes &= self.disliked.lengths[users] > 0
         if self.fixed:

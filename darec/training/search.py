@@ -47,6 +47,7 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
         if found[name].needs_text and not settings.needs_text:
             hint = "let `train` use text, and name a candidate without"
             raise UserError("the candidate needs text vectors and `train` does not", where=where, hint=hint)
+
     return found
 
 

@@ -59,6 +59,7 @@ def _teller(path: Path, rank: int) -> Iterator[_Teller | None]:
     if rank != 0:
         yield None
         return
+
     teller, logger = _Teller(path), logging.getLogger("darec")
     logger.addHandler(teller)
     logger.setLevel(logging.INFO)
@@ -131,6 +132,7 @@ def _group(config: TrainConfig, rank: int, size: int, meeting: Path | None) -> I
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
     if meeting:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     distributed.init_process_group(
@@ -139,6 +141,7 @@ def _group(config: TrainConfig, rank: int, size: int, meeting: Path | None) -> I
         rank=rank,
         world_size=size,
     )
+
     try:
         yield device
     finally:

@@ -143,13 +143,16 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, DarecError):
         _logger.log(logging.WARNING if isinstance(error, LimitError) else logging.ERROR, "%s", error)
         return error.exit_code
+
     if isinstance(error, OSError) and error.filename:
         hint = "make the path readable and writable, and run again"
         _logger.error("%s [%s] -> %s", error.strerror, error.filename, hint)
         return 1
+
     if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
         _logger.error("out of memory -> free memory, or lower train.batch_size and train.dim")
         return 1
+
     first = (str(error) or repr(error)).splitlines()[0]
     _logger.error("%s: %s -> run again with --debug and report it", type(error).__name__, first)
     return 1

@@ -36,8 +36,10 @@ def batch_growth(
         pairs = parsed(size)
     except ValueError as error:
         raise UserError(f"{error}", where="--pairs", hint="give a number such as 200k or 5M") from error
+
     found = {}
     for factor, outcome in compare(folder, pairs, factors or [1, 8, 32], epochs, exponent):
         found[factor] = outcome
         console.print(f"x {factor}: Recall@20 {outcome.recall:.4f}, {outcome.epochs} epochs", highlight=False)
+
     write_table(folder, table(found))

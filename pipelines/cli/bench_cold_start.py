@@ -24,5 +24,6 @@ def cold_start(
     with Bars(grid.recipe.name) as bars:
         held_runs = [replace(run, data=held[run.data.name]) for run in grid.runs]
         done = [(run, result.artifact) for run, result in run_grid(held_runs, grid.store, bars) if result.artifact]
+
     full = {run.data.name: run.data for run in grid.runs}
     write_table(grid.folder, f"{cold.table(done, full)}\n{cold.places_table(done, full)}")

@@ -38,4 +38,5 @@ def fold_in(
             done.append(scores)
             console.print(f"{run.entry.label}: {len(done)}/{rounds}", highlight=False)
         tables.append(table(run.data.name, done))
+
     write_table(out or BENCH / loaded.name, "\n".join(tables))

@@ -33,5 +33,6 @@ def nights(
         for night in simulate(loaded, movielens_files, out, nights, growth, scratch_every, bars):
             done.append(night)
             console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
+
     write_table(out, table(done))
     plot(done, out / "nights.png")

@@ -92,6 +92,7 @@ def open_grid(
     if not entries:
         hint = "name data sets, backbones, alignments or seeds of the recipe"
         raise UserError("no entry matches", where="--only, --seeds", hint=hint)
+
     with_text = {entry.data for entry in entries if entry.config.needs_text}
     names = dict.fromkeys(entry.data for entry in entries)
     loaded = {name: load_data(name, recipe.data[name], text=name in with_text) for name in names}
@@ -117,6 +118,7 @@ def write_grid_tables(grid: Grid, against: str) -> str:
         parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
     text = "\n".join(parts)
     (grid.folder / "table.md").write_text(text)
+
     return text
 
 

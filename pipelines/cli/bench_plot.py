@@ -34,4 +34,5 @@ def _plot_parts(runs: list["Run"], store: Store, folder: Path) -> list[Path]:
             continue
         figure = plots.parts(*before_and_after(run, artifact), f"{run.entry.label}: shared and specific parts")
         written[run.data.name] = plots.save(figure, folder / f"{run.data.name}-parts.png")
+
     return list(written.values())

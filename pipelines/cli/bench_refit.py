@@ -29,4 +29,5 @@ def refit(
     for cut in measure(loaded, shares, days):
         done.append(cut)
         console.print(f"[{len(done)}/{cuts}] {cut.known:,} interactions before, {len(cut.users)} users after")
+
     write_table(out, table(done))

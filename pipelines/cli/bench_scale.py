@@ -29,6 +29,7 @@ def scale(
         wanted = [growth.parsed(size) for size in sizes or ["1M", "5M"]]
     except ValueError as error:
         raise UserError(f"{error}", where="--size", hint="give a number of interactions, such as 200k or 5M") from error
+
     costs = []
     for interactions in wanted:
         recipe = growth.recipe_for(folder, interactions, text_width, overrides or ())
@@ -38,4 +39,5 @@ def scale(
             console.print(
                 f"{size} {cost.stage}: {cost.cpu_seconds:,.1f} CPU s, {cost.peak_mb:,.0f} MB", highlight=False
             )
+
     write_table(folder, growth.table(costs))

@@ -34,6 +34,7 @@ def fetch(
     if name is not None:
         console.print(f"{name}: {fetch_data(name, loaded.data.folder)}")
         return
+
     lines = read_sources(loaded, full=full)
     for line in lines or ["The recipe reads only local files: there is nothing to fetch."]:
         console.print(line, markup=False, highlight=False)

@@ -22,6 +22,7 @@ def diff(
     if as_json:
         print_json({"metrics": found.metrics, "sizes": found.sizes, "config": found.config})
         return
+
     pairs = [(name, *pair) for name, pair in (found.metrics | found.sizes).items()]
     rows = [(name, old, new, _change(old, new)) for name, old, new in pairs]
     print_table("Metrics and sizes", ("metric", a, b, "change"), rows)

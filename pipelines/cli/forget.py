@@ -42,6 +42,7 @@ def forget(
     if as_json:
         print_json(receipt.model_dump(mode="json"))
         return
+
     title = "Would be removed or rewritten" if dry_run else "Removed or rewritten"
     print_table(title, ("what", "count"), list(receipt.counts.items()))
     console.print("Not touched, and left to do:")
@@ -59,9 +60,11 @@ def _outside(data: DataConfig, copies: Path) -> Iterator[str]:
     except DarecError as error:
         yield f"raw data: it cannot be listed now ({error.what})"
         found = {}
+
     for role in ("interactions", "users"):
         for file in found.get(role, ()):
             if file.path.is_relative_to(copies):
                 continue
             yield f"raw data: remove the person from {file.path}, or the next run brings them back"
+
     yield "the database of Prefect: samples of profiles in artifacts and logs of its runs"

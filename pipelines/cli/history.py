@@ -24,6 +24,7 @@ def history(
     if as_json:
         print_json([night.model_dump(mode="json") for night in nights])
         return
+
     names = ("when (UTC)", "outcome", "release", "recall", "coverage", "tokens", "minutes", "why")
     print_table("Runs, newest last", names, map(_row, nights), text="why", empty="No run has ended yet")
 

@@ -35,6 +35,7 @@ def fetch(
     if not models:
         loaded, _ = open_recipe(recipe, overrides)
         wanted = [(config.model, config.revision) for config in models_here(loaded)]
+
     if not wanted:
         console.print("nothing to fetch: no model of the recipe runs on this machine")
 
@@ -45,5 +46,6 @@ def fetch(
         except DarecError as error:
             print_error(f"error: {error}")
             code = error.exit_code
+
     if code:
         raise typer.Exit(code)

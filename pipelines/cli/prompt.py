@@ -85,9 +85,11 @@ def quality(
     with Bars(name) as bars:
         options = {"most_rows": rows, "seed": seed, "judge_prompt": judge_prompt if judge else None, "progress": bars}
         found = measure_prompt(loaded, store, name, prompt, **options)
+
     if as_json:
         print_json(asdict(found))
         return
+
     sides = [found.old, found.new] if found.new else [found.old]
     headings = ("", "current", "new")[: len(sides) + 1]
     print_table(f"{name}: {found.old.quality.rows:,} of {found.table:,} rows", headings, table(sides))

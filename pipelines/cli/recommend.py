@@ -78,6 +78,7 @@ def recommend(
     if [bool(users), bool(histories), all_users].count(True) != 1:
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
+
     loaded, store = open_recipe(recipe, overrides)
     lists = {"block": block, "category": category, "block_category": block_category, "at_most": at_most}
     new = {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
@@ -100,9 +101,11 @@ def _show(store: Path, users: list[str], histories: list[str], k: int, rules: Ru
     else:
         answer = recommend_many(bundle, users, k, rules)
         asked, column = [(user, f"user {user}") for user in dict.fromkeys(users)], "user_id"
+
     if as_json:
         print_json(answer.to_dicts())
         return
+
     for key, name in asked:
         rows = answer.filter(answer[column] == key).drop(column)
         empty = f"Nothing for {name}: no unseen item is left that the rules allow"
@@ -121,4 +124,5 @@ def _write_all(store: Path, section: ListsConfig, given: dict[str, Any], rules: 
     if as_json:
         print_json(manifest.model_dump(mode="json"))
         return
+
     console.print(f"{manifest.rows:,} items for {manifest.users:,} users in {manifest.seconds:.1f} s: {config.out}")

@@ -20,6 +20,7 @@ def releases(recipe: RecipeOption = None, overrides: SetOption = None, as_json: 
     if as_json:
         print_json(rows)
         return
+
     shown = ("id", "state", "recall@20", "ndcg@20", "trained on", "changed", "why")
     cells = [[row[name] for name in shown] for row in rows]
     empty = "nothing has been published yet: run `darec run`"

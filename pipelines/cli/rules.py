@@ -87,10 +87,12 @@ def requested(
     values = recipe.model_dump(exclude_unset=True) | {name: value for name, value in given.items() if value is not None}
     if block:
         values["blocked"] = [*ids_of("blocked", recipe.blocked), *block]
+
     for rule, options in (("categories", category), ("blocked_categories", block_category)):
         if options:
             named = {name: value.split(",") for name, value in _pairs(rule, options)}
             values[rule] = getattr(recipe, rule) | named
+
     if at_most:
         values["at_most"] = recipe.at_most | dict(_pairs("at_most", at_most))
     try:

@@ -66,11 +66,13 @@ def run(
         print_results(results)
         for line in remark_lines(results):
             console.print(line)
+
     if until == WHOLE_RUN:
         console.print(f"Artifacts and releases: {store.root}")
         console.print(
             "Next: darec recommend --user ID, darec similar --item ID, darec releases, darec explain evaluate"
         )
+
     decisions = [result.report.state for result in results if result.stage == WHOLE_RUN]
     if require_publish and decisions != ["published"]:
         raise typer.Exit(REFUSED)
@@ -83,6 +85,7 @@ def _run_flow(recipe: Path | None, overrides: list[str], until: str, force: list
     if any(redacted(text) != text for text in overrides):
         hint = "write it into the recipe file, or keep the key in the variable that llm.api_key_env names"
         raise UserError("Prefect would keep the password of --set in its database", where="--set", hint=hint)
+
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the terminal has its own display
     path = recipe_path(recipe)
     with prefect_api() as server:

@@ -25,6 +25,7 @@ def similar(
     if as_json:
         print_json(answer.to_dicts())
         return
+
     title = bundle.items.filter(item_id=item)["title"][0]
     print_table(
         f"Like item {item}: {title}", answer.columns, answer.rows(), text="title", empty="There are no other items"

@@ -40,6 +40,7 @@ def tune(
     chosen = sources(loaded.data, data or [])
     if len(chosen) != 1:
         raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint="a search has exactly one")
+
     with Bars(loaded.name) as bars:
         base = _search_context(*next(iter(chosen.items())), bars)
         for search in searches(loaded, base, out, bars, only.split(",") if only else ()):
@@ -68,6 +69,7 @@ def _data_of(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
     weighted = recipe.graph != GraphConfig()  # benchmarks leave the default graph to training, so its draws stay theirs
     split, embed, graph = (artifacts.get(stage) for stage in ("split", "embed", "graph"))
     assert split is not None
+
     return from_artifacts(name, split, embed, graph if weighted else None)
 
 
