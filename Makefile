@@ -48,24 +48,24 @@ docs: setup ## the documentation site, in site/
 	$(PIP) install -qq --no-deps --require-hashes -r locks/docs.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# In an environment of its own: what the auditor needs is none of the project's dependencies.
+# In a separate environment, because the dependencies of the auditor are not those of the project.
 audit: setup ## known vulnerabilities of every package in the environment
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install -qq --disable-pip-version-check pip-audit
 	.venv-audit/bin/pip-audit --path $(wildcard $(VENV)/lib/python*/site-packages) --progress-spinner off \
 	  --output .venv-audit/audit.txt; code=$$?; cat .venv-audit/audit.txt; exit $$code
 
-# torch+cpu is in no usual registry: it is found where pip is told to look for wheels, or else at PyTorch's own index.
+# torch+cpu is not on PyPI: it is taken from the find-links of pip's configuration, or else from PyTorch's index.
 WHEELS = $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
 COMPILE = .venv-lock/bin/uv pip compile --quiet --no-header --no-annotate --generate-hashes \
   --python-version 3.11 --python-platform x86_64-manylinux_2_28
 COMPILE_CPU = $(COMPILE) $(if $(WHEELS),--find-links $(WHEELS),--torch-backend cpu) pyproject.toml locks/torch-cpu.txt --extra cpu
-# torch has a file of its own, for its bytes differ from place to place. The other three come with vLLM, do not import
-# beside CPU torch, and transformers fails on them; darec needs none of the three.
+# torch is locked in a separate file, because its files differ between indexes. The other three are dependencies of vLLM
+# that cannot be imported with CPU torch and make transformers fail; darec does not need them.
 OMIT = $(addprefix --no-emit-package ,torch torchvision torchaudio torchcodec)
 OMIT_RUNTIME = $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' locks/cpu.txt)
 
-lock: ## renew the locks: every package at its newest version that fits
+lock: ## update the locks: every package at its newest compatible version
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -qq --disable-pip-version-check uv
 	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/docs.txt locks/server.txt
@@ -73,17 +73,17 @@ lock: ## renew the locks: every package at its newest version that fits
 	$(COMPILE_CPU) --extra dev --constraint locks/cpu.txt $(OMIT) $(OMIT_RUNTIME) -o locks/dev.txt >/dev/null
 	$(COMPILE_CPU) --extra docs --constraint locks/cpu.txt --constraint locks/dev.txt $(OMIT) $(OMIT_RUNTIME) -o locks/docs.txt >/dev/null
 	$(COMPILE) locks/server.in --constraint locks/cpu.txt -o locks/server.txt >/dev/null
-	cat locks/cpu.txt locks/dev.txt > locks/gpu.txt  # the versions that are kept where they fit
+	cat locks/cpu.txt locks/dev.txt > locks/gpu.txt  # these versions are kept if they are compatible
 	$(COMPILE) pyproject.toml --extra gpu -o locks/gpu.txt >/dev/null
 
 ui: setup ## database, Prefect server with UI, worker and deployments on this machine
 	$(BIN)/darec ui
 
-compose-check: setup ## docker-compose.yml in real containers: a night, kills, backup and restore, an exchanged image
+compose-check: setup ## docker-compose.yml in real containers: a run, kills, backup and restore, a replaced image
 	@docker info >/dev/null 2>&1 || { echo 'NOT CHECKED: there is no Docker engine'; exit 1; }
 	DAREC_COMPOSE=1 $(BIN)/python -m pytest -v tests/compose
 
-bench: setup ## speed beside the peers, side by side
+bench: setup ## speed compared with other libraries
 	$(BIN)/darec bench speed
 
 clean: ## remove the environment, keep data and artifacts

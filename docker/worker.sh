@@ -1,5 +1,5 @@
 #!/bin/sh
-# Registers the deployments, then works on what the server hands out. DAREC_POOL: a work pool of the recipe, for the
+# Registers the deployments, then runs a worker. DAREC_POOL: a work pool of the recipe, for the
 # worker of another machine, which registers nothing.
 set -eu
 if [ "${DAREC_LOG:-text}" = json ]; then export PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER=json; fi
