@@ -21,7 +21,7 @@ from darec.common.errors import DarecError
 from darec.common.processes import die_with_parent
 
 _SERVE = "import gc; gc.disable(); from uvicorn.main import main; main()"  # imports are 20% faster without gc
-_APPLICATION = ("--factory", "prefect.server.api.server:create_app")
+APPLICATION = ("--factory", "prefect.server.api.server:create_app")  # arguments of uvicorn
 _START_SECONDS = 120
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -84,7 +84,7 @@ class TemporaryServer:
                 sys.executable,
                 "-c",
                 _SERVE,
-                *_APPLICATION,
+                *APPLICATION,
                 "--host",
                 "127.0.0.1",
                 "--port",

@@ -16,7 +16,7 @@ from types import FrameType
 
 from darec.common import logs
 from darec.common.errors import DarecError, UserError
-from pipelines.api import prefect_home, prefect_setting
+from pipelines.api import APPLICATION, prefect_home, prefect_setting
 from pipelines.database import Database
 from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
@@ -103,9 +103,8 @@ def _start_reports(parts: Parts, store: Path, port: int) -> None:
 
 def _start_server(parts: Parts, host: str, port: int, environment: dict[str, str]) -> None:
     """Starts Prefect's server and waits until it is ready."""
-    application = ("--factory", "prefect.server.api.server:create_app")
     options = ("--host", host, "--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "5")
-    server = parts.add(Part("server", _python("uvicorn", *application, *options), environment))
+    server = parts.add(Part("server", _python("uvicorn", *APPLICATION, *options), environment))
     url = os.environ["PREFECT_API_URL"]
     if not _wait(lambda: _healthy(url), server):
         raise DarecError("Prefect's server did not start", where=url, hint="see its messages above")
