@@ -238,7 +238,7 @@ class Releases:
     def diff(self, a: str, b: str) -> Diff:
         """Compares release `b` with release `a`. Raises UserError if one does not exist."""
         old, new = self.get(a), self.get(b)
-        metrics = sorted(old.report.metrics | new.report.metrics)
+        metrics = sorted(old.report.metrics | new.report.metrics, key=_by_cutoff)
         sizes = _sizes(old.report), _sizes(new.report)
         return Diff(
             metrics={name: (old.report.metrics.get(name), new.report.metrics.get(name)) for name in metrics},
@@ -502,3 +502,9 @@ def _history(releases: Sequence[Release]) -> list[tuple[str, tuple[Event, ...]]]
 def _sizes(report: BundleReport) -> dict[str, int]:
     counts = {"users": report.users.rows, "items": report.items.rows}
     return counts | {"interactions": report.interactions, "width": report.width}
+
+
+def _by_cutoff(metric: str) -> tuple[str, int]:
+    """Sort key of metrics such as `recall@20`."""
+    name, _, cutoff = metric.partition("@")
+    return name, int(cutoff or 0)
