@@ -120,8 +120,8 @@ class DataConfig(Section):
 
     source: str = Field(default="movielens-100k", json_schema_extra={"enum": list(SOURCES)})
     """The layout of the files (csv, tsv, json, parquet, recbole, lightgcn, headings, blocks, matrix), or a public data
-    set by name, whose files are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it is not
-    there."""
+    set by name, whose files are expected in `folder` and need no column mapping. MovieLens-100K is fetched if it does
+    not exist."""
     folder: Path = not_hashed(Path("data/raw/ml-100k"))
     """Folder of the files of a public data set that is selected by name."""
     interactions: Files | None = not_hashed(None)

@@ -113,11 +113,11 @@ class _Tile:
         scores = torch.mm(rounded, self.rounded, out=self.room[: len(users) * width].view(-1, width))
         scores[left_out] = -torch.inf
         keys = scores.view(_INTEGERS[self.dtype])
-        greatest = keys.view(len(users), _GROUP, self.groups).amax(1)  # of each group, [b, groups]
+        greatest = keys.view(len(users), _GROUP, self.groups).amax(1)  # maximum of each group, [b, groups]
         least = self._least(users, rounded, greatest, k)
         if (least <= 0).any():
             keys.copy_(_ordered(keys))
-            keys[:, self.n_items :] = torch.iinfo(keys.dtype).min  # padding is no item
+            keys[:, self.n_items :] = torch.iinfo(keys.dtype).min  # padding is not an item
             greatest = keys.view(len(users), _GROUP, self.groups).amax(1)
             least = self._least(users, rounded, greatest, k)
 
@@ -129,7 +129,7 @@ class _Tile:
         return rows[group], groups[group] + step[member]
 
     def _least(self, users: Tensor, rounded: Tensor, greatest: Tensor, k: int) -> Tensor:
-        """The least key that a user's k best items may have: t - 2 e above, [b]."""
+        """The smallest key that a user's k best items may have: t - 2 e above, [b]."""
         t = _ordered(_kth(greatest, k)).view(self.dtype).float()
 
         # |u.i - u'.i'| <= |u - u'| |i| + |u'| |i - i'|, plus the rounding of the sum and of its result.
@@ -147,7 +147,7 @@ class _Tile:
         counts = torch.bincount(rows, minlength=len(users))
         place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
 
-        # A row for each user, filled from the left.
+        # One row per user, filled from the left.
         width = max(int(counts.max()), k)
         scores = users.new_full((len(users), width), -torch.inf)
         ids = torch.full(scores.shape, -1, device=users.device)
@@ -185,7 +185,7 @@ def _fastest(items: Tensor) -> torch.dtype:
     for dtype in _INTEGERS:
         right = items[:_TRIED].to(dtype).T
         left = right.T[: _USERS["cpu"]].contiguous()
-        torch.mm(left, right)  # the first product also prepares
+        torch.mm(left, right)  # warm-up
         started = time.perf_counter()
         torch.mm(left, right)
         seconds[dtype] = time.perf_counter() - started

@@ -189,7 +189,7 @@ def calibrate(
     items it is 1.
 
     Args:
-        final: what training made.
+        final: trained representations.
         text: text vectors of all nodes.
         interactions: train and validation pairs.
         allowed_loss: the largest fraction of recall.
