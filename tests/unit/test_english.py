@@ -41,6 +41,18 @@ REPLACEMENTS = {
     r"what (?:they|dislikes|a refit|text|alignment) buys?|buy nothing": "effect",
     r"no (?:JSON|Parquet|text|HTML|chat|row) (?:object|file|page|turn|ledger)": "not a ...",
     r"came through": "was completed",
+    r"power cut": "power failure",
+    r"bit by bit": "exactly, lazily",
+    r"passed over": "skipped, ignored",
+    r"left alone": "ignored",
+    r"if need be": "if it does not exist",
+    r"sound rows?": "intact rows",
+    r"half made": "incomplete",
+    r"brings? (?:torch|polars|numpy)": "imports",
+    r"who is alone": "exclusive access",
+    r"contestants?": "candidates",
+    r"in no order": "in no particular order",
+    r"two looks": "two checks",
 }
 """A pattern, and what the documentation of PyTorch or Polars says instead."""
 
