@@ -44,7 +44,6 @@ REPLACEMENTS = {
     r"power cut": "power failure",
     r"bit by bit": "exactly, lazily",
     r"passed over": "skipped, ignored",
-    r"left alone": "ignored",
     r"if need be": "if it does not exist",
     r"sound rows?": "intact rows",
     r"half made": "incomplete",
