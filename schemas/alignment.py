@@ -28,6 +28,7 @@ class DaRecConfig(Section):
     weight: float = Field(default=0.4, ge=0)
     """Lambda: weight of the sum of all terms."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
+    """Weight of each term."""
     warmup_epochs: int = Field(default=0, ge=0, le=1_000_000)
     """Linear warm-up: the weight rises from 0 to its full value over the first N epochs."""
     cf_parts: Literal["network", "columns"] = "columns"

@@ -51,11 +51,15 @@ class BenchRecipe(Section):
     turn."""
 
     name: Name
+    """Name of the benchmark and of its folder of results."""
     data: DataSources
+    """Data sets by name."""
     base: Overrides = Field(default={})
     """Overrides for every entry, applied first."""
     backbones: dict[str, Overrides] = Field(default={"lightgcn": {}})
+    """Overrides of each backbone, by the name in tables."""
     alignments: dict[str, Overrides] = Field(default={"none": {"alignment": []}})
+    """Overrides of each alignment, by the name in tables."""
     sweeps: tuple[Sweep, ...] = ()
     """Additional alignments, named `<of> <label>=<value>`."""
     special: tuple[Override, ...] = ()
@@ -64,7 +68,9 @@ class BenchRecipe(Section):
     """What is done about entries that need text vectors on data that has none. refuse: an error. leave out: these
     entries are not part of the grid."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(default=(0,), min_length=1)
+    """Seeds of training; each one is a separate run of every entry."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    """How the representations of each run are evaluated."""
     baseline: str = "none"
     """The alignment that all others of the same backbone are compared with."""
     shown: Literal["test", "val"] = "test"
@@ -123,7 +129,9 @@ class Method(Section):
     """Overrides and search space of one method, in addition to those of the whole search."""
 
     base: Overrides = Field(default={})
+    """Overrides of the recipe of the method in every trial."""
     space: dict[str, SearchRange] = Field(default={})
+    """Ranges by dotted path, in addition to those of the whole search."""
 
 
 class TuneRecipe(Section):

@@ -141,8 +141,11 @@ class DataConfig(Section):
     user_format: FileFormat = added(FileFormat())
     """The format of the users file."""
     interaction_columns: InteractionColumns = Field(default_factory=InteractionColumns)
+    """The columns of the interactions file."""
     item_columns: ItemColumns = Field(default_factory=ItemColumns)
+    """The columns of the items file."""
     user_columns: UserColumns = Field(default_factory=UserColumns)
+    """The columns of the users file."""
     merge_ids: tuple[Literal["case", "zeros", "spaces"], ...] | None = added(None)
     """Differences between ids that are ignored: upper and lower case, leading zeros, runs of spaces. null keeps such
     ids apart and reports them, and refuses the data if they concern more than `max_bad_share` of the rows. [] keeps

@@ -75,13 +75,16 @@ class TrainConfig(Section):
     """How the collaborative model is trained."""
 
     backbone: BackboneConfig = Field(default_factory=LightGCNConfig)
+    """The collaborative model."""
     dim: int = Field(default=32, ge=1, le=16_384)
     """Dimension of the id embeddings, or of the vectors of a closed form."""
     alignment: tuple[AlignmentConfig, ...] = (DaRecConfig(),)
     """Alignment objectives that are added to the loss of the backbone. An empty list means none. Closed forms have
     none."""
     text: TextConfig = Field(default_factory=TextConfig)
+    """Text vectors as an input of the backbone."""
     loss: LossConfig = Field(default_factory=BPRConfig)
+    """The ranking loss."""
     scoring: Literal["inner", "cosine"] = "inner"
     """Score of a user and an item. inner: inner product of their representations. cosine: representations are
     normalised to unit length first, in training and in the release."""
