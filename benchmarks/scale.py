@@ -132,7 +132,7 @@ def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> I
 def _finished(
     task: Task, recipe: Recipe, upstream: dict[str, Artifact], store: Store, text_width: int
 ) -> Artifact | None:
-    """The artifact of an earlier call, for which no process has to be started."""
+    """The artifact of an earlier call, so that no process has to be started."""
     if task.name == EMBED.name:
         return _random_vectors(upstream["split"], text_width).find(store)
     return stage_job(task, recipe, upstream, store).find(store) if isinstance(task, Stage) else None

@@ -157,7 +157,7 @@ class _Tile:
 
 
 def _padded(items: int) -> int:
-    """The least number of items in whole groups."""
+    """The smallest number of items in complete groups."""
     return -(-items // _GROUP) * _GROUP
 
 
@@ -172,7 +172,7 @@ def _ordered(bits: Tensor) -> Tensor:
 
 
 def _kth(keys: Tensor, k: int) -> Tensor:
-    """The k-th greatest of each row. On a CPU NumPy finds it in a tenth of the time."""
+    """The k-th largest value of each row. On a CPU, NumPy takes a tenth of the time."""
     if keys.device.type != "cpu":
         return keys.topk(k, sorted=False).values.amin(1)
     place = keys.shape[1] - k

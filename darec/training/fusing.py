@@ -62,7 +62,9 @@ def fuse(
 
 
 def _graph_rows(config: FuseConfig, interactions: Interactions) -> Representations:
-    """The vectors of the graph filter, with random numbers of their own: the same for any model and seed."""
+    """The vectors of the graph filter, from a separate random generator, so that they are the same for any model and
+    seed.
+    """
     device = interactions.train.users.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -70,13 +72,13 @@ def _graph_rows(config: FuseConfig, interactions: Interactions) -> Representatio
 
 
 def _scaled(rows: Representations, final: Representations) -> Representations:
-    """The rows times a number, so that their scores have the standard deviation of those of `final`."""
+    """Scales the rows so that their scores have the standard deviation of those of `final`."""
     ratio = score_deviation(final) / max(score_deviation(rows), 1e-12)
     return replace(rows, nodes=ratio**0.5 * rows.nodes)
 
 
 def _joined(final: Representations, beside: Representations, share: float) -> Representations:
-    """Both rows side by side, with `share` of the scores of `beside`."""
+    """Concatenates both rows, with `share` of the scores of `beside`."""
     if not share:
         return final
     return replace(final, nodes=torch.cat([final.nodes, share**0.5 * beside.nodes], 1))

@@ -15,7 +15,7 @@ _FEWEST_USERS = 2000
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What a step uses."""
+    """The settings of a step."""
 
     batch_size: int
     learning_rate: float
