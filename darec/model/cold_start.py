@@ -31,7 +31,7 @@ _BLOCK = 1024  # number of rows that are compared with all others at once
 _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to choose the scale
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
-_TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 64  # of the columns of histories
+_TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 384  # of the columns of histories
 _WEIGHT_OF_LENGTH = 0.3  # the power of the length of a history by which the scores of cold items grow
 _HISTORIES = 2**16  # users at once
 
