@@ -196,11 +196,7 @@ def _by_position(look: Look) -> Reading:
 
     # Unique ids, no times, and texts: a description of items or users.
     if _is_unique(first) and len(first) > 3 and time is None and _has_words(look, numbers[1:]):
-        title = next(number for number in numbers[1:] if _is_text(look.column(number)))
-        longest = max(len(value) for value in look.column(title))
-        if longest > 3 and not _is_short(look.column(title)):
-            return Reading("items", {"item": numbers[0], "title": title})
-        return Reading("users", {"user": numbers[0]})
+        return _description_by_position(look, numbers)
 
     # A first column that counts up is a row number.
     ids = [number for number in numbers if number != time and number not in lists]
@@ -225,16 +221,30 @@ def _by_position(look: Look) -> Reading:
         columns["rating"] = rating
     if time is not None:
         columns["timestamp"] = time
+    _read_events(look, numbers, reading)
+    return reading
+
+
+def _description_by_position(look: Look, numbers: list[int]) -> Reading:
+    """The reading of a file with one row per item, with a title, or per user, with short codes only."""
+    title = next(number for number in numbers[1:] if _is_text(look.column(number)))
+    longest = max(len(value) for value in look.column(title))
+    if longest > 3 and not _is_short(look.column(title)):
+        return Reading("items", {"item": numbers[0], "title": title})
+    return Reading("users", {"user": numbers[0]})
+
+
+def _read_events(look: Look, numbers: list[int], reading: Reading) -> None:
+    """Adds the column of event types, if their names are known; other columns of a few words are doubts."""
     for number in numbers:
         kinds = sorted(set(_known(look.column(number))))
-        if number in columns.values() or not 1 < len(kinds) <= 10 or any(map(is_number, kinds)):
+        if number in reading.columns.values() or not 1 < len(kinds) <= 10 or any(map(is_number, kinds)):
             continue
-        if event_weights(kinds) and "event" not in columns:
-            columns["event"] = number
+        if event_weights(kinds) and "event" not in reading.columns:
+            reading.columns["event"] = number
         else:
             what = f"column {look.columns[number]!r} is not read ({', '.join(kinds[:5])})"
             reading.doubts.append(f"{what}: if these are kinds of events, set data.interaction_columns.event")
-    return reading
 
 
 def _item_among(look: Look, numbers: list[int]) -> int:
