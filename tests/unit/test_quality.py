@@ -165,10 +165,10 @@ def test_the_command_compares_in_the_terminal_and_as_json(tmp_path: Path) -> Non
         new = template(tmp_path / "new.j2", "Bad {{ title }}")
         run_trial(recipe, Store(recipe.runtime.store), "profile_items", new, "24", ask_old=True)
         settings = [part for each in bench_settings(tmp_path, server.url) for part in ("--set", each)]
-    command = [DAREC, "prompt", "quality", "--prompt", new, "--recipe", str(tmp_path / "store.yaml"), *settings]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    command = ["prompt", "quality", "--prompt", new, "--recipe", str(tmp_path / "store.yaml"), *settings]
+    shown = subprocess.run([DAREC, *command], capture_output=True, text=True, timeout=120, check=True).stdout
     assert "co-like lift, new minus current: " in shown and "profile_items: 24 of 24 rows" in shown
-    found = json.loads(CliRunner().invoke(app, [*command[1:], "--json"]).stdout)
+    found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert found["old"]["quality"]["rows"] == 24 and found["change"]["low"] <= found["change"]["high"]
 
 
