@@ -333,6 +333,9 @@ def _objects(text: Path, path: Path) -> Iterator[dict[str, Any]]:
             buffer, number = buffer[end:], number + 1
             if not isinstance(value, dict):
                 raise _no_json(path, f"value {number} is not an object but {type(value).__name__}")
+            if number == 1 and not ended and not buffer.strip():
+                buffer = stream.read(2**20)
+                ended = not buffer
             inner = rows_within(value) if number == 1 and ended and not buffer.strip(" \t\r\n]") else None
             yield from inner if inner is not None else [value]
 

@@ -162,6 +162,12 @@ def _relate(described: list[_Described]) -> None:
         for part in (value.split(separator) if separator else [value])
     }
     users = set(main.look.column(columns["user"]))
+    for each in logs:
+        # A log has more than one row of some user, and says more of a row than who and what.
+        key, found = each.reading.columns["user"], each.reading.columns.keys()
+        is_log = {"rating", "timestamp", "event"} & found or not {"rating", "timestamp", "event"} & columns.keys()
+        if each is not main and not is_log and not _repeats(each.look.column(key)):
+            each.reading = Reading("users", {"user": key})
     for each in described:
         is_named = not re.fullmatch(r"column_\d+", each.look.columns[0])
         if each is main or is_named or each.reading.columns == columns:

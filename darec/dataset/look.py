@@ -389,7 +389,8 @@ def _separator(lines: list[str]) -> str | None:
         single = len(separator) == 1
         rows = _rows(lines, FileFormat(separator=separator)) if single else [line.split(separator) for line in lines]
         width, count = Counter(map(len, rows)).most_common(1)[0]
-        score = count / len(rows) - (0.5 if all(len(row) == 1 for row in rows[:3]) else 0)
+        single_fields = [len(row) == 1 for row in rows[:3]]
+        score = count / len(rows) - (0.5 if all(single_fields) else 0.05 if any(single_fields) else 0)
         if width > 1 and score > best_score + 0.02 and count > 0.5 * len(rows):
             best, best_score = separator, score
     width, count = Counter(len(line.split()) for line in lines).most_common(1)[0]

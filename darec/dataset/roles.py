@@ -27,7 +27,7 @@ _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
         f"(origin|orig|raw)?({_WHOM}){_NUMBERED}",
-        "uid|msno|steamid|pid",
+        "uid|msno|steamid|pid|profilename",
         _WHOM,
         f"({_WHOM})(name|hash)|author|authorid",
     ),
@@ -35,7 +35,8 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
         "parentasin",
         f"({_WHAT}){_NUMBERED}|asin|sku|isbn|isbn13|stockcode|iid|aid",
         _WHAT,
-        f"({_WHAT})(name|uri|url)|reference",
+        f"({_WHAT})(uri|url)|reference",
+        f"({_WHAT})name",
     ),
     "rating": (
         "rating|ratings|rate|stars|star|overall|score|liked|thumbs|userrating|bookrating|ratingscore|myscore",
@@ -119,22 +120,31 @@ def _bare(name: str) -> str:
 def _by_name(look: Look) -> dict[str, int]:
     """For each meaning, the column with the best name whose values are plausible."""
     found: dict[str, int] = {}
-    # Names as they are come first, then their last words: `click_article_id`, `review/userId`, `item.id`.
     nested = any(re.search(r"\w[/.]\w", name) for name in look.columns)
-    for last in (False, True):
-        bare = [_bare(_last_words(name, nested) if last else name) for name in look.columns]
-        for meaning, patterns in _NAMES.items():
-            candidates = [
-                (rank, number)
-                for rank, pattern in enumerate(patterns)
-                for number, name in enumerate(bare)
-                if meaning not in found
-                and number not in found.values()
-                and re.fullmatch(pattern, name)
-                and _FITS.get(meaning, _anything)(look.column(number))
-            ]
-            if candidates and not (last and meaning in ("split", "event")):
-                found[meaning] = min(candidates)[1]
+    whole = [_bare(name) for name in look.columns]
+    last_words = [_bare(_last_words(name, nested)) for name in look.columns]
+
+    def search(meaning: str, names: list[str], most: int) -> None:
+        candidates = [
+            (rank, number)
+            for rank, pattern in enumerate(_NAMES[meaning][:most])
+            for number, name in enumerate(names)
+            if number not in found.values()
+            and re.fullmatch(pattern, name)
+            and _FITS.get(meaning, _anything)(look.column(number))
+        ]
+        if candidates and meaning not in found:
+            found[meaning] = min(candidates)[1]
+
+    # Ids by their whole names are best, then by their last words (`click_article_id`, `review/userId`, `item.id`), then
+    # anything else by its whole name.
+    most = {"user": 2, "item": 2, "rating": 2, "timestamp": 2}
+    for meaning, count in most.items():
+        search(meaning, whole, count)
+    for meaning, count in most.items():
+        search(meaning, last_words, len(_NAMES[meaning]) if nested else 1 if meaning == "rating" else count)
+    for meaning, patterns in _NAMES.items():
+        search(meaning, whole, len(patterns))
     if "user" in found and "item" not in found and (number := _plain_id(look)) is not None:
         found["item"] = number
     return found

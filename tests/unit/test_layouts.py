@@ -1,5 +1,6 @@
 """Every layout of a log that people have gives the same tables, and is described without being told."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,35 @@ def test_the_last_column_may_hold_the_separator(tmp_path, monkeypatch):
     assert any("last_takes_rest" in doubt for doubt in found.doubts)
     titles = dict(read(parse(found.yaml)["data"]).items.select("item_id", "title").rows())
     assert titles == {item: title for item, title in more.items() if item in BY_ITEM}
+
+
+def test_entities_in_titles_and_a_title_line_do_not_decide_the_separator(tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text("exported by us\n" + delimited(";"))
+    names = [(item, f"{title} &quot;{n}&#039;&quot;") for n, (item, title) in enumerate(TITLES.items())]
+    (tmp_path / "things.csv").write_text(delimited(",", ("item_id", "name"), names))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["log.csv", "things.csv"]).yaml)["data"]
+    assert section["interaction_format"] == {"separator": ";", "skip_lines": 1}
+    assert section["item_columns"] == {"title": "name"}
+
+
+def test_a_file_of_users_with_places_is_no_second_log(tmp_path, monkeypatch):
+    (tmp_path / "ratings.csv").write_text(delimited(";", ("User-ID", "ISBN", "Book-Rating"), [row[:3] for row in ROWS]))
+    books = [(item, title, "Ann Author") for item, title in TITLES.items()]
+    (tmp_path / "books.csv").write_text(delimited(";", ("ISBN", "Book-Title", "Book-Author"), books))
+    (tmp_path / "users.csv").write_text(
+        delimited(";", ("User-ID", "Location", "Age"), [(user, "nyc, usa", "NULL") for user in BY_USER])
+    )
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["ratings.csv", "books.csv", "users.csv"]).yaml)["data"]
+    assert (section["interactions"], section["items"], section["users"]) == ("ratings.csv", "books.csv", "users.csv")
+
+
+def test_a_list_within_a_large_object_is_found(tmp_path, monkeypatch):
+    lists = [{"pid": user, "note": "x" * 9_000, "tracks": [{"artist_name": "y", "track_uri": i} for _, i, *_ in rows]}
+             for user, rows in BY_USER.items()]  # fmt: skip
+    (tmp_path / "slice.json").write_text(json.dumps({"info": {"version": "v1"}, "playlists": lists}))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["slice.json"]).yaml)["data"]
+    assert section["interaction_columns"] == {"user": "pid", "item": "tracks.track_uri"}
+    assert {row[:2] for row in read(section).interactions.rows()} == {(user, item) for user, item, *_ in ROWS}
