@@ -37,7 +37,7 @@ def test_without_names_the_weights_of_all_objectives_are_scaled() -> None:
     settings = PLAIN.model_copy(update={"alignment": (DaRecConfig(weight=0.8), KARConfig())})
     found = search.candidates(SearchConfig(), settings)
     assert list(found) == ["weights x 1", "weights x 0.25", "weights x 0.0625", "weights x 0"]
-    assert [each.alignment[0].weight for each in found.values()] == [0.8, 0.2, 0.05, 0.0]
+    assert [vars(each.alignment[0])["weight"] for each in found.values()] == [0.8, 0.2, 0.05, 0.0]
     assert all(each.alignment[1] == KARConfig() for each in found.values())
     assert found["weights x 1"] == settings
 
@@ -108,7 +108,7 @@ def test_a_choice_is_kept_until_the_data_has_grown_or_the_question_is_another(tm
     write_tastes(tmp_path)
 
     def night(growth: float, force=(), **changes):
-        source = {"source": "csv", "interactions": str(tmp_path / "interactions.csv")}
+        source: dict[str, object] = {"source": "csv", "interactions": str(tmp_path / "interactions.csv")}
         source["interaction_columns"] = {"timestamp": "timestamp"}
         few = {"epochs": 2, "eval_every": 1, "warm_start": True}
         config = {"candidates": {"slow": {"learning_rate": 1e-6}, "good": {}}, "epochs": 1, "growth": growth}
