@@ -176,8 +176,9 @@ def _relate(described: list[_Described]) -> None:
         if _repeats(keys):
             continue
         of_items, of_users = len(items.intersection(keys)), len(users.intersection(keys))
-        if of_items != of_users:
-            each.reading = entities_of(each.look, "items" if of_items > of_users else "users")
+        role: Role = "items" if of_items > of_users else "users"
+        if of_items != of_users and each.reading.role != role:
+            each.reading = entities_of(each.look, role)
 
 
 def _repeats(values: list[str]) -> bool:

@@ -295,15 +295,17 @@ def entities_of(look: Look, role: Role) -> Reading:
     """A file without names that is known to describe items, or users, by the ids in its first column."""
     if role == "users":
         return Reading("users", {"user": 0})
-    texts = [number for number in range(1, len(look.columns)) if _is_title(look.column(number))]
-    return Reading("items", {"item": 0} | ({"title": texts[0]} if texts else {}))
+    texts = [number for number in range(1, len(look.columns)) if _is_plain_text(look.column(number))]
+    if not texts:
+        return Reading("items", {"item": 0})
+    distinct = {number: len(set(look.column(number))) for number in texts}
+    titles = [number for number in texts if distinct[number] > 0.8 * len(look.rows)]
+    return Reading("items", {"item": 0, "title": titles[0] if titles else max(texts, key=lambda n: distinct[n])})
 
 
-def _is_title(values: list[str]) -> bool:
-    """Whether these are titles: texts of which hardly one occurs again, and no addresses or nested values."""
-    known = _known(values)
-    plain = _is_text(values) and not any(value.startswith(("http", "{", "[")) for value in known)
-    return plain and len(set(known)) > 0.8 * len(known)
+def _is_plain_text(values: list[str]) -> bool:
+    """Whether these are texts, and no addresses or nested values."""
+    return _is_text(values) and not any(value.startswith(("http", "{", "[")) for value in _known(values))
 
 
 def _anything(values: list[str]) -> bool:

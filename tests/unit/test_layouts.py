@@ -117,3 +117,12 @@ def test_a_list_within_a_large_object_is_found(tmp_path, monkeypatch):
     section = parse(inspect(["slice.json"]).yaml)["data"]
     assert section["interaction_columns"] == {"user": "pid", "item": "tracks.track_uri"}
     assert {row[:2] for row in read(section).interactions.rows()} == {(user, item) for user, item, *_ in ROWS}
+
+
+def test_titles_that_recur_are_titles(tmp_path, monkeypatch):
+    (tmp_path / "ratings.dat").write_text(delimited("::", None))
+    movies = [(item, f"The Title of {n % 3} (1990)", "Drama|Comedy") for n, item in enumerate(TITLES)]
+    (tmp_path / "movies.dat").write_text(delimited("::", None, movies))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["ratings.dat", "movies.dat"]).yaml)["data"]
+    assert section["item_columns"] == {"item": 1, "title": 2}
