@@ -68,7 +68,7 @@ def run(
             console.print(line)
 
     if until == WHOLE_RUN:
-        console.print(f"Artifacts and releases: {store.root}")
+        console.print(f"Artifacts and releases: {loaded.runtime.store}")
         console.print(
             "Next: darec recommend --user ID, darec similar --item ID, darec releases, darec explain evaluate"
         )
