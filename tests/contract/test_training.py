@@ -233,7 +233,7 @@ def test_the_learning_rate_warms_up(data):
 
 def test_l2_adds_the_gradient_of_the_sum_of_squares(data):
     """Where no term has a gradient Adam's first step is rate g / (|g| + 1e-8), with g = 2 l2 w alone."""
-    idle = {"backbone": MFConfig(), "ranking_weight": 0, "alignment": (DistillConfig(weight=0),), "epochs": 1}
+    idle = {"backbone": MFConfig(), "ranking_weight": 0, "alignment": (DistillConfig(weight=1e-30),), "epochs": 1}
     rate, l2 = 0.02, 3e-8  # so that g is of the size of 1e-8 and the step tells it
 
     def weights(**changes):

@@ -110,7 +110,7 @@ def test_completes_what_a_killed_fetch_left(tmp_path, server):
 
 def test_refuses_altered_files_of_the_package_and_leaves_nothing(tmp_path, no_server, wheels, monkeypatch):
     monkeypatch.setattr(module, "WHEEL_SHA256", dict.fromkeys(ATOMIC, "0" * 64))
-    with pytest.raises(TransientError, match=r"ml-100k.inter is not the known file") as caught:
+    with pytest.raises(TransientError, match=r"ml-100k.inter has a wrong checksum") as caught:
         fetch("ml-100k", tmp_path / "ml")
     assert contents(tmp_path / "ml") == {}
     assert "put u.data, u.item, u.user" in caught.value.hint

@@ -260,7 +260,8 @@ def test_lists_with_new_items_are_the_same_for_one_user_and_for_all(kind, tmp_pa
         assert len(items) == len(set(items)) == 10 and "i5" not in items and len(new & set(items)) >= 3
     write_lists(bundle, tmp_path / "lists", ListsConfig(k=10), rules)
     written = pl.read_parquet(tmp_path / "lists" / "part-00000.parquet")
-    assert written.select("user_id", "item_id").rows() == many.select("user_id", "item_id").rows()
+    exact = recommend_many(world("flat")[0], users, 10, rules)  # an index of so few lists is not used for all users
+    assert written.select("user_id", "item_id").rows() == exact.select("user_id", "item_id").rows()
     arrivals = recommend(bundle, "u1", 10, RulesConfig(only_new=True, new_up_to=3))["item_id"].to_list()
     assert arrivals and set(arrivals) <= new
 
