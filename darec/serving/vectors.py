@@ -7,6 +7,8 @@ old version in production and an incomplete one, which the next push rewrites. A
     <name>_items    number (in the release), item_id, title, train_count, vector
     <name>_users    number, user_id, train_count, seen (numbers of the items that lists exclude), vector
 
+In Milvus, both are in `<name>_release`.
+
 The score of an item for a user is the inner product of their vectors.
 """
 
@@ -120,11 +122,11 @@ class VectorStore(Protocol):
 
 
 SIDES = ("users", "items")
-"""The two tables or collections of a version."""
+"""The two tables, collections or partitions of a version."""
 
 Opened = AbstractContextManager[VectorStore]
 STORES: Registry[Opened] = Registry("vector store")
-_MODULES = {"pgvector": "pgvector", "qdrant": "qdrant", "lancedb": "lance"}
+_MODULES = {"pgvector": "pgvector", "qdrant": "qdrant", "lancedb": "lance", "milvus": "milvus"}
 
 
 def open_store(config: VectorsConfig) -> Opened:
@@ -195,13 +197,13 @@ def _version(root: Path, release: Release, progress: Progress | None = None) -> 
 
 
 def table_name(name: str, side: str, version: str) -> str:
-    """The name of the table or collection of one side of a version, which `pattern` matches."""
+    """The name of the table or collection of one side of a version, or of both, which `pattern` matches."""
     return f"{name}_{side}_{version}"
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Matches only the names of darec's tables: side and version."""
-    return re.compile(rf"{re.escape(name)}_(users|items)_(\d{{4}}_\d\d_\d\dt\d{{4}}z_\w+)")
+    """Matches only the names of darec's tables: side, or `release` for both, and version."""
+    return re.compile(rf"{re.escape(name)}_(users|items|release)_(\d{{4}}_\d\d_\d\dt\d{{4}}z_\w+)")
 
 
 def versions_among(names: Iterable[str], name: str) -> set[str]:

