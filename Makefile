@@ -68,10 +68,13 @@ OMIT_RUNTIME = $$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' locks/c
 lock: ## update the locks: every package at its newest compatible version
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install -qq --disable-pip-version-check uv
-	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/docs.txt locks/server.txt
+	rm -f locks/cpu.txt locks/gpu.txt locks/dev.txt locks/docs.txt locks/server.txt locks/extra-*.txt
 	$(COMPILE_CPU) $(OMIT) -o locks/cpu.txt >/dev/null
 	$(COMPILE_CPU) --extra dev --constraint locks/cpu.txt $(OMIT) $(OMIT_RUNTIME) -o locks/dev.txt >/dev/null
 	$(COMPILE_CPU) --extra docs --constraint locks/cpu.txt --constraint locks/dev.txt $(OMIT) $(OMIT_RUNTIME) -o locks/docs.txt >/dev/null
+	for extra in cloud databases ray tracking vectors; do \
+	  $(COMPILE_CPU) --extra $$extra --constraint locks/cpu.txt --constraint locks/dev.txt $(OMIT) $(OMIT_RUNTIME) \
+	    -o locks/extra-$$extra.txt >/dev/null || exit 1; done
 	$(COMPILE) locks/server.in --constraint locks/cpu.txt -o locks/server.txt >/dev/null
 	cat locks/cpu.txt locks/dev.txt > locks/gpu.txt  # these versions are kept if they are compatible
 	$(COMPILE) pyproject.toml --extra gpu -o locks/gpu.txt >/dev/null

@@ -38,7 +38,8 @@ def test_a_worker_can_serve_another_pool_and_gets_the_keys_of_an_object_store() 
     assert {environment[name] for name in keys} == {None}, "taken from .env, and absent without it"
     assert keys == set(re.findall(r"^# (AWS_\w+)=$", Path(".env.example").read_text(), re.MULTILINE))
     assert '--pool "$pool"' in Path("docker/worker.sh").read_text() and "DAREC_POOL" in environment
-    assert "[$EXTRAS]" in Path("docker/Dockerfile").read_text() and SERVICES["worker"]["build"]["args"]["EXTRAS"]
+    assert "locks/extra-$extra.txt" in Path("docker/Dockerfile").read_text()
+    assert SERVICES["worker"]["build"]["args"]["EXTRAS"]
 
 
 def test_what_a_profile_serves_runs_on_what_it_is_called() -> None:

@@ -30,6 +30,7 @@ def wanted(*extras: str) -> list[Requirement]:
         (("gpu",), ["gpu"]),
         (("cpu", "dev"), ["cpu", "dev", "research"]),
         (("cpu", "dev", "docs"), ["docs"]),
+        *((("cpu", f"extra-{extra}"), [extra]) for extra in ("cloud", "databases", "ray", "tracking", "vectors")),
     ],
 )
 def test_a_lock_holds_what_the_project_asks_for(locks, extras):
