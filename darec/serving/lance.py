@@ -53,8 +53,8 @@ class Lance:
 
     def rows(self, version: str) -> dict[str, int]:
         """The number of users and items of a version."""
-        names, known = {side: self._table(side, version) for side in SIDES}, self._tables()
-        return {side: self._db.open_table(name).count_rows() if name in known else 0 for side, name in names.items()}
+        tables = {side: self._opened(self._table(side, version)) for side in SIDES}
+        return {side: table.count_rows() if table else 0 for side, table in tables.items()}
 
     def write(self, version: Version) -> None:
         """Writes both tables; each becomes visible when it is complete."""
@@ -79,12 +79,19 @@ class Lance:
 
     def holding(self, user_id: str) -> int:
         """The number of versions that contain the person."""
-        return sum(self._db.open_table(name).count_rows(_is(user_id)) for name in self._of_users())
+        tables = [self._opened(name) for name in self._of_users()]
+        return sum(table.count_rows(_is(user_id)) for table in tables if table)
 
     def forget(self, user_id: str) -> None:
-        """Rewrites the users of all versions without the person, and deletes their old files."""
+        """Rewrites the users of all versions without the person, and deletes their old files.
+
+        Incomplete tables, in which rows cannot be found, are dropped.
+        """
         for name in self._of_users():
-            table = self._db.open_table(name)
+            table = self._opened(name)
+            if table is None:
+                self._db.drop_table(name)
+                continue
             if table.count_rows(_is(user_id)):
                 left = table.search().where(f"NOT ({_is(user_id)})").to_batches()
                 table = self._db.create_table(name, left, mode="overwrite")
@@ -94,6 +101,13 @@ class Lance:
     @property
     def _pointer(self) -> str:
         return f"{self._name}_current"
+
+    def _opened(self, name: str) -> Any:
+        """The table, or None if it is missing, or if a killed push has left its folder without a table."""
+        try:
+            return self._db.open_table(name) if name in self._tables() else None
+        except ValueError:
+            return None
 
     def _of_users(self) -> list[str]:
         known = set(self._tables())

@@ -1,6 +1,7 @@
 """A release in PostgreSQL, Qdrant, LanceDB and Milvus, all real: switched at once, rolled back, forgotten, killed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,3 +286,19 @@ def test_passwords_come_from_the_environment_alone(releases, tmp_path, monkeypat
     with pytest.raises(DarecError, match="is illegal") as refused:
         follow(tmp_path, VectorsConfig(store="milvus"))
     assert "secret" not in str(refused.value)
+
+
+def test_a_push_to_lancedb_that_was_killed_before_its_first_commit_is_done_again(tmp_path):
+    Releases(tmp_path).publish(export(Store(tmp_path), contents(seed=0, width=12), {"recall@20": 0.3}).path, GATE)
+    config = VectorsConfig(store="lancedb", address=str(tmp_path / "lance"))
+    assert follow(tmp_path, config).state == "pushed"
+    (users,) = (tmp_path / "lance").glob("darec_users_*.lance")
+    shutil.rmtree(users / "_versions")
+    with open_store(config) as store:
+        assert store.holding("u0") == 0
+    assert follow(tmp_path, config).state == "pushed"
+    with open_store(config) as store:
+        assert store.holding("u0") == 1
+        shutil.rmtree(users / "_versions")
+        store.forget("u0")
+    assert not users.exists()
