@@ -105,7 +105,7 @@ class Lance:
     def _opened(self, name: str) -> Any:
         """The table, or None if it is missing, or if a killed push has left its folder without a table."""
         try:
-            return self._db.open_table(name) if name in self._tables() else None
+            return self._db.open_table(name)
         except ValueError:
             return None
 
