@@ -1,6 +1,6 @@
 """Appends columns to trained ones. Inner products add up, so ranking uses both parts and training only its own.
 
-A node's row becomes [e, sqrt(f) t]: where e is the trained row and t the unit text row propagated over the train graph,
+A node's row becomes [e, sqrt(f) t], where e is the trained row and t the unit text row propagated over the train graph,
 or the row of a graph filter. The factor f is the share times the ratio of the standard deviations of both scores, so
 that a share has the same meaning for any model.
 """
