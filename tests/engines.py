@@ -1,6 +1,7 @@
 """The real small LLM: one engine for all runs of a test module, and vLLM's own server."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from darec.common.recipes import load_recipe
 from darec.text.engine import EngineSettings, OfflineEngine
 from darec.text.generate import ENGINES
 from darec.text.models import models_root, resolve
 from darec.text.protocol import Answer, Request
 from schemas.semantic import LLMConfig
+from stages.walk import run
 from tests.processes import healthy, wait_for
 
 ROOT = Path(__file__).parents[1]
+PROMPTS = ROOT / "prompts"
 
 
 class KeptOpen:
@@ -45,6 +50,24 @@ def one_engine(config: LLMConfig) -> Iterator[KeptOpen]:
         kept = KeptOpen(engine)
         patch.setitem(ENGINES._factories, "offline", lambda config: kept)
         yield kept
+
+
+@contextmanager
+def finished_run(folder: Path, recipe: dict[str, Any]) -> Iterator[Path]:
+    """`folder`, which has the data, with prompts of its own, `recipe.yaml` and one finished run.
+
+    It is the working directory until the context ends, and all runs of this process share one engine until then.
+    """
+    shutil.copytree(PROMPTS, folder / "prompts")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    models = str(models_root().resolve())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAREC_MODELS", models)
+        patch.chdir(folder)
+        loaded = load_recipe(Path("recipe.yaml"))
+        with one_engine(loaded.llm):
+            run(loaded)
+            yield folder
 
 
 @contextmanager

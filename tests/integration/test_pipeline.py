@@ -25,14 +25,13 @@ from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
 from tests.data import CHECKERBOARD, write_checkerboard
-from tests.engines import one_engine
+from tests.engines import finished_run
 from tests.nursery import Nursery
 from tests.stores import contents, flip_a_bit, ledger_keys
 
 pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
 )
-PROMPTS = Path("prompts").resolve()
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +39,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with data, prompts of its own, a recipe, and one finished run."""
     folder = tmp_path_factory.mktemp("world")
     write_checkerboard(folder, users=16, items=12)
-    (folder / "prompts").mkdir()
-    for prompt in PROMPTS.iterdir():
-        (folder / "prompts" / prompt.name).write_text(prompt.read_text())
     recipe = {
         "data": CHECKERBOARD,
         "split": {"k_core": 1},
@@ -52,14 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    models = str(models_root().resolve())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAREC_MODELS", models)
-        patch.chdir(folder)
-        with one_engine(the_recipe().llm):
-            run(the_recipe())
-            yield folder
+    with finished_run(folder, recipe):
+        yield folder
 
 
 def the_recipe(*overrides: str) -> Recipe:

@@ -5,12 +5,10 @@ real.
 """
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
@@ -28,14 +26,13 @@ from stages.plan import plan
 from stages.registry import STAGES
 from stages.walk import run
 from tests.data import CHECKERBOARD, write_checkerboard
-from tests.engines import one_engine
+from tests.engines import finished_run
 from tests.nursery import Nursery
 from tests.unit.test_keys import _changed, _leaves
 
 pytestmark = pytest.mark.skipif(
     not (models_root() / "smollm2-135m-instruct").is_dir(), reason="the LLM is not fetched: darec models fetch"
 )
-PROMPTS = Path("prompts").resolve()
 ELSEWHERE = {("data", "events"), ("vectors",), ("tracking",)}
 """These need other data or a server, and have tests of their own."""
 HASHED = [path for path, is_free in _leaves(Recipe()) if not is_free and path not in ELSEWHERE]
@@ -48,7 +45,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with data, prompts of its own, a recipe, one finished run, and an LLM engine that stays up."""
     folder = tmp_path_factory.mktemp("second-day")
     write_checkerboard(folder, users=10, items=8)
-    shutil.copytree(PROMPTS, folder / "prompts")
     recipe = {
         "data": CHECKERBOARD,
         "split": {"k_core": 1},
@@ -59,14 +55,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    models = str(models_root().resolve())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAREC_MODELS", models)
-        patch.chdir(folder)
-        with one_engine(the_recipe().llm):
-            run(the_recipe())
-            yield folder
+    with finished_run(folder, recipe):
+        yield folder
 
 
 def the_recipe(*overrides: str) -> Recipe:
