@@ -315,7 +315,7 @@ def _settle(found: Inspection, copies: Path) -> None:
     for _ in range(_TRIES):
         try:
             config = local(DataConfig.model_validate(found.section["data"]), copies)
-            raw = read_source(config)
+            raw = read_source(config, copies / "unpacked")
             cleaned = clean(raw, config)
             split_interactions(cleaned.interactions, SplitConfig.model_validate(found.section.get("split", {})))
         except AnswerableError as error:

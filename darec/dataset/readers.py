@@ -1,8 +1,5 @@
 """Reads the recipe's section `data` into three raw tables, for any layout of the files."""
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,33 +28,25 @@ class RawData:
     interactions: RawTable
     items: RawTable | None
     users: RawTable | None
-    scratch: Path | None = None
-    """A temporary folder of unpacked copies, removed with this object."""
-
-    def __post_init__(self) -> None:
-        if self.scratch is not None:
-            weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
 
 
-def read_source(config: DataConfig, scratch: Path | None = None) -> RawData:
+def read_source(config: DataConfig, copies: Path) -> RawData:
     """Opens the source named by `config`; rows are read when the tables are cleaned.
 
     Args:
         config: the section `data` of a recipe.
-        scratch: a folder for unpacked copies of compressed files; None makes a temporary one.
+        copies: a folder for unpacked copies of compressed files, needed until the tables are cleaned.
 
     Raises:
         UserError: a file is missing or damaged, has another format than `config` says, or lacks a mapped column.
     """
     config = resolve(config)
     files = source_files(config)
-    temporary = None if scratch else Path(tempfile.mkdtemp(prefix="darec-"))
-    room = Scratch(temporary or scratch or Path(), int(config.max_unpacked_gb * 1e9))
+    scratch = Scratch(copies, int(config.max_unpacked_gb * 1e9))
     return RawData(
-        interactions=_interactions(files["interactions"], config, room),
-        items=_items(files["items"], config, room) if "items" in files else None,
-        users=_users(files["users"], config, room) if "users" in files else None,
-        scratch=temporary,
+        interactions=_interactions(files["interactions"], config, scratch),
+        items=_items(files["items"], config, scratch) if "items" in files else None,
+        users=_users(files["users"], config, scratch) if "users" in files else None,
     )
 
 

@@ -45,7 +45,7 @@ def run(folder: Path, case: Case) -> Split:
     options = {"source": "csv", "interactions": "x.csv"} | case.data
     paths = {role: folder / options.pop(role) for role in ("interactions", "items", "users") if role in options}
     config = DataConfig(**paths, **options, interaction_columns=InteractionColumns(**case.columns))
-    data = clean(read_source(config), config)
+    data = clean(read_source(config, folder / "unpacked"), config)
     return split_interactions(data.interactions, SplitConfig(**case.split))
 
 

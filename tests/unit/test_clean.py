@@ -23,7 +23,7 @@ def run(folder: Path, text: str, items: str | None = None, **options) -> CleanDa
         options["items"] = folder / "i.csv"
     options = {"interaction_columns": ALL, "max_bad_share": 1.0, "timestamp_unit": "order"} | options
     config = DataConfig(source="csv", interactions=folder / "x.csv", **options)
-    return clean(read_source(config), config)
+    return clean(read_source(config, folder / "unpacked"), config)
 
 
 def test_each_problem_is_counted_once_and_its_rows_left_out(tmp_path):

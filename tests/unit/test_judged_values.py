@@ -26,7 +26,7 @@ def read(folder: Path, log: str | bytes = CSV, items: str | bytes | None = None,
     if isinstance(options["interactions"], str):
         options["interactions"] = str(folder / options["interactions"])
     config = DataConfig.model_validate({key: value for key, value in options.items() if value is not ...})
-    return clean(read_source(config), config)
+    return clean(read_source(config, folder / "unpacked"), config)
 
 
 def ids(change, column: int = 1) -> str:

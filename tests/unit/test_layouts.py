@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,7 +16,8 @@ from tests.logs import BY_ITEM, BY_USER, LAYOUTS, ROWS, TITLES, Layout, dated, d
 
 def read(data: dict):
     config = DataConfig.model_validate(data)
-    return clean(read_source(config), config)
+    with TemporaryDirectory() as copies:
+        return clean(read_source(config, Path(copies)), config)
 
 
 def expected(layout: Layout) -> list[tuple]:

@@ -31,13 +31,13 @@ def log(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 500])
-def test_ranges_give_the_rows_that_are_had_at_once(log, rows, monkeypatch):
-    whole = clean(read_source(log), log)
+def test_ranges_give_the_rows_that_are_had_at_once(log, rows, tmp_path, monkeypatch):
+    whole = clean(read_source(log, tmp_path), log)
     parts = {
         kind: split_interactions(whole.interactions, SplitConfig(strategy=kind)) for kind in ("temporal", "random")
     }
     monkeypatch.setattr(ranges, "_ROWS", rows)
-    again = clean(read_source(log), log)
+    again = clean(read_source(log, tmp_path), log)
     assert again.interactions.equals(whole.interactions)
     assert again.report == whole.report
     for kind, expected in parts.items():
@@ -64,7 +64,7 @@ def test_numbers_that_occur_become_consecutive():
     assert (numbers.to_list(), numbers.dtype, present.to_list()) == ([1, 0, 0, 2, 1], pl.Int32, [2, 7, 9])
 
 
-CLEAN = "clean(read_source(config), config)"
+CLEAN = "clean(read_source(config, folder), config)"
 SPLIT = "split_interactions(pl.scan_parquet(folder / 'clean.parquet'), recipe.split)"
 
 
@@ -78,7 +78,7 @@ def test_peak_bytes_of_a_row(tmp_path, work, most):
         f"ranges._ROWS = 200_000\nfolder = Path(r'{tmp_path}')\n"
         f"few, recipe = (recipe_for(folder, n) for n in ({few * 20}, {rows}))\n"
         "config = recipe.data\n"
-        "clean(read_source(few.data), few.data)\n"
+        "clean(read_source(few.data, folder), few.data)\n"
     )
     if work == SPLIT:
         setup += f"{CLEAN}.interactions.write_parquet(folder / 'clean.parquet')\n"

@@ -1,6 +1,7 @@
 """Every layout of source data gives the same tables."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
@@ -18,7 +19,8 @@ ITEM_COLUMNS = ItemColumns(description="description")
 
 
 def read(config: DataConfig) -> CleanData:
-    return clean(read_source(config), config)
+    with TemporaryDirectory() as copies:
+        return clean(read_source(config, Path(copies)), config)
 
 
 def checkerboard(folder: Path, source: str, suffix: str) -> DataConfig:

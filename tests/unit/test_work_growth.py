@@ -81,7 +81,7 @@ def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, SimpleN
         recipe = recipe_for(folder, size, settings=["split.k_core=2"])
         before = bytes_read()
         with rows_handled(monkeypatch) as ingest:
-            cleaned = clean(read_source(recipe.data), recipe.data).interactions
+            cleaned = clean(read_source(recipe.data, folder), recipe.data).interactions
         path = folder / f"clean-{size}.parquet"
         write_table(cleaned, path, INTERACTIONS)
         read, before = bytes_read() - before, bytes_read()
