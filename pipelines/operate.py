@@ -143,7 +143,7 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
     """Makes a release current, regardless of the decision of the gate.
 
     Args:
-        release: its id, or a unique beginning or end of it, as in `darec releases`.
+        release: its id, or a unique prefix or suffix of it, as in `darec releases`.
         why: kept in the release's record.
         recipe: path of the recipe file whose store is meant; empty: the built-in defaults.
     """
@@ -156,7 +156,7 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
 
 @flow(name="rollback")
 def rollback(why: str = "by hand", recipe: str = "") -> str:
-    """Returns to the previous release. The one that is left is not published again automatically.
+    """Returns to the previous release. The replaced release is not published again automatically.
 
     Args:
         why: kept in the release's record.

@@ -58,7 +58,8 @@ class DaRecConfig(Section):
     sample: int = Field(default=512, ge=2, le=16_384)
     """N^: number of rows per side that are drawn in each step, for all terms. Duplicates are removed."""
     every: int = added(1, ge=1, le=1_000_000)
-    """Computes the terms in every n-th step only, with n times the weight. More rows in fewer steps cost the same."""
+    """Computes the terms every N steps only, with N times the weight. With N times as many rows (`sample`), an epoch
+    costs about the same."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
     """How the sample is drawn. interactions: in proportion to the number of train interactions. uniform: every row is
     equally likely. batch: only users and positive items of the current batch."""

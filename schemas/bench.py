@@ -28,9 +28,13 @@ class Override(Section):
     """Overrides for some entries of the grid. A field that is null matches every entry."""
 
     data: str | None = None
+    """Name of a data set."""
     backbone: str | None = None
+    """Name of a backbone."""
     alignment: str | None = None
+    """Name of an alignment."""
     set: Overrides
+    """Overrides of TrainConfig, by dotted path."""
 
 
 class Sweep(Section):
@@ -82,16 +86,21 @@ class Choice(Section):
 
     kind: Literal["choice"] = "choice"
     values: tuple[Scalar, ...] = Field(min_length=1)
+    """The values to choose from."""
 
 
 class IntRange(Section):
-    """An integer from `low` to `high`, both included, on a logarithmic scale if `log`."""
+    """A range of integers."""
 
     kind: Literal["int"] = "int"
     low: int = Field(ge=-(2**53), le=2**53)
+    """Lower bound, included."""
     high: int = Field(ge=-(2**53), le=2**53)
+    """Upper bound, included."""
     step: int = Field(default=1, ge=1)
+    """Distance between two values."""
     log: bool = False
+    """Samples on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _searchable(self) -> Self:
@@ -102,12 +111,15 @@ class IntRange(Section):
 
 
 class FloatRange(Section):
-    """A number from `low` to `high`, on a logarithmic scale if `log`."""
+    """A range of real numbers."""
 
     kind: Literal["float"] = "float"
     low: float
+    """Lower bound, included."""
     high: float
+    """Upper bound, included."""
     log: bool = False
+    """Samples on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _searchable(self) -> Self:
@@ -141,6 +153,7 @@ class TuneRecipe(Section):
     """
 
     name: Name
+    """Name of the search, and the prefix of its studies."""
     data: DataSources
     """Exactly one data set. With a folder, only `train` can be searched, starting from the defaults of a recipe. With a
     recipe, every section that training depends on can be searched, except `data` and `split`: all trials are compared

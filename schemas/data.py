@@ -149,11 +149,11 @@ class DataConfig(Section):
     merge_ids: tuple[Literal["case", "zeros", "spaces"], ...] | None = added(None)
     """Differences between ids that are ignored: upper and lower case, leading zeros, runs of spaces. null keeps such
     ids apart and reports them, and refuses the data if they concern more than `max_bad_share` of the rows. [] keeps
-    them apart silently. Surrounding blanks, invisible characters, Unicode forms and a trailing .0 of whole numbers are
-    always ignored."""
+    them apart silently. Surrounding whitespace, invisible characters, Unicode forms and a trailing .0 of whole numbers
+    are always ignored."""
     unknown_items: Literal["drop", "keep"] = added("drop")
-    """Interactions with items that are not in the items file. drop: they are left out and count as lost. keep: the
-    items get their ids as titles."""
+    """How to treat interactions with items that are not in the items file. drop: they are left out and count as lost.
+    keep: the items get their ids as titles."""
     timestamp_unit: TimeUnit | None = added(None)
     """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
     null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
@@ -172,7 +172,7 @@ class DataConfig(Section):
     half_life_days: float | None = added(None, gt=0)
     """Half-life of the weight of an interaction, in days before the newest one. null means no decay."""
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
-    """Maximum fraction of the interactions that may be lost, for any cause. Ingest refuses the data if it is more.
+    """Maximum fraction of the interactions that may be lost, for any cause. If it is exceeded, the stage ingest fails.
     Ratings below `min_rating`, repeated pairs and event types that are not read do not count as lost."""
     max_unpacked_gb: float = not_hashed(100.0, gt=0)
     """Maximum unpacked size of a compressed file, in GB. A larger file is refused."""

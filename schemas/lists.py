@@ -29,7 +29,7 @@ class ListsConfig(Section):
 
     out: Folder = not_hashed(Path("data/lists"))
     """Folder, or an address in an object store such as s3://bucket/lists, which needs `pip install 'darec[cloud]'` and
-    takes its credentials from the environment. Lists that are there are replaced."""
+    takes its credentials from the environment. Existing lists are replaced."""
     k: int = not_hashed(20, ge=1, le=100_000)
     """Number of items in a list."""
     format: Format = not_hashed("parquet")

@@ -75,12 +75,13 @@ class Table(Section):
     """A table. It is first read as a whole. With a `watermark`, later reads fetch only new rows."""
 
     watermark: str | None = None
-    """A column that grows from row to row, such as an id or the time of insertion. A run then reads only rows whose
-    value is not below the greatest that it has read. null: a run reads all rows whenever the source may have
-    changed."""
+    """A column whose value increases with every inserted row, such as an id or the time of insertion. A run then reads
+    only rows with at least the largest value that was read before. null: a run reads all rows whenever the source may
+    have changed."""
     lag: float = Field(default=0.0, ge=0)
-    """How far before the greatest value of `watermark` a read begins, so that late rows are found: in days
-    for times and dates, in its own unit for numbers. Rows that the copy already has are not added again."""
+    """Distance below the largest value of `watermark` at which a read starts, so that rows which arrive late are
+    included. In days for times and dates, in the unit of the column for numbers. Rows that were read before are not
+    added again."""
     key: tuple[str, ...] = ()
     """Columns that identify a row. A newly read row replaces the row with the same values. Only with `watermark`."""
 
@@ -97,8 +98,8 @@ class PostgreSQLTable(Table):
 
     kind: Literal["postgresql"]
     url: Address = Field(default="postgresql://", pattern="^(postgresql|postgres)://|^\\$\\{")
-    """The server and database, such as postgresql://reader@db.example.com/shop. What it leaves out is taken from the
-    variables PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD, or ~/.pgpass."""
+    """The server and database, such as postgresql://reader@db.example.com/shop. Missing parts are taken from the
+    environment variables PGHOST, PGPORT, PGDATABASE, PGUSER and PGPASSWORD, or ~/.pgpass."""
     query: str = Field(min_length=1)
     """A SELECT statement."""
 
@@ -114,7 +115,7 @@ class ADBCTable(Table):
     options: dict[str, Address] = Field(default_factory=dict)
     """Other options of the driver, by name."""
     quote: Literal['"', "`"] = '"'
-    """The character around names of columns in this database's SQL: ` in BigQuery and MySQL."""
+    """The character that quotes column names in the SQL of the database: ` in BigQuery and MySQL."""
     query: str = Field(min_length=1)
     """A SELECT statement."""
 
@@ -142,9 +143,9 @@ class DeltaTable(Table):
 
     kind: Literal["delta"]
     table: Place
-    """Its folder or URL (s3://, gs://, az://)."""
+    """Folder or URL of the table (s3://, gs://, az://)."""
     version: int | None = Field(default=None, ge=0)
-    """Which version to read. null: the newest."""
+    """Version to read. null: the latest."""
 
 
 class IcebergTable(Table):
@@ -152,11 +153,12 @@ class IcebergTable(Table):
 
     kind: Literal["iceberg"]
     table: str = Field(pattern=r"^[^.\s]+(\.[^.\s]+)+$")
-    """Its name in the catalog, such as shop.events."""
+    """Name of the table in the catalog, such as shop.events."""
     catalog: str = "default"
-    """The catalog, configured by variables PYICEBERG_CATALOG__NAME__URI and others, or by ~/.pyiceberg.yaml."""
+    """Name of the catalog, which is configured by environment variables such as PYICEBERG_CATALOG__NAME__URI, or by
+    ~/.pyiceberg.yaml."""
     snapshot: int | None = None
-    """Which snapshot to read. null: the newest."""
+    """Id of the snapshot to read. null: the latest."""
 
 
 TABLES: dict[str, type[Table]] = {

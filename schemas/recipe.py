@@ -60,9 +60,10 @@ class Recipe(Section):
     graph: GraphConfig = Field(default_factory=GraphConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     search: SearchConfig | None = None
-    """Chooses among variants of `train` on validation before training. null: `train` is used as it is."""
+    """Selects the training settings on validation, before training. null: `train` is used unchanged."""
     rerank: RerankConfig | None = None
-    """Reorders the candidates that vectors find, in evaluation and in the release alike. null: their order is final."""
+    """Reorders the candidates found by the vectors, both in evaluation and in the release. null: candidates keep their
+    order."""
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
     gate: GateConfig = Field(default_factory=GateConfig)
@@ -70,9 +71,10 @@ class Recipe(Section):
     lists: ListsConfig | None = None
     """Writes the best items of all users to files at the end of a run. null: nothing is written."""
     vectors: VectorsConfig | None = None
-    """Pushes the vectors of the release in production into a vector store at the end of a run. null: no."""
+    """Pushes the vectors of the release in production into a vector store at the end of a run. null: nothing is
+    pushed."""
     tracking: TrackingConfig | None = None
-    """Sends every run to an experiment tracker. null: no."""
+    """Sends every run to an experiment tracker. null: nothing is sent."""
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
 
     @model_validator(mode="after")

@@ -79,7 +79,8 @@ class GateConfig(Section):
     """Maximum fraction of the item profiles, or of the user profiles, that come from metadata because the LLM gave no
     usable answer."""
     sanity: bool = True
-    """Whether to check for NaN, extreme norms, invalid ids, and tables that do not match the indexes. Leave it on."""
+    """Whether to check for NaN, extreme norms, invalid ids, and tables that do not match the indexes. false is not
+    recommended."""
 
 
 class Shape(BaseModel):

@@ -162,8 +162,8 @@ class TrainReport(StageReport):
     validation: Mapping[str, float | None] = {}
     training_seconds: float = 0.0
     batch_size: int = 0
-    """Number of train interactions per step, which grows with the data; 0 for closed forms and in reports of older
-    versions."""
+    """Number of train interactions per step, which grows with the data; 0 for closed-form models and in reports of
+    older versions."""
     choice: str | None = None
     """Name of the settings that the search chose; None without a search."""
     text_share: float | None = None

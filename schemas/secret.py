@@ -62,7 +62,7 @@ def without_password(value: object) -> object:
             raise PydanticCustomError(_ERROR, "its password was left out where it was printed; leave the @ out, too")
         _, _, password = value.partition("://")[2].rpartition("@")[0].partition(":")
         if password or _QUERY.search(value):
-            raise PydanticCustomError(_ERROR, "must hold no password: give that in an environment variable")
+            raise PydanticCustomError(_ERROR, "must not contain a password: set it in an environment variable")
     return value
 
 

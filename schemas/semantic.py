@@ -9,7 +9,7 @@ from schemas.section import Section, alike, not_hashed
 
 
 class RayConfig(Section):
-    """The Ray cluster of an engine `ray`, and the resources of its actors. Each actor runs one vLLM engine."""
+    """The Ray cluster that `engine: ray` uses, and the resources of each actor. An actor runs one vLLM engine."""
 
     address: str = not_hashed("")
     """Address of the cluster, as HOST:PORT or ray://HOST:PORT. Empty: the value of `RAY_ADDRESS`. Without it, Ray is
@@ -18,9 +18,9 @@ class RayConfig(Section):
     actors: int = not_hashed(0, ge=0, le=65_536)
     """Number of actors. 0 means as many as fit on the machines of the cluster, including machines that join later."""
     gpus: int | None = not_hashed(None, ge=0, le=1)
-    """GPUs of an actor. null means one if a machine of the cluster has a GPU, else none."""
+    """Number of GPUs per actor. null means one if a machine of the cluster has a GPU, otherwise none."""
     cpus: int = not_hashed(1, ge=1, le=1_024)
-    """CPU cores of an actor, and without a GPU the number of threads of its engine."""
+    """Number of CPU cores per actor. Without a GPU this is also the number of threads of its engine."""
 
 
 class LLMConfig(Section):
@@ -73,8 +73,8 @@ class LLMConfig(Section):
     timeout: float = not_hashed(300.0, gt=0, le=604_800)
     """Timeout of a request to the server, in seconds, for the whole answer."""
     max_fallback_share: float = not_hashed(0.25, ge=0, le=1)
-    """Maximum fraction of the rows of a profile stage without a usable answer of the LLM. If it is more, the stage
-    fails. All answers are kept, and the next run requests the others again."""
+    """Maximum fraction of the rows of a profile stage without a usable answer of the LLM. If it is exceeded, the stage
+    fails. All answers are kept, and the next run requests the missing ones again."""
     fallback_retries: int = not_hashed(3, ge=0, le=1_000)
     """Number of later runs in which a row without a usable answer is requested again. 0 means none."""
     fallback_retry_share: float = not_hashed(0.1, ge=0, le=1)
@@ -91,7 +91,7 @@ class LLMConfig(Section):
     """Maximum number of prompt and output tokens of one run. When it is reached, the run stops, all answers are kept,
     and the next run continues from there. 0 means no limit."""
     max_cost_per_run: float = not_hashed(0.0, ge=0, le=1e12)
-    """Maximum cost of one run at these prices. The run stops as with `max_tokens_per_run`. 0 means no limit."""
+    """Maximum cost of one run at the two prices above. The run stops as with `max_tokens_per_run`. 0 means no limit."""
     batch_api: bool = not_hashed(False)
     """Sends rows as batches (OpenAI's `/files` and `/batches`). A server answers them within hours, usually at half the
     price. Rows that a batch does not answer, and retries of unusable answers, are sent as single requests."""

@@ -77,10 +77,10 @@ class TrainConfig(Section):
     backbone: BackboneConfig = Field(default_factory=LightGCNConfig)
     """The collaborative model."""
     dim: int = Field(default=32, ge=1, le=16_384)
-    """Dimension of the id embeddings, or of the vectors of a closed form."""
+    """Dimension of the id embeddings, or of the vectors of a closed-form model."""
     alignment: tuple[AlignmentConfig, ...] = (DaRecConfig(),)
-    """Alignment objectives that are added to the loss of the backbone. An empty list means none. Closed forms have
-    none."""
+    """Alignment objectives that are added to the loss of the backbone. An empty list means none. Closed-form models do
+    not use them."""
     text: TextConfig = Field(default_factory=TextConfig)
     """Text vectors as an input of the backbone."""
     loss: LossConfig = Field(default_factory=BPRConfig)
@@ -166,7 +166,7 @@ class TrainConfig(Section):
     the whole model, and they divide propagation and the scores of all candidates. On GPUs, one process has one GPU."""
     launcher: Literal["local", "torchrun"] = not_hashed("local")
     """Only for several processes. local: they are started on this machine. torchrun: training waits for processes that
-    torchrun starts on one or more machines which share the store; the log says by which command."""
+    torchrun starts on one or more machines that share the store; the log shows the command."""
     checkpoint_every: int = not_hashed(10, ge=1, le=1_000_000)
     """Writes a checkpoint every N epochs. A killed run resumes from it exactly."""
 
@@ -258,8 +258,9 @@ class EvaluateConfig(Section):
     or commas. If it is empty, the metric is not computed."""
     candidates: Literal["auto", "all", "index"] = added("auto")
     """How the top items of a user are found. all: every item is scored. index: an IVF index with a recall of 99% is
-    searched, or every item is scored if that needs more than an eighth of its lists; the report compares the lists of
-    500 users with exact ones. auto: all if users x items is at most 30 billion, otherwise index."""
+    searched, or every item is scored if this recall needs more than an eighth of the index; the report compares the top
+    items of 500 users with those of an exact search. auto: all if users x items is at most 30 billion, otherwise
+    index."""
     batch_users: int = not_hashed(1024, ge=1, le=2**20)
     """Number of users ranked at once. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")

@@ -17,9 +17,9 @@ class VectorsConfig(Section):
     object store such as s3://bucket/folder. milvus: a Milvus server (2.5 or later), or with `pip install milvus-lite` a
     folder whose name ends in .db. All need `pip install 'darec[vectors]'`."""
     address: OpenAddress | None = not_hashed(None)
-    """Address of the server, such as postgresql://user@host/database or http://host:6333, or a folder. It must hold no
-    password: that is read from the environment (PGPASSWORD, QDRANT_API_KEY, MILVUS_TOKEN, AWS_SECRET_ACCESS_KEY). null:
-    the whole address is the value of the environment variable DAREC_VECTORS."""
+    """Address of the server, such as postgresql://user@host/database or http://host:6333, or a folder. It must not
+    contain a password, which is read from the environment (PGPASSWORD, QDRANT_API_KEY, MILVUS_TOKEN,
+    AWS_SECRET_ACCESS_KEY). null: the whole address is the value of the environment variable DAREC_VECTORS."""
     name: str = not_hashed("darec", pattern=r"^[a-z][a-z0-9_]{0,19}$")
     """Prefix of the names of tables, collections and aliases."""
     keep: int = not_hashed(2, ge=0, le=1000)
@@ -27,5 +27,5 @@ class VectorsConfig(Section):
     removed.
     """
     index_from: int = not_hashed(50_000, ge=0, le=2**31)
-    """Number of items from which an approximate index is built (pgvector and milvus: HNSW, lancedb: IVF). Fewer items
-    are compared with a query one by one. Qdrant decides by itself."""
+    """Number of items from which an approximate index is built (pgvector and milvus: HNSW, lancedb: IVF). With fewer
+    items the search is exact. Qdrant has its own threshold."""

@@ -12,8 +12,8 @@ Factory = TypeVar("Factory", bound=Callable[..., Any])
 class Registry(Generic[Made]):
     """The implementations of one interface, by configuration class or by name.
 
-    Backbones, closed forms, objectives and losses have a configuration class each; file formats, metrics and engines
-    have a name.
+    Backbones, closed-form models, objectives and losses have a configuration class each; file formats, metrics and
+    engines have a name.
     """
 
     def __init__(self, kind: str) -> None:

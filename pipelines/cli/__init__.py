@@ -72,7 +72,7 @@ _LIGHT = {"config", "history", "releases", "rollback", "promote", "gc", "doctor"
 
 app = Commands(
     name="darec",
-    help="Nightly recommender retraining: LLM profiles, disentangled alignment, a FAISS release.",
+    help="Train, evaluate and publish a recommender every night, with LLM profiles and disentangled alignment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -11,19 +11,19 @@ from pipelines.show import console
 
 
 def batch_growth(
-    size: Annotated[str, typer.Option("--pairs", help="About how many train pairs, such as 1M.")] = "1M",
+    size: Annotated[str, typer.Option("--pairs", help="Approximate number of train pairs, such as 1M.")] = "1M",
     factors: Annotated[
         list[int] | None,
         typer.Option(
             "--factor",
             min=1,
-            help="Times the default batch. May be repeated; others are compared with 1.",
+            help="Factor for the default batch size, compared with 1. May be repeated.",
             show_default="1, 8, 32",
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Maximum number of epochs of each run.")] = 60,
     exponent: Annotated[
-        float, typer.Option(min=0, help="Power of the factor that the learning rate grows with.")
+        float, typer.Option(min=0, help="The learning rate is multiplied by factor ** exponent.")
     ] = 0.5,
     folder: Annotated[Path, typer.Option("--out", help="Folder of results, checkpoints and the table.")] = BENCH
     / "batch-growth",

@@ -13,7 +13,7 @@ def lists(
     width: Annotated[int, typer.Option(min=1, help="Width of the vectors.")] = 32,
     k: Annotated[int, typer.Option("-k", min=1, help="Length of a list.")] = 20,
     index: Annotated[Literal["flat", "ivf", "hnsw"], typer.Option(help="Index of the release.")] = "flat",
-    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; the best one counts.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds. The fastest one is reported.")] = 3,
 ) -> None:
     """Measure the number of lists per second and core, for several methods and for complete runs."""
     from benchmarks import lists as timing

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @grid_command
 def run(grid: Grid) -> None:
-    """Run the missing entries of a grid. A run that was killed continues from its checkpoint."""
+    """Run the missing entries of a grid. A run that was killed resumes from its checkpoint."""
     from benchmarks.runs import run_grid
 
     with Bars(grid.recipe.name) as bars:

@@ -21,7 +21,7 @@ def speed(
     peers: Annotated[Path, typer.Option("--peers", help="Folder of the environment of RecBole.")] = Path("data/peers"),
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device on which darec trains and ranks.")] = "cpu",
 ) -> None:
-    """Measure an epoch, an evaluation and the overhead of DaRec against RecBole and the scheme of RLMRec."""
+    """Measure an epoch, an evaluation and the overhead of DaRec, compared with RecBole and the RLMRec scheme."""
     import torch
 
     from benchmarks import speed as timing

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="The first recipe.")],
     second: Annotated[
-        Path | None, typer.Argument(metavar="[B]", help="The second recipe.", show_default="A with the --set values")
+        Path | None, typer.Argument(metavar="B", help="The second recipe.", show_default="A with the --set values")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override one value of the second recipe. May be repeated.")

@@ -17,5 +17,5 @@ def show(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
 
 @app.command()
 def schema() -> None:
-    """Print the JSON schema of a recipe: every field with its type, default and meaning."""
+    """Print the JSON schema of a recipe: every field with its type, default and description."""
     print_json(Recipe.model_json_schema())

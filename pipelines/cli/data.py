@@ -18,7 +18,7 @@ def _group() -> None:
 @app.command()
 def fetch(
     name: Annotated[
-        str | None, typer.Argument(help="A public data set: ml-100k. Without it, the remote sources of the recipe.")
+        str | None, typer.Argument(help="Public data set (ml-100k). Without a name, the remote sources of the recipe.")
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Read everything again, regardless of watermarks and versions.")
@@ -44,12 +44,12 @@ def fetch(
 def inspect(
     files: Annotated[
         list[str],
-        typer.Argument(help="Files, folders, globs, URLs or ADDRESS#TABLE: interactions, and items and users."),
+        typer.Argument(help="Files, folders, globs, URLs or ADDRESS#TABLE of interactions, items and users."),
     ],
 ) -> None:
-    """Print a recipe for your files or tables. What was recognised and what is doubtful is printed to stderr.
+    """Print a recipe for your files or tables. Recognised properties and warnings are printed to stderr.
 
-    `darec data inspect log.csv items.csv > configs/mine.yaml`, then `darec run --recipe configs/mine.yaml`.
+    Example: `darec data inspect log.csv items.csv > configs/mine.yaml`.
     """
     from darec.dataset.inspect import inspect as inspect_files
 

@@ -9,7 +9,7 @@ from stages.registry import task_named
 
 
 def explain(stage: StageArgument, recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Show the manifest, inputs and lineage of a stage's newest artifact."""
+    """Show the manifest, inputs and lineage of the newest artifact of a stage."""
     from rich.json import JSON
 
     _, store = open_recipe(recipe, overrides)

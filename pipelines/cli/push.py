@@ -10,8 +10,7 @@ from schemas.recipe import Recipe
 def push(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
     """Push the current release into the vector store of the recipe, unless it is there already.
 
-    Runs do this after publishing, and so do rollback and promote. Use this command if the vector store did not answer
-    then.
+    `darec run`, `rollback` and `promote` also push. Use this command if they could not reach the vector store.
     """
     loaded, store = open_recipe(recipe, overrides)
     if loaded.vectors is None:

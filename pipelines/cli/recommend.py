@@ -42,7 +42,7 @@ _AllOption = Annotated[
 _OutOption = Annotated[
     str | None,
     typer.Option(
-        "--out", help="Folder of the files, or s3://bucket/folder. Lists there are replaced.", rich_help_panel=_PANEL
+        "--out", help="Folder of the files, or s3://bucket/folder. Existing lists are replaced.", rich_help_panel=_PANEL
     ),
 ]
 _FormatOption = Annotated[Format | None, typer.Option("--format", help="Format of the files.", rich_help_panel=_PANEL)]
@@ -74,7 +74,7 @@ def recommend(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the best unseen items of a user or for a history, or write the lists of all users to files."""
+    """Recommend unseen items for users or histories, or write the lists of all users to files."""
     if [bool(users), bool(histories), all_users].count(True) != 1:
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)

@@ -7,7 +7,7 @@ from pipelines.show import console
 
 
 def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Return to the previous release. The one that is left is not published again automatically."""
+    """Return to the previous release. The release that it replaces is not published again automatically."""
     loaded, store = open_recipe(recipe, overrides)
     book = Releases(store.root)
     left = book.current()

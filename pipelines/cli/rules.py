@@ -24,11 +24,19 @@ BlockOption = Annotated[
 ]
 CategoryOption = Annotated[
     list[str] | None,
-    typer.Option("--category", help="Only items with NAME=VALUE,VALUE. May be repeated.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--category",
+        help="NAME=VALUE,VALUE: only such items. May be repeated.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 BlockCategoryOption = Annotated[
     list[str] | None,
-    typer.Option("--block-category", help="No items with NAME=VALUE,VALUE. May be repeated.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--block-category",
+        help="NAME=VALUE,VALUE: no such items. May be repeated.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 AtMostOption = Annotated[
     list[str] | None,

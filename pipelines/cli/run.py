@@ -28,7 +28,7 @@ _PrefectOption = Annotated[
     bool, typer.Option("--prefect", help="Run as a Prefect flow even if no Prefect server is configured.")
 ]
 _RequireOption = Annotated[
-    bool, typer.Option("--require-publish", help=f"Exit with {REFUSED} if the release is not published.")
+    bool, typer.Option("--require-publish", help=f"Exit with code {REFUSED} if the release is not published.")
 ]
 
 

@@ -13,7 +13,7 @@ from pipelines.show import console
 def serve(
     recipe: RecipeOption = None,
     overrides: SetOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on. There is no login.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on. Requests are not authenticated.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
     refresh: Annotated[
         float, typer.Option(min=0.05, max=3600, help="Interval between two checks for a new release, in seconds.")
@@ -21,7 +21,7 @@ def serve(
 ) -> None:
     """Serve recommendations of the current release over HTTP: /recommend, /similar, /health, /metrics, /docs.
 
-    A newly published release is served once its files are open; until then the old one is.
+    The previous release answers requests until a newly published one is loaded.
     """
     import uvicorn
 

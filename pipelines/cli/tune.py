@@ -32,7 +32,7 @@ def tune(
     overrides: SetOption = None,
     out: Annotated[Path, typer.Option("--out", help="Folder that holds one folder per search.")] = Path("data/tune"),
 ) -> None:
-    """Search hyper-parameters by validation Recall@20. A search that was stopped continues."""
+    """Search hyper-parameters by validation Recall@20. An interrupted search is resumed."""
     from benchmarks.data import sources
     from benchmarks.tune import searches
 

@@ -1,4 +1,4 @@
-"""Closed forms instead of a trained backbone: one contract, from the configuration to a release."""
+"""Closed-form models instead of a trained backbone: one contract, from the configuration to a release."""
 
 import polars as pl
 import pytest

@@ -273,7 +273,7 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_p
 
 
 def test_passwords_come_from_the_environment_alone(releases, tmp_path, monkeypatch):
-    with pytest.raises(ValidationError, match="must hold no password"):
+    with pytest.raises(ValidationError, match="must not contain a password"):
         VectorsConfig(address="postgresql://me:secret@host/db")
     assert VectorsConfig(address="postgresql://me@host/db").address == "postgresql://me@host/db"
     monkeypatch.delenv("DAREC_VECTORS", raising=False)

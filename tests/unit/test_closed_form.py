@@ -1,4 +1,4 @@
-"""Closed forms against NumPy, and what the approximations must keep."""
+"""Closed-form models against NumPy, and what the approximations must keep."""
 
 import logging
 

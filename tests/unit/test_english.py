@@ -52,6 +52,16 @@ REPLACEMENTS = {
     r"contestants?": "candidates",
     r"in no order": "in no particular order",
     r"two looks": "two checks",
+    r"(?:holds?|takes?) no passwords?": "contains no password",
+    r"no login": "not authenticated",
+    r"how far before": "distance",
+    r"what it leaves out": "missing parts",
+    r"grows from row to row": "increases with every row",
+    r"used as it is|is used as they are": "unchanged",
+    r"in (?:every|each) (?:so-many-th|n-th) step": "every N steps",
+    r"about how many": "approximate number of",
+    r"the one that is left": "the replaced release",
+    r"lists (?:that are )?there are replaced": "existing lists are replaced",
 }
 """A pattern, and what the documentation of PyTorch or Polars says instead."""
 
