@@ -8,6 +8,19 @@ from schemas.backbones import EASEConfig, L3AEConfig
 from schemas.section import Section, added
 
 
+class ObjectiveSection(Section):
+    """Base class of the configuration of objectives."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the objective uses text vectors."""
+        return True
+
+    def without_text(self) -> "ObjectiveSection | None":
+        """The same objective without text; None if it is about text only."""
+        return None
+
+
 class DaRecWeights(Section):
     """Weight of each term of DaRec. The objective's `weight` multiplies all of them."""
 
@@ -21,7 +34,7 @@ class DaRecWeights(Section):
     """Aligns the matched preference centres of both shared parts."""
 
 
-class DaRecConfig(Section):
+class DaRecConfig(ObjectiveSection):
     """DaRec (arXiv 2408.08231): disentangled alignment of structure. Choices that the paper leaves open are options."""
 
     name: Literal["darec"] = "darec"
@@ -97,7 +110,7 @@ class DaRecConfig(Section):
         return self
 
 
-class RLMRecConConfig(Section):
+class RLMRecConConfig(ObjectiveSection):
     """RLMRec-Con (arXiv 2310.15950): InfoNCE between representations and projected text vectors."""
 
     name: Literal["rlmrec-con"] = "rlmrec-con"
@@ -112,7 +125,7 @@ class RLMRecConConfig(Section):
     published."""
 
 
-class RLMRecGenConfig(Section):
+class RLMRecGenConfig(ObjectiveSection):
     """RLMRec-Gen (arXiv 2310.15950): nodes are masked before propagation and their text vectors are reconstructed."""
 
     name: Literal["rlmrec-gen"] = "rlmrec-gen"
@@ -126,7 +139,7 @@ class RLMRecGenConfig(Section):
     """Maximum number of masked nodes that are reconstructed in each step. 0 means all, as published."""
 
 
-class KARConfig(Section):
+class KARConfig(ObjectiveSection):
     """KAR-style fusion (arXiv 2306.10933): a mixture of experts maps text vectors to an additional node input."""
 
     name: Literal["kar"] = "kar"
@@ -136,7 +149,7 @@ class KARConfig(Section):
     """Width of the hidden layer of an expert."""
 
 
-class DistillConfig(Section):
+class DistillConfig(ObjectiveSection):
     """Softmax-similarity distillation from text similarities over all items to the scores over all items."""
 
     name: Literal["distill"] = "distill"
@@ -155,7 +168,7 @@ class DistillConfig(Section):
 TeacherConfig = Annotated[EASEConfig | L3AEConfig, Field(discriminator="name")]
 
 
-class LinearTeacherConfig(Section):
+class LinearTeacherConfig(ObjectiveSection):
     """Distillation from a closed-form linear model over items and their texts."""
 
     name: Literal["linear-teacher"] = "linear-teacher"
@@ -180,6 +193,18 @@ class LinearTeacherConfig(Section):
     """Exponent applied to the teacher's scores. Higher values put more weight on the first ranks."""
     temperature: float = Field(default=1.0, ge=1e-3)
     """Temperature of the softmax over all unseen items."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the teacher uses text vectors."""
+        return self.model is None or self.model.needs_text
+
+    def without_text(self) -> "LinearTeacherConfig":
+        """The same teacher without text: EASE."""
+        model = EASEConfig(l2=self.l2) if self.model is None else self.model.without_text()
+        fields = type(self).model_fields
+        unused = {name: fields[name].default for name in ("l2", "text", "whiten")}
+        return self.model_copy(update=unused | {"model": model})
 
     @model_validator(mode="after")
     def _one_teacher(self) -> "LinearTeacherConfig":

@@ -173,8 +173,9 @@ class TrainConfig(Section):
     @property
     def needs_text(self) -> bool:
         """Whether text vectors are used."""
-        aligned = bool(self.alignment) or self.text.use != "none" or self.backbone.needs_text
-        return aligned or (self.fuse is not None and self.fuse.components > 0)
+        aligned = any(each.needs_text for each in self.alignment)
+        has_columns = self.fuse is not None and self.fuse.components > 0
+        return aligned or has_columns or self.text.use != "none" or self.backbone.needs_text
 
     @property
     def predicts_cold_rows(self) -> bool:
@@ -182,10 +183,16 @@ class TrainConfig(Section):
         return self.needs_text and self.cold_start != "none"
 
     def without_text(self) -> "TrainConfig":
-        """The same model, loss and schedule without text: the reference in the evaluation."""
-        plain = {"alignment": (), "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
+        """The same model, loss and schedule without text: the reference in the evaluation.
+
+        A linear teacher remains, without text, and the other objectives are left out. If no loss is left, the ranking
+        loss has weight 1.
+        """
+        kept = tuple(plain for each in self.alignment if (plain := each.without_text()))
+        plain = {"alignment": kept, "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
         graph_columns = self.fuse.model_copy(update={"components": 0}) if self.fuse and self.fuse.graph else None
-        return self.model_copy(update=plain | {"fuse": graph_columns})
+        without = self.model_copy(update=plain | {"fuse": graph_columns})
+        return without if without.learns else without.model_copy(update={"ranking_weight": 1.0})
 
     @property
     def learns(self) -> bool:

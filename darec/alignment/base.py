@@ -20,7 +20,7 @@ class Setting:
     """The parts of a training run that an objective may use."""
 
     text: Representations
-    """The text vectors of all nodes, [N, d_L]."""
+    """The text vectors of all nodes, [N, d_L]; [N, 0] if no objective needs text."""
     interactions: Interactions
     adjacency: Adjacency
     """The weighted train graph."""

@@ -62,12 +62,10 @@ class Recommender(nn.Module):
 
         self.backbone = backbones.build(config.backbone, adjacency.shared_by(split), n_users, config.dim)
         # An objective of weight 0 is not built: it would draw random numbers, which would change the model.
+        given = text or Representations(interactions.train.users.new_zeros(interactions.n_nodes, 0).float(), n_users)
+        setting = alignment.Setting(given, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
         self._objectives = nn.ModuleList(
-            alignment.build(
-                each, alignment.Setting(text, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
-            )
-            for each in config.alignment
-            if text and getattr(each, "weight", 1)
+            alignment.build(each, setting) for each in config.alignment if getattr(each, "weight", 1)
         )
 
     @property

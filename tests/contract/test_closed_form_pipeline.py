@@ -10,7 +10,7 @@ from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
 from darec.training import train
-from schemas.backbones import CLOSED_FORMS, ClosedFormConfig
+from schemas.backbones import CLOSED_FORMS, ClosedFormConfig, EASEConfig
 from schemas.section import hashed
 from schemas.training import TrainConfig
 from tests.checkerboard import checkerboard, found_first, parity_text
@@ -68,6 +68,26 @@ def test_without_text_l3ae_is_ease_and_the_others_are_themselves():
     assert (plain.alignment, plain.text.use, plain.warm_start) == ((), "none", False)
     assert plain.backbone == trained.backbone
     assert not plain.needs_text
+
+
+def test_the_reference_of_a_student_has_the_same_teacher_without_text(data):
+    teacher = {"name": "linear-teacher", "model": {"name": "l3ae", "graph": 0.3}, "sharpness": 3}
+    student = {"ranking_weight": 0, "dim": 4, "epochs": 30, "learning_rate": 0.05}
+    taught = TrainConfig.model_validate(student | {"alignment": [teacher, {"name": "darec"}]})
+    plain = taught.without_text()
+    assert taught.needs_text and not plain.needs_text and plain.learns
+    assert plain == TrainConfig.model_validate(
+        student | {"alignment": [teacher | {"model": {"name": "ease", "graph": 0.3}}]}
+    )
+    assert set(train(plain, data).history["name"]) >= {"loss/linear-teacher"}, "it is trained without text vectors"
+
+    by_default = TrainConfig.model_validate({"alignment": [{"name": "linear-teacher", "l2": 30, "text": 20}]})
+    assert by_default.without_text().alignment[0].model == EASEConfig(l2=30)
+
+
+def test_a_reference_without_any_objective_left_has_the_ranking_loss():
+    only_text = TrainConfig.model_validate({"ranking_weight": 0, "alignment": [{"name": "darec"}]})
+    assert only_text.without_text() == TrainConfig.model_validate({"alignment": []})
 
 
 def test_a_teacher_of_version_0_1_keeps_its_key():
