@@ -187,7 +187,7 @@ class Evidence(Shape):
     best: tuple[Comparison, ...] = ()
     """Comparisons with earlier releases, latest first, for `gate.floor`."""
     reference: Comparison | None = None
-    """Comparison with the model without alignment, for information only."""
+    """Comparison with the model without text, for information only."""
     texts: dict[str, TextReport] = {}
     """By profile stage. Empty if the recipe uses no text or the profiles have been removed."""
     split: str | None = None

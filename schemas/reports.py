@@ -190,7 +190,7 @@ class RerankReport(StageReport):
 
 
 class SignificanceReport(BaseModel):
-    """Two-sided paired tests of one metric against the model without alignment."""
+    """Two-sided paired tests of one metric against the model without text."""
 
     difference: float
     t_test: float | None
@@ -219,7 +219,7 @@ class EvaluationReport(StageReport):
     popularity: Metrics = {}
     """Metrics of recommending the most popular items to every user."""
     reference: Metrics | None = None
-    """Metrics of the model trained without alignment; None if the recipe uses no text."""
+    """Metrics of the model trained without text; None if the recipe uses no text."""
     before_reranking: Metrics | None = None
     """Test metrics of the same vectors without the reranker; None if there is no reranker."""
     significance: dict[str, SignificanceReport] = {}

@@ -1,4 +1,4 @@
-"""evaluate: metrics of the vectors on validation and test, with popularity and the model without alignment."""
+"""evaluate: metrics of the vectors on validation and test, with popularity and the model without text."""
 
 import polars as pl
 import torch

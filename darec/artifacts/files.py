@@ -72,7 +72,7 @@ MODEL = File("train", "model.safetensors", OpaqueFile())
 EMBEDDINGS = File("train", "embeddings.safetensors", VectorFile())
 HISTORY = File("train", "history.parquet", Table("HISTORY"))
 
-# train_reference: the model without alignment
+# train_reference: the model without text
 REFERENCE_MODEL = File("train_reference", "model.safetensors", OpaqueFile())
 REFERENCE_EMBEDDINGS = File("train_reference", "embeddings.safetensors", VectorFile())
 REFERENCE_HISTORY = File("train_reference", "history.parquet", Table("HISTORY"))

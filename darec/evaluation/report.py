@@ -66,7 +66,7 @@ def report(
     ranker: MakeRanker = Ranker,
     ages: Tensor | None = None,
 ) -> Report:
-    """Evaluates `final`, the popularity baseline and, if given, the model trained without alignment.
+    """Evaluates `final`, the popularity baseline and, if given, the model trained without text.
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
 

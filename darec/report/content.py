@@ -43,7 +43,7 @@ class MetricRow:
     name: str
     values: tuple[float | None, ...]
     p_value: float | None
-    """Wilcoxon's signed-rank test against the model without alignment; None without one."""
+    """Wilcoxon's signed-rank test against the model without text; None without one."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from schemas.reports import SliceReport, TrainReport
 
 _ORDER = METRICS
 _POINTS = 300  # points per line; a chart cannot show more
-_NAMES = {"train": "this model", "train_reference": "without alignment"}
+_NAMES = {"train": "this model", "train_reference": "without text"}
 
 
 def headline(source: Source) -> Headline:
@@ -42,7 +42,7 @@ def headline(source: Source) -> Headline:
 
 
 def metrics(source: Source) -> Metrics:
-    """Test metrics with those of the model without alignment and of popularity, and of other releases as measured by
+    """Test metrics with those of the model without text and of popularity, and of other releases as measured by
     the gate.
 
     Metrics that other runs measured on other tests are not shown.
@@ -50,7 +50,7 @@ def metrics(source: Source) -> Metrics:
     found = source.metrics
     columns = {"this model": found.test}
     if found.reference is not None:
-        columns["without alignment"] = found.reference
+        columns["without text"] = found.reference
     if found.before_reranking is not None:
         columns["before reranking"] = found.before_reranking
     columns["popularity"] = found.popularity
@@ -86,11 +86,11 @@ def _compared(evidence: Evidence) -> Iterator[tuple[str, Comparison]]:
         yield f"{evidence.current.against}, then in production", evidence.current
     yield from ((f"{comparison.against}, earlier", comparison) for comparison in evidence.best)
     if evidence.reference:
-        yield "without alignment", evidence.reference
+        yield "without text", evidence.reference
 
 
 def curves(source: Source) -> tuple[Chart, ...]:
-    """Validation metrics, then the loss terms, over the epochs, with the model without alignment."""
+    """Validation metrics, then the loss terms, over the epochs, with the model without text."""
     histories = {
         file.stage: source.read(file).drop_nulls("value")
         for file in (files.HISTORY, files.REFERENCE_HISTORY)

@@ -119,13 +119,13 @@ def _released(store: Store, release: Release, held_out: str) -> Model:
 
 
 def _reference(made_from: dict[str, Artifact], split: Artifact, reranker: Reranker | None) -> Model:
-    """The model without alignment, reranked as the new model is; its numbers are those of the split.
+    """The model without text, reranked as the new model is; its numbers are those of the split.
 
     Raises DarecError if there is none.
     """
     trained = made_from.get("train_reference")
     if trained is None or not _whole(trained):
-        raise DarecError("there is no model without alignment")
+        raise DarecError("there is no model without text")
     users, items = _by_id(files.REFERENCE_EMBEDDINGS.of(trained), split)
     return Model(REFERENCE, users, items, reranker=reranker)
 

@@ -70,7 +70,7 @@ def test_control_characters_do_not_reach_the_page(content):
 def test_metrics_stand_beside_the_reference_and_popularity(content, nights):
     store, _, _ = nights
     metrics = content.metrics
-    assert metrics.models == ("this model", "without alignment", "popularity")
+    assert metrics.models == ("this model", "without text", "popularity")
     row = next(row for row in metrics.main if row.name == "ndcg@20")
     source = Source.of_release(store, Releases(store.root).all()[0])
     found = source.metrics
@@ -100,7 +100,7 @@ def test_other_models_are_shown_as_the_gate_measured_them_on_the_same_test(tmp_p
     source = Source.of_run(Store(chosen.runtime.store), second)
     content = collect(source)
     [current, reference] = content.metrics.same_test
-    assert current[0] == f"{source.release.judged_against}, then in production" and reference[0] == "without alignment"
+    assert current[0] == f"{source.release.judged_against}, then in production" and reference[0] == "without text"
     page = render(content)
     found = source.release.evidence.current.metrics["ndcg@20"]
     assert "On the same test interactions" in page and "40 of 40" in page
@@ -155,7 +155,7 @@ def test_the_first_release_has_no_drift_and_its_gate_stood_alone(nights):
     content = collect(Source.of_run(store, first))
     assert content.drift == Absent("there is no previous release")
     assert "Left out: there is no previous release." in render(content)
-    assert content.metrics.models == ("this model", "without alignment", "popularity")
+    assert content.metrics.models == ("this model", "without text", "popularity")
     assert content.headline.state == "published"
     assert not content.headline.current  # that of the second night is
 
@@ -220,7 +220,7 @@ def test_llm_facts_samples_and_tokens(content):
 def test_curves_carry_both_models_and_the_epoch_kept(content):
     charts = {chart.title: chart for chart in content.curves}
     validation = charts["validation recall@20"]
-    assert [line.name for line in validation.lines] == ["this model", "without alignment"]
+    assert [line.name for line in validation.lines] == ["this model", "without text"]
     assert [x for x, _ in validation.lines[0].points] == [2.0, 4.0]
     assert validation.mark in (2, 4)
     assert len(charts["loss: ranking"].lines[0].points) == 4
