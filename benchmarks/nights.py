@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from benchmarks.plots import save
 from benchmarks.tables import markdown
+from darec.common.charts import Chart, Figure, Series, save
 
 
 @dataclass(frozen=True)
@@ -96,28 +94,30 @@ def plot(nights: Sequence[Night], path: Path) -> Path:
     """Plots profiled rows, seconds of training and Recall@20 per night, with a warm start and from scratch, without the
     first night.
     """
-    figure = Figure(figsize=(10, 3), layout="constrained")
     later = [night for night in nights if night.number]
     scratch = [night for night in later if night.scratch_recall is not None]
-    days, fewer = [night.number for night in later], [night.number for night in scratch]
-    rows, seconds, recall = figure.subplots(1, 3)
+    users = [(night.number, night.new_users) for night in later]
+    both = [(night.number, night.new_users + night.new_items) for night in later]
+    rows = (
+        Series("users", tuple(users), "bars", colour=1),
+        Series("items", tuple(both), "bars", colour=2, base=tuple(count for _, count in users)),
+    )
 
-    rows.bar(days, [night.new_users for night in later], label="users")
-    rows.bar(days, [night.new_items for night in later], bottom=[night.new_users for night in later], label="items")
-    rows.set_title("rows profiled")
+    seconds = (
+        Series("warm start", tuple((night.number, night.train_seconds) for night in later), colour=0),
+        Series(
+            "from scratch", tuple((night.number, night.scratch_seconds or 0) for night in scratch), "dots", colour=3
+        ),
+    )
+    longest = max((y for series in seconds for _, y in series.points), default=1.0)
 
-    seconds.plot(days, [night.train_seconds for night in later], label="warm start")
-    seconds.plot(fewer, [night.scratch_seconds or 0 for night in scratch], "o", label="from scratch")
-    seconds.set_title("training, seconds")
-    seconds.set_ylim(bottom=0)
-
-    recall.plot(days, [night.recall for night in later], label="warm start")
-    recall.plot(fewer, [night.scratch_recall or 0 for night in scratch], "o", label="from scratch")
-    recall.set_title("test Recall@20")
-
-    for axes in (rows, seconds, recall):
-        axes.set_xlabel("night")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=8)
-
-    return save(figure, path)
+    recall = (
+        Series("warm start", tuple((night.number, night.recall) for night in later), colour=0),
+        Series("from scratch", tuple((night.number, night.scratch_recall or 0) for night in scratch), "dots", colour=3),
+    )
+    charts = (
+        Chart("rows profiled", "night", rows),
+        Chart("training, seconds", "night", seconds, y_range=(0, longest)),
+        Chart("test Recall@20", "night", recall),
+    )
+    return save(Figure("", (charts,), width=260, height=180), path)

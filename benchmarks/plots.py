@@ -1,29 +1,26 @@
-"""Plots of a benchmark's results, as PNG."""
+"""Plots of a benchmark's results, as SVG."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from benchmarks.grid import sweep_name
 from benchmarks.results import Results
+from darec.common.charts import Chart, Figure, Scatter, Series, save
 from darec.model import clustering
 from schemas import columns as c
 from schemas.bench import BenchRecipe, Sweep
 
-mpl.use("Agg")
 METRIC_NAMES = {"recall@20": "Recall@20", "ndcg@20": "NDCG@20"}
 _PARTS = {"val": "validation", "test": "test"}
 _SLICES = 4
-_SIDES = {"cf": "tab:blue", "text": "tab:orange"}
+_SIDES = ("cf", "text")
 
 
 def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
@@ -34,85 +31,92 @@ def plot_all(recipe: BenchRecipe, results: Results, folder: Path) -> list[Path]:
     for data in results.runs["data"].unique(maintain_order=True):
         methods = [method for method in results.methods(data) if method[1] not in swept]
         if methods:
-            written.append(save(accuracy(results, data, methods, recipe.shown), folder / f"{data}-accuracy.png"))
+            written.append(save(accuracy(results, data, methods, recipe.shown), folder / f"{data}-accuracy.svg"))
         if methods and recipe.shown == "test":
-            written.append(save(by_sparsity(results, data, methods), folder / f"{data}-sparsity.png"))
+            written.append(save(by_sparsity(results, data, methods), folder / f"{data}-sparsity.svg"))
         if recipe.sweeps and swept & {alignment for _, alignment in results.methods(data)}:
-            written.append(save(sensitivity(recipe, results, data), folder / f"{data}-sensitivity.png"))
+            written.append(save(sensitivity(recipe, results, data), folder / f"{data}-sensitivity.svg"))
 
     return written
 
 
 def accuracy(results: Results, data: str, methods: Sequence[tuple[str, str]], part: str = "test") -> Figure:
     """One point per method, with the standard deviation over seeds."""
-    figure = Figure(figsize=(11, 1.2 + 0.36 * len(methods)), layout="constrained")
-    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), METRIC_NAMES.items(), strict=True):
+    charts = []
+    for metric, title in METRIC_NAMES.items():
         values = [results.values(data, *method, metric, part) for method in methods]
-        means, spreads = [mean(each) for each in values], [_spread(each) for each in values]
-        for row, (value, spread, colour) in enumerate(zip(means, spreads, _colours(methods), strict=True)):
-            axes.errorbar(value, row, xerr=spread, fmt="o", color=colour, capsize=3)
-            axes.text(value + spread, row, f"  {value:.4f}", va="center", fontsize=8)
-        axes.set_yticks(range(len(methods)), _labels(methods))
-        axes.set_xlabel(f"{title} ({_PARTS[part]})")
-        axes.grid(axis="x", alpha=0.3)
-        axes.margins(x=0.25)
+        points = Series(
+            title,
+            tuple((mean(each), row) for row, each in enumerate(values)),
+            "dots",
+            x_errors=tuple(_spread(each) for each in values),
+            labels=tuple(f"{mean(each):.4f}" for each in values),
+            colour=0,
+        )
+        # Only the first chart names the rows, which are the same in both.
+        names = _names(methods) if not charts else [""] * len(methods)
+        charts.append(Chart("", f"{title} ({_PARTS[part]})", (points,), y_names=tuple(names)))
 
-    figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.suptitle(f"{data}: accuracy by method")
-    return figure
+    return Figure(f"{data}: accuracy by method", (tuple(charts),), width=340, height=20 + 22 * len(methods))
 
 
 def by_sparsity(results: Results, data: str, methods: Sequence[tuple[str, str]]) -> Figure:
     """Recall@20 and NDCG@20 of users grouped by their train interactions into about equally large groups."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
     groups = bounds(results.users.filter(data=data))
-    names = [f"{low} to {high}" if low < high else str(low) for low, high in groups]
-    for axes, (metric, title) in zip(figure.subplots(1, 2), METRIC_NAMES.items(), strict=True):
-        width = 0.8 / len(methods)
-        for number, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
+    names = tuple(f"{low} to {high}" if low < high else str(low) for low, high in groups)
+    width = 0.8 / len(methods)
+    charts = []
+    for metric, title in METRIC_NAMES.items():
+        bars = []
+        for number, (method, name) in enumerate(zip(methods, _names(methods), strict=True)):
+            shift = (number - (len(methods) - 1) / 2) * width
             values = [group_mean(results, data, method, metric, each) for each in groups]
-            place = np.arange(len(groups)) + (number - (len(methods) - 1) / 2) * width
-            axes.bar(place, values, width, color=colour, label=" + ".join(method))
-        axes.set_xticks(range(len(groups)), names)
-        axes.set_xlabel("train interactions of the user")
-        axes.set_ylabel(f"{title} (test)")
+            bars.append(Series(name, tuple((i + shift, value) for i, value in enumerate(values)), "bars", width=width))
+        charts.append(Chart("", "train interactions of the user", tuple(bars), y_label=title, x_names=names))
 
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)  # type: ignore[arg-type]
-    figure.suptitle(f"{data}: accuracy by sparsity")
-    return figure
+    return Figure(f"{data}: accuracy by sparsity (test)", (tuple(charts),))
 
 
 def sensitivity(recipe: BenchRecipe, results: Results, data: str) -> Figure:
     """One panel per sweep: validation metrics by the values of the field, which are chosen on validation, with the
     baseline.
     """
-    figure = Figure(figsize=(3.8 * len(recipe.sweeps), 3.8), layout="constrained")
     done = set(results.methods(data))
-    for axes, sweep in zip(
-        figure.subplots(1, len(recipe.sweeps), sharey=True, squeeze=False)[0], recipe.sweeps, strict=True
-    ):
-        for backbone in recipe.backbones:
-            _sweep_lines(axes, results, data, backbone, sweep)
+    charts = []
+    for sweep in recipe.sweeps:
+        series = []
+        for number, backbone in enumerate(recipe.backbones):
+            series.append(_sweep_line(results, data, backbone, sweep, 2 * number))
             if (backbone, recipe.baseline) in done:
                 level = mean(results.values(data, backbone, recipe.baseline, "recall@20", "val"))
-                axes.axhline(level, color="grey", linestyle="--", label=f"{backbone} + {recipe.baseline}")
-        axes.set_xlabel(sweep.label)
+                name = f"{backbone} + {recipe.baseline}"
+                series.append(Series(name, ((0, level),), "level", colour=2 * number + 1))
+        charts.append(Chart("", sweep.label, tuple(series), x_names=tuple(map(str, sweep.values))))
 
-    figure.axes[0].set_ylabel(f"Recall@20 ({_PARTS['val']})")
-    figure.axes[0].legend(fontsize=8)
-    figure.suptitle(f"{data}: sensitivity")
-    return figure
+    # All panels have one scale, so that their heights can be compared.
+    heights = [height for chart in charts for each in chart.series for height in _ends(each)]
+    low, high = min(heights), max(heights)
+    margin = 0.05 * (high - low) or 0.01
+    charts = [replace(chart, y_range=(low - margin, high + margin)) for chart in charts]
+    charts[0] = replace(charts[0], y_label=f"Recall@20 ({_PARTS['val']})")
+    return Figure(f"{data}: sensitivity", (tuple(charts),), width=240)
 
 
-def _sweep_lines(axes: Axes, results: Results, data: str, backbone: str, sweep: Sweep) -> None:
-    names = {value: sweep_name(sweep.of, sweep.label, value) for value in sweep.values}
-    points = {value: results.values(data, backbone, name, "recall@20", "val") for value, name in names.items()}
-    points = {value: seeds for value, seeds in points.items() if seeds}
-    places = range(len(points))
-    means, spreads = [mean(seeds) for seeds in points.values()], [_spread(seeds) for seeds in points.values()]
-    axes.errorbar(places, means, yerr=spreads, marker="o", capsize=3, label=f"{backbone} + {sweep.of}")
-    axes.set_xticks(places, [str(value) for value in points])
+def _sweep_line(results: Results, data: str, backbone: str, sweep: Sweep, colour: int) -> Series:
+    found = [
+        (place, results.values(data, backbone, sweep_name(sweep.of, sweep.label, value), "recall@20", "val"))
+        for place, value in enumerate(sweep.values)
+    ]
+    found = [(place, seeds) for place, seeds in found if seeds]
+    points = tuple((place, mean(seeds)) for place, seeds in found)
+    errors = tuple(_spread(seeds) for _, seeds in found)
+    return Series(f"{backbone} + {sweep.of}", points, "marked", y_errors=errors, colour=colour)
+
+
+def _ends(series: Series) -> list[float]:
+    """The lower and the upper ends of the error bars of a series."""
+    errors = series.y_errors or (0.0,) * len(series.points)
+    return [y + sign * error for (_, y), error in zip(series.points, errors, strict=True) for sign in (-1, 1)]
 
 
 def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: str) -> Figure:
@@ -125,21 +129,23 @@ def parts(before: dict[str, np.ndarray], after: dict[str, np.ndarray], title: st
     """
     groups = _groups(before["text shared"])
     columns = [panel for kind in ("shared", "specific") for panel in _panels(before, kind)]
-    figure = Figure(figsize=(4.5 * len(columns), 8.4), layout="constrained")
-    panels = figure.subplots(2, len(columns), squeeze=False)
-    for row, (when, rows) in enumerate({"before training": before, "after training": after}.items()):
-        for axes, names in zip(panels[row], columns, strict=True):
-            for name, points in _project({name: rows[name] for name in names}).items():
-                colour = [_SIDES[name.split()[0]]] if len(names) > 1 else mpl.colormaps["tab10"](groups)
-                axes.scatter(*points.T, s=6, alpha=0.6, linewidths=0, c=colour, label=name)
-            axes.set_title(f"{' and '.join(names)}, {when}")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if row == 0 and len(names) > 1:
-                axes.legend(markerscale=4)
+    rows = []
+    for when, vectors in {"before training": before, "after training": after}.items():
+        panels = []
+        for names in columns:
+            projected = _project({name: vectors[name] for name in names})
+            sides = [_SIDES.index(name.split()[0]) for name in projected]
+            colours = [[side] * len(groups) for side in sides] if len(names) > 1 else [groups.tolist()]
+            points = tuple(
+                (x, y, colour, "")
+                for plane, numbers in zip(projected.values(), colours, strict=True)
+                for (x, y), colour in zip(plane.tolist(), numbers, strict=True)
+            )
+            legend = _SIDES if len(names) > 1 else ()
+            panels.append(Scatter(f"{' and '.join(names)}, {when}", points, legend))
+        rows.append(tuple(panels))
 
-    figure.suptitle(title)
-    return figure
+    return Figure(title, tuple(rows), width=400, height=340)
 
 
 def _panels(rows: dict[str, np.ndarray], kind: str) -> list[tuple[str, ...]]:
@@ -183,19 +189,9 @@ def group_mean(results: Results, data: str, method: tuple[str, str], metric: str
     return float(inside.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
 
 
-def _labels(methods: Sequence[tuple[str, str]]) -> list[str]:
+def _names(methods: Sequence[tuple[str, str]]) -> list[str]:
     return [" + ".join(method) for method in methods]
-
-
-def _colours(methods: Sequence[tuple[str, str]]) -> list[Any]:
-    return [mpl.colormaps["tab20"](number % 20) for number in range(len(methods))]
 
 
 def _spread(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes `figure` and returns its path."""
-    figure.savefig(path, dpi=130)
-    return path

@@ -19,9 +19,8 @@ from prefect.runtime import flow_run
 
 from darec.artifacts.files import HISTORY
 from darec.artifacts.store import Store
+from darec.common.charts import Chart, Series, image_uri
 from darec.common.printable import printable
-from darec.report.content import Chart, Line
-from darec.report.svg import line_chart_uri
 from darec.report.trial import summary
 from darec.serving.releases import Releases
 from darec.text.trial import Side, Trial, meaning
@@ -120,15 +119,15 @@ def _show_curves(result: Result, store: Store) -> None:
         lines = tuple(line for line in curves if line.name.startswith(f"{kind}/"))
         chart = Chart(f"{result.stage}: {title} by epoch", "epoch", lines, result.report.best_epoch)
         description = f"{result.stage}: {title}; {result.report.epochs} epochs"
-        create_image_artifact(line_chart_uri(chart), key=_key(result, kind), description=description)
+        create_image_artifact(image_uri(chart), key=_key(result, kind), description=description)
 
 
-def history_curves(path: Path) -> list[Line]:
+def history_curves(path: Path) -> list[Series]:
     """Each series of a training history, as means over the steps of each epoch."""
     means = pl.read_parquet(path).group_by("name", "epoch").agg(pl.col("value").mean()).sort("name", "epoch")
     known = means.drop_nulls("value")
     parts = known.partition_by("name", maintain_order=True)
-    return [Line(part["name"][0], tuple(part.select(pl.col("epoch").cast(float), "value").rows())) for part in parts]
+    return [Series(part["name"][0], tuple(part.select(pl.col("epoch").cast(float), "value").rows())) for part in parts]
 
 
 def _show_metrics(result: Result, store: Store) -> None:

@@ -1,9 +1,10 @@
 """The content of a report as plain values, independent of its source and its layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from darec.common.charts import Chart, Scatter
 from schemas.release import Check, Comparison
 
 
@@ -60,25 +61,6 @@ class Metrics:
     """Why the release in production was not measured."""
     candidates: str = ""
     """The recall of the ranked lists against exact ones, if an index was used."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over a common x."""
-
-    title: str
-    x_label: str
-    lines: tuple[Line, ...]
-    mark: float | None = None
-    """The x of the kept epoch."""
 
 
 @dataclass(frozen=True)
@@ -163,14 +145,11 @@ class Viewer:
 
 
 @dataclass(frozen=True)
-class Panel:
-    """Items projected to the plane of their first two principal components."""
+class Panel(Scatter):
+    """Items projected to the plane of their first two principal components, in the colours of their groups."""
 
-    title: str
-    explained: float
+    explained: float = field(kw_only=True)
     """Share of the variance in the plane."""
-    points: tuple[tuple[float, float, int, str], ...]
-    """x, y, number of the group, and title of the item."""
 
 
 @dataclass(frozen=True)

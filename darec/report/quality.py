@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import polars as pl
 
 from darec.artifacts import files
+from darec.common.charts import Chart, Series
 from darec.common.errors import DarecError
-from darec.report.content import Chart, Headline, Line, MetricRow, Metrics, SliceRow, Slices
+from darec.report.content import Headline, MetricRow, Metrics, SliceRow, Slices
 from darec.report.source import Source
 from darec.serving.releases import Releases
 from schemas.consistency import METRICS
@@ -120,10 +121,10 @@ def slices(source: Source) -> Slices:
 
 
 def _chart(name: str, histories: dict[str, pl.DataFrame], best: int | None) -> Chart:
-    lines = [Line(_NAMES[stage], _points(table.filter(name=name))) for stage, table in histories.items()]
+    series = [Series(_NAMES[stage], _points(table.filter(name=name))) for stage, table in histories.items()]
     kind, _, term = name.partition("/")
     title = f"validation {term}" if kind == "val" else f"loss: {term}"
-    return Chart(title, "epoch", tuple(line for line in lines if line.points), best)
+    return Chart(title, "epoch", tuple(each for each in series if each.points), best)
 
 
 def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from darec.common.charts import line_chart, scatter
 from darec.common.files import replace_text
 from darec.common.printable import printable
 from darec.report.collect import collect
 from darec.report.content import Absent, Report
 from darec.report.source import Source
-from darec.report.svg import line_chart, scatter
 
 
 def write(source: Source, path: Path) -> None:

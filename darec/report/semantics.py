@@ -95,7 +95,7 @@ def _panel(name: str, vectors: Floats, numbers: list[int], titles: list[str]) ->
     plane = np.zeros((len(vectors), 2))
     plane[:, : min(2, len(singular))] = (left * singular)[:, :2]
     explained = float((singular[:2] ** 2).sum() / max((singular**2).sum(), 1e-12))
-    return Panel(name, explained, tuple(zip(*plane.T.tolist(), numbers, titles, strict=True)))
+    return Panel(name, tuple(zip(*plane.T.tolist(), numbers, titles, strict=True)), explained=explained)
 
 
 def _groups(items: pl.DataFrame) -> tuple[str, tuple[tuple[int, str], ...], list[int]]:

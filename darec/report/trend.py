@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from darec.common.charts import Chart, Series
 from darec.common.errors import DarecError
-from darec.report.content import Chart, Line
 from darec.report.nights import history
 from darec.report.quality import largest_cutoff
 from darec.report.source import Source
@@ -33,10 +33,10 @@ def trend(source: Source) -> tuple[Chart, ...]:
         "minutes": lambda night: night.minutes,
     }
     charts = (_chart(title, gated, value) for title, value in wanted.items())
-    return tuple(chart for chart in charts if chart.lines)
+    return tuple(chart for chart in charts if chart.series)
 
 
 def _chart(title: str, gated: list[Night], value: Callable[[Night], float | None]) -> Chart:
     values = [(float(number), value(night)) for number, night in enumerate(gated, start=1)]
     points = tuple((number, float(found)) for number, found in values if found is not None)
-    return Chart(title, "night", (Line(title, points),) if len(points) > 1 else ())
+    return Chart(title, "night", (Series(title, points),) if len(points) > 1 else ())

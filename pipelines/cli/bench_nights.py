@@ -35,4 +35,4 @@ def nights(
             console.print(f"night {night.number}: {night.new_users} users, {night.new_items} items profiled")
 
     write_table(out, table(done))
-    plot(done, out / "nights.png")
+    plot(done, out / "nights.svg")

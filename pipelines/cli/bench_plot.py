@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darec.artifacts.store import Store
+from darec.common.charts import save
 from pipelines.cli.bench_options import Grid, grid_command
 from pipelines.show import console
 
@@ -33,6 +34,6 @@ def _plot_parts(runs: list["Run"], store: Store, folder: Path) -> list[Path]:
         if run.data.name in written or "darec" not in kinds or (artifact := find(run, store)) is None:
             continue
         figure = plots.parts(*before_and_after(run, artifact), f"{run.entry.label}: shared and specific parts")
-        written[run.data.name] = plots.save(figure, folder / f"{run.data.name}-parts.png")
+        written[run.data.name] = save(figure, folder / f"{run.data.name}-parts.svg")
 
     return list(written.values())

@@ -1,6 +1,9 @@
 """Plots and speed tables come out of real, tiny runs."""
 
-import matplotlib.image as image
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
+
 import numpy as np
 import polars as pl
 
@@ -11,6 +14,7 @@ from benchmarks.parts import before_and_after
 from benchmarks.results import Results, collect
 from benchmarks.runs import Run, run_grid
 from darec.artifacts.store import Store
+from darec.common import charts
 from darec.common.progress import Silent
 from darec.common.recipes import load
 from schemas.bench import BenchRecipe
@@ -19,9 +23,18 @@ from tests.bench_samples import RECIPE, write_board, write_recipe
 SWEEP = "sweeps: [{{ label: K, of: darec, field: alignment.0.centres, values: [2, 3] }}]\n"
 
 
-def is_picture(path) -> bool:
-    pixels = image.imread(path)
-    return path.suffix == ".png" and min(pixels.shape[:2]) > 200 and pixels.std() > 0.01
+def drawn(path: Path) -> ElementTree.Element:
+    """The root of a picture, after a check that everything in it is inside the view box."""
+    root = ElementTree.parse(path).getroot()
+    width, height = map(float, root.get("viewBox", "").split()[2:])
+    for element in root.iter():
+        for name, limit in (("x", width), ("x1", width), ("cx", width), ("y", height), ("y1", height), ("cy", height)):
+            assert 0 <= float(element.get(name, 0)) <= limit, ElementTree.tostring(element)
+    return root
+
+
+def texts(root: ElementTree.Element) -> list[str]:
+    return [element.text or "" for element in root.iterfind("{*}text")]
 
 
 def test_every_plot_is_produced(tmp_path):
@@ -32,9 +45,16 @@ def test_every_plot_is_produced(tmp_path):
     artifacts = [result.artifact for _, result in run_grid(list(runs), store, Silent())]
     written = plots.plot_all(recipe, collect(runs, store), tmp_path / "out")
     before, after = before_and_after(runs[1], artifacts[1])
-    written.append(plots.save(plots.parts(before, after, "parts"), tmp_path / "out" / "parts.png"))
+    written.append(charts.save(plots.parts(before, after, "parts"), tmp_path / "out" / "parts.svg"))
     assert [path.stem for path in written] == ["board-accuracy", "board-sparsity", "board-sensitivity", "parts"]
-    assert all(is_picture(path) for path in written)
+    accuracy, sparsity, sensitivity, parts = map(drawn, written)
+    methods = [name for name in texts(accuracy) if " + " in name]
+    assert len(methods) == len(runs) - 2  # without the two values of the sweep
+    assert len(accuracy.findall("{*}circle")) == 2 * len(methods)
+    assert len(sparsity.findall("{*}rect/{*}title")) % (2 * len(methods)) == 0
+    assert {"2", "3", "K"} <= set(texts(sensitivity)) and len(sensitivity.findall("{*}circle")) % 2 == 0
+    dots = Counter(path.get("class") for path in parts.findall("{*}path") for _ in path.get("d", "").split("M")[1:])
+    assert sum(dots.values()) == 2 * sum(len(rows) for rows in before.values())
     assert set(before) == {"cf shared", "cf specific", "text shared", "text specific"}
     np.testing.assert_allclose(np.linalg.norm(after["cf shared"], axis=1), 1, atol=1e-5)
     assert not np.array_equal(before["cf shared"], after["cf shared"])
@@ -57,12 +77,16 @@ def test_what_choices_are_made_by_is_validation():
         {"name": "t", "data": {"d": "x"}, "backbones": {"b": {}}, "alignments": {"none": {}, "darec": {}}}
         | {"sweeps": [sweep]}
     )
-    (panel,) = plots.sensitivity(recipe, results, "d").axes
-    assert {float(height) for line in panel.lines for height in line.get_ydata()} >= {0.25, 2.25}
-    assert not {0.5, 2.5} & {float(height) for line in panel.lines for height in line.get_ydata()}
+    ((panel,),) = plots.sensitivity(recipe, results, "d").rows
+    assert isinstance(panel, charts.Chart) and panel.x_names == ("2",)
+    assert {series.name: series.points for series in panel.series} == {
+        "b + darec": ((0, 2.25),),
+        "b + none": ((0, 0.25),),
+    }
     for part, lowest in (("val", 0.25), ("test", 0.5)):
-        points = [each.lines[0] for each in plots.accuracy(results, "d", results.methods("d"), part).axes[0].containers]
-        assert [float(point.get_xdata()[0]) for point in points] == [lowest, lowest + 1, lowest + 2]
+        panel = plots.accuracy(results, "d", results.methods("d"), part).rows[0][0]
+        assert isinstance(panel, charts.Chart) and panel.y_names == ("b + none", "b + darec", "b + darec K=2")
+        assert panel.series[0].points == ((lowest, 0), (lowest + 1, 1), (lowest + 2, 2))
 
 
 def test_sparsity_groups_cover_all_users_once():

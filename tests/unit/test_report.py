@@ -9,13 +9,13 @@ import pytest
 
 from darec.artifacts import files
 from darec.artifacts.store import Store
+from darec.common.charts import Chart, Series, line_chart, scatter
 from darec.common.errors import UserError
 from darec.common.hashing import digest
 from darec.report.collect import collect
-from darec.report.content import Absent, Chart, DataNotes, Line, Panel
+from darec.report.content import Absent, DataNotes, Panel
 from darec.report.render import change, number, render
 from darec.report.source import Source, rows_at_ranks
-from darec.report.svg import line_chart, scatter
 from darec.serving.releases import Releases
 from pipelines.reports import report_run, write_report
 from pipelines.show import remark_lines
@@ -61,7 +61,7 @@ def test_markup_in_the_data_stays_text(content):
 
 
 def test_control_characters_do_not_reach_the_page(content):
-    line = Line("a\x00\x9bb\u202e", ((0, 1.0), (1, 2.0)))
+    line = Series("a\x00\x9bb\u202e", ((0, 1.0), (1, 2.0)))
     page = render(type(content)(**{**vars(content), "curves": (Chart("t\x1b", "epoch", (line, line)),)}))
     assert not any(unicodedata.category(character) == "Cc" and character not in "\n\t" for character in page)
     assert r"a\u0000\u009bb\u202e" in page and "\u202e" not in page
@@ -220,10 +220,10 @@ def test_llm_facts_samples_and_tokens(content):
 def test_curves_carry_both_models_and_the_epoch_kept(content):
     charts = {chart.title: chart for chart in content.curves}
     validation = charts["validation recall@20"]
-    assert [line.name for line in validation.lines] == ["this model", "without text"]
-    assert [x for x, _ in validation.lines[0].points] == [2.0, 4.0]
+    assert [line.name for line in validation.series] == ["this model", "without text"]
+    assert [x for x, _ in validation.series[0].points] == [2.0, 4.0]
     assert validation.mark in (2, 4)
-    assert len(charts["loss: ranking"].lines[0].points) == 4
+    assert len(charts["loss: ranking"].series[0].points) == 4
 
 
 def test_a_recipe_without_text_leaves_out_what_it_has_not(plain):
@@ -305,12 +305,12 @@ def test_spread_takes_distinct_rows_by_rank():
 
 
 def test_charts_hold_odd_numbers():
-    flat = line_chart(Chart("<b>", "epoch", (Line("&", ((1, 0.5),)),), mark=1))
+    flat = line_chart(Chart("<b>", "epoch", (Series("&", ((1, 0.5),)),), mark=1))
     assert "<b>" not in flat and "nan" not in flat
     assert line_chart(Chart("none", "epoch", ())) == ""
-    same = scatter(Panel("p", 1.0, ((0.0, 0.0, 0, "</title><script>"), (0.0, 0.0, 0, "b"))))
+    same = scatter(Panel("p", ((0.0, 0.0, 0, "</title><script>"), (0.0, 0.0, 0, "b")), explained=1.0))
     assert "<script>" not in same and "nan" not in same
-    tiny = line_chart(Chart("t", "epoch", (Line("a", ((1, 1e-12), (2, 3e-12))),)))
+    tiny = line_chart(Chart("t", "epoch", (Series("a", ((1, 1e-12), (2, 3e-12))),)))
     assert tiny.count("polyline") == 1
 
 

@@ -138,7 +138,7 @@ def test_tokens_and_minutes_join_the_trend_once_two_nights_kept_them(nights):
         facts = {"release": release.id, "metrics": dict(release.report.metrics), "tokens": 10}
         record(store.root, night().model_copy(update={"started": began, **facts}))
     try:
-        charts = {chart.title: chart.lines[0].points for chart in trend(source)}
+        charts = {chart.title: chart.series[0].points for chart in trend(source)}
         assert charts["LLM tokens"] == ((1.0, 10.0), (2.0, 10.0)) and len(charts["minutes"]) == 2
     finally:
         (store.root / "nights.jsonl").unlink()
