@@ -7,7 +7,7 @@ from typing import Literal
 
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import TransientError, UserError
-from darec.common.notices import collected
+from darec.common.warnings import collected
 from schemas.recipe import Recipe
 from stages.contract import Effect, Stage, Task
 from stages.costs import NOTHING, UNKNOWN, Cost, estimate

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from darec.common.errors import DarecError, TransientError
-from darec.common.notices import tell_once
 from darec.common.objects import Objects
+from darec.common.warnings import warn_once
 
 SECONDS = "DAREC_LEASE_SECONDS"
 """Environment variable: number of seconds without a renewal after which a process counts as dead; default 60."""
@@ -99,7 +99,7 @@ class Leases:
             if watch.is_free and watch.version:
                 if (version := self._objects.swap(path, content, watch.version)) is not None:
                     if holder:
-                        tell_once(f"{path}: taken over from {holder}, which has not renewed it for {watch.lasts:g} s")
+                        warn_once(f"{path}: taken over from {holder}, which has not renewed it for {watch.lasts:g} s")
                     return version
             elif watch.is_alive and not wait:
                 raise BlockingIOError(f"{holder} holds {path}")
@@ -177,9 +177,9 @@ class _Renewal:
             try:
                 self.version = self._objects.swap(self.path, _content(self._seconds), self.version)
             except TransientError as error:  # if the server does not answer for too long, another process takes over
-                tell_once(f"{self.path} could not be renewed: {error}")
+                warn_once(f"{self.path} could not be renewed: {error}")
         if not self.version:
-            tell_once(f"{self.path}: another process took it over, because it was not renewed for {self._seconds:g} s")
+            warn_once(f"{self.path}: another process took it over, because it was not renewed for {self._seconds:g} s")
 
 
 def _path(name: str) -> str:

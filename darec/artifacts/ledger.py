@@ -36,7 +36,7 @@ from darec.artifacts.sqlite_rows import KEY
 from darec.artifacts.tables import conform
 from darec.common.errors import TransientError
 from darec.common.files import flush
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from schemas.tables import TableSchema
 
 
@@ -114,7 +114,7 @@ class Ledger:
                 survey = self.survey(keys, columns)
 
         if survey.damage:
-            tell_once(f"ledger {self.path}: {survey.damage}; the affected rows have to be generated again")
+            warn_once(f"ledger {self.path}: {survey.damage}; the affected rows have to be generated again")
         return survey
 
     def missing(self, keys: pl.Series, *, repair: bool = False) -> pl.Series:
@@ -417,7 +417,7 @@ class Ledger:
         draft.replace(self.path)
         flush(self.path.parent)
         what = f"ledger {self.path} was damaged ({fault}): {kept:,} rows were recovered"
-        tell_once(f"{what}; the damaged file is kept as {aside.name}")
+        warn_once(f"{what}; the damaged file is kept as {aside.name}")
 
     def _name_aside(self) -> Path:
         return self.path.with_name(f"{self.path.stem}-{time.time_ns()}.damaged")

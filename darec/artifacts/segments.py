@@ -23,8 +23,8 @@ from darec.artifacts.parquet_ledger import holds, parquet_rows, purge
 from darec.artifacts.shared import Shared
 from darec.common.errors import TransientError
 from darec.common.files import replacing
-from darec.common.notices import tell_once
 from darec.common.objects import Objects
+from darec.common.warnings import warn_once
 from schemas.tables import TableSchema
 
 _PAUSE = 1.0  # seconds between two segments of a process
@@ -88,7 +88,7 @@ class Segments:
                         continue
                     rows = parquet_rows(path, self._schema)
                     if rows is None:
-                        tell_once(
+                        warn_once(
                             f"ledger segment {self._prefix}{path.name} is damaged; its rows have to be generated again"
                         )
                     else:
@@ -138,7 +138,7 @@ def _send(objects: Objects, outbox: Path, prefix: str) -> None:
             try:
                 objects.put(prefix + _name(content, replace=replace), content)
             except TransientError as error:
-                tell_once(f"rows stay on this machine until the object store is available: {error}")
+                warn_once(f"rows stay on this machine until the object store is available: {error}")
                 return
             for path in paths:
                 path.unlink()

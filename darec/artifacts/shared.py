@@ -34,8 +34,8 @@ from pathlib import Path
 from darec.artifacts.leases import Leases
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import replacing
-from darec.common.notices import tell_once
 from darec.common.objects import Objects
+from darec.common.warnings import warn_once
 from schemas.manifest import MANIFEST, FileRecord, Manifest
 
 CACHE = "DAREC_CACHE"
@@ -325,7 +325,7 @@ class Shared:
                 try:
                     send()
                 except (TransientError, OSError) as error:  # replaced in the meantime, or no network
-                    tell_once(f"a checkpoint could not be uploaded: {error}")
+                    warn_once(f"a checkpoint could not be uploaded: {error}")
 
         thread = threading.Thread(target=follow, name=f"checkpoints {prefix}", daemon=True)
         thread.start()

@@ -39,8 +39,8 @@ from darec.artifacts.shared import Shared, cache_of, shared_store
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import NotAFileError, flush, read_bytes
 from darec.common.hashing import file_sha256
-from darec.common.notices import tell_once
 from darec.common.objects import is_url
+from darec.common.warnings import warn_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
 IN_USE = "in-use"
@@ -237,7 +237,7 @@ class Store:
                 if artifact.damage() is None:
                     return artifact
             except TransientError as error:
-                tell_once(f"skipped: {error}")
+                warn_once(f"skipped: {error}")
         return None
 
     @contextmanager
@@ -400,12 +400,12 @@ def _folders(parent: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        tell_once(f"ignored, because it cannot be listed ({error.strerror}): {parent}")
+        warn_once(f"ignored, because it cannot be listed ({error.strerror}): {parent}")
         return []
 
     good = [path for path, is_folder in found if is_folder and _NAME.fullmatch(path.name)]
     for path in sorted({path for path, _ in found} - set(good)):
-        tell_once(f"ignored, because it is not an artifact: {path}")
+        warn_once(f"ignored, because it is not an artifact: {path}")
     return good
 
 
@@ -414,11 +414,11 @@ def _date(artifact: Path) -> int | None:
     try:
         found = (artifact / MANIFEST).lstat()
     except OSError as error:
-        tell_once(f"ignored, because it has no manifest ({error.strerror}): {artifact}")
+        warn_once(f"ignored, because it has no manifest ({error.strerror}): {artifact}")
         return None
 
     if not stat.S_ISREG(found.st_mode):
-        tell_once(f"ignored, because its manifest is not a file: {artifact}")
+        warn_once(f"ignored, because its manifest is not a file: {artifact}")
         return None
 
     return found.st_mtime_ns

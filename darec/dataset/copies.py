@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from darec.common.errors import UserError
 from darec.common.files import flush, replacing
 from darec.common.hashing import canonical_json, digest
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from schemas.copies import COPY, CopyRecord
 from schemas.places import Table
 
@@ -62,7 +62,7 @@ class Copy:
         except FileNotFoundError:
             return None
         except ValidationError:
-            tell_once(f"the record of a copy cannot be read, so the source is read again [{self.path / COPY}]")
+            warn_once(f"the record of a copy cannot be read, so the source is read again [{self.path / COPY}]")
             return None
         return record if (self.path / record.generation).is_dir() else None
 
@@ -74,7 +74,7 @@ class Copy:
         for name, size in record.bytes.items():
             path = self.path / record.generation / name
             if not path.is_file() or path.stat().st_size != size:
-                tell_once(f"a file of a copy is missing or truncated, so the source is read again [{path}]")
+                warn_once(f"a file of a copy is missing or truncated, so the source is read again [{path}]")
                 return None
         return record
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.hashing import digest
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
 from darec.dataset.copies import Copy, copy_of, described, link, parts_in
 from schemas.copies import CopyRecord
@@ -151,11 +151,11 @@ def _news(source: Source) -> str | None:
     try:
         version = _version(source)
     except TransientError as error:
-        tell_once(f"{error.what} [{source.name}]: this is the plan for {since}")
+        warn_once(f"{error.what} [{source.name}]: this is the plan for {since}")
         return None
 
     if version is None:
-        tell_once(f"{source.name} does not say whether it has changed: this is the plan for {since}, a run reads it")
+        warn_once(f"{source.name} does not say whether it has changed: this is the plan for {since}, a run reads it")
         return None
 
     return None if version == record.version else f"{source.name} has changed since {since}"

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest, write_t
 from pydantic import ValidationError
 
 from darec.artifacts.shared import shared_store
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.serving.releases import Releases
 from schemas.night import NIGHTS_FILE, Night
 
@@ -71,7 +71,7 @@ def _kept(root: Path) -> Iterator[Night]:
         try:
             yield Night.model_validate_json(line)
         except ValidationError:
-            tell_once(f"a line of {root / NIGHTS_FILE} cannot be read and is left out")
+            warn_once(f"a line of {root / NIGHTS_FILE} cannot be read and is left out")
 
 
 def _registry(root: Path, night: Night | None) -> CollectorRegistry:

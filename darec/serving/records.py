@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from darec.artifacts.shared import CURRENT
 from darec.artifacts.store import Store, explained
 from darec.common.files import read_bytes, replacing
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from schemas.release import Release
 
 _NAME = re.compile(r"[\w-]+\.json")
@@ -31,7 +31,7 @@ class Records:
             try:
                 releases.append(_read(path))
             except (OSError, ValueError) as error:
-                tell_once(f"ignored, because this release record cannot be read ({_brief(error)}): {path}")
+                warn_once(f"ignored, because this release record cannot be read ({_brief(error)}): {path}")
                 unreadable.append(path)
 
         order = sorted(releases, key=lambda release: (release.number, release.created, release.id), reverse=True)
@@ -60,12 +60,12 @@ class Records:
         except FileNotFoundError:
             return []
         except OSError as error:
-            tell_once(f"the release records cannot be listed ({error.strerror}): {self.folder}")
+            warn_once(f"the release records cannot be listed ({error.strerror}): {self.folder}")
             return []
 
         records = sorted(path for path, is_file in found if is_file and _NAME.fullmatch(path.name))
         for path in sorted({path for path, _ in found} - set(records)):
-            tell_once(f"ignored, because it is not a release record: {path}")
+            warn_once(f"ignored, because it is not a release record: {path}")
         return records
 
 
@@ -123,7 +123,7 @@ class CurrentLink:
             if self.exists and not self.path.is_symlink():
                 aside = self.path.with_name(f"current-{uuid.uuid4().hex[:8]}")
                 self.path.rename(aside)
-                tell_once(f"`current` was not a symbolic link; it is now {aside}")
+                warn_once(f"`current` was not a symbolic link; it is now {aside}")
             with replacing(self.path, draft=draft, durable=True):
                 draft.symlink_to(artifact)
 

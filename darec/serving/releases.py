@@ -28,7 +28,7 @@ from darec.artifacts.keys import content_hash, differences
 from darec.artifacts.lineage import latest_by_stage
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError, UserError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.serving.gate import RULES, decide
 from darec.serving.records import CurrentLink, Records
 from schemas.release import BundleReport, Decision, Event, GateConfig, Release
@@ -73,7 +73,7 @@ class Releases:
         """
         releases = self.all()
         if trouble := self._trouble(releases):
-            tell_once(f"{trouble} [{self._link.path}] -> {_REPAIR}")
+            warn_once(f"{trouble} [{self._link.path}] -> {_REPAIR}")
         return self._pointed(releases)
 
     def trouble(self) -> str | None:
@@ -197,7 +197,7 @@ class Releases:
                 if marked:
                     self._records.write(marked)
             except UserError as error:
-                tell_once(f"the release that was left is not marked as rolled back and may be published again: {error}")
+                warn_once(f"the release that was left is not marked as rolled back and may be published again: {error}")
             self._link.point_to(target.artifact)
             return target
 
@@ -297,7 +297,7 @@ class Releases:
                     self._verify(self.folder(release))
                     return release
                 except DarecError as error:
-                    tell_once(f"{release.id} is skipped: {error}")
+                    warn_once(f"{release.id} is skipped: {error}")
                     trouble = error
             refusal = refusal or trouble
 

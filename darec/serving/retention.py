@@ -21,7 +21,7 @@ from typing import Literal
 
 from darec.artifacts.store import IN_USE, Artifact, Store
 from darec.common.errors import DarecError, TransientError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.serving.releases import LEASE, Releases
 from schemas.copies import COPIES, COPY
 from schemas.manifest import MANIFEST
@@ -72,7 +72,7 @@ def collect(
         if unreadable:
             kept |= set(store.artifacts())
             where = ", ".join(str(artifact.path / MANIFEST) for artifact in unreadable)
-            tell_once(
+            warn_once(
                 f"no artifact is removed: a release needs one whose manifest cannot be read [{where}] -> restore the "
                 "manifest, or delete the artifact's folder to do without it and what it was made from"
             )
@@ -163,7 +163,7 @@ def _old(paths: Iterable[Path], now: float) -> Iterator[Path]:
         try:
             changed = max(inner.lstat().st_ctime for inner in [path, *path.rglob("*")])
         except OSError as error:
-            tell_once(f"ignored, because it cannot be read ({error.strerror}): {path}")
+            warn_once(f"ignored, because it cannot be read ({error.strerror}): {path}")
             continue
         if changed < now - _WORK_DAYS * _DAY:
             yield path
@@ -184,7 +184,7 @@ def _remove(store: Store, removal: Removal) -> bool:
         else:
             removal.path.unlink()
     except (OSError, DarecError) as error:
-        tell_once(f"could not be removed ({error}): {removal.path}")
+        warn_once(f"could not be removed ({error}): {removal.path}")
         return False
     return True
 

@@ -13,7 +13,7 @@ from darec.artifacts import files
 from darec.artifacts.store import Artifact, Store
 from darec.artifacts.tables import read_table
 from darec.common.errors import DarecError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.serving.releases import Releases
 from schemas import columns as c
 from schemas.tables import ITEM_VOCABULARY, USER_VOCABULARY
@@ -46,7 +46,7 @@ def current_model(store: Path) -> Source | None:
     try:
         made_from = Artifact(Releases(store).folder(current)).manifest.inputs
     except DarecError as error:
-        tell_once(f"training starts from random embeddings: the current release cannot be read ({error})")
+        warn_once(f"training starts from random embeddings: the current release cannot be read ({error})")
         return None
 
     if not {"train", "split"} <= made_from.keys():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from darec.artifacts.files import File
 from darec.artifacts.store import Artifact
 from darec.common.errors import DarecError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from schemas.reports import ProfileReport
 from schemas.semantic import LLMConfig
 
@@ -70,7 +70,7 @@ def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]
     try:
         rows = profile_ledger(ledger).get(fallbacks.of(artifact)["key"])
     except DarecError as error:  # the hit remains valid
-        tell_once(f"{artifact.stage}: the rows that are due again cannot be determined: {error}")
+        warn_once(f"{artifact.stage}: the rows that are due again cannot be determined: {error}")
         return None
 
     answered = rows.filter(rows["cause"] == "").height

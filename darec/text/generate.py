@@ -13,9 +13,9 @@ import polars as pl
 
 from darec.artifacts.ledger import KEY, Ledger, row_key
 from darec.common.errors import DarecError
-from darec.common.notices import tell_once
 from darec.common.progress import Progress, Silent
 from darec.common.registry import Registry
+from darec.common.warnings import warn_once
 from darec.text.answers import CAUSES, NEVER_SAMPLED, printable, read_profile
 from darec.text.budget import Budget
 from darec.text.fallbacks import due
@@ -157,7 +157,7 @@ class Generation:
         except DarecError as error:
             if len(new):
                 raise
-            tell_once(f"{again.height:,} rows without an answer of the LLM could not be requested again: {error}")
+            warn_once(f"{again.height:,} rows without an answer of the LLM could not be requested again: {error}")
             postponed = self.ledger.get(again[KEY]).with_columns(asked=pl.lit(int(time.time())))
             self.ledger.append(postponed, replace=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.extras import extra
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.text.engine import EngineSettings, LocalModel, chunked, cores
 from darec.text.models import ensure, identity, models_root, resolve
 from darec.text.protocol import Answer, Request
@@ -266,7 +266,7 @@ class RayEngine:
         first, _ = self._ray.wait(calls, timeout=_LOOK)
         if not first and not self._load and time.monotonic() - begun > (_LOCAL_WAIT if self._local else _LONGEST_WAIT):
             if self._room():
-                tell_once("no Ray actor is ready yet: its model is being loaded, or other jobs hold the cluster")
+                warn_once("no Ray actor is ready yet: its model is being loaded, or other jobs hold the cluster")
                 return []
             what = f"no machine of the Ray cluster has {self.config.ray.cpus} CPUs and {self._gpus} GPUs for an actor"
             kind = UserError if self._local else TransientError
@@ -310,7 +310,7 @@ class RayEngine:
             chunk.deaths += 1
             if chunk.deaths >= _MOST_DEATHS:
                 raise self._died(f"{_MOST_DEATHS} Ray actors died over the same rows", error) from error
-            tell_once("a Ray actor died; its rows are requested again")
+            warn_once("a Ray actor died; its rows are requested again")
             chunks.give_back(chunk)
             return None
 

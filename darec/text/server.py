@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from darec.common.errors import TransientError, UserError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 from darec.text.answers import printable
 from darec.text.protocol import Answer, Conversation, Request
 from darec.text.replies import RejectedError, Reply, RetryableError, read_reply
@@ -273,4 +273,4 @@ class ServerEngine:
         asked = self.config.model
         if name and not (name.startswith(asked) or asked.endswith(name) or name.endswith(asked)):
             answering = f"the LLM server {server.name} answers as model {printable(name, 80)!r}"
-            tell_once(f"{answering}, not {asked!r}: its rows are stored as {asked!r}'s")
+            warn_once(f"{answering}, not {asked!r}: its rows are stored as {asked!r}'s")

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from darec.artifacts.store import Store
-from darec.common import notices
+from darec.common import warnings
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
@@ -25,7 +25,7 @@ GOOD, WORSE = {"recall@20": 0.3, "ndcg@20": 0.2}, {"recall@20": 0.2, "ndcg@20": 
 
 @pytest.fixture(autouse=True)
 def each_test_is_told_anew():
-    notices._log_once.cache_clear()
+    warnings._log_once.cache_clear()
 
 
 @pytest.fixture

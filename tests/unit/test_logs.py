@@ -9,7 +9,7 @@ import pytest
 
 from darec.common import logs
 from darec.common.errors import UserError
-from darec.common.notices import tell_once
+from darec.common.warnings import warn_once
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_traceback_and_any_value_stay_on_one_line(stream):
 def test_as_text_a_terminal_sees_warnings_only(stream):
     logs.configure("text", stream)
     logging.getLogger("darec").info("quiet")
-    tell_once("something of \x07 this test's own")
+    warn_once("something of \x07 this test's own")
     assert stream.getvalue() == "warning: something of \\u0007 this test's own\n"
 
 

@@ -12,7 +12,7 @@ _logger = logging.getLogger("darec")
 _collected: ContextVar[list[str] | None] = ContextVar("collected", default=None)
 
 
-def tell_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Logs a warning once per process. Control characters, for example in file names, are escaped."""
     line = printable(" ".join(message.split()))
     if (lines := _collected.get()) is not None and line not in lines:
