@@ -2,8 +2,14 @@
 parts.
 
 Both representations of a node, the backbone's (C) and the text's (L), have a shared and a specific part.
-Four terms: L_or and L_uni (on the specific parts), L_glo and L_loc (on the shared parts); their equations are in
-`darec.model.losses`.
+For a sample of n nodes, with C and L the rows of the backbone and the text, sh and sp their shared and specific parts,
+and k-means centres c and l of the shared parts, matched to each other, the loss is weight times the sum of
+    L_or   mean_i cos(Csp_i, Csh_i)^2 + mean_i cos(Lsp_i, Lsh_i)^2               the parts of a node are orthogonal
+    L_uni  log mean_{i != j} e^(-2 |Csp_i - Csp_j|^2) + the same of Lsp          unit rows are spread out
+    L_glo  |Csh Csh' - Lsh Lsh'|^2 / n^2                                         both sides have the same similarities
+    L_loc  mean_k (cos(c_k, l_k) - 1)^2 + mean_{k != m} cos(c_k, l_m)^2          centres match, and differ from others
+as published. The default compares neighbourhoods instead: L_glo is the cross-entropy of softmax similarities, L_loc
+compares cosines between centres. All forms are in `darec.model.losses`, with their derivations.
 """
 
 from collections.abc import Iterator
@@ -114,6 +120,7 @@ class DaRec(Objective):
             self._recluster(nodes)
         self.step += 1
         self._steps += 1
+        # Terms of every k-th step weigh k times as much, so that their sum over an epoch is the same on average.
         scale = self.config.weight * self.config.every * self.scale / len(self.sides)
         terms: dict[str, Tensor] = {}
         for side in range(len(self.sides)):

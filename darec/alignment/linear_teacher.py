@@ -30,12 +30,17 @@ class LinearTeacher(Objective):
         self.seen = ItemLists(train, n_users, n_items)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """One term: cross-entropy with the teacher's distribution, for as many users as the batch has pairs."""
+        """One term: cross-entropy with the teacher's distribution, for as many users as the batch has pairs.
+
+        With the teacher's shares p of a user and scores s_j = u . v_j / temperature, as the shares add up to 1:
+        -sum_j p_j log softmax(s)_j = log sum_j e^(s_j) - sum_j p_j s_j, and the last sum is u . (sum_j p_j v_j) /
+        temperature. The first runs over all unseen items, the second only over the teacher's best.
+        """
         config, users = self.config, batch.users
         if config.users == "uniform":
             users = self.users[torch.randint(len(self.users), users.shape, device=users.device)]
         anchors = final.user[users] / config.temperature
-        wanted = (self.shares[users].unsqueeze(1) @ final.item[self.top[users]]).squeeze(1)
+        wanted = (self.shares[users].unsqueeze(1) @ final.item[self.top[users]]).squeeze(1)  # sum_j p_j v_j, [B, d]
         normalisers = log_sum_exp(anchors, final.item, self.seen.of(users), final.split)
         reached = final.split.total((anchors * wanted).sum(-1))
         return {"linear-teacher": config.weight * (normalisers - reached).mean()}

@@ -9,8 +9,13 @@ _PENALTIES = torch.logspace(-6, 3, 19, dtype=torch.float64)  # tried, relative t
 def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """(W [p, q], b [q]) that minimise mean |x W + b - y|^2 + penalty |W|^2, for inputs [n, p] and targets [n, q].
 
-    With X the centred inputs, X'X / n = V diag(s) V' and H the hat matrix of a penalty, the leave-one-out residual of
-    row i is (y_i - ŷ_i) / (1 - 1/n - H_ii): one eigendecomposition evaluates all penalties.
+    With X and Y centred and X'X / n = V diag(s) V', half the gradient in W is X'(X W - Y) / n + penalty W, which is 0
+    at W = V diag(1 / (s + penalty)) V'X'Y / n; b makes the means equal.
+
+    The predictions are linear in the targets: ŷ = K y with K = 1/n + X V diag(1 / (s + penalty)) V'X' / n. Without row
+    i the prediction z for it is the one that is also found by keeping the row with z as its target, which then has no
+    error: z = ŷ_i + K_ii (z - y_i). Hence y_i - z = (y_i - ŷ_i) / (1 - K_ii), and one eigendecomposition evaluates all
+    penalties.
     """
     x, y = inputs.double(), targets.double()
     x_mean, y_mean = x.mean(0), y.mean(0)
@@ -28,6 +33,6 @@ def ridge(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _left_out(scores: Tensor, moments: Tensor, y: Tensor, damped: Tensor) -> Tensor:
     """Mean squared leave-one-out error, given eigenvalues plus penalty."""
     n = len(y)
-    leverage = (scores.square() / damped).sum(1) / n + 1 / n
+    leverage = (scores.square() / damped).sum(1) / n + 1 / n  # K_ii, [n]
     residual = y - scores @ (moments / damped[:, None])
     return (residual / (1 - leverage).clamp_min(1e-9)[:, None]).square().sum(1).mean()

@@ -17,13 +17,17 @@ class Recall(UserMetric):
 
 @USER_METRICS.register("ndcg")
 class NDCG(UserMetric):
-    """Sum of 1 / log2(rank + 1) over hits, divided by its value if the first min(k, relevant) ranks were all hits."""
+    """Sum of 1 / log2(rank + 1) over hits, divided by its largest value.
+
+    The discount falls with the rank, so the sum is largest if the first min(k, relevant) ranks are all hits: it is then
+    the cumulative sum of the discounts at that rank (Järvelin and Kekäläinen, TOIS 2002, with relevance 0 or 1).
+    """
 
     def per_user(self, lists: Lists, k: int) -> Tensor:
         """In [0, 1]."""
         hits = lists.hits[:, :k]
-        discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=hits.dtype, device=hits.device))
-        ideal = discount.cumsum(0)[lists.relevant.long().clamp(max=k) - 1]
+        discount = 1 / torch.log2(torch.arange(2, k + 2, dtype=hits.dtype, device=hits.device))  # [k]
+        ideal = discount.cumsum(0)[lists.relevant.long().clamp(max=k) - 1]  # [n]
         return (hits * discount[: hits.shape[1]]).sum(1) / ideal
 
 

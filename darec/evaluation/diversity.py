@@ -12,7 +12,8 @@ _BLOCK = 512  # users per block, which limits the memory for the vectors of thei
 class IntraListDiversity(UserMetric):
     """1 minus the mean cosine of text vectors over all pairs of items in a list (Ziegler et al., WWW 2005).
 
-    With s the sum of k unit vectors, the k (k - 1) cosines of different items add up to |s|^2 - k.
+    With s the sum of k unit vectors x, |s|^2 = sum_i |x_i|^2 + sum_{i != j} x_i . x_j, and the first sum is k: the
+    k (k - 1) cosines of different items add up to |s|^2 - k.
     """
 
     needs_catalogue = True

@@ -13,6 +13,10 @@ _GROUPS = 3
 class Gini(CatalogueMetric):
     """Gini coefficient of how often each item is recommended: 0 if all are recommended equally often, near 1 if few
     are.
+
+    It is the mean difference of two items' counts x over twice their mean: sum_ij |x_i - x_j| / (2 n sum_i x_i). With
+    the counts in ascending order, x_r is the larger of r - 1 pairs and the smaller of n - r, each of which is in the
+    sum twice: the numerator is 2 sum_r (2 r - n - 1) x_r.
     """
 
     def overall(self, top: Tensor, catalogue: Catalogue) -> float:
@@ -61,7 +65,10 @@ class PopularityCalibrationError(UserMetric):
 
 
 def _jensen_shannon(left: Tensor, right: Tensor) -> Tensor:
-    """Base-2 Jensen-Shannon divergence of each row's distributions, given as counts: [n, G], [n, G] -> [n]."""
+    """Base-2 Jensen-Shannon divergence of each row's distributions, given as counts: [n, G], [n, G] -> [n].
+
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2. It is at most 1, as p <= 2 m and therefore log2(p / m) <= 1.
+    """
     left = left / left.sum(1, keepdim=True).clamp_min(1)
     right = right / right.sum(1, keepdim=True).clamp_min(1)
     middle = (left + right) / 2

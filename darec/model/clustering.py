@@ -9,7 +9,10 @@ _MOST_SUBSETS = 12  # maximum number of centres for the dynamic programme over a
 
 
 def nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    """The number of the centre nearest to each row; [n, d], [K, d] -> int64 [n]."""
+    """The number of the centre nearest to each row; [n, d], [K, d] -> int64 [n].
+
+    |x - c|^2 = |x|^2 + |c|^2 - 2 x.c, and |x|^2 is the same for all centres.
+    """
     return (centres.square().sum(1) - 2 * rows @ centres.T).argmin(1)
 
 
@@ -54,7 +57,9 @@ def initial_centres(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
 def weighted_sample(weights: Tensor, count: int) -> Tensor:
     """`count` distinct numbers, drawn without replacement in proportion to their weights: [n] -> int64 [count].
 
-    The largest values of weight / exponential noise (Efraimidis and Spirakis, 2006). Weights of 0 come last.
+    The largest values of weight / exponential noise (Efraimidis and Spirakis, 2006): noise / w_i is exponential with
+    the rate w_i, and the smallest of independent exponentials is the i-th with probability w_i / sum_j w_j. Weights of
+    0 come last.
     """
     return (weights / torch.empty_like(weights).exponential_()).topk(count).indices
 
@@ -103,7 +108,11 @@ def _greedy_on_device(cost: Tensor) -> Tensor:
 
 
 def _optimal_on_device(cost: Tensor) -> Tensor:
-    """Dynamic programme over subsets: the minimum cost of assigning the columns of a subset to the first rows."""
+    """Dynamic programme over subsets: least(S), the minimum cost of assigning the columns S to the first |S| rows.
+
+    The last of these rows has one of the columns: least(S) = min_{c in S} [ least(S - c) + cost[|S| - 1, c] ]. A subset
+    is an integer whose bits are its columns.
+    """
     size, device = len(cost), cost.device
     bits = 1 << torch.arange(size, device=device)
     everything = torch.arange(1 << size, device=device)

@@ -86,7 +86,8 @@ def fill_from_history(
     in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard deviation of e_u . v_c. The weight w_u
     grows with |H|, because a place costs a user with many items a smaller part of the recall. The scale s is found as
     for neighbours. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm
-    items, and s [v_c, v_c, q_c] of cold items.
+    items, and s [v_c, v_c, q_c] of cold items, whose inner product is s (e_u.v_c + (w_u - 1) e_u.v_c + w_u p_u.q_c),
+    where p_u . q_c = t_uc.
 
     Returns:
         rows of width 2 d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
@@ -122,6 +123,11 @@ def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tens
     """Rows of users [n_users, k] and of items [n_items, k] whose inner products are the text scores.
 
     They are the best approximation of these scores by k columns, over the users and items that there are.
+
+    Derivation: the scores are P T', rows p of users and t of items. With the users' second moments G = P'P / n_users
+    and its symmetric root L, G = L L, the rows of P L^-1 have second moments I. A change M of (T L)' therefore changes
+    the scores by a mean square of |M|^2, and the closest (T L)' of rank k is its projection on the k leading
+    eigenvectors Q of (T L)'(T L): P T' ~ (P L^-1 Q) (T L Q)'.
     """
     size = interactions.train, interactions.n_users, interactions.n_items
     prior, history = text_prior(item_text, _TEXT_L2, 1.0), history_matrix(*size)
@@ -131,22 +137,25 @@ def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tens
         for users in torch.arange(interactions.n_users, device=item_text.device).split(_HISTORIES):
             yield torch.sparse.mm(history.index_select(0, users), prior.left) / lengths[users, None]
 
-    # With the users' second moments G = L L, scores are (p / L) (t L): the principal components of t L are the best.
     moments = torch.zeros(prior.left.shape[1], prior.left.shape[1], dtype=torch.float64, device=item_text.device)
     for rows in blocks():
         moments += (rows.T @ rows).double()
     values, vectors = torch.linalg.eigh(moments / interactions.n_users)
     root = values.clamp_min(1e-12 * values[-1]).sqrt()
-    spread = (vectors * root) @ vectors.T
-    seen = prior.right.double() @ spread
+    spread = (vectors * root) @ vectors.T  # L, [d, d]
+    seen = prior.right.double() @ spread  # T L, [n_items, d]
     _, components = torch.linalg.eigh(seen.T @ seen)
     best = components[:, -_TEXT_COLUMNS:]
-    to_users = (((vectors / root) @ vectors.T) @ best).float()
+    to_users = (((vectors / root) @ vectors.T) @ best).float()  # L^-1 Q, [d, k]
     return torch.cat([rows @ to_users for rows in blocks()]), (seen @ best).float()
 
 
 def deviation(user: Tensor, item: Tensor) -> float:
-    """Standard deviation of the scores of all users and items, from d x d numbers: E[(u.v)^2] = tr(E[uu'] E[vv'])."""
+    """Standard deviation of the scores of all users and items, from d x d numbers.
+
+    (u.v)^2 = u'v v'u = tr(uu' vv'), and every user meets every item, so the mean is tr(E[uu'] E[vv']); both are
+    symmetric, so the trace is the sum of their products. The mean of u.v is E[u] . E[v].
+    """
     user, item = user.double(), item.double()
     squares = ((user.T @ user / len(user)) * (item.T @ item / len(item))).sum()
     return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())

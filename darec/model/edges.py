@@ -1,6 +1,9 @@
 """Sparse matrices over nodes with differentiable values, for graph attention.
 
-Values are float32 [E], one per entry in row order. The two products are each other's gradients.
+Values are float32 [E], one per entry in row order. The two products are each other's gradients. With g_rc the gradient
+in the score s_rc = left_r . right_c, the gradient in left_r is sum_c g_rc right_c and that in right_c is
+sum_r g_rc left_r: sums weighted by g and by its transpose. With g_r the gradient in the sum y_r = sum_c v_rc x_c, the
+gradient in v_rc is g_r . x_c, a score, and that in x_c is sum_r v_rc g_r.
 """
 
 from typing import Any

@@ -24,6 +24,9 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
     It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 limits the influence of active
     users, and S = (length of the column)^-1/4 that of popular items. With its right vectors V, items are S^-1 V and
     users X B S V.
+
+    A V V' is the closest matrix of rank `dim` to A = D X B S (Eckart and Young, 1936). Dividing it by the weights,
+    X B ~ D^-1 A V V' S^-1 = (X B S V) (S^-1 V)': D cancels, and a new user's vector depends on the own history only.
     """
     history = history_matrix(train, n_users, n_items)
     of_users, of_items = history.to_sparse_csr(), history.T.coalesce().to_sparse_csr()
@@ -32,7 +35,7 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
     def transposed(rows: Tensor) -> Tensor:
         return weights.transposed_times(of_items @ (busy * rows))
 
-    # The squared length of a column is the mean of (column . g)^2 over random g.
+    # The squared length of a column a is the mean of (a . g)^2 over random g, because E[g g'] = I.
     probes = torch.randn(n_users, _PROBES, device=history.device)
     lengths = transposed(probes).square().mean(1).sqrt()
     scale = lengths.clamp_min(1e-4 * float(lengths.max()) + 1e-12).pow(-0.25)[:, None]
@@ -48,11 +51,13 @@ def right_singular_vectors(times: Product, transposed_times: Product, start: Ten
     """The right singular vectors of A with the largest singular values, largest first, from random columns `start` [n,
     k]: [n, k].
 
-    Subspace iteration (Halko et al., SIAM Review 2011). The last few columns are less exact than the others.
+    Subspace iteration (Halko et al., SIAM Review 2011): each product with A'A multiplies the part of a column along the
+    i-th vector by s_i^2, so the columns turn towards the leading ones; QR keeps them apart. Within their span Q, the
+    vectors are Q W, W the eigenvectors of (A Q)'(A Q). The last few columns are less exact than the others.
     """
     columns = start
     for _ in range(_ITERATIONS):
         rows = torch.linalg.qr(times(columns)).Q
         columns = torch.linalg.qr(transposed_times(rows)).Q
-    inner = times(columns)
+    inner = times(columns)  # A Q, [m, k]
     return columns @ torch.linalg.eigh(inner.T @ inner).eigenvectors.flip(1)

@@ -1,4 +1,10 @@
-"""GF-CF (Shen et al., CIKM 2021): recommendation as a low-pass filter of the interaction graph."""
+"""GF-CF (Shen et al., CIKM 2021): recommendation as a low-pass filter of the interaction graph.
+
+A history h, a row over the items, is a signal on the graph of items whose edges are R'R, R = D_users^-1/2 X D^-1/2. The
+singular values s of R are at most 1, and the Laplacian I - R'R has the same vectors with the frequencies 1 - s^2. The
+linear filter h R'R = h (I - Laplacian) weights a component by s^2, less the higher its frequency. The ideal filter V V'
+keeps the lowest frequencies, the largest s, and removes the others; GF-CF applies it between D^-1/2 and D^1/2.
+"""
 
 from dataclasses import dataclass
 
@@ -40,7 +46,8 @@ class GraphFilter:
 
     def scores(self, history: Tensor) -> Tensor:
         """H B."""
-        linear = self.transposed @ (self.normalised @ history.to_dense().T)
+        linear = self.transposed @ (self.normalised @ history.to_dense().T)  # [n_items, b]: R'R is symmetric
+        # H D^-1/2 V [b, components] times V' D^1/2 [components, n_items].
         ideal = torch.sparse.mm(history, self.vectors / self.root_degree) @ (self.root_degree * self.vectors).T
         return linear.T + self.ideal * ideal
 

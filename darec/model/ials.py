@@ -32,21 +32,23 @@ def alternating_least_squares(
 def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: float) -> Tensor:
     """The optimal rows [count, d] of one side, given those of the `other` side and each row's list of them.
 
-    Row by row: (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved |V|) I) u = sum_{j in list} v_j.
+    With the other side fixed, the loss is quadratic in each row u. Half its gradient is
+    sum_{j in list} (u.v_j - 1) v_j + unobserved V'V u + l2 (n + unobserved |V|) u, which is 0 where
+    (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved |V|) I) u = sum_{j in list} v_j: one d x d system.
     """
     dim, everyone = other.shape[1], torch.arange(count, device=other.device)
     lengths = lists.lengths
     result = other.new_zeros(count, dim)
-    common = unobserved * (other.T @ other)
+    common = unobserved * (other.T @ other)  # [d, d]
     order = everyone[lengths > 0][torch.argsort(lengths[lengths > 0])]  # lists of similar length share a block
 
     for block in _blocks(lengths[order], dim):
         rows, members = order[block], lists.of(order[block])
         sizes = lengths[rows]
-        gathered = other.new_zeros(len(rows), int(sizes.max()), dim)
+        gathered = other.new_zeros(len(rows), int(sizes.max()), dim)  # v_j, padded with zeros: [b, longest, d]
         first = (sizes.cumsum(0) - sizes)[members[0]]
         gathered[members[0], torch.arange(len(first), device=other.device) - first] = other[members[1]]
-        systems = gathered.transpose(1, 2) @ gathered + common
+        systems = gathered.transpose(1, 2) @ gathered + common  # [b, d, d]
         systems.diagonal(dim1=1, dim2=2).add_(l2 * (sizes + unobserved * len(other))[:, None])
         result[rows] = torch.linalg.solve(systems, gathered.sum(1))
 

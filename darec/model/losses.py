@@ -16,7 +16,11 @@ from darec.model.softmax import full_precision, mean_log_sum_exp
 
 
 def bpr(user: Tensor, positive: Tensor, negative: Tensor, split: ColumnSplit = UNSPLIT) -> Tensor:
-    """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009)."""
+    """mean_b softplus(u_b . n_b - u_b . p_b), all [B, d] -> scalar (Rendle et al., UAI 2009).
+
+    With s = u . p - u . n, the probability that p ranks before n is sigmoid(s) = 1 / (1 + e^-s). Its negative logarithm
+    is log(1 + e^-s) = softplus(-s).
+    """
     return functional.softplus(split.total((user * (negative - positive)).sum(-1))).mean()
 
 
@@ -30,7 +34,8 @@ def info_nce(
 ) -> Tensor:
     """mean_b [ log sum_j e^(cos(a_b, c_j)/t) - cos(a_b, m_b)/t ]; anchor and match [B, d], candidates [m, d].
 
-    The match is one of the negatives only if it is among the candidates (van den Oord et al., 2018; RLMRec).
+    If the match is among the candidates, this is -log softmax_j(cos(a_b, c_j) / t) at the match: the cross-entropy of
+    finding it (van den Oord et al., 2018; RLMRec).
     With `counts` [B], anchor b stands for `counts[b]` equal ones. Processes that hold all columns (`split`) compute
     some of the anchors each.
     """
@@ -60,23 +65,29 @@ def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
 
 
 def uniformity(rows: Tensor, sharpness: float = 2.0) -> Tensor:
-    """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side)."""
+    """log mean_{x != y} exp(-t |x - y|^2) over unit rows [n, d] (Wang and Isola, 2020; DaRec's L_uni of a side).
+
+    Unit rows have |x - y|^2 = 2 - 2 x.y, so the exponent is 2 t x.y - 2 t: the inner product of rows of length
+    sqrt(2 t), minus 2 t.
+    """
     n = len(rows)
-    scaled = functional.normalize(full_precision(rows), dim=-1) * (2 * sharpness) ** 0.5  # t |x - y|^2 = 2 t - 2 t cos
+    scaled = functional.normalize(full_precision(rows), dim=-1) * (2 * sharpness) ** 0.5
     powers = cast("Tensor", _PairPowers.apply(scaled, 2 * sharpness))
     return torch.log(powers / (n * (n - 1)))
 
 
 class _PairPowers(torch.autograd.Function):
-    """sum_{i != j} e^(x_i . x_j - c), [n, d] -> scalar; the n x n matrix is computed once and also
-    gives the gradient.
+    """sum_{i != j} E_ij, E_ij = e^(x_i . x_j - c), [n, d] -> scalar.
+
+    x_i is in the terms (i, j) and (j, i), which are equal, so the gradient in x_i is 2 sum_{j != i} E_ij x_j. The n x n
+    matrix E is computed once, for the value and for E X.
     """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, shift: float) -> Tensor:
         with torch.autocast(rows.device.type, enabled=False):
             powers = (rows @ rows.T).sub_(shift).exp_().fill_diagonal_(0)
-            ctx.save_for_backward(powers @ rows)
+            ctx.save_for_backward(powers @ rows)  # E X, [n, d]
         return powers.sum()
 
     @staticmethod
@@ -89,8 +100,10 @@ class _PairPowers(torch.autograd.Function):
 def structure_gap(left: Tensor, right: Tensor, similarity: str = "cosine") -> Tensor:
     """|S_left - S_right|_F^2 / n^2, S = X X^T of unit rows (cosine) or of rows as they are (inner); [n, d], [n, d'].
 
-    DaRec, L_glo. Computed as |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 from d x d Gram matrices, without an n x n matrix. The terms
-    nearly cancel, so bfloat16 is not precise enough.
+    DaRec, L_glo. For symmetric matrices |XX' - YY'|^2 = tr(XX'XX') + tr(YY'YY') - 2 tr(XX'YY'), and a trace does not
+    change when its factors rotate: tr(XX'YY') = tr(X'Y Y'X) = |X'Y|^2. It is therefore computed as
+    |X'X|^2 + |Y'Y|^2 - 2 |X'Y|^2 from matrices of width x width, without an n x n matrix. The terms nearly cancel, so
+    bfloat16 is not precise enough.
     """
     left, right = full_precision(left), full_precision(right)
     if similarity == "cosine":
@@ -115,8 +128,10 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
 def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`structure_divergence` plus the entropy of a frozen `teacher`: mean_i -sum_j p_ij log q_ij.
 
-    `teacher` [n, d'] is already `sharpened`. Cheaper than the divergence, because the forward pass computes the
-    gradient too and reads each n x n matrix once. Temperatures must be at least 0.02, or e^(1/t) overflows.
+    KL(p || q) = sum_j p_j log p_j - sum_j p_j log q_j, and the first sum depends on the teacher only: both losses have
+    the same gradient. `teacher` [n, d'] is already `sharpened`. Cheaper than the divergence, because the forward pass
+    computes the gradient too and reads each n x n matrix once. Temperatures must be at least 0.02, or e^(1/t)
+    overflows.
     """
     return cast("Tensor", _StructureCrossEntropy.apply(full_precision(left), full_precision(teacher), temperature))
 
@@ -127,7 +142,12 @@ def sharpened(rows: Tensor, temperature: float) -> Tensor:
 
 
 class _StructureCrossEntropy(torch.autograd.Function):
-    """d/dS_ij is (q_ij - p_ij) / n and S = X X', X the `sharpened` left: its gradient is (Q + Q' - P - P') X / n."""
+    """mean_i [ log sum_{j != i} e^(S_ij) - sum_j p_ij S_ij ], as the p_ij of a row add up to 1.
+
+    S = X X' with X = U / sqrt(t), U the unit rows of `left`. The derivative in S_ij is G_ij = (q_ij - p_ij) / n.
+    S_ij = x_i . x_j changes with both rows, so the derivative in X is (G + G') X = (Q + Q' - P - P') X / n. In U it is
+    1 / sqrt(t) of that, and in a row r = |r| u of `left` the part of it that is orthogonal to u, divided by |r|.
+    """
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -136,8 +156,8 @@ class _StructureCrossEntropy(torch.autograd.Function):
             unit = left / length
             sharp = unit * temperature**-0.5
             sums, _, slope = _softmax_products(sharp @ sharp.T, sharp)
-            _, taught, teacher_slope = _softmax_products(_coarse_scores(teacher), sharp)
-            slope = slope.sub_(teacher_slope)
+            _, taught, teacher_slope = _softmax_products(_coarse_scores(teacher), sharp)  # taught: P X, [n, d]
+            slope = slope.sub_(teacher_slope)  # (Q + Q' - P - P') X, [n, d]
             across = slope - unit * (slope * unit).sum(1, keepdim=True)  # cosines do not depend on the length of a row
             ctx.save_for_backward(across / (length * (len(left) * temperature**0.5)))
             return (sums.log().sum() - (taught * sharp).sum()) / len(left)
@@ -186,7 +206,8 @@ def centre_distance(left: Tensor, right: Tensor) -> Tensor:
 def centre_relations(left: Tensor, right: Tensor) -> Tensor:
     """mean_{i != j} (cos(left_i, left_j) - cos(right_i, right_j))^2 over matched centres [K, d], [K, d'].
 
-    DaRec's L_loc for two sides in different spaces: it compares the relations between centres, not their positions.
+    DaRec's L_loc for two sides in different spaces: it compares the relations between centres, not their positions. The
+    diagonals of both matrices are 1, so they add nothing to the sum over all pairs.
     """
     left, right = functional.normalize(left, dim=-1), functional.normalize(right, dim=-1)
     count = len(left)

@@ -1,6 +1,7 @@
 """The train graph as a sparse symmetric matrix over nodes, and its products with representations.
 
-The matrix has no gradient. Because it is symmetric, the backward pass of a product is the same product.
+The matrix has no gradient. If the gradient of the loss in Y = A X is G, that in X is A' G, which is A G, because A is
+symmetric: the backward pass of a product is the same product. So it is for sum_l A^l X, whose transpose is itself.
 """
 
 import warnings
@@ -169,7 +170,7 @@ class _PowerSum(torch.autograd.Function):
 
 
 def _horner(matrix: Tensor, nodes: Tensor, layers: int) -> Tensor:
-    """X + A (X + A (X + ...))."""
+    """X + A X + ... + A^layers X = X + A (X + A (X + ...)): one product a layer, and one matrix in memory, [N, d]."""
     total = nodes.clone() if layers == 0 else nodes
     for _ in range(layers):
         total = multiply(matrix, total).add_(nodes)

@@ -17,6 +17,9 @@ def whiten(text: Representations, dims: int) -> Representations:
     """Principal components 1 to `dims` with unit variance, after subtracting the mean of each side: [N, d_L] -> [N,
     dims].
 
+    With the covariance V diag(s) V' of the centred rows, s descending, the projection is W = V_dims diag(s_dims)^-1/2:
+    W' V diag(s) V' W = I, so the new columns are uncorrelated and have variance 1.
+
     Users' and items' texts differ in form, so the mean of each side is subtracted; the components are common to both,
     so that users and items are comparable. `dims` is at most d_L.
     """
@@ -26,7 +29,7 @@ def whiten(text: Representations, dims: int) -> Representations:
     values, vectors = torch.linalg.eigh(covariance / len(text.nodes))
     values, vectors = values.flip(0)[:dims], vectors.flip(1)[:, :dims]
 
-    projection = vectors * values.clamp_min(1e-9).rsqrt()
+    projection = vectors * values.clamp_min(1e-9).rsqrt()  # W, [d_L, dims]
     result = text.nodes.new_empty(len(text.nodes), projection.shape[1], dtype=torch.float32)
     for first, rows in _centred(text):
         result[first : first + len(rows)] = rows @ projection

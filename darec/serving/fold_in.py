@@ -1,7 +1,8 @@
 """User vectors from histories: a regression on the mean of the item vectors of a history.
 
 It is fitted in closed form to the users of the release, so that it predicts the vector that training would give to such
-a history.
+a history: of all maps m W + b of the mean m of a history's items, it has the smallest mean squared error plus a penalty
+on W (derived in `darec.common.regression`). The mean, unlike the sum, does not grow with the length of a history.
 """
 
 from dataclasses import dataclass
