@@ -18,7 +18,7 @@ from benchmarks.scale import shown
 from benchmarks.tables import markdown
 from darec.common.interactions import Interactions, Pairs
 from darec.training import train
-from darec.training.sizing import validation_pairs
+from darec.training.sizing import step_settings, validation_pairs
 from darec.training.trainer import validate
 from schemas.training import TrainConfig
 
@@ -64,7 +64,7 @@ def mixed_tastes(pairs: int, seed: int = 0) -> Interactions:
 
 
 def compare(
-    folder: Path, pairs: int, factors: Sequence[int], epochs: int, exponent: float = 0.5
+    folder: Path, pairs: int, factors: Sequence[int], epochs: int, exponent: float = 0.5, width: int = 32
 ) -> Iterator[tuple[int, Outcome]]:
     """Trains once for each factor and yields it with its outcome; outcomes of earlier calls are read from `folder`.
 
@@ -73,25 +73,27 @@ def compare(
     Args:
         folder: the folder of outcomes, histories and checkpoints.
         pairs: train pairs.
-        factors: multiples of the batch size of the default recipe; all others are compared with 1.
+        factors: multiples of the batch size of the default recipe; the smallest is what others are compared with.
         epochs: maximum number of epochs; early stopping applies.
         exponent: the learning rate grows with this power of the factor.
+        width: number of columns of the vectors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = mixed_tastes(pairs)
     for factor in factors:
-        name = f"{shown(pairs)}-x{factor}-{round(100 * exponent)}-{epochs}"
+        name = f"{shown(pairs)}-{width}-x{factor}-{round(100 * exponent)}-{epochs}"
         path = folder / f"{name}.json"
         if not path.exists():
-            path.write_text(json.dumps(asdict(_outcome(folder / name, data, factor, epochs, exponent))))
+            plain = TrainConfig(alignment=(), dim=width, epochs=epochs, log_steps=0)
+            path.write_text(json.dumps(asdict(_outcome(folder / name, data, plain, factor, exponent))))
         yield factor, Outcome(**json.loads(path.read_text()))
 
 
-def _outcome(path: Path, data: Interactions, factor: int, epochs: int, exponent: float) -> Outcome:
-    plain = TrainConfig(alignment=(), batch_growth="none", epochs=epochs, log_steps=0)
+def _outcome(path: Path, data: Interactions, plain: TrainConfig, factor: int, exponent: float) -> Outcome:
     often = {"eval_every": 1, "checkpoint_every": 1, "validation_users": 10_000}
     grown = {"batch_size": plain.batch_size * factor, "learning_rate": plain.learning_rate * factor**exponent}
-    config = plain.model_copy(update=often | grown)
+    same = {"batch_growth": "none", "l2": step_settings(plain, len(data.train)).l2}  # the penalty of this size for all
+    config = plain.model_copy(update=often | grown | same)
 
     costs, last = list[float](), time.process_time()
 
@@ -113,11 +115,11 @@ def _outcome(path: Path, data: Interactions, factor: int, epochs: int, exponent:
 
 
 def table(outcomes: Mapping[int, Outcome]) -> str:
-    """Outcomes by factor in Markdown, each compared with factor 1 if it was run."""
+    """Outcomes by factor in Markdown, each compared with the smallest factor."""
     head = ["train pairs", "batch", "steps an epoch", "epochs, best", "Recall@20", "CPU s an epoch"]
-    rows = []
+    rows, first = list[list[str]](), min(outcomes)
     for factor, each in outcomes.items():
-        change = f" ({each.recall / outcomes[1].recall - 1:+.1%})" if factor != 1 and 1 in outcomes else ""
+        change = f" ({each.recall / outcomes[first].recall - 1:+.1%})" if factor != first else ""
         epochs = f"{each.epochs}, {each.best_epoch}"
         cells = [f"{each.pairs:,}", f"x {factor}", f"{each.steps:,}", epochs, f"{each.recall:.4f}{change}"]
         rows.append([*cells, f"{each.epoch_cpu_seconds:,.1f}"])

@@ -41,7 +41,11 @@ class Pairs:
 
     def keys(self, n_items: int) -> Tensor:
         """The distinct pairs as sorted int64 numbers: user * n_items + item."""
-        return torch.unique(self.users * n_items + self.items)
+        keys = self.users * n_items + self.items
+        if keys.device.type != "cpu":
+            return torch.unique(keys)
+        keys.numpy().sort()  # in a third of the time of PyTorch
+        return torch.unique_consecutive(keys)
 
 
 class ItemLists:

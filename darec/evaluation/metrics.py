@@ -79,9 +79,12 @@ class Lists:
 
 
 class UserMetric(ABC):
-    """A metric with a value for every user."""
+    """A metric with a value for every user: one of accuracy, which is 0 for a list without hits, or one of the list
+    itself, which does not depend on hits.
+    """
 
     needs_catalogue: ClassVar[bool] = False
+    """Whether it is a metric of the list itself, which needs the catalogue."""
 
     @abstractmethod
     def per_user(self, lists: Lists, k: int) -> Tensor | None:

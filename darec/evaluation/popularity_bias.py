@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, CatalogueMetric, Lists, UserMetric
 
@@ -60,7 +59,8 @@ class PopularityCalibrationError(UserMetric):
 
         wanted = history[lists.users]
         wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, all_users)
-        given = functional.one_hot(group[lists.top[:, :k]], _GROUPS).double().sum(1)
+        listed = group.to(torch.uint8)[lists.top[:, :k]]
+        given = torch.stack([(listed == number).sum(1) for number in range(_GROUPS)], 1).double()
         return _jensen_shannon(wanted, given)
 
 

@@ -16,6 +16,8 @@ from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.evaluation.rerank import Reranker
 
+_BLOCK = 65_536  # number of lists that are compared with the held-out pairs at once
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -94,29 +96,70 @@ def score(
         metrics: names of metrics; by default all that can be computed.
         catalogue: data for metrics beyond accuracy; without it only accuracy is computed.
     """
-    lists = _lists(ranking, held_out, n_items, catalogue)
-    chosen = {name: USER_METRICS.make(name) for name in metrics or USER_METRICS}
-    if not metrics and not catalogue:
-        chosen = {name: each for name, each in chosen.items() if not each.needs_catalogue}
-    measured = {f"{name}@{k}": each.per_user(lists, k) for name, each in chosen.items() for k in cutoffs}
-    return Scores(lists.users, {name: value for name, value in measured.items() if value is not None})
+    return Matches(ranking, held_out, n_items).score(cutoffs, metrics, catalogue)
 
 
-def _lists(ranking: Ranking, held_out: Pairs, n_items: int, catalogue: Catalogue | None) -> Lists:
-    """The lists of users with held-out items, and their hits."""
-    keys = held_out.keys(n_items)
-    size = int(ranking.users.max()) + 1 if len(ranking.users) else 1
-    relevant = torch.zeros(size, dtype=torch.float64, device=keys.device)
-    owners = keys // n_items
-    relevant.index_add_(0, owners, torch.ones_like(owners, dtype=torch.float64))
-    counted = relevant[ranking.users] > 0
-    users, top = ranking.users[counted], ranking.top[counted].long()
+class Matches:
+    """The entries of lists that are held-out pairs: found once, for all metrics and slices of a ranking."""
 
-    # Pairs are sorted numbers: an item of a list is a hit if its pair is one of them.
-    found = users[:, None] * n_items + top
-    position = torch.searchsorted(keys, found).clamp_max(max(len(keys) - 1, 0))
-    hits = (keys[position] == found).double() if len(keys) else torch.zeros_like(found, dtype=torch.float64)
-    return Lists(users, top, hits, relevant[users], catalogue)
+    def __init__(self, ranking: Ranking, held_out: Pairs, n_items: int) -> None:
+        keys = held_out.keys(n_items)
+        self.ranking, self.pairs = ranking, Pairs(keys // n_items, keys % n_items)  # distinct, in ascending order
+
+        # Pairs are sorted numbers: an entry of a list matches if its pair is one of them.
+        found = [torch.empty(0, 3, dtype=torch.int64, device=keys.device)]
+        for start in range(0, len(ranking.users) if len(keys) else 0, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            wanted = ranking.users[part, None] * n_items + ranking.top[part]
+            position = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+            row, rank = (keys[position] == wanted).nonzero(as_tuple=True)
+            found.append(torch.stack([row + start, rank, position[row, rank]], 1))
+        self._row, self._rank, self._pair = torch.cat(found).unbind(1)
+
+    def score(
+        self,
+        cutoffs: Sequence[int],
+        metrics: Sequence[str] = (),
+        catalogue: Catalogue | None = None,
+        relevant: Tensor | None = None,
+    ) -> Scores:
+        """As the function `score`, with the pairs for which `relevant` is true, bool [len(pairs)]; None for all."""
+        chosen = {name: USER_METRICS.make(name) for name in metrics or USER_METRICS}
+        if not metrics and not catalogue:
+            chosen = {name: each for name, each in chosen.items() if not each.needs_catalogue}
+        if relevant is None:
+            relevant = torch.ones_like(self.pairs.users, dtype=torch.bool)
+
+        size = int(self.ranking.users.max()) + 1 if len(self.ranking.users) else 1
+        counts = torch.bincount(self.pairs.users[relevant], minlength=size).double()
+        counted = counts[self.ranking.users] > 0
+        users, top = self.ranking.users[counted], self.ranking.top[counted]
+        inside = relevant[self._pair]
+        row, rank = (counted.cumsum(0) - 1)[self._row[inside]], self._rank[inside]
+
+        # Most lists have no hit, and then an accuracy of 0: the others are measured.
+        some, number = torch.unique_consecutive(row, return_inverse=True)
+        hit = Lists(users[some], top[some].long(), _marked(number, rank, top[some].shape), counts[users[some]])
+        values = dict[str, Tensor | None]()
+        for name, metric in chosen.items():
+            if metric.needs_catalogue:
+                whole = Lists(users, top.long(), _marked(row, rank, top.shape), counts[users], catalogue)
+                values |= {f"{name}@{k}": metric.per_user(whole, k) for k in cutoffs}
+            else:
+                values |= {f"{name}@{k}": _spread(metric.per_user(hit, k), some, len(users)) for k in cutoffs}
+        return Scores(users, {name: value for name, value in values.items() if value is not None})
+
+
+def _marked(rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:
+    """1 at these places, 0 elsewhere: float64 of the shape."""
+    marks = torch.zeros(*shape, dtype=torch.float64, device=rows.device)
+    marks[rows, columns] = 1
+    return marks
+
+
+def _spread(values: Tensor | None, places: Tensor, size: int) -> Tensor | None:
+    """`values` at `places`, 0 elsewhere: [size]."""
+    return None if values is None else values.new_zeros(size).index_copy_(0, places, values)
 
 
 def summarise(ranking: Ranking, catalogue: Catalogue, cutoffs: Sequence[int]) -> dict[str, float]:

@@ -87,7 +87,7 @@ def report(
     model = _scored(lists.of(data.test.users), data, data.test, config, catalogue)
 
     sliced = {name: each for name, each in zip(others, rankings, strict=True) if name != "before_reranking"}
-    parts = slices(model.ranking, data, data.test, config.cutoffs, config.slices, catalogue, ages=ages, others=sliced)
+    parts = slices(model.ranking, data, data.test, config.cutoffs, config.slices, model.scores, ages, sliced)
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,

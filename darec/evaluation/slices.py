@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from darec.common.interactions import Interactions, Pairs
-from darec.evaluation.metrics import Catalogue
-from darec.evaluation.protocol import Ranking, score
+from darec.evaluation.protocol import Matches, Ranking, Scores
 
 USER, ITEM, AGE = "user", "item", "item age"
 
@@ -36,7 +35,7 @@ def slices(
     held_out: Pairs,
     cutoffs: tuple[int, ...],
     groups: int,
-    catalogue: Catalogue | None = None,
+    scores: Scores | None = None,
     ages: Tensor | None = None,
     others: Mapping[str, Ranking] | None = None,
 ) -> list[Slice]:
@@ -51,29 +50,44 @@ def slices(
         held_out: the pairs that are split.
         cutoffs: the k of each metric.
         groups: number of groups of each side, besides cold ones.
-        catalogue: data for metrics beyond accuracy.
+        scores: metrics of the ranking against all pairs; those that do not depend on hits are taken from it.
         ages: days since each item's first train interaction, -1 for an item without one, int64 [n_items].
         others: lists of other models for the same users.
     """
-    sides = {
-        USER: torch.bincount(data.train.users, minlength=data.n_users)[held_out.users],
-        ITEM: torch.bincount(data.train.items, minlength=data.n_items)[held_out.items],
-    }
-    parts = [(side, *bounds, value) for side, value in sides.items() for bounds in _bounds(value, groups)]
-    if ages is not None:
-        age = ages[held_out.items]
-        # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
-        parts += [(AGE, low - 1, high - 1, age) for low, high in _bounds(age[age >= 0] + 1, groups)]
+    values = {
+        USER: torch.bincount(data.train.users, minlength=data.n_users),
+        ITEM: torch.bincount(data.train.items, minlength=data.n_items),
+    } | ({} if ages is None else {AGE: ages})
 
+    def of(pairs: Pairs, side: str) -> Tensor:
+        return values[side][pairs.users if side == USER else pairs.items]
+
+    parts = [(side, *bounds) for side in (USER, ITEM) for bounds in _bounds(of(held_out, side), groups)]
+    if ages is not None:
+        age = of(held_out, AGE)
+        # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
+        parts += [(AGE, low - 1, high - 1) for low, high in _bounds(age[age >= 0] + 1, groups)]
+
+    matches = Matches(ranking, held_out, data.n_items)
+    other_matches = {name: Matches(each, held_out, data.n_items) for name, each in (others or {}).items()}
     found = []
-    for side, low, high, value in parts:
-        inside = (value >= low) & (value <= high)
-        part = Pairs(held_out.users[inside], held_out.items[inside])
-        scores = score(ranking, part, data.n_items, cutoffs, catalogue=catalogue)
-        rest = {name: score(each, part, data.n_items, cutoffs).means() for name, each in (others or {}).items()}
-        found.append(Slice(side, low, high, len(scores.users), len(part), scores.means(), rest))
+    for side, low, high in parts:
+        distinct, every = of(matches.pairs, side), of(held_out, side)
+        inside = (distinct >= low) & (distinct <= high)
+        scored = matches.score(cutoffs, relevant=inside)
+        means = _with_rest(scored, scores) if scores else scored.means()
+        rest = {name: each.score(cutoffs, relevant=inside).means() for name, each in other_matches.items()}
+        pairs = int(((every >= low) & (every <= high)).sum())
+        found.append(Slice(side, low, high, len(scored.users), pairs, means, rest))
 
     return found
+
+
+def _with_rest(scored: Scores, every: Scores) -> dict[str, float]:
+    """Means over the users of a slice: of its own metrics, and of those of `every` that the slice does not have."""
+    inside = torch.isin(every.users, scored.users)
+    own = scored.means()
+    return {name: own[name] if name in own else float(value[inside].mean()) for name, value in every.values.items()}
 
 
 def _bounds(degree: Tensor, groups: int) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ def batch_growth(
         typer.Option(
             "--factor",
             min=1,
-            help="Factor for the default batch size, compared with 1. May be repeated.",
+            help="Factor for the default batch size, compared with the smallest one. May be repeated.",
             show_default="1, 8, 32",
         ),
     ] = None,
@@ -25,6 +25,7 @@ def batch_growth(
     exponent: Annotated[
         float, typer.Option(min=0, help="The learning rate is multiplied by factor ** exponent.")
     ] = 0.5,
+    width: Annotated[int, typer.Option("--dim", min=1, help="Number of columns of the vectors.")] = 32,
     folder: Annotated[Path, typer.Option("--out", help="Folder of results, checkpoints and the table.")] = BENCH
     / "batch-growth",
 ) -> None:
@@ -38,7 +39,7 @@ def batch_growth(
         raise UserError(f"{error}", where="--pairs", hint="give a number such as 200k or 5M") from error
 
     found = {}
-    for factor, outcome in compare(folder, pairs, factors or [1, 8, 32], epochs, exponent):
+    for factor, outcome in compare(folder, pairs, factors or [1, 8, 32], epochs, exponent, width):
         found[factor] = outcome
         console.print(f"x {factor}: Recall@20 {outcome.recall:.4f}, {outcome.epochs} epochs", highlight=False)
 

@@ -28,7 +28,7 @@ def test_runs_are_kept_and_compared(tmp_path):
     first = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
     assert first.exit_code == 0, first.output
     kept = sorted(tmp_path.glob("*.json"))
-    assert [path.stem for path in kept] == ["8k-x1-50-2", "8k-x2-50-2"]
+    assert [path.stem for path in kept] == ["8k-32-x1-50-2", "8k-32-x2-50-2"]
     kept[0].write_text(json.dumps(json.loads(kept[0].read_text()) | {"recall": 0.5}))
     assert next(compare(tmp_path, 8_000, [1], 2))[1].recall == 0.5
 
