@@ -19,7 +19,6 @@ from darec.artifacts.files import (
     File,
 )
 from darec.common.errors import DarecError
-from darec.common.ranges import by_users
 from darec.dataset.attributes import attribute_values
 from darec.serving.bundle import Contents, vectors_of, write_bundle
 from schemas import columns as c
@@ -67,12 +66,11 @@ def _with_vectors(
         what = f"{len(vectors)} vectors for a vocabulary of {rows.height} rows ({vocabulary.name})"
         raise DarecError(what, where=str(context.path(EMBEDDINGS)), hint="run train again with --force train")
 
-    counts = known.group_by(index).agg(pl.len().cast(pl.Int32).alias(c.TRAIN_COUNT))
-    counted = rows.join(counts, on=index, how="left", maintain_order="left")
-    width = vectors.shape[1]
-    return counted.with_columns(
-        pl.col(c.TRAIN_COUNT).fill_null(0),
-        pl.Series(c.VECTOR, vectors, dtype=pl.Array(pl.Float32, width)),
+    numbers = rows[index].to_numpy()
+    counts = np.bincount(known[index].to_numpy(), minlength=numbers.max(initial=-1) + 1).astype(np.int32)
+    return rows.with_columns(
+        pl.Series(c.TRAIN_COUNT, counts[numbers]),
+        pl.Series(c.VECTOR, vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])),
     )
 
 
@@ -92,7 +90,17 @@ def _pairs(context: StageContext, *parts: File[pl.DataFrame]) -> pl.DataFrame:
 def _seen(context: StageContext) -> pl.DataFrame:
     """Every known pair once, sorted by user and item."""
     pairs = _pairs(context, TRAIN_PART, VAL_PART, TEST_PART)
-    return by_users(pairs, c.USER_INDEX, lambda some: some.unique().sort(c.USER_INDEX, c.ITEM_INDEX))
+
+    # One number per pair, which NumPy sorts in a sixth of the time that a table of two columns takes.
+    keys = pairs[c.USER_INDEX].to_numpy().astype(np.int64)
+    keys <<= 32
+    keys |= pairs[c.ITEM_INDEX].to_numpy()
+    keys.sort()
+    first = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    keys = keys[first]
+    columns = {c.USER_INDEX: (keys >> 32).astype(np.int32), c.ITEM_INDEX: keys.astype(np.int32)}
+    return pl.DataFrame(columns, schema=pairs.schema)
 
 
 def _with_dislikes(seen: pl.DataFrame, dislikes: pl.DataFrame) -> pl.DataFrame:

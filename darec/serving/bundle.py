@@ -105,7 +105,7 @@ def write_bundle(folder: Path, contents: Contents, metrics: Metrics, config: Exp
 
     write_table(contents.users, folder / USERS_FILE, released_users(report.width), rows_in_group=_ROWS_IN_GROUP)
     write_table(contents.items, folder / ITEMS_FILE, released_items(report.width), rows_in_group=_ROWS_IN_GROUP)
-    write_table(contents.seen.sort(c.USER_INDEX, c.ITEM_INDEX), folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
+    write_table(_in_order(contents.seen), folder / SEEN_FILE, SEEN, SEEN_EXTRAS)
     if contents.reranker:
         copyfile(contents.reranker, folder / RERANKER_FILE)
     if contents.attributes is not None:
@@ -283,6 +283,13 @@ class Bundle:
         if not places:
             return rows.filter(pl.col(name).is_in(list(ids))).collect()
         return pl.concat([rows.slice(place, 1) for place in places]).collect()
+
+
+def _in_order(seen: pl.DataFrame) -> pl.DataFrame:
+    """The pairs sorted by user and item."""
+    users, items = seen[c.USER_INDEX].to_numpy(), seen[c.ITEM_INDEX].to_numpy()
+    later = (users[1:] > users[:-1]) | ((users[1:] == users[:-1]) & (items[1:] >= items[:-1]))
+    return seen if later.all() else seen.sort(c.USER_INDEX, c.ITEM_INDEX)
 
 
 def _interactions(seen: pl.DataFrame) -> int:
