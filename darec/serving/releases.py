@@ -175,11 +175,11 @@ class Releases:
             return self._enter(promoted, self._production(releases))
 
     def rollback(self, who: str = "", why: str = "by hand") -> Release:
-        """Returns to the previous release. The release that is left is marked and not published again automatically.
+        """Returns to the previous release. The replaced release is marked and not published again automatically.
 
         Releases with damaged or missing bundles are skipped. If the record of the current release is missing, the
         target is the last release that was in production according to the other records. If the disk is full, the
-        rollback succeeds, but the release that is left cannot be marked, and a warning is logged.
+        rollback succeeds, but the replaced release cannot be marked, and a warning is logged.
 
         Raises:
             UserError: there is no current release, or no earlier one.
