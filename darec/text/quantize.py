@@ -5,7 +5,9 @@ The format is compressed-tensors W8A8: symmetric weights with one scale per outp
 per token at run time. vLLM reads it on CPU and on GPU.
 """
 
+import io
 import json
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,14 @@ _SCHEME = {
 def gguf_to_int8(source: Path, target: Path) -> None:
     """Writes the model in GGUF file `source` to folder `target`: config, tokenizer and 8-bit weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
-    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    # The conversion takes seconds, and a log file would get a line for each step of its progress bars. One of them can
+    # only be disabled before tqdm is imported.
+    disable_progress_bar()
+    with redirect_stderr(io.StringIO()):
+        model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     # The weights are dequantised now; transformers refuses to save a model that is marked as GGUF.
     del model.hf_quantizer, model.config.quantization_config
