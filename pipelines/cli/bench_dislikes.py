@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from darec.common.recipes import load_recipe
-from pipelines.cli.bench_options import BENCH, STORE, SetOption, StoreOption, write_table
-from pipelines.cli.options import DEFAULT_RECIPE
+from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, SetOption, StoreOption, write_table
 from pipelines.show import console
 
 
 def dislikes(
-    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run with dislikes.")] = DEFAULT_RECIPE,
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run with dislikes.")] = LIGHTGCN_RECIPE,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     overrides: SetOption = None,
     store: StoreOption = STORE,

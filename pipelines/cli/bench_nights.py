@@ -7,13 +7,12 @@ import typer
 
 from darec.common.recipes import load_recipe
 from darec.dataset.sources import movielens_files
-from pipelines.cli.bench_options import BENCH, SetOption, write_table
-from pipelines.cli.options import DEFAULT_RECIPE
+from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, SetOption, write_table
 from pipelines.show import Bars, console
 
 
 def nights(
-    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run on MovieLens-100K.")] = DEFAULT_RECIPE,
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run on MovieLens-100K.")] = LIGHTGCN_RECIPE,
     nights: Annotated[int, typer.Option(min=0, help="Number of nights after the first.")] = 30,
     growth: Annotated[
         float, typer.Option(min=0.0001, help="New interactions per night, as a fraction of the known ones.")

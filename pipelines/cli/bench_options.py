@@ -37,6 +37,7 @@ OutOption = Annotated[
 ]
 
 BENCH = Path("data/bench")
+LIGHTGCN_RECIPE = Path("configs/movielens-lightgcn.yaml")  # what the tables of nights, refits and dislikes are about
 STORE = BENCH / "store"
 
 

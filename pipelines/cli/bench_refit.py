@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 
 from darec.common.recipes import load_recipe
-from pipelines.cli.bench_options import BENCH, STORE, SetOption, StoreOption, write_table
-from pipelines.cli.options import DEFAULT_RECIPE
+from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, SetOption, StoreOption, write_table
 from pipelines.show import console
 
 
 def refit(
-    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run, with timestamps.")] = DEFAULT_RECIPE,
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a whole run, with timestamps.")] = LIGHTGCN_RECIPE,
     cuts: Annotated[int, typer.Option(min=1, help="Number of points in time at which the log is cut.")] = 12,
     first: Annotated[float, typer.Option(min=0.05, max=0.99, help="Share of the log before the first cut.")] = 0.35,
     days: Annotated[float, typer.Option(min=0.01, help="Number of days after a cut that are predicted.")] = 10,
