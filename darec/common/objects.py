@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.extras import extra
@@ -40,6 +40,7 @@ _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/m
 """The metadata services that clients ask for credentials if the environment has none."""
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403 Forbidden", "401 Unauthorized")
 _CHUNK = 32 * 2**20  # bytes of a file that are in memory at once
+_BLOCK = 8 * 2**20  # the same, of a download
 
 
 def is_url(location: str | Path) -> bool:
@@ -52,7 +53,7 @@ def is_unencrypted() -> bool:
     return any("http://" in os.environ.get(name, "") for name in _ENDPOINTS)
 
 
-def open_objects(url: str) -> "ObjectStore":
+def _opened(url: str) -> "ObjectStore":
     """The obstore client of `url`, such as s3://bucket/prefix; names of objects are relative to it.
 
     Raises:
@@ -68,7 +69,7 @@ def open_objects(url: str) -> "ObjectStore":
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
+def _explained(where: str) -> Iterator[None]:
     """Converts errors of an object store into errors with hints.
 
     Errors about missing objects and failed conditions are passed on unchanged.
@@ -115,28 +116,29 @@ class Listed:
     name: str
     bytes: int
     version: str
-    """The entity tag, which differs between contents."""
+    """The entity tag, which differs between contents; empty if the server gives none."""
     modified: datetime
     """According to the server's clock."""
 
 
 class Objects:
-    """The objects under one URL.
+    """The objects under one URL. The only place that calls obstore.
 
     Every method raises UserError for a missing bucket or missing rights, and TransientError if the server cannot be
     reached after several tries.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._store = open_objects(self.url)
+    def __init__(self, url: str, shown_as: str = "") -> None:
+        """Takes the URL, and the place that errors name instead of the URL and the object."""
+        self.url, self._shown_as = url.rstrip("/"), shown_as
+        self._store = _opened(self.url)
         self._obstore = extra("obstore", "cloud")
         self._errors = extra("obstore.exceptions", "cloud")
 
     def read(self, name: str) -> tuple[bytes, str] | None:
         """An object's content and version; None if there is none."""
         try:
-            with explained(self._address(name)):
+            with _explained(self._address(name)):
                 found = self._obstore.get(self._store, name)
                 return bytes(found.bytes()), found.meta["e_tag"]
         except FileNotFoundError:
@@ -152,21 +154,38 @@ class Objects:
 
     def _write(self, name: str, content: bytes, mode: object) -> str | None:
         try:
-            with explained(self._address(name)):
+            with _explained(self._address(name)):
                 return self._obstore.put(self._store, name, content, mode=mode, use_multipart=False)["e_tag"]
         except (self._errors.AlreadyExistsError, self._errors.PreconditionError):
             # If a response is lost, the client repeats a write that has already succeeded.
             found = self.read(name)
             return found[1] if found and found[0] == content else None
 
+    def head(self, name: str) -> Listed:
+        """An object without its content. Raises FileNotFoundError if there is no such object."""
+        with _explained(self._address(name)):
+            return _listed(self._obstore.head(self._store, name))
+
+    def download(self, name: str, path: Path) -> Listed:
+        """Writes an object's content to `path` and returns which version that is.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        with _explained(self._address(name)), path.open("wb") as stream:
+            found = self._obstore.get(self._store, name)
+            for block in found.stream(min_chunk_size=_BLOCK):
+                stream.write(block)
+            return _listed(found.meta)
+
     def put(self, name: str, content: bytes | Path) -> None:
         """Writes or replaces an object. A file is read in parts; the object becomes visible when it is complete."""
-        with explained(self._address(name)):
+        with _explained(self._address(name)):
             self._obstore.put(self._store, name, content)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The content in parts. Raises FileNotFoundError if there is no such object."""
-        with explained(self._address(name)):
+        with _explained(self._address(name)):
             found = self._obstore.get(self._store, name)
             size = found.meta["size"]
             if size <= _CHUNK:
@@ -179,23 +198,26 @@ class Objects:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """The objects in the folder `prefix` and its subfolders, by name."""
-        with explained(self._address(prefix)):
+        with _explained(self._address(prefix)):
             for page in self._obstore.list(self._store, prefix.rstrip("/")):
-                for each in page:
-                    yield Listed(each["path"], each["size"], each["e_tag"], each["last_modified"])
+                yield from map(_listed, page)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes objects; missing objects are ignored."""
         names = list(names)
-        with explained(self.url):
+        with _explained(self._shown_as or self.url):
             for start in range(0, len(names), 1000):
                 self._obstore.delete(self._store, names[start : start + 1000])
 
     def move(self, name: str, target: str) -> None:
         """Renames an object."""
-        with explained(self._address(name)):
+        with _explained(self._address(name)):
             self._obstore.copy(self._store, name, target)
             self._obstore.delete(self._store, name)
 
     def _address(self, name: str) -> str:
-        return f"{self.url}/{name}"
+        return self._shown_as or f"{self.url}/{name}"
+
+
+def _listed(meta: Any) -> Listed:
+    return Listed(meta["path"], meta["size"], meta["e_tag"] or "", meta["last_modified"])

@@ -6,15 +6,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
-from typing import Any
 
 from darec.common.errors import TransientError, UserError
-from darec.common.extras import extra
-from darec.common.objects import explained, open_objects
+from darec.common.objects import Listed, Objects
 from darec.dataset.connections import CONNECTIONS, FileConnection, RemoteFile, expanded
 from darec.dataset.files import fixed_parts, is_hidden
-
-_BLOCK = 8 * 2**20
 
 
 @CONNECTIONS.register("s3")
@@ -25,11 +21,10 @@ class ObjectStore(FileConnection):
 
     def __init__(self, place: str, role: str) -> None:
         self._place, self._role = place, role
-        self._obstore = extra("obstore", "cloud")
         kind, _, path = expanded(place, role).partition("://")
         bucket, _, self._path = path.partition("/")
         self._path = self._path.strip("/")
-        self._store = open_objects(f"{kind}://{bucket}")
+        self._objects = Objects(f"{kind}://{bucket}", shown_as=place)
 
     @property
     def inner(self) -> str:
@@ -45,24 +40,21 @@ class ObjectStore(FileConnection):
         # Only what is below the part of the path without a glob is listed.
         fixed = "/".join(fixed_parts(self._path.split("/")))
         with self._reading():
-            found = [meta for page in self._obstore.list(self._store, fixed or None) for meta in page]
+            found = list(self._objects.list(fixed))
             if not found and fixed == self._path:  # a listing of a prefix does not include the object of this name
-                found = [self._obstore.head(self._store, fixed)]
+                found = [self._objects.head(fixed)]
 
-        wanted = [meta for meta in sorted(found, key=lambda meta: meta["path"]) if self._means(meta["path"])]
+        wanted = [each for each in sorted(found, key=lambda each: each.name) if self._means(each.name)]
         if not wanted:
             hint = f"correct data.{self._role}"
             raise UserError(f"there are no {self._role} files", where=self._place, hint=hint)
 
-        return [_described(meta) for meta in wanted]
+        return [_described(each) for each in wanted]
 
     def download(self, file: RemoteFile, path: Path) -> RemoteFile:
         """Writes the object's content to `path`."""
-        with self._reading(), path.open("wb") as stream:
-            result = self._obstore.get(self._store, file.name)
-            for block in result.stream(min_chunk_size=_BLOCK):
-                stream.write(block)
-        got = _described(result.meta)
+        with self._reading():
+            got = _described(self._objects.download(file.name, path))
         if got.bytes != path.stat().st_size:
             raise TransientError(f"the download of {file.name} ended early", where=self._place)
         return got
@@ -70,8 +62,7 @@ class ObjectStore(FileConnection):
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            with explained(self._place):
-                yield
+            yield
         except FileNotFoundError:
             hint = f"correct data.{self._role}"
             raise UserError("there is no such file or bucket", where=self._place, hint=hint) from None
@@ -85,9 +76,9 @@ class ObjectStore(FileConnection):
         return not any(is_hidden(part) for part in below.split("/"))
 
 
-def _described(meta: Any) -> RemoteFile:
-    tag = (meta["e_tag"] or "").strip('"')  # Azure's listings omit the quotes
-    return RemoteFile(meta["path"], tag or f"{meta['last_modified']} {meta['size']}", meta["size"])
+def _described(found: Listed) -> RemoteFile:
+    tag = found.version.strip('"')  # Azure's listings omit the quotes
+    return RemoteFile(found.name, tag or f"{found.modified} {found.bytes}", found.bytes)
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
