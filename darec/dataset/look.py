@@ -61,7 +61,7 @@ def look_at(path: Path, encoding: str | None = None) -> Look:
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         raise UserError("the file is empty", where=str(path), hint="give a file with rows")
-    if ASSIGNED.sub("", text.lstrip(), count=1)[:1] in ("{", "["):
+    if _value_of(text.lstrip())[:1] in ("{", "["):
         looked = _json(path, text, lines, FileFormat(format="json"))
     else:
         looked = (
@@ -213,10 +213,16 @@ def _json_objects(text: str) -> list[dict[str, object]]:
     if not found:
         for line in text.split("\n")[:_SAMPLE_LINES]:
             try:
-                found.append(ast.literal_eval(ASSIGNED.sub("", line, count=1)))
+                found.append(ast.literal_eval(_value_of(line)))
             except (ValueError, SyntaxError):
                 break
     return [value for value in found if isinstance(value, dict) and value]
+
+
+def _value_of(text: str) -> str:
+    """`text` from the value on that it assigns, or all of it."""
+    assignment = ASSIGNED.match(text)  # a search would try every word of a long text, and take minutes
+    return text[assignment.end() :] if assignment else text
 
 
 def _as_text(value: object) -> str:
