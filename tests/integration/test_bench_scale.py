@@ -1,5 +1,7 @@
 """`darec bench scale`: synthetic logs with structure, stages in processes of their own, costs that are kept."""
 
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +10,16 @@ import pytest
 from benchmarks import scale
 from benchmarks.scale import Cost
 from darec.serving.releases import Releases
+
+PRELOADED = ["darec.evaluation.report", "darec.serving.bundle", "darec.training", "faiss", "stages.registry"]
+
+
+@pytest.fixture(scope="module")
+def ready() -> ForkServerContext:
+    """Processes that have imported everything: a stage does not wait for imports."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
@@ -21,7 +33,8 @@ def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
     assert pl.read_parquet(tmp_path / "again.parquet").equals(log)
 
 
-def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch):
+def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch, ready):
+    monkeypatch.setattr(scale, "get_context", lambda _: ready)
     recipe = scale.recipe_for(tmp_path, 10_000, text_width=8, settings=["train.dim=8", "split.k_core=2"])
     first = list(scale.measure(recipe, 10_000, "publish", 8))
     names = ["ingest", "split", "graph", "train_reference", "train", "evaluate", "export", "publish"]
