@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -440,16 +441,23 @@ def silence(request: Body, handler: Handler) -> None:
 
 
 @pytest.mark.timeout(120)  # without a deadline the server would never be done
-@pytest.mark.parametrize("behave", [drip, drip_headers, silence])
-def test_a_deadline_is_for_the_whole_request(tmp_path: Path, behave: Behaviour) -> None:
+def test_a_deadline_is_for_the_whole_request(tmp_path: Path) -> None:
+    """Three servers at once, because the test does nothing but wait for their deadlines."""
+    behaviours: tuple[Behaviour, ...] = (drip, drip_headers, silence)
+    all_ended = threading.Barrier(len(behaviours), action=GIVEN_UP.set)
     GIVEN_UP.clear()
-    with stub(but_for_jaws(behave)) as llm:
-        try:
-            profiles, report = task(tmp_path, llm.url, timeout=2, retries=0).run()
-        finally:
-            GIVEN_UP.set()
-    assert sources(profiles) == ["llm", "metadata", "llm", "llm"]
-    assert report["causes"] == {"failed": 1}
+
+    def run(number: int) -> tuple[list[str], dict[str, int]]:
+        with stub(but_for_jaws(behaviours[number])) as llm:
+            try:
+                profiles, report = task(tmp_path / str(number), llm.url, timeout=2, retries=0).run()
+            finally:
+                all_ended.wait()
+        return sources(profiles), report["causes"]
+
+    with ThreadPoolExecutor(len(behaviours)) as pool:
+        for found in pool.map(run, range(len(behaviours))):
+            assert found == (["llm", "metadata", "llm", "llm"], {"failed": 1})
 
 
 def test_a_server_that_drips_for_every_row_is_named(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_a_process_that_was_killed_is_started_again(tmp_path, monkeypatch):
 
 def test_one_that_keeps_ending_is_an_error_that_says_where_to_look(tmp_path, monkeypatch):
     monkeypatch.setattr(supervise, "_PAUSE", 0)
+    monkeypatch.setattr(supervise, "_INTERVAL", 0.02)
     with Parts() as parts, pytest.raises(DarecError, match=r"the clock ended repeatedly.*log"):
         parts.add(Part("clock", says("started", "sys.exit(3)"), log=tmp_path / "log"))
         parts.keep_alive()
