@@ -58,16 +58,8 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
         _require_free("127.0.0.1", port + 1, hint)
 
     signal.signal(signal.SIGTERM, _interrupt)
-
     url = f"http://{host}:{port}/api"
-    os.environ |= _ENVIRONMENT
-    os.environ["PREFECT_API_URL"] = url
-    os.environ.setdefault("PREFECT_UI_API_URL", url)
-    os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; long enough for a busy machine
-    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # interval between two checks for new runs, in seconds
-
-    if logs.chosen_format() == "json":
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
+    _configure_prefect(url)
 
     with Parts() as parts:
         database = {} if prefect_setting(_DATABASE_URL) else {_DATABASE_URL: _start_database(parts)}
@@ -84,6 +76,17 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
             parts.keep_alive()
         except KeyboardInterrupt:
             return
+
+
+def _configure_prefect(url: str) -> None:
+    """Sets Prefect's settings for all processes of the service; those that the environment has are kept."""
+    os.environ |= _ENVIRONMENT
+    os.environ["PREFECT_API_URL"] = url
+    os.environ.setdefault("PREFECT_UI_API_URL", url)
+    os.environ.setdefault("PREFECT_SERVER_DATABASE_TIMEOUT", "60")  # seconds; long enough for a busy machine
+    os.environ.setdefault("PREFECT_WORKER_QUERY_SECONDS", "2")  # interval between two checks for new runs, in seconds
+    if logs.chosen_format() == "json":
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
 
 
 def _start_database(parts: Parts) -> str:

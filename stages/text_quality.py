@@ -67,6 +67,8 @@ def measure_prompt(
     with store.in_use():
         upstream = inputs_of(STAGES[use.stage], recipe, store)
         context = stage_context(STAGES[use.stage], recipe, upstream, store, progress=progress)
+
+        # Both prompts are measured on the same rows, and on the train pairs of these rows.
         paths = [use.path(recipe), *([path] if path is not None else [])]
         table, tables = _tables(use, context, paths)
         rows = _sample(tables, most_rows, seed)

@@ -90,9 +90,11 @@ def clean_interactions(
     n_kept = kept.height
     pairs = one_of_each_pair(weighted(kept, config), len(log.items.ids), config)
     del kept
+
     is_liked, is_disliked = verdicts(threshold, config)
     liked = pairs.filter(is_liked)
     disliked = None if is_disliked is None else pairs.filter(is_disliked)
+
     left_out = log.left_out | {cause: found["rows"] for cause, found in lost.items()}
     left_out["duplicate"] = n_kept - pairs.height
     left_out["disliked"] = 0 if disliked is None else disliked.height

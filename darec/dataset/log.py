@@ -59,6 +59,7 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
     rows = _read(raw, forms)
     if rows["unread_time"].any() and (better := _other_forms(raw, forms, config)) != forms:
         forms, rows = better, _read(raw, better)
+
     is_blank = rows.select(pl.all_horizontal(pl.col(c.USER, c.ITEM, c.RATING, c.TIMESTAMP).is_null())).to_series()
     left_out = dict.fromkeys(NO_LOSS, 0) | {"blank": int(is_blank.sum())}
     rows = rows.filter(~is_blank) if left_out["blank"] else rows
@@ -70,6 +71,7 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
     users, items = _checked_ids(raw, rows, c.USER, config, None), _checked_ids(raw, rows, c.ITEM, config, catalogue)
     for word, judged in (("users", users), ("items", items)):
         notes += [f"{word}: {note}" for note in judged.notes]
+
     rows, left_out["other_event"], events = _of_events(raw, rows, config)
     labels = _meanings(rows[c.SPLIT])
     numbered = rows.select(

@@ -117,15 +117,18 @@ def forget(
     with store.in_use() if dry_run else alone(store), store.lease(LEASE):
         if not dry_run:
             _empty(store, "tmp")  # of a call that was killed
+
         person = _Person(store, user_id)
         person.check(elsewhere=copies is not None and copies.named)
         counts = person.counts() | (copies.counts() if copies is not None else {})
+
         if vectors is not None:
             left = (*left, _PUSHED)
             with open_store(vectors) as pushed:
                 counts["rows of the vector store"] = pushed.holding(user_id)
                 if not dry_run:
                     pushed.forget(user_id)
+
         receipt = Receipt(
             at=datetime.now(UTC),
             who=who or whoami(),
@@ -144,6 +147,7 @@ def forget(
         )
         if dry_run:
             return receipt
+
         if copies is not None:
             copies.remove()
         return _remove(store, person, receipt)

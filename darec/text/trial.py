@@ -172,6 +172,7 @@ def try_prompt(
     if not numbers:
         raise UserError("there is no row to try", where=f"--rows {wanted}", hint="give a number of rows")
 
+    # Both prompts are asked about the same rows.
     rows = task.rows[numbers]
     old, new = replace(old, rows=rows), replace(new, rows=rows)
     sides: dict[bool, tuple[list[Conversation], list[Side]]] = {}

@@ -90,6 +90,7 @@ class Trainer:
         self.batch_size, self.learning_rate = self.settings.batch_size, self.settings.learning_rate
         self.validated, self.is_sample = validation_pairs(config, self.interactions)
         self._tell_sizes()
+
         fixed = device.type == "cuda" if fixed is None else fixed
         dislikes = config.dislikes, config.dislike_share
         self.sampler = Sampler(self.interactions, self.batch_size, *dislikes, fixed=fixed)
@@ -97,6 +98,7 @@ class Trainer:
         self.model.to(device)
         if config.compile:
             _compile_projections(self.model)
+
         replays = config.cuda_graphs and device.type == "cuda" and split.size == 1
         self.replay = Replay(self._advance) if replays else None
         rate = torch.tensor(self.learning_rate, device=device) if replays else self.learning_rate

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from pipelines.cli.options import Commands, JsonOption, RecipeOption, SetOption,
 from pipelines.reports import check_free
 from pipelines.show import Bars, console
 from pipelines.tables import print_table
+
+if TYPE_CHECKING:
+    from stages.text_quality import Report
 
 app = Commands(help="Try prompts and measure their texts before a run.", no_args_is_help=True)
 
@@ -80,7 +83,6 @@ def quality(
     nearest neighbours by text are liked together in train, relative to what their popularity predicts. No texts are
     requested from the LLM: rows without an answer are left out (see `darec prompt try`).
     """
-    from darec.report.texts import table
     from stages.text_quality import measure_prompt
 
     loaded, store = open_recipe(recipe, overrides)
@@ -90,7 +92,13 @@ def quality(
 
     if as_json:
         print_json(asdict(found))
-        return
+    else:
+        _print_quality(name, found)
+
+
+def _print_quality(name: str, found: "Report") -> None:
+    """Prints the measurements of one or two prompts, and the verdict on the change."""
+    from darec.report.texts import table
 
     sides = [found.old, found.new] if found.new else [found.old]
     headings = ("", "current", "new")[: len(sides) + 1]
