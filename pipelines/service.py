@@ -79,7 +79,7 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
 
 
 def _configure_prefect(url: str) -> None:
-    """Sets Prefect's settings for all processes of the service; those that the environment has are kept."""
+    """Sets Prefect's settings for all processes of the service, which the environment may replace in part."""
     os.environ |= _ENVIRONMENT
     os.environ["PREFECT_API_URL"] = url
     os.environ.setdefault("PREFECT_UI_API_URL", url)

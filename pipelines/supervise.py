@@ -14,7 +14,7 @@ from typing import Never, Self
 from darec.common.errors import DarecError
 from darec.common.processes import die_with_parent
 
-_INTERVAL = 0.5  # seconds between two looks at the processes
+_INTERVAL = 0.5  # seconds between checks whether a process has ended
 _PAUSE = 3  # seconds before a process that ended is started again
 _LASTED = 60  # a process that ran for this many seconds counts as healthy
 _TRIES = 5  # starts without a healthy process
