@@ -27,4 +27,4 @@ class MMRConfig(Section):
 
 
 RerankConfig = MMRConfig
-"""All rerankers. With a second one, this becomes a union that is discriminated by `name`."""
+"""All rerankers. A second one makes this a union, `MMRConfig | OtherConfig`; a recipe without a `name` means the first."""
