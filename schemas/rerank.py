@@ -27,4 +27,4 @@ class MMRConfig(Section):
 
 
 RerankConfig = MMRConfig
-"""All rerankers. A second one makes this a union, `MMRConfig | OtherConfig`; a recipe without a `name` means the first."""
+"""All rerankers. A second one makes this a union, `MMRConfig | OtherConfig`; without a `name` the first is meant."""
