@@ -1,8 +1,6 @@
 """Quality of texts: hand-computed cases, properties, and the whole way from a ledger to a comparison."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,6 @@ from stages.text_quality import measure_prompt
 from tests import report_samples
 from tests.llm_stub import Handler, completion, send, stub
 from tests.prompt_bench import bench_recipe, bench_settings, template
-
-DAREC = Path(sys.executable).with_name("darec")
 
 
 def unit(rows: Any) -> np.ndarray:
@@ -166,7 +162,9 @@ def test_the_command_compares_in_the_terminal_and_as_json(tmp_path: Path) -> Non
         run_trial(recipe, Store(recipe.runtime.store), "profile_items", new, "24", ask_old=True)
         settings = [part for each in bench_settings(tmp_path, server.url) for part in ("--set", each)]
     command = ["prompt", "quality", "--prompt", new, "--recipe", str(tmp_path / "store.yaml"), *settings]
-    shown = subprocess.run([DAREC, *command], capture_output=True, text=True, timeout=120, check=True).stdout
+    ended = CliRunner().invoke(app, command)
+    assert ended.exit_code == 0, ended.output
+    shown = ended.stdout
     assert "co-like lift, new minus current: " in shown and "profile_items: 24 of 24 rows" in shown
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert found["old"]["quality"]["rows"] == 24 and found["change"]["low"] <= found["change"]["high"]
