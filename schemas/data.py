@@ -52,7 +52,8 @@ class FileFormat(Section):
     item_separator: str | None = Field(default=None, min_length=1)
     """Separates several items in the item field of one row; the row stands for one interaction with each."""
     item_rating_separator: str | None = Field(default=None, min_length=1)
-    """Separates an item of such a list from its rating, as `-` does in `N29-1 N33-0`."""
+    """Separates an item of such a list, or of a line `user item:rating item:rating`, from its rating, as `-` does in
+    `N29-1 N33-0`."""
     last_takes_rest: bool = added(False)
     """Whether the last column has the rest of a line, with the separators in it. Fields are then never quoted."""
     flatten: bool = added(False)
@@ -61,7 +62,8 @@ class FileFormat(Section):
     """Only for JSON: the field that holds a list of objects. Each of them is a row, with columns such as `events.id`
     beside the other fields of the line. Nested objects become columns too."""
     skip_columns: int = added(0, ge=0)
-    """Only for a matrix: number of columns to skip before those of the items."""
+    """Only for a matrix and for lightgcn: number of columns to skip before those of the items. With lightgcn, the user
+    is then the number of the line."""
 
     @field_validator("encoding")
     @classmethod

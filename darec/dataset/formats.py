@@ -4,6 +4,7 @@ import ast
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.common.registry import Registry
 from darec.dataset.files import SourceFile
-from darec.dataset.look import ASSIGNED, WHITESPACE, header_lines, rows_within, stray_quotes, unnested
+from darec.dataset.look import (
+    ASSIGNED,
+    WHITESPACE,
+    header_lines,
+    rows_within,
+    stray_quotes,
+    unnested,
+    with_doubled_quotes,
+)
 from darec.dataset.raw import MORE_FIELDS, reading
 from darec.dataset.unpack import Scratch, head_of, plain_text, refuse_binary
 from schemas import columns as c
@@ -121,11 +130,20 @@ def _recbole(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 
 @FORMATS.register("lightgcn")
 def _lightgcn(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
-    """LightGCN's files: a line is a user and the items of that user, separated by blanks."""
+    """LightGCN's files: a line is a user and the items of that user, separated by blanks.
+
+    With `skip_columns` the first words are not users: the user is the number of the line, from 1.
+    """
     text = _text(path, form, scratch)
     with reading(path):
-        lines = pl.scan_lines(text, glob=False).select(pl.col("line").str.extract_all(r"\S+"))
-    pairs = lines.select(pl.col("line").list.first().alias(c.USER), pl.col("line").list.slice(1).alias(c.ITEM))
+        line = pl.scan_lines(text, glob=False).select(pl.col("line").str.strip_chars("\ufeff"))
+    line = line.filter(pl.col("line").str.contains(r"\S"))
+    blank = form.separator in (None, WHITESPACE)
+    word = r"\S+" if blank else f"[^\\s{re.escape(form.separator or '')}]+"
+    words = line.select(pl.col("line").str.extract_all(word)).with_row_index("number", offset=1)
+    user = pl.col("number").cast(pl.String) if form.skip_columns else pl.col("line").list.first().str.strip_suffix(":")
+    items = pl.col("line").list.slice(form.skip_columns or 1)
+    pairs = words.select(user.alias(c.USER), items.alias(c.ITEM))
     return pairs.explode(c.ITEM).filter(pl.col(c.ITEM).is_not_null())
 
 
@@ -223,7 +241,8 @@ def _columns(path: Path, form: FileFormat) -> tuple[list[str], FileFormat, int]:
     if declared is not None:
         form = form.model_copy(update={"separator": declared})
     if form.quote is None:
-        form = form.model_copy(update={"quote": "none" if stray_quotes(lines[first:], form) else '"'})
+        rows = [with_doubled_quotes(line) for line in lines[first:]] if form.escape else lines[first:]
+        form = form.model_copy(update={"quote": "none" if stray_quotes(rows, form) else '"'})
     if not header:
         if head.whole and not "".join(lines).strip():
             raise UserError("the file is empty", where=str(path), hint="give a file with a header line and rows")

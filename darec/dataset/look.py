@@ -22,7 +22,10 @@ _SEPARATORS = ("::", "\t", ";", "|", ",", "\x01", "^", "~", " ")  # the first of
 _SAMPLE_LINES = 400
 _DECLARED = re.compile(r'"?sep=(.{1,2}?)"?,*$', re.IGNORECASE)
 _TYPED = re.compile(r"[^:\t]+:(token|token_seq|float|float_seq)")
+_ID = re.compile(r"[A-Za-z]{0,3}_?\d+")  # in lines of a user and items
+_VALUED_ID = re.compile(rf"{_ID.pattern}:[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 _NUMBER = re.compile(r"[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?$")
+_ESCAPED_QUOTE = re.compile(r'(^|[;,\t|])".*[^\\]\\"(?!"?([;,\t|]|$))')
 _DATED = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
@@ -116,8 +119,16 @@ def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
         return False
     if len(separator) > 1:
         return False
+    starts = re.compile(rf'(?:^|{re.escape(separator)})\s*"')
+    if any(line.count('"') % 2 for line in lines) and not any(map(starts.search, lines)):
+        return True  # quotes within fields, which Polars would take for the beginning of quoted fields
     opening = re.compile(rf'(?:^|{re.escape(separator)})"(?:[^"]|"")*(?:$|"[^"{re.escape(separator)}])')
     return any(opening.search(line) for line in lines if '"' in line)
+
+
+def with_doubled_quotes(text: str) -> str:
+    r"""The text with escaped quotes (`\"`) doubled."""
+    return text.replace('\\"', '""')
 
 
 def is_number(value: str) -> bool:
@@ -232,13 +243,32 @@ def _as_text(value: object) -> str:
 
 
 def _lightgcn(path: Path, lines: list[str]) -> Look | None:
-    """A file of lines `user item item ...`: whole numbers, with a varying number per line."""
-    sample = [line.split() for line in lines[:_SAMPLE_LINES]]
-    sizes = Counter(map(len, sample))
-    if len(sizes) < 3 or not all(word.isdigit() for row in sample for word in row):
+    """Lines of a user and the user's items, a varying number per line: ids, or `item:value` as in libsvm's files.
+
+    A first number that is the number of the other words counts the items, and the user is the line (CiteULike).
+    """
+    separator = next((each for each in ("\t", ",", ";") if each in lines[0]), None)
+    sample = [line.strip().split(separator) for line in lines[:_SAMPLE_LINES]]
+    users, items = [row[0].removesuffix(":") for row in sample], [word for row in sample for word in row[1:]]
+    valued = bool(items) and all(_VALUED_ID.fullmatch(word) for word in items)
+    if not all(map(_ID.fullmatch, users)) or not (valued or all(map(_ID.fullmatch, items))):
         return None
-    rows = [[row[0], item] for row in sample for item in row[1:]]
-    return Look(path, FileFormat(format="lightgcn"), ["user_id", "item_id"], rows, lines[0])
+    if valued and (separator == "," or len(set(users)) < 0.5 * len(users)):
+        what = "the lines are features with a label, as of libsvm or libFM: they do not name users and items"
+        raise UserError(what, where=str(path), hint="write a table with the columns user_id, item_id and rating")
+    if len(set(map(len, sample))) < (2 if valued else 3):
+        return None
+
+    counted = not valued and all(user == str(len(row) - 1) for user, row in zip(users, sample, strict=True))
+    form = FileFormat(
+        format="lightgcn",
+        separator=separator if separator in (",", ";") else None,
+        item_rating_separator=":" if valued else None,
+        skip_columns=int(counted),
+    )
+    users = [str(number) for number in range(1, len(sample) + 1)] if counted else users
+    rows = [[user, *word.split(":")] for user, row in zip(users, sample, strict=True) for word in row[1:]]
+    return Look(path, form, ["user_id", "item_id", *(["rating"] if valued else [])], rows, lines[0])
 
 
 def _blocks(path: Path, lines: list[str]) -> Look | None:
@@ -323,6 +353,8 @@ def _parquet(path: Path) -> Look:
 
 
 def _delimited(path: Path, lines: list[str]) -> Look:
+    escape = "\\" if any(map(_ESCAPED_QUOTE.search, lines[:_SAMPLE_LINES])) else None
+    lines = [with_doubled_quotes(line) for line in lines] if escape else lines
     declared = _DECLARED.match(lines[0].strip())
     body = [line for line in lines[1 if declared else 0 :][:_SAMPLE_LINES] if line.strip()]
     comment = next((mark for mark in ("#", "%", "//") if body[0].startswith(mark)), None)
@@ -333,7 +365,7 @@ def _delimited(path: Path, lines: list[str]) -> Look:
         form, cells = FileFormat(format="csv", header=True), [[line] for line in plain[1:]]
         return Look(path, form, [plain[0]], cells, lines[0], ["no separator was found: the file has one column"])
 
-    form = FileFormat(separator=separator, comment=comment)
+    form = FileFormat(separator=separator, comment=comment, escape=escape)
     if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
         form = form.model_copy(update={"quote": "none"})
     elif _has_single_quotes(plain, separator):

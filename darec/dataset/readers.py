@@ -70,7 +70,7 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
     present = rows.collect_schema().names()
     extra = [MORE_FIELDS] if MORE_FIELDS in present else []
     rows = rows.select(*(pl.col(name).alias(column) for column, name in names.items()), *extra)
-    if form.item_separator is not None:
+    if form.item_separator is not None or form.item_rating_separator is not None:
         rows, names = _one_item_a_row(rows, names, form)
 
     unread = tuple(name for name in present if name not in names.values() and name != MORE_FIELDS)
@@ -79,13 +79,10 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
 
 def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat) -> tuple[pl.LazyFrame, dict[str, str]]:
     """Splits rows with several items in one field; the value after an item is its rating."""
-    assert form.item_separator is not None
-    items = pl.col(c.ITEM).cast(pl.String).str.strip_chars().str.split(form.item_separator)
-    rows = (
-        rows.with_columns(items.alias(c.ITEM))
-        .explode(c.ITEM)
-        .filter(pl.col(c.ITEM).is_not_null() & (pl.col(c.ITEM) != ""))
-    )
+    if form.item_separator is not None:
+        items = pl.col(c.ITEM).cast(pl.String).str.strip_chars().str.split(form.item_separator)
+        rows = rows.with_columns(items.alias(c.ITEM)).explode(c.ITEM)
+        rows = rows.filter(pl.col(c.ITEM).is_not_null() & (pl.col(c.ITEM) != ""))
     if form.item_rating_separator is None:
         return rows, names
     pattern = f"^(.*){_escaped(form.item_rating_separator)}([^{_escaped(form.item_rating_separator)}]*)$"

@@ -16,12 +16,13 @@ Role = Literal["interactions", "items", "users"]
 
 _WHOM = (
     "user|usr|use|reviewer|visitor|customer|cust|client|member|profile|account|person|listener|reader|viewer|player|"
-    "buyer|subscriber|consumer|household|steam|playlist|session|u"
+    "buyer|subscriber|consumer|household|student|learner|candidate|applicant|steam|playlist|session|u"
 )
 _WHAT = (
     "item|itm|ite|movie|film|book|product|prod|business|venue|place|poi|location|artist|song|track|album|music|anime|"
     "manga|news|article|game|app|video|recipe|beer|wine|joke|course|content|doc|document|listing|offer|restaurant|"
-    "hotel|show|series|podcast|merchant|page|post|work|gmap|stream|ad|i"
+    "hotel|show|series|podcast|merchant|page|post|work|gmap|stream|ad|bookmark|photo|image|pin|job|repo|exercise|"
+    "question|problem|property|i"
 )
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
@@ -30,6 +31,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
         "uid|msno|steamid|pid|profilename",
         _WHOM,
         f"({_WHOM})(name|hash)|author|authorid",
+        "(order|basket|cart|invoice|receipt|ticket|visit|trip|transaction)(id|no|key|num|number)",  # without users
     ),
     "item": (
         "parentasin",
@@ -86,14 +88,27 @@ def read_roles(look: Look) -> Reading:
     found = _by_name(look) if is_named else {}
     if not is_named:
         return _by_position(look)
-    if "user" in found and "item" in found:
+    if "user" in found and "item" in found and not _is_catalogue(look, found):
         return _interactions(look, found)
+    if "user" in found and "title" in found:  # the author of a title
+        del found["user"]
     if "user" not in found and "item" not in found and "title" not in found:
         reading = _by_position(look)
         names = ", ".join(f"{meaning} {look.columns[number]!r}" for meaning, number in reading.columns.items())
         reading.doubts.append(f"columns are recognised by values and positions, not by names: {names}")
         return reading
     return _entities(look, found)
+
+
+def _is_catalogue(look: Look, found: dict[str, int]) -> bool:
+    """Whether rows describe items: each item once, with a title, without a rating, time or event."""
+    items = look.column(found["item"])
+    return (
+        "title" in found
+        and not {"rating", "timestamp", "event"} & found.keys()
+        and len(items) > 3
+        and _is_unique(items)
+    )
 
 
 def event_weights(events: Sequence[str]) -> dict[str, float] | None:
@@ -227,12 +242,23 @@ def _by_position(look: Look) -> Reading:
         reading.item_separator, reading.item_rating_separator = lists[number][0], lists[number][1]
         reading.doubts = ["one field holds several items: each is a separate interaction"]
 
+    if _are_labels(look.column(columns["user"])):
+        values = ", ".join(sorted(set(look.column(columns["user"])))[:5])
+        reading.doubts.append(
+            f"the first id column has only the values {values}: if they are labels, no column has users"
+        )
     if rating is not None:
         columns["rating"] = rating
     if time is not None:
         columns["timestamp"] = time
     _read_events(look, numbers, reading)
     return reading
+
+
+def _are_labels(values: list[str]) -> bool:
+    """Whether there are few values that alternate; a log that is sorted by user has few users in long runs."""
+    different = len(set(values))
+    return len(values) >= 50 and different <= 10 and sum(a != b for a, b in pairwise(values)) > 3 * different
 
 
 def _description_by_position(look: Look, numbers: list[int]) -> Reading:

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from darec.common.errors import UserError
 from darec.common.strict_yaml import parse
 from darec.dataset.clean import clean
 from darec.dataset.inspect import inspect
@@ -128,3 +129,56 @@ def test_titles_that_recur_are_titles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     section = parse(inspect(["ratings.dat", "movies.dat"]).yaml)["data"]
     assert section["item_columns"] == {"item": 1, "title": 2}
+
+
+BASKETS = {user: [(user * item) % 23 for item in range(1, 5 + user % 4)] for user in range(1, 23)}
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (lambda user, items: f"{user} {' '.join(f'{item}:{item % 5 + 1}' for item in items)}", "libsvm"),
+        (lambda user, items: f"{user},{','.join(map(str, items))}", "commas"),
+        (lambda user, items: f"{user}: {' '.join(map(str, items))}", "colons"),
+        (lambda user, items: f"{len(items)} {' '.join(map(str, items))}", "citeulike"),
+        (lambda user, items: "\n".join(f"{user},{item},{place}" for place, item in enumerate(items)), "orders"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_lists_of_items(line, name, tmp_path, monkeypatch):
+    header = "order_id,product_id,add_to_cart_order\n" if name == "orders" else ""
+    (tmp_path / "log.txt").write_text(header + "".join(f"{line(*basket)}\n" for basket in BASKETS.items()))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["log.txt"]).yaml)["data"]
+    rows = read(section | {"min_rating": None}).interactions.select("user_id", "item_id", "rating").rows()
+    assert sorted(row[:2] for row in rows) == sorted((str(u), str(i)) for u, items in BASKETS.items() for i in items)
+    if name == "libsvm":
+        assert all(rating == int(item) % 5 + 1 for _, item, rating in rows)
+
+
+def test_features_with_a_label_are_no_log(tmp_path):
+    (tmp_path / "train.libfm").write_text("".join(f"{n % 5} {n}:1 {n + 90}:1{' 7:1' * (n % 2)}\n" for n in range(80)))
+    with pytest.raises(UserError, match="features with a label"):
+        inspect([str(tmp_path / "train.libfm")])
+    (tmp_path / "train.txt").write_text("".join(f"{n % 3 % 2}\t{n % 7}\t{n:08x}\n" for n in range(80)))
+    doubts = inspect([str(tmp_path / "train.txt")]).doubts
+    assert any("only the values 0, 1: if they are labels" in doubt for doubt in doubts), doubts
+
+
+@pytest.mark.parametrize(
+    ("row", "setting", "title"),
+    [
+        ('"{item}";"Café \\"Roman\\"; {item}";"Günter"', {"escape": "\\"}, 'Café "Roman"; i1'),
+        ('{item};MALICE "MIZER {item};x', {"quote": "none"}, 'MALICE "MIZER i1'),
+    ],
+    ids=["escaped", "literal"],
+)
+def test_quotes_in_titles(row, setting, title, tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text(delimited(header=("user_id", "item_id"), table=[row[:2] for row in ROWS]))
+    lines = ['"ISBN";"Book-Title";"Author"' if setting.get("escape") else "id;title;author"]
+    lines += [row.format(item=item) for item in TITLES]
+    (tmp_path / "items.csv").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["log.csv", "items.csv"]).yaml)["data"]
+    assert setting.items() <= section["item_format"].items(), section
+    assert title in read(section).items["title"].to_list()
