@@ -20,10 +20,21 @@ _logger = logging.getLogger(__name__)
 
 
 def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
-    """Records `work` as a CUDA graph. Raises RuntimeError if it synchronises with the device or moves data to it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        terms = work()
+    """Records `work` as a CUDA graph. Raises RuntimeError if it synchronises with the device or moves data to it.
+
+    After that error, steps can be run directly: PyTorch would stay on the stream of the recording, and its random
+    numbers would wait for the recording's end.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        with torch.cuda.graph(graph):
+            terms = work()
+    except RuntimeError:
+        torch.cuda.set_stream(stream)
+        generator.graphsafe_set_state(before)
+        raise
     return graph.replay, terms
 
 

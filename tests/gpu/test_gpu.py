@@ -8,6 +8,7 @@ from polars.testing import assert_frame_equal
 
 from darec.evaluation.report import report
 from darec.training import Trainer, train
+from darec.training.replay import cuda_graph
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import BackboneConfig, LightGCNConfig, NGCFConfig, SGLConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -64,6 +65,14 @@ def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, data, caplo
     replayed = train(config.model_copy(update={"cuda_graphs": True}), data, parity_text(data))
     assert "cannot be recorded" not in caplog.text
     assert losses_of(replayed) == pytest.approx(losses_of(single), rel=1e-3)
+
+
+def test_steps_go_on_after_a_recording_that_fails():
+    stream, noise = torch.cuda.current_stream(), torch.rand(8, device="cuda")
+    with pytest.raises(RuntimeError):
+        cuda_graph(lambda: {"loss": torch.rand(8, device="cuda") + noise.sum().item()})
+    assert torch.cuda.current_stream() == stream
+    assert torch.rand(8, device="cuda").sum().item() > 0
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["single launches", "recorded"])

@@ -1,6 +1,8 @@
 """What a GPU needs to stay busy, counted on the CPU: no step waits for the device, and all have the same shapes."""
 
 import itertools
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
 from darec.model import clustering
-from darec.training.replay import Replay
+from darec.training.replay import Replay, cuda_graph
 from darec.training.trainer import Trainer
 from schemas.alignment import DaRecConfig
 from schemas.backbones import LightGCNConfig, MFConfig
@@ -186,6 +188,34 @@ def test_steps_that_cannot_be_recorded_are_taken_one_by_one(data, caplog):
         trainer.run_epoch()
     assert caplog.text.count("cannot be recorded") == 1
     assert trainer.step == 2 * len(trainer.sampler)
+
+
+def test_a_failed_recording_leaves_the_stream_and_the_random_numbers_as_they_were(monkeypatch):
+    """PyTorch's own exit raises before it leaves the stream; `tests/gpu` does the same on a device."""
+    on, states = ["default"], list[str]()
+    generator = SimpleNamespace(clone_state=lambda: "state before", graphsafe_set_state=states.append)
+
+    @contextmanager
+    def capture(graph):
+        on.append("recording")
+        yield
+
+    for name, fake in {
+        "CUDAGraph": object,
+        "graph": capture,
+        "current_stream": lambda: on[-1],
+        "set_stream": on.append,
+        "current_device": lambda: 0,
+        "default_generators": (generator,),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+
+    def waits():
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="capturing"):
+        cuda_graph(waits)
+    assert (on[-1], states) == ("default", ["state before"])
 
 
 def test_every_batch_is_full_and_all_pairs_occur(data):
