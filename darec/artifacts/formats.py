@@ -85,12 +85,16 @@ class VectorFile:
     """A safetensors file with the tensors `user` and `item`."""
 
     def read(self, path: Path) -> Vectors:
-        """Both sides as float32 arrays."""
-        from safetensors.numpy import load_file
+        """Both sides as float32 arrays, which are mapped from the file: rows are read when they are used, and changes
+        of the arrays do not reach the file.
+        """
+        from safetensors import safe_open
 
         try:
-            sides = load_file(path)
-            return Vectors(*(sides[side].astype("float32", copy=False) for side in Vectors._fields))
+            with safe_open(path, "numpy") as file:  # checks the header and the size of the file
+                if {file.get_slice(side).get_dtype() for side in Vectors._fields} != {"F32"}:
+                    return Vectors(*(file.get_tensor(side).astype("float32") for side in Vectors._fields))
+            return Vectors(*_mapped(path, *Vectors._fields))
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             hint = "delete the artifact's folder and run again: it will be rebuilt"
@@ -102,6 +106,24 @@ class VectorFile:
         from safetensors.numpy import save_file
 
         save_file({side: np.ascontiguousarray(rows) for side, rows in content._asdict().items()}, path)
+
+
+def _mapped(path: Path, *names: str) -> "list[NDArray[np.float32]]":
+    """Float32 tensors of an intact safetensors file, which holds the length of its header, the header and the values.
+    The values are copied in memory where they are changed.
+    """
+    import numpy as np
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+
+    found = list["NDArray[np.float32]"]()
+    for name in names:
+        shape, start = tuple(header[name]["shape"]), 8 + length + header[name]["data_offsets"][0]
+        empty = 0 in shape  # nothing can be mapped
+        found.append(np.empty(shape, "<f4") if empty else np.memmap(path, "<f4", "c", start, shape).view(np.ndarray))
+    return found
 
 
 @dataclass(frozen=True)

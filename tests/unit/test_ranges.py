@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from darec.artifacts.formats import VectorFile, Vectors
 from darec.common import ranges
 from darec.dataset.clean import clean
 from darec.dataset.readers import read_source
@@ -83,3 +84,14 @@ def test_peak_bytes_of_a_row(tmp_path, work, most):
     if work == SPLIT:
         setup += f"{CLEAN}.interactions.write_parquet(folder / 'clean.parquet')\n"
     assert peak_growth(setup, work) < most * rows
+
+
+def test_vectors_are_mapped_and_changes_do_not_reach_the_file(tmp_path):
+    path, sides = tmp_path / "vectors.safetensors", [np.ones((100_000, 96), np.float32), np.zeros((0, 96), np.float32)]
+    VectorFile().write(Vectors(*sides), path)
+    setup = f"from pathlib import Path\nfrom darec.artifacts.formats import VectorFile\npath = Path({str(path)!r})"
+    assert peak_growth(f"{setup}\nVectorFile().read(path).user[0]", "found = VectorFile().read(path)") < 4e6  # of 38e6
+
+    VectorFile().read(path).user[:] = 2
+    found = VectorFile().read(path)
+    assert found.item.shape == (0, 96) and (found.user == 1).all()
