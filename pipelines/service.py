@@ -7,22 +7,19 @@ import os
 import signal
 import socket
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 from darec.common import logs
-from darec.common.errors import DarecError, UserError
-from pipelines.api import APPLICATION, prefect_home, prefect_setting
+from darec.common.errors import UserError
+from pipelines.api import PrefectServer, prefect_home, prefect_setting
 from pipelines.database import Database
 from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
 
 _LOOPBACK = ("127.0.0.1", "localhost")
-_START_SECONDS = 180
+_START_SECONDS = 180  # of the database
 _ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -65,7 +62,9 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
         database = {} if prefect_setting(_DATABASE_URL) else {_DATABASE_URL: _start_database(parts)}
         if not os.environ.get(REPORTS_URL):
             _start_reports(parts, store, port + 1)
-        _start_server(parts, host, port, database)
+        server = PrefectServer(host, port, database)
+        parts.add(server)
+        server.wait()
 
         from pipelines.deployments import WORK_POOL, deploy
 
@@ -94,7 +93,7 @@ def _start_database(parts: Parts) -> str:
     database = Database(prefect_home() / "postgresql")
     database.prepare()
     part = parts.add(Part("database", database.command, log=database.log, stop=signal.SIGINT))
-    if not _wait(database.ready, part):
+    if not part.wait_until(database.ready, _START_SECONDS):
         raise database.failure()
     return database.url
 
@@ -104,34 +103,8 @@ def _start_reports(parts: Parts, store: Path, port: int) -> None:
     parts.add(Part("web server of the reports", _python("pipelines.monitor", str(store), str(port))))
 
 
-def _start_server(parts: Parts, host: str, port: int, environment: dict[str, str]) -> None:
-    """Starts Prefect's server and waits until it is ready."""
-    options = ("--host", host, "--port", str(port), "--log-level", "warning", "--timeout-graceful-shutdown", "5")
-    server = parts.add(Part("server", _python("uvicorn", *APPLICATION, *options), environment))
-    url = os.environ["PREFECT_API_URL"]
-    if not _wait(lambda: _healthy(url), server):
-        raise DarecError("Prefect's server did not start", where=url, hint="see its messages above")
-
-
 def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
-
-
-def _wait(ready: Callable[[], bool], part: Part) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and part.returncode() is None:
-        if ready():
-            return True
-        time.sleep(0.2)
-    return False
-
-
-def _healthy(url: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{url}/health", timeout=2).close()
-    except (urllib.error.URLError, OSError):
-        return False
-    return True
 
 
 def _require_free(host: str, port: int, hint: str) -> None:

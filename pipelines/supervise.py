@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +55,15 @@ class Part:
     def returncode(self) -> int | None:
         """Its exit code; None while it runs."""
         return self._process.poll()
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float) -> bool:
+        """Waits until `ready` returns true; returns False if the process ends or the time is over before."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.returncode() is None:
+            if ready():
+                return True
+            time.sleep(0.05)
+        return False
 
     def restart_if_ended(self) -> None:
         """Restarts it after a pause. Raises DarecError if it ends repeatedly."""

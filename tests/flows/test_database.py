@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from darec.common.errors import DarecError, UserError
+from pipelines.api import PrefectServer
 from pipelines.database import Database
 from pipelines.supervise import Part
 from tests.data import write_checkerboard
-from tests.processes import free_port, healthy, unconfigured, wait_for
+from tests.processes import free_port, unconfigured, wait_for
 from tests.stores import RECIPE
 
 TRAIN = "epochs: 800, patience: 800, eval_every: 10"
@@ -156,14 +157,11 @@ def api(copy: Path, tmp_path: Path) -> Iterator[tuple[str, Part]]:
     """The address of a Prefect server, and its database."""
     part = start(Database(copy))
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": Database(copy).url, "PREFECT_UI_ENABLED": "0"}
-    server = Part(
-        "server", [*command, "--port", str(port)], environment(tmp_path) | settings, log=tmp_path / "server.log"
-    )
+    server = PrefectServer("127.0.0.1", port, environment(tmp_path) | settings, log=tmp_path / "server.log")
     try:
-        assert wait_for(lambda: healthy(f"http://127.0.0.1:{port}/api"))
-        yield f"http://127.0.0.1:{port}/api", part
+        server.wait()
+        yield server.url, part
     finally:
         server.end()
         part.end()
