@@ -1,5 +1,7 @@
 """The cost of the stages, and the information for reproducing the release."""
 
+from collections.abc import Iterable, Sequence
+
 import yaml
 
 from darec.common.errors import DarecError
@@ -7,6 +9,8 @@ from darec.report.content import Absent, Cost, Origin
 from darec.report.source import Source
 from darec.serving.releases import Releases
 from schemas.reports import ProfileReport
+
+_REASONS = 2  # number of reasons in the table; more would make its rows very high
 
 
 def costs(source: Source) -> tuple[Cost, ...]:
@@ -21,12 +25,18 @@ def _cost(source: Source, stage: str) -> Cost:
         stage=stage,
         key=manifest.key,
         made=manifest.created,
-        why="; ".join(manifest.why),
+        why=_shortened(manifest.why),
         rows=manifest.rows,
         seconds=manifest.seconds,
         peak_memory_mb=manifest.peak_memory_mb,
         tokens=report.tokens if report else None,
     )
+
+
+def _shortened(reasons: Sequence[str]) -> str:
+    """The first reasons and the number of others, which are in the section on the configuration."""
+    others = [f"{len(reasons) - _REASONS} more"] if len(reasons) > _REASONS else []
+    return "; ".join([*reasons[:_REASONS], *others])
 
 
 def origin(source: Source) -> Origin:
@@ -45,6 +55,15 @@ def _changes(source: Source) -> tuple[str, ...] | Absent:
     if previous is None or previous.release is None or source.release is None:
         return Absent("there is no previous release")
     try:
-        return tuple(Releases(source.store.root).diff(previous.release.id, source.release.id).config)
+        return merged(Releases(source.store.root).diff(previous.release.id, source.release.id).config)
     except DarecError as error:
         return Absent(str(error))
+
+
+def merged(changes: Iterable[str]) -> tuple[str, ...]:
+    """Joins equal changes of several stages: `STAGE.config.FIELD: CHANGE` becomes `FIELD: CHANGE (STAGE, STAGE)`."""
+    stages: dict[str, list[str]] = {}
+    for line in changes:
+        stage, found, change = line.partition(".config.")
+        stages.setdefault(change if found else line, []).extend([stage] if found else [])
+    return tuple(f"{change} ({', '.join(names)})" if names else change for change, names in stages.items())

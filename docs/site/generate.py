@@ -1,8 +1,11 @@
-"""Pages that are made when the site is built: configuration from the schema, the notebook, and the changelog."""
+"""Pages that are made when the site is built (configuration from the schema, the notebook, the changelog), and line
+breaks in tables.
+"""
 
 import html
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "changelog.md", content=Path("CHANGELOG.md").read_text()))
     files.append(File.generated(config, "notebook.md", content=_notebook(Path("docs/quickstart.ipynb"))))
     return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Allows line breaks within paths and names in tables, so that a table fits a phone."""
+    cells = re.compile(r"<td.*?</td>", re.DOTALL)
+    code = re.compile(r"<code>.*?</code>", re.DOTALL)
+    breaks = partial(re.sub, r"(?<=[a-z0-9][/_(=:])(?=[\w{\[])|(?<=[a-z0-9]\.)(?=\w)(?!(py|md|ya?ml|json)\b)", "<wbr>")
+    return cells.sub(lambda cell: code.sub(lambda found: breaks(found[0]), cell[0]), content)
 
 
 def _notebook(path: Path) -> str:

@@ -14,6 +14,7 @@ from darec.common.errors import UserError
 from darec.common.hashing import digest
 from darec.report.collect import collect
 from darec.report.content import Absent, DataNotes, Panel
+from darec.report.costs import merged
 from darec.report.render import change, number, render
 from darec.report.source import Source, rows_at_ranks
 from darec.serving.releases import Releases
@@ -316,3 +317,13 @@ def test_charts_hold_odd_numbers():
 
 def test_moments_are_utc(content):
     assert content.headline.made.utcoffset() == datetime.now(UTC).utcoffset()
+
+
+def test_a_change_that_several_stages_share_is_one_line():
+    stages = ["train.config.train.epochs: 80 -> 10", "refit.config.train.epochs: 80 -> 10"]
+    others = ["refit.config.train.refit: none -> all", "embed.extra.model: a -> b"]
+    assert merged([*stages, *others]) == (
+        "train.epochs: 80 -> 10 (train, refit)",
+        "train.refit: none -> all (refit)",
+        "embed.extra.model: a -> b",
+    )
