@@ -33,6 +33,8 @@ _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the 
 _SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
 _TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 384  # of the columns of histories
 _WEIGHT_OF_LENGTH = 0.3  # the power of the length of a history by which the scores of cold items grow
+_SHARPNESS_OF_HISTORY, _HUBNESS, _HUB_NEIGHBOURS = 20, 0.5, 10  # of neighbours, if there are columns of histories
+_FOLDS = 10  # of the warm items, for the scale of the columns of histories
 _HISTORIES = 2**16  # users at once
 
 _logger = logging.getLogger(__name__)
@@ -81,13 +83,13 @@ def fill_from_history(
 ) -> Representations:
     """As `fill_from_neighbours`, with columns in which the texts of a user's items meet the text of a cold item.
 
-    The score of user u and cold item c is `s w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours. t_uc is what
-    EASE, fitted to texts instead of users, gives c by the train items H of u: sum_{i in H} C_ic / sqrt(|H|), with C as
-    in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard deviation of e_u . v_c. The weight w_u
-    grows with |H|, because a place costs a user with many items a smaller part of the recall. The scale s is found as
-    for neighbours. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm
-    items, and s [v_c, v_c, q_c] of cold items, whose inner product is s (e_u.v_c + (w_u - 1) e_u.v_c + w_u p_u.q_c),
-    where p_u . q_c = t_uc.
+    The score of user u and cold item c is `s w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours, of which those
+    of many items count less. t_uc is what EASE, fitted to texts instead of users, gives c by the train items H of u:
+    sum_{i in H} C_ic / sqrt(|H|), with C as in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard
+    deviation of e_u . v_c. The weight w_u grows with |H|, because a place costs a user with many items a smaller part
+    of the recall. The scale s is found by treating each tenth of the warm items in turn as cold. Scores of warm items
+    stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm items, and s [v_c, v_c, q_c] of cold
+    items.
 
     Returns:
         rows of width 2 d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
@@ -97,7 +99,8 @@ def fill_from_history(
         return fill_from_neighbours(final, text, interactions, unit, allowed_loss)
     filled = fill(final, text, interactions, unit)
     user_text, item_text = history_columns(text.item, interactions)
-    spread = deviation(final.user, of_neighbours(text.item, final.item, warm, ~warm))
+    means = partial(of_neighbours, text.item, final.item, sharpness=_SHARPNESS_OF_HISTORY, hubness=_HUBNESS)
+    spread = deviation(final.user, means(warm, ~warm))
     item_text = _TEXT_SHARE * spread / max(deviation(user_text, item_text[~warm]), 1e-12) * item_text
 
     lengths = _lengths(interactions).log()
@@ -106,11 +109,11 @@ def fill_from_history(
     item = functional.pad(filled.item, (0, filled.dim + item_text.shape[1]))
 
     def predict(known: Tensor, wanted: Tensor) -> Tensor:
-        mean = of_neighbours(text.item, final.item, known, wanted)
+        mean = means(known, wanted)
         return torch.cat([mean, mean, item_text[wanted]], 1)
 
     wide = Representations.join(user, item)
-    item[~warm] = calibrate(wide, text, interactions, allowed_loss, predict) * predict(warm, ~warm)
+    item[~warm] = calibrate(wide, text, interactions, allowed_loss, predict, _FOLDS) * predict(warm, ~warm)
     return Representations.join(user, item)
 
 
@@ -161,7 +164,9 @@ def deviation(user: Tensor, item: Tensor) -> float:
     return float((squares - user.mean(0).dot(item.mean(0)) ** 2).clamp_min(0).sqrt())
 
 
-def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) -> Tensor:
+def of_neighbours(
+    text: Tensor, final: Tensor, known: Tensor, wanted: Tensor, sharpness: float = _SHARPNESS, hubness: float = 0.0
+) -> Tensor:
     """For each wanted row the mean direction of the known rows with the most similar texts, [wanted, d].
 
     The weight is a power of the cosine of centred texts. If all neighbours have the same direction, the row has the
@@ -172,17 +177,28 @@ def of_neighbours(text: Tensor, final: Tensor, known: Tensor, wanted: Tensor) ->
         final: [n, d].
         known: bool [n], rows whose `final` counts.
         wanted: bool [n], rows to predict.
+        sharpness: the power.
+        hubness: subtracts this share of a known row's mean cosine to its own nearest known rows, so that rows that are
+            near to many others count less (as CSLS, Conneau et al., ICLR 2018).
     """
     centre = text[known].mean(0)
     known_text, wanted_text = (functional.normalize(text[rows] - centre, dim=-1) for rows in (known, wanted))
     directions, length = functional.normalize(final[known], dim=-1), final[known].norm(dim=-1).mean()
+    less = hubness * _density(known_text) if hubness else torch.zeros(len(known_text), device=text.device)
     parts = [torch.empty(0, final.shape[1], dtype=final.dtype, device=final.device)]
     for block in wanted_text.split(_BLOCK):
-        nearest = (block @ known_text.T).topk(min(_NEIGHBOURS, len(known_text)))
-        weights = nearest.values.clamp_min(1e-6) ** _SHARPNESS
+        nearest = (block @ known_text.T - less).topk(min(_NEIGHBOURS, len(known_text)))
+        weights = nearest.values.clamp_min(1e-6) ** sharpness
         weights = weights / weights.sum(1, keepdim=True)
         parts.append(length * (weights[:, None] @ directions[nearest.indices]).squeeze(1))
     return torch.cat(parts)
+
+
+def _density(unit: Tensor) -> Tensor:
+    """The mean cosine of each row to its nearest others, minus the mean of all rows: [n]."""
+    size = min(_HUB_NEIGHBOURS + 1, len(unit))
+    near = torch.cat([(block @ unit.T).topk(size).values[:, 1:].mean(1) for block in unit.split(_BLOCK)])
+    return (near - near.mean()).nan_to_num()
 
 
 def calibrate(
@@ -191,11 +207,13 @@ def calibrate(
     interactions: Interactions,
     allowed_loss: float,
     predict: Callable[[Tensor, Tensor], Tensor] | None = None,
+    folds: int = 1,
 ) -> float:
     """The largest scale of predicted rows that decreases the validation recall of warm items by at most `allowed_loss`.
 
-    A tenth of the warm items, drawn at random, are treated as if they were cold. Without validation pairs of the other
-    items it is 1.
+    A tenth of the warm items, drawn at random, are treated as if they were cold. With several folds, the loss is the
+    mean over as many different tenths, and has to be below the limit by its standard error over users. Without
+    validation pairs of the other items the scale is 1.
 
     Args:
         final: trained representations.
@@ -204,32 +222,43 @@ def calibrate(
         allowed_loss: the largest fraction of recall.
         predict: gives the rows of the items `wanted` from those that are `known`, both bool [n_items]; None: the means
             of neighbours.
+        folds: number of tenths, at most 10.
     """
     _, warm = _warm(interactions)
     draw = torch.rand(len(warm), generator=torch.Generator().manual_seed(_SEED)).to(warm.device)
-    as_cold = warm & (draw < _SHARE)
-    others = warm & ~as_cold
     users = torch.unique(interactions.val.users)
-    users = users[:: -(-len(users) // _MOST_USERS) or 1]
-    predicted = final.item.clone()
+    users = users[:: -(-len(users) // (_MOST_USERS if folds == 1 else 3 * _MOST_USERS)) or 1]
     of_text = predict or partial(of_neighbours, text.item, final.item)
-    predicted[as_cold] = of_text(others, as_cold)
 
-    known = _Lists.best(final.user, users, final.item, others, interactions)
-    new = _Lists.best(final.user, users, predicted, as_cold, interactions)
-    counted = known.relevant > 0
-    if not as_cold.any() or not counted.any():
+    # Columns in which warm items are 0 do not count; a tenth of the items leaves enough of lists of three times K.
+    used = (final.item[warm] != 0).any(0)
+    every = _Lists.best(final.user[:, used], users, final.item[:, used], warm, interactions, 3 * _K)
+    pairs = []
+    for fold in range(folds):
+        as_cold = warm & (draw >= fold * _SHARE) & (draw < (fold + 1) * _SHARE)
+        predicted = final.item.clone()
+        predicted[as_cold] = of_text(warm & ~as_cold, as_cold)
+        new = _Lists.best(final.user, users, predicted, as_cold, interactions, _K)
+        known = every.without(as_cold, new.relevant)
+        if as_cold.any() and (known.relevant > 0).any():
+            pairs.append((known, new))
+    if not pairs:
         return 1.0
 
-    def recall(scale: float) -> Tensor:
-        """The recall of the other warm items in lists of all items."""
-        first = torch.cat([known.scores, scale * new.scores], 1).topk(known.scores.shape[1]).indices
-        hits = torch.cat([known.hits, torch.zeros_like(new.hits)], 1).gather(1, first)
-        return (hits.sum(1) / known.relevant)[counted].mean()
+    def loss(scale: float) -> float:
+        """The relative loss of the other warm items in lists of all items; of several folds with a standard error."""
+        lost = torch.stack([known.lost(new, scale) for known, new in pairs])
+        base = torch.stack([known.recall for known, _ in pairs]).nanmean()
+        mean, of_users = lost.nanmean(), lost.nanmean(0)
+        of_users = of_users[~of_users.isnan()]
+        error = of_users.std(correction=0) / len(of_users) ** 0.5 if folds > 1 else 0.0
+        return float((mean + error) / base.clamp_min(1e-12))
 
-    least = (1 - allowed_loss) * (known.hits.sum(1) / known.relevant)[counted].mean()
-    scales = (_SCALES if predict is None else _FINE_SCALES).tolist()
-    found = max((scale for scale in scales if recall(scale) >= least), default=scales[0])
+    found = max((scale for scale in _SCALES.tolist() if loss(scale) <= allowed_loss + 1e-6), default=None)
+    if folds > 1 and found is not None:
+        finer = _FINE_SCALES[(found < _FINE_SCALES)][:4].tolist()
+        found = max((scale for scale in finer if loss(scale) <= allowed_loss), default=found)
+    found = float(_SCALES[0]) if found is None else found
     _logger.info("vectors of %d items without train interactions are scaled by %.2f", int((~warm).sum()), found)
     return found
 
@@ -240,6 +269,8 @@ class _Lists:
 
     scores: Tensor
     """[users, k]."""
+    items: Tensor
+    """[users, k]."""
     hits: Tensor
     """bool [users, k], whether validation has the item."""
     relevant: Tensor
@@ -247,7 +278,7 @@ class _Lists:
 
     @classmethod
     def best(
-        cls, user: Tensor, users: Tensor, item: Tensor, candidates: Tensor, interactions: Interactions
+        cls, user: Tensor, users: Tensor, item: Tensor, candidates: Tensor, interactions: Interactions, k: int
     ) -> "_Lists":
         """The lists of `users` over the `candidates` (bool [n_items]) without the user's train items."""
         numbers = candidates.nonzero().squeeze(1)
@@ -263,9 +294,29 @@ class _Lists:
             scores[_places(train, block, place)] = -torch.inf
             relevant = torch.zeros_like(scores, dtype=torch.bool)
             relevant[_places(val, block, place)] = True
-            best = scores.topk(min(_K, len(numbers)))
-            blocks.append((best.values, relevant.gather(1, best.indices), relevant.sum(1)))
+            best = scores.topk(min(k, len(numbers)))
+            hits = relevant.gather(1, best.indices)
+            blocks.append((best.values, numbers[best.indices], hits, relevant.sum(1)))
         return cls(*map(torch.cat, zip(*blocks, strict=True)))
+
+    def without(self, items: Tensor, relevant: Tensor) -> "_Lists":
+        """The first `_K` of these lists without `items` (bool [n_items]), which have `relevant` items of each user."""
+        scores = torch.where(items[self.items], -torch.inf, self.scores)
+        best = scores.topk(min(_K, scores.shape[1]))
+        kept = best.values > -torch.inf
+        hits = self.hits.gather(1, best.indices) & kept
+        return _Lists(best.values, self.items.gather(1, best.indices), hits, self.relevant - relevant)
+
+    @property
+    def recall(self) -> Tensor:
+        """[users]; NaN without validation items."""
+        return self.hits.sum(1) / self.relevant
+
+    def lost(self, new: "_Lists", scale: float) -> Tensor:
+        """The recall of each user that is lost if `new` items, their scores times `scale`, are in the same lists."""
+        first = torch.cat([self.scores, scale * new.scores], 1).topk(self.scores.shape[1]).indices
+        hits = torch.cat([self.hits, torch.zeros_like(new.hits)], 1).gather(1, first)
+        return self.recall - hits.sum(1) / self.relevant
 
 
 def _places(lists: ItemLists, users: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,44 @@ def test_the_scale_is_the_largest_that_costs_warm_items_no_more_than_allowed(see
     assert found == pytest.approx(max(kept, default=cold_start._SCALES[0].item()))
 
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice", "ignore:invalid value")  # users without such items
+def test_the_scale_of_all_tenths_keeps_their_mean_loss_and_its_error_below_the_limit():
+    data, final, text = some_data()
+    allowed = 0.02
+    found = calibrate(final, text, data, allowed, folds=10)
+    warm = torch.bincount(data.train.items, minlength=90) > 0
+    tenth = (10 * torch.rand(90, generator=torch.Generator().manual_seed(cold_start._SEED))).floor()
+
+    def loss(scale: float) -> float:
+        """The mean over tenths, with the standard error over users of their means."""
+        lost, recall = [], []
+        for number in range(10):
+            as_cold = warm & (tenth == number)
+            others = warm & ~as_cold
+            known = {item: final.item[item] for item in others.nonzero().squeeze(1).tolist()}
+            rows = scale * of_neighbours(text.item, final.item, others, as_cold)
+            new = dict(zip(as_cold.nonzero().squeeze(1).tolist(), rows, strict=True))
+            before, after = (
+                [plain_recall(final, [user], rows, data, others) for user in range(60)] for rows in (known, known | new)
+            )
+            lost.append(np.array(before) - np.array(after))
+            recall.append(before)
+        of_users = np.nanmean(lost, axis=0)
+        error = np.nanstd(of_users) / np.isfinite(of_users).sum() ** 0.5
+        return float((np.nanmean(lost) + error) / np.nanmean(recall))
+
+    scales = cold_start._FINE_SCALES
+    assert loss(found) <= allowed < loss(scales[scales > found][0].item())
+
+
+def test_a_neighbour_of_many_items_counts_less():
+    text = torch.tensor([[3.0, 0], [3, 0.3], [3, -0.3], [-2, 3], [-2, -3.1], [2, 3]])
+    final = torch.eye(6)
+    known = torch.arange(6) < 5
+    plain, less = (of_neighbours(text, final, known, ~known, hubness=share)[0] for share in (0.0, 0.5))
+    assert (less[:3] / plain[:3]).max() < less[3] / plain[3], "the first three are near each other"
+
+
 def test_scaled_neighbours_reach_the_first_places_that_ridge_leaves_to_others():
     data, final, text = some_data()
     ridge_rows = fill(final, text, data, unit=False)
