@@ -212,7 +212,8 @@ def calibrate(
     """The largest scale of predicted rows that decreases the validation recall of warm items by at most `allowed_loss`.
 
     A tenth of the warm items, drawn at random, are treated as if they were cold. With several folds, the loss is the
-    mean over as many different tenths, and has to be below the limit by its standard error over users. Without
+    mean over as many different tenths, and has to be below the limit by its standard error over users. Then these items
+    are also in the lists of users who have them in train: nobody has interactions with a cold item. Without
     validation pairs of the other items the scale is 1.
 
     Args:
@@ -238,7 +239,7 @@ def calibrate(
         as_cold = warm & (draw >= fold * _SHARE) & (draw < (fold + 1) * _SHARE)
         predicted = final.item.clone()
         predicted[as_cold] = of_text(warm & ~as_cold, as_cold)
-        new = _Lists.best(final.user, users, predicted, as_cold, interactions, _K)
+        new = _Lists.best(final.user, users, predicted, as_cold, interactions, _K, leave_out_seen=folds == 1)
         known = every.without(as_cold, new.relevant)
         if as_cold.any() and (known.relevant > 0).any():
             pairs.append((known, new))
@@ -278,9 +279,16 @@ class _Lists:
 
     @classmethod
     def best(
-        cls, user: Tensor, users: Tensor, item: Tensor, candidates: Tensor, interactions: Interactions, k: int
+        cls,
+        user: Tensor,
+        users: Tensor,
+        item: Tensor,
+        candidates: Tensor,
+        interactions: Interactions,
+        k: int,
+        leave_out_seen: bool = True,
     ) -> "_Lists":
-        """The lists of `users` over the `candidates` (bool [n_items]) without the user's train items."""
+        """The lists of `users` over the `candidates` (bool [n_items]), by default without the user's train items."""
         numbers = candidates.nonzero().squeeze(1)
         place = torch.full((len(item),), -1, device=item.device).index_copy(
             0, numbers, torch.arange(len(numbers), device=item.device)
@@ -291,7 +299,8 @@ class _Lists:
         blocks = []
         for block in users.split(_BLOCK):
             scores = user[block] @ item[numbers].T
-            scores[_places(train, block, place)] = -torch.inf
+            if leave_out_seen:
+                scores[_places(train, block, place)] = -torch.inf
             relevant = torch.zeros_like(scores, dtype=torch.bool)
             relevant[_places(val, block, place)] = True
             best = scores.topk(min(k, len(numbers)))

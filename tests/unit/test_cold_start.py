@@ -117,15 +117,21 @@ def test_a_cold_item_points_where_the_items_of_its_text_point_and_is_shorter_the
     torch.testing.assert_close(of_neighbours(text, 5 * final, known, ~known), 5 * found)
 
 
-def plain_recall(final, users, rows, data, counted, k=20):
-    """Mean recall of `counted` items over users, by sorting; items without a row are in no list."""
+def plain_recall(final, users, rows, data, counted, k=20, forgotten=()):
+    """Mean recall of `counted` items over users, by sorting; items without a row are in no list.
+
+    `forgotten`: items that are in lists although they are in train."""
     values = []
     train, val = (set(zip(part.users.tolist(), part.items.tolist(), strict=True)) for part in (data.train, data.val))
     for user in users:
         relevant = {item for who, item in val if who == user and counted[item]}
         if not relevant:
             continue
-        scores = {item: float(final.user[user] @ row) for item, row in rows.items() if (user, item) not in train}
+        scores = {
+            item: float(final.user[user] @ row)
+            for item, row in rows.items()
+            if (user, item) not in train or item in forgotten
+        }
         first = sorted(scores, key=lambda item: -scores[item])[:k]
         values.append(len(relevant & set(first)) / len(relevant))
     return float(np.mean(values))
@@ -187,7 +193,8 @@ def test_the_scale_of_all_tenths_keeps_their_mean_loss_and_its_error_below_the_l
             rows = scale * of_neighbours(text.item, final.item, others, as_cold)
             new = dict(zip(as_cold.nonzero().squeeze(1).tolist(), rows, strict=True))
             before, after = (
-                [plain_recall(final, [user], rows, data, others) for user in range(60)] for rows in (known, known | new)
+                [plain_recall(final, [user], rows, data, others, forgotten=new) for user in range(60)]
+                for rows in (known, known | new)
             )
             lost.append(np.array(before) - np.array(after))
             recall.append(before)
