@@ -40,7 +40,7 @@ def run_directly(recipe: Recipe, until: str, force: Collection[str]) -> list[Res
     store = Store(recipe.runtime.store)
     run = uuid4().hex[:8]
     with recorded(store, run, recipe) as results:
-        _retrying(lambda: prepare(recipe))
+        _retrying(lambda: prepare(recipe, until))
         with store.in_use():
             results.extend(_walk(recipe, store, until, force))
 

@@ -142,7 +142,7 @@ def darec(
     store = Store(loaded.runtime.store)
     with recorded(store, flow_run.name, loaded) as results:
         pools(loaded)  # a wrong name is reported before anything runs
-        prepared(loaded)
+        prepared(loaded, until)
         with store.in_use():
             with harmless("the plan"):
                 show_plan(plan(loaded, store, until, prepared=True))

@@ -17,15 +17,19 @@ from schemas.recipe import Recipe
 from schemas.section import hashed
 from schemas.semantic import EmbedConfig, LLMConfig
 from stages.contract import Stage
-from stages.registry import needed
+from stages.registry import LAST, needed
 
 _logger = logging.getLogger(__name__)
 
 
-def prepare(recipe: Recipe) -> None:
-    """Fetches the data and models of the recipe that do not exist yet, and checks the requirements of a run.
+def prepare(recipe: Recipe, target: str = LAST) -> None:
+    """Fetches the data and models that the run needs and that do not exist yet, and checks its requirements.
 
     A missing text encoder or GPU and a faulty prompt are reported here, and not after hours of LLM requests.
+
+    Args:
+        recipe: of the run.
+        target: the last stage of the run. What only later stages need is neither fetched nor checked.
 
     Raises:
         UserError: too little memory or free disk space, a missing model or GPU, or a faulty prompt.
@@ -33,7 +37,7 @@ def prepare(recipe: Recipe) -> None:
     """
     check_address_space()
     check_free_disk(Store(recipe.runtime.store).root, recipe.runtime.min_free_gb)
-    check_device(recipe)
+    check_device(recipe, target)
     if recipe.search:
         from darec.training.search import candidates
 
@@ -42,11 +46,11 @@ def prepare(recipe: Recipe) -> None:
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)
     read_sources(recipe)
-    for config in models_here(recipe):
+    for config in models_here(recipe, target):
         models.ensure(config.model)
         models.resolve(config.model, config.revision)
 
-    check_prompts(recipe)
+    check_prompts(recipe, target)
 
 
 def read_sources(recipe: Recipe, *, full: bool = False) -> list[str]:
@@ -70,9 +74,9 @@ def read_sources(recipe: Recipe, *, full: bool = False) -> list[str]:
     return done
 
 
-def models_here(recipe: Recipe) -> Iterator[LLMConfig | EmbedConfig]:
-    """The models that run on this machine."""
-    stages = {task.name for task in needed(recipe)}
+def models_here(recipe: Recipe, target: str = LAST) -> Iterator[LLMConfig | EmbedConfig]:
+    """The models that run on this machine, up to stage `target`."""
+    stages = {task.name for task in needed(recipe, target)}
     if "profile_items" in stages and recipe.llm.engine == "offline":
         yield recipe.llm
     if "embed" in stages and recipe.embed.engine != "ray":
@@ -99,10 +103,10 @@ def fetch_model(model: str, revision: str, *, named: bool) -> str:
     return f"exists already, {folder}" if folder == before else f"fetched, {folder}"
 
 
-def check_prompts(recipe: Recipe) -> None:
-    """Raises UserError for a prompt that cannot be rendered."""
+def check_prompts(recipe: Recipe, target: str = LAST) -> None:
+    """Raises UserError for a prompt that cannot be rendered, of the stages up to `target`."""
     store = Store(recipe.runtime.store)
-    for stage in needed(recipe):
+    for stage in needed(recipe, target):
         if isinstance(stage, Stage) and stage.counts_rows:
             # Validating a prompt starts a process. The prompt of the newest artifact has already been validated.
             newest, extra = store.latest(stage.name), hashed(dict(stage.fingerprint(recipe)))
@@ -110,10 +114,11 @@ def check_prompts(recipe: Recipe) -> None:
                 stage.load().check(recipe)
 
 
-def check_device(recipe: Recipe) -> None:
-    """Raises UserError if training or evaluation requires a GPU and there is none."""
+def check_device(recipe: Recipe, target: str = LAST) -> None:
+    """Raises UserError if training or evaluation, up to stage `target`, requires a GPU and there is none."""
+    stages = {task.name for task in needed(recipe, target)}
     for section in ("train", "evaluate"):
-        if (wanted := getattr(recipe, section).device) == "cuda":
+        if section in stages and (wanted := getattr(recipe, section).device) == "cuda":
             from darec.common.device import pick
 
             pick(wanted, f"{section}.device")

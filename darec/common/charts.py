@@ -335,6 +335,8 @@ def _at(values: Sequence[float], number: int) -> float:
 
 def _bounds(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
+    if low == high == 0:  # counts and times have no negative values
+        return 0.0, 1.0
     if high - low > 1e-9 * max(1.0, abs(high)):
         return low, high
     return low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)

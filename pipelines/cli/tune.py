@@ -62,7 +62,7 @@ def _data_of(name: str, recipe: Recipe, progress: Progress) -> "BenchData":
     from benchmarks.data import from_artifacts
     from stages.prepare import prepare
 
-    prepare(recipe)
+    prepare(recipe, "train")
     sources = dict.fromkeys(file.stage for file in TRAIN.reads(recipe))
     made = {stage: run(recipe, stage, progress=progress) for stage in sources}
     artifacts = {stage: results[-1].artifact for stage, results in made.items()}

@@ -75,3 +75,8 @@ def test_whole_numbers_have_no_ticks_between_them():
 def test_charts_without_points_are_empty():
     assert scatter(Scatter("p", ())) == ""
     assert ElementTree.fromstring(b64decode(image_uri(Chart("empty", "epoch", ())).split(",")[1])).get("viewBox")
+
+
+def test_a_chart_of_zeros_has_no_negative_values():
+    root = ElementTree.fromstring(line_chart(Chart("t", "run", (Series("tokens", ((0, 0.0), (1, 0.0))),))))
+    assert not [label.text for label in root.iterfind("text") if (label.text or "").startswith("-")]

@@ -4,7 +4,7 @@ import torch
 from darec.common.device import pick
 from darec.common.errors import UserError
 from schemas.recipe import Recipe
-from stages.prepare import check_device
+from stages.prepare import check_device, models_here
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,12 @@ def test_a_run_that_wants_a_gpu_is_refused_before_its_first_stage(section, monke
     with pytest.raises(UserError, match=f"{section}.device"):
         check_device(Recipe.model_validate({section: {"device": "cuda"}}))
     check_device(Recipe())
+
+
+def test_a_run_needs_what_its_last_stage_needs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = Recipe.model_validate({"evaluate": {"device": "cuda"}, "train": {"alignment": [{"name": "darec"}]}})
+    check_device(recipe, "train")
+    assert not list(models_here(recipe, "split"))
+    assert list(models_here(recipe, "profile_items")) == [recipe.llm]
+    assert list(models_here(recipe, "train")) == [recipe.llm, recipe.embed]
