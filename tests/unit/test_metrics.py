@@ -34,6 +34,13 @@ def test_recipes_know_every_metric() -> None:
     assert set(registry.NAMES) == set(METRICS)
 
 
+@pytest.mark.parametrize("name", registry.NAMES)
+def test_a_metric_of_accuracy_is_0_for_a_list_without_hits(name: str) -> None:
+    """Such lists are not measured."""
+    if name in USER_METRICS and not USER_METRICS.make(name).needs_catalogue:
+        assert value(name, 2) == [0.0, 0.0]
+
+
 def test_novelty() -> None:
     assert value("novelty", 2) == pytest.approx([np.log2(10)] * 2)
 
