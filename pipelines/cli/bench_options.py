@@ -81,7 +81,18 @@ def grid_command(command: Callable[..., None]) -> Callable[..., None]:
 def open_grid(
     path: Path, data: list[str] | None, overrides: list[str] | None, only: list[str] | None, seeds: str
 ) -> tuple[BenchRecipe, list["Run"]]:
-    """The recipe and its runs, each with its data."""
+    """The recipe and the wanted runs, each with its data.
+
+    Args:
+        path: of the recipe.
+        data: `NAME=PLACE` of data sets.
+        overrides: `field=value` overrides of the recipe.
+        only: groups of names, such as `yelp` or `sgl,gccf`; an entry is run if it has a name of each group.
+        seeds: such as `0,1`, one more group; all if it is empty.
+
+    Raises:
+        UserError: a name that no entry has, or no entry is left.
+    """
     from benchmarks.data import load_data, sources
     from benchmarks.grid import expand
     from benchmarks.runs import Run
@@ -89,10 +100,14 @@ def open_grid(
     recipe = load(BenchRecipe, path, overrides or ())
     recipe = recipe.model_copy(update={"data": sources(recipe.data, data or [])})
     wanted = [*(only or []), *([seeds] if seeds else [])]
-    entries = [entry for entry in expand(recipe) if _wanted(entry, wanted)]
-    if not entries:
-        hint = "name data sets, backbones, alignments or seeds of the recipe"
-        raise UserError("no entry matches", where="--only, --seeds", hint=hint)
+    every = expand(recipe)
+    known = set[str]().union(*(_names(entry) for entry in every))
+    unknown = [name for group in wanted for name in group.split(",") if name not in known]
+    entries = [entry for entry in every if all(_names(entry) & set(group.split(",")) for group in wanted)]
+    if unknown or not entries:
+        problem = f"no entry is named {', '.join(unknown)}" if unknown else "no entry matches"
+        hint = "name data sets, backbones, alignments or seeds of the recipe; --set 'seeds=[0,1]' sets its seeds"
+        raise UserError(problem, where="--only, --seeds", hint=hint)
 
     with_text = {entry.data for entry in entries if entry.config.needs_text}
     names = dict.fromkeys(entry.data for entry in entries)
@@ -102,10 +117,9 @@ def open_grid(
     return recipe, [Run(entry, loaded[entry.data], recipe.evaluate) for entry in entries]
 
 
-def _wanted(entry: "Entry", only: list[str]) -> bool:
-    """Whether each group of names, such as `yelp` or `sgl,gccf`, contains one of the entry's names."""
-    names = {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
-    return all(names & set(group.split(",")) for group in only)
+def _names(entry: "Entry") -> set[str]:
+    """The names by which `--only` and `--seeds` choose an entry."""
+    return {entry.data, entry.backbone, entry.alignment, str(entry.seed)}
 
 
 def write_grid_tables(grid: Grid, against: str) -> str:

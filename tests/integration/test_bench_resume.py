@@ -16,6 +16,7 @@ from benchmarks.grid import expand
 from benchmarks.results import collect
 from benchmarks.runs import STAGE, Run, run_grid
 from darec.artifacts.store import Store
+from darec.common.errors import UserError
 from darec.common.progress import Silent
 from darec.common.recipes import load
 from darec.training import train
@@ -122,3 +123,10 @@ def test_the_command_writes_tables_and_says_what_was_cached(tmp_path):
     table = (tmp_path / "out" / "table.md").read_text()
     assert "| lightgcn | none | 2 |" in table
     assert (tmp_path / "out" / "results.parquet").is_file()
+
+
+@pytest.mark.parametrize(("option", "names"), [("--seeds", "0,7"), ("--only", "none,darek")])
+def test_a_name_that_no_entry_has_is_refused(tmp_path, option, names):
+    result = CliRunner().invoke(app, ["run", str(write_recipe(tmp_path)), option, names])
+    assert isinstance(result.exception, UserError)
+    assert result.exception.what == f"no entry is named {names.split(',')[1]}"
