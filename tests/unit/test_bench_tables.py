@@ -58,13 +58,15 @@ def test_without_the_reference_nothing_is_compared(missing):
 
 def test_parts_of_two_spaces_are_drawn_each_by_itself():
     rows = {"cf shared": np.eye(4)[:, :3], "text shared": np.eye(4)}
-    panels = plots.parts(rows, rows, "parts").axes
-    assert [len(panel.collections) for panel in panels] == [1, 1, 1, 1]
-    assert [panel.get_title() for panel in panels[:2]] == ["cf shared, before training", "text shared, before training"]
-    colours = [panel.collections[0].get_facecolor().tolist() for panel in panels]
+    panels = [panel for row in plots.parts(rows, rows, "parts").rows for panel in row]
+    assert [len(panel.points) for panel in panels] == [4, 4, 4, 4]
+    assert [panel.title for panel in panels[:2]] == ["cf shared, before training", "text shared, before training"]
+    colours = [[colour for _, _, colour, _ in panel.points] for panel in panels]
     assert colours[0] == colours[1] == colours[2] == colours[3]  # a node's colour is its group among the texts
 
 
 def test_parts_of_one_space_are_drawn_together():
     rows = {f"{side} {kind}": np.eye(4) for side in ("cf", "text") for kind in ("shared", "specific")}
-    assert [len(panel.collections) for panel in plots.parts(rows, rows, "parts").axes] == [2, 2, 2, 2]
+    panels = [panel for row in plots.parts(rows, rows, "parts").rows for panel in row]
+    assert [[colour for _, _, colour, _ in panel.points] for panel in panels] == [[0] * 4 + [1] * 4] * 4
+    assert {panel.names for panel in panels} == {("cf", "text")}
