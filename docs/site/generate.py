@@ -50,8 +50,9 @@ def _configuration() -> str:
     schema = Recipe.model_json_schema()
     for name, field in schema["properties"].items():
         section = _resolve(field, schema)
-        optional = "" if "$ref" in field else f"{_code(_text(field))} "
-        pages.append(f"## {name}\n\n{optional}{_text(section)}\n\n{_fields(section, schema)}")
+        # The field repeats what its section is for; it adds what null means.
+        _, null, meaning = _text(field).partition(" null: ")
+        pages.append(f"## {name}\n\n{_text(section)}{null}{meaning}\n\n{_fields(section, schema)}")
         pages += _sections(name, section, schema)
     for title, kind in (("Benchmarks", BenchRecipe), ("Searches", TuneRecipe)):
         schema = kind.model_json_schema()
@@ -93,7 +94,9 @@ def _title(name: str, kind: dict[str, Any]) -> str:
 
 
 def _text(described: dict[str, Any]) -> str:
-    return html.escape(" ".join(described.get("description", "").split()), quote=False)
+    """The description as HTML, with code where it has backticks."""
+    text = html.escape(" ".join(described.get("description", "").split()), quote=False)
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _fields(section: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -104,12 +107,8 @@ def _fields(section: dict[str, Any], schema: dict[str, Any]) -> str:
         default = f", default <code>{html.escape(_value(field['default']))}</code>" if plain else ""
         needed = ", required" if name in section.get("required", ()) else ""
         kind = html.escape(_kind(field, schema))
-        rows.append(f"<dt><code>{name}</code>: {kind}{default}{needed}</dt>\n<dd>{_code(_text(field))}</dd>")
+        rows.append(f"<dt><code>{name}</code>: {kind}{default}{needed}</dt>\n<dd>{_text(field)}</dd>")
     return "\n".join([*rows, "</dl>"])
-
-
-def _code(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def _value(value: Any) -> str:
