@@ -163,6 +163,14 @@ class DistillConfig(ObjectiveSection):
     """Temperature of the softmax over the inner products of representations."""
     rows: int = Field(default=512, ge=1, le=2**24)
     """Number of users of the batch that the loss is computed for in each step."""
+    whiten_sides: Literal["together", "alone"] = added("together")
+    """together: the texts of users and of items have the same principal components. alone: each side has its own, as in
+    the code of ProMax."""
+    scores: Literal["inner", "cosine"] = added("inner")
+    """What the softmax of the representations is over. cosine: as in the code of ProMax."""
+    users: Literal["equal", "certain"] = added("equal")
+    """Weight of each user. certain: 1 minus the entropy of the user's distribution over the items relative to that of
+    the uniform distribution, at least 0.1, as in the code of ProMax."""
 
 
 TeacherConfig = Annotated[EASEConfig | L3AEConfig, Field(discriminator="name")]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.section import Section, added
 
@@ -41,6 +41,14 @@ class LightGCNConfig(LayersConfig):
     name: Literal["lightgcn"] = "lightgcn"
     edge_keep: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the edges kept in each training step, without rescaling. RLMRec keeps 0.8."""
+    input_layer: bool = added(True)
+    """Whether layer 0, the id embeddings, is one of the layers that are combined. In the code of ProMax it is not."""
+
+    @model_validator(mode="after")
+    def _some_layer(self) -> "LightGCNConfig":
+        if not self.layers and not self.input_layer:
+            raise ValueError("input_layer: false leaves no layer, because layers is 0")
+        return self
 
 
 class NGCFConfig(BackboneSection):

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from darec.model.base import BACKBONES, Backbone
-from darec.model.propagation import Adjacency, power_sum
+from darec.model.propagation import Adjacency, power_sum, product
 from schemas.backbones import LayersConfig, LightGCNConfig
 
 
@@ -18,7 +18,11 @@ class LightGCN(Backbone):
     def forward(self, nodes: Tensor) -> Tensor:
         """[N, dim] -> [N, dim]."""
         adjacency = self.adjacency.drop(self.config.edge_keep) if self.training else self.adjacency
-        return propagate(adjacency, nodes, self.config)
+        if self.config.input_layer:
+            return propagate(adjacency, nodes, self.config)
+        # Layers 1 to L are one product with layers 0 to L - 1.
+        total = product(adjacency, power_sum(adjacency, nodes, self.config.layers - 1))
+        return total if self.config.combine == "sum" else total / self.config.layers
 
 
 def propagate(adjacency: Adjacency, nodes: Tensor, config: LayersConfig) -> Tensor:

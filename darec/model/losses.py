@@ -214,6 +214,9 @@ def centre_relations(left: Tensor, right: Tensor) -> Tensor:
     return (left @ left.T - right @ right.T).square().sum() / (count * (count - 1))
 
 
-def distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean_b -sum_j softmax(teacher_b)_j log softmax(student_b)_j; logits [B, m], temperatures already applied."""
-    return functional.cross_entropy(student, torch.softmax(teacher, -1))
+def distillation(student: Tensor, shares: Tensor, weights: Tensor | None = None) -> Tensor:
+    """mean_b -w_b sum_j p_bj log softmax(student_b)_j: logits with the temperature applied and the teacher's shares p
+    [B, m], and weights [B], 1 by default.
+    """
+    losses = functional.cross_entropy(student, shares, reduction="none")
+    return losses.mean() if weights is None else (weights * losses).mean()

@@ -303,6 +303,32 @@ def test_distill_is_cross_entropy_from_text_shares_to_ranking_shares(setting):
     assert objective(final, batch)["distill"].item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_distill_as_in_promax_weighs_users_by_certainty_and_compares_cosines(setting):
+    text, final, batch, data = setting
+    published = {"whiten_sides": "alone", "scores": "cosine", "users": "certain"}
+    config = DistillConfig(whiten=3, weight=1.5, teacher_temperature=0.2, temperature=0.2, rows=5, **published)
+    objective = build(config, text, data)
+
+    def whitened(rows):
+        centred = rows.double().numpy() - rows.double().numpy().mean(0)
+        values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        rows = centred @ vectors[:, ::-1][:, :3] / np.sqrt(values[::-1][:3])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    users = batch.users[:5]
+    own_users, own_items = (whitened(side) for side in (text.user, text.item))
+    # The direction of a component is arbitrary, so the components of the objective decide it.
+    own_users *= np.sign((own_users * objective.text.user.double().numpy()).sum(0))
+    own_items *= np.sign((own_items * objective.text.item.double().numpy()).sum(0))
+    shares = np.exp(own_users[users] @ own_items.T / 0.2)
+    shares /= shares.sum(1, keepdims=True)
+    weights = np.maximum(1 + (shares * np.log(shares)).sum(1) / np.log(shares.shape[1]), 0.1)
+    student = unit_rows(final.user[users]) @ unit_rows(final.item).T / 0.2
+    student -= np.log(np.exp(student).sum(1, keepdims=True))
+    expected = -1.5 * (weights * (shares * student).sum(1)).mean()
+    assert objective(final, batch)["distill"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_kar_adds_each_sides_own_mixture_of_experts(setting):
     text, _, _, data = setting
     objective = build(KARConfig(experts=2, width=5), text, data)

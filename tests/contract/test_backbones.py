@@ -154,6 +154,16 @@ def test_lightgcn_gives_the_sum_or_the_mean_of_layers(checkerboard):
         torch.testing.assert_close(backbone(nodes), expected)
 
 
+def test_lightgcn_leaves_out_the_input_layer(checkerboard):
+    matrix = dense(checkerboard)
+    for combine, scale in (("sum", 1), ("mean", 1 / 2)):
+        config = LightGCNConfig(layers=2, combine=combine, input_layer=False)
+        backbone, nodes, _ = made(config, checkerboard)
+        torch.testing.assert_close(backbone(nodes), scale * (matrix @ nodes + matrix @ matrix @ nodes))
+    with pytest.raises(ValueError, match="leaves no layer"):
+        LightGCNConfig(layers=0, input_layer=False)
+
+
 def test_lightgcn_keeps_its_share_of_edges_in_training_only(checkerboard):
     backbone, _, _ = made(LightGCNConfig(layers=1, edge_keep=0.8), checkerboard)
     everything, one_hot = dense(checkerboard), torch.eye(checkerboard.n_nodes)
