@@ -146,6 +146,14 @@ def test_centre_relations_by_hand():
     assert losses.centre_relations(left, right).item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("learns", [(True, True), (True, False), (False, True)])
+def test_gradients_of_centre_relations_are_those_of_finite_differences(learns):
+    torch.manual_seed(0)
+    left, right = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
+    sides = [rows.requires_grad_(each) for rows, each in zip((left, right), learns, strict=True)]
+    assert torch.autograd.gradcheck(losses.centre_relations, sides)
+
+
 def test_centre_gaps_by_hand():
     left, right = torch.tensor([E1, E2]), torch.tensor([[1.0, 1.0], [0.0, 3.0]])
     half = 1 / math.sqrt(2)  # Z = [[half, 0], [half, 1]]
