@@ -48,9 +48,13 @@ class Objective(nn.Module):
         """
         return False
 
-    def start_step(self, step: int) -> bool:
-        """Called before each step (the first is 0). Returns whether the step has the same operations as most steps."""
-        return True
+    def start_step(self, step: int) -> int:
+        """Called before each step (the first is 0). Returns the kind of the step: steps of one kind have the same
+        operations, so that one recording of them can be replayed.
+
+        Random numbers and other values that the step reads may be prepared here, in tensors that stay the same.
+        """
+        return 0
 
     def inputs(self, nodes: Tensor) -> Tensor:
         """Returns the input rows [N, dim] of the backbone in place of `nodes`, in training and inference.

@@ -86,7 +86,7 @@ class DaRec(Objective):
             occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
             self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
 
-        self._counts = [torch.unique(nodes, return_counts=True) for nodes in self._occurrences if self.fixed]
+        self._samples = [self._prepared(side) for side in range(len(self.sides)) if self._is_prepared]
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
@@ -96,16 +96,23 @@ class DaRec(Objective):
     def start_epoch(self, epoch: int) -> bool:
         """Updates the warm-up of the weight, and the step counter on the device."""
         self._steps, before = int(self.step), self.scale
+        for samples in self._samples:
+            samples.forget()
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
         return self.scale != before
 
-    def start_step(self, step: int) -> bool:
-        """If `every` is above 1, most steps have no terms; otherwise most steps have terms and do not run k-means."""
+    def start_step(self, step: int) -> int:
+        """Draws the samples of a step. Its kind is 0 with terms, 1 with terms and k-means, and 2 without terms."""
         self._steps = step
         turn, between = divmod(step, self.config.every)
-        if self.config.every > 1:
-            return bool(between)
-        return not self.config.weights.local_structure or turn % self.config.recluster_steps != 0
+        if between:
+            return 2
+        for samples in self._samples:
+            samples.draw()
+        return int(self._reclusters(turn))
+
+    def _reclusters(self, turn: int) -> bool:
+        return bool(self.config.weights.local_structure) and turn % self.config.recluster_steps == 0
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """The four terms, each the mean over sides; empty in steps without terms."""
@@ -116,7 +123,7 @@ class DaRec(Objective):
             return {}
 
         nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
-        if self.config.weights.local_structure and turn % self.config.recluster_steps == 0:
+        if self._reclusters(turn):
             self._recluster(nodes)
         self.step += 1
         self._steps += 1
@@ -157,21 +164,32 @@ class DaRec(Objective):
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
+        if self._samples:
+            return self._samples[side].rows
+
         (first, end), count, device = self.sides[side], self.config.sample, batch.users.device
         if self.config.sample_from == "interactions":
-            if self.fixed:
-                found, counts = self._counts[side]
-                return found[clustering.weighted_sample(counts.float(), min(count, len(found)))]
             nodes = self._occurrences[side]
             return torch.unique(nodes[torch.randint(len(nodes), (count,), device=device)])
 
-        if self.config.sample_from == "uniform" and self.fixed:
-            return torch.randperm(end - first, device=device)[:count] + first
         if self.config.sample_from == "uniform":
             return torch.unique(torch.randint(first, end, (count,), device=device))
         nodes = torch.unique(torch.cat([batch.users, batch.items + n_users]))
         nodes = nodes[(nodes >= first) & (nodes < end)]
         return nodes[torch.randperm(len(nodes), device=device)[:count]]
+
+    @property
+    def _is_prepared(self) -> bool:
+        """Whether samples have a fixed number of nodes and are drawn for many steps at once."""
+        return self.fixed and self.config.sample_from != "batch"
+
+    def _prepared(self, side: int) -> clustering.Samples:
+        first, end = self.sides[side]
+        if self.config.sample_from == "interactions":
+            nodes, counts = torch.unique(self._occurrences[side], return_counts=True)
+            return clustering.Samples(nodes, counts.float(), self.config.sample)
+        nodes = torch.arange(first, end, device=self.text.nodes.device)
+        return clustering.Samples(nodes, torch.ones(len(nodes), device=nodes.device), self.config.sample)
 
     def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
         """L_glo over the sample."""

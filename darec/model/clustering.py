@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+_DRAWN_AT_ONCE = 1 << 20  # maximum number of weights for which samples are drawn at once
 _MOST_SUBSETS = 12  # maximum number of centres for the dynamic programme over all subsets
 
 
@@ -13,7 +14,7 @@ def nearest(rows: Tensor, centres: Tensor) -> Tensor:
 
     |x - c|^2 = |x|^2 + |c|^2 - 2 x.c, and |x|^2 is the same for all centres.
     """
-    return (centres.square().sum(1) - 2 * rows @ centres.T).argmin(1)
+    return torch.addmm(centres.square().sum(1), rows, centres.T, alpha=-2).argmin(1)
 
 
 def means(rows: Tensor, labels: Tensor, fallback: Tensor) -> Tensor:
@@ -55,13 +56,45 @@ def initial_centres(rows: Tensor, count: int, *, fixed: bool = False) -> Tensor:
 
 
 def weighted_sample(weights: Tensor, count: int) -> Tensor:
-    """`count` distinct numbers, drawn without replacement in proportion to their weights: [n] -> int64 [count].
+    """`count` distinct numbers, drawn without replacement in proportion to their weights: [..., n] -> int64 [...,
+    count].
 
     The largest values of weight / exponential noise (Efraimidis and Spirakis, 2006): noise / w_i is exponential with
     the rate w_i, and the smallest of independent exponentials is the i-th with probability w_i / sum_j w_j. Weights of
     0 come last.
     """
     return (weights / torch.empty_like(weights).exponential_()).topk(count).indices
+
+
+class Samples:
+    """Samples of nodes without replacement, in proportion to their weights, one for each step.
+
+    They are drawn for many steps at once: on a GPU, selecting the largest values of one row keeps most of the device
+    idle, and those of many rows take little longer.
+
+    Args:
+        nodes: the numbers of the nodes, int64 [n].
+        weights: their weights, float32 [n].
+        count: nodes in a sample, if there are as many.
+    """
+
+    def __init__(self, nodes: Tensor, weights: Tensor, count: int) -> None:
+        self._nodes, self._weights = nodes, weights
+        self._steps = max(1, _DRAWN_AT_ONCE // max(1, len(nodes)))
+        self._waiting: list[Tensor] = []
+        self.rows = nodes[:count].clone()
+        """The sample of this step, int64 [count]: always the same tensor, which a recorded step reads."""
+
+    def draw(self) -> None:
+        """Replaces the sample by the next one."""
+        if not self._waiting:
+            weights = self._weights.expand(self._steps, -1)
+            self._waiting = [*self._nodes[weighted_sample(weights, len(self.rows))]]
+        self.rows.copy_(self._waiting.pop())
+
+    def forget(self) -> None:
+        """Drops the samples that were drawn in advance, so that a resumed run draws the same ones."""
+        self._waiting = []
 
 
 def shared_members(left: Tensor, right: Tensor, count: int) -> Tensor:

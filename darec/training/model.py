@@ -78,12 +78,9 @@ class Recommender(nn.Module):
         changed = [part.start_epoch(epoch) for part in (self.backbone, *self.objectives)]
         return any(changed)
 
-    def start_step(self, step: int) -> bool:
-        """Notifies all objectives of step `step` (the first is 0). Returns whether it has the same operations as most
-        steps.
-        """
-        like_most = [objective.start_step(step) for objective in self.objectives]
-        return all(like_most)
+    def start_step(self, step: int) -> tuple[int, ...]:
+        """Notifies all objectives of step `step` (the first is 0). Returns its kind, that of each objective."""
+        return tuple(objective.start_step(step) for objective in self.objectives)
 
     def inputs(self) -> Tensor:
         """The rows that enter the backbone, [N, dim]."""

@@ -1,7 +1,9 @@
 """Training steps as a CUDA graph, recorded once and replayed: a step is one launch and not hundreds."""
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ Recorder = Callable[[Callable[[], Terms]], tuple[Callable[[], None], Terms]]
 its results.
 """
 
-_EAGER = 3  # number of steps before the recording, which allocate memory and choose kernels
+_EAGER = 3  # number of steps before the first recording, which allocate memory and choose kernels
 
 _logger = logging.getLogger(__name__)
 
@@ -38,11 +40,26 @@ def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
     return graph.replay, terms
 
 
-class Replay:
-    """A step that is recorded after a few calls and then replayed.
+@dataclass(frozen=True)
+class _Recording:
+    """A recorded step: the batch it reads, the function that replays it, and its loss terms."""
 
-    What the host decides is part of a recording: when that changes, it has to be forgotten. Steps that do something
-    else than most (`regular` is false) are taken one by one.
+    batch: Batch
+    replay: Callable[[], None]
+    terms: Terms
+
+    def run(self, batch: Batch) -> Terms:
+        for name in ("users", "items", "negatives"):
+            getattr(self.batch, name).copy_(getattr(batch, name))
+        self.replay()
+        return {name: value.clone() for name, value in self.terms.items()}
+
+
+class Replay:
+    """Steps that are recorded after a few calls and then replayed, one recording per kind of step.
+
+    Steps of one kind have the same operations. What the host decides is part of a recording: when that changes, all
+    recordings have to be forgotten. Kinds that cannot be recorded are run directly.
 
     Args:
         step: forward, backward and update for one batch.
@@ -51,32 +68,30 @@ class Replay:
 
     def __init__(self, step: Callable[[Batch], Terms], record: Recorder = cuda_graph) -> None:
         self._step, self._record = step, record
-        self._possible, self._taken = True, 0
-        self.forget()
+        self._direct: Counter[Hashable] = Counter()
+        self._refused: set[Hashable] = set()
+        self._recordings: dict[Hashable, _Recording] = {}
 
     def forget(self) -> None:
-        """Makes the next regular step a new recording."""
-        self._batch: Batch | None = None
-        self._replay: Callable[[], None] | None = None
-        self._terms: Terms = {}
+        """Makes the next step of each kind a new recording."""
+        self._recordings = {}
 
-    def __call__(self, batch: Batch, regular: bool) -> Terms:
-        """The loss terms of a step with `batch`."""
-        if regular and self._possible and self._replay is None and self._taken >= _EAGER:
-            self._try_to_record(batch)
-        if self._replay is None or self._batch is None or not regular:
-            self._taken += regular
-            return self._step(batch)
+    def __call__(self, batch: Batch, kind: Hashable) -> Terms:
+        """The loss terms of a step of this kind with `batch`."""
+        ready = self._direct.total() >= _EAGER and self._direct[kind] and kind not in self._refused
+        if ready and kind not in self._recordings:
+            self._try_to_record(batch, kind)
 
-        for name in ("users", "items", "negatives"):
-            getattr(self._batch, name).copy_(getattr(batch, name))
-        self._replay()
-        return {name: value.clone() for name, value in self._terms.items()}
+        recording = self._recordings.get(kind)
+        if recording is not None:
+            return recording.run(batch)
+        self._direct[kind] += 1
+        return self._step(batch)
 
-    def _try_to_record(self, batch: Batch) -> None:
-        own = self._batch = Batch(batch.users.clone(), batch.items.clone(), batch.negatives.clone())
+    def _try_to_record(self, batch: Batch, kind: Hashable) -> None:
+        own = Batch(batch.users.clone(), batch.items.clone(), batch.negatives.clone())
         try:
-            self._replay, self._terms = self._record(lambda: self._step(own))
+            self._recordings[kind] = _Recording(own, *self._record(lambda: self._step(own)))
         except RuntimeError as error:
-            self._possible = False
-            _logger.warning("train: steps cannot be recorded as a CUDA graph and are run directly (%s)", error)
+            self._refused.add(kind)
+            _logger.info("train: steps cannot be recorded as a CUDA graph and are run directly (%s)", error)

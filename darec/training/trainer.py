@@ -186,8 +186,8 @@ class Trainer:
                 group["lr"].fill_(rate)  # the tensor that a recorded step reads
             else:
                 group["lr"] = rate
-        regular = self.model.start_step(self.step)
-        terms = self.replay(batch, regular) if self.replay else self._advance(batch)
+        kind = self.model.start_step(self.step)
+        terms = self.replay(batch, kind) if self.replay else self._advance(batch)
         self.step += 1
         return terms
 
