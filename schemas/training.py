@@ -155,10 +155,10 @@ class TrainConfig(Section):
     comparisons of the gate still describe the model trained on train."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
-    cuda_graphs: bool = not_hashed(False)  # the same operations on the same values
+    cuda_graphs: bool = not_hashed(True)  # the same operations on the same values
     """Only on a GPU: records a training step once as a CUDA graph and replays it, which saves the time of launching its
-    operations. Steps that cannot be recorded, because they wait for the GPU, are run as before, with a
-    warning."""
+    operations. Steps that cannot be recorded, because they wait for the GPU, are run directly. A recording keeps the
+    memory of its step."""
     processes: int = not_hashed(1, ge=1, le=4096)  # results differ by rounding only, as with the number of threads
     """Number of processes that train the model together; it must divide `dim`. With the backbones lightgcn and mf each
     holds some columns of all id embeddings, with their gradients and the optimiser's state, so that memory and
@@ -268,8 +268,9 @@ class EvaluateConfig(Section):
     searched, or every item is scored if this recall needs more than an eighth of the index; the report compares the top
     items of 500 users with those of an exact search. auto: all if users x items is at most 30 billion, otherwise
     index."""
-    batch_users: int = not_hashed(1024, ge=1, le=2**20)
-    """Number of users ranked at once. Memory grows with it, not with the number of users."""
+    batch_users: Literal["auto"] | Annotated[int, Field(ge=1, le=2**20)] = not_hashed("auto")
+    """Number of users ranked at once; auto: 1,024 on a CPU and 4,096 on a GPU. Memory grows with it, not with the
+    number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where users are ranked. auto: a GPU if there is one, which may order items of equal score differently."""
 

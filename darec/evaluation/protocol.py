@@ -6,6 +6,7 @@ Metrics are means over users.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.evaluation.rerank import Reranker
 
+_BATCH_USERS = {"cpu": 1024, "cuda": 4096}  # the GPU would wait for the launches of smaller batches
 _BLOCK = 65_536  # number of lists that are compared with the held-out pairs at once
 
 
@@ -53,7 +55,7 @@ def rank(
     train: Pairs | ItemLists,
     held_out: Pairs,
     k: int,
-    batch_users: int = 512,
+    batch_users: int | Literal["auto"] = "auto",
     reranker: Reranker | None = None,
     ranker: MakeRanker = Ranker,
 ) -> Ranking:
@@ -64,7 +66,7 @@ def rank(
         train: the pairs to exclude, as item lists that several rankings may share.
         held_out: pairs of the users to rank for.
         k: length of the lists.
-        batch_users: users ranked at once.
+        batch_users: users ranked at once; auto: as many as suit the device.
         reranker: reorders the items with the largest inner product.
         ranker: finds these items; by default exactly, among all items.
     """
@@ -73,6 +75,8 @@ def rank(
 
     # An index fetches as many additional items as the users of a block have seen at most, so that users who have seen
     # about the same number of items are ranked together.
+    if batch_users == "auto":
+        batch_users = _BATCH_USERS[final.nodes.device.type]
     order = seen.lengths[users].argsort(stable=True)
     blocks = [ranks.top(block, k).int() for block in users[order].split(batch_users)]
     return Ranking(users, torch.cat(blocks)[order.argsort()])
