@@ -26,7 +26,7 @@ def trainer(alignment, device, scale=1.0, **settings):
 @pytest.fixture(scope="module")
 def epochs() -> dict[str, Epoch]:
     """Each with a recorded step."""
-    return {name: measured(trainer(alignment, "cuda", cuda_graphs=True)) for name, alignment in ALIGNMENTS.items()}
+    return {name: measured(trainer(alignment, "cuda")) for name, alignment in ALIGNMENTS.items()}
 
 
 @pytest.mark.gpu
@@ -34,7 +34,8 @@ def epochs() -> dict[str, Epoch]:
 @pytest.mark.parametrize("name", ALIGNMENTS)
 def test_kernels_run_for_most_of_an_epoch(name, epochs, figures):
     figures[f"epoch, {name}"] = asdict(epochs[name])
-    figures[f"epoch, {name}, single launches"] = asdict(measured(trainer(ALIGNMENTS[name], "cuda")))
+    single = trainer(ALIGNMENTS[name], "cuda", cuda_graphs=False)
+    figures[f"epoch, {name}, single launches"] = asdict(measured(single))
     assert epochs[name].busy >= 0.7
 
 
