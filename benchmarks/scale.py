@@ -1,25 +1,27 @@
 """The cost of every stage by the size of the data: synthetic logs, the pipeline's stages in child processes, exponents.
 
-No LLM is asked: the text vectors are random. Each stage runs in a separate process, so that its CPU seconds and peak
-memory can be measured. The executor is that of the pipeline, so a second call reads finished stages from the store,
-with their recorded costs.
+No LLM is asked: text vectors are random, and profiles come from an engine that answers at once. Each stage runs in a
+separate process, so that its CPU seconds and peak memory can be measured. The executor is that of the pipeline, so a
+second call reads finished stages from the store, with their recorded costs.
 """
 
 import json
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import log
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
+from benchmarks import llm_rows
 from benchmarks.tables import markdown
 from darec.artifacts import files
 from darec.artifacts.formats import Vectors
@@ -33,6 +35,7 @@ from schemas.reports import StageReport
 from stages.contract import Outcome, Stage, Task
 from stages.declarations import EMBED
 from stages.execute import Job, execute, stage_job
+from stages.plan import plan
 from stages.registry import needed, task_named
 from stages.walk import run_task
 
@@ -45,7 +48,7 @@ a model can learn.
 _OWN_GROUP = 0.7
 _USER_SKEW, _ITEM_SKEW = 1.5, 2.5  # exponent of uniform draws: a few users and items have most of the interactions
 _CHUNK = 2**20
-_WITHOUT_LLM = {"profile_items", "profile_users"}
+Done = TypeVar("Done")
 _COSTS = "costs.json"
 
 
@@ -95,8 +98,17 @@ def _shuffled(column: str, size: int, prefix: str) -> pl.Expr:
     return pl.lit(prefix) + (pl.col(column) * factor % size).cast(pl.String).str.zfill(8)
 
 
-def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: Sequence[str] = ()) -> Recipe:
+def recipe_for(
+    folder: Path, interactions: int, text_width: int = 0, settings: Sequence[str] = (), *, profiles: bool = False
+) -> Recipe:
     """The recipe of one size: its log (written if it does not exist), its store, one epoch; DaRec if there is text.
+
+    Args:
+        folder: where logs and stores are.
+        interactions: the size.
+        text_width: width of the text vectors; with 0 there is no text.
+        settings: overrides of the recipe.
+        profiles: whether items have descriptions, for the stages of the LLM.
 
     Raises:
         UserError: one of `settings` is not an override (`path=value`).
@@ -106,27 +118,55 @@ def recipe_for(folder: Path, interactions: int, text_width: int = 0, settings: S
         partial = log_file.with_suffix(".partial")
         write_log(partial, interactions)
         partial.rename(log_file)
-    data = {"source": "parquet", "interactions": str(log_file), "interaction_columns": {"timestamp": "timestamp"}}
+    data: dict[str, Any] = {
+        "source": "parquet",
+        "interactions": str(log_file),
+        "interaction_columns": {"timestamp": "timestamp"},
+    }
+    if profiles:
+        data["items"] = str(folder / f"items-{interactions}.parquet")
+        if not Path(data["items"]).exists():
+            llm_rows.write_items(Path(data["items"]), pl.scan_parquet(log_file))
     train = {"epochs": 1} | ({} if text_width else {"alignment": []})
     runtime = {"store": str(folder / f"store-{interactions}"), "verify": "sizes", "min_free_gb": 0.01}
-    sections = {"data": data, "train": train, "runtime": runtime}
+    sections = {"data": data, "train": train, "runtime": runtime, "llm": llm_rows.SETTINGS}
     return configure(Recipe, sections, *parse_settings(settings), where="--set")
 
 
 def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> Iterator[Cost]:
-    """Runs the stages up to `until`, each in a separate process, and yields their costs."""
+    """Runs the stages up to `until`, each in a separate process, and yields their costs.
+
+    The stages of the LLM run only if one of them is `until`; each comes after a status that counts its rows.
+    """
     store, done, last = Store(recipe.runtime.store), dict[str, Artifact](), ""
     for task in needed(recipe, until):
-        if task.name in _WITHOUT_LLM:
+        if task.name in llm_rows.STAGES and until not in llm_rows.STAGES:
             continue
         artifact, cost = _finished(task, recipe, done, store, text_width), None
+        if task.name in llm_rows.STAGES:
+            status = _alone(_plan, task.name, recipe, interactions) if artifact is None else None
+            yield _noted(store, f"status {task.name}-{last}", status)
         if artifact is None:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                artifact, cost = pool.submit(_run, task.name, recipe, done, interactions, text_width).result()
+            artifact, cost = _alone(_run, task.name, recipe, done, interactions, text_width)
         if artifact is not None:  # publish has no artifact
             done[task.name], last = artifact, artifact.key
         if task.name != EMBED.name:
             yield _noted(store, f"{task.name}-{last}", cost)
+
+
+def _alone(work: Callable[..., Done], *arguments: Any) -> Done:
+    """The result of `work` in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def _plan(name: str, recipe: Recipe, interactions: int) -> Cost:
+    """The cost of a plan, start of the process included."""
+    started = time.perf_counter()
+    plan(recipe, Store(recipe.runtime.store), name)
+    return Cost(
+        interactions, f"status, {name}", round(time.perf_counter() - started, 2), round(_cpu_seconds(), 2), _peak_mb()
+    )
 
 
 def _finished(
@@ -157,6 +197,7 @@ def _run(
         DarecError: the gate refuses the release, so that later tasks cannot be measured.
     """
     store, started, before = Store(recipe.runtime.store), time.perf_counter(), _cpu_seconds()
+    llm_rows.answer_at_once()
     if name == EMBED.name:
         result = execute(_random_vectors(upstream["split"], text_width), store)
     else:
@@ -166,7 +207,7 @@ def _run(
     if result.state == "refused":
         raise DarecError("; ".join(result.why), where=name, hint="loosen the gate with --set gate.…")
     seconds, cpu = time.perf_counter() - started, _cpu_seconds() - before
-    return result.artifact, Cost(interactions, name, round(seconds, 2), round(cpu, 2), round(_peak_mb(), 1))
+    return result.artifact, Cost(interactions, name, round(seconds, 2), round(cpu, 2), _peak_mb())
 
 
 def _random_vectors(split: Artifact, width: int) -> Job:
@@ -191,7 +232,7 @@ def _peak_mb() -> float:
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return round(int(line.split()[1]) / 1024, 1)
 
 
 def exponent(small: Cost, large: Cost) -> float:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from darec.artifacts.shared import Shared, shared_store
 from darec.common.errors import LimitError, TransientError, UserError
 from darec.common.files import replacing
 from darec.text.answers import printable
-from darec.text.protocol import Answer, Request
+from darec.text.protocol import Answer, LazyRequests, Request
 from darec.text.replies import RejectedError, RetryableError, read_reply
 from darec.text.server import ServerEngine, common_fields, request_body
 from darec.text.servers import access, address
@@ -78,31 +78,42 @@ class BatchEngine:
             TransientError: the server cannot be reached or is failing.
         """
         common = common_fields(self.config, schema, max_tokens)
-        bodies: dict[str, bytes] = {}
-        left: dict[str, Request] = {}
-        single: list[Request] = []
-        for request in requests:
-            if request.shorter:  # only few prompts are too long, and each may take several requests
-                single.append(request)
-                continue
-            body = json.dumps(request_body(request, request.messages, common), ensure_ascii=False).encode()
-            bodies[row_key(body)], left[row_key(body)] = body, request
-
-        batches = [(path, record) for path, record in self._records() if left.keys() & set(record.rows)]
+        batches = list(self._records())
         sent = {row for _, record in batches for row in record.rows}
-        new = {row: body for row, body in bodies.items() if row not in sent}
-        if len(new) >= self.config.batch_min_rows:
-            batches += [self._send(part) for part in _parts(new)]
+        left: dict[str, tuple[str, int]] = {}  # key and number of the request of each row; prompts are not kept
+        single: list[int] = []
 
-        wanted = dict(left)
+        def unsent() -> Iterator[tuple[str, bytes]]:
+            for number, request in enumerate(requests):
+                if request.shorter:  # only few prompts are too long, and each may take several requests
+                    single.append(number)
+                    continue
+                body = json.dumps(request_body(request, request.messages, common), ensure_ascii=False).encode()
+                row = row_key(body)
+                left[row] = request.key, number
+                if row not in sent:
+                    yield row, body
+
+        parts: list[dict[str, bytes]] = []
+        rows = 0
+        for part in _parts(unsent()):
+            parts.append(part)
+            rows += len(part)
+            if rows >= self.config.batch_min_rows:
+                batches += [self._send(part) for part in parts]
+                parts = []
+
+        wanted = set(left)
         for path, record in batches:
+            if wanted.isdisjoint(record.rows):
+                continue
             answers = self._answers(self._wait(record), wanted, max_tokens)
-            yield [Answer(left.pop(row).key, *rest) for row, rest in answers.items() if row in left]
+            yield [Answer(left.pop(row)[0], *rest) for row, rest in answers.items() if row in left]
             self._forget(path, record, wanted)  # the yielded answers are in the ledger now
 
-        single += left.values()
+        single += [number for _, number in left.values()]
         if single:
-            yield from self._live.generate(single, schema, max_tokens)
+            yield from self._live.generate(LazyRequests(single, requests.__getitem__), schema, max_tokens)
 
     # Sending
 
@@ -152,7 +163,7 @@ class BatchEngine:
                 )
             time.sleep(min(self.config.batch_poll_seconds, max(0.0, deadline - time.monotonic()) + 0.01))
 
-    def _answers(self, batch: dict[str, Any], rows: dict[str, Request], max_tokens: int) -> dict[str, tuple]:
+    def _answers(self, batch: dict[str, Any], rows: Collection[str], max_tokens: int) -> dict[str, tuple]:
         """Text, finish reason and tokens of the answered rows of a batch."""
         status, answers = batch.get("status"), dict[str, tuple]()
         if status == "failed":
@@ -220,7 +231,7 @@ class BatchEngine:
 
         return None
 
-    def _forget(self, path: Path, record: _Record, rows: dict[str, Request]) -> None:
+    def _forget(self, path: Path, record: _Record, rows: Collection[str]) -> None:
         """Keeps the record of an ended batch only for rows that a later call may need."""
         record.rows = [row for row in record.rows if row not in rows]
         if record.rows:
@@ -279,11 +290,11 @@ class _AbsentError(UserError):
     """The server does not have the requested object."""
 
 
-def _parts(bodies: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
-    """The rows in parts within the limits of the protocol."""
+def _parts(bodies: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
+    """The rows in parts within the limits of the protocol, one of which is in memory."""
     part: dict[str, bytes] = {}
     size = 0
-    for row, body in bodies.items():
+    for row, body in bodies:
         if part and (len(part) == _MOST_ROWS or size + len(body) > _MOST_BYTES):
             yield part
             part, size = {}, 0

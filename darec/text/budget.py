@@ -67,7 +67,7 @@ class Budget:
         self.spending = _run.get() or Spending()
         self.reached = False
         """Whether a row was held back."""
-        self._open: dict[str, Request] = {}
+        self._open: set[str] = set()
         self._answered, self._prompt_tokens, self._output_tokens = 0, 0, 0
 
     def ration(self, requests: Sequence[Request]) -> "Rationed":
@@ -79,7 +79,7 @@ class Budget:
         if self.reached or not self._affords(request):
             self.reached = True
             return False
-        self._open[request.key] = request
+        self._open.add(request.key)
         return True
 
     def allows_more(self, requests: "Rationed") -> bool:
@@ -91,7 +91,7 @@ class Budget:
 
     def answered(self, answer: Answer) -> None:
         """Counts an answer."""
-        self._open.pop(answer.key, None)
+        self._open.discard(answer.key)
         self.spending.prompt_tokens += answer.prompt_tokens
         self.spending.output_tokens += answer.output_tokens
         if answer.prompt_tokens or answer.output_tokens:

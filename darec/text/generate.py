@@ -21,12 +21,11 @@ from darec.text.budget import Budget
 from darec.text.fallbacks import due
 from darec.text.identity import model_identity
 from darec.text.models import resolve
-from darec.text.protocol import Answer, Conversation, Engine, Request
+from darec.text.protocol import Answer, Conversation, Engine, LazyRequests, Request
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig, profile_schema
 from schemas.tables import PROFILE_ROWS
 
 _RETRY_TEMPERATURE = 0.7
-_CHUNK = 16_384  # number of rows whose prompts are in memory at the same time
 _EXAMPLE_CHARS = 120
 _NUMBERS = ("cause", "prompt_tokens", "output_tokens", "attempts", "asked")  # columns of a row other than its text
 
@@ -203,42 +202,17 @@ class Generation:
     def _ask(
         self, engine: Engine, keys: list[str], request: Callable[[str], Request], final: Collection[str]
     ) -> dict[str, str]:
-        """Sends requests in chunks of rows whose prompts are in memory.
+        """Sends requests, and stores usable rows and those that failed for a `final` cause. Returns key and cause of
+        the others.
 
-        Yields key and cause of the rows that failed. A chunk is so large that the engine's idle time at its end is
-        negligible.
+        Prompts are rendered when the engine takes them, so that it never waits for others, and only open ones are in
+        memory. An error is raised after the rows that arrived with it are stored, and LimitError when the limit of the
+        run is reached and the open rows are answered.
         """
         bad: dict[str, str] = {}
-        for start in range(0, len(keys), _CHUNK):
-            chunk = keys[start : start + _CHUNK]
-            bad |= self._ask_chunk(engine, [request(key) for key in chunk], final, len(keys) - start - len(chunk))
-        return bad
+        schema, left = profile_schema(self.config.max_chars), len(keys)
 
-    def _request(
-        self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), tries: int = 0
-    ) -> Request:
-        """A row with an unusable answer is requested again with a higher temperature and another seed, because the
-        answer would otherwise be the same.
-        """
-        earlier = self.before.get(key)
-        if earlier is not None and earlier["cause"] not in NEVER_SAMPLED:
-            tries += 2 * (earlier["attempts"] or 1)
-        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if tries else self.llm.temperature
-        return Request(key, messages, (int(key[:7], 16) + self.llm.seed + tries) % 2**31, temperature, shorter)
-
-    def _ask_chunk(
-        self, engine: Engine, requests: Sequence[Request], final: Collection[str], waiting: int
-    ) -> dict[str, str]:
-        """Sends requests, and stores usable rows and those that failed for a `final` cause. Yields key and cause of the
-        others.
-
-        An error is raised after the rows that arrived with it are stored, and LimitError when the limit of the run is
-        reached and the open rows are answered; `waiting` further rows are left then.
-        """
-        bad: dict[str, str] = {}
-        schema, left = profile_schema(self.config.max_chars), len(requests) + waiting
-
-        for answers in self._answers(engine, requests, schema):
+        for answers in self._answers(engine, LazyRequests(keys, request), schema):
             rows, failure = [], None
             for answer in answers:
                 try:
@@ -257,6 +231,18 @@ class Generation:
 
         self.budget.stop(left)
         return bad
+
+    def _request(
+        self, key: str, messages: Conversation, shorter: tuple[Conversation, ...] = (), tries: int = 0
+    ) -> Request:
+        """A row with an unusable answer is requested again with a higher temperature and another seed, because the
+        answer would otherwise be the same.
+        """
+        earlier = self.before.get(key)
+        if earlier is not None and earlier["cause"] not in NEVER_SAMPLED:
+            tries += 2 * (earlier["attempts"] or 1)
+        temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if tries else self.llm.temperature
+        return Request(key, messages, (int(key[:7], 16) + self.llm.seed + tries) % 2**31, temperature, shorter)
 
     def _answers(self, engine: Engine, requests: Sequence[Request], schema: dict[str, Any]) -> Iterator[list[Answer]]:
         """The engine's answers, until there are no more requests or the budget is used up.

@@ -1,11 +1,12 @@
 """The interface of LLM engines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 Message = dict[str, str]
 Conversation = tuple[Message, ...]
+Name = TypeVar("Name")
 FinishReason = Literal["stop", "length", "too_long", "filtered", "refused", "rejected", "failed"]
 
 
@@ -19,6 +20,30 @@ class Request:
     temperature: float
     shorter: tuple[Conversation, ...] = ()
     """Shorter versions of `messages`, longest first, if `messages` do not fit the model."""
+
+
+class LazyRequests(Sequence[Request], Generic[Name]):
+    """Requests that are made each time they are taken, so that the prompts of a whole table are never in memory.
+
+    Args:
+        names: what identifies each row, such as its ledger key.
+        make: the request of a row.
+    """
+
+    def __init__(self, names: Sequence[Name], make: Callable[[Name], Request]) -> None:
+        self._names, self._make = names, make
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> Request: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Request]: ...
+    def __getitem__(self, index: int | slice) -> Request | Sequence[Request]:
+        if isinstance(index, slice):
+            return LazyRequests(self._names[index], self._make)
+        return self._make(self._names[index])
 
 
 @dataclass(frozen=True)

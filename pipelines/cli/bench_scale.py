@@ -24,6 +24,7 @@ def scale(
 ) -> None:
     """Run the stages on synthetic logs: CPU seconds and peak memory of each stage, and how they grow with the data."""
     from benchmarks import scale as growth
+    from benchmarks.llm_rows import STAGES
 
     try:
         wanted = [growth.parsed(size) for size in sizes or ["1M", "5M"]]
@@ -32,7 +33,7 @@ def scale(
 
     costs = []
     for interactions in wanted:
-        recipe = growth.recipe_for(folder, interactions, text_width, overrides or ())
+        recipe = growth.recipe_for(folder, interactions, text_width, overrides or (), profiles=until in STAGES)
         for cost in growth.measure(recipe, interactions, until, text_width):
             costs.append(cost)
             size = growth.shown(interactions)

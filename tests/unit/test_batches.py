@@ -13,6 +13,7 @@ import pytest
 from darec.artifacts.store import Store
 from darec.common.errors import LimitError, TransientError, UserError
 from darec.common.recipes import load_recipe
+from darec.text import batches
 from darec.text.budget import price
 from schemas.recipe import Recipe
 from schemas.semantic import LLMConfig
@@ -94,6 +95,20 @@ def test_rows_that_a_batch_has_not_answered_are_sent_on_their_own(tmp_path: Path
         assert asked == ["Haunted Cellar 1", "Haunted Cellar 3", "Haunted Cellar 5"]
         assert (report.generated, report.from_metadata, report.retried) == (24, 0, 1)
         assert len(server.batches) == 1, "the retry of one row is no batch"
+
+
+def test_all_rows_are_sent_before_the_first_batch_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of a large table wait together, and none of them has to be in memory while the next one is sent."""
+    monkeypatch.setattr(batches, "_MOST_ROWS", 10)
+    with batch_server() as server:
+        looks: list[int] = []
+        plain = server.look
+        monkeypatch.setattr(server, "look", lambda batch: looks.append(len(server.batches)) or plain(batch))
+        recipe = recipe_for_batches(tmp_path, server.url, batch_min_rows=24)
+        report = run(recipe, "profile_items")[-1].report
+        sizes = [len(body.splitlines()) for name, body in server.files.items() if name.startswith("file-")]
+    assert report.generated == 24 and len(server.batches) == 3 and not server.live
+    assert set(looks) == {3} and sizes[:3] == [10, 10, 4]
 
 
 def test_few_rows_and_a_trial_are_no_batch(tmp_path: Path) -> None:

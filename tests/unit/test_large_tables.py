@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from darec.artifacts import sqlite_rows
-from darec.text import entities, generate
+from darec.text import entities
+from darec.text.engine import chunked
 from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data
 from darec.text.profiling import Forecast, ProfileTask
 from darec.text.prompts import Prompt
@@ -55,23 +56,23 @@ def rendered(monkeypatch) -> list[int]:
     return made
 
 
-class Chunks(Script):
-    """Notes how many requests it gets at once."""
+class Lazy(Script):
+    """Takes requests two at a time, and notes how many prompts were rendered before each answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, rendered: list[int]) -> None:
         super().__init__(well)
-        self.sizes = []
+        self.rendered, self.before = rendered, []
 
     def generate(self, requests, schema, max_tokens):
-        self.sizes.append(len(requests))
-        return super().generate(requests, schema, max_tokens)
+        for _, some in chunked(requests, 2):
+            self.before.append(len(self.rendered))
+            yield from super().generate(some, schema, max_tokens)
 
 
-def test_prompts_are_asked_in_chunks(whole, monkeypatch):
-    monkeypatch.setattr(generate, "_CHUNK", 16)
-    engine = Chunks()
+def test_prompts_are_rendered_when_the_engine_takes_them(whole, rendered):
+    engine = Lazy(rendered)
     profiles, report = whole.run(engine=engine)
-    assert engine.sizes == [16, 16, 8]
+    assert engine.before == list(range(ROWS + 2, 2 * ROWS + 2, 2)), "once for the keys, then two by two"
     assert report["generated"] == ROWS
     assert profiles[c.PROFILE].to_list() == [f'a profile of "Title {number}"' for number in range(ROWS)]
 
