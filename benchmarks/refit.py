@@ -87,7 +87,7 @@ def _evaluated(recipe: Recipe, split: Split) -> Trained:
     none = Pairs.of_table(train_part.clear())
     size = (split.users.height, split.items.height)
     data = Interactions(*size, Pairs.of_table(train_part), Pairs.of_table(val_part), none)
-    edges = edge_list(train_part.lazy(), recipe.graph).collect()
+    edges = edge_list(train_part.lazy(), recipe.graph)
     return train(recipe.train.without_text(), data, adjacency=Adjacency.of_table(edges, *size))
 
 
@@ -95,7 +95,7 @@ def _refitted(
     recipe: Recipe, known: pl.DataFrame, size: tuple[int, int], evaluated: Trained, warm: torch.Tensor | None = None
 ) -> Representations:
     none = Pairs.of_table(known.clear())
-    edges = edge_list(known.lazy(), recipe.graph).collect()
+    edges = edge_list(known.lazy(), recipe.graph)
     return train(
         recipe.train.without_text(),
         Interactions(*size, Pairs.of_table(known), none, none),

@@ -16,6 +16,11 @@ class ObjectiveSection(Section):
         """Whether the objective uses text vectors."""
         return True
 
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the objective itself uses the train graph, beside the backbone."""
+        return False
+
     def without_text(self) -> "ObjectiveSection | None":
         """The same objective without text; None if it is about text only."""
         return None

@@ -15,6 +15,11 @@ class BackboneSection(Section):
         """Whether the backbone itself uses text vectors."""
         return False
 
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the backbone propagates over the train graph."""
+        return True
+
     def without_text(self) -> "BackboneSection":
         """The same model without text."""
         return self
@@ -24,6 +29,11 @@ class MFConfig(BackboneSection):
     """Matrix factorisation: the input embeddings are the representations."""
 
     name: Literal["mf"] = "mf"
+
+    @property
+    def needs_graph(self) -> bool:
+        """Nothing is propagated."""
+        return False
 
 
 class LayersConfig(BackboneSection):
@@ -140,6 +150,11 @@ class AutoCFConfig(BackboneSection):
 class ClosedFormConfig(BackboneSection):
     """A model with a closed-form solution. `train.dim` is the dimension of its vectors. Losses and epochs do not
     apply."""
+
+    @property
+    def needs_graph(self) -> bool:
+        """It is computed from the interactions."""
+        return False
 
 
 class ItemModelConfig(ClosedFormConfig):

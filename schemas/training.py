@@ -178,6 +178,11 @@ class TrainConfig(Section):
         return aligned or has_columns or self.text.use != "none" or self.backbone.needs_text
 
     @property
+    def needs_graph(self) -> bool:
+        """Whether the train graph is used."""
+        return self.backbone.needs_graph or any(each.needs_graph for each in self.alignment)
+
+    @property
     def predicts_cold_rows(self) -> bool:
         """Whether users and items without train interactions get vectors that are predicted from their text."""
         return self.needs_text and self.cold_start != "none"

@@ -70,6 +70,10 @@ class StageContext:
         """Writes one of the stage's own files."""
         file.format.write(content, self.out / file.name)
 
+    def sink(self, file: "File[pl.DataFrame]", query: "pl.LazyFrame") -> None:
+        """Writes one of the stage's own tables while the query is computed, for a table that may not fit in memory."""
+        file.sink(query, self.out / file.name)
+
     @property
     def ledger(self) -> Path:
         """The root of the row ledgers."""

@@ -8,6 +8,6 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[GraphReport]:
     """Builds the edge list."""
-    edges = edge_list(context.read(TRAIN_PART).lazy(), context.recipe.graph).collect()
+    edges = edge_list(context.scan(TRAIN_PART), context.recipe.graph)
     context.write(EDGES, edges)
     return Outcome(edges.height, GraphReport(edges=edges.height))

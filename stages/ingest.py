@@ -16,7 +16,7 @@ def run(context: StageContext) -> Outcome[IngestReport]:
     with named_by_source(context.recipe.data, copies):
         data = clean(read_source(config, context.work / "unpacked"), config)
 
-    context.write(INTERACTIONS, data.interactions)
+    context.sink(INTERACTIONS, data.query)
     context.write(ITEMS, data.items)
     context.write(USERS, data.users)
     if data.dislikes is not None:
@@ -24,4 +24,4 @@ def run(context: StageContext) -> Outcome[IngestReport]:
     notes = [*data.report["notes"], *origins(context.recipe.data, copies)]
     read = [source.copy.path.name for source in sources_in(context.recipe.data, copies)]
     report = IngestReport.model_validate(data.report | {"notes": notes, "copies": read})
-    return Outcome(data.interactions.height, report)
+    return Outcome(report.rows_out, report)

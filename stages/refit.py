@@ -19,6 +19,9 @@ def run(context: StageContext) -> Outcome[TrainReport]:
     known = pl.concat(parts)
     none = Pairs.of_table(known.clear())
     interactions = Interactions(*sizes(context), Pairs.of_table(known), none, none, dislikes(context, ALL_DISLIKES))
-    edges = edge_list(known.lazy(), context.config["graph"]).collect()
     judged = context.read(HISTORY)
+
+    def edges() -> pl.DataFrame:
+        return edge_list(known.lazy(), context.config["graph"])
+
     return fit(context, interactions, edges, last_epoch=best_epoch(judged), text_share=share_of(judged))

@@ -1,7 +1,7 @@
 """train, train_reference and refit: compute user and item vectors from graph, interactions and text vectors."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
@@ -28,6 +28,7 @@ from darec.model.propagation import Adjacency
 from darec.serving.warmstart import Source, carry_over, current_model
 from darec.training import Trained, train
 from darec.training.search import candidates
+from schemas import columns as c
 from schemas.reports import TrainReport
 from schemas.section import hashed
 from schemas.training import TrainConfig
@@ -36,12 +37,15 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[TrainReport]:
     """Trains the model that is evaluated. The test part is not an input."""
-    return fit(context, judged_interactions(context), context.read(EDGES))
+    return fit(context, judged_interactions(context), lambda: context.read(EDGES))
 
 
 def judged_interactions(context: StageContext) -> Interactions:
     """The train and validation parts, and no test."""
-    train_pairs, val_pairs = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART))
+    train_pairs, val_pairs = (
+        Pairs.of_table(context.scan(part).select(c.USER_INDEX, c.ITEM_INDEX).collect(engine="streaming"))
+        for part in (TRAIN_PART, VAL_PART)
+    )
     no_test = Pairs(train_pairs.users[:0], train_pairs.items[:0])
     return Interactions(*sizes(context), train_pairs, val_pairs, no_test, dislikes(context, TRAIN_DISLIKES))
 
@@ -49,13 +53,14 @@ def judged_interactions(context: StageContext) -> Interactions:
 def fit(
     context: StageContext,
     interactions: Interactions,
-    edges: pl.DataFrame,
+    edges: Callable[[], pl.DataFrame],
     last_epoch: int | None = None,
     text_share: float | None = None,
 ) -> Outcome[TrainReport]:
     """Trains with the settings of the stage and writes model, vectors and history. A killed run resumes from its
-    checkpoint."""
+    checkpoint. The edges are read if the model has a graph."""
     config, choice = _settings(context)
+    size = interactions.n_users, interactions.n_items
     source = _source(context, choice)
     warm = _warm_embeddings(context, source, config.dim)
 
@@ -64,7 +69,7 @@ def fit(
         config,
         interactions,
         text_vectors(context) if config.needs_text else None,
-        adjacency=Adjacency.of_table(edges, interactions.n_users, interactions.n_items),
+        adjacency=Adjacency.of_table(edges(), *size) if config.needs_graph else None,
         warm=warm,
         last_epoch=last_epoch,
         text_share=text_share,

@@ -34,6 +34,11 @@ class File(Generic[Content]):
         assert isinstance(self.format, Table)
         return self.format.scan(path)
 
+    def sink(self: "File[pl.DataFrame]", query: "pl.LazyFrame", path: Path) -> None:
+        """Writes the table to `path` while its query is computed, for one that may not fit in memory."""
+        assert isinstance(self.format, Table)
+        self.format.sink(query, path)
+
 
 # ingest: the raw files, cleaned
 INTERACTIONS = File("ingest", "interactions.parquet", Table("INTERACTIONS", "INTERACTION_EXTRAS"))

@@ -73,6 +73,12 @@ class Table:
 
         return scan_table(path, self.schema, self.extras)
 
+    def sink(self, query: "pl.LazyFrame", path: Path) -> None:
+        """Writes the result of a query while it is computed."""
+        from darec.artifacts.tables import sink_table
+
+        sink_table(query, path, self.schema, self.extras)
+
     def write(self, content: "pl.DataFrame", path: Path) -> None:
         """Writes the table as Parquet."""
         from darec.artifacts.tables import write_table

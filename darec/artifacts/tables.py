@@ -1,6 +1,6 @@
 """Reads and writes the tables of `schemas.tables`, and checks them against their schema."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,11 +25,14 @@ def conform(table: pl.DataFrame, schema: TableSchema, where: str) -> pl.DataFram
             raise DarecError(f"column {name!r} is {table.schema[name]}, not {dtype}", where=where)
 
     nulls = table.select(pl.col(schema.required).null_count())
-    for name, count in zip(nulls.columns, nulls.row(0), strict=True):
-        if count:
-            raise DarecError(f"column {name!r} is null in {count:,} of {table.height:,} rows", where=where)
-
+    _refuse_nulls(zip(nulls.columns, nulls.row(0), strict=True), table.height, where)
     return table.select(list(schema))
+
+
+def _refuse_nulls(counts: Iterable[tuple[str, int]], rows: int, where: str) -> None:
+    for name, count in counts:
+        if count:
+            raise DarecError(f"column {name!r} is null in {count:,} of {rows:,} rows", where=where)
 
 
 def write_table(
@@ -45,6 +48,26 @@ def write_table(
     """
     conformed = conform(table, with_extras(schema, extras, table.columns), str(path))
     conformed.write_parquet(path, compression="zstd", statistics=True, row_group_size=rows_in_group)
+
+
+def sink_table(query: pl.LazyFrame, path: Path, schema: TableSchema, extras: TableSchema = NO_EXTRAS) -> None:
+    """Writes the rows of a query while it is computed, so that they are never all in memory.
+
+    Raises:
+        DarecError: they do not have the schema.
+    """
+    import pyarrow.parquet as pq
+
+    present = query.collect_schema()
+    wanted = with_extras(schema, extras, present.names())
+    conform(pl.DataFrame(schema=present), wanted, str(path))
+    query.select(list(wanted)).sink_parquet(path, compression="zstd", statistics=True, engine="streaming")
+
+    about = pq.read_metadata(path)
+    groups = [about.row_group(group) for group in range(about.num_row_groups)]
+    columns = [(name, place) for place, name in enumerate(wanted) if name in wanted.required]
+    nulls = ((name, sum(group.column(place).statistics.null_count for group in groups)) for name, place in columns)
+    _refuse_nulls(nulls, about.num_rows, str(path))
 
 
 def places_of(path: Path, column: str, values: Sequence[str]) -> list[int] | None:

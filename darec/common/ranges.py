@@ -36,7 +36,7 @@ def of_users(rows: pl.DataFrame, user: str) -> Iterator[pl.DataFrame]:
 
 def by_users(rows: pl.DataFrame, user: str, work: Callable[[pl.DataFrame], pl.DataFrame]) -> pl.DataFrame:
     """The results of `work` for each range, concatenated: equal to `work(rows)` if it sorts by user first."""
-    return pl.concat([work(part) for part in of_users(rows, user)], rechunk=True)
+    return pl.concat([work(part) for part in of_users(rows, user)])
 
 
 def renumbered(numbers: pl.Series) -> tuple[pl.Series, pl.Series]:

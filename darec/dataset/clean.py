@@ -24,8 +24,11 @@ from schemas.tables import DISLIKES, INTERACTION_EXTRAS, INTERACTIONS, ITEMS, US
 class CleanData:
     """The tables of `schemas.tables`, each sorted by id, and the counts of cleaning."""
 
-    interactions: pl.DataFrame
-    """Columns of `INTERACTIONS`, and the columns of `INTERACTION_EXTRAS` that the recipe uses."""
+    query: pl.LazyFrame
+    """The interactions: columns of `INTERACTIONS`, and the columns of `INTERACTION_EXTRAS` that the recipe uses.
+
+    Numbers become ids when it is written, so that the texts of all rows are never in memory together.
+    """
     items: pl.DataFrame
     users: pl.DataFrame
     report: dict[str, Any]
@@ -34,6 +37,11 @@ class CleanData:
     """
     dislikes: pl.DataFrame | None = None
     """The pairs that are dislikes; None if the recipe names none."""
+
+    @property
+    def interactions(self) -> pl.DataFrame:
+        """The result of `query`, if it fits in memory."""
+        return self.query.collect(engine="streaming")
 
 
 def clean(raw: RawData, config: DataConfig) -> CleanData:
@@ -53,11 +61,11 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
     doubts = [doubt for table in (raw.interactions, raw.items, raw.users) if table for doubt in table.doubts]
     report = {
         "rows_in": told["rows_in"],
-        "rows_out": interactions.height,
+        "rows_out": told["rows_out"],
         "left_out": told["left_out"],
         "users": n_users,
         "items": n_items,
-        "density": interactions.height / (n_users * n_items),
+        "density": told["rows_out"] / (n_users * n_items),
         "items_file": items_report,
         "users_file": users_report,
         "lost": told["lost"],
@@ -72,7 +80,7 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
 
 def clean_interactions(
     raw: RawTable, catalogue: pl.Series | None, config: DataConfig
-) -> tuple[pl.DataFrame, pl.DataFrame | None, dict[str, Any]]:
+) -> tuple[pl.LazyFrame, pl.DataFrame | None, dict[str, Any]]:
     """Interactions of the schema, one per (user, item) pair, sorted by both; the dislikes; and remarks.
 
     Of several rows of a pair, the train row is kept, then the latest, then the best rated. The threshold is applied
@@ -94,17 +102,20 @@ def clean_interactions(
     is_liked, is_disliked = verdicts(threshold, config)
     liked = pairs.filter(is_liked)
     disliked = None if is_disliked is None else pairs.filter(is_disliked)
+    n_pairs = pairs.height
+    del pairs
 
     left_out = log.left_out | {cause: found["rows"] for cause, found in lost.items()}
-    left_out["duplicate"] = n_kept - pairs.height
+    left_out["duplicate"] = n_kept - n_pairs
     left_out["disliked"] = 0 if disliked is None else disliked.height
-    left_out["below_min_rating"] = pairs.height - liked.height - left_out["disliked"]
+    left_out["below_min_rating"] = n_pairs - liked.height - left_out["disliked"]
     if liked.is_empty():
         raise nothing_left(raw, left_out)
 
     notes = [*log.notes, f"from {times.span(liked['time'])}"] if c.TIMESTAMP in raw.names else log.notes
     told = {
         "rows_in": rows_in,
+        "rows_out": liked.height,
         "left_out": left_out,
         "lost": lost,
         "notes": notes,
@@ -112,7 +123,7 @@ def clean_interactions(
         c.USER: log.users.ids.gather(renumbered(liked["user"])[1]).alias(c.USER),
         c.ITEM: log.items.ids.gather(renumbered(liked["item"])[1]).alias(c.ITEM),
     }
-    dislikes = None if disliked is None else _with_ids(disliked, log).select(list(DISLIKES))
+    dislikes = None if disliked is None else _with_ids(disliked, log).select(list(DISLIKES)).collect()
     return _as_interactions(liked, log), dislikes, told
 
 
@@ -146,11 +157,11 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
     return distinct.select(list(schema)).sort(key), counts
 
 
-def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
+def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.LazyFrame:
     """Pairs with their ids, and times as seconds and remaining nanoseconds."""
-    return pairs.select(
-        log.users.ids.gather(pairs["user"]).alias(c.USER),
-        log.items.ids.gather(pairs["item"]).alias(c.ITEM),
+    return pairs.lazy().select(
+        _text("user", log.users.ids).alias(c.USER),
+        _text("item", log.items.ids).alias(c.ITEM),
         pl.col("rating").alias(c.RATING),
         (pl.col("time") // times.SECOND).alias(c.TIMESTAMP),
         pl.col("split").cast(pl.String).alias(c.SPLIT),
@@ -159,12 +170,18 @@ def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
     )
 
 
-def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.DataFrame:
+def _text(column: str, ids: pl.Series) -> pl.Expr:
+    """The ids of the numbers in a column, in the chunks in which a query passes them."""
+    return pl.col(column).map_batches(ids.gather, return_dtype=pl.String, is_elementwise=True)
+
+
+def _as_interactions(pairs: pl.DataFrame, log: Log) -> pl.LazyFrame:
     """The table of the schema, with the extra columns that have values."""
     table = _with_ids(pairs, log)
-    if not (table[c.NANOSECOND] != 0).any():
-        table = table.drop(c.NANOSECOND)
-    return table.select([*INTERACTIONS, *(name for name in INTERACTION_EXTRAS if name in table.columns)])
+    extras = [name for name in INTERACTION_EXTRAS if name in table.collect_schema()]
+    if not pairs.select((pl.col("time") % times.SECOND != 0).any()).item():
+        extras.remove(c.NANOSECOND)
+    return table.select([*INTERACTIONS, *extras])
 
 
 def _with_missing(table: pl.DataFrame, present: pl.Series, schema: TableSchema) -> pl.DataFrame:

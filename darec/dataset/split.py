@@ -3,7 +3,7 @@
 The result does not depend on the order of the input rows. Ids are numbered in sorted order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from darec.common.errors import UserError
 from darec.common.id_hashing import hash_ids, mix
-from darec.common.ranges import by_users, of_users, renumbered
+from darec.common.ranges import of_users, renumbered
 from darec.dataset.errors import AnswerableError
 from darec.dataset.ids import as_categories, distinct
 from schemas import columns as c
@@ -21,6 +21,8 @@ from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
 
 _LABEL = pl.Enum(PARTS)
 
+Label = Callable[[pl.DataFrame], pl.DataFrame]
+"""Adds a column to the rows of whole users."""
 Count = Callable[[pl.Expr, pl.Expr], pl.Expr]
 """The number of rows of a user to hold out, given the number of all rows and of available ones."""
 
@@ -66,12 +68,17 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
 
-    core = _labelled(core, users, items, config)
+    label = _labels(core, users, items, config)
+    if config.strategy == "global-time":
+        core = _at_one_time(core, config)
     if config.gap_days:
         core, users = _renumbered(core, c.USER_INDEX, users)
         core, items = _renumbered(core, c.ITEM_INDEX, items)
 
-    parts = _parts(core)
+    order = [c.USER_INDEX, *_time(core), c.ITEM_INDEX]
+    of_some_users = of_users(core, c.USER_INDEX)
+    del core  # the ranges hold it until the last one has been divided
+    parts = _parts(label(some).sort(order) for some in of_some_users)
     _check_parts(parts, config)
 
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
@@ -94,15 +101,13 @@ def _kept(source: pl.LazyFrame, config: SplitConfig) -> list[pl.Expr]:
     return [*map(pl.col, names), *label]
 
 
-def _parts(rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """The rows of each part, sorted by user, time and item."""
-    columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in rows.columns)]
-    order = [c.USER_INDEX, *_time(rows), c.ITEM_INDEX]
+def _parts(labelled: Iterable[pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The rows of each part, from the labelled rows of one range of users after the other."""
     found: dict[str, list[pl.DataFrame]] = {part: [] for part in PARTS}
-    for some in of_users(rows, c.USER_INDEX):
-        ordered = some.sort(order)
+    for some in labelled:
+        columns = [*SPLIT_PART, *(name for name in SPLIT_EXTRAS if name in some.columns)]
         for part, tables in found.items():
-            tables.append(ordered.filter(pl.col(c.SPLIT) == part).select(columns))
+            tables.append(some.filter(pl.col(c.SPLIT) == part).select(columns))
     return {part: pl.concat(tables, rechunk=True) for part, tables in found.items()}
 
 
@@ -127,30 +132,38 @@ def _renumbered(rows: pl.DataFrame, column: str, ids: pl.Series) -> tuple[pl.Dat
     return rows.with_columns(numbers), ids.gather(present)
 
 
-def _labelled(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> pl.DataFrame:
-    """`rows` with their part in `split`. Rows within the gap of a global time split are removed."""
-    if config.strategy == "global-time":
-        return _at_one_time(rows, config)
+def _labels(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> Label:
+    """Gives the rows of whole users their part in `split`; rows that have it already are not changed."""
+    if config.strategy == "global-time" or (config.strategy == "column" and not config.val_share):
+        return lambda some: some
 
-    drawn = _drawn(rows, users, items, config.seed)
+    draw = _draw(users, items, config.seed)
     if config.strategy == "column":
-        return _with_val_of_train(drawn, config.val_share) if config.val_share else rows
+        train = rows.filter(pl.col(c.SPLIT) == PARTS[0])
+        order = [*([] if train[c.TIMESTAMP].null_count() else _time(rows)), "draw"]
+        return lambda some: _with_val_of_train(draw(some), order, config.val_share)
+
     if config.strategy == "leave-one-out":
-        has_times = not rows[c.TIMESTAMP].null_count()
-        return _last_of_each_user(drawn, [*(_time(rows) if has_times else []), "draw"], _one, _one)
+        order = [*([] if rows[c.TIMESTAMP].null_count() else _time(rows)), "draw"]
+        return lambda some: _last_of_each_user(draw(some), order, _one, _one)
 
     order = [*(_time(rows) if config.strategy == "temporal" else []), "draw"]
-    return _last_of_each_user(drawn, order, *(_share_of(config.ratios[part]) for part in (1, 2)))
+    val, test = (_share_of(config.ratios[part]) for part in (1, 2))
+    return lambda some: _last_of_each_user(draw(some), order, val, test)
 
 
-def _drawn(rows: pl.DataFrame, users: pl.Series, items: pl.Series, seed: int) -> pl.DataFrame:
-    """`rows` with a number in `draw` that depends only on the pair of ids and the seed.
+def _draw(users: pl.Series, items: pl.Series, seed: int) -> Label:
+    """Adds a number in `draw` that depends only on the pair of ids and the seed.
 
     It does not change when other rows are added or removed.
     """
     user_hash, item_hash = mix(hash_ids(users) ^ mix(np.array([np.uint64(seed)]))), hash_ids(items)
-    draw = mix(user_hash[rows[c.USER_INDEX].to_numpy()] + item_hash[rows[c.ITEM_INDEX].to_numpy()])
-    return rows.with_columns(pl.Series("draw", draw))
+
+    def drawn(rows: pl.DataFrame) -> pl.DataFrame:
+        draw = mix(user_hash[rows[c.USER_INDEX].to_numpy()] + item_hash[rows[c.ITEM_INDEX].to_numpy()])
+        return rows.with_columns(pl.Series("draw", draw))
+
+    return drawn
 
 
 def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test_of: Count) -> pl.DataFrame:
@@ -166,9 +179,7 @@ def _last_of_each_user(rows: pl.DataFrame, order: list[str], val_of: Count, test
     label = pl.when(left <= test).then(_label("test")).when(left <= test + val).then(_label("val"))
     labelled = label.otherwise(_label("train")).alias(c.SPLIT)
 
-    return by_users(
-        rows, c.USER_INDEX, lambda some: some.sort(c.USER_INDEX, *order, c.ITEM_INDEX).with_columns(labelled)
-    )
+    return rows.sort(c.USER_INDEX, *order, c.ITEM_INDEX).with_columns(labelled)
 
 
 def _label(part: str) -> pl.Expr:
@@ -191,10 +202,9 @@ def _one(count: pl.Expr, spare: pl.Expr) -> pl.Expr:
     return pl.min_horizontal(pl.lit(1), spare)
 
 
-def _with_val_of_train(rows: pl.DataFrame, share: float) -> pl.DataFrame:
+def _with_val_of_train(rows: pl.DataFrame, order: list[str], share: float) -> pl.DataFrame:
     """Labelled rows, with a share of each user's last train rows relabelled as val."""
     train = rows.filter(pl.col(c.SPLIT) == PARTS[0])
-    order = [*([] if train[c.TIMESTAMP].null_count() else _time(train)), "draw"]
     divided = _last_of_each_user(train, order, _share_of(share), lambda count, spare: pl.lit(0))
     return pl.concat([divided, rows.filter(pl.col(c.SPLIT) != PARTS[0])])
 

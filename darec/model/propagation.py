@@ -49,6 +49,12 @@ class Adjacency:
         return cls(matrix, edge, edges)
 
     @classmethod
+    def without_edges(cls, n_users: int, n_items: int) -> "Adjacency":
+        """For models that do not propagate."""
+        none = torch.zeros(0, dtype=torch.int64)
+        return cls.build(Pairs(none, none), none.float(), n_users, n_items)
+
+    @classmethod
     def of_table(cls, edges: pl.DataFrame, n_users: int, n_items: int) -> "Adjacency":
         """From a table with the columns `user_index`, `item_index` and `weight`."""
         weights = torch.from_numpy(edges[c.WEIGHT].to_numpy().copy())

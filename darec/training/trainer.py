@@ -83,6 +83,8 @@ class Trainer:
         self.interactions = interactions.to(device)
 
         size = (interactions.n_users, interactions.n_items)
+        if not config.needs_graph:
+            adjacency = Adjacency.without_edges(*size)
         adjacency = adjacency or Adjacency.normalised(interactions.train, *size)
         self.text = text = text.to(device) if text else None
 

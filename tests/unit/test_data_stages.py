@@ -5,6 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from darec.artifacts.files import EDGES
+from darec.common.errors import DarecError
 from darec.common.hashing import file_sha256
 from schemas.recipe import Recipe
 from stages.contract import Outcome, StageContext
@@ -73,6 +75,18 @@ def test_a_given_split_holds_out_one_item_of_each_users_parity(source, tmp_path)
     held_out = pl.concat([pl.read_parquet(tmp_path / "split" / f"{part}.parquet") for part in ("val", "test")])
     assert (held_out["user_index"] % 2 == held_out["item_index"] % 2).all()
     assert sorted(held_out["user_index"]) == list(range(40))
+
+
+def test_a_query_is_checked_while_it_is_written(tmp_path):
+    rows = pl.LazyFrame(
+        {"user_index": [0, 1], "item_index": [1, None], "weight": [1.0, 2.0]}, schema=EDGES.format.schema
+    )
+    EDGES.sink(rows.drop_nulls(), tmp_path / "edges.parquet")
+    assert EDGES.format.read(tmp_path / "edges.parquet").rows() == [(0, 1, 1.0)]
+    with pytest.raises(DarecError, match="column 'item_index' is null in 1 of 2 rows"):
+        EDGES.sink(rows, tmp_path / "edges.parquet")
+    with pytest.raises(DarecError, match="column 'weight' is missing"):
+        EDGES.sink(rows.drop("weight"), tmp_path / "edges.parquet")
 
 
 def test_reports_say_what_was_there(source, tmp_path):

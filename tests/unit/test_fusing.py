@@ -171,7 +171,7 @@ def run_stage(body, recipe: Recipe, data: Interactions, out: Path, given: dict[F
         files.TEST_PART: part_table(data.test),
         files.USER_VOCABULARY: vocabulary("user", data.n_users),
         files.ITEM_VOCABULARY: vocabulary("item", data.n_items),
-        files.EDGES: edge_list(part_table(data.train).lazy(), recipe.graph).collect(),
+        files.EDGES: edge_list(part_table(data.train).lazy(), recipe.graph),
         files.TEXT_VECTORS: Vectors(text.user.numpy(), text.item.numpy()),
     }
     for file, content in parts.items():

@@ -27,7 +27,7 @@ def train_of(adjacency: np.ndarray) -> pl.LazyFrame:
 @given(MATRICES)
 def test_symmetric_weights_match_the_dense_normalised_matrix(matrix):
     adjacency = np.array(matrix, dtype=np.float64)
-    edges = edge_list(train_of(adjacency), GraphConfig()).collect()
+    edges = edge_list(train_of(adjacency), GraphConfig())
     assert edges.schema == EDGES
     found = np.zeros_like(adjacency)
     found[edges["user_index"], edges["item_index"]] = edges["weight"]
@@ -38,7 +38,7 @@ def test_symmetric_weights_match_the_dense_normalised_matrix(matrix):
 
 def test_edges_are_sorted_and_may_be_unweighted():
     adjacency = np.array([[1, 1, 0], [0, 1, 1]])
-    edges = edge_list(train_of(adjacency), GraphConfig(weighting="none")).collect()
+    edges = edge_list(train_of(adjacency), GraphConfig(weighting="none"))
     assert edges.rows() == [(0, 0, 1.0), (0, 1, 1.0), (1, 1, 1.0), (1, 2, 1.0)]
 
 
@@ -48,6 +48,6 @@ def test_large_degrees_do_not_overflow():
     train = pl.LazyFrame(
         {"user_index": users, "item_index": items, "rating": None, "timestamp": None}, schema=SPLIT_PART
     )
-    weights = edge_list(train, GraphConfig()).collect()["weight"]
+    weights = edge_list(train, GraphConfig())["weight"]
     np.testing.assert_allclose(weights.min(), 1 / 70_000, rtol=1e-6)
     np.testing.assert_allclose(weights.max(), 70_000**-0.5, rtol=1e-6)

@@ -76,11 +76,11 @@ def test_weights_reach_the_edges_only_if_asked():
         {c.USER_INDEX: [0, 0, 1], c.ITEM_INDEX: [0, 1, 1], c.RATING: None, c.TIMESTAMP: None}, SPLIT_PART
     )
     weighted = rows.with_columns(weight=weights)
-    plain = edge_list(rows.lazy(), GraphConfig()).collect()
-    assert_frame_equal(edge_list(weighted.lazy(), GraphConfig()).collect(), plain)
-    linear = edge_list(weighted.lazy(), GraphConfig(event_weights="linear")).collect()
+    plain = edge_list(rows.lazy(), GraphConfig())
+    assert_frame_equal(edge_list(weighted.lazy(), GraphConfig()), plain)
+    linear = edge_list(weighted.lazy(), GraphConfig(event_weights="linear"))
     assert linear["weight"].to_list() == pytest.approx([1 / (4 * 1) ** 0.5, 3 / (4 * 4) ** 0.5, 1 / (1 * 4) ** 0.5])
-    log = edge_list(weighted.lazy(), GraphConfig(weighting="none", event_weights="log")).collect()
+    log = edge_list(weighted.lazy(), GraphConfig(weighting="none", event_weights="log"))
     assert log["weight"].to_list() == pytest.approx([0.6931472, 1.3862944, 0.6931472])
     with pytest.raises(UserError, match="no weights"):
         edge_list(rows.lazy(), GraphConfig(event_weights="log"))

@@ -88,7 +88,7 @@ def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, SimpleN
         with rows_handled(monkeypatch) as split:
             parts = split_interactions(pl.scan_parquet(path), recipe.split)
         with rows_handled(monkeypatch) as graph:
-            edges = edge_list(parts.parts["train"].lazy(), recipe.graph).collect()
+            edges = edge_list(parts.parts["train"].lazy(), recipe.graph)
         work = {"ingest": ingest.total(), "split": split.total(), "graph": graph.total()}
         work |= {"bytes of ingest": read, "bytes of split": bytes_read() - before}
         # Small logs have more repeated pairs: what comes after ingest is measured by the pairs that are left.
