@@ -8,8 +8,7 @@ from typing import Any
 from darec.artifacts.files import CHOICE, EDGES
 from darec.artifacts.store import Store
 from darec.common.hashing import digest
-from darec.model.propagation import Adjacency
-from darec.training import search
+from darec.training import Adjacency, search
 from schemas.reports import ChoiceReport
 from schemas.search import SearchConfig
 from schemas.section import hashed

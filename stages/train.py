@@ -24,9 +24,8 @@ from darec.artifacts.files import (
 )
 from darec.artifacts.formats import Vectors
 from darec.common.interactions import Interactions, Pairs, Representations
-from darec.model.propagation import Adjacency
 from darec.serving.warmstart import Source, carry_over, current_model
-from darec.training import Trained, train
+from darec.training import Adjacency, Trained, train
 from darec.training.search import candidates
 from schemas import columns as c
 from schemas.reports import TrainReport
