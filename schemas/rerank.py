@@ -27,4 +27,4 @@ class MMRConfig(Section):
 
 
 RerankConfig = MMRConfig
-"""All rerankers. A second one makes this a union, `MMRConfig | OtherConfig`; without a `name` the first is meant."""
+"""All rerankers. With a second one, the `name` selects the class; docs/extending/stage.md shows how."""

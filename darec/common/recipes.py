@@ -25,6 +25,7 @@ _LARGEST = 2**17  # maximum size of a recipe file; this much YAML takes a second
 
 _PLAIN = {
     "model_type": "Input should be a table of fields",
+    "model_attributes_type": "Input should be a table of fields",
     "dict_type": "Input should be a table",
     "tuple_type": "Input should be a list",
 }
@@ -116,7 +117,13 @@ def _joined(lines: Sequence[str]) -> str:
 
 
 def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
-    steps, known = _follow(problem["loc"], kind)
+    steps, known, names = _follow(problem["loc"], kind)
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):  # the section's name or kind, which selects it
+        context = problem.get("ctx", {})
+        steps.append(context["discriminator"].strip("'"))
+        given = f"given: {_shown(context['tag'])}" if "tag" in context else "not given"
+        return f"{'.'.join(steps)}: Input should be one of {', '.join(names)} ({given})"
+
     place = f"{'.'.join(steps)}: " if steps else ""
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(steps[-1], known, n=1, cutoff=0.5)
@@ -126,22 +133,27 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
     value, reason = problem["input"], _PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if isinstance(value, dict) or is_hidden(problem["type"]):
         return f"{place}{reason}"
-    shown = json.dumps(value, ensure_ascii=False, default=str)
     quoted = ", put it in quotes" if problem["type"] == "string_type" and isinstance(value, bool | int | float) else ""
-    return f"{place}{reason}{quoted} (given: {shown if len(shown) <= 60 else f'{shown[:60]}...'})"
+    return f"{place}{reason}{quoted} (given: {_shown(value)})"
 
 
-def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[str]]:
-    """The path of a problem as written in a recipe, and the field names of the section that contains its last step.
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[list[str], list[str], list[str]]:
+    """The path of a problem as written in a recipe, the field names of the section that contains its last step, and the
+    names of the sections that the last step may be.
 
     Pydantic's location also holds the `name` or `kind` of each section that is one of several, and in parentheses the
     form of a value that may have several: they are left out.
     """
     steps, known = [], sorted(kind.model_fields)
-    models: set[type[BaseModel]] = {kind}
+    models = [kind]
     for step in location:
         annotations = [model.model_fields[str(step)].annotation for model in models if str(step) in model.model_fields]
-        tagged = {model for model in models if len(models) > 1 and _tag(model) == step}
+        tagged = [model for model in models if len(models) > 1 and _tag(model) == step]
         if tagged:
             models = tagged
             continue
@@ -150,9 +162,9 @@ def _follow(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[lis
         steps.append(str(step))
         known = sorted({name for model in models for name in model.model_fields})
         if annotations:
-            models = {found for annotation in annotations for found in _models_in(annotation)}
+            models = list(dict.fromkeys(found for annotation in annotations for found in _models_in(annotation)))
 
-    return steps, known
+    return steps, known, [str(name) for name in map(_tag, models) if name is not None]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

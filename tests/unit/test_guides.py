@@ -1,37 +1,49 @@
 """The classes that the guides on extending show do what the guides say."""
 
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from darec.alignment.base import Objective, Setting
+from darec.common.errors import UserError
 from darec.common.interactions import Batch, Pairs, Representations
+from darec.common.recipes import load
 from darec.common.registry import Registry
 from darec.evaluation.metrics import Lists, UserMetric
 from darec.evaluation.rerank import Reranker
 from darec.model.base import Backbone
 from darec.model.propagation import Adjacency, product
+from schemas.rerank import MMRConfig
+from schemas.section import Section
 
 GUIDES = Path(__file__).parents[2] / "docs" / "extending"
 PAIRS = Pairs(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
 GRAPH = Adjacency.normalised(PAIRS, 2, 2)
 
 
-def shown(guide: str, name: str, needed: Sequence[Any]) -> Any:
-    """The class `name` that a guide shows, registered under a configuration class of its own."""
+def block_with(guide: str, words: str) -> str:
+    """The code block of a guide that contains `words`."""
     text = (GUIDES / guide).read_text()
     blocks = re.findall(r"^ *```python\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
-    (block,) = (each for each in blocks if f"class {name}(" in each)
+    (block,) = (each for each in blocks if words in each)
+    return re.sub(r"^    ", "", block, flags=re.MULTILINE)
+
+
+def shown(guide: str, name: str, needed: Sequence[Any]) -> Any:
+    """The class `name` that a guide shows, registered under a configuration class of its own."""
     registries = {each: Registry(each) for each in ("BACKBONES", "OBJECTIVES", "USER_METRICS", "RERANKERS")}
     names = {each.__name__: each for each in (Tensor, *needed)} | registries
     names |= {"torch": torch, "functional": functional, "MineConfig": SimpleNamespace, "ShuffleConfig": SimpleNamespace}
-    exec(re.sub(r"^    ", "", block, flags=re.MULTILINE), names)
+    exec(block_with(guide, f"class {name}("), names)
     return names[name]
 
 
@@ -66,3 +78,30 @@ def test_reranker():
     scores = torch.tensor([3.0, 2, 1, 0, -torch.inf, -torch.inf]).expand(3, 6)
     found, _ = shuffle.rerank(items, scores, 4)
     assert found.sort().values.tolist() == [[0, 1, 2, 3]] * 3
+
+
+class ShuffleConfig(Section):
+    """A second reranker."""
+
+    name: Literal["shuffle"] = "shuffle"
+    seed: int = 0
+    """Seed."""
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("rerank={name: x}", 'rerank.name: Input should be one of mmr, shuffle (given: "x")'),
+        ("rerank={name: shuffle, sed: 1}", "rerank.sed: unknown key, did you mean 'seed'?"),
+        ("rerank={weight: 2}", "rerank.weight: Input should be less than or equal to 1 (given: 2)"),
+    ],
+)
+def test_errors_with_a_second_reranker(setting: str, message: str):
+    names = dict(vars(typing), MMRConfig=MMRConfig, ShuffleConfig=ShuffleConfig, **vars(pydantic))
+    exec(block_with("stage.md", "BeforeValidator("), names)
+    recipe = pydantic.create_model("Two", __base__=Section, rerank=(names["RerankConfig"] | None, None))
+
+    assert load(recipe, None, ["rerank={weight: 0.5}"]).rerank == MMRConfig(weight=0.5)
+    with pytest.raises(UserError) as caught:
+        load(recipe, None, [setting])
+    assert str(caught.value).startswith(f"{message} [--set]")
