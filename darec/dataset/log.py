@@ -123,11 +123,12 @@ def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
     if c.TIMESTAMP in raw.names:
         time = times.nanoseconds(c.TIMESTAMP, schema[c.TIMESTAMP], forms)
         if schema[c.TIMESTAMP] == pl.String:
-            unread = time.is_null() & pl.col(c.TIMESTAMP).is_not_null()
+            unread = pl.col(c.TIMESTAMP).is_not_null()
 
     columns |= {c.TIMESTAMP: time, "unread_time": unread}
     columns[MORE_FIELDS] = pl.col(MORE_FIELDS).fill_null("") != "" if MORE_FIELDS in schema else pl.lit(False)
-    return raw.collect(raw.rows.select(**columns))
+    rows = raw.rows.select(**columns)
+    return raw.collect(rows.with_columns(pl.col("unread_time") & pl.col(c.TIMESTAMP).is_null()))
 
 
 def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> times.TimeForms:

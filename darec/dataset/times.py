@@ -72,15 +72,37 @@ def nanoseconds(column: str, kind: pl.DataType, read: TimeForms) -> pl.Expr:
         return _plausible(_of_datetime(values))
     if kind.is_integer():
         return _of_number(values.cast(pl.Int64, strict=False), read.unit)
-    if kind.is_numeric():
-        return _of_float(values.cast(pl.Float64).fill_nan(None), read.unit)
-    text = values.cast(pl.String).str.strip_chars()
-    text = pl.when(text.str.contains(_THOUSANDS)).then(text.str.replace_all(",", "", literal=True)).otherwise(text)
-    whole, number = text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).fill_nan(None)
+    read_part = _of_floats if kind.is_numeric() else _of_texts
+    return values.map_batches(lambda part: read_part(part, read), pl.Int64, is_elementwise=True)
+
+
+# The next two are computed in steps: as one expression, each value that is used twice is written out twice, and the
+# tree becomes so large that Polars takes a fifth of a second to plan it.
+
+
+def _of_floats(values: pl.Series, read: TimeForms) -> pl.Series:
+    """`nanoseconds` of numbers, to the microsecond, the precision of a double for current times."""
+    number = values.cast(pl.Float64).fill_nan(None).alias("number").to_frame()
+    times = number.select(time=_of_number(pl.col("number"), read.unit))
+    rounded = (pl.col("time") + 500).floordiv(1_000) * 1_000
+    return times.select(pl.when(pl.col("time") != IMPLAUSIBLE).then(rounded).otherwise("time")).to_series()
+
+
+def _of_texts(values: pl.Series, read: TimeForms) -> pl.Series:
+    """`nanoseconds` of texts: whole numbers, other numbers, and dates."""
+    table = values.cast(pl.String).str.strip_chars().alias("text").to_frame()
+    whole = pl.col("text").str.replace_all(",", "", literal=True)
+    table = table.with_columns(pl.when(pl.col("text").str.contains(_THOUSANDS)).then(whole).otherwise("text"))
+    table = table.with_columns(
+        whole=pl.col("text").cast(pl.Int64, strict=False), number=pl.col("text").cast(pl.Float64, strict=False)
+    )
     if read.mangled:
-        number = pl.when(~text.str.contains(_SCIENTIFIC)).then(number)
-    dates = [_plausible(_of_datetime(_parsed(_tidy(text), form))) for form in read.forms]
-    return pl.coalesce(_of_number(whole, read.unit), _of_float(number, read.unit), *dates)
+        table = table.with_columns(pl.when(~pl.col("text").str.contains(_SCIENTIFIC)).then("number"))
+
+    floats = _of_floats(table["number"], read)
+    tidy = table.select(_tidy(pl.col("text")))
+    dates = [tidy.select(_plausible(_of_datetime(_parsed(pl.col("text"), form)))).to_series() for form in read.forms]
+    return table.select(pl.coalesce(_of_number(pl.col("whole"), read.unit), floats, *dates)).to_series()
 
 
 def span(times: pl.Series) -> str:
@@ -119,12 +141,6 @@ def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
             inside = (values >= low) & (values < high)
             known = known.when(inside).then(_of_unit(pl.when(inside).then(values), name))
     return known.otherwise(IMPLAUSIBLE)
-
-
-def _of_float(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
-    """Like `_of_number`, to the microsecond, the precision of a double for current times."""
-    times = _of_number(values, unit)
-    return pl.when(times != IMPLAUSIBLE).then((times + 500).floordiv(1_000) * 1_000).otherwise(times)
 
 
 def _of_unit(values: pl.Expr, unit: str) -> pl.Expr:
