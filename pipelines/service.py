@@ -5,7 +5,6 @@ The database is PostgreSQL under PREFECT_HOME, unless PREFECT_SERVER_DATABASE_CO
 
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from darec.common import logs
 from darec.common.errors import UserError
 from pipelines.api import PrefectServer, prefect_home, prefect_setting
 from pipelines.database import Database
+from pipelines.ports import require_free
 from pipelines.reports import REPORTS_URL
 from pipelines.supervise import Part, Parts
 
@@ -49,10 +49,10 @@ def serve(host: str, port: int, recipe: Path | None, store: Path, announce: Call
         hint = "set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password, or stay on 127.0.0.1"
         raise UserError("without a login, anyone who can reach this address can start runs", where=host, hint=hint)
 
-    _require_free(host, port, "stop the process that listens there (another `darec ui`?), or choose another --port")
+    require_free(host, port, "stop the process that listens there (another `darec ui`?), or choose another --port")
     if not os.environ.get(REPORTS_URL):
         hint = f"choose another --port (reports use the next one), or set {REPORTS_URL} to the URL where you serve them"
-        _require_free("127.0.0.1", port + 1, hint)
+        require_free("127.0.0.1", port + 1, hint)
 
     signal.signal(signal.SIGTERM, _interrupt)
     url = f"http://{host}:{port}/api"
@@ -105,15 +105,6 @@ def _start_reports(parts: Parts, store: Path, port: int) -> None:
 
 def _python(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
-
-
-def _require_free(host: str, port: int, hint: str) -> None:
-    """Raises UserError if the port is in use. Otherwise another server could answer on it instead of ours."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without the address, which follows
-        raise UserError(f"cannot listen: {reason}", where=f"{host}:{port}", hint=hint) from error
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

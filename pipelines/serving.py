@@ -14,7 +14,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import DarecError, UnknownIdError, UserError
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_histories, recommend_many, similar
 from darec.serving.releases import Releases
@@ -45,8 +45,8 @@ class Served:
 class LiveRelease:
     """Serves the current release. A new release is served once it is loaded; until then the old one is."""
 
-    def __init__(self, store: Path, refresh: float) -> None:
-        self._releases, self._refresh = Releases(store), refresh
+    def __init__(self, store: Path, refresh: float, announce: Callable[[str], None]) -> None:
+        self._releases, self._refresh, self._announce = Releases(store), refresh, announce
         self._served: Served | None = None
         self._ended = threading.Event()
         self.trouble: str | None = None
@@ -79,7 +79,7 @@ class LiveRelease:
                 _warm(bundle)
                 record = self._releases.of_bundle(folder)
                 self._served = Served(record.id if record else folder.name, bundle, datetime.now(UTC))
-                _logger.info("serving release %s", self._served.release)
+                self._announce(f"serving release {self._served.release}")
             self.trouble = None
         except (DarecError, OSError) as error:
             if str(error) != self.trouble:
@@ -125,13 +125,15 @@ class _Measures:
         )
 
 
-def make_app(store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.0) -> FastAPI:
+def make_app(
+    store: Path, rules: Callable[..., RulesConfig], refresh: float = 5.0, announce: Callable[[str], None] = _logger.info
+) -> FastAPI:
     """The HTTP service of the current release, which is checked every `refresh` seconds.
 
     `rules` merges the rules of a request into those of the recipe (`pipelines.cli.rules.requested`). Requests cannot
-    name files.
+    name files. `announce` is told of every release that is served.
     """
-    live = LiveRelease(store, refresh)
+    live = LiveRelease(store, refresh, announce)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -221,10 +223,13 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
 
     @app.exception_handler(DarecError)
     def failed(request: Request, error: DarecError) -> Response:
-        """404: unknown id. 422: rules that cannot be applied. 503: no release."""
-        if not isinstance(error, UserError):
-            return JSONResponse({"error": str(error)}, 503)
-        return JSONResponse({"error": str(error)}, 422 if error.where.startswith("rules") else 404)
+        """404: unknown id. 422: rules that cannot be applied. 503: no release, or a file of the recipe's rules."""
+        if isinstance(error, UnknownIdError):
+            return _told(error, 404)
+        if isinstance(error, UserError) and error.where.startswith("rules"):
+            return _told(error, 422)
+        _logger.warning("a request failed: %s", error)
+        return _told(error, 503)
 
     @app.middleware("http")
     async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -235,3 +240,8 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
         measures.seconds.labels(path).observe(time.perf_counter() - began)
         measures.requests.labels(path, response.status_code).inc()
         return response
+
+
+def _told(error: DarecError, status: int) -> Response:
+    """What is wrong and how to fix it, without the paths of the machine."""
+    return JSONResponse({"error": f"{error.what} -> {error.hint}" if error.hint else error.what}, status)

@@ -28,6 +28,10 @@ class UserError(DarecError):
     exit_code = 2
 
 
+class UnknownIdError(UserError):
+    """A user or an item that the release does not contain."""
+
+
 class LimitError(DarecError):
     """A limit of the recipe for one run was reached. Nothing failed, and the next run continues from there. The command
     line exits with 130, as after Ctrl-C.

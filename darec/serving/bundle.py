@@ -202,7 +202,7 @@ class Bundle:
         path = self.folder / ATTRIBUTES_FILE
         if name not in self.report.config.attributes or not path.is_file():
             hint = f"add {name!r} to export.attributes and run again"
-            raise UserError(f"the release does not have the attribute {name!r}", where=str(self.folder), hint=hint)
+            raise UserError(f"the release does not have the attribute {name!r}", where="rules", hint=hint)
         return self._scan(ATTRIBUTES_FILE).filter(pl.col("name") == name).select(c.ITEM_INDEX, "value").collect()
 
     def users(self, user_ids: Sequence[str]) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from darec.common.errors import UserError
+from darec.common.errors import UnknownIdError, UserError
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.index import Bools, Floats, Ints, Seen, normalised, nothing_seen, search
 from darec.serving.ranker import Ranker, by_index, by_popularity
@@ -177,9 +177,9 @@ def _positive(k: int) -> None:
         raise UserError(f"{k} recommendations are not possible", where="k", hint="use at least 1")
 
 
-def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UserError:
+def _unknown(kind: str, wanted: str, known: pl.Series, bundle: Bundle) -> UnknownIdError:
     what = f"{kind} {wanted!r} is not in the release"
-    return UserError(what, where=str(bundle.folder), hint=nearest(kind, wanted, known))
+    return UnknownIdError(what, where=str(bundle.folder), hint=nearest(kind, wanted, known))
 
 
 def nearest(kind: str, wanted: str, known: pl.Series) -> str:

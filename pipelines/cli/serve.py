@@ -7,6 +7,7 @@ import typer
 
 from pipelines.cli.options import RecipeOption, SetOption, open_recipe
 from pipelines.cli.rules import requested
+from pipelines.ports import require_free
 from pipelines.show import console
 
 
@@ -28,9 +29,10 @@ def serve(
     from pipelines.serving import make_app
 
     loaded, store = open_recipe(recipe, overrides)
+    require_free(host, port, "stop the process that listens there, or choose another --port")
     console.print(f"http://{host}:{port}/docs")
     uvicorn.run(
-        make_app(store.root, partial(requested, loaded.rules), refresh),
+        make_app(store.root, partial(requested, loaded.rules), refresh, partial(console.print, highlight=False)),
         host=host,
         port=port,
         log_config=None,

@@ -11,11 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
+from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend, recommend_histories, similar
 from darec.serving.releases import Releases
+from pipelines.cli import app
 from stages.walk import run
 from tests.processes import free_port, healthy, listens, wait_for
 from tests.stores import recipe_for
@@ -33,8 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def served(store: Path) -> Iterator[str]:
     port = free_port()
-    recipe = str(store.parent / "store.yaml")
+    recipe, stock = str(store.parent / "store.yaml"), store.parent / "stock.txt"
+    stock.write_text("\n".join(Bundle.open(store / "current").items["item_id"]))
     command = [str(Path(sys.executable).parent / "darec"), "serve", "--port", str(port), "--refresh", "0.1"]
+    command += ["--set", f"rules.in_stock={stock}"]
     with (store.parent / "serve.log").open("wb") as log:
         process = subprocess.Popen([*command, "--recipe", recipe], stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
@@ -79,6 +84,12 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         assert [row["item_id"] for row in near["items"]] == similar(bundle, item, 3)["item_id"].to_list()
         unknown = get(f"{url}/recommend", params={"user": "nobody"})
         assert unknown.status_code == 404 and "is not in the release" in unknown.json()["error"]
+        assert str(store) not in unknown.text, "clients do not see paths of the machine"
+        missing = get(f"{url}/recommend", params={"user": user, "category": "colour=red"})
+        assert missing.status_code == 422 and "does not have the attribute" in missing.json()["error"]
+        (store.parent / "stock.txt").unlink()
+        assert get(f"{url}/recommend", params={"user": user}).status_code == 503, "the recipe's file, not the client's"
+        (store.parent / "stock.txt").write_text("\n".join(bundle.items["item_id"]))
         assert get(f"{url}/recommend", params={"user": user, "k": 0}).status_code == 422
         assert get(f"{url}/recommend").status_code == 422
         get(f"{url}/made-up")
@@ -120,11 +131,15 @@ def test_a_new_release_takes_over_under_load_without_one_failed_request(store: P
         assert wait_for(lambda: releases[-1] == after.id)
         Releases(store).rollback("test", "back under load")
         assert wait_for(lambda: releases[-1] == before.id)
+        again = CliRunner().invoke(app, ["serve", "--recipe", str(store.parent / "store.yaml"), "--port", url[-5:]])
+        assert isinstance(again.exception, UserError) and "choose another --port" in again.exception.hint
         ended.set()
         for thread in threads:
             thread.join()
     assert set(statuses) == {200} and len(statuses) > 100
     assert set(releases) == {before.id, after.id}
+    told = [line for line in (store.parent / "serve.log").read_text().splitlines() if line.startswith("serving")]
+    assert told == [f"serving release {name}" for name in (before.id, after.id, before.id)]
 
 
 def test_a_release_that_cannot_be_opened_leaves_the_old_one_answering(store: Path):
