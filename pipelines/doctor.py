@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from darec.artifacts import shared
-from darec.common.errors import DarecError
+from darec.common.errors import DarecError, UserError
 from darec.common.objects import Objects, is_url
 from darec.text.models import resolve
 from pipelines.api import configured_url
@@ -53,7 +53,7 @@ def examine(recipe: Recipe) -> list[Finding]:
         lambda: _model("encoder", recipe.embed.model, {"ray": _RAY}.get(recipe.embed.engine, "")),
         _prefect_api,
     ]
-    return [check() for check in checks] + examine_shared(recipe.runtime.store)
+    return [check() for check in checks] + examine_shared(recipe.runtime.store) + _release(recipe)
 
 
 def _python() -> Finding:
@@ -140,6 +140,42 @@ def _clock(seconds: float) -> Finding:
         return Finding("clock", "ok", "that of the object store, to a minute")
     detail = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the object store's"
     return Finding("clock", "note", detail, "set the clock by NTP: S3 refuses requests from 15 minutes on")
+
+
+def _release(recipe: Recipe) -> list[Finding]:
+    """Whether the files of the release in production are complete, in a store on this machine."""
+    location = recipe.runtime.store
+    if is_url(location) or not Path(location).is_dir():
+        return []
+    from darec.serving.bundle import Bundle
+    from darec.serving.releases import Releases
+
+    try:
+        folder = Releases(Path(location)).serving()
+    except UserError as error:
+        return [Finding("release", "note", error.what, error.hint)]
+    except DarecError as error:
+        return [Finding("release", "missing", error.what, error.hint)]
+    try:
+        Bundle.open(folder)
+    except DarecError as error:
+        return [Finding("release", "missing", f"{error.what} [{error.where}]", error.hint)]
+    return [Finding("release", "ok", f"complete: {folder.resolve()}"), *_vector_store(recipe)]
+
+
+def _vector_store(recipe: Recipe) -> list[Finding]:
+    """Whether the vector store of the recipe, if it has one, serves the release in production."""
+    if recipe.vectors is None:
+        return []
+    from darec.serving.vectors import served
+
+    try:
+        report = served(Path(recipe.runtime.store), recipe.vectors)
+    except DarecError as error:
+        return [Finding("vector store", "missing", f"{error.what} [{error.where}]", error.hint)]
+    if report is None:
+        return [Finding("vector store", "missing", "another release or none is served", "run `darec push`")]
+    return [Finding("vector store", "ok", report.reason)]
 
 
 def _data(recipe: Recipe) -> Finding:

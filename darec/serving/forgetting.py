@@ -124,10 +124,7 @@ def forget(
 
         if vectors is not None:
             left = (*left, _PUSHED)
-            with open_store(vectors) as pushed:
-                counts["rows of the vector store"] = pushed.holding(user_id)
-                if not dry_run:
-                    pushed.forget(user_id)
+            counts["rows of the vector store"] = _from_vector_store(vectors, user_id, dry_run)
 
         receipt = Receipt(
             at=datetime.now(UTC),
@@ -434,6 +431,23 @@ def _foreign_files(store: Store) -> Iterator[str]:
     within = [path for path in (store.root / "artifacts").glob("*/*") if not (path / MANIFEST).is_file()]
     for path in sorted([*beside, *within]):
         yield f"this does not belong to darec and was not searched: {path}"
+
+
+def _from_vector_store(config: VectorsConfig, user_id: str, dry_run: bool) -> int:
+    """Removes the person from all versions, unless `dry_run`, and returns the number of versions that contained them.
+
+    Raises:
+        TransientError: the vector store does not answer.
+    """
+    try:
+        with open_store(config) as pushed:
+            found = pushed.holding(user_id)
+            if not dry_run:
+                pushed.forget(user_id)
+    except TransientError as error:
+        hint = "nothing was removed from the store of darec: run `darec forget` again when the vector store answers"
+        raise TransientError(error.what, where=error.where, hint=hint) from error
+    return found
 
 
 def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:

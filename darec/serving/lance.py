@@ -4,6 +4,7 @@ LanceDB has no aliases: readers read the version from the column `version` of `<
 atomically.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ _VERSION = "version"
 @contextmanager
 def connect(config: VectorsConfig, address: str) -> "Iterator[Lance]":
     """A database in a folder or an object store."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of every table that is new
     library = extra("lancedb", "vectors")
     try:
         yield Lance(library.connect(address), config)

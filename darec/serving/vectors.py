@@ -152,14 +152,18 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
 
     with open_store(config) as store:
         missing = store.rows(version.name) != version.rows
+        there = not missing and store.current() == version.name
         if missing:
             store.remove(version.name)  # leftovers of a killed push
             store.write(version)
-        store.switch(version.name)
+        if not there:
+            store.switch(version.name)
         old = sorted(store.versions() - {version.name}, reverse=True)[config.keep :]
         for name in old:
             store.remove(name)
 
+    if there:
+        return _report(version, release, "cached", f"{release.id} is served already", old)
     state, done = ("pushed", "pushed") if missing else ("switched", "switched to")
     return _report(version, release, state, f"{release.id} was {done}", old)
 

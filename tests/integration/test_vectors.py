@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.recipes import load_recipe
 from darec.serving import index, milvus
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.forgetting import forget
@@ -31,6 +32,7 @@ from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
 from darec.serving.vectors import follow, open_store, served
 from pipelines.cli import app
+from pipelines.doctor import examine
 from schemas.vectors import VectorsConfig
 from stages.plan import plan
 from stages.registry import TASKS
@@ -164,6 +166,7 @@ def test_a_release_is_pushed_rolled_back_and_forgotten(kind, address, releases, 
     shown = CliRunner().invoke(app, ["promote", newest.id, *arguments], catch_exceptions=False).output
     assert f"{kind}: {newest.id} was switched to" in shown
     check_same_as_the_index(tmp_path, config)
+    assert follow(tmp_path, config).reason == f"{newest.id} is served already"
 
     with open_store(config) as store:
         assert (store.holding("u7"), len(store.versions())) == (2, 2)
@@ -270,6 +273,25 @@ def test_a_store_that_does_not_answer_is_no_fault_of_the_release(releases, tmp_p
     for kind, nowhere in (("pgvector", "postgresql://127.0.0.1:1/x"), ("qdrant", server), ("milvus", server)):
         with pytest.raises(TransientError, match="run `darec push` again"):
             follow(tmp_path, VectorsConfig(store=kind, address=nowhere))
+    with pytest.raises(TransientError, match="run `darec forget` again"):
+        forget(Store(tmp_path), "u7", vectors=VectorsConfig(store="qdrant", address=server))
+    assert "u7" in Bundle.open(Releases(tmp_path).serving()).user_ids()
+
+
+def test_doctor_looks_at_the_release_and_at_the_vector_store(releases, tmp_path):
+    options = [f"runtime.store={tmp_path}", "vectors.store=lancedb", f"vectors.address={tmp_path / 'lance'}"]
+    loaded = load_recipe(None, options)
+
+    def found() -> dict[str, tuple[str, str]]:
+        return {each.what: (each.level, each.hint) for each in examine(loaded)}
+
+    assert found()["release"][0] == "ok" and found()["vector store"] == ("missing", "run `darec push`")
+    assert loaded.vectors is not None
+    follow(tmp_path, loaded.vectors)
+    assert found()["vector store"][0] == "ok"
+    (releases.serving() / "items.faiss").unlink()
+    level, hint = found()["release"]
+    assert level == "missing" and "darec rollback" in hint and "vector store" not in found()
 
 
 def test_passwords_come_from_the_environment_alone(releases, tmp_path, monkeypatch):
