@@ -89,6 +89,13 @@ class S3:
         httpx.put(f"{self.url}/{name}", headers={"Authorization": "AWS4 test/1/us-east-1/s3"}).raise_for_status()
         return f"s3://{name}/nights"
 
+    def put(self, url: str, name: str, content: bytes) -> str:
+        """Writes an object in a folder. Returns its URL."""
+        address = f"{url}/{name}"
+        headers = {"Authorization": "AWS4 test/1/us-east-1/s3"}
+        httpx.put(address.replace("s3:/", self.url), content=content, headers=headers).raise_for_status()
+        return address
+
 
 @contextmanager
 def configured(server: S3) -> Iterator[None]:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from darec.text.models import models_root
+from tests.buckets import S3
 from tests.data import write_checkerboard
 from tests.nursery import Commands
 from tests.processes import unconfigured
@@ -47,12 +48,10 @@ def environment(folder: Path) -> dict[str, str]:
     return unconfigured() | variables | {"DAREC_MODELS": str(models_root().resolve())}
 
 
-def shell(folder: Path, *arguments: str) -> str:
+def shell(folder: Path, *arguments: str, **variables: str) -> str:
     """What a command printed that was started as a shell does."""
-    command = [DAREC, *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=300, check=False
-    )
+    command, known = [DAREC, *arguments], environment(folder) | variables
+    done = subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -94,8 +93,13 @@ def test_the_second_run_only_verifies(folder: Path, first: str) -> None:
 
 
 def test_the_flow_of_prefect_gives_the_same_as_the_run_without(folder: Path, first: str) -> None:
-    """The flow with a temporary server takes the same walk: everything is a hit but what is forced."""
-    forced = run_states(shell(folder, "run", "--prefect", "--force", "graph"))
+    """The flow with a temporary server takes the same walk: everything is a hit but what is forced, wherever the log
+    is, here in a bucket."""
+    with S3().served() as server:
+        log = server.put(server.new_bucket(), "interactions.csv", (folder / "interactions.csv").read_bytes())
+        options = ["--prefect", "--force", "graph", "--set", f"data.interactions={log}"]
+        forced = run_states(shell(folder, "run", *options, **server.environment()))
+        assert [name.rpartition("/")[2] for name in server.sent] == ["interactions.csv"]
     assert forced.pop("graph") == "done" and set(forced.values()) == {"cached"}
 
 

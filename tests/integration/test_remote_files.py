@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import boto3
 import deltalake
 import polars as pl
 import pytest
@@ -61,12 +60,6 @@ def emulated(web: Files, monkeypatch: pytest.MonkeyPatch) -> Files:
     return web
 
 
-def put(s3: S3, url: str, name: str, content: bytes) -> None:
-    bucket, _, folder = url.removeprefix("s3://").partition("/")
-    client = boto3.client("s3", endpoint_url=s3.url)
-    client.put_object(Bucket=bucket, Key=f"{folder}/{name}", Body=content)
-
-
 def local_key(data: Path, tmp_path: Path) -> str:
     """The key of ingest for the same files on this machine."""
     chosen = recipe(tmp_path / "local", interactions=str(data / "interactions.csv"), items=str(data / "items.csv"))
@@ -82,7 +75,7 @@ def one_more(data: Path) -> bytes:
 def test_a_bucket_is_read_as_local_files_are_and_again_only_where_it_changes(s3, data, tmp_path):
     url = s3.new_bucket()
     for name in ("interactions.csv", "items.csv"):
-        put(s3, url, name, (data / name).read_bytes())
+        s3.put(url, name, (data / name).read_bytes())
     chosen = recipe(tmp_path, interactions=f"{url}/interactions.csv", items=f"{url}/items.csv")
     store = Store(chosen.runtime.store)
     assert [step.state for step in plan(chosen, store, "split")] == ["stale", "follows"]
@@ -97,7 +90,7 @@ def test_a_bucket_is_read_as_local_files_are_and_again_only_where_it_changes(s3,
     assert [step.state for step in plan(chosen, store, "split")] == ["hit", "hit"]
     assert not s3.sent, "a plan and a run of a source that has not changed download nothing"
 
-    put(s3, url, "interactions.csv", one_more(data))
+    s3.put(url, "interactions.csv", one_more(data))
     ingest_step, split_step = plan(chosen, store, "split")
     assert (ingest_step.state, split_step.state) == ("stale", "follows")
     assert "interactions.csv has changed since the copy of" in ingest_step.why[0]
@@ -112,8 +105,8 @@ def test_folders_globs_and_partitions_of_a_bucket(s3, data, tmp_path):
     lines = (data / "interactions.csv").read_text().splitlines()
     for number in range(3):
         part = "\n".join([lines[0], *lines[1 + number :: 3]]) + "\n"
-        put(s3, url, f"log/day=2024-01-0{number + 1}/part-0.csv.gz", gzip.compress(part.encode()))
-    put(s3, url, "log/_SUCCESS", b"")
+        s3.put(url, f"log/day=2024-01-0{number + 1}/part-0.csv.gz", gzip.compress(part.encode()))
+    s3.put(url, "log/_SUCCESS", b"")
 
     for place, rows in (("log", len(lines) - 1), ("log/day=2024-01-0[12]/*.gz", len(lines[1::3]) + len(lines[2::3]))):
         chosen = recipe(tmp_path / place[:5], interactions=f"{url}/{place}")
@@ -121,7 +114,7 @@ def test_folders_globs_and_partitions_of_a_bucket(s3, data, tmp_path):
         assert ingest.report.rows_in == rows
 
     before = dict(s3.sent)
-    put(s3, url, "log/day=2024-01-04/part-0.csv.gz", gzip.compress(f"{lines[0]}\n{lines[1]}\n".encode()))
+    s3.put(url, "log/day=2024-01-04/part-0.csv.gz", gzip.compress(f"{lines[0]}\n{lines[1]}\n".encode()))
     read, _ = night(recipe(tmp_path / "log", interactions=f"{url}/log"))
     assert "1 of 4 files read" in read[0]
     assert [name for name in s3.sent if s3.sent[name] != before.get(name)] == [
@@ -147,7 +140,7 @@ def test_the_other_object_stores_are_read_alike(emulated, data, tmp_path, scheme
 @pytest.mark.parametrize("problem", ["no such bucket", "no such file", "no credentials", "wrong credentials"])
 def test_what_an_object_store_refuses_is_told(s3, data, tmp_path, monkeypatch, problem):
     url = s3.new_bucket()
-    put(s3, url, "interactions.csv", (data / "interactions.csv").read_bytes())
+    s3.put(url, "interactions.csv", (data / "interactions.csv").read_bytes())
     place, words = f"{url}/interactions.csv", "AWS_ACCESS_KEY_ID"
     if problem == "no such bucket":
         place, words = "s3://nobody-has-this/interactions.csv", problem
