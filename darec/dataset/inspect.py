@@ -58,6 +58,9 @@ class _Described:
     files: list[SourceFile]
     look: Look
     reading: Reading
+    in_log: int = 0
+    """Number of ids of this file that the log names."""
+    left_out: bool = False
 
 
 def inspect(places: Sequence[str]) -> Inspection:
@@ -86,8 +89,9 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
     _relate(described)
     found = Inspection({"data": {}})
     by_role: dict[Role, list[_Described]] = {}
-    for each in described:
-        by_role.setdefault(each.reading.role, []).append(each)
+    for each in sorted(described, key=lambda each: -each.in_log):
+        if not each.left_out:
+            by_role.setdefault(each.reading.role, []).append(each)
 
     if "interactions" not in by_role:
         columns = "; ".join(f"{each.name}: {', '.join(each.look.columns[:10])}" for each in described)
@@ -168,9 +172,9 @@ def _relate(described: list[_Described]) -> None:
         is_log = {"rating", "timestamp", "event"} & found or not {"rating", "timestamp", "event"} & columns.keys()
         if each is not main and not is_log and not _repeats(each.look.column(key)):
             each.reading = Reading("users", {"user": key})
+    _relate_named([each for each in described if each is not main and _is_named(each.look)], main, items)
     for each in described:
-        is_named = not re.fullmatch(r"column_\d+", each.look.columns[0])
-        if each is main or is_named or each.reading.columns == columns:
+        if each is main or _is_named(each.look) or each.reading.columns == columns:
             continue
         keys = each.look.column(0)
         if _repeats(keys):
@@ -179,6 +183,33 @@ def _relate(described: list[_Described]) -> None:
         role: Role = "items" if of_items > of_users else "users"
         if of_items != of_users and each.reading.role != role:
             each.reading = entities_of(each.look, role)
+
+
+def _relate_named(described: list[_Described], log: _Described, items: set[str]) -> None:
+    """Of files of items, the key is the column with the ids that the log names. A file with the users of a log's
+    baskets is told, because darec does not join files.
+    """
+    for each in described:
+        columns, look = each.reading.columns, each.look
+        if each.reading.role == "items":
+            keys = [number for number in range(len(look.columns)) if not _repeats(look.column(number))]
+            named = {number: len(items.intersection(look.column(number))) for number in {columns["item"], *keys}}
+            if not named[columns["item"]]:
+                columns["item"] = max(named, key=lambda number: (named[number], number == columns["item"]))
+            each.in_log = named[columns["item"]]
+        elif each.reading.role == "users":
+            basket = log.look.columns[log.reading.columns["user"]]
+            user = look.columns[columns["user"]]
+            if basket in look.columns and basket != user:
+                log.reading.doubts.append(
+                    f"{basket!r} is read as the user, but {each.name} has the {user!r} of each {basket!r}: join both "
+                    "files, for example in the query of a DuckDB source, and read the result"
+                )
+                each.left_out = True
+
+
+def _is_named(look: Look) -> bool:
+    return not re.fullmatch(r"column_\d+", look.columns[0])
 
 
 def _repeats(values: list[str]) -> bool:

@@ -88,6 +88,8 @@ def read_roles(look: Look) -> Reading:
     found = _by_name(look) if is_named else {}
     if not is_named:
         return _by_position(look)
+    if "user" in found and re.search(r"authors?[/.]", look.columns[found["user"]]) and "title" in found:
+        del found["user"]  # one of the authors of a title
     if "user" in found and "item" in found and not _is_catalogue(look, found):
         return _interactions(look, found)
     if "user" in found and "title" in found:  # the author of a title
@@ -113,7 +115,7 @@ def _is_catalogue(look: Look, found: dict[str, int]) -> bool:
 
 def event_weights(events: Sequence[str]) -> dict[str, float] | None:
     """Weights for event types with known names, None if a name is unknown."""
-    weights = {event: _WEIGHT_OF.get(_bare(event)) for event in events}
+    weights = {event: _WEIGHT_OF.get(_bare(event), _WEIGHT_OF.get(_bare(event).removesuffix("s"))) for event in events}
     known = {event: weight for event, weight in weights.items() if weight is not None}
     return known if len(known) == len(weights) else None
 
@@ -158,6 +160,8 @@ def _by_name(look: Look) -> dict[str, int]:
         search(meaning, whole, count)
     for meaning, count in most.items():
         search(meaning, last_words, len(_NAMES[meaning]) if nested else 1 if meaning == "rating" else count)
+    if nested:
+        search("event", last_words, len(_NAMES["event"]))
     for meaning, patterns in _NAMES.items():
         search(meaning, whole, len(patterns))
     if "user" in found and "item" not in found and (number := _plain_id(look)) is not None:
@@ -303,12 +307,14 @@ def _are_fractions(values: list[str]) -> bool:
 
 
 def _is_score(look: Look, number: int) -> bool:
-    """Whether a column without a name may hold ratings: no coordinates, with many places after the point, and no ids
-    of categories, which are large numbers of which few differ."""
+    """Whether a column without a name may hold ratings: no coordinates, with many places after the point, no ids
+    of categories, which are large numbers of which few differ, and no offsets of time zones, which may all be
+    negative."""
     values = _known(look.column(number))
     has_places = any(re.search(r"\.\d{4,}", value) for value in values)
     are_ids = len(set(values)) > 1 and all(re.fullmatch(r"\d{4,}", value) for value in values)
-    return _is_rating(values) and not (has_places or are_ids)
+    are_negative = all(value.strip().startswith("-") for value in values)
+    return _is_rating(values) and not (has_places or are_ids or are_negative)
 
 
 def _are_amazon_items(values: list[str]) -> bool:

@@ -164,9 +164,11 @@ def _plausible(times: pl.Expr) -> pl.Expr:
 
 
 def _tidy(text: pl.Expr) -> pl.Expr:
-    """Normalises text: a blank for the `T` of ISO 8601, a point before fractions of a second, and no other commas."""
+    """Normalises text: a blank for the `T` of ISO 8601, a point before fractions of a second, no other commas, and
+    minutes after an hour that has none.
+    """
     spaced = text.str.replace(r"^(\d{4}-?\d\d-?\d\d)T", "$1 ").str.replace(r"(:\d\d),(\d+)", "$1.$2")
-    return spaced.str.replace_all(r",? +", " ")
+    return spaced.str.replace_all(r",? +", " ").str.replace(r"^(\d{4}-\d\d-\d\d \d\d)$", "$1:00")
 
 
 def _parsed(text: pl.Expr, form: str) -> pl.Expr:

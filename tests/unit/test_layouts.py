@@ -182,3 +182,75 @@ def test_quotes_in_titles(row, setting, title, tmp_path, monkeypatch):
     section = parse(inspect(["log.csv", "items.csv"]).yaml)["data"]
     assert setting.items() <= section["item_format"].items(), section
     assert title in read(section).items["title"].to_list()
+
+
+def lines_of(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_books_with_a_list_of_authors_are_items(tmp_path, monkeypatch):
+    log = [{"user_id": user, "book_id": item, "rating": rating} for user, item, rating, _ in ROWS]
+    facts = {"average_rating": "3.83", "publication_year": "1996", "description": "A book."}
+    books = [
+        {"book_id": item, "title": title, "authors": [{"author_id": str(number), "role": ""}], **facts}
+        for number, (item, title) in enumerate(TITLES.items())
+    ]
+    (tmp_path / "log.json").write_text(lines_of(log))
+    (tmp_path / "books.json").write_text(lines_of(books))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["books.json", "log.json"]).yaml)["data"]
+    assert section["items"] == "books.json" and "users" not in section
+    assert section["item_columns"] == {"item": "book_id", "description": "description"}
+
+
+def test_the_key_of_items_is_the_column_that_the_log_names(tmp_path, monkeypatch):
+    log = [{"username": user, "product_id": item, "date": dated(time)} for user, item, _, time in ROWS]
+    games = [{"app_name": f"Game {title}", "title": title, "id": item} for item, title in TITLES.items()]
+    (tmp_path / "reviews.json").write_text("".join(f"{row}\n" for row in log))  # as Python writes it
+    (tmp_path / "games.json").write_text("".join(f"{row}\n" for row in games))
+    monkeypatch.chdir(tmp_path)
+    found = inspect(["games.json", "reviews.json"])
+    assert parse(found.yaml)["data"]["item_columns"] == {"item": "id"}
+    assert not any("would be lost" in doubt for doubt in found.doubts)
+
+
+def test_baskets_whose_users_are_in_another_file_are_told(tmp_path, monkeypatch):
+    baskets = {user: str(100 + number) for number, user in enumerate(BY_USER)}
+    orders = [[order, user] for user, order in baskets.items()]
+    lines = [[baskets[user], item, number] for number, (user, item, *_) in enumerate(ROWS)]
+    (tmp_path / "orders.csv").write_text(delimited(header=["order_id", "user_id"], table=orders))
+    (tmp_path / "lines.csv").write_text(delimited(header=["order_id", "product_id", "add_to_cart_order"], table=lines))
+    names = ["product_id", "product_name", "aisle_id"]
+    products = [[item, title, 1 + number % 3] for number, (item, title) in enumerate(TITLES.items())]
+    (tmp_path / "products.csv").write_text(delimited(header=names, table=products))
+    aisles = [[number, f"aisle {number}"] for number in range(1, 4)]
+    (tmp_path / "aisles.csv").write_text(delimited(header=["aisle_id", "aisle"], table=aisles))
+    monkeypatch.chdir(tmp_path)
+    found = inspect(["aisles.csv", "lines.csv", "orders.csv", "products.csv"])
+    assert any("orders.csv has the 'user_id' of each 'order_id': join both files" in doubt for doubt in found.doubts)
+    section = parse(found.yaml)["data"]
+    assert section["items"] == "products.csv" and "users" not in section, "aisles are not what the log names"
+
+
+def test_events_in_a_session_have_types_and_hours_may_be_without_minutes(tmp_path, monkeypatch):
+    kinds = ("clicks", "carts", "orders")
+    sessions = [
+        {
+            "session": user,
+            "events": [{"aid": row[1], "ts": row[3] * 1000, "type": kinds[n % 3]} for n, row in enumerate(rows)],
+        }
+        for user, rows in ((user, [row for row in ROWS if row[0] == user]) for user in BY_USER)
+    ]
+    (tmp_path / "sessions.jsonl").write_text(lines_of(sessions))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["sessions.jsonl"]).yaml)["data"]
+    assert section["interaction_columns"]["event"] == "events.type"
+    assert section["events"] == {"carts": 3, "clicks": 1, "orders": 5}
+
+    hours = [
+        [user, item, f"2014-12-{1 + number % 28:02d} {number % 24:02d}"] for number, (user, item, *_) in enumerate(ROWS)
+    ]
+    (tmp_path / "hours.csv").write_text(delimited(header=["user_id", "item_id", "time"], table=hours))
+    section = parse(inspect(["hours.csv"]).yaml)["data"]
+    times = read(section).interactions["timestamp"]
+    assert section["interaction_columns"] == {"timestamp": "time"} and times.null_count() == 0
