@@ -40,9 +40,9 @@ def hold_out(data: BenchData, share: float, seed: int) -> BenchData:
     full, generator = data.interactions, torch.Generator().manual_seed(seed)
     cold = torch.rand(full.n_items, generator=generator) < share
     cold |= train_counts(full)[1] == 0
-    train, val = (_where(part, ~cold[part.items]) for part in (full.train, full.val))
+    train, val = (filtered(part, ~cold[part.items]) for part in (full.train, full.val))
     warm_users = torch.bincount(train.users, minlength=full.n_users) > 0
-    test = _where(full.test, cold[full.test.items] & warm_users[full.test.users])
+    test = filtered(full.test, cold[full.test.items] & warm_users[full.test.users])
     if not len(test):
         raise UserError(f"no cold item of {data.name} is in test", where="bench cold-start", hint="raise --share")
     interactions = Interactions(full.n_users, full.n_items, train, val, test)
@@ -50,36 +50,38 @@ def hold_out(data: BenchData, share: float, seed: int) -> BenchData:
     return BenchData(data.name, interactions, data.text, content, data.text_content)
 
 
-def _where(pairs: Pairs, kept: Tensor) -> Pairs:
+def filtered(pairs: Pairs, kept: Tensor) -> Pairs:
+    """The pairs that are `kept`, bool [len(pairs)]."""
     return Pairs(pairs.users[kept], pairs.items[kept])
 
 
-def table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
-    """Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all, in Markdown.
+def tables(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
+    """The quality of the vectors of cold items, and what places for them cost, in Markdown.
 
-    `full` has the original data by name, with the test pairs of the other items.
+    The first table has Recall@20 and NDCG@20 on the cold items' test pairs, ranked among the cold items and among all.
+    The second has the effect of reserving positions of each list for cold items (`rules.new_share`). `full` has the
+    original data by name, with the test pairs of the other items.
     """
     head = ["data", "model", "cold vectors", "R@20 among cold", "N@20 among cold", "R@20 among all", "N@20 among all"]
     head += ["warm R@20 among all", "change"]
-    rows, known = [], set()
+    rows, places, known = [], [], set()
     for run, artifact in runs:
         if run.data.name not in known:
             rows += [[run.data.name, "", *line] for line in _lines(_references(run.data), run.data, full)]
             known.add(run.data.name)
-        model = f"{run.entry.backbone} + {run.entry.alignment}"
-        rows += [[run.data.name, model, *line] for line in _lines(variants(run, artifact), run.data, full)]
-    return markdown(head, rows)
-
-
-def places_table(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
-    """The effect of reserving positions of each list for cold items (`rules.new_share`), in Markdown."""
-    rows = []
-    for run, artifact in runs:
-        model, held = f"{run.entry.backbone} + {run.entry.alignment}", full[run.data.name]
-        for name, final in variants(run, artifact).items():
+        named = [run.data.name, f"{model_name(run)}, seed {run.entry.seed}"]
+        found = variants(run, artifact)
+        rows += [[*named, *line] for line in _lines(found, run.data, full)]
+        for name, final in found.items():
             if "text" in name:
-                rows += [[run.data.name, model, name, *line] for line in _places(final, run.data, held)]
-    return markdown(["data", "model", "cold vectors", f"places of {K}", "R@20 of cold", "R@20 of warm", "change"], rows)
+                places += [[*named, name, *line] for line in _places(final, run.data, full[run.data.name])]
+    second = ["data", "model", "cold vectors", f"places of {K}", "R@20 of cold", "R@20 of warm", "change"]
+    return f"{markdown(head, rows)}\n{markdown(second, places)}"
+
+
+def model_name(run: Run) -> str:
+    """The backbone and the alignment of a run."""
+    return f"{run.entry.backbone} + {run.entry.alignment}"
 
 
 def _places(final: Representations, data: BenchData, full: BenchData) -> Iterator[list[str]]:
@@ -88,14 +90,14 @@ def _places(final: Representations, data: BenchData, full: BenchData) -> Iterato
     user_counts, item_counts = train_counts(inter)
     warm = item_counts > 0
     test = full.interactions.test
-    test = _where(test, user_counts[test.users] > 0)
+    test = filtered(test, user_counts[test.users] > 0)
     cold = (~warm).nonzero().squeeze(1)
     numbers = torch.full((inter.n_items,), -1).index_copy(0, cold, torch.arange(len(cold)))
-    seen = _where(Pairs(inter.train.users, numbers[inter.train.items]), ~warm[inter.train.items])
+    seen = filtered(Pairs(inter.train.users, numbers[inter.train.items]), ~warm[inter.train.items])
 
     lists = rank(final, inter.train, test, K)
     new = rank(Representations.join(final.user, final.item[cold]), seen, test, min(K, len(cold)))
-    parts = _where(test, ~warm[test.items]), _where(test, warm[test.items])
+    parts = filtered(test, ~warm[test.items]), filtered(test, warm[test.items])
     _, alone = warm_recall(final, data, full)
     for places in (0, 1, 2):
         ranking = _with_places(lists, cold[new.top[:, :places].long()], ~warm) if places else lists
@@ -148,7 +150,9 @@ def variants(run: Run, artifact: Artifact) -> dict[str, Representations]:
         "mean of warm items": Representations.join(final.user, item),
         "ridge from text": cold_start.fill(*known),
         "neighbours of the text": cold_start.fill_from_neighbours(*known, run.entry.config.cold_loss),
-        "text of the history": cold_start.fill_from_history(*known, run.entry.config.cold_loss),
+        "text of the history": cold_start.fill_from_history(
+            *known, run.entry.config.cold_loss, run.entry.config.cold_growth
+        ),
     }
 
 
@@ -167,7 +171,7 @@ def warm_recall(final: Representations, data: BenchData, full: BenchData) -> tup
     number = torch.full((inter.n_items,), -1)
     number[warm] = torch.arange(len(warm))
     test = full.interactions.test
-    test = _where(test, (number[test.items] >= 0) & (user_counts[test.users] > 0))
+    test = filtered(test, (number[test.items] >= 0) & (user_counts[test.users] > 0))
 
     among = score(rank(final, inter.train, test, K), test, inter.n_items, (K,), ("recall",)).means()
     train, alone = (Pairs(part.users, number[part.items]) for part in (inter.train, test))
@@ -183,5 +187,5 @@ def among_cold(final: Representations, data: BenchData) -> list[float]:
     number = torch.full((inter.n_items,), -1)
     number[cold] = torch.arange(len(cold))
     test = Pairs(inter.test.users, number[inter.test.items])
-    ranking = rank(Representations.join(final.user, final.item[cold]), _where(test, test.items < 0), test, K)
+    ranking = rank(Representations.join(final.user, final.item[cold]), filtered(test, test.items < 0), test, K)
     return list(score(ranking, test, len(cold), (K,), _METRICS).means().values())

@@ -147,6 +147,9 @@ class TrainConfig(Section):
     cold_loss: float = added(0.02, ge=0, le=1)
     """Maximum relative decrease of the validation Recall@20 of items with train interactions. Used if `cold_start` is
     neighbours or history."""
+    cold_growth: float = added(0.3, ge=0, le=2)
+    """The power of the number of a user's train interactions by which the scores of items without train interactions
+    grow. `darec bench cold-start --growth` chooses it. Used if `cold_start` is history."""
     fuse: FuseConfig | None = added(None)
     """Adds columns to the trained vectors. null: the vectors are those of the backbone."""
     refit: Literal["none", "all"] = not_hashed("none")  # adds a stage with its own artifact and changes no other

@@ -32,7 +32,6 @@ _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
 _TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 384  # of the columns of histories
-_WEIGHT_OF_LENGTH = 0.3  # the power of the length of a history by which the scores of cold items grow
 _SHARPNESS_OF_HISTORY, _HUBNESS, _HUB_NEIGHBOURS = 20, 0.5, 10  # of neighbours, if there are columns of histories
 _FOLDS = 10  # of the warm items, for the scale of the columns of histories
 _HISTORIES = 2**16  # users at once
@@ -79,17 +78,25 @@ def fill_from_neighbours(
 
 
 def fill_from_history(
-    final: Representations, text: Representations, interactions: Interactions, unit: bool, allowed_loss: float
+    final: Representations,
+    text: Representations,
+    interactions: Interactions,
+    unit: bool,
+    allowed_loss: float,
+    growth: float,
 ) -> Representations:
     """As `fill_from_neighbours`, with columns in which the texts of a user's items meet the text of a cold item.
 
-    The score of user u and cold item c is `s w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours, of which those
-    of many items count less. t_uc is what EASE, fitted to texts instead of users, gives c by the train items H of u:
-    sum_{i in H} C_ic / sqrt(|H|), with C as in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard
-    deviation of e_u . v_c. The weight w_u grows with |H|, because a place costs a user with many items a smaller part
-    of the recall. The scale s is found by treating each tenth of the warm items in turn as cold. Scores of warm items
-    stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm items, and s [v_c, v_c, q_c] of cold
-    items.
+    The rows are those of `history_rows`, and the scale of cold items is found by treating each tenth of the warm items
+    in turn as cold.
+
+    Args:
+        final: trained representations.
+        text: text vectors of all nodes.
+        interactions: train pairs define the warm rows and histories; validation pairs choose the scale.
+        unit: predicted rows are normalised to length 1, and not scaled; then there are no additional columns.
+        allowed_loss: the maximum relative decrease of the validation recall of warm items.
+        growth: the power of the length of a history by which the scores of cold items grow.
 
     Returns:
         rows of width 2 d + `_TEXT_COLUMNS`, or less if texts are narrower; of width d if `unit`, or without cold items.
@@ -97,14 +104,37 @@ def fill_from_history(
     _, warm = _warm(interactions)
     if unit or warm.all() or warm.sum() < 2:
         return fill_from_neighbours(final, text, interactions, unit, allowed_loss)
-    filled = fill(final, text, interactions, unit)
+    wide, predict = history_rows(final, text, interactions, growth)
+    item = wide.item.clone()
+    item[~warm] = calibrate(wide, text, interactions, allowed_loss, predict, _FOLDS) * predict(warm, ~warm)
+    return Representations.join(wide.user, item)
+
+
+def history_rows(
+    final: Representations, text: Representations, interactions: Interactions, growth: float
+) -> tuple[Representations, Callable[[Tensor, Tensor], Tensor]]:
+    """Rows with columns for histories, and a function that predicts the rows of cold items.
+
+    The score of user u and cold item c is `w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours, of which those
+    of many items count less. t_uc is what EASE, fitted to texts instead of users, gives c by the train items H of u:
+    sum_{i in H} C_ic / sqrt(|H|), with C as in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard
+    deviation of e_u . v_c. The weight w_u grows with |H|, because a place costs a user with many items a smaller part
+    of the recall. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm
+    items, and [v_c, v_c, q_c] of cold items.
+
+    Returns:
+        rows [n, 2 d + k], in which cold items are not predicted yet, and the function: it takes the items that are
+        known and those that are wanted, both bool [n_items], and gives the rows of the wanted ones.
+    """
+    _, warm = _warm(interactions)
+    filled = fill(final, text, interactions, unit=False)
     user_text, item_text = history_columns(text.item, interactions)
     means = partial(of_neighbours, text.item, final.item, sharpness=_SHARPNESS_OF_HISTORY, hubness=_HUBNESS)
     spread = deviation(final.user, means(warm, ~warm))
     item_text = _TEXT_SHARE * spread / max(deviation(user_text, item_text[~warm]), 1e-12) * item_text
 
     lengths = _lengths(interactions).log()
-    weight = (_WEIGHT_OF_LENGTH * (lengths - lengths.mean())).exp()[:, None]
+    weight = (growth * (lengths - lengths.mean())).exp()[:, None]
     user = torch.cat([filled.user, (weight - 1) * filled.user, weight * user_text], 1)
     item = functional.pad(filled.item, (0, filled.dim + item_text.shape[1]))
 
@@ -112,9 +142,7 @@ def fill_from_history(
         mean = means(known, wanted)
         return torch.cat([mean, mean, item_text[wanted]], 1)
 
-    wide = Representations.join(user, item)
-    item[~warm] = calibrate(wide, text, interactions, allowed_loss, predict, _FOLDS) * predict(warm, ~warm)
-    return Representations.join(user, item)
+    return Representations.join(user, item), predict
 
 
 def _lengths(interactions: Interactions) -> Tensor:

@@ -134,7 +134,7 @@ def with_cold_rows(
     if config.cold_start == "neighbours":
         return cold_start.fill_from_neighbours(final, text, interactions, unit, config.cold_loss)
     if config.cold_start == "history":
-        return cold_start.fill_from_history(final, text, interactions, unit, config.cold_loss)
+        return cold_start.fill_from_history(final, text, interactions, unit, config.cold_loss, config.cold_growth)
     return cold_start.fill(final, text, interactions, unit)
 
 

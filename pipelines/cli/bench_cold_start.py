@@ -15,15 +15,25 @@ def cold_start(
     share: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Fraction of the items that is removed from train.")
     ] = 0.1,
+    growth: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0, max=2, help="A value to choose train.cold_growth from, on items that are removed twice. Repeat it."
+        ),
+    ] = None,
 ) -> None:
     """Remove items from train and evaluate vectors that are predicted from their text."""
-    from benchmarks import cold
+    from benchmarks import cold, cold_growth
     from benchmarks.runs import run_grid
 
-    held = {run.data.name: cold.hold_out(run.data, share, seed=0) for run in grid.runs}
+    full = {run.data.name: run.data for run in grid.runs}
+    held = {name: cold.hold_out(data, share, seed=0) for name, data in full.items()}
+    held_runs = [replace(run, data=held[run.data.name]) for run in grid.runs]
     with Bars(grid.recipe.name) as bars:
-        held_runs = [replace(run, data=held[run.data.name]) for run in grid.runs]
         done = [(run, result.artifact) for run, result in run_grid(held_runs, grid.store, bars) if result.artifact]
 
-    full = {run.data.name: run.data for run in grid.runs}
-    write_table(grid.folder, f"{cold.table(done, full)}\n{cold.places_table(done, full)}")
+        text = ""
+        if growth:
+            done, text = cold_growth.choose(done, held, full, growth, share, grid.store, bars)
+
+    write_table(grid.folder, f"{text}{cold.tables(done, full)}")

@@ -1,11 +1,13 @@
 """Vectors from text for rows without train interactions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from benchmarks import cold
+from benchmarks import cold, cold_growth
 from benchmarks.data import from_folder
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import rank, score
@@ -24,6 +26,8 @@ from darec.training import train
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board
 from tests.checkerboard import checkerboard, parity_text
+
+grown = partial(fill_from_history, growth=0.3)
 
 
 def test_ridge_finds_a_linear_map():
@@ -256,9 +260,7 @@ def test_the_columns_of_histories_give_the_scores_of_ease_on_texts(monkeypatch):
 def test_histories_change_the_scores_of_new_items_alone():
     data, final, text = some_data()
     new = torch.bincount(data.train.items, minlength=90) == 0
-    rows, neighbours = (
-        way(final, text, data, unit=False, allowed_loss=0.1) for way in (fill_from_history, fill_from_neighbours)
-    )
+    rows, neighbours = (way(final, text, data, unit=False, allowed_loss=0.1) for way in (grown, fill_from_neighbours))
     assert rows.dim == 2 * final.dim + text.dim
     scores, before = rows.user @ rows.item.T, final.user @ final.item.T
     torch.testing.assert_close(scores[:, ~new], before[:, ~new])
@@ -266,9 +268,7 @@ def test_histories_change_the_scores_of_new_items_alone():
     assert added.std() > 0.01, "not the same scores at another scale"
 
     unit = Representations(functional.normalize(final.nodes, dim=-1), final.n_users)
-    rows, neighbours = (
-        way(unit, text, data, unit=True, allowed_loss=0.1) for way in (fill_from_history, fill_from_neighbours)
-    )
+    rows, neighbours = (way(unit, text, data, unit=True, allowed_loss=0.1) for way in (grown, fill_from_neighbours))
     assert torch.equal(rows.nodes, neighbours.nodes)
 
 
@@ -325,3 +325,40 @@ def test_the_bench_says_what_places_for_cold_items_bring_and_cost(tmp_path):
     assert places == (0, 1, 2)
     assert of_cold[0] == 0 and of_cold[1] > 0.5 and of_cold[1] <= of_cold[2]
     assert of_warm[0] >= of_warm[1] >= of_warm[2]
+
+
+def test_data_for_the_growth_are_the_known_items_with_a_test_of_their_own(tmp_path):
+    held = cold.hold_out(from_folder("board", write_board(tmp_path)), 0.2, seed=1)
+    inner = cold_growth.nested(held, 0.3, seed=1)
+    known = held.interactions.train.items.unique()
+    full, small, outer = inner.full.interactions, inner.held.interactions, held.interactions
+    pairs = [set(zip(part.users.tolist(), known[part.items].tolist(), strict=True)) for part in (full.train, full.test)]
+    train = set(zip(outer.train.users.tolist(), outer.train.items.tolist(), strict=True))
+    assert pairs[0] | pairs[1] == train and not pairs[0] & pairs[1], "what is tested was train, and no test of the data"
+    shares = torch.bincount(full.test.users, minlength=40) / torch.bincount(outer.train.users, minlength=40)
+    assert ((shares > 0) & (shares <= 0.5)).all()
+    assert inner.full.text is not None and held.text is not None
+    assert torch.equal(inner.full.text.item, held.text.item[known])
+    cold_items = torch.bincount(small.train.items, minlength=len(known)) == 0
+    assert 0 < cold_items.sum() < len(known) and cold_items[small.test.items].all()
+
+
+def test_recall_at_a_loss_is_that_of_lists_with_scaled_cold_items(tmp_path):
+    full = from_folder("board", write_board(tmp_path))
+    held = cold.hold_out(full, 0.3, seed=1)
+    hidden = torch.bincount(held.interactions.train.items, minlength=60) == 0
+    torch.manual_seed(0)
+    final = Representations(torch.rand(100, 6), 40)
+
+    def scaled(scale: float) -> Representations:
+        item = final.item.clone()
+        item[hidden] *= scale
+        return Representations.join(final.user, item)
+
+    found = {loss: cold_growth.recall_at_loss(final, held, full, loss) for loss in (0.0, 0.2, 1.0)}
+    assert found[0.0] < found[1.0] and found[0.0] <= found[0.2] <= found[1.0]
+    assert found[1.0] == pytest.approx(cold.among_all(scaled(10), held)[0]), "any loss: the largest scale"
+    scales = torch.logspace(-1, 1, 801).tolist()
+    warm = [cold.warm_recall(scaled(scale), held, full) for scale in scales[::40]]
+    allowed = max(scale for scale, (recall, alone) in zip(scales[::40], warm, strict=True) if recall >= 0.8 * alone)
+    assert found[0.2] >= cold.among_all(scaled(allowed), held)[0]
