@@ -118,6 +118,11 @@ def _described(name: str, copies: Path) -> _Described:
     fetch(config, copies, limit=_MOST_ROWS)
     files = expand(local(config, copies).interactions or "", "interactions")
     look = look_at(files[0].path)
+    if not any(value.strip() for row in look.rows for value in row):
+        shown = f"its first line is {look.first_line[:80]!r}" if look.first_line.strip() else "it is empty"
+        raise UserError(
+            "no value can be read from the file", where=name, hint=f"{shown}: correct the file, or name another"
+        )
     if files[0].partition:
         names = [name for name, _ in files[0].partition]
         values = [value or "" for _, value in files[0].partition]

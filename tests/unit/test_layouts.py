@@ -204,7 +204,7 @@ def test_books_with_a_list_of_authors_are_items(tmp_path, monkeypatch):
 
 
 def test_the_key_of_items_is_the_column_that_the_log_names(tmp_path, monkeypatch):
-    log = [{"username": user, "product_id": item, "date": dated(time)} for user, item, _, time in ROWS]
+    log = [{"username": user, "product_id": item, "date": dated("%Y-%m-%d")(time)} for user, item, _, time in ROWS]
     games = [{"app_name": f"Game {title}", "title": title, "id": item} for item, title in TITLES.items()]
     (tmp_path / "reviews.json").write_text("".join(f"{row}\n" for row in log))  # as Python writes it
     (tmp_path / "games.json").write_text("".join(f"{row}\n" for row in games))
@@ -254,3 +254,10 @@ def test_events_in_a_session_have_types_and_hours_may_be_without_minutes(tmp_pat
     section = parse(inspect(["hours.csv"]).yaml)["data"]
     times = read(section).interactions["timestamp"]
     assert section["interaction_columns"] == {"timestamp": "time"} and times.null_count() == 0
+
+
+@pytest.mark.parametrize("text", ["{'a': <x>, 'b': 2}\n" * 2, '{"a": }\n', ",,\n" * 3, "[]", "{}\n{}\n", "null\n"])
+def test_a_file_without_values_is_one_clear_line(text, tmp_path):
+    (tmp_path / "log.json").write_text(text)
+    with pytest.raises(UserError, match="no value can be read from the file|no file looks like interactions"):
+        inspect([str(tmp_path / "log.json")])
