@@ -17,7 +17,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Cancelled, Completed
 from prefect.tasks import Task as PrefectTask
 from prefect.tasks import exponential_backoff
@@ -53,7 +57,8 @@ retrying = partial(
     task,
     cache_policy=NO_CACHE,  # the store is the cache: Prefect's cache keys contain neither prompts nor models
     retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=10),
+    # Prefect ignores its own setting for tasks that have a delay.
+    retry_delay_seconds=PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS.value() or exponential_backoff(backoff_factor=10),
     retry_jitter_factor=0.5,
     retry_condition_fn=is_transient,
 )

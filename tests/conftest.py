@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 # Before torch is loaded: on the tiny models of tests a second OpenMP thread costs many times what it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,9 +17,9 @@ settings.load_profile("darec")
 
 LONGEST = [
     "flows/test_service.py",
-    "integration/test_pipeline.py",
-    "integration/test_llm.py",
-    "integration/test_second_day.py",
+    "llm/test_llm.py",
+    "llm/test_pipeline.py",
+    "llm/test_second_day.py",
     "contract/test_parallel.py",
     "integration/test_bench_scale.py",
     "flows/test_database.py",
@@ -25,6 +27,19 @@ LONGEST = [
     "flows/test_cli.py",
     "integration/test_machines.py",
 ]
+
+
+class OneProcess(LoadFileScheduling):
+    """Each file is run by one process, and so is the folder `llm`, whose tests share an engine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "tests/llm" if file.startswith("tests/llm/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """With `--dist loadfile`, files are distributed as in `OneProcess`."""
+    return OneProcess(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

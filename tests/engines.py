@@ -1,4 +1,4 @@
-"""The real small LLM: one engine for all runs of a test module, and vLLM's own server."""
+"""The real small LLM: runs that share one engine, and vLLM's own server."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from darec.common.recipes import load_recipe
-from darec.text.engine import EngineSettings, OfflineEngine
+from darec.text.engine import OfflineEngine
 from darec.text.generate import ENGINES
 from darec.text.models import models_root, resolve
 from darec.text.protocol import Answer, Request
@@ -41,33 +41,19 @@ class KeptOpen:
 
 
 @contextmanager
-def one_engine(config: LLMConfig) -> Iterator[KeptOpen]:
-    """The engine that all runs of this process share until the context ends. The model is loaded at the first row."""
-    with (
-        OfflineEngine(EngineSettings.of(config, resolve(config.model))) as engine,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        kept = KeptOpen(engine)
-        patch.setitem(ENGINES._factories, "offline", lambda config: kept)
-        yield kept
-
-
-@contextmanager
-def finished_run(folder: Path, recipe: dict[str, Any]) -> Iterator[Path]:
+def finished_run(folder: Path, recipe: dict[str, Any], engine: OfflineEngine) -> Iterator[Path]:
     """`folder`, which has the data, with prompts of its own, `recipe.yaml` and one finished run.
 
-    It is the working directory until the context ends, and all runs of this process share one engine until then.
+    It is the working directory until the context ends, and all runs of this process use `engine` until then.
     """
     shutil.copytree(PROMPTS, folder / "prompts")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    models = str(models_root().resolve())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAREC_MODELS", models)
+        patch.setenv("DAREC_MODELS", str(models_root().resolve()))
         patch.chdir(folder)
-        loaded = load_recipe(Path("recipe.yaml"))
-        with one_engine(loaded.llm):
-            run(loaded)
-            yield folder
+        patch.setitem(ENGINES._factories, "offline", lambda config: KeptOpen(engine))
+        run(load_recipe(Path("recipe.yaml")))
+        yield folder
 
 
 @contextmanager

@@ -90,8 +90,11 @@ class Nursery:
         self._write("reap")
         return os.waitstatus_to_exitcode(int(self._read())) == -signal.SIGKILL
 
-    def run_and_kill_when(self, overrides: Sequence[str], condition: Callable[[], bool], pause: float = 0.02) -> None:
-        """Starts a run, and kills it -9 as soon as `condition` holds; afterwards none of its children may be left."""
+    def run_and_kill_when(self, overrides: Sequence[str], condition: Callable[[], bool], pause: float = 0.02) -> int:
+        """Starts a run, and kills it -9 as soon as `condition` holds; afterwards none of its children may be left.
+
+        The number of children that it had.
+        """
         self._write(json.dumps([list(overrides), None, None]))
         child = psutil.Process(int(self._read()))
         try:
@@ -107,6 +110,7 @@ class Nursery:
             self._read()
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive, alive
+        return len(children)
 
     def run_and_kill_at(self, overrides: Sequence[str], call: int) -> bool:
         """A run that kills itself -9 at its `call`-th call of a function; False if it ended before, without an error.

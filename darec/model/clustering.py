@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 _DRAWN_AT_ONCE = 1 << 20  # maximum number of weights for which samples are drawn at once
@@ -116,8 +115,14 @@ def match(cost: Tensor, how: str, *, fixed: bool = False) -> Tensor:
     if fixed and len(cost) <= _MOST_SUBSETS:
         return _optimal_on_device(cost)
     matrix = cost.cpu().double().numpy()
-    partner = linear_sum_assignment(matrix)[1] if how == "optimal" else _greedy(matrix)
+    partner = _optimal(matrix) if how == "optimal" else _greedy(matrix)
     return torch.from_numpy(np.asarray(partner, dtype=np.int64)).to(cost.device)
+
+
+def _optimal(cost: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment  # slow to import, and every training process imports this file
+
+    return linear_sum_assignment(cost)[1]
 
 
 def _greedy(cost: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse, stats
+from scipy import sparse
 
 from schemas import columns as c
 
@@ -229,6 +229,9 @@ def agreement(scores: Floats, lift: Lift) -> tuple[float, float, int]:
     known = np.isfinite(scores) & np.isfinite(lift.per_row)
     if known.sum() < 3 or np.ptp(scores[known]) == 0 or np.ptp(lift.per_row[known]) == 0:
         return float("nan"), float("nan"), int(known.sum())
+
+    from scipy import stats  # takes as long as all other imports of this file, and reports and flows import it, too
+
     result: Any = stats.spearmanr(scores[known], lift.per_row[known])
     return float(result.statistic), float(result.pvalue), int(known.sum())
 

@@ -128,6 +128,7 @@ def start_ui(folder: Path, port: int, **settings: str) -> subprocess.Popen[bytes
     (folder / "recipe.yaml").write_text(RECIPE.format(data=folder / "data", store=folder / "store", train="epochs: 5"))
     environment = unconfigured()
     environment |= {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_WORKER_QUERY_SECONDS": "1", **settings}
+    environment["PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS"] = "1"
     command = [str(Path(sys.executable).parent / "darec"), "ui", "--port", str(port)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(

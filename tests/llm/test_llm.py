@@ -1,21 +1,18 @@
 """The real vLLM with the real small model: answers, hostile texts, kills, and a server."""
 
-import os
-import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import polars as pl
-import psutil
 import pytest
 import torch
 
 from darec.artifacts.store import Store
 from darec.common.errors import TransientError
-from darec.text.generate import ENGINES, open_engine
+from darec.text.generate import ENGINES
 from darec.text.models import models_root
 from darec.text.protocol import Engine, Request
 from schemas import columns as c
@@ -23,9 +20,10 @@ from schemas.secret import SecretURL
 from schemas.semantic import ItemProfileConfig, LLMConfig
 from stages.prompts import run_trial
 from tests.data import write_checkerboard
-from tests.engines import ROOT, llm_server, process
+from tests.engines import ROOT, llm_server
 from tests.injections import INJECTIONS
-from tests.integration.llm_rows import GENRES, TITLES, profile_task, task_of
+from tests.llm.rows import GENRES, TITLES, profile_task, task_of
+from tests.llm_stub import stub, well
 from tests.processes import free_port, wait_for
 from tests.prompt_bench import bench_recipe
 from tests.stores import ledger_keys
@@ -37,49 +35,17 @@ BYSTANDERS = 6
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    """One engine for the tests of this file; it leaves no process behind."""
-    with open_engine(LLMConfig(workers=1, chunk=64, dtype="float32", max_model_len=512)) as engine:
-        yield engine
-    assert _engines_of_this_process() == []
-
-
-@pytest.fixture(scope="module")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """vLLM's own server, which stays up."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """vLLM's own server: its URL and its process, which the last test of this file kills."""
     port = free_port()
-    with llm_server(port, tmp_path_factory.mktemp("server") / "log"):
-        yield f"http://127.0.0.1:{port}/v1"
+    with llm_server(port, tmp_path_factory.mktemp("server") / "log") as process:
+        yield f"http://127.0.0.1:{port}/v1", process
 
 
-def test_a_killed_run_leaves_no_engine_and_the_next_goes_on_from_its_rows(tmp_path: Path, engine: Engine) -> None:
-    rows, ledger, log = 24, tmp_path / "ledger", tmp_path / "log"
-    script = ("-m", "tests.integration.llm_rows", str(ledger), str(rows))
-    with process(*script, log=log) as run:
-        finished = wait_for(lambda: len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
-        assert finished, log.read_text()[-2000:]
-        engines = psutil.Process(run.pid).children(recursive=True)
-        assert engines
-        os.kill(run.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs(engines, timeout=20)
-    assert alive == []
-    task = profile_task(ledger, rows)
-    left = task.pending()
-    assert 0 < left < rows
-    profiles, report = task.run(engine=engine)
-    assert report["generated"] == left
-    assert profiles.height == rows
-    assert task.pending() == 0
-    assert report["from_metadata"] <= rows // 4, report["causes"]
-    assert profiles[c.PROFILE].str.len_chars().is_between(8, 120).all()
-
-
-def _engines_of_this_process() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it ended in between; so has a zombie
-            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
-    return found
+@pytest.fixture
+def server_url(server: tuple[str, subprocess.Popen[bytes]]) -> str:
+    """The URL of the server."""
+    return server[0]
 
 
 def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(engine: Engine) -> None:
@@ -137,29 +103,6 @@ def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
 
 
 @pytest.mark.slow
-def test_a_server_killed_mid_batch_costs_no_finished_row_and_a_new_one_goes_on(tmp_path: Path, server_url: str) -> None:
-    rows, ledger, port = 16, tmp_path / "ledger", free_port()
-    common: dict[str, Any] = {"engine": "server", "chunk": 8, "concurrency": 4, "retries": 1}
-    task = profile_task(ledger, rows, server_url=f"http://127.0.0.1:{port}/v1", **common)
-    with llm_server(port, tmp_path / "first.log") as server, ThreadPoolExecutor(1) as background:
-        run = background.submit(task.run)
-        assert wait_for(lambda: run.done() or len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
-        server.kill()
-        with pytest.raises(TransientError, match="LLM server cannot be reached"):
-            run.result(timeout=120)
-    kept = ledger_keys(ledger / "profiles.sqlite")
-    left = task.pending()
-    assert 0 < left < rows and len(kept) == rows - left
-
-    task = profile_task(ledger, rows, server_url=server_url, **common)
-    profiles, report = task.run()
-    assert (report["generated"], report["from_ledger"]) == (left, rows - left)
-    assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
-    assert profiles.height == rows
-    assert report["from_metadata"] <= rows // 4, report["causes"]
-
-
-@pytest.mark.slow
 def test_a_server_refuses_a_prompt_that_does_not_fit_and_its_shorter_version_is_answered(
     tmp_path: Path, server_url: str
 ) -> None:
@@ -185,3 +128,30 @@ def test_thirty_rows_of_a_new_prompt_are_tried_on_a_running_server(
     monkeypatch.setitem(ENGINES._factories, "server", lambda config: pytest.fail("a row was asked for again"))
     again = run_trial(recipe, store, "profile_items", prompt, "30")
     assert [row.new.text for row in again.rows] == [row.new.text for row in trial.rows]
+
+
+@pytest.mark.slow
+def test_a_server_killed_mid_batch_costs_no_finished_row_and_another_one_goes_on(
+    tmp_path: Path, server: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    url, process = server
+    rows, ledger = 16, tmp_path / "ledger"
+    common: dict[str, Any] = {"engine": "server", "chunk": 8, "concurrency": 4, "retries": 1}
+    task = profile_task(ledger, rows, server_url=url, **common)
+    with ThreadPoolExecutor(1) as background:
+        run = background.submit(task.run)
+        assert wait_for(lambda: run.done() or len(ledger_keys(ledger / "profiles.sqlite")) > 0, 240)
+        process.kill()
+        with pytest.raises(TransientError, match="LLM server cannot be reached"):
+            run.result(timeout=120)
+    kept = ledger_keys(ledger / "profiles.sqlite")
+    left = task.pending()
+    assert 0 < left < rows and len(kept) == rows - left
+
+    with stub(well) as other:
+        profiles, report = profile_task(ledger, rows, server_url=other.url, **common).run()
+    assert len(other.asked) == left
+    assert (report["generated"], report["from_ledger"]) == (left, rows - left)
+    assert len(ledger_keys(ledger / "profiles.sqlite")) == rows
+    assert profiles.height == rows
+    assert report["from_metadata"] <= rows // 4, report["causes"]

@@ -1,6 +1,6 @@
 """The whole pipeline with the real vLLM and the real models on a small slice: what is re-run, what survives a kill.
 
-Runs of this process share one engine; a run that is killed has its own.
+Runs of this process share one engine; a run that is killed has a separate one.
 """
 
 import json
@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from darec.artifacts.store import Store
 from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
+from darec.text.engine import OfflineEngine
 from darec.text.models import models_root
 from pipelines.cli import app
 from schemas.recipe import Recipe
@@ -35,20 +36,20 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def world(tmp_path_factory: pytest.TempPathFactory, engine: OfflineEngine) -> Iterator[Path]:
     """A folder with data, prompts of its own, a recipe, and one finished run."""
     folder = tmp_path_factory.mktemp("world")
     write_checkerboard(folder, users=16, items=12)
     recipe = {
         "data": CHECKERBOARD,
         "split": {"k_core": 1},
-        "llm": {"chunk": 4, "workers": 1, "dtype": "float32"},
+        "llm": {"chunk": 4, "workers": 1, "dtype": "float32", "max_model_len": 512},
         "profile_users": {"items": 3},
         "train": {"epochs": 10, "checkpoint_every": 1},
         "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    with finished_run(folder, recipe):
+    with finished_run(folder, recipe, engine):
         yield folder
 
 
@@ -181,7 +182,7 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path, nurser
     change = "llm.temperature=0.01"
 
     before = profiles()
-    nursery.run_and_kill_when([change], lambda: profiles() > before)
+    assert nursery.run_and_kill_when([change], lambda: profiles() > before), "there was no engine"
     assert Releases(Path("store")).current() == published
 
     results = run(the_recipe(change), "embed")

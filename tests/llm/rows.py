@@ -1,6 +1,5 @@
-"""A small profile task on the real model, run by tests in this process or as a script that is killed."""
+"""A small profile task for the real model."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,7 +52,3 @@ def task_of(ledger: Path, titles: Sequence[str], genres: Sequence[str], llm: LLM
         config=ItemProfileConfig(),
         ledger_root=ledger,
     )
-
-
-if __name__ == "__main__":
-    profile_task(Path(sys.argv[1]), int(sys.argv[2])).run()

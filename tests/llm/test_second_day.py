@@ -14,6 +14,7 @@ from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
 from darec.common.logs import configure
 from darec.common.recipes import load_recipe
+from darec.text.engine import OfflineEngine
 from darec.text.generate import ENGINES
 from darec.text.models import models_root
 from pipelines.cli import run as command
@@ -41,8 +42,8 @@ MAY_BE_REFUSED = {("embed", "model"), ("llm", "model"), ("data", "source"), ("ev
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with data, prompts of its own, a recipe, one finished run, and an LLM engine that stays up."""
+def world(tmp_path_factory: pytest.TempPathFactory, engine: OfflineEngine) -> Iterator[Path]:
+    """A folder with data, prompts of its own, a recipe, and one finished run."""
     folder = tmp_path_factory.mktemp("second-day")
     write_checkerboard(folder, users=10, items=8)
     recipe = {
@@ -55,7 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "gate": {"minimums": {}, "tolerances": {}},
         "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    with finished_run(folder, recipe):
+    with finished_run(folder, recipe, engine):
         yield folder
 
 

@@ -1,0 +1,28 @@
+"""One engine with the real small LLM for all tests of this folder, which run in one process."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from darec.text.engine import OfflineEngine
+from darec.text.generate import open_engine
+from schemas.semantic import LLMConfig
+
+
+@pytest.fixture(scope="package")
+def engine() -> Iterator[OfflineEngine]:
+    """The model is loaded at the first row. The engine leaves no process behind."""
+    with open_engine(LLMConfig(workers=1, chunk=64, dtype="float32", max_model_len=512)) as engine:
+        assert isinstance(engine, OfflineEngine)
+        yield engine
+    assert _engines_of_this_process() == []
+
+
+def _engines_of_this_process() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it ended in between; so has a zombie
+            found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return found
