@@ -4,6 +4,7 @@ because of its tracker.
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -24,6 +25,7 @@ _ADDRESS = "MLFLOW_TRACKING_URI"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # of its messages about the tables of a new database
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # timeout of a request, in seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # an unavailable server delays a run by at most a minute
 }
@@ -124,7 +126,7 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
             for name, inner in value.items():
                 yield from flat(inner, f"{path}.{name}" if path else str(name))
         else:
-            yield path, redacted(str(value))[:_LONGEST]
+            yield _name(path), redacted(str(value))[:_LONGEST]
 
     return flat(recipe.model_dump(mode="json"), "")
 
@@ -157,5 +159,5 @@ def _curves(results: Sequence[Result]) -> Iterator[tuple[str, float, int]]:
 
 
 def _name(name: str) -> str:
-    """Names in MLflow must not contain @."""
-    return name.replace("@", "_at_")
+    """The name of a setting or metric with the characters that MLflow allows, so `recall_at_20` for `recall@20`."""
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)

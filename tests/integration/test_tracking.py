@@ -28,14 +28,15 @@ def test_a_run_is_in_mlflow_with_its_report_and_no_secret(tmp_path, monkeypatch)
     (tmp_path / "tracker").mkdir()
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hidden-word")
     llm = {"server_url": "http://me:hidden-word@127.0.0.1:1/v1"}
-    chosen = recipe(tmp_path, tracking={"address": address, "experiment": "nights"}, llm=llm)
+    gate = {"minimums": {"recall@20": 0.0}, "tolerances": {"ndcg@20": 0.5}}
+    chosen = recipe(tmp_path, tracking={"address": address, "experiment": "nights"}, llm=llm, gate=gate)
     results = {result.stage: result for result in run_directly(chosen, "publish", ())}
 
     client = opened(address)
     (run,) = client.search_runs([client.get_experiment_by_name("nights").experiment_id])
     assert (run.info.status, run.data.tags["outcome"]) == ("FINISHED", "published")
     assert run.data.tags["release"] == results["publish"].report.release
-    assert run.data.params["train.epochs"] == "4"
+    assert run.data.params["train.epochs"] == "4" and run.data.params["gate.tolerances.ndcg_at_20"] == "0.5"
     assert run.data.metrics["test/recall_at_20"] == pytest.approx(results["evaluate"].report.test["recall@20"])
     curve = client.get_metric_history(run.info.run_id, "train/loss/ranking")
     assert len(curve) > 1 and len({point.step for point in curve}) == len(curve)
