@@ -57,6 +57,7 @@ def loops(kind: str, user: int, k: int, rules: RulesConfig) -> list[str]:
     scores = vectors_of(sample.users)[user] @ vectors_of(sample.items).T
     scores = sample.items["train_count"].to_numpy().astype(float) if cold else scores
     seen = set(sample.seen.filter(user_index=user)["item_index"].to_list())
+    train_counts = sample.items["train_count"].to_list()
     counts: dict[tuple[str, str], int] = {}
     chosen: list[str] = []
     for number in np.argsort(-scores, kind="stable"):
@@ -67,6 +68,7 @@ def loops(kind: str, user: int, k: int, rules: RulesConfig) -> list[str]:
             and (rules.only is None or item in rules.only)
             and (rules.in_stock is None or item in rules.in_stock)
             and item not in rules.blocked
+            and (not rules.only_new or train_counts[number] <= rules.new_up_to)
             and all(found[name][item] & set(wanted) for name, wanted in rules.categories.items())
             and not any(found[name][item] & set(wanted) for name, wanted in rules.blocked_categories.items())
             and all(counts.get(pair, 0) < rules.at_most[pair[0]] for pair in values)
@@ -88,6 +90,8 @@ given_rules = st.fixed_dictionaries(
         "blocked_categories": st.fixed_dictionaries({"genre": st.just(["horror"])}),
         "at_most": st.sampled_from([{"brand": 1}, {"brand": 2}, {"genre": 3}, {"genre": 4, "brand": 1}]),
         "seen": st.booleans(),
+        "only_new": st.booleans(),
+        "new_up_to": st.sampled_from([0, 2, 3, 6]),
     },
 )
 
