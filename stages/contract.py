@@ -60,11 +60,12 @@ class StageContext:
         """The content of a declared table that may not fit in memory, as a query."""
         return file.scan(self.path(file))
 
-    def read_of(self, file: "File[pl.DataFrame]", key: str, wanted: "pl.Series") -> "pl.DataFrame":
-        """The rows of a declared table whose `key` is among the few that are wanted."""
+    def read_of(self, file: "File[pl.DataFrame]", key: str, wanted: "pl.Series", *columns: str) -> "pl.DataFrame":
+        """The rows of a declared table whose `key` is among the few that are wanted: `key` and `columns`, or all."""
         import polars as pl
 
-        return self.scan(file).filter(pl.col(key).is_in(wanted.implode())).collect(engine="streaming")
+        rows = self.scan(file).select(key, *columns) if columns else self.scan(file)
+        return rows.filter(pl.col(key).is_in(wanted.implode())).collect(engine="streaming")
 
     def write(self, file: File[Content], content: Content) -> None:
         """Writes one of the stage's own files."""

@@ -13,7 +13,7 @@ from darec.artifacts.files import (
     USER_VOCABULARY,
     USERS,
 )
-from darec.text.entities import USER_VARIABLES, even_sample, items_as_data, user_text_from_metadata, users_as_data
+from darec.text.entities import USER_VARIABLES, even_sample, titles_as_data, user_text_from_metadata, users_as_data
 from darec.text.histories import choose_pairs
 from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
@@ -57,9 +57,10 @@ def profile_task(context: StageContext, sampled: bool = False) -> ProfileTask:
         disliked = choose_pairs(context.scan(TRAIN_DISLIKES), vocabulary, catalogue, config.items, config.seed)
     numbers = pl.concat([part[c.ITEM_INDEX] for part in (shown, disliked) if part is not None]).unique()
     wanted = catalogue.filter(pl.col(c.ITEM_INDEX).is_in(numbers.implode()))
-    profiles = context.read_of(ITEM_PROFILES, c.ITEM_INDEX, wanted[c.ITEM_INDEX]).select(c.ITEM_INDEX, c.PROFILE)
-    items = items_as_data(wanted, context.read_of(ITEMS, c.ITEM, wanted[c.ITEM]))
-    described = items.join(profiles, on=c.ITEM_INDEX, how="left")
+    profiles = context.read_of(ITEM_PROFILES, c.ITEM_INDEX, wanted[c.ITEM_INDEX], c.PROFILE)
+    items = titles_as_data(wanted, context.read_of(ITEMS, c.ITEM, wanted[c.ITEM], c.TITLE))
+    described = items.join(profiles, on=c.ITEM_INDEX, how="left", maintain_order="left")
+    del profiles, items
     rows = users_as_data(vocabulary, users, described, shown, disliked)
 
     return ProfileTask(

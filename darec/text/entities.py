@@ -33,7 +33,16 @@ def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame
     joined = vocabulary.join(items, on=c.ITEM, how="left", maintain_order="left")
     title = as_data(pl.coalesce(c.TITLE, c.ITEM), TITLE_CHARS)
     description = as_data(pl.col(c.DESCRIPTION), DESCRIPTION_CHARS)
-    return joined.select(c.ITEM_INDEX, c.ITEM, title.alias(c.TITLE), description.alias(c.DESCRIPTION), _attributes())
+    cleaned = joined.lazy().select(
+        c.ITEM_INDEX, c.ITEM, title.alias(c.TITLE), description.alias(c.DESCRIPTION), _attributes()
+    )
+    return cleaned.collect(engine="streaming")  # so that the steps of cleaning are not in memory for all rows
+
+
+def titles_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """The numbers, ids and titles of `items_as_data`, for which `items` needs no other column than ids and titles."""
+    joined = vocabulary.join(items, on=c.ITEM, how="left", maintain_order="left")
+    return joined.select(c.ITEM_INDEX, c.ITEM, as_data(pl.coalesce(c.TITLE, c.ITEM), TITLE_CHARS).alias(c.TITLE))
 
 
 def users_as_data(
@@ -54,15 +63,15 @@ def users_as_data(
         shown: the chosen train rows (`darec.text.histories.choose_pairs`).
         disliked: the chosen dislikes; None if there are none.
     """
-    known = shown.join(items.select(c.ITEM_INDEX, c.ITEM, c.TITLE, c.PROFILE), on=c.ITEM_INDEX)
+    described = items.select(c.ITEM_INDEX, c.ITEM, c.TITLE, as_data(pl.col(c.PROFILE), PROFILE_CHARS).alias(c.PROFILE))
+    known = shown.join(described, on=c.ITEM_INDEX)
     ordered = known.sort([c.RATING, c.ITEM], descending=[True, False], nulls_last=True)
-    profile = as_data(pl.col(c.PROFILE), PROFILE_CHARS).alias(c.PROFILE)
-    histories = ordered.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, profile).alias(SHOWN))
+    histories = ordered.group_by(c.USER_INDEX).agg(pl.struct(c.TITLE, c.RATING, c.PROFILE).alias(SHOWN))
     joined = described_users(vocabulary, users).join(histories, on=c.USER_INDEX, how="left", maintain_order="left")
 
     avoided = shown.clear() if disliked is None else disliked
-    avoided = avoided.join(items.select(c.ITEM_INDEX, c.ITEM, c.TITLE, c.PROFILE), on=c.ITEM_INDEX).sort(c.ITEM)
-    avoided = avoided.group_by(c.USER_INDEX, maintain_order=True).agg(pl.struct(c.TITLE, profile).alias(DISLIKED))
+    avoided = avoided.join(described, on=c.ITEM_INDEX).sort(c.ITEM)
+    avoided = avoided.group_by(c.USER_INDEX, maintain_order=True).agg(pl.struct(c.TITLE, c.PROFILE).alias(DISLIKED))
     joined = joined.join(avoided, on=c.USER_INDEX, how="left", maintain_order="left")
     return joined.with_columns(pl.col(SHOWN, DISLIKED).fill_null([]))
 

@@ -1,7 +1,7 @@
 """Prompt templates: loading, validation before rows are rendered, and cleaning of the text that is inserted as data."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from jinja2 import TemplateSyntaxError, meta, nodes
 from darec.common.errors import UserError
 from darec.text.identity import read_prompt
 from darec.text.protocol import Message
-from darec.text.sandbox import RANDOM, Outcome, Trial, environment, render_block, try_out
+from darec.text.sandbox import RANDOM, Outcome, Trial, environment, render_blocks, try_out
 from schemas import columns as c
 
 TITLE_CHARS = 120
@@ -205,13 +205,17 @@ class Prompt:
                     raise UserError(what, where=str(self.path), hint=hint)
 
     def render(self, block: str, values: Mapping[str, Any]) -> str:
-        """The text of `block`.
+        """The text of `block`. Raises UserError as `_render`."""
+        return self._render(values, [block])[block]
+
+    def _render(self, values: Mapping[str, Any], blocks: Iterable[str]) -> dict[str, str]:
+        """The texts of some blocks.
 
         Raises:
             UserError: the template uses a missing value, or an operation that the sandbox forbids.
         """
         try:
-            return render_block(self._template, block, values)
+            return render_blocks(self._template, values, blocks)
         except Exception as error:  # a template can raise any exception
             reason = str(error) or type(error).__name__
             where, hint = f"{self.path}:{self._line(error)}", f"known are: {', '.join(self.variables)}"
@@ -224,8 +228,9 @@ class Prompt:
 
     def messages(self, values: Mapping[str, Any]) -> tuple[Message, ...]:
         """All blocks as chat messages in the file's order; a block's role is its name up to the first underscore."""
-        texts = [(name.split("_")[0], self.render(name, values)) for name in self._template.blocks]
-        return tuple({"role": role, "content": text} for role, text in texts if text or role == "user")
+        texts = self._render(values, self._template.blocks)
+        roles = ((name.split("_")[0], text) for name, text in texts.items())
+        return tuple({"role": role, "content": text} for role, text in roles if text or role == "user")
 
     def check_roles(self) -> None:
         """Raises UserError if a block is not a chat turn, or the last one is not the user's."""
