@@ -133,8 +133,7 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: dense layers and losses run under autocast, while embeddings and propagation stay float32."""
     compile: bool = False
-    """Compiles the projections with torch.compile, and on a GPU DaRec's terms, whose many small operations become a few
-    kernels. This requires a C++ compiler, takes up to a minute at the start, and is not faster on two CPU cores."""
+    """Compiles the projections with torch.compile. This requires a C++ compiler and is not faster on two CPU cores."""
     log_steps: int = Field(default=1, ge=0, le=1_000_000_000)
     """Writes the loss terms to the history every N steps. 0 writes only the mean of each epoch."""
     warm_start: bool = False

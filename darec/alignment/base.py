@@ -56,9 +56,6 @@ class Objective(nn.Module):
         """
         return 0
 
-    def compile_terms(self) -> None:
-        """Compiles the parts that are functions of tensors only (`train.compile`), in place."""
-
     def inputs(self, nodes: Tensor) -> Tensor:
         """Returns the input rows [N, dim] of the backbone in place of `nodes`, in training and inference.
 

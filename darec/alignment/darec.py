@@ -58,61 +58,6 @@ class Columns(nn.Module):
         return rows[:, : self.width], rows[:, self.width :]
 
 
-class Terms(nn.Module):
-    """The terms of a sample with a weight above 0: a function of tensors only, which can be compiled."""
-
-    def __init__(self, config: DaRecConfig) -> None:
-        super().__init__()
-        self.config, self.weights = config, config.weights
-        # Columns are orthogonal by construction: the term is for networks only.
-        self.learnt = config.cf_parts == "network", config.text_parts == "network"
-
-    def forward(
-        self,
-        cf_shared: Tensor,
-        cf_specific: Tensor,
-        text_shared: Tensor,
-        text_specific: Tensor,
-        cf_centres: Tensor,
-        text_centres: Tensor,
-    ) -> dict[str, Tensor]:
-        """Parts [n, ...] and centres [K, ...] of both sides -> the terms by the names of their weights."""
-        terms: dict[str, Tensor] = {}
-        if self.weights.orthogonality and any(self.learnt):
-            parts = (cf_specific, cf_shared), (text_specific, text_shared)
-            gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, self.learnt, strict=True) if wanted]
-            terms["orthogonality"] = torch.stack(gaps).sum()
-
-        specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
-        if self.weights.uniformity and specific:
-            terms["uniformity"] = torch.stack([losses.uniformity(part) for part in specific]).sum()
-
-        if self.weights.global_structure:
-            terms["global_structure"] = self._global(cf_shared, text_shared)
-        if self.weights.local_structure:
-            terms["local_structure"] = self._local(cf_shared, text_shared, cf_centres, text_centres)
-        return terms
-
-    def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
-        """L_glo over the sample."""
-        config = self.config
-        if config.similarity != "softmax":
-            return losses.structure_gap(cf_shared, text_shared, config.similarity)
-        if self.learnt[1]:
-            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
-        return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature)
-
-    def _local(self, cf_shared: Tensor, text_shared: Tensor, cf_centres: Tensor, text_centres: Tensor) -> Tensor:
-        """L_loc over the centres of the sample: means of the rows nearest to each centre of the last run of k-means.
-
-        A frozen text side uses those centres directly.
-        """
-        cf, text = _means(cf_shared, cf_centres), text_centres
-        if self.learnt[1]:
-            text = _means(text_shared, text)
-        return _CENTRE_GAPS[self.config.local_loss](cf, text)
-
-
 @OBJECTIVES.register(DaRecConfig)
 class DaRec(Objective):
     """All four terms over a sample of nodes drawn in each step."""
@@ -146,12 +91,7 @@ class DaRec(Objective):
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.terms = Terms(config)
         self.scale, self._steps = 1.0, 0
-
-    def compile_terms(self) -> None:
-        """Compiles the terms: many small operations become a few kernels."""
-        self.terms.compile()
 
     def start_epoch(self, epoch: int) -> bool:
         """Updates the warm-up of the weight, and the step counter on the device."""
@@ -199,15 +139,28 @@ class DaRec(Objective):
 
     def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
         """The terms with a weight above 0, by the names of the weights."""
-        rows = self._sample(side, batch, n_users)
+        weights, rows = self.config.weights, self._sample(side, batch, n_users)
         if len(rows) < 2:  # a single row has no structure
             return
 
         cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
 
-        parts = cf_shared, cf_specific, text_shared, text_specific
-        yield from self.terms(*parts, self.cf_centres[side], self.text_centres[side]).items()
+        # Columns are orthogonal by construction: the term is for networks only.
+        learnt = isinstance(self.cf_parts, Networks), self.text_learns
+        if weights.orthogonality and any(learnt):
+            parts = (cf_specific, cf_shared), (text_specific, text_shared)
+            gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
+            yield "orthogonality", torch.stack(gaps).sum()
+
+        specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
+        if weights.uniformity and specific:
+            yield "uniformity", torch.stack([losses.uniformity(part) for part in specific]).sum()
+
+        if weights.global_structure:
+            yield "global_structure", self._global(cf_shared, text_shared)
+        if weights.local_structure:
+            yield "local_structure", self._local(side, cf_shared, text_shared)
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
@@ -237,6 +190,25 @@ class DaRec(Objective):
             return clustering.Samples(nodes, counts.float(), self.config.sample)
         nodes = torch.arange(first, end, device=self.text.nodes.device)
         return clustering.Samples(nodes, torch.ones(len(nodes), device=nodes.device), self.config.sample)
+
+    def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
+        """L_glo over the sample."""
+        config = self.config
+        if config.similarity != "softmax":
+            return losses.structure_gap(cf_shared, text_shared, config.similarity)
+        if self.text_learns:
+            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
+        return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature)
+
+    def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
+        """L_loc over the centres of the sample: means of the rows nearest to each centre of the last run of k-means.
+
+        A frozen text side uses those centres directly.
+        """
+        cf, text = _means(cf_shared, self.cf_centres[side]), self.text_centres[side]
+        if self.text_learns:
+            text = _means(text_shared, text)
+        return _CENTRE_GAPS[self.config.local_loss](cf, text)
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:

@@ -17,7 +17,6 @@ def pick(wanted: str, where: str) -> torch.device:
     return torch.device("cuda" if there and wanted != "cpu" else "cpu")
 
 
-@torch.compiler.assume_constant_result
 def bfloat16_helps(device: torch.device) -> bool:
     """Whether the hardware supports bfloat16. Matrix products in bfloat16 are then twice as fast, and otherwise several
     times slower.

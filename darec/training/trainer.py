@@ -99,7 +99,7 @@ class Trainer:
         self.model = Recommender(config, self.interactions, adjacency.to(device), text, split, fixed=fixed)
         self.model.to(device)
         if config.compile:
-            _compile(self.model, fixed)
+            _compile_projections(self.model)
 
         replays = config.cuda_graphs and device.type == "cuda" and split.size == 1
         self.replay = Replay(self._advance) if replays else None
@@ -323,15 +323,11 @@ def validate(
     return scores.means() | {f"recall@{_K} standard error": float(recalls.std() / len(recalls) ** 0.5)}
 
 
-def _compile(model: Recommender, fixed: bool) -> None:
-    """Compiles all multi-layer projections in place, and with fixed shapes the terms of objectives; sparse products and
-    sampling would only cause graph breaks.
-    """
+def _compile_projections(model: torch.nn.Module) -> None:
+    """Compiles all multi-layer projections in place; sparse products and sampling would only cause graph breaks."""
     for part in model.modules():
         if isinstance(part, torch.nn.Sequential):
             part.compile(dynamic=True)
-    for objective in model.objectives if fixed else ():
-        objective.compile_terms()
 
 
 def learning_rate(config: TrainConfig, base: float, step: int, steps_an_epoch: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from darec import alignment
-from darec.alignment.darec import Terms, shared_text
+from darec.alignment.darec import shared_text
 from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.model import clustering
 from darec.model.propagation import Adjacency, power_sum
@@ -194,30 +194,6 @@ def test_darec_aligns_structure(data, parts):
         optimizer.step()
         trace.append(loss.item())
     assert trace[-1] < 0.2 * trace[0]
-
-
-@pytest.mark.parametrize("parts", ["published", "default"])
-def test_the_terms_of_darec_compile_without_a_break(parts):
-    """With the steps before Inductor, which needs a compiler and a minute."""
-    networks = {"cf_parts": "network", "text_parts": "network", "local_loss": "matrix", "width": 8}
-    config = DaRecConfig(centres=3, **(networks if parts == "published" else {}))
-    torch.manual_seed(0)
-    cf, text = torch.randn(20, 8, requires_grad=True), torch.randn(20, 8)
-
-    found = []
-    for backend in (None, "aot_eager"):
-        terms = Terms(config)
-        if backend:
-            terms.compile(backend=backend, fullgraph=True)
-        sides = (cf, cf.flip(1), text, text.flip(1)) if parts == "published" else (cf, cf[:, :0], text, text[:, :0])
-        values = terms(*sides, torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), text[:3])
-        (gradient,) = torch.autograd.grad(sum(values.values()), cf)
-        found.append((values, gradient))
-
-    (plain, slope), (compiled, other) = found
-    assert len(plain) == (4 if parts == "published" else 2)
-    torch.testing.assert_close(compiled, plain)
-    torch.testing.assert_close(other, slope)
 
 
 def test_columns_are_apart_and_whole(setting):

@@ -59,12 +59,10 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(data, tmp_path):
     assert losses_of(resumed) == pytest.approx(losses_of(whole), rel=1e-4)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
 @pytest.mark.parametrize("alignment", [(), (DaRecConfig(),)], ids=["plain", "DaRec"])
-def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, compiled, data, caplog):
-    config = TrainConfig(alignment=alignment, epochs=4, patience=9, compile=compiled, **QUICK)
-    direct = {"cuda_graphs": False, "compile": False}
-    single = train(config.model_copy(update=direct), data, parity_text(data))
+def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, data, caplog):
+    config = TrainConfig(alignment=alignment, epochs=4, patience=9, **QUICK)
+    single = train(config.model_copy(update={"cuda_graphs": False}), data, parity_text(data))
     with caplog.at_level("INFO"):
         replayed = train(config, data, parity_text(data))
     assert "cannot be recorded" not in caplog.text
