@@ -18,6 +18,7 @@ from darec.common.interactions import Pairs
 from schemas import columns as c
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")  # on a GPU
 
 
 class Adjacency:
