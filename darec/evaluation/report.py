@@ -12,7 +12,7 @@ from torch import Tensor
 from darec.common.device import pick
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation.metrics import Catalogue
-from darec.evaluation.protocol import Ranking, Scores, popularity, rank, score, summarise
+from darec.evaluation.protocol import Matches, Ranking, Scores, popularity, rank, score, summarise
 from darec.evaluation.ranking import MakeRanker, MostPopular, Ranker
 from darec.evaluation.rerank import Reranker
 from darec.evaluation.significance import compare
@@ -53,7 +53,7 @@ def evaluate_model(
 ) -> EvaluatedModel:
     """Ranks and scores one model by the protocol, on the device in `config`."""
     [ranking] = _rankings([(final, held_out, reranker, Ranker)], data, config)
-    return _scored(ranking, data, held_out, config, catalogue or Catalogue.of(data))
+    return _scored(Matches(ranking, held_out, data.n_items), config, catalogue or Catalogue.of(data))
 
 
 def report(
@@ -84,20 +84,24 @@ def report(
     }
     lists, *rankings = _rankings([(final, either, reranker, ranker), *others.values()], data, config)
 
-    model = _scored(lists.of(data.test.users), data, data.test, config, catalogue)
+    # The hits of a ranking are found once, for its metrics and for all slices.
+    in_test = Matches(lists.of(data.test.users), data.test, data.n_items)
+    in_val = Matches(lists.of(data.val.users), data.val, data.n_items)
+    of_others = {name: Matches(each, data.test, data.n_items) for name, each in zip(others, rankings, strict=True)}
+    model = _scored(in_test, config, catalogue)
 
-    sliced = {name: each for name, each in zip(others, rankings, strict=True) if name != "before_reranking"}
-    parts = slices(model.ranking, data, data.test, config.cutoffs, config.slices, model.scores, ages, sliced)
+    sliced = {name: each for name, each in of_others.items() if name != "before_reranking"}
+    parts = slices(in_test, data, data.test, config.cutoffs, config.slices, model.scores, ages, sliced)
     metrics: dict[str, Any] = {
         "protocol": config.protocol,
         "test": model.summary,
-        "validation": _scored(lists.of(data.val.users), data, data.val, config, catalogue).summary,
+        "validation": _scored(in_val, config, catalogue).summary,
         "slices": [asdict(part) for part in parts],
     }
 
     columns = _columns(model.scores, "")
-    for name, ranking in zip(others, rankings, strict=True):
-        other = _scored(ranking, data, data.test, config, catalogue)
+    for name, matches in of_others.items():
+        other = _scored(matches, config, catalogue)
         metrics[name] = other.summary
         if name == "reference":
             compared = compare(model.scores, other.scores)
@@ -127,11 +131,10 @@ def _rankings(
     return found
 
 
-def _scored(
-    ranking: Ranking, data: Interactions, held_out: Pairs, config: EvaluateConfig, catalogue: Catalogue
-) -> EvaluatedModel:
-    scores = score(ranking, held_out, data.n_items, config.cutoffs, catalogue=catalogue)
-    return EvaluatedModel(ranking, scores, scores.means() | summarise(ranking, catalogue, config.cutoffs))
+def _scored(matches: Matches, config: EvaluateConfig, catalogue: Catalogue) -> EvaluatedModel:
+    scores = matches.score(config.cutoffs, catalogue=catalogue)
+    summary = scores.means() | summarise(matches.ranking, catalogue, config.cutoffs)
+    return EvaluatedModel(matches.ranking, scores, summary)
 
 
 def _check(

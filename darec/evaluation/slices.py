@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from darec.common.interactions import Interactions, Pairs
-from darec.evaluation.protocol import Matches, Ranking, Scores
+from darec.evaluation.protocol import Matches, Scores
 
 USER, ITEM, AGE = "user", "item", "item age"
 
@@ -30,14 +30,14 @@ class Slice:
 
 
 def slices(
-    ranking: Ranking,
+    matches: Matches,
     data: Interactions,
     held_out: Pairs,
     cutoffs: tuple[int, ...],
     groups: int,
     scores: Scores | None = None,
     ages: Tensor | None = None,
-    others: Mapping[str, Ranking] | None = None,
+    others: Mapping[str, Matches] | None = None,
 ) -> list[Slice]:
     """Splits users and items into groups with about the same number of held-out pairs. Cold users or items are a
     separate group.
@@ -45,14 +45,14 @@ def slices(
     An item slice counts only its own items as relevant: the users' lists are the same as for the whole.
 
     Args:
-        ranking: the lists of the model.
+        matches: the lists of the model, and which of their entries are held-out pairs.
         data: its train pairs define the activity of users and the popularity of items.
         held_out: the pairs that are split.
         cutoffs: the k of each metric.
         groups: number of groups of each side, besides cold ones.
-        scores: metrics of the ranking against all pairs; those that do not depend on hits are taken from it.
+        scores: metrics of the model against all pairs; those that do not depend on hits are taken from it.
         ages: days since each item's first train interaction, -1 for an item without one, int64 [n_items].
-        others: lists of other models for the same users.
+        others: the same as `matches` for other models.
     """
     values = {
         USER: torch.bincount(data.train.users, minlength=data.n_users),
@@ -68,15 +68,13 @@ def slices(
         # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
         parts += [(AGE, low - 1, high - 1) for low, high in _bounds(age[age >= 0] + 1, groups)]
 
-    matches = Matches(ranking, held_out, data.n_items)
-    other_matches = {name: Matches(each, held_out, data.n_items) for name, each in (others or {}).items()}
     found = []
     for side, low, high in parts:
         distinct, every = of(matches.pairs, side), of(held_out, side)
         inside = (distinct >= low) & (distinct <= high)
         scored = matches.score(cutoffs, relevant=inside)
         means = _with_rest(scored, scores) if scores else scored.means()
-        rest = {name: each.score(cutoffs, relevant=inside).means() for name, each in other_matches.items()}
+        rest = {name: each.score(cutoffs, relevant=inside).means() for name, each in (others or {}).items()}
         pairs = int(((every >= low) & (every <= high)).sum())
         found.append(Slice(side, low, high, len(scored.users), pairs, means, rest))
 

@@ -22,8 +22,8 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
     """Vectors of width `dim` whose inner products are close to the scores X B.
 
     It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 limits the influence of active
-    users, and S = (length of the column)^-1/4 that of popular items. With its right vectors V, items are S^-1 V and
-    users X B S V.
+    users, and S = (length of the column of D X B)^-1/4 that of popular items. With its right vectors V, items are
+    S^-1 V and users X B S V.
 
     A V V' is the closest matrix of rank `dim` to A = D X B S (Eckart and Young, 1936). Dividing it by the weights,
     X B ~ D^-1 A V V' S^-1 = (X B S V) (S^-1 V)': D cancels, and a new user's vector depends on the own history only.

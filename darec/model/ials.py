@@ -14,10 +14,11 @@ def alternating_least_squares(
 ) -> Representations:
     """Rows U, V that minimise, by alternating between U and V,
 
-    sum_{train} (u.v - 1)^2 + unobserved sum_{all} (u.v)^2 + l2 sum (n_u + unobserved n_items) |u|^2 + the same of items
+    sum_{train} (u.v - 1)^2 + unobserved sum_{all} (u.v)^2
+    + l2 sum_u (n_u + unobserved n_items) |u|^2 + l2 sum_i (n_i + unobserved n_users) |v|^2
 
-    where n_u is the number of interactions of u (Hu et al., ICDM 2008; the penalty of Rendle et al., RecSys 2022).
-    The vectors of users and items without interactions are zero.
+    where n_u is the number of distinct train items of u, and n_i that of the users of i (Hu et al., ICDM 2008; the
+    penalty of Rendle et al., RecSys 2022). The vectors of users and items without interactions are zero.
     """
     reverse = Pairs(train.items, train.users)
     by_user, by_item = ItemLists(train, n_users, n_items), ItemLists(reverse, n_items, n_users)
@@ -33,8 +34,9 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
     """The optimal rows [count, d] of one side, given those of the `other` side and each row's list of them.
 
     With the other side fixed, the loss is quadratic in each row u. Half its gradient is
-    sum_{j in list} (u.v_j - 1) v_j + unobserved V'V u + l2 (n + unobserved |V|) u, which is 0 where
-    (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved |V|) I) u = sum_{j in list} v_j: one d x d system.
+    sum_{j in list} (u.v_j - 1) v_j + unobserved V'V u + l2 (n + unobserved m) u, with n the length of the list and m
+    the number of rows of V. It is 0 where
+    (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved m) I) u = sum_{j in list} v_j: one d x d system.
     """
     dim, everyone = other.shape[1], torch.arange(count, device=other.device)
     lengths = lists.lengths

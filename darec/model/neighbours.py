@@ -28,8 +28,8 @@ def neighbour_weights(
     With r = x_j - X c_j what the texts leave unexplained, s minimises |r - X_N s|^2 + l2 |s|^2. Half the gradient is
     (G_NN + l2 I) s - X_N' r with G = X'X, so they solve (G_NN + l2 I) s = (G - G C)_Nj. With a single neighbour i,
     s = X_i' r / (G_ii + l2), and the minimum is (X_i' r)^2 / (G_ii + l2) below |r|^2: the neighbours are the items with
-    the largest (G - G C)_ij^2 / (G_ii + l2). For each item, the `4 m` largest entries of G
-    by the same measure are kept; the others are treated as 0.
+    the largest (G - G C)_ij^2 / (G_ii + l2). An entry of G is kept if it is among the `4 m` largest by the same measure
+    for either of its items; the others are treated as 0 in G_NN, but not in (G - G C)_Nj.
 
     Memory: about 32 bytes for each of n_items x 4 m entries. It runs on the CPU.
     """

@@ -11,6 +11,7 @@ from scipy import stats
 from darec.common.errors import DarecError
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
 from darec.evaluation import protocol
+from darec.evaluation.protocol import Matches
 from darec.evaluation.ranking import MostPopular, Ranker
 from darec.evaluation.report import evaluate_model, report
 from darec.evaluation.significance import compare, interval
@@ -92,7 +93,7 @@ def test_train_items_are_never_recommended_and_blocks_do_not_matter(case):
 def test_slices_partition_the_held_out_pairs(case):
     data, final = case
     ranking = protocol.rank(final, data.train, data.test, 20)
-    parts = slices(ranking, data, data.test, (20,), 3)
+    parts = slices(Matches(ranking, data.test, ITEMS), data, data.test, (20,), 3)
     for side in ("user", "item"):
         assert sum(part.pairs for part in parts if part.side == side) == len(data.test)
     users = [part for part in parts if part.side == "user"]
@@ -104,8 +105,8 @@ def test_slices_partition_the_held_out_pairs(case):
 def test_slices_by_age_leave_items_without_one_to_the_popularities(case):
     data, final = case
     ages = torch.arange(ITEMS) // 9 - 1  # nine items of each age from -1 (never in train) to 8 days
-    ranking = protocol.rank(final, data.train, data.test, 20)
-    parts = [part for part in slices(ranking, data, data.test, (20,), 3, ages=ages) if part.side == "item age"]
+    matches = Matches(protocol.rank(final, data.train, data.test, 20), data.test, ITEMS)
+    parts = [part for part in slices(matches, data, data.test, (20,), 3, ages=ages) if part.side == "item age"]
     aged = ages[data.test.items]
     assert parts[0].low == 0 and parts[-1].high == 8
     assert [part.pairs for part in parts] == [int(((aged >= part.low) & (aged <= part.high)).sum()) for part in parts]
@@ -117,7 +118,8 @@ def test_other_models_are_measured_in_the_same_slices(case):
     right = torch.zeros(USERS, ITEMS)
     right[data.test.users, data.test.items] = 1
     oracle = Representations(torch.cat([right, torch.eye(ITEMS)]), USERS)
-    lists, best = (protocol.rank(each, data.train, data.test, 20) for each in (final, oracle))
+    rankings = (protocol.rank(each, data.train, data.test, 20) for each in (final, oracle))
+    lists, best = (Matches(ranking, data.test, ITEMS) for ranking in rankings)
     for part in slices(lists, data, data.test, (20,), 3, others={"oracle": best}):
         assert part.others["oracle"]["recall@20"] == pytest.approx(1)
         assert part.others["oracle"].keys() <= part.metrics.keys()
