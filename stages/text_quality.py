@@ -24,8 +24,7 @@ from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import embed
 from stages.contract import StageContext
-from stages.execute import stage_context
-from stages.prompts import PromptUse, check_prompt, inputs_of, prompt_use
+from stages.prompts import PromptUse, check_prompt, inputs_of, prompt_context, prompt_use
 from stages.registry import STAGES
 
 _FEWEST = 20  # minimum number of rows
@@ -65,8 +64,8 @@ def measure_prompt(
     if path is not None:
         check_prompt(use, path)
     with store.in_use():
-        upstream = inputs_of(STAGES[use.stage], recipe, store)
-        context = stage_context(STAGES[use.stage], recipe, upstream, store, progress=progress)
+        context = prompt_context(use, recipe, path, store, progress)
+        train = TRAIN_PART.of(inputs_of(STAGES[use.stage], recipe, store)["split"])
 
         # Both prompts are measured on the same rows, and on the train pairs of these rows.
         paths = [use.path(recipe), *([path] if path is not None else [])]
@@ -74,7 +73,7 @@ def measure_prompt(
         rows = _sample(tables, most_rows, seed)
         index = c.ITEM_INDEX if c.ITEM_INDEX in table.columns else c.USER_INDEX
         chosen = table[rows]
-        pairs = quality.interaction_matrix(TRAIN_PART.of(upstream["split"]), chosen[index].to_numpy(), index)
+        pairs = quality.interaction_matrix(train, chosen[index].to_numpy(), index)
 
         measured: list[Measured] = []
         lifts: list[Lift | None] = []

@@ -26,7 +26,10 @@ from schemas.rules import RulesConfig
 from schemas.tables import DISLIKED_PAIRS, INTERACTIONS
 from schemas.training import TrainConfig
 from stages.declarations import PROFILE_USERS
+from stages.prompts import run_trial
 from stages.walk import run
+from tests.llm_stub import stub, well
+from tests.prompt_bench import template
 
 
 def pairs(rows) -> Pairs:
@@ -184,6 +187,24 @@ def test_the_prompt_of_a_user_shows_dislikes_only_where_it_names_them(tmp_path):
     assert files.TRAIN_DISLIKES in PROFILE_USERS.reads(chosen)
     assert files.TRAIN_DISLIKES not in PROFILE_USERS.reads(Recipe(profile_users=chosen.profile_users))
     assert not names_variable(tmp_path / "missing.j2", "disliked")
+
+
+def test_a_prompt_that_is_tried_shows_dislikes_though_the_present_one_does_not(tmp_path):
+    with stub(well) as server:
+        present = template(tmp_path / "present.j2", "{% for item in items %}{{ item.title }} {% endfor %}")
+        new = template(tmp_path / "new.j2", "{% for item in disliked %}not {{ item.title }} {% endfor %}")
+        llm = {"engine": "server", "server_url": server.url, "model": "stub"}
+        items = {"prompt": template(tmp_path / "items.j2")}
+        chosen = recipe(tmp_path, llm=llm, profile_items=items, profile_users={"prompt": present})
+        run(chosen, "profile_items")
+        trial = run_trial(chosen, Store(chosen.runtime.store), "profile_users", new, "12")
+        shown = {row.id: row.new.prompt for row in trial.rows}
+        assert len(shown) == 12 and all(prompt.startswith("not i") for prompt in shown.values())
+
+        # The run with the new prompt asks for nothing more.
+        used = recipe(tmp_path, llm=llm, profile_items=items, profile_users={"prompt": new})
+        report = run(used, "profile_users")[-1].report
+        assert (report.rows, report.generated) == (12, 0)
 
 
 def test_the_dislikes_that_a_prompt_is_given():
