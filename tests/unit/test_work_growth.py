@@ -46,7 +46,7 @@ def exponent(counts: tuple[float, float], sizes: tuple[float, float]) -> float:
 
 @contextmanager
 def rows_handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
-    """Sums of the heights of the tables whose methods are called, or that queries give."""
+    """Sums of the heights of the tables and columns whose methods are called, or that queries give."""
     counted = Counter[str]()
 
     def noted(owner: type, name: str, size) -> None:
@@ -64,6 +64,8 @@ def rows_handled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
             noted(pl.DataFrame, name, lambda table, result: table.height)
         for name in ("slice", "__getitem__"):
             noted(pl.DataFrame, name, lambda table, result: len(result))
+        for name in ("to_numpy", "sort", "unique", "is_in", "cast"):  # also what NumPy is given
+            noted(pl.Series, name, lambda column, result: len(column))
         noted(pl.LazyFrame, "collect", lambda query, result: result.height)
         yield counted
 
@@ -75,7 +77,7 @@ def bytes_read() -> int:
 
 def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int, SimpleNamespace]:
     """For both sizes: the tables of ingest, split and graph, and what making them took."""
-    monkeypatch.setattr(ranges, "_ROWS", 4_000)
+    monkeypatch.setattr(ranges, "_ROWS", 1_000)  # many ranges: work on all rows in each of them shows
     found = {}
     for size in (SMALL, LARGE):
         recipe = recipe_for(folder, size, settings=["split.k_core=2"])
