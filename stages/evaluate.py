@@ -1,5 +1,6 @@
 """evaluate: metrics of the vectors on validation and test, with popularity and the model without text."""
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
     final = _vectors(context, EMBEDDINGS)
     has_text = context.recipe.train.needs_text
     reference = _vectors(context, REFERENCE_EMBEDDINGS) if has_text else None
-    parts = (Pairs.of_table(context.read(part)) for part in (TRAIN_PART, VAL_PART, TEST_PART))
+    parts = (Pairs.of_table(_columns(context, part)) for part in (TRAIN_PART, VAL_PART, TEST_PART))
     interactions = Interactions(final.n_users, len(final.item), *parts)
 
     text = functional.normalize(torch.from_numpy(context.read(TEXT_VECTORS).item), dim=-1) if has_text else None
@@ -44,12 +45,17 @@ def run(context: StageContext) -> Outcome[EvaluationReport]:
     catalogue = Catalogue.of(interactions, text, _categories(context, category) if category else None)
     reranker = read(context.path(RERANKER)) if context.recipe.rerank else None
     ranker = ranker_for(context.recipe.evaluate, interactions.n_users, interactions.n_items)
-    ages = item_ages(context.read(TRAIN_PART), interactions.n_items)
+    ages = item_ages(_columns(context, TRAIN_PART, c.TIMESTAMP), interactions.n_items)
     result = report(final, reference, interactions, context.recipe.evaluate, catalogue, reranker, ranker, ages)
 
     context.write(METRICS, result.metrics)
     result.per_user.write_parquet(context.out / "per_user.parquet", compression="zstd")
     return Outcome(result.per_user.height, EvaluationReport.model_validate(result.metrics))
+
+
+def _columns(context: StageContext, part: File[pl.DataFrame], *more: str) -> pl.DataFrame:
+    """The numbers of users and items, and other columns, of a part of the split."""
+    return context.scan(part).select(c.USER_INDEX, c.ITEM_INDEX, *more).collect(engine="streaming")
 
 
 def _vectors(context: StageContext, file: File[Vectors]) -> Representations:
@@ -59,13 +65,14 @@ def _vectors(context: StageContext, file: File[Vectors]) -> Representations:
 
 def item_ages(train: pl.DataFrame, n_items: int) -> Tensor | None:
     """Days from each item's first train interaction to the last one of all, -1 without one; None without times."""
-    last = train[c.TIMESTAMP].max()
-    if last is None:
+    timed = train.drop_nulls(c.TIMESTAMP)
+    if timed.is_empty():
         return None
-    first = train.group_by(c.ITEM_INDEX).agg(((last - pl.col(c.TIMESTAMP).min()) // 86_400).alias("days")).drop_nulls()
-    ages = torch.full((n_items,), -1)
-    ages[first[c.ITEM_INDEX].cast(pl.Int64).to_torch()] = first["days"].cast(pl.Int64).to_torch()
-    return ages
+
+    times = timed[c.TIMESTAMP].to_numpy()
+    first = np.full(n_items, np.iinfo(np.int64).max)
+    np.minimum.at(first, timed[c.ITEM_INDEX].to_numpy(), times)
+    return torch.from_numpy(np.where(first <= times.max(), (times.max() - first) // 86_400, -1))
 
 
 def _categories(context: StageContext, attribute: str) -> Tensor:

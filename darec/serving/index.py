@@ -197,8 +197,11 @@ def without_seen(scores: Floats, ids: Ints, k: int, seen: Seen) -> tuple[Ints, F
     """The first `k` items of each row that are not seen, moved to the left."""
     width = int(ids.max(initial=0)) + 1
     in_range = seen.items < width
-    codes = np.arange(len(ids))[:, None] * width + ids
-    keep = (ids >= 0) & ~np.isin(codes, seen.rows[in_range] * width + seen.items[in_range])
+    known = np.sort(seen.rows[in_range] * width + seen.items[in_range])
+    keep = ids >= 0
+    if len(known):
+        codes = np.arange(len(ids))[:, None] * width + ids
+        keep &= known[np.searchsorted(known, codes).clip(max=len(known) - 1)] != codes
     return left_aligned(ids, scores, keep, k)
 
 
