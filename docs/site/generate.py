@@ -15,6 +15,8 @@ from mkdocs.structure.files import File, Files
 from schemas.bench import BenchRecipe, TuneRecipe
 from schemas.recipe import Recipe
 
+_TEXT = 20  # minimum mean length of the cells of a table of text
+
 _INTRODUCTION = """# Configuration
 
 All fields of a recipe, with type, default and description. An empty recipe is the MovieLens-100K recipe.
@@ -31,11 +33,37 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Allows line breaks within paths and names in tables, so that a table fits a phone."""
+    """Makes tables fit a phone: lines break within paths and names, not around ±, and rows may be shown as blocks."""
     cells = re.compile(r"<td.*?</td>", re.DOTALL)
     code = re.compile(r"<code>.*?</code>", re.DOTALL)
     breaks = partial(re.sub, r"(?<=[a-z0-9][/_(=:])(?=[\w{\[])|(?<=[a-z0-9]\.)(?=\w)(?!(py|md|ya?ml|json)\b)", "<wbr>")
+    content = re.sub(r"<table>.*?</table>", lambda table: _with_titles(table[0]), content, flags=re.DOTALL)
+    content = cells.sub(lambda cell: re.sub(r" ± |(?<=\(p) ", _unbroken, cell[0]), content)
     return cells.sub(lambda cell: code.sub(lambda found: breaks(found[0]), cell[0]), content)
+
+
+def _unbroken(blanks: re.Match[str]) -> str:
+    return blanks[0].replace(" ", "&nbsp;")
+
+
+def _with_titles(table: str) -> str:
+    """A table of three or more columns of text, with the title of its column at every cell: a phone shows each row as a
+    block of cells below their titles. Tables of numbers stay as they are.
+    """
+    titles = [_plain(title) for title in re.findall(r"<th\b.*?>(.*?)</th>", table, re.DOTALL)]
+    cells = [_plain(cell) for cell in re.findall(r"<td\b.*?>(.*?)</td>", table, re.DOTALL)]
+    if len(titles) < 3 or sum(map(len, cells)) < _TEXT * len(cells):
+        return table
+
+    def titled(row: re.Match[str]) -> str:
+        left = iter(titles)
+        return re.sub("<td", lambda _: f'<td data-title="{next(left)}"', row[0])
+
+    return re.sub(r"<tr>.*?</tr>", titled, table, flags=re.DOTALL).replace("<table>", "<table data-rows>", 1)
+
+
+def _plain(content: str) -> str:
+    return re.sub(r"<.*?>", "", content).replace('"', "&quot;")
 
 
 def _notebook(path: Path) -> str:
