@@ -27,15 +27,15 @@ _WHAT = (
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
-        f"(origin|orig|raw)?({_WHOM}){_NUMBERED}",
+        f"(origin|orig|raw)?({_WHOM})(pseudo|anonymous)?{_NUMBERED}",
         "uid|msno|steamid|pid|profilename",
         _WHOM,
-        f"({_WHOM})(name|hash)|author|authorid",
+        f"({_WHOM})(name|hash)|author|authorid|({_WHOM})?e?mail(address)?",
         "(order|basket|cart|invoice|receipt|ticket|visit|trip|transaction)(id|no|key|num|number)",  # without users
     ),
     "item": (
         "parentasin",
-        f"({_WHAT}){_NUMBERED}|asin|sku|isbn|isbn13|stockcode|iid|aid",
+        f"(?!pincode)({_WHAT}){_NUMBERED}|asin|(lineitem)?sku|isbn|isbn13|stockcode|iid|aid",
         _WHAT,
         f"({_WHAT})(uri|url)|reference",
         f"({_WHAT})name",
@@ -47,7 +47,8 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
     "timestamp": (
         "unixreviewtime|timestamp|ts|timestampms|unixtime|epoch",
         "time|date|datetime|when",
-        ".*(time|date|timestamp|at|day)|(date|time).*",
+        ".*timestamp",
+        ".*(time|date|at|day|dt)|(date|time).*",
     ),
     "event": (
         "event|eventtype|eventname|action|actiontype|behavior|behaviortype|behaviour|actid|interaction",
@@ -60,7 +61,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 _EVENT_WEIGHTS = {
     0.5: "impression",
-    1: "view click pv pageview detail read play listen watch search",
+    1: "view click pv pageview viewitem selectitem detail read play listen watch search",
     3: "cart addtocart basket fav favorite favourite like save share wishlist bookmark follow comment",
     5: "buy purchase order transaction checkout conversion",
     -1: "skip remove removefromcart unlike",

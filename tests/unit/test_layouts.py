@@ -261,3 +261,19 @@ def test_a_file_without_values_is_one_clear_line(text, tmp_path):
     (tmp_path / "log.json").write_text(text)
     with pytest.raises(UserError, match="no value can be read from the file|no file looks like interactions"):
         inspect([str(tmp_path / "log.json")])
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["CUSTOMER_ID", "PIN_CODE", "PRODUCT_ID", "TRANSACTION_DT"], ["CUSTOMER_ID", "PRODUCT_ID", "TRANSACTION_DT"]),
+        (["Email", "Lineitem quantity", "Lineitem sku", "Created at"], ["Email", "Lineitem sku", "Created at"]),
+        (["user_pseudo_id", "platform", "item_id", "event_date"], ["user_pseudo_id", None, "event_date"]),
+    ],
+)
+def test_names_of_shops_and_of_analytics(names, columns, tmp_path, monkeypatch):
+    table = [[f"{user}@x.org", 115, item, dated("%m/%d/%Y")(time)] for user, item, _, time in ROWS]
+    (tmp_path / "log.csv").write_text(delimited(header=names, table=table))
+    monkeypatch.chdir(tmp_path)
+    found = parse(inspect(["log.csv"]).yaml)["data"]["interaction_columns"]
+    assert [found.get(meaning) for meaning in ("user", "item", "timestamp")] == columns
