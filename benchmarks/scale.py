@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from math import log
 from multiprocessing import get_context
 from pathlib import Path
@@ -241,16 +240,16 @@ def exponent(small: Cost, large: Cost) -> float:
 
 
 def table(costs: Sequence[Cost]) -> str:
-    """CPU seconds and peak memory of each stage and size, and the exponents between neighbouring sizes, in Markdown."""
+    """CPU seconds and peak memory of each stage and size, and the exponents up to the largest size, in Markdown."""
     sizes = sorted({cost.interactions for cost in costs})
     found = {(cost.stage, cost.interactions): cost for cost in costs}
     head = ["stage", *(f"{shown(size)}: CPU s, MB" for size in sizes)]
-    head += [f"exponent, {shown(low)} to {shown(high)}" for low, high in pairwise(sizes)]
+    head += [f"exponent, {shown(size)} to {shown(sizes[-1])}" for size in sizes[:-1]]
     rows = []
     for stage in dict.fromkeys(cost.stage for cost in costs):
         each = [found.get((stage, size)) for size in sizes]
         cells = [f"{cost.cpu_seconds:,.1f}, {cost.peak_mb:,.0f}" if cost else "" for cost in each]
-        powers = [f"{exponent(low, high):.2f}" if low and high else "" for low, high in pairwise(each)]
+        powers = [f"{exponent(cost, each[-1]):.2f}" if cost and each[-1] else "" for cost in each[:-1]]
         rows.append([stage, *cells, *powers])
     return markdown(head, rows)
 

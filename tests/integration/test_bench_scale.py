@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import scale
 from benchmarks.scale import Cost
+from darec.artifacts.store import Store
 from darec.serving.releases import Releases
 
 PRELOADED = ["darec.evaluation.report", "darec.serving.bundle", "darec.training", "faiss", "stages.registry"]
@@ -43,6 +44,23 @@ def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch, ready):
     assert Releases(Path(recipe.runtime.store)).current() is not None
     monkeypatch.setattr(scale, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a stage was run again"))
     assert list(scale.measure(recipe, 10_000, "export", 8)) == first[:-1]
+
+
+def test_profiles_of_all_rows_come_from_an_engine_that_answers_at_once(tmp_path, monkeypatch, ready):
+    monkeypatch.setattr(scale, "get_context", lambda _: ready)
+    recipe = scale.recipe_for(tmp_path, 5_000, settings=["split.k_core=0"], profiles=True)
+    stages = [cost.stage for cost in scale.measure(recipe, 5_000, "profile_users", 0)]
+    assert stages == [
+        "ingest",
+        "split",
+        "status, profile_items",
+        "profile_items",
+        "status, profile_users",
+        "profile_users",
+    ]
+    report = Store(recipe.runtime.store).latest("profile_users").manifest.report
+    assert report["rows"] == 100 and report["from_metadata"] == 0
+    assert report["generated"] > 90, "a few users have the same prompt"
 
 
 def test_exponent_of_hand_made_costs():
