@@ -252,10 +252,8 @@ def _by_position(look: Look) -> Reading:
         reading.doubts.append(
             f"the first id column has only the values {values}: if they are labels, no column has users"
         )
-    if rating is not None:
-        columns["rating"] = rating
-    if time is not None:
-        columns["timestamp"] = time
+    found = {"rating": rating, "timestamp": time}
+    columns |= {name: number for name, number in found.items() if number is not None}
     _read_events(look, numbers, reading)
     return reading
 
