@@ -6,16 +6,16 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from darec.text.engine import OfflineEngine
-from darec.text.generate import open_engine
+from darec.text.engine import EngineSettings, OfflineEngine
+from darec.text.models import resolve
 from schemas.semantic import LLMConfig
 
 
 @pytest.fixture(scope="package")
 def engine() -> Iterator[OfflineEngine]:
-    """The model is loaded at the first row. The engine leaves no process behind."""
-    with open_engine(LLMConfig(workers=1, chunk=64, dtype="float32", max_model_len=512)) as engine:
-        assert isinstance(engine, OfflineEngine)
+    """The model is loaded at the first row, in whatever folder that is asked. The engine leaves no process behind."""
+    config = LLMConfig(workers=1, chunk=64, dtype="float32", max_model_len=512)
+    with OfflineEngine(EngineSettings.of(config, resolve(config.model).resolve())) as engine:
         yield engine
     assert _engines_of_this_process() == []
 
