@@ -1,14 +1,17 @@
 """Vectors from text for rows without train interactions."""
 
+import json
 from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from typer.testing import CliRunner
 
 from benchmarks import cold, cold_growth
 from benchmarks.data import from_folder
+from darec.artifacts.store import Store
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation.protocol import rank, score
 from darec.model import cold_start
@@ -23,6 +26,7 @@ from darec.model.cold_start import (
     ridge,
 )
 from darec.training import train
+from pipelines.cli import app
 from schemas.training import TrainConfig
 from tests.bench_samples import write_board
 from tests.checkerboard import checkerboard, parity_text
@@ -368,3 +372,25 @@ def test_recall_at_a_loss_is_that_of_lists_with_scaled_cold_items(tmp_path):
     warm = [cold.warm_recall(scaled(scale), held, full) for scale in scales[::40]]
     allowed = max(scale for scale, (recall, alone) in zip(scales[::40], warm, strict=True) if recall >= 0.8 * alone)
     assert found[0.2] >= cold.among_all(scaled(allowed), held)[0]
+
+
+def test_the_command_chooses_the_growth_and_uses_it(tmp_path):
+    recipe = {
+        "name": "cold",
+        "data": {"board": str(write_board(tmp_path / "board"))},
+        "seeds": [0, 1],
+        "base": {"dim": 8, "epochs": 2, "eval_every": 1, "batch_size": 128, "device": "cpu", "cold_start": "none"},
+        "backbones": {"mf": {"backbone": {"name": "mf"}}},
+        "alignments": {"darec": {"alignment": [{"name": "darec", "weight": 0.1, "centres": 2}]}},
+    }
+    (tmp_path / "bench.yaml").write_text(json.dumps(recipe))
+    options = ["--share", "0.3", "--growth", "0", "--growth", "0.5", "--store", str(tmp_path / "store")]
+    arguments = ["bench", "cold-start", str(tmp_path / "bench.yaml"), *options, "--out", str(tmp_path / "out")]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    tables = (tmp_path / "out" / "table.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in tables.splitlines() if "mf + darec, seed" in line]
+    validation, test = rows[:2], rows[2:4]
+    means = [sum(float(row[column]) for row in validation) / 2 for column in (2, 3)]
+    best = 0.5 if means[1] > means[0] else 0
+    assert f"mean: {best:g} is chosen" in tables and len(validation[0]) == 4 and len(test[0]) == 3
+    assert len(list(Store(tmp_path / "store").artifacts())) == 4, "two seeds, each on the data and on the nested data"
