@@ -207,7 +207,7 @@ def test_a_push_that_is_killed_leaves_the_old_release_and_the_next_one_repairs_i
 def test_the_query_of_the_docs_gives_the_list_of_darec(address, releases, tmp_path):
     config = VectorsConfig(store="pgvector", address=address("pgvector"))
     follow(tmp_path, config)
-    query = Path("docs/serving.md").read_text().partition("```sql\n")[2].partition("```")[0]
+    query = Path("docs/vectors.md").read_text().partition("```sql\n")[2].partition("```")[0]
     with psycopg.connect(str(config.address)) as db:
         found = [item for item, _ in db.execute(query.replace("'42'", "'u5'"))]
     bundle = Bundle.open(Releases(tmp_path).serving())
@@ -226,7 +226,7 @@ def test_many_items_get_an_index(address, releases, tmp_path):
 def test_milvus_has_an_index_and_answers_the_program_of_the_docs(address, releases, tmp_path):
     config = VectorsConfig(store="milvus", address=address("milvus"), index_from=50)
     follow(tmp_path, config)
-    program = Path("docs/serving.md").read_text().partition("```python\ndef top_items")[2].partition("```")[0]
+    program = Path("docs/vectors.md").read_text().partition("```python\ndef top_items")[2].partition("```")[0]
     exec(f"def top_items{program}", names := {"json": json})
     with as_reader(config) as client:
         assert client.describe_index("darec_release", "vector")["index_type"] == "HNSW"
