@@ -476,12 +476,13 @@ def test_stages_run_in_the_work_pools_of_the_recipe_on_machines_without_a_common
     assert (len(at_gpu.asked), len(here.asked)) == (16, 24), "items are profiled there, users here"
 
 
-def test_everything_ends_when_darec_ui_is_killed(tmp_path: Path):
-    write_checkerboard(tmp_path / "data")
-    process = start_ui(tmp_path, free_port(pair=True))
+def test_everything_ends_when_darec_ui_is_killed(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("ui")  # a short name, for the socket of PostgreSQL
+    write_checkerboard(folder / "data")
+    process = start_ui(folder, free_port(pair=True))
     parts = psutil.Process(process.pid).children(recursive=True)
     assert len(parts) > 4
     process.kill()
     process.wait()
     assert not psutil.wait_procs(parts, timeout=PATIENCE)[1], "they outlived it"
-    assert "database system is shut down" in (tmp_path / "prefect" / "postgresql.log").read_text()
+    assert "database system is shut down" in (folder / "prefect" / "postgresql.log").read_text()

@@ -369,7 +369,9 @@ def test_a_server_that_is_not_there_is_named_after_its_tries(tmp_path: Path) -> 
 
 
 def test_a_server_killed_in_the_middle_marks_no_row(tmp_path: Path) -> None:
-    """Rows that are open at the kill are requested again the next time, though the server answered others before."""
+    """Rows that are open at the kill are requested again the next time, though the server answered others before; among
+    them are answers that were on their way when the failure was found.
+    """
     answered = []
 
     def dies(request: Body, handler: Handler) -> None:
@@ -384,10 +386,11 @@ def test_a_server_killed_in_the_middle_marks_no_row(tmp_path: Path) -> None:
         work = task(tmp_path, llm.url, titles, concurrency=4)
         with pytest.raises(TransientError):
             work.run()
-        assert work.pending() == 19
+        open_rows = work.pending()
         llm.behave = well
         profiles, report = work.run()
-    assert (report["generated"], report["from_ledger"]) == (19, 5)
+    assert 24 - len(answered) <= open_rows < 24
+    assert (report["generated"], report["from_ledger"]) == (open_rows, 24 - open_rows)
     assert sources(profiles) == ["llm"] * 24
 
 
