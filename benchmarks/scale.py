@@ -26,6 +26,7 @@ from darec.artifacts import files
 from darec.artifacts.formats import Vectors
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import DarecError
+from darec.common.files import replacing
 from darec.common.overrides import parse_settings
 from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure
@@ -114,9 +115,8 @@ def recipe_for(
     """
     log_file = folder / f"log-{interactions}.parquet"
     if not log_file.exists():
-        partial = log_file.with_suffix(".partial")
-        write_log(partial, interactions)
-        partial.rename(log_file)
+        with replacing(log_file) as draft:
+            write_log(draft, interactions)
     data: dict[str, Any] = {
         "source": "parquet",
         "interactions": str(log_file),

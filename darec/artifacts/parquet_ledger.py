@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from darec.common.files import flush
+from darec.common.files import flush, replacing
 from schemas.tables import TableSchema
 
 _NAME = re.compile(r"\d{20}-([0-9a-f]{32})\.parquet")
@@ -54,10 +54,8 @@ def purge(path: Path, column: str, values: Sequence[str | bytes]) -> None:
         content = io.BytesIO()
         rows.filter(~_among(rows[column], values)).write_parquet(content, compression="zstd")
         digest = blake2b(content.getvalue(), digest_size=16).hexdigest()
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(content.getvalue())
-        flush(draft)
-        draft.rename(path.with_name(f"{path.stem.split('-')[0]}-{digest}.parquet"))
+        with replacing(path.with_name(f"{path.stem.split('-')[0]}-{digest}.parquet"), durable=True) as draft:
+            draft.write_bytes(content.getvalue())
 
     path.unlink()
     flush(path.parent)
