@@ -55,6 +55,19 @@ def filtered(pairs: Pairs, kept: Tensor) -> Pairs:
     return Pairs(pairs.users[kept], pairs.items[kept])
 
 
+def positions(kind: Tensor) -> Tensor:
+    """The position of each item of a kind among those of its kind, -1 for other items: bool [n] -> int64 [n]."""
+    return torch.where(kind, kind.cumsum(0) - 1, -1)
+
+
+def best_of(kind: Tensor, final: Representations, train: Pairs, held_out: Pairs) -> Ranking:
+    """The best items of one `kind`, bool [n_items], of every user of `held_out`, without their train items."""
+    known = filtered(train, kind[train.items])
+    seen = Pairs(known.users, positions(kind)[known.items])
+    found = rank(Representations.join(final.user, final.item[kind]), seen, held_out, K)
+    return Ranking(found.users, kind.nonzero().squeeze(1)[found.top.long()])
+
+
 def tables(runs: Sequence[tuple[Run, Artifact]], full: dict[str, BenchData]) -> str:
     """The quality of the vectors of cold items, and what places for them cost, in Markdown.
 
@@ -91,16 +104,12 @@ def _places(final: Representations, data: BenchData, full: BenchData) -> Iterato
     warm = item_counts > 0
     test = full.interactions.test
     test = filtered(test, user_counts[test.users] > 0)
-    cold = (~warm).nonzero().squeeze(1)
-    numbers = torch.full((inter.n_items,), -1).index_copy(0, cold, torch.arange(len(cold)))
-    seen = filtered(Pairs(inter.train.users, numbers[inter.train.items]), ~warm[inter.train.items])
 
-    lists = rank(final, inter.train, test, K)
-    new = rank(Representations.join(final.user, final.item[cold]), seen, test, min(K, len(cold)))
+    lists, new = rank(final, inter.train, test, K), best_of(~warm, final, inter.train, test)
     parts = filtered(test, ~warm[test.items]), filtered(test, warm[test.items])
     _, alone = warm_recall(final, data, full)
     for places in (0, 1, 2):
-        ranking = _with_places(lists, cold[new.top[:, :places].long()], ~warm) if places else lists
+        ranking = _with_places(lists, new.top[:, :places], ~warm) if places else lists
         means = (score(ranking, part, inter.n_items, (K,), ("recall",)).means()[f"recall@{K}"] for part in parts)
         of_cold, of_warm = means
         yield [str(places), f"{of_cold:.4f}", f"{of_warm:.4f}", f"{of_warm / alone - 1:+.1%}" if alone else ""]
@@ -167,25 +176,15 @@ def warm_recall(final: Representations, data: BenchData, full: BenchData) -> tup
     """Recall@20 of the other items' test pairs, among all items and among these items alone."""
     inter = data.interactions
     user_counts, item_counts = train_counts(inter)
-    warm = (item_counts > 0).nonzero().squeeze(1)
-    number = torch.full((inter.n_items,), -1)
-    number[warm] = torch.arange(len(warm))
-    test = full.interactions.test
-    test = filtered(test, (number[test.items] >= 0) & (user_counts[test.users] > 0))
-
-    among = score(rank(final, inter.train, test, K), test, inter.n_items, (K,), ("recall",)).means()
-    train, alone = (Pairs(part.users, number[part.items]) for part in (inter.train, test))
-    ranking = rank(Representations.join(final.user, final.item[warm]), train, alone, K)
-    recall = f"recall@{K}"
-    return among[recall], score(ranking, alone, len(warm), (K,), ("recall",)).means()[recall]
+    warm, test = item_counts > 0, full.interactions.test
+    test = filtered(test, warm[test.items] & (user_counts[test.users] > 0))
+    rankings = rank(final, inter.train, test, K), best_of(warm, final, inter.train, test)
+    among, alone = (score(each, test, inter.n_items, (K,), ("recall",)).means()[f"recall@{K}"] for each in rankings)
+    return among, alone
 
 
 def among_cold(final: Representations, data: BenchData) -> list[float]:
     """Metrics when only cold items are ranked, as on a page of new arrivals."""
     inter = data.interactions
-    cold = (train_counts(inter)[1] == 0).nonzero().squeeze(1)
-    number = torch.full((inter.n_items,), -1)
-    number[cold] = torch.arange(len(cold))
-    test = Pairs(inter.test.users, number[inter.test.items])
-    ranking = rank(Representations.join(final.user, final.item[cold]), filtered(test, test.items < 0), test, K)
-    return list(score(ranking, test, len(cold), (K,), _METRICS).means().values())
+    ranking = best_of(train_counts(inter)[1] == 0, final, inter.train, inter.test)
+    return list(score(ranking, inter.test, inter.n_items, (K,), _METRICS).means().values())

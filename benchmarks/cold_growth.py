@@ -19,7 +19,7 @@ from darec.artifacts.store import Artifact, Store
 from darec.common.hashing import digest
 from darec.common.interactions import Interactions, Pairs, Representations
 from darec.common.progress import Progress
-from darec.evaluation.protocol import Ranking, rank, score
+from darec.evaluation.protocol import Ranking, score
 from darec.model import cold_start
 
 _TEST = 0.2  # fraction of a user's train pairs
@@ -40,8 +40,7 @@ def nested(data: BenchData, share: float, seed: int) -> Nested:
     """Data of the items that `data` has in train, a random `share` of which is cold. The test of `data` is not used."""
     assert data.text is not None
     known = train_counts(data.interactions)[1] > 0
-    number = torch.full((data.interactions.n_items,), -1)
-    number[known] = torch.arange(int(known.sum()))
+    number = cold.positions(known)
     train, test = _without_fifth(data.interactions, seed)
     val = data.interactions.val
     parts = [Pairs(part.users, number[part.items]) for part in (train, cold.filtered(val, known[val.items]), test)]
@@ -93,9 +92,9 @@ def recall_at_loss(final: Representations, data: BenchData, full: BenchData, los
     of_cold, of_warm = (cold.filtered(test, chosen[test.items]) for chosen in (~warm, warm))
 
     # The best of both kinds are ranked once, and merged for every scale.
-    known, new = (_best(final, data, test, kind) for kind in (warm, ~warm))
+    known, new = (cold.best_of(kind, final, data.interactions.train, test) for kind in (warm, ~warm))
     users, items = known.users, torch.cat([known.top, new.top], 1)
-    scores = [torch.einsum("ud,ukd->uk", final.user[users], final.item[each.top.long()]) for each in (known, new)]
+    scores = [torch.einsum("ud,ukd->uk", final.user[users], final.item[each.top]) for each in (known, new)]
 
     def recall(scale: float, part: Pairs) -> float:
         first = torch.cat([scores[0], scale * scores[1]], 1).topk(cold.K).indices
@@ -108,17 +107,6 @@ def recall_at_loss(final: Representations, data: BenchData, full: BenchData, los
         middle = (low + high) // 2
         low, high = (middle + 1, high) if recall(float(_SCALES[middle]), of_warm) >= allowed else (low, middle)
     return recall(float(_SCALES[max(low - 1, 0)]), of_cold)
-
-
-def _best(final: Representations, data: BenchData, test: Pairs, kind: torch.Tensor) -> Ranking:
-    """The best items of one `kind`, bool [n_items], of every user of `test`."""
-    numbers = kind.nonzero().squeeze(1)
-    place = torch.full((len(kind),), -1)
-    place[numbers] = torch.arange(len(numbers))
-    train = cold.filtered(data.interactions.train, kind[data.interactions.train.items])
-    seen = Pairs(train.users, place[train.items])
-    found = rank(Representations.join(final.user, final.item[numbers]), seen, test, cold.K)
-    return Ranking(found.users, numbers[found.top.long()])
 
 
 def choose(
