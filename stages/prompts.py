@@ -90,8 +90,9 @@ def check_text(name: str, content: str) -> None:
 
 def prompt_context(
     use: PromptUse, recipe: Recipe, path: str | None, store: Store, progress: Progress | None = None
-) -> StageContext:
-    """The context of the prompt's stage, with the inputs that the template in `path` shows, too.
+) -> tuple[StageContext, dict[str, Artifact]]:
+    """The context of the prompt's stage, with the inputs that the template in `path` shows, too, and the artifacts of
+    all stages before it.
 
     The recipe's own prompt may not show dislikes, so that the stage does not read them, while the template does.
 
@@ -102,11 +103,12 @@ def prompt_context(
     if path is not None and use.stage == "profile_users":
         tried = recipe.model_copy(update={use.stage: recipe.profile_users.model_copy(update={"prompt": path})})
         wider = max(recipe, tried, key=lambda each: len(stage.reads(each)))
-    context = stage_context(stage, wider, inputs_of(stage, wider, store), store, progress=progress)
-    return replace(context, recipe=recipe, config=stage.config(recipe))
+    upstream = _inputs_of(stage, wider, store)
+    context = stage_context(stage, wider, upstream, store, progress=progress)
+    return replace(context, recipe=recipe, config=stage.config(recipe)), upstream
 
 
-def inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]:
+def _inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]:
     """The artifacts of all stages before `stage`, by stage. An artifact with fallbacks that are due again is accepted.
 
     Raises:
@@ -155,7 +157,7 @@ def run_trial(
     use = prompt_use(name)
     check_prompt(use, path)
     with store.in_use():
-        context = prompt_context(use, recipe, path, store, progress)
+        context, _ = prompt_context(use, recipe, path, store, progress)
         if use.task is None:
             return _try_text(name, use, context, path, wanted, seed)
         task = use.task(context)

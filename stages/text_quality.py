@@ -24,8 +24,7 @@ from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import embed
 from stages.contract import StageContext
-from stages.prompts import PromptUse, check_prompt, inputs_of, prompt_context, prompt_use
-from stages.registry import STAGES
+from stages.prompts import PromptUse, check_prompt, prompt_context, prompt_use
 
 _FEWEST = 20  # minimum number of rows
 
@@ -64,8 +63,7 @@ def measure_prompt(
     if path is not None:
         check_prompt(use, path)
     with store.in_use():
-        context = prompt_context(use, recipe, path, store, progress)
-        train = TRAIN_PART.of(inputs_of(STAGES[use.stage], recipe, store)["split"])
+        context, upstream = prompt_context(use, recipe, path, store, progress)
 
         # Both prompts are measured on the same rows, and on the train pairs of these rows.
         paths = [use.path(recipe), *([path] if path is not None else [])]
@@ -73,7 +71,7 @@ def measure_prompt(
         rows = _sample(tables, most_rows, seed)
         index = c.ITEM_INDEX if c.ITEM_INDEX in table.columns else c.USER_INDEX
         chosen = table[rows]
-        pairs = quality.interaction_matrix(train, chosen[index].to_numpy(), index)
+        pairs = quality.interaction_matrix(TRAIN_PART.of(upstream["split"]), chosen[index].to_numpy(), index)
 
         measured: list[Measured] = []
         lifts: list[Lift | None] = []
