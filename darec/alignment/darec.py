@@ -86,7 +86,11 @@ class DaRec(Objective):
             occurrences = torch.cat([interactions.train.users, interactions.train.items + text.n_users])
             self._occurrences = [occurrences[(first <= occurrences) & (occurrences < end)] for first, end in self.sides]
 
-        self._samples = [self._prepared(side) for side in range(len(self.sides)) if self._is_prepared]
+        # With a fixed number of nodes, samples are drawn for many steps at once.
+        self._samples: list[clustering.Samples] = []
+        if self.fixed and config.sample_from != "batch":
+            self._samples = [self._prepared(side) for side in range(len(self.sides))]
+            self._occurrences = []  # the samples have their counts
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
@@ -177,11 +181,6 @@ class DaRec(Objective):
         nodes = torch.unique(torch.cat([batch.users, batch.items + n_users]))
         nodes = nodes[(nodes >= first) & (nodes < end)]
         return nodes[torch.randperm(len(nodes), device=device)[:count]]
-
-    @property
-    def _is_prepared(self) -> bool:
-        """Whether samples have a fixed number of nodes and are drawn for many steps at once."""
-        return self.fixed and self.config.sample_from != "batch"
 
     def _prepared(self, side: int) -> clustering.Samples:
         first, end = self.sides[side]
