@@ -18,12 +18,21 @@ from darec.text.engine import OfflineEngine
 from darec.text.generate import ENGINES
 from darec.text.models import models_root, resolve
 from darec.text.protocol import Answer, Request
+from schemas.recipe import Recipe
 from schemas.semantic import LLMConfig
 from stages.walk import run
+from tests.data import CHECKERBOARD
 from tests.processes import healthy, wait_for
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ROOT / "prompts"
+_SECTIONS = {
+    "data": CHECKERBOARD,
+    "split": {"k_core": 1},
+    "llm": {"workers": 1, "dtype": "float32", "max_model_len": 512},
+    "gate": {"minimums": {}, "tolerances": {}},
+    "runtime": {"store": "store", "min_free_gb": 0.1},
+}
 
 
 class KeptOpen:
@@ -41,19 +50,24 @@ class KeptOpen:
 
 
 @contextmanager
-def finished_run(folder: Path, recipe: dict[str, Any], engine: OfflineEngine) -> Iterator[Path]:
+def finished_run(folder: Path, sections: dict[str, Any], engine: OfflineEngine) -> Iterator[Path]:
     """`folder`, which has the data, with prompts of its own, `recipe.yaml` and one finished run.
 
     It is the working directory until the context ends, and all runs of this process use `engine` until then.
     """
     shutil.copytree(PROMPTS, folder / "prompts")
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(_SECTIONS | sections))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAREC_MODELS", str(models_root().resolve()))
         patch.chdir(folder)
         patch.setitem(ENGINES._factories, "offline", lambda config: KeptOpen(engine))
-        run(load_recipe(Path("recipe.yaml")))
+        run(the_recipe())
         yield folder
+
+
+def the_recipe(*overrides: str) -> Recipe:
+    """The recipe in the working directory."""
+    return load_recipe(Path("recipe.yaml"), overrides)
 
 
 @contextmanager

@@ -16,17 +16,15 @@ import yaml
 from typer.testing import CliRunner
 
 from darec.artifacts.store import Store
-from darec.common.recipes import load_recipe
 from darec.serving.releases import Releases
 from darec.text.engine import OfflineEngine
 from darec.text.models import models_root
 from pipelines.cli import app
-from schemas.recipe import Recipe
 from stages.execute import Result
 from stages.plan import plan
 from stages.walk import run
-from tests.data import CHECKERBOARD, write_checkerboard
-from tests.engines import finished_run
+from tests.data import write_checkerboard
+from tests.engines import finished_run, the_recipe
 from tests.nursery import Nursery
 from tests.stores import contents, flip_a_bit, ledger_keys
 
@@ -40,21 +38,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, engine: OfflineEngine) -> It
     """A folder with data, prompts of its own, a recipe, and one finished run."""
     folder = tmp_path_factory.mktemp("world")
     write_checkerboard(folder, users=16, items=12)
-    recipe = {
-        "data": CHECKERBOARD,
-        "split": {"k_core": 1},
+    sections = {
         "llm": {"chunk": 4, "workers": 1, "dtype": "float32", "max_model_len": 512},
         "profile_users": {"items": 3},
         "train": {"epochs": 10, "checkpoint_every": 1},
-        "gate": {"minimums": {}, "tolerances": {}},
-        "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    with finished_run(folder, recipe, engine):
+    with finished_run(folder, sections, engine):
         yield folder
-
-
-def the_recipe(*overrides: str) -> Recipe:
-    return load_recipe(Path("recipe.yaml"), overrides)
 
 
 def the_store() -> Store:

@@ -13,7 +13,6 @@ import pytest
 from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
 from darec.common.logs import configure
-from darec.common.recipes import load_recipe
 from darec.text.engine import OfflineEngine
 from darec.text.generate import ENGINES
 from darec.text.models import models_root
@@ -26,8 +25,8 @@ from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
 from stages.plan import plan
 from stages.registry import STAGES
 from stages.walk import run
-from tests.data import CHECKERBOARD, write_checkerboard
-from tests.engines import finished_run
+from tests.data import write_checkerboard
+from tests.engines import finished_run, the_recipe
 from tests.nursery import Nursery
 from tests.unit.test_keys import _changed, _leaves
 
@@ -46,22 +45,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, engine: OfflineEngine) -> It
     """A folder with data, prompts of its own, a recipe, and one finished run."""
     folder = tmp_path_factory.mktemp("second-day")
     write_checkerboard(folder, users=10, items=8)
-    recipe = {
-        "data": CHECKERBOARD,
-        "split": {"k_core": 1},
-        "llm": {"workers": 1, "dtype": "float32", "max_model_len": 512},
+    sections = {
         "train": {"epochs": 3, "eval_every": 1, "dim": 8, "refit": "all"},
         "search": {"epochs": 1},
         "rerank": {"name": "mmr"},
-        "gate": {"minimums": {}, "tolerances": {}},
-        "runtime": {"store": "store", "min_free_gb": 0.1},
     }
-    with finished_run(folder, recipe, engine):
+    with finished_run(folder, sections, engine):
         yield folder
-
-
-def the_recipe(*overrides: str) -> Recipe:
-    return load_recipe(Path("recipe.yaml"), overrides)
 
 
 def go_on(recipe: Recipe) -> list[str]:
