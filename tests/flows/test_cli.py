@@ -19,7 +19,7 @@ from darec.text.models import models_root
 from tests.buckets import S3
 from tests.data import write_checkerboard
 from tests.nursery import Commands
-from tests.processes import unconfigured
+from tests.processes import free_port, unconfigured
 
 DAREC = Path(sys.executable).with_name("darec")
 
@@ -148,10 +148,10 @@ def test_a_users_fault_is_one_line_and_exit_code_2(darec: Callable[..., str], fi
 
 @pytest.mark.parametrize("taken", [0, 1], ids=["of the server", "of the reports"])
 def test_ui_starts_nothing_where_a_port_is_taken_and_says_which(darec: Callable[..., str], taken: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        message = darec("ui", "--port", str(port - taken), code=2)
-    assert message.count("\n") == 1 and f"127.0.0.1:{port}" in message and "another --port" in message
+    port = free_port(pair=True)
+    with socket.create_server(("127.0.0.1", port + taken)):
+        message = darec("ui", "--port", str(port), code=2)
+    assert message.count("\n") == 1 and f"127.0.0.1:{port + taken}" in message and "another --port" in message
 
 
 def test_config_show_is_a_recipe(folder: Path, darec: Callable[..., str]) -> None:
