@@ -35,26 +35,43 @@ def _solve(lists: ItemLists, count: int, other: Tensor, l2: float, unobserved: f
 
     With the other side fixed, the loss is quadratic in each row u. Half its gradient is
     sum_{j in list} (u.v_j - 1) v_j + unobserved V'V u + l2 (n + unobserved m) u, with n the length of the list and m
-    the number of rows of V. It is 0 where
-    (sum_{j in list} v_j v_j' + unobserved V'V + l2 (n + unobserved m) I) u = sum_{j in list} v_j: one d x d system.
+    the number of rows of V. With L [n, d] the rows of V in the list and D = unobserved V'V + l2 (n + unobserved m) I,
+    it is 0 where (L'L + D) u = L'1.
+
+    In the basis of V'V's eigenvectors D is diagonal. This is a d x d system, or an n x n system for lists that are
+    shorter than d: u = D^-1 L' (L D^-1 L' + I)^-1 1, because (L'L + D) D^-1 L' = L' (L D^-1 L' + I).
     """
     dim, everyone = other.shape[1], torch.arange(count, device=other.device)
     lengths = lists.lengths
     result = other.new_zeros(count, dim)
-    common = unobserved * (other.T @ other)  # [d, d]
+    eigenvalues, basis = torch.linalg.eigh(other.T @ other)  # [d], [d, d]
+    rotated = other @ basis
     order = everyone[lengths > 0][torch.argsort(lengths[lengths > 0])]  # lists of similar length share a block
 
     for block in _blocks(lengths[order], dim):
         rows, members = order[block], lists.of(order[block])
         sizes = lengths[rows]
-        gathered = other.new_zeros(len(rows), int(sizes.max()), dim)  # v_j, padded with zeros: [b, longest, d]
+        gathered = other.new_zeros(len(rows), int(sizes.max()), dim)  # L, padded with zeros: [b, longest, d]
         first = (sizes.cumsum(0) - sizes)[members[0]]
-        gathered[members[0], torch.arange(len(first), device=other.device) - first] = other[members[1]]
-        systems = gathered.transpose(1, 2) @ gathered + common  # [b, d, d]
-        systems.diagonal(dim1=1, dim2=2).add_(l2 * (sizes + unobserved * len(other))[:, None])
-        result[rows] = torch.linalg.solve(systems, gathered.sum(1))
+        gathered[members[0], torch.arange(len(first), device=other.device) - first] = rotated[members[1]]
+        diagonal = unobserved * eigenvalues + l2 * (sizes + unobserved * len(other))[:, None]  # D: [b, d]
 
-    return result
+        if gathered.shape[1] < dim:
+            scaled = gathered / diagonal[:, None]  # L D^-1: [b, longest, d]
+            small = scaled @ gathered.transpose(1, 2)  # [b, longest, longest]
+            small.diagonal(dim1=1, dim2=2).add_(1)
+            weights = _solve_positive(small, torch.ones_like(small[:, 0]))
+            result[rows] = (weights[:, None] @ scaled)[:, 0]
+        else:
+            systems = gathered.transpose(1, 2) @ gathered + torch.diag_embed(diagonal)  # [b, d, d]
+            result[rows] = _solve_positive(systems, gathered.sum(1))
+
+    return result @ basis.T
+
+
+def _solve_positive(systems: Tensor, right: Tensor) -> Tensor:
+    """The solutions [b, n] of positive definite `systems` [b, n, n] with one right side [b, n] each."""
+    return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(systems))[..., 0]
 
 
 def _blocks(lengths: Tensor, dim: int) -> list[slice]:

@@ -197,12 +197,13 @@ def test_wider_vectors_are_closer_and_the_best_of_their_width():
         assert error == pytest.approx(np.square(singular[dim:]).sum(), rel=0.05, abs=1e-6)
 
 
-def test_ials_sweeps_solve_each_row_exactly():
+@pytest.mark.parametrize("dim", [3, 5, 12])  # lists longer than the width, of both kinds, and shorter
+def test_ials_sweeps_solve_each_row_exactly(dim):
     """After the items' half of a sweep, the gradient of the objective by every item's row is 0."""
     train, history = random_train(15, 10, seed=1)
     torch.manual_seed(0)
     l2, unobserved = 0.01, 0.1
-    final = alternating_least_squares(train, 15, 10, dim=3, sweeps=2, l2=l2, unobserved=unobserved)
+    final = alternating_least_squares(train, 15, 10, dim, sweeps=2, l2=l2, unobserved=unobserved)
     user, item = final.user.double().numpy(), final.item.double().numpy()
     scores = user @ item.T
     gradient = (history * (scores - 1) + unobserved * scores).T @ user
@@ -211,13 +212,14 @@ def test_ials_sweeps_solve_each_row_exactly():
     assert np.abs(item).max() > 0.1
 
 
-def test_ials_of_lists_in_many_blocks_is_the_same(monkeypatch):
+@pytest.mark.parametrize("dim", [3, 5, 12])
+def test_ials_of_lists_in_many_blocks_is_the_same(monkeypatch, dim):
     train, _ = random_train(15, 10, seed=1)
     torch.manual_seed(0)
-    whole = alternating_least_squares(train, 15, 10, 3, 2, 0.01, 0.1).nodes
+    whole = alternating_least_squares(train, 15, 10, dim, 2, 0.01, 0.1).nodes
     monkeypatch.setattr("darec.model.ials._BLOCK", 30)
     torch.manual_seed(0)
-    assert torch.allclose(alternating_least_squares(train, 15, 10, 3, 2, 0.01, 0.1).nodes, whole, atol=1e-5)
+    assert torch.allclose(alternating_least_squares(train, 15, 10, dim, 2, 0.01, 0.1).nodes, whole, atol=1e-5)
 
 
 def test_top_unseen_ranks_what_a_history_speaks_for():
