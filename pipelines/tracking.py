@@ -5,7 +5,9 @@ because of its tracker.
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,6 +22,8 @@ from schemas.reports import EvaluationReport
 from schemas.secret import redacted
 from stages.execute import Result
 
+THREAD = "tracker"
+"""Name of the thread that sends."""
 _RUN = "darec.run"  # the tag that identifies the run of a report
 _ADDRESS = "MLFLOW_TRACKING_URI"
 _ENVIRONMENT = {
@@ -61,7 +65,7 @@ def _harmless(recipe: Recipe, action: Callable[[], None]) -> None:
             first = (redacted(str(error)).splitlines() or [""])[0]
             reasons.append(f"{type(error).__name__}: {first}")
 
-    thread = Thread(target=attempt, daemon=True)
+    thread = Thread(target=attempt, name=THREAD, daemon=True)
     thread.start()
     thread.join(_SECONDS)
     if thread.is_alive():
@@ -107,15 +111,21 @@ def _open(recipe: Recipe) -> tuple[Any, str]:
     if not address:
         raise UserError("the tracker has no address", where="tracking.address", hint=f"set it, or {_ADDRESS}")
 
+    database = Path(urlsplit(address).path[1:]).resolve() if address.startswith("sqlite:") else None
+    if database is not None:
+        # MLflow retries for two minutes, also where no retry helps.
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA user_version")
+
     client, name = extra("mlflow", "tracking").MlflowClient(address), recipe.tracking.experiment
     known = client.get_experiment_by_name(name)
     if known is not None:
         return client, known.experiment_id
 
     # Reports are stored next to a local database; otherwise MLflow would write them to the working directory.
-    local = address.startswith("sqlite:")
-    folder = Path(urlsplit(address).path[1:]).resolve().parent / "mlartifacts" if local else None
-    return client, client.create_experiment(name, artifact_location=folder.as_uri() if folder else None)
+    folder = (database.parent / "mlartifacts").as_uri() if database is not None else None
+    return client, client.create_experiment(name, artifact_location=folder)
 
 
 def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:

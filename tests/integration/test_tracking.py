@@ -1,5 +1,7 @@
 """Runs in a real MLflow database: settings, metrics, curves and the report; failures that fail no run."""
 
+import threading
+
 import pytest
 
 from darec.common.errors import DarecError
@@ -61,9 +63,9 @@ def test_a_run_that_fails_is_there_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", None, "nonsense://x", "sqlite:////proc/mlflow.db"])
 def test_a_tracker_that_fails_fails_no_run(tmp_path, monkeypatch, caplog, address):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    if address and address.startswith("sqlite"):
-        monkeypatch.setattr(tracking, "_SECONDS", 1)  # MLflow tries again for minutes
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     chosen = recipe(tmp_path, tracking={"address": address})
     assert run_directly(chosen, "split", ())[-1].stage == "split"
     assert "the run was not sent to the tracker" in caplog.text
+    assert "no answer in" not in caplog.text, "it is found out at once"
+    assert not [thread for thread in threading.enumerate() if thread.name == tracking.THREAD]
