@@ -10,6 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000
+_RESERVED: list[socket.socket] = []
+
 
 def unconfigured() -> dict[str, str]:
     """This process's environment without what configures darec and Prefect."""
@@ -17,17 +20,28 @@ def unconfigured() -> dict[str, str]:
 
 
 def free_port(*, pair: bool = False) -> int:
-    """A port of the loopback that nobody listens on; with `pair`, the next one is free, too."""
-    while True:
-        with socket.socket() as probe, socket.socket() as following:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            try:
-                if pair:
-                    following.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
+    """A port of the loopback that nobody listens on, and that no other test is given; with `pair`, so is the next one.
+
+    The system gives the ports above these to sockets that ask for any port, and to connections, at any moment.
+    """
+    for port in range(_FIRST_PORT + os.getpid() % 1_000 * 10, _LAST_PORT, 2):
+        if all(_reserved(each) for each in range(port, port + 1 + pair)):
             return port
+    raise AssertionError("no port is free")
+
+
+def _reserved(port: int) -> bool:
+    """Whether this process has the port from now on until it ends, as far as tests of this machine are concerned."""
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0darec-tests-{port}")  # an abstract name, which one process at a time can have
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        name.close()
+        return False
+    _RESERVED.append(name)
+    return True
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 180) -> bool:
