@@ -178,9 +178,21 @@ def reasons(job: Job, store: Store) -> tuple[str, ...]:
     """Why the job is not a hit: the differences from the newest artifact of the stage."""
     latest = store.latest(job.stage)
     if latest is None:
-        return ("never run",)
+        return (_why_none(job, store),)
     changed = differences(latest.manifest.fingerprint, job.fingerprint)
     return tuple(_readable(line) for line in changed) or ("its artifact was removed",)
+
+
+def _why_none(job: Job, store: Store) -> str:
+    """Why there is no artifact of the stage to compare with."""
+    if not store.artifact(job.stage, job.key).path.parent.is_dir():
+        return "never run"
+    if store.artifacts(job.stage):
+        return "its artifacts are damaged"
+
+    # `gc` keeps the newest artifact of every stage.
+    forgotten = any((store.root / "receipts").glob("*.json"))
+    return "its artifact was removed by `darec forget`" if forgotten else "its artifact was removed"
 
 
 def execute(

@@ -219,6 +219,7 @@ def answers_of(store: Store, users: list[str]) -> dict[str, str]:
 
 def test_the_next_run_on_data_without_the_person_pays_for_nobody_else(scene: Scene) -> None:
     scene.darec("forget", "--user", PERSON)
+    assert plan(scene.recipe(), scene.store)[0].why == ("its artifact was removed by `darec forget`",)
     write_data(scene.folder, OTHERS, seed=1)
     with stub(answer) as server:
         results = run(scene.recipe(f"llm.server_url={server.url}"))

@@ -99,6 +99,17 @@ def test_the_reason_names_the_field(store: Store) -> None:
     assert run(SOURCE, store, with_core(6)).why == ("split.k_core: 5 -> 6",)
 
 
+def test_a_stage_whose_artifacts_are_gone_is_not_one_that_never_ran(store: Store) -> None:
+    artifact = run(SOURCE, store, with_core(5)).artifact
+    assert artifact is not None
+    (artifact.path / "b.txt").unlink()
+    assert run(SOURCE, store, with_core(6)).why == ("its artifacts are damaged",)
+
+    for each in store.artifacts(SOURCE.name):
+        store.remove(each)
+    assert run(SOURCE, store, with_core(7)).why == ("its artifact was removed",)
+
+
 def test_a_new_version_of_the_code_runs_again(store: Store) -> None:
     run(SOURCE, store, Recipe())
     newer = replace(SOURCE, version=2)
