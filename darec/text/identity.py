@@ -6,8 +6,13 @@ from pathlib import Path
 from darec.common.errors import UserError
 from darec.common.files import read_text
 from darec.common.hashing import file_sha256
+from darec.common.warnings import warn_once
 from darec.text.models import identity
 from schemas.semantic import LLMConfig
+
+_OWN = Path(__file__).parents[2]
+"""The folder that darec is installed from, if it is installed in place (`pip install -e`)."""
+_PROMPTS = Path("prompts")
 
 
 def model_identity(config: LLMConfig) -> str:
@@ -17,10 +22,22 @@ def model_identity(config: LLMConfig) -> str:
     return identity(config.model, config.revision)
 
 
+def prompt_file(path: str | Path) -> Path:
+    """The file of a prompt. Paths are relative to where darec is run; the prompts that come with darec are also found
+    from other folders.
+    """
+    path = Path(path)
+    own = _OWN / path
+    if path.is_absolute() or path.parent != _PROMPTS or path.exists() or not own.is_file():
+        return path
+    warn_once(f"{path} is not in the folder where darec is run; the prompt that comes with darec is used [{own}]")
+    return own
+
+
 def prompt_hash(path: str | Path) -> str:
     """The SHA-256 of a prompt file's bytes. Raises UserError if there is no such file."""
     read_prompt(Path(path))
-    return file_sha256(Path(path))
+    return file_sha256(prompt_file(path))
 
 
 def names_variable(path: str | Path, name: str) -> bool:
@@ -37,4 +54,4 @@ def read_prompt(path: Path) -> str:
     hint = "correct the path in the recipe"
     if not path.is_absolute():
         hint += f", or run in the folder that has {path.parts[0]}/: a path is relative to where darec is run"
-    return read_text(path, "the prompt", hint=hint)
+    return read_text(prompt_file(path), "the prompt", hint=hint)

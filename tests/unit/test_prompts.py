@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darec.common.errors import UserError
+from darec.common.warnings import collected
 from darec.text.entities import ITEM_VARIABLES, USER_VARIABLES
+from darec.text.identity import prompt_hash
 from darec.text.prompts import Prompt, as_data, attributes_as_data, chat_prompt, longest_values, with_less_data
 from schemas.semantic import ItemProfileConfig, UserProfileConfig
 
@@ -27,6 +29,26 @@ def write(folder: Path, text: str) -> Path:
 
 def clean(text: str, limit: int = 120) -> str:
     return pl.DataFrame({"text": [text]}).select(as_data(pl.col("text"), limit)).item()
+
+
+def test_the_prompts_of_darec_are_found_from_any_folder_unless_it_has_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = ItemProfileConfig().prompt
+    own = prompt_hash(path)
+    monkeypatch.chdir(tmp_path)
+    with collected() as told:
+        assert prompt_hash(path) == own and chat_prompt(path, ITEM_VARIABLES).messages(longest_values(ITEM_VARIABLES))
+    assert len(told) == 1 and told[0].startswith(f"{path} is not in the folder where darec is run")
+
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / path).write_text(GOOD)
+    assert (
+        prompt_hash(path) != own
+        and len(chat_prompt(path, ITEM_VARIABLES).messages(longest_values(ITEM_VARIABLES))) == 2
+    )
+    with pytest.raises(UserError, match="a path is relative to where darec is run"):
+        prompt_hash("prompts/another.j2")
 
 
 def test_blocks_become_chat_turns_in_the_files_order(tmp_path: Path) -> None:
