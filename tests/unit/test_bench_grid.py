@@ -7,10 +7,11 @@ from benchmarks.grid import expand
 from benchmarks.runs import Run, agrees, chosen
 from darec.common.errors import UserError
 from darec.common.recipes import configure
+from pipelines.cli.bench_options import open_grid
 from schemas.alignment import DaRecConfig, KARConfig
 from schemas.bench import BenchRecipe
 from schemas.training import EvaluateConfig, TrainConfig
-from tests.bench_samples import write_board
+from tests.bench_samples import write_board, write_recipe
 
 
 def recipe(**values) -> BenchRecipe:
@@ -83,6 +84,14 @@ def test_settings_agree_unless_a_common_field_differs():
     assert agrees({"a": 1, "b": {"c": [1]}}, {"b": {"c": [1], "new": 2}})
     assert not agrees({"a": 1}, {"a": 2})
     assert not agrees({"a": [1]}, {"a": [1, 2]})
+
+
+def test_only_the_selected_data_sets_have_to_be_there(tmp_path):
+    path, absent = write_recipe(tmp_path), ["absent=nowhere"]
+    _, runs = open_grid(path, absent, None, ["board"], "0")
+    assert {run.data.name for run in runs} == {"board"}
+    with pytest.raises(UserError, match="data set 'absent' does not exist"):
+        open_grid(path, absent, None, None, "0")
 
 
 def test_a_folder_without_interactions_is_named(tmp_path):
