@@ -25,7 +25,7 @@ for line in iter(sys.stdin.readline, ''):
     child = os.fork()
     if child == 0:
         os.close(1)
-        os.environ["DAREC_CACHE"] = order["cache"]
+        os.environ.update(order["environment"])
         try:
             results = run(load_recipe(Path("recipe.yaml"), order["overrides"]), order["until"])
             found = [[result.stage, result.state] for result in results]
@@ -73,11 +73,12 @@ class Machines:
         )
         assert self._read() == "ready"
 
-    def start(self, machine: str, until: str, overrides: Sequence[str] = ()) -> Run:
-        """Begins a run."""
+    def start(self, machine: str, until: str, overrides: Sequence[str] = (), *, lease_seconds: int = 60) -> Run:
+        """Begins a run. Only a machine that is to be killed needs short leases: a busy machine may renew them late."""
         self._count += 1
         out = self._folder / f"run-{self._count}.json"
-        order = {"cache": str(self._folder / machine), "until": until, "overrides": list(overrides), "out": str(out)}
+        environment = {"DAREC_CACHE": str(self._folder / machine), "DAREC_LEASE_SECONDS": str(lease_seconds)}
+        order = {"environment": environment, "until": until, "overrides": list(overrides), "out": str(out)}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()

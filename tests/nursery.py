@@ -90,7 +90,7 @@ class Nursery:
         self._write("reap")
         return os.waitstatus_to_exitcode(int(self._read())) == -signal.SIGKILL
 
-    def run_and_kill_when(self, overrides: Sequence[str], condition: Callable[[], bool], pause: float = 0.02) -> int:
+    def run_and_kill_when(self, overrides: Sequence[str], condition: Callable[[], bool]) -> int:
         """Starts a run, and kills it -9 as soon as `condition` holds; afterwards none of its children may be left.
 
         The number of children that it had.
@@ -102,7 +102,7 @@ class Nursery:
             while not condition():
                 assert child.status() != psutil.STATUS_ZOMBIE, "it ended before it could be killed"
                 assert time.monotonic() < deadline
-                time.sleep(pause)
+                time.sleep(0.02)
             children = child.children(recursive=True)
         finally:
             child.kill()
@@ -119,14 +119,15 @@ class Nursery:
         """
         return self._killed_itself(list(overrides), call, None)
 
-    def run_and_kill_in(self, stage: str, when: str) -> bool:
+    def run_and_kill_in(self, stage: str, when: str, overrides: Sequence[str] = ()) -> bool:
         """A run that is forced to run `stage` again, and kills itself -9 in it; False if it ended without an error.
 
         Args:
             stage: the stage.
             when: before the work, or after it and before the artifact is in its place.
+            overrides: settings of the run.
         """
-        return self._killed_itself([], None, (stage, when))
+        return self._killed_itself(list(overrides), None, (stage, when))
 
     def _killed_itself(self, *request: object) -> bool:
         self._write(json.dumps(request))

@@ -60,7 +60,7 @@ def machines(server, llm, tmp_path_factory):
         "runtime": {"store": server.new_bucket(), "min_free_gb": 0.1},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    started = Machines(folder, {"DAREC_LEASE_SECONDS": "8", "DAREC_MODELS": str(models_root().resolve())})
+    started = Machines(folder, {"DAREC_MODELS": str(models_root().resolve())})
     yield started
     started.end()
 
@@ -96,12 +96,12 @@ def test_the_lease_of_a_killed_machine_is_taken_over_and_what_it_paid_for_is_kep
 
     def behave(request, handler) -> None:
         if len(llm.asked) - before > ITEMS + USERS // 2:
-            stuck.wait(60)
+            stuck.wait(600)
         well(request, handler)
 
     llm.behave = behave
     store = [f"runtime.store={server.new_bucket()}"]
-    first = machines.start("a", "publish", store)
+    first = machines.start("a", "publish", store, lease_seconds=8)
     assert wait_for(lambda: len(llm.asked) - before >= ITEMS + USERS // 2 + AT_ONCE)
     second = machines.start("b", "embed", store)
     monkeypatch.setenv("DAREC_CACHE", str(tmp_path / "cache"))

@@ -185,7 +185,8 @@ def test_kill_in_profiling_training_and_export_loses_nothing(world: Path, nurser
     nursery.run_and_kill_when(endless, lambda: any(work.glob("train*/*/checkpoint*")))
     assert Releases(Path("store")).current() == published
 
-    nursery.run_and_kill_when([change], lambda: any(Path("store/tmp").glob("export-*")), pause=0)
+    assert nursery.run_and_kill_in("export", "before", [change])
+    assert any(Path("store/tmp").glob("export-*"))
     assert Releases(Path("store")).current() == published
 
     results = run(the_recipe(change))

@@ -131,7 +131,7 @@ def test_any_answer_is_read_and_no_profile_has_an_invisible_sign(text: str) -> N
             profile.encode()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "part", ["{", '{"profile":"', "[", '{"profile":{', "</think>", "<think>", "a ", "\\", '\'{"a":"\'']
 )

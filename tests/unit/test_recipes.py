@@ -62,7 +62,7 @@ def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
 DEEP = "[" * 3000 + "]" * 3000
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

@@ -44,7 +44,7 @@ def task(folder: Path, url: str, titles: list[str] = TITLES, **llm: Any) -> Prof
     ids = [f"i{number:03d}" for number in range(len(titles))]
     rows = {c.ITEM: ids, c.TITLE: titles, c.DESCRIPTION: [None] * len(ids), c.ATTRIBUTES: [[] for _ in ids]}
     vocabulary = pl.DataFrame({c.ITEM_INDEX: range(len(ids)), c.ITEM: ids}, schema=tables.ITEM_VOCABULARY)
-    config = {"engine": "server", "model": "stub", "retries": 2, "timeout": 5.0, **llm}
+    config = {"engine": "server", "model": "stub", "retries": 2, "timeout": 60.0, **llm}
     config |= {"server_url": url} if url else {}
     return ProfileTask(
         rows=items_as_data(vocabulary, pl.DataFrame(rows, schema=tables.ITEMS)),
@@ -453,7 +453,7 @@ def test_a_deadline_is_for_the_whole_request(tmp_path: Path) -> None:
     def run(number: int) -> tuple[list[str], dict[str, int]]:
         with stub(but_for_jaws(behaviours[number])) as llm:
             try:
-                profiles, report = task(tmp_path / str(number), llm.url, timeout=2, retries=0).run()
+                profiles, report = task(tmp_path / str(number), llm.url, timeout=4, retries=0).run()
             finally:
                 all_ended.wait()
         return sources(profiles), report["causes"]
@@ -628,17 +628,12 @@ def test_no_bytes_on_the_wire_cost_another_row(tmp_path_factory: pytest.TempPath
 
 
 def test_what_is_finished_is_given_before_the_failure(tmp_path: Path) -> None:
-    answered = threading.Semaphore(0)
-
     def at_last(request: Body, handler: Handler) -> None:
         if is_jaws(request):
-            for _ in TITLES[1:]:
-                answered.acquire(timeout=60)
-            time.sleep(0.3)  # for the answers to be read
+            assert wait_for(lambda: work.pending() == 1)
             send(handler, {"error": {"message": "wrong key"}}, 401)
         else:
             well(request, handler)
-            answered.release()
 
     with stub(at_last) as llm:
         work = task(tmp_path, llm.url)
@@ -662,23 +657,43 @@ def test_rows_are_kept_as_they_come_and_not_at_the_end(tmp_path: Path) -> None:
         assert not running.is_alive()
 
 
+def kept_until_ctrl_c(config: LLMConfig, engine: ServerEngine, kept: list[Answer]) -> list[str]:
+    """The keys of the answers that were given before a KeyboardInterrupt."""
+    requests = [Request(str(n), ({"role": "user", "content": title},), n, 0.0) for n, title in enumerate(TITLES)]
+    with closing(engine), pytest.raises(KeyboardInterrupt):
+        for answers in engine.generate(requests, {}, 40):
+            kept += answers
+    return [answer.key for answer in kept]
+
+
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    ended, kept = threading.Event(), list[Answer]()
+
     def then_waits(request: Body, handler: Handler) -> None:
         if is_jaws(request):
+            assert wait_for(lambda: bool(kept))
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            time.sleep(2)
+            ended.wait(60)
         else:
             well(request, handler)
 
     with stub(then_waits) as llm:
         config = task(tmp_path, llm.url, concurrency=1).llm
-        requests = [Request(str(n), ({"role": "user", "content": title},), n, 0.0) for n, title in enumerate(TITLES)]
-        engine, kept = ServerEngine(config), list[Answer]()
-        with pytest.raises(KeyboardInterrupt):
-            for answers in engine.generate(requests, {}, 40):
-                kept += answers
-        engine.close()
-    assert [answer.key for answer in kept] == ["0"]
+        assert kept_until_ctrl_c(config, ServerEngine(config), kept) == ["0"]
+        ended.set()
+
+
+def test_ctrl_c_keeps_what_came_at_the_same_moment(tmp_path: Path) -> None:
+    class Interrupted(ServerEngine):
+        """Ctrl-C after the first answer and before it is given to the caller."""
+
+        async def _wait(self, workers, batch):
+            await super()._wait(workers, batch)
+            raise KeyboardInterrupt
+
+    with stub(well) as llm:
+        config = task(tmp_path, llm.url, concurrency=1).llm
+        assert kept_until_ctrl_c(config, Interrupted(config), []) == ["0"]
 
 
 def test_an_answer_that_cannot_be_read_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,26 @@ def after(seconds: float) -> Behaviour:
     return slowly
 
 
+class AnswersOnce:
+    """Answers one row and says so; every later request stays open."""
+
+    def __init__(self) -> None:
+        self._first = threading.Lock()
+
+    def __call__(self, request: Body, handler: Handler) -> None:
+        if self._first.acquire(blocking=False):
+            well(request, handler)
+            print("answered", flush=True)
+        else:
+            time.sleep(600)
+
+
 @contextmanager
 def another_process() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server that can be killed."""
+    """A server that can be killed, which says when it has answered a row, and answers no other."""
     script = (
-        "import time\nfrom tests.llm_stub import stub\nfrom tests.unit.test_servers import after\n"
-        "with stub(after(0.02)) as llm:\n    print(llm.url, flush=True)\n    time.sleep(600)"
+        "import time\nfrom tests.llm_stub import stub\nfrom tests.unit.test_servers import AnswersOnce\n"
+        "with stub(AnswersOnce()) as llm:\n    print(llm.url, flush=True)\n    time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -61,7 +75,7 @@ def another_process() -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def ask(urls: list[str], count: int, **llm: Any) -> Counter[str]:
     """How many of so many rows each server answered; no row is left out or answered twice."""
     rows = [Request(str(n), ({"role": "user", "content": f"Film {n}"},), n, 0.0) for n in range(count)]
-    config = {"engine": "server", "model": "stub", "server_urls": urls, "timeout": 5.0} | llm
+    config = {"engine": "server", "model": "stub", "server_urls": urls, "timeout": 60.0} | llm
     with closing(ServerEngine(LLMConfig.model_validate(config))) as engine:
         answers = [answer for some in engine.generate(rows, {}, 40) for answer in some]
     assert sorted(answer.key for answer in answers) == sorted(row.key for row in rows)
@@ -95,9 +109,11 @@ def test_at_most_so_many_requests_are_open_at_each_server() -> None:
 
 def test_rows_of_a_killed_server_go_to_the_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with another_process() as (url, process), stub(after(0.02)) as left:
+        numbers = count(1)
 
         def kills_the_other(request: Body, handler: Handler) -> None:
-            if len(left.asked) == 15:
+            if next(numbers) == 15:
+                assert process.stdout is not None and process.stdout.readline() == "answered\n"
                 process.send_signal(signal.SIGKILL)
             after(0.02)(request, handler)
 
@@ -114,9 +130,12 @@ def test_rows_of_a_killed_server_go_to_the_other(tmp_path: Path, caplog: pytest.
 
 def test_a_server_that_fails_is_tried_again_ever_later_and_takes_part_again() -> None:
     tried: list[float] = []
+    both_are_open = threading.Barrier(2)
 
     def fails_at_first(request: Body, handler: Handler) -> None:
         tried.append(time.monotonic())
+        if len(tried) <= 2:
+            both_are_open.wait(60)
         if len(tried) <= 4:
             send(handler, {"error": {"message": "loading"}}, 503)
         else:
