@@ -15,6 +15,11 @@ _INDEX_NAMES = re.compile(r"(Unnamed: \d+|__index_level_\d+__|index|level_\d+|)$
 _URL = r"^(https?|ftp)://|^www\."
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"
 _ESCAPES = r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # escape sequences of terminals
+_NEXT = "[89ab][0-9a-f]"  # a byte of UTF-8 after the first one of a character
+_PRINTABLE_UTF8 = "^(" + "|".join((  # in hexadecimal; Polars fails on the first value that cannot be decoded
+    "[2-6].|7[0-9a-e]", f"(c[2-9a-f]|d.){_NEXT}", f"e0[ab].{_NEXT}", f"e[1-9abcef]({_NEXT}){{2}}", f"ed[89].{_NEXT}",
+    f"f0[9ab].({_NEXT}){{2}}", f"f[123]({_NEXT}){{3}}", f"f48.({_NEXT}){{2}}",
+)) + ")*$"  # fmt: skip
 _ENTITIES = {f"&{name};": html.unescape(f"&{name};") for name in [*name2codepoint, "apos"]} | {
     f"&#{code:0{width}d};": chr(code) for code in range(32, 256) for width in (1, 3)
 }
@@ -34,12 +39,19 @@ def as_text(rows: pl.LazyFrame, column: str, null_values: Sequence[str] = ()) ->
     elif isinstance(kind, pl.Struct):
         text = values.struct.json_encode()
     elif kind == pl.Binary:
-        text = values.cast(pl.String, strict=False)
+        text = from_bytes(values)
     else:
         text = values.cast(pl.String)
 
     text = text.str.strip_chars()
     return text if not null_values else pl.when(~text.str.to_lowercase().is_in(_words(null_values))).then(text)
+
+
+def from_bytes(values: pl.Expr) -> pl.Expr:
+    """Bytes as text: decoded if they are printable UTF-8, else in hexadecimal, as of a UUID."""
+    digits = values.bin.encode("hex")
+    is_text = digits.str.contains(_PRINTABLE_UTF8)
+    return pl.when(is_text).then(pl.when(is_text).then(values).cast(pl.String)).otherwise(digits)
 
 
 def readable(text: pl.Expr) -> pl.Expr:

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from darec.common.errors import UserError
+from darec.dataset.describe import from_bytes
 from darec.dataset.raw import RawTable
 
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060\ufeff]"
@@ -52,8 +53,7 @@ def as_id(raw: RawTable, column: str) -> pl.Expr:
     """External ids as text, not checked yet. Raises UserError for a column that is neither text nor numbers."""
     kind, values = raw.rows.collect_schema()[column], pl.col(column)
     if kind == pl.Binary:
-        text = values.cast(pl.String, strict=False)
-        return pl.when(text.is_null()).then(values.bin.encode("hex")).otherwise(text)
+        return from_bytes(values)
 
     if kind.is_float() or kind.is_decimal():
         return _whole_number(values.cast(pl.Float64))

@@ -27,6 +27,7 @@ _VALUED_ID = re.compile(rf"{_ID.pattern}:[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 _NUMBER = re.compile(r"[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?$")
 _ESCAPED_QUOTE = re.compile(r'(^|[;,\t|])".*[^\\]\\"(?!"?([;,\t|]|$))')
 _DATED = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+_MOST_FIELDS = 300  # of an object; more are ids
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
 
@@ -169,7 +170,9 @@ def nested_looks(look: Look, encoding: str | None = None) -> Iterator[Look]:
     lines = [line for line in text.split("\n") if line.strip()]
     lists = [name for name, value in zip(look.columns, look.rows[0], strict=True) if value.startswith("[{")]
     for settings in ({"flatten": True}, *({"records": name} for name in lists)):
-        yield _json(look.path, text, lines, look.form.model_copy(update=settings))
+        nested = _json(look.path, text, lines, look.form.model_copy(update=settings))
+        if len(nested.columns) <= _MOST_FIELDS:
+            yield nested
 
 
 def _json(path: Path, text: str, lines: list[str], form: FileFormat) -> Look:
@@ -179,13 +182,36 @@ def _json(path: Path, text: str, lines: list[str], form: FileFormat) -> Look:
             rows.append(json.loads(line.strip().rstrip(",")))
         except ValueError:
             continue
-    rows = [row for row in rows if isinstance(row, dict)] or _json_objects(text)
+    rows = [row for row in rows if isinstance(row, dict)] or _json_objects(text) or _json_objects(_inner_list(text))
     if len(rows) == 1:
-        rows = rows_within(rows[0]) or rows
+        rows = rows_within(rows[0]) or _refuse_single(path, rows[0])
+    elif not rows and re.match(r"\s*\[\s*(\[|[\d\"])", text):
+        what, hint = "the values are JSON arrays, without names", "write one object per row, or CSV"
+        raise UserError(what, where=str(path), hint=hint)
     rows = [each for row in rows for each in unnested(row, form)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     values = [[_as_text(row.get(name)) for name in columns] for row in rows]
     return Look(path, form, columns, values, lines[0])
+
+
+def _inner_list(text: str) -> str:
+    """The list of objects in the beginning of an object that is too long to be decoded, as of Spotify's playlists."""
+    for match in re.finditer(r'"\s*:\s*(?=\[\s*\{)', text):
+        before = re.sub(r'"(\\.|[^"\\])*"', "", text[: match.start() + 1])
+        if before.count("{") == before.count("}") + 1:
+            return text[match.end() :]
+    return ""
+
+
+def _refuse_single(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """`row` alone, if its values are those of one row. Raises UserError for the values of many rows."""
+    values = [value for value in row.values() if isinstance(value, dict | list)]
+    if len(row) > _MOST_FIELDS or (len(values) == len(row) and any(len(value) > 1 for value in values)):
+        names = ", ".join(map(repr, list(row)[:4]))
+        what = f"the file is one JSON object with the fields {names}, not one object per row"
+        hint = 'write one object per row; in pandas: to_json(path, orient="records", lines=True)'
+        raise UserError(what, where=str(path), hint=hint)
+    return [row]
 
 
 def unnested(row: dict[str, Any], form: FileFormat) -> Iterator[dict[str, Any]]:
