@@ -45,6 +45,8 @@ class Layout:
     """What `darec data inspect` is given, if not all files."""
     times: Callable[[int], int] = lambda seconds: seconds
     """What is left of a timestamp in the file's resolution."""
+    ids: Callable[[str], str] = lambda id: id
+    """What the file has of an id."""
     is_inspected: bool = True
     """Whether the description can be found without being told."""
 
@@ -135,6 +137,17 @@ DELIMITED = [
     of_format("runs of blanks", delimited("   "), separator="whitespace"),
     of_format("tabs in .csv", delimited("\t"), separator="\t"),
     of_format("two colons", delimited("::"), separator="::", quote="none"),
+    csv("blanks after commas", delimited(", ")),
+    of_format("quotes after blanks", delimited(", ", [f'"{name}"' for name in HEADER],
+              [[f'"{value}"' for value in row] for row in ROWS]), separator=", "),
+    of_format("R's row names", delimited(table=[(f'"{n}"', *row) for n, row in enumerate(ROWS, 1)]), header=True,
+              names=["row", *HEADER]),
+    csv("KONECT: blanks and tabs", "% bip weighted\n" + delimited("\t", None, [(f"{u[1:]} {i[1:]}", r, t)
+        for u, i, r, t in ROWS]), "out.log", data={"interaction_columns": NUMBERS, "interaction_format": {
+        "separator": "whitespace", "header": False, "comment": "%"}}, ids=lambda id: id[1:]),
+    csv("Chinese names", delimited(header=("用户ID", "商品ID", "评分", "时间")).encode("gb18030"), data={
+        "encoding": "gb18030", "interaction_columns": {"user": "用户ID", "item": "商品ID", "rating": "评分",
+        "timestamp": "时间"}}),
     of_format("Hive's separator", delimited("\x01"), separator="\x01"),
     csv("tsv", delimited("\t"), "log.tsv", data={"source": "tsv"}),
     csv("no header", delimited(header=None), data=HEADLESS),

@@ -27,6 +27,8 @@ _VALUED_ID = re.compile(rf"{_ID.pattern}:[-+]?\d+(\.\d+)?([eE][-+]?\d+)?")
 _NUMBER = re.compile(r"[-+]?(\d[\d.,]*|\.\d+)([eE][-+]?\d+)?$")
 _ESCAPED_QUOTE = re.compile(r'(^|[;,\t|])".*[^\\]\\"(?!"?([;,\t|]|$))')
 _DATED = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+_FOREIGN = ("utf-8", "gb18030", "cp1251", "latin-1")
+_LETTERS = re.compile(rb"[\x80-\xff]+")
 _MOST_FIELDS = 300  # of an object; more are ids
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 
@@ -77,7 +79,12 @@ def look_at(path: Path, encoding: str | None = None) -> Look:
         )
     if encoding == "utf-8" or head.encoding:
         return looked
-    return Look(**{**vars(looked), "form": looked.form.model_copy(update={"encoding": encoding})})
+    doubts = list(looked.doubts)
+    if encoding in _FOREIGN:
+        example = next(filter(None, re.findall(r"[^\x00-\x7f]+", text)), "")[:20]
+        doubts.append(f"the encoding {encoding} is a guess: if {example!r} is not a word of the file, set another one")
+    form = looked.form.model_copy(update={"encoding": encoding})
+    return Look(**{**vars(looked), "form": form, "doubts": doubts})
 
 
 def header_lines(lines: Sequence[str], form: FileFormat) -> tuple[str | None, int, list[str]]:
@@ -101,12 +108,19 @@ def fields_of(line: str, form: FileFormat) -> list[str]:
     assert form.separator is not None
     if form.separator == WHITESPACE:
         return line.split()
-    if len(form.separator) > 1 or form.quote == "none":
+    if form.quote == "none":
         return line.split(form.separator)
+    if len(form.separator) > 1:
+        return [_unquoted(each, form.quote or '"') for each in line.split(form.separator)]
     try:
         return next(csv.reader(io.StringIO(line), delimiter=form.separator, quotechar=form.quote or '"'), [])
     except csv.Error:  # a field of more than 128 KiB
         return line.split(form.separator)
+
+
+def _unquoted(value: str, quote: str) -> str:
+    is_quoted = len(value) > 1 and value.startswith(quote) and value.endswith(quote)
+    return value[1:-1].replace(quote * 2, quote) if is_quoted else value
 
 
 def stray_quotes(lines: Sequence[str], form: FileFormat) -> bool:
@@ -150,7 +164,9 @@ def shown(line: str, width: int = 80) -> str:
 
 def _encoding(head: Head) -> str:
     """The first encoding that can decode the head; bytes that only latin-1 can decode are rare in cp1252 texts."""
-    for encoding in _ENCODINGS:
+    runs = _LETTERS.findall(head.data)
+    is_foreign = sum(map(len, runs)) > 3 * len(runs)  # in words of Western Europe such letters are single
+    for encoding in _FOREIGN if is_foreign else _ENCODINGS:
         try:
             head.data[: None if head.whole else -4].decode(encoding)
         except UnicodeDecodeError as error:
@@ -391,6 +407,9 @@ def _delimited(path: Path, lines: list[str]) -> Look:
         form, cells = FileFormat(format="csv", header=True), [[line] for line in plain[1:]]
         return Look(path, form, [plain[0]], cells, lines[0], ["no separator was found: the file has one column"])
 
+    spaced = f"{separator} "
+    if any(f'{spaced}"' in line for line in plain) and _same_widths([line.split(spaced) for line in plain]):
+        separator = spaced  # a quote that follows a blank does not begin a quoted field
     form = FileFormat(separator=separator, comment=comment, escape=escape)
     if stray_quotes(plain, form) or (len(separator) > 1 and '"' not in plain[0]):
         form = form.model_copy(update={"quote": "none"})
@@ -406,13 +425,16 @@ def _delimited(path: Path, lines: list[str]) -> Look:
         return Look(path, FileFormat(format="recbole"), names, rows[1:], plain[0])
 
     header, doubt = _has_header(rows)
+    names = ["row", *rows[0]] if header and _has_row_names(rows) else None
     settings = {
         "format": {",": "csv", "\t": "tsv"}.get(separator, "csv"),
         "separator": None if declared or separator in (",", "\t") else separator,
-        "header": None if header else False,
+        "header": True if names else None if header else False,
+        "names": names and tuple(names),
         "skip_lines": lines.index(skipped[-1]) + 1 if skipped else 0,
     }
-    names = rows[0] if header else [f"column_{number}" for number in range(1, _width(rows) + 1)]
+    unnamed = [f"column_{number}" for number in range(1, _width(rows) + 1)]
+    names = [name.strip() for name in names or rows[0]] if header else unnamed
     doubts = [doubt] if doubt else []
     doubts += [f"the first lines are not rows and are skipped: {shown(skipped[0])}"] if skipped else []
     return Look(path, form.model_copy(update=settings), names, rows[1:] if header else rows, plain[0], doubts)
@@ -432,6 +454,17 @@ def _table_in(rows: list[list[str]]) -> tuple[list[list[str]], int]:
     width = _width(rows)
     before = next(index for index, row in enumerate(rows) if len(row) in (width, width - 1) and len(row) > 1)
     return rows[before:], before
+
+
+def _has_row_names(rows: list[list[str]]) -> bool:
+    """Whether rows begin with a name or number for which the header has no field, as R writes them."""
+    wide = [row for row in rows[1:] if len(row) == len(rows[0]) + 1]
+    firsts = [row[0] for row in wide]
+    return len(wide) > 0.9 * len(rows[1:]) > 0 and len(set(firsts)) == len(firsts) and any(row[-1] for row in wide)
+
+
+def _same_widths(rows: list[list[str]]) -> bool:
+    return len(set(map(len, rows))) == 1 < len(rows[0])
 
 
 def _width(rows: list[list[str]]) -> int:
@@ -460,6 +493,11 @@ def _separator(lines: list[str]) -> str | None:
     width, count = Counter(len(line.split()) for line in lines).most_common(1)[0]
     if width > 1 and best in (None, " ") and count / len(lines) > best_score + 0.02:
         return WHITESPACE
+
+    # Numbers separated partly by tabs and partly by blanks, as in KONECT's files.
+    words = [line.split() for line in lines]
+    if best == "\t" and _same_widths(words) and width > len(lines[0].split("\t")):
+        return WHITESPACE if all(is_number(word) for row in words for word in row) else best
     return best
 
 

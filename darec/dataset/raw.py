@@ -131,7 +131,9 @@ def named_columns(
 def _named(column: Column, present: list[str]) -> str | None:
     if isinstance(column, int):
         return present[column - 1] if 0 < column <= len(present) else None
-    return column if column in present else None
+    if column in present:
+        return column
+    return next((name for name in present if name.strip() == column), None)
 
 
 def _nearest(column: str, present: list[str]) -> str | None:

@@ -45,7 +45,18 @@ _BINARY = {  # magic bytes of files that are not text: the kind of file, and how
     b"\x80\x03": ("a pickle", "write it as CSV or Parquet"),
     b"7z\xbc\xaf": ("a 7z archive", "unpack it, and name the file inside"),
     b"Rar!": ("a RAR archive", "unpack it, and name the file inside"),
+    b"MATLAB": ("a MATLAB file", "write its table as CSV or Parquet with the columns named"),
+    b"RDX": ("an R workspace", "write its table as CSV or Parquet"),
+    b"RDA": ("an R workspace", "write its table as CSV or Parquet"),
     b"%PDF": ("a PDF document", "give the data itself"),
+}
+_MARKUP = {  # beginnings of text that holds no table, in lower case
+    b"<!doctype html": ("an HTML page", "fetch the data itself, or save its table as CSV"),
+    b"<html": ("an HTML page", "fetch the data itself, or save its table as CSV"),
+    b"<table": ("an HTML page", "save its table as CSV"),
+    b"<?xml": ("XML", "write its rows as CSV or as JSON lines"),
+    b"insert into": ("an SQL dump", "load it into a database, and read the table or export it as CSV"),
+    b"create table": ("an SQL dump", "load it into a database, and read the table or export it as CSV"),
 }
 _MARKS = {  # byte order marks, longest first
     codecs.BOM_UTF8: "utf-8",
@@ -133,6 +144,9 @@ def refuse_binary(path: Path, head: Head, encoding: str) -> None:
         for magic, (what, hint) in _BINARY.items():
             if head.data.startswith(magic):
                 raise UserError(f"this is {what}, not text", where=str(path), hint=hint)
+    for beginning, (what, hint) in _MARKUP.items():
+        if head.data[:100].lstrip(b"\xef\xbb\xbf \r\n\t").lower().startswith(beginning):
+            raise UserError(f"this is {what}, not a table", where=str(path), hint=hint)
     if head.data[257:262] == b"ustar":
         raise UserError("this is a tar archive", where=str(path), hint="unpack it, and name the file inside")
     if b"\0" in head.data[:4096] and not encoding.startswith(("utf-16", "utf-32")):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import polars as pl
 import pytest
 
 from darec.common.errors import UserError
@@ -22,7 +23,8 @@ def read(data: dict):
 
 
 def expected(layout: Layout) -> list[tuple]:
-    return sorted((user, item, float(rating), layout.times(time)) for user, item, rating, time in ROWS)
+    ids = layout.ids
+    return sorted((ids(user), ids(item), float(rating), layout.times(time)) for user, item, rating, time in ROWS)
 
 
 def found(data: dict) -> list[tuple]:
@@ -112,10 +114,11 @@ def test_a_file_of_users_with_places_is_no_second_log(tmp_path, monkeypatch):
     assert (section["interactions"], section["items"], section["users"]) == ("ratings.csv", "books.csv", "users.csv")
 
 
-def test_a_list_within_a_large_object_is_found(tmp_path, monkeypatch):
-    lists = [{"pid": user, "note": "x" * 9_000, "tracks": [{"artist_name": "y", "track_uri": i} for _, i, *_ in rows]}
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_list_within_a_large_object_is_found(indent, tmp_path, monkeypatch):
+    lists = [{"pid": user, "note": "x" * 30_000, "tracks": [{"artist_name": "y", "track_uri": i} for _, i, *_ in rows]}
              for user, rows in BY_USER.items()]  # fmt: skip
-    (tmp_path / "slice.json").write_text(json.dumps({"info": {"version": "v1"}, "playlists": lists}))
+    (tmp_path / "slice.json").write_text(json.dumps({"info": {"version": "v1"}, "playlists": lists}, indent=indent))
     monkeypatch.chdir(tmp_path)
     section = parse(inspect(["slice.json"]).yaml)["data"]
     assert section["interaction_columns"] == {"user": "pid", "item": "tracks.track_uri"}
@@ -261,6 +264,32 @@ def test_a_file_without_values_is_one_clear_line(text, tmp_path):
     (tmp_path / "log.json").write_text(text)
     with pytest.raises(UserError, match="no value can be read from the file|no file looks like interactions"):
         inspect([str(tmp_path / "log.json")])
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (json.dumps({"user_id": {str(n): n for n in range(900)}, "item_id": {"0": 1, "1": 2}}), "one JSON object with"),
+        (json.dumps({"u1": ["i1", "i2"], "u2": ["i1"]}), "one JSON object with"),
+        ("[1, 2]\n[1, 3]\n", "JSON arrays, without names"),
+        ("<!DOCTYPE html><html><table><tr><td>1</td></tr></table>", "an HTML page"),
+        ('<?xml version="1.0"?>\n<votes>\n', "XML"),
+        ("INSERT INTO `log` VALUES (1,2),(3,4);\n", "an SQL dump"),
+    ],
+)
+def test_what_holds_no_rows_is_told(text, what, tmp_path):
+    (tmp_path / "log.json").write_text(text)
+    with pytest.raises(UserError, match=what):
+        inspect([str(tmp_path / "log.json")])
+
+
+def test_bytes_that_are_not_text_are_ids_in_hexadecimal(tmp_path, monkeypatch):
+    ids = {user: bytes([number, 255, 0, 200]) for number, user in enumerate(BY_USER)}
+    frame = pl.DataFrame({"user_id": [ids[row[0]] for row in ROWS], "item_id": [row[1].encode() for row in ROWS]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    monkeypatch.chdir(tmp_path)
+    rows = read(parse(inspect(["log.parquet"]).yaml)["data"]).interactions.select("user_id", "item_id").rows()
+    assert sorted(rows) == sorted((ids[user].hex(), item) for user, item, *_ in ROWS)
 
 
 @pytest.mark.parametrize(
