@@ -1,8 +1,8 @@
 """Chooses `train.cold_growth` without test data: items are removed from train once more, and a model is trained again.
 
-The items with train interactions and their train and validation pairs are data of their own. A fifth of each user's
-train pairs is their test, as the test of a run is a fifth of a user's interactions, and a share of the items is cold
-among them. The model is trained without these items, so that it knows no more about them than about a new item.
+The items with train interactions and their train and validation pairs are data of their own, split as those of a run: a
+user's newest fifth is test, and a tenth is validation. A share of the items is cold among them. The model is trained
+without these items, so that it knows no more about them than about a new item.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from benchmarks import cold
 from benchmarks.data import BenchData, train_counts
@@ -22,7 +23,7 @@ from darec.common.progress import Progress
 from darec.evaluation.protocol import Ranking, score
 from darec.model import cold_start
 
-_TEST = 0.2  # fraction of a user's train pairs
+_VAL, _TEST = 0.1, 0.2  # fractions of a user's pairs, as in the default split
 _SCALES = torch.logspace(-1, 1, 801)
 
 
@@ -41,27 +42,37 @@ def nested(data: BenchData, share: float, seed: int) -> Nested:
     assert data.text is not None
     known = train_counts(data.interactions)[1] > 0
     number = cold.positions(known)
-    train, test = _without_fifth(data.interactions, seed)
-    val = data.interactions.val
-    parts = [Pairs(part.users, number[part.items]) for part in (train, cold.filtered(val, known[val.items]), test)]
+    parts = [Pairs(part.users, number[part.items]) for part in _split_again(data.interactions, known, seed)]
     interactions = Interactions(data.interactions.n_users, int(known.sum()), *parts)
     text = Representations.join(data.text.user, data.text.item[known])
-    content = digest(["nested", _TEST, seed, data.content])
+    content = digest(["nested", _VAL, _TEST, seed, data.content])
     full = BenchData(data.name, interactions, text, content, digest([content, data.text_content]))
     return Nested(cold.hold_out(full, share, seed), full)
 
 
-def _without_fifth(interactions: Interactions, seed: int) -> tuple[Pairs, Pairs]:
-    """The train pairs without a random fifth of each user's, and this fifth: at least one of two and more."""
-    train = interactions.train
-    shuffled = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    order = shuffled[train.users[shuffled].argsort(stable=True)]
-    users, items = train.users[order], train.items[order]
+def _split_again(interactions: Interactions, known: Tensor, seed: int) -> tuple[Pairs, Pairs, Pairs]:
+    """Train, validation and test of the train and validation pairs of `known` items, bool [n_items].
+
+    Validation pairs are newer than train pairs, so they are held out first; train pairs are held out at random, because
+    their order is not known. As in a split, users with three and more pairs have at least one in each part.
+    """
+    train, val = interactions.train, cold.filtered(interactions.val, known[interactions.val.items])
+    users, items = torch.cat([train.users, val.users]), torch.cat([train.items, val.items])
+    age = torch.rand(len(users), generator=torch.Generator().manual_seed(seed))
+    age[len(train) :] -= 1
+
+    order = age.argsort()
+    order = order[users[order].argsort(stable=True)]
+    users, items = users[order], items[order]
     counts = torch.bincount(users, minlength=interactions.n_users)
     position = torch.arange(len(users)) - (counts.cumsum(0) - counts)[users]
-    taken = (_TEST * counts).long().clamp_min(1).where(counts > 1, 0)
-    is_test = position < taken[users]
-    return Pairs(users[~is_test], items[~is_test]), Pairs(users[is_test], items[is_test])
+    tests, vals = ((share * counts).long().clamp_min(1).where(counts > 2, 0) for share in (_TEST, _VAL))
+
+    is_test = position < tests[users]
+    is_val = ~is_test & (position < (tests + vals)[users])
+    is_train = ~(is_test | is_val)
+    new_train, new_val, test = (Pairs(users[part], items[part]) for part in (is_train, is_val, is_test))
+    return new_train, new_val, test
 
 
 def recalls(run: Run, artifact: Artifact, full: BenchData, growths: Sequence[float]) -> list[float]:

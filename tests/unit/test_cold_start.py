@@ -337,16 +337,23 @@ def test_the_bench_says_what_places_for_cold_items_bring_and_cost(tmp_path):
     assert of_warm[0] >= of_warm[1] >= of_warm[2]
 
 
-def test_data_for_the_growth_are_the_known_items_with_a_test_of_their_own(tmp_path):
+def test_data_for_the_growth_are_the_known_items_split_once_more(tmp_path):
     held = cold.hold_out(from_folder("board", write_board(tmp_path)), 0.2, seed=1)
     inner = cold_growth.nested(held, 0.3, seed=1)
     known = held.interactions.train.items.unique()
     full, small, outer = inner.full.interactions, inner.held.interactions, held.interactions
-    pairs = [set(zip(part.users.tolist(), known[part.items].tolist(), strict=True)) for part in (full.train, full.test)]
-    train = set(zip(outer.train.users.tolist(), outer.train.items.tolist(), strict=True))
-    assert pairs[0] | pairs[1] == train and not pairs[0] & pairs[1], "what is tested was train, and no test of the data"
-    shares = torch.bincount(full.test.users, minlength=40) / torch.bincount(outer.train.users, minlength=40)
-    assert ((shares > 0) & (shares <= 0.5)).all()
+    parts = (full.train, full.val, full.test)
+    train, val, test = (set(zip(part.users.tolist(), known[part.items].tolist(), strict=True)) for part in parts)
+    old, late = (set(zip(part.users.tolist(), part.items.tolist(), strict=True)) for part in (outer.train, outer.val))
+    assert sum(map(len, (train, val, test))) == len(old | late)
+    assert train | val | test == old | late, "what is held out was known, and is no test of the data"
+    for user in range(40):
+        mine = [[item for who, item in part if who == user] for part in (train, val, test)]
+        total = sum(map(len, mine))
+        assert list(map(len, mine))[1:] == ([max(1, total // 10), max(1, total // 5)] if total > 2 else [0, 0])
+        newest = {item for who, item in late if who == user}
+        assert newest <= set(mine[2]) or newest >= set(mine[2]), "validation pairs are the newest"
+
     assert inner.full.text is not None and held.text is not None
     assert torch.equal(inner.full.text.item, held.text.item[known])
     cold_items = torch.bincount(small.train.items, minlength=len(known)) == 0
