@@ -32,7 +32,8 @@ _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
 _TEXT_SHARE, _TEXT_L2, _TEXT_COLUMNS = 0.4, 10.0, 384  # of the columns of histories
-_SHARPNESS_OF_HISTORY, _HUBNESS, _HUB_NEIGHBOURS = 20, 0.5, 10  # of neighbours, if there are columns of histories
+_HUBNESS, _HUB_NEIGHBOURS = 0.5, 10  # of neighbours, if there are columns of histories
+_WHITENING, _LEAST_VARIANCE = 0.5, 1e-6  # of the texts that find them, and the smallest share of the largest variance
 _FOLDS = 10  # of the warm items, for the scale of the columns of histories
 _HISTORIES = 2**16  # users at once
 
@@ -115,12 +116,12 @@ def history_rows(
 ) -> tuple[Representations, Callable[[Tensor, Tensor], Tensor]]:
     """Rows with columns for histories, and a function that predicts the rows of cold items.
 
-    The score of user u and cold item c is `w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours, of which those
-    of many items count less. t_uc is what EASE, fitted to texts instead of users, gives c by the train items H of u:
-    sum_{i in H} C_ic / sqrt(|H|), with C as in `darec.model.ridge.text_prior`, and with `_TEXT_SHARE` of the standard
-    deviation of e_u . v_c. The weight w_u grows with |H|, because a place costs a user with many items a smaller part
-    of the recall. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of users, [e_i, 0, 0] of warm
-    items, and [v_c, v_c, q_c] of cold items.
+    The score of user u and cold item c is `w_u (e_u . v_c + t_uc)`. v_c is the mean of the neighbours by `whitened`
+    texts, of which those of many items count less. t_uc is what EASE, fitted to texts instead of users, gives c by the
+    train items H of u: sum_{i in H} C_ic / sqrt(|H|), with C as in `darec.model.ridge.text_prior`, and with
+    `_TEXT_SHARE` of the standard deviation of e_u . v_c. The weight w_u grows with |H|, because a place costs a user
+    with many items a smaller part of the recall. Scores of warm items stay: rows are [e_u, (w_u - 1) e_u, w_u p_u] of
+    users, [e_i, 0, 0] of warm items, and [v_c, v_c, q_c] of cold items.
 
     Returns:
         rows [n, 2 d + k], in which cold items are not predicted yet, and the function: it takes the items that are
@@ -129,7 +130,7 @@ def history_rows(
     _, warm = _warm(interactions)
     filled = fill(final, text, interactions, unit=False)
     user_text, item_text = history_columns(text.item, interactions)
-    means = partial(of_neighbours, text.item, final.item, sharpness=_SHARPNESS_OF_HISTORY, hubness=_HUBNESS)
+    means = partial(of_neighbours, whitened(text.item, warm), final.item, hubness=_HUBNESS)
     spread = deviation(final.user, means(warm, ~warm))
     item_text = _TEXT_SHARE * spread / max(deviation(user_text, item_text[~warm]), 1e-12) * item_text
 
@@ -179,6 +180,19 @@ def history_columns(item_text: Tensor, interactions: Interactions) -> tuple[Tens
     best = components[:, -_TEXT_COLUMNS:]
     to_users = (((vectors / root) @ vectors.T) @ best).float()  # L^-1 Q, [d, k]
     return torch.cat([rows @ to_users for rows in blocks()]), (seen @ best).float()
+
+
+def whitened(text: Tensor, known: Tensor) -> Tensor:
+    """Texts [n, p] along the principal axes of the `known` ones (bool [n]), whose variances are made more equal.
+
+    A variance s^2 becomes s^2 to the power of 1 - `_WHITENING`. Text encoders put most of the variance into a few axes,
+    and without this the cosines of texts hardly depend on the others.
+    """
+    centre = text[known].mean(0)
+    centred = (text[known] - centre).double()
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    variances = variances.clamp_min(_LEAST_VARIANCE * variances[-1])
+    return (text - centre) @ (axes * variances ** (-_WHITENING / 2)).float()
 
 
 def deviation(user: Tensor, item: Tensor) -> float:

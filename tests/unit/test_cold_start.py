@@ -24,6 +24,7 @@ from darec.model.cold_start import (
     history_columns,
     of_neighbours,
     ridge,
+    whitened,
 )
 from darec.training import train
 from pipelines.cli import app
@@ -226,6 +227,17 @@ def test_a_neighbour_of_many_items_counts_less():
     known = torch.arange(6) < 5
     plain, less = (of_neighbours(text, final, known, ~known, hubness=share)[0] for share in (0.0, 0.5))
     assert (less[:3] / plain[:3]).max() < less[3] / plain[3], "the first three are near each other"
+
+
+def test_whitened_texts_have_variances_that_differ_less():
+    torch.manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(3, 3)).Q
+    text = torch.randn(500, 3) * torch.tensor([10.0, 1.0, 0.1]) @ turn + 5
+    known = torch.arange(500) < 400
+    before, after = (torch.cov(each[known].T, correction=0) for each in (text, whitened(text, known)))
+    torch.testing.assert_close(after.diagonal().sort().values, torch.linalg.eigvalsh(before).sqrt(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(after, after.diagonal().diag(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(whitened(text + 1, known), whitened(text, known), rtol=1e-2, atol=1e-2)
 
 
 def test_scaled_neighbours_reach_the_first_places_that_ridge_leaves_to_others():
