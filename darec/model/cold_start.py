@@ -188,8 +188,9 @@ def whitened(text: Tensor, known: Tensor) -> Tensor:
     A variance s^2 becomes s^2 to the power of 1 - `_WHITENING`. Text encoders put most of the variance into a few axes,
     and without this the cosines of texts hardly depend on the others.
     """
-    centre = text[known].mean(0)
-    centred = (text[known] - centre).double()
+    some = text[_some_rows(known)]
+    centre = some.mean(0)
+    centred = (some - centre).double()
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
     variances = variances.clamp_min(_LEAST_VARIANCE * variances[-1])
     return (text - centre) @ (axes * variances ** (-_WHITENING / 2)).float()
@@ -389,10 +390,15 @@ def _warm(interactions: Interactions) -> tuple[Tensor, Tensor]:
 def _filled(final: Tensor, text: Tensor, warm: Tensor, unit: bool) -> Tensor:
     if warm.all() or warm.sum() < 2:
         return final
-    known = warm.nonzero().squeeze(1)
-    known = known[:: -(-len(known) // _MOST_ROWS)]
+    known = _some_rows(warm)
     weights, bias = ridge(text[known], final[known])
     predicted = text[~warm] @ weights + bias
     result = final.clone()
     result[~warm] = functional.normalize(predicted, dim=-1) if unit else predicted
     return result
+
+
+def _some_rows(known: Tensor) -> Tensor:
+    """The numbers of the `known` rows, bool [n], at most `_MOST_ROWS` of them."""
+    rows = known.nonzero().squeeze(1)
+    return rows[:: -(-len(rows) // _MOST_ROWS)]
