@@ -13,7 +13,7 @@ from schemas.source_names import SOURCES, FormatName
 Column = str | int
 """A column: its name in the header, or its number, counted from 1."""
 
-TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "order"]
+TimeUnit = Literal["s", "ms", "us", "ns", "yyyymmdd", "days", "excel", "order"]
 
 NULL_WORDS = (
     "", "na", "n/a", "nan", "null", "none", "nil", "nat", "undefined", "\\n", "<na>", "<null>", "(null)", "#n/a", "-",
@@ -157,8 +157,9 @@ class DataConfig(Section):
     """How to treat interactions with items that are not in the items file. drop: they are left out and count as lost.
     keep: the items get their ids as titles."""
     timestamp_unit: TimeUnit | None = added(None)
-    """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; order: numbers that only give an order.
-    null means that it is recognised from the values: seconds to nanoseconds, or dates as numbers."""
+    """The unit of numeric timestamps since 1970; yyyymmdd: dates as numbers; excel: days as spreadsheets count them,
+    25569 for 1970-01-01; order: numbers that only give an order. null means that it is recognised from the values:
+    seconds to nanoseconds, or dates as numbers."""
     timestamp_format: str | None = added(None)
     """The format of timestamps as text, such as "%d.%m.%Y %H:%M" (strftime). null means any common format."""
     min_rating: float | None = 4.0

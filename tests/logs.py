@@ -1,8 +1,10 @@
 """One small log, written in every layout that people have: what each must give is known."""
 
+import calendar
 import gzip
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -236,7 +238,15 @@ TIMED = [
         times=lambda t: t if t % 7 else t // 60 * 60),
     csv("a form that is set", timed(dated("%Hh%M %d~%m~%Y")), data={"timestamp_format": "%Hh%M %d~%m~%Y"},
         is_inspected=False, **MINUTES),
-    csv("a unit that is set", timed(lambda t: t / 86_400), data={"timestamp_unit": "days"}, is_inspected=False),
+    csv("days since 1970", timed(lambda t: t / 86_400), data={"timestamp_unit": "days"}),
+    csv("days of a spreadsheet", timed(lambda t: t // 86_400 + 25_569), data={"timestamp_unit": "excel"}, **DAYS),
+    csv("an order", timed(lambda t: t - 1_400_000_000), data={"timestamp_unit": "order"},
+        times=lambda t: t - 1_400_000_000),
+    csv("ticks of .NET", timed(lambda t: 621_355_968_000_000_000 + t * 10**7)),
+    csv("minutes as digits", timed(dated("%Y%m%d%H%M")), **MINUTES),
+    csv("months as digits", timed(dated("%Y%m")), times=lambda t: calendar.timegm((*time.gmtime(t)[:2], 1, 0, 0, 0))),
+    csv("in words", timed(lambda t: f'"{dated("%B %d, %Y at %I:%M %p")(t)}"'), **MINUTES),
+    csv("in brackets", timed(dated("[%d/%b/%Y:%H:%M:%S +0000]"))),
 ]  # fmt: skip
 
 BY_USER = {user: [row for row in ROWS if row[0] == user] for user, *_ in ROWS}
@@ -276,6 +286,14 @@ PUBLIC = [  # of data sets that people use; what they hold is made up
           timestamp="review_time"),
     named("trivago: references", "user_id,step,reference,rating,timestamp", lambda u, i, r, t: (u, r, i, r, t),
           item="reference", rating="rating", timestamp="timestamp"),
+    named("KuaiRand: days, and milliseconds", "user_id,video_id,date,hourmin,time_ms,rating",
+          lambda u, i, r, t: (u, i, dated("%Y%m%d")(t), dated("%H")(t) + "00", t * 1000, r), item="video_id",
+          rating="rating", timestamp="time_ms"),
+    named("Coveo: hashes", "session_id_hash,score,product_sku_hash,server_timestamp_epoch_ms",
+          lambda u, i, r, t: (u, r, i, t * 1000), user="session_id_hash", item="product_sku_hash", rating="score",
+          timestamp="server_timestamp_epoch_ms"),
+    named("a date of another name", "user_id,item_id,rating,bestellt", lambda u, i, r, t: (u, i, r, SECOND(t)),
+          rating="rating", timestamp="bestellt"),
     objects("Goodreads: a time in the middle", ({"user_id": u, "book_id": i, "rating": r, "read_at": "", "date_added":
             dated("%a %b %d %H:%M:%S -0800 %Y")(t - 28_800)} for u, i, r, t in ROWS),
             interaction_columns={"item": "book_id", "rating": "rating", "timestamp": "date_added"}),

@@ -8,6 +8,7 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.common.ranges import renumbered
 from darec.dataset import times
+from darec.dataset.errors import AnswerableError
 from darec.dataset.ids import as_id, tidied
 from darec.dataset.log import Log, read_log
 from darec.dataset.losses import check_variants, count_losses, nothing_left
@@ -112,7 +113,8 @@ def clean_interactions(
     if liked.is_empty():
         raise nothing_left(raw, left_out)
 
-    notes = [*log.notes, f"from {times.span(liked['time'])}"] if c.TIMESTAMP in raw.names else log.notes
+    has_dates = c.TIMESTAMP in raw.names and config.timestamp_unit != "order"
+    notes = [*log.notes, f"from {times.span(liked['time'])}"] if has_dates else log.notes
     told = {
         "rows_in": rows_in,
         "rows_out": liked.height,
@@ -145,6 +147,11 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
     named = rows.with_columns(tidied(rows[key], raw.form.null_values).alias(key)).filter(pl.col(key).is_not_null())
     distinct = named.unique(maintain_order=True)
     twice = distinct.filter(pl.col(key).is_duplicated())[key]
+    if twice.n_unique() > 0.5 * distinct[key].n_unique():
+        role = "items" if key == c.ITEM else "users"
+        what = f"most ids have several rows that differ, such as {twice.min()!r}: the file lists properties, not {role}"
+        hint = f"write one row per id, with a column for each property, or leave the file out (data.{role}: null)"
+        raise AnswerableError(what, where=raw.place(key), hint=hint, settings={"data": {role: None}})
     if len(twice):
         what = f"{twice.n_unique():,} ids have rows that contradict each other, such as {twice.min()!r}"
         raise UserError(what, where=raw.place(key), hint="keep one row per id")

@@ -17,7 +17,7 @@ from darec.dataset.addresses import place_of
 from darec.dataset.clean import clean
 from darec.dataset.errors import AnswerableError
 from darec.dataset.files import SourceFile, expand
-from darec.dataset.look import Look, look_at, nested_looks
+from darec.dataset.look import Look, is_number, look_at, nested_looks
 from darec.dataset.ratings import parsed, scale_of
 from darec.dataset.readers import RawData, read_source
 from darec.dataset.remote import fetch, local
@@ -96,6 +96,7 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
     if "interactions" not in by_role:
         columns = "; ".join(f"{each.name}: {', '.join(each.look.columns[:10])}" for each in described)
         hint = "name a file of interactions, with a column of users and one of items"
+        hint = next(filter(None, map(_conversion, described)), hint)
         raise UserError(f"no file looks like interactions ({columns})", where=", ".join(places), hint=hint)
 
     _describe_interactions(found, by_role["interactions"])
@@ -110,6 +111,30 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
         found.doubts += [f"{each.name}: {doubt}" for doubt in (*each.look.doubts, *each.reading.doubts)]
     _settle(found, copies)
     return found
+
+
+def _conversion(each: _Described) -> str | None:
+    """How to write interactions that a file holds in a form that is not read; None if it holds none."""
+    look = each.look
+    if len(look.columns) >= 20 and _is_wide(look):
+        return "the file has a column per item: write one row per user and item (unpivot in Polars, melt in pandas)"
+    lists = [name for number, name in enumerate(look.columns) if _are_lists(look.column(number))]
+    if lists and len(look.columns) < 20:
+        return f"{lists[0]!r} holds several values per row: write one row per user and item (explode in Polars)"
+    return None
+
+
+def _is_wide(look: Look) -> bool:
+    """Whether most columns have numbers or nothing."""
+    columns = [look.column(number) for number in range(1, len(look.columns))]
+    return sum(all(not value.strip() or is_number(value) for value in values) for values in columns) > 0.8 * len(
+        columns
+    )
+
+
+def _are_lists(values: list[str]) -> bool:
+    filled = [value for value in values if value.strip()]
+    return bool(filled) and sum(bool(re.search(r"^[\[{]|\S[,|;] ?\S", value)) for value in filled) > 0.5 * len(filled)
 
 
 def _described(name: str, copies: Path) -> _Described:
@@ -281,6 +306,9 @@ def _describe_values(found: Inspection, first: _Described, columns: dict[str, in
         found.section.setdefault("split", {"strategy": "column"})
     elif "timestamp" not in columns:
         found.section.setdefault("split", {"strategy": "random"})
+        found.seen.append("no column has times: the split is random")
+    if first.reading.timestamp_unit is not None:
+        data["timestamp_unit"] = first.reading.timestamp_unit
 
 
 def _describe_entities(found: Inspection, role: Role, each: _Described) -> None:
@@ -329,7 +357,9 @@ def _layout(each: _Described) -> str:
     told = ", ".join([str(kind), *(f"{name} {value!r}" for name, value in settings.items())])
     names = ", ".join(f"{meaning} {_name(each.look, number)!r}" for meaning, number in each.reading.columns.items())
     more = f" and {len(each.files) - 1} more" if len(each.files) > 1 else ""
-    return f"{each.name}{more}: {each.reading.role} ({told}); {names}"
+    unread = [name for number, name in enumerate(each.look.columns) if number not in each.reading.columns.values()]
+    rest = f"; not read: {', '.join(unread[:20])}" if unread and each.reading.role == "interactions" else ""
+    return f"{each.name}{more}: {each.reading.role} ({told}); {names}{rest}"
 
 
 def _validated(section: Mapping[str, Any]) -> DataConfig:
@@ -368,10 +398,13 @@ def _settle(found: Inspection, copies: Path) -> None:
 
 
 def _answer(section: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Merges the settings into the sections; without timestamps the split is random."""
+    """Merges the settings into the sections, without files that are null; without timestamps the split is random."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             _answer(section.setdefault(name, {}), value)
+        elif value is None and name in _KEYS:
+            for part in (name, f"{_KEYS[name]}_columns", f"{_KEYS[name]}_format"):
+                section.pop(part, None)
         else:
             section[name] = list(value) if isinstance(value, tuple) else value
     if section.get("data", {}).get("interaction_columns", {}).get("timestamp", "") is None:

@@ -16,6 +16,7 @@ _WORDS = {
 }  # fmt: skip
 _DECIMAL_COMMA = r"^[-+]?(\d+,(\d{1,2}|\d{4,})|0,\d+)$"  # not 1,234, which may have a thousands separator
 _STARS = 5.0
+_NOT_RATED = -1.0  # of items that were used and not rated
 _MOST = 0.99  # minimum share of the ratings that defines the scale; outliers are ignored
 
 
@@ -67,6 +68,8 @@ def scale_of(ratings: pl.Series) -> Scale | None:
     low, high, median = float(values.min()), float(values.max()), float(np.median(values))
     words = f"{low:g} to {high:g} (median {median:g})" if low < high else f"always {low:g}"
     within = (values >= 0) & (values <= _STARS)
+    if low == _NOT_RATED and (values == low).any() and (within | (values == low)).all() and high > 3:
+        return Scale(words, False, 4.0)
     if within.mean() >= _MOST and values[within].max() >= 4:
         return Scale(words, True, 4.0)
     return Scale(words, False, _threshold(values, low, high))
@@ -78,6 +81,8 @@ def _threshold(values: NDArray[np.float32], low: float, high: float) -> float | 
         return None
     if high <= 1:
         return high if len(np.unique(values)) == 2 else round(low + 0.75 * (high - low), 2)
+    if np.median(values) == low >= 1:
+        return None  # most are the smallest number, as of pieces sold
     if high in (2.0, 3.0, 6.0, 7.0, 10.0, 20.0, 100.0) and low >= -1:
         return round(0.8 * high, 1)
     return None

@@ -10,7 +10,7 @@ import polars as pl
 
 from darec.dataset import times
 from darec.dataset.look import Look, is_number
-from schemas.data import NULL_WORDS
+from schemas.data import NULL_WORDS, TimeUnit
 
 Role = Literal["interactions", "items", "users"]
 
@@ -27,7 +27,7 @@ _WHAT = (
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
-        f"(origin|orig|raw)?({_WHOM})(pseudo|anonymous)?{_NUMBERED}",
+        f"(origin|orig|raw)?({_WHOM})(pseudo|anonymous)?{_NUMBERED}(hash)?",
         "uid|msno|steamid|pid|profilename",
         _WHOM,
         f"({_WHOM})(name|hash)|author|authorid|({_WHOM})?e?mail(address)?",
@@ -35,9 +35,9 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
     ),
     "item": (
         "parentasin",
-        f"(?!pincode)({_WHAT}){_NUMBERED}|asin|(lineitem)?sku|isbn|isbn13|stockcode|iid|aid",
+        f"(?!pincode)({_WHAT}){_NUMBERED}(hash)?|asin|(lineitem|product)?sku(hash)?|isbn|isbn13|stockcode|iid|aid",
         _WHAT,
-        f"({_WHAT})(uri|url)|reference",
+        f"(spotify)?({_WHAT})(uri|url)|reference",
         f"({_WHAT})name",
     ),
     "rating": (
@@ -48,7 +48,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
         "unixreviewtime|timestamp|ts|timestampms|unixtime|epoch",
         "time|date|datetime|when",
         ".*timestamp",
-        ".*(time|date|at|day|dt)|(date|time).*",
+        ".*(time|date|at|day|dt|updated|created|edon)|(date|time).*|.*(epoch|time|ts)ms",
     ),
     "event": (
         "event|eventtype|eventname|action|actiontype|behavior|behaviortype|behaviour|actid|interaction",
@@ -81,6 +81,7 @@ class Reading:
     doubts: list[str] = field(default_factory=list)
     item_separator: str | None = None
     item_rating_separator: str | None = None
+    timestamp_unit: TimeUnit | None = None
 
 
 def read_roles(look: Look) -> Reading:
@@ -165,6 +166,11 @@ def _by_name(look: Look) -> dict[str, int]:
         search("event", last_words, len(_NAMES["event"]))
     for meaning, patterns in _NAMES.items():
         search(meaning, whole, len(patterns))
+    if "item" in found:
+        of_item = re.sub(_NUMBERED + "$", "", _bare(look.columns[found["item"]]))
+        own = [number for number, name in enumerate(whole) if name in (f"{of_item}title", f"{of_item}name")]
+        if own and "title" not in whole and own[0] not in found.values() and _is_text(look.column(own[0])):
+            found["title"] = own[0]
     if "user" in found and "item" not in found and (number := _plain_id(look)) is not None:
         found["item"] = number
     return found
@@ -188,12 +194,79 @@ def _plain_id(look: Look) -> int | None:
 def _interactions(look: Look, found: dict[str, int]) -> Reading:
     found = {meaning: number for meaning, number in found.items() if meaning not in ("title", "description")}
     reading = Reading("interactions", found)
+    _read_times(look, reading)
     for meaning in ("rating", "timestamp"):
         named = [n for n, name in enumerate(look.columns) if re.fullmatch(_NAMES[meaning][0], _bare(name))]
-        if named and meaning not in found:
+        if named and meaning not in reading.columns:
             example = next(iter(_known(look.column(named[0]))), "")
             reading.doubts.append(f"{look.columns[named[0]]!r} is left out: {example[:40]!r} is not a {meaning}")
+    reading.doubts += _uncounted(look, reading)
     return reading
+
+
+def _uncounted(look: Look, reading: Reading) -> list[str]:
+    """Doubts about columns that say that some rows are no likes: flags such as `is_click`, and pieces returned."""
+    if {"rating", "event"} & reading.columns.keys():
+        return []
+    flags = [name for number, name in enumerate(look.columns) if _is_flag(_bare(name), look.column(number))]
+    doubts = []
+    if flags:
+        what = f"{', '.join(flags[:8])}: rows with 0 count as interactions too"
+        doubts.append(f"{what}, unless data.interaction_columns.rating names the column of likes (with min_rating: 1)")
+    for number, name in enumerate(look.columns):
+        if re.fullmatch(r"quantity|qty|units|pieces", _bare(name)) and any(
+            value.strip().startswith("-") for value in look.column(number)
+        ):
+            doubts.append(f"{name!r} has negative values: rows of returned items count as interactions")
+    return doubts
+
+
+def _is_flag(name: str, values: list[str]) -> bool:
+    named = re.fullmatch(r"is[a-z]+|clicks?|clicked|liked?|label|target|purchased|bought", name)
+    return named is not None and {value.strip().lower() for value in _known(values)} in ({"0", "1"}, {"true", "false"})
+
+
+def _read_times(look: Look, reading: Reading) -> None:
+    """Adds a column of times that no name tells, or replaces one of days by one with hours and minutes."""
+    taken = [number for meaning, number in reading.columns.items() if meaning != "timestamp"]
+    others = [number for number in range(len(look.columns)) if number not in taken]
+    if "timestamp" in reading.columns:
+        coarse = _seconds(look.column(reading.columns["timestamp"]))
+        named = [n for n in others if re.fullmatch("|".join(_NAMES["timestamp"]), _bare(look.columns[n]))]
+        for number in named if _are_days(coarse) else []:
+            finer = _seconds(look.column(number))
+            are_same = len(finer) == len(coarse) and ((finer - coarse).abs() < 2 * 86_400).sum() > 0.9 * len(coarse)
+            if are_same and not _are_days(finer):
+                reading.columns["timestamp"] = number
+        return
+
+    dated = next((number for number in others if _is_date(look.column(number))), None)
+    if dated is not None:
+        reading.columns["timestamp"] = dated
+        return
+    for number in others:
+        values, name = _known(look.column(number)), look.columns[number]
+        rank = next((rank for rank in (0, 1) if re.fullmatch(_NAMES["timestamp"][rank], _bare(name))), None)
+        if rank is None or not values or not all(map(is_number, values)):
+            continue
+        unit = times.unit_of(pl.Series(values).cast(pl.Float64, strict=False).drop_nulls())
+        if unit is not None and (unit != "order" or rank == 0):
+            what = {"days": "days since 1970", "excel": "days of a spreadsheet", "order": "an order, not times"}[unit]
+            reading.doubts.append(f"{name!r} is read as {what}, because of numbers such as {values[0]}")
+            reading.columns["timestamp"], reading.timestamp_unit = number, unit
+            return
+
+
+def _seconds(values: list[str]) -> pl.Series:
+    """The seconds since 1970 of values that are times, null for others."""
+    texts = pl.Series("time", values, dtype=pl.String)
+    read = times.nanoseconds("time", pl.String(), times.recognise(texts, None, None))
+    found = texts.to_frame().select(read).to_series()
+    return found.set(found == times.IMPLAUSIBLE, None) // times.SECOND
+
+
+def _are_days(seconds: pl.Series) -> bool:
+    return bool((seconds.drop_nulls() % 86_400 == 0).all())
 
 
 def _entities(look: Look, found: dict[str, int]) -> Reading:

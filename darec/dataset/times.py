@@ -34,6 +34,9 @@ _FORMS = (*(f"{day} {hour}".strip() for hour in _HOURS for day in _DAYS), *_OTHE
 _MOST_FORMS = 4  # formats in one column
 _SAMPLE = 2_000  # distinct values
 
+_TICKS_IN_1970 = 621_355_968_000_000_000  # of .NET: tenths of a microsecond since the year 1
+_EXCEL_IN_1970 = 25_569  # days, as spreadsheets count them
+
 _THOUSANDS = r"^\d{1,3}(,\d{3}){3,}$"
 _SCIENTIFIC = r"^[-+]?\d(\.\d+)?[eE]\+?\d+$"
 
@@ -105,6 +108,15 @@ def _of_texts(values: pl.Series, read: TimeForms) -> pl.Series:
     return table.select(pl.coalesce(_of_number(pl.col("whole"), read.unit), floats, *dates)).to_series()
 
 
+def unit_of(numbers: pl.Series) -> TimeUnit | None:
+    """The unit of numbers that are no times by their size: days, days of a spreadsheet, or only an order."""
+    for unit in ("days", "excel"):
+        found = numbers.to_frame("number").select(_of_number(pl.col("number"), unit)).to_series()
+        if len(found) and (found != IMPLAUSIBLE).fill_null(False).all():
+            return unit
+    return "order" if numbers.n_unique() > 2 else None
+
+
 def span(times: pl.Series) -> str:
     """The first and the last day of a column of nanoseconds."""
     known = times.drop_nulls()
@@ -126,14 +138,19 @@ def _spans() -> list[tuple[str, float, float]]:
     last = time.time() + _DAY
     today = float(time.strftime("%Y%m%d", time.gmtime(last)))
     spans: list[tuple[str, float, float]] = [(unit, _FIRST * per, last * per) for unit, per in _PER_SECOND.items()]
-    return [*spans, ("yyyymmdd", 19_900_101, today + 1), ("yyyymmddhhmmss", 19_900_101e6, (today + 1) * 1e6)]
+    digits = {"yyyymm": 1e-2, "yyyymmdd": 1, "yyyymmddhhmm": 1e4, "yyyymmddhhmmss": 1e6}
+    spans += [(name, 19_900_101 * per // 1, (today + 1) * per) for name, per in digits.items()]
+    first_tick, last_tick = (_TICKS_IN_1970 + seconds * 10**7 for seconds in (_FIRST, last))
+    spans[3] = ("ns", last_tick, spans[3][2])  # without the first weeks of 1990, whose numbers are those of ticks
+    return [*spans, ("ticks", first_tick, last_tick)]
 
 
 def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
     if unit == "order":
         return (values * SECOND).cast(pl.Int64, strict=False)
-    if unit == "days":
-        return _plausible((values * (_DAY * SECOND)).cast(pl.Int64, strict=False))
+    if unit in ("days", "excel"):
+        days = values - (_EXCEL_IN_1970 if unit == "excel" else 0)
+        return _plausible((days * (_DAY * SECOND)).cast(pl.Int64, strict=False))
     known = pl.when(values.is_null()).then(pl.lit(None, pl.Int64))
     for name, low, high in _spans():
         if unit in (None, name):
@@ -146,10 +163,13 @@ def _of_number(values: pl.Expr, unit: TimeUnit | None) -> pl.Expr:
 def _of_unit(values: pl.Expr, unit: str) -> pl.Expr:
     if unit in _PER_SECOND:
         return (values * (SECOND // _PER_SECOND[unit])).cast(pl.Int64, strict=False)
+    if unit == "ticks":
+        return (values - _TICKS_IN_1970).cast(pl.Int64, strict=False) * 100
     digits = values.cast(pl.Int64, strict=False).cast(pl.String)
-    if unit == "yyyymmdd":
-        return _of_datetime(digits.str.to_date("%Y%m%d", strict=False))
-    return _of_datetime(digits.str.to_datetime("%Y%m%d%H%M%S", strict=False, time_unit="us"))
+    if unit in ("yyyymm", "yyyymmdd"):
+        return _of_datetime(digits.str.to_date("%Y%m%d"[: len(unit) - 2], strict=False))
+    form = "%Y%m%d%H%M%S"[: len(unit) - 2]
+    return _of_datetime(digits.str.to_datetime(form, strict=False, time_unit="us"))
 
 
 def _of_datetime(values: pl.Expr) -> pl.Expr:
@@ -168,6 +188,7 @@ def _tidy(text: pl.Expr) -> pl.Expr:
     minutes after an hour that has none.
     """
     spaced = text.str.replace(r"^(\d{4}-?\d\d-?\d\d)T", "$1 ").str.replace(r"(:\d\d),(\d+)", "$1.$2")
+    spaced = spaced.str.replace(r"^\[(.*)\]$", "$1").str.replace(" at ", " ", literal=True)
     return spaced.str.replace_all(r",? +", " ").str.replace(r"^(\d{4}-\d\d-\d\d \d\d)$", "$1:00")
 
 

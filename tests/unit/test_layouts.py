@@ -187,6 +187,49 @@ def test_quotes_in_titles(row, setting, title, tmp_path, monkeypatch):
     assert title in read(section).items["title"].to_list()
 
 
+def test_the_title_of_items_is_their_own(tmp_path, monkeypatch):
+    (tmp_path / "counts.csv").write_text(delimited(header=("user_id", "track_id"), table=[row[:2] for row in ROWS]))
+    tracks = [(item, "Some Artist", title) for item, title in TITLES.items()]
+    (tmp_path / "tracks.csv").write_text(delimited(header=("track_id", "artist_name", "track_name"), table=tracks))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["counts.csv", "tracks.csv"]).yaml)["data"]
+    assert section["item_columns"] == {"item": "track_id", "title": "track_name"}
+
+
+def test_a_file_of_properties_is_told_and_left_out(tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text(delimited())
+    table = [(item, name, f"{item}{name}") for item in TITLES for name in ("size", "colour")]
+    (tmp_path / "properties.csv").write_text(delimited(header=("item_id", "property", "value"), table=table))
+    monkeypatch.chdir(tmp_path)
+    found = inspect(["log.csv", "properties.csv"])
+    assert any("the file lists properties, not items" in doubt for doubt in found.doubts)
+    assert {"items", "item_columns"}.isdisjoint(parse(found.yaml)["data"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "doubt"),
+    [
+        ("is_click", [0, 1], "rows with 0 count as interactions too"),
+        ("quantity", [3, -1], "rows of returned items count as interactions"),
+    ],
+)
+def test_rows_that_are_no_likes_are_a_doubt(name, values, doubt, tmp_path):
+    table = [(*row[:2], row[3], values[number % 2]) for number, row in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(delimited(header=("user_id", "item_id", "timestamp", name), table=table))
+    assert any(doubt in each for each in inspect([str(tmp_path / "log.csv")]).doubts)
+
+
+def test_forms_that_are_not_read_are_told_with_the_conversion(tmp_path):
+    lists = pl.DataFrame(ROWS, schema=["user_id", "items", "r", "t"], orient="row").group_by("user_id").agg("items")
+    lists.write_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match="'items' holds several values per row.*explode"):
+        inspect([str(tmp_path / "lists.parquet")])
+    wide = [(user, *range(25)) for user in BY_USER]
+    (tmp_path / "wide.csv").write_text(delimited(header=("user_id", *(f"p{n}" for n in range(25))), table=wide))
+    with pytest.raises(UserError, match="a column per item.*unpivot"):
+        inspect([str(tmp_path / "wide.csv")])
+
+
 def lines_of(rows: list[dict]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
