@@ -65,20 +65,6 @@ def as_id(raw: RawTable, column: str) -> pl.Expr:
     return values.cast(pl.String)
 
 
-def as_categories(text: pl.Expr) -> pl.Expr:
-    """Text as categories of a separate pool, so that a row takes four bytes."""
-    return text.cast(pl.Categorical(pl.Categories.random()))
-
-
-def distinct(categories: pl.Series) -> pl.DataFrame:
-    """The categories that occur: `code`, `value` and `rows`, the number of rows that have it; nulls are left out."""
-    codes = categories.to_physical().drop_nulls().to_numpy()
-    counts = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
-    present = np.flatnonzero(counts)
-    values = pl.Series(present.astype(np.uint32)).cat.to(categories.dtype).cast(pl.String)
-    return pl.DataFrame({"code": present, "value": values, "rows": counts[present]})
-
-
 def _whole_number(values: pl.Expr) -> pl.Expr:
     """Floats as text: whole numbers without a decimal point, other values unchanged, very large
     ones with an exponent.
@@ -112,7 +98,7 @@ def resolve(
     """Maps each value of a column to its id.
 
     Args:
-        values: the distinct values: `code`, `value`, and `rows`, the number of rows that have it.
+        values: the result of `Numbering.distinct`.
         null_values: words for missing values.
         merge: the differences that are ignored: case, zeros, spaces.
         catalogue: the normalised known ids, if other ids are unknown.
@@ -133,7 +119,7 @@ def resolve(
     ids = known["id"].unique().sort()
     numbers = np.full(int(values["code"].to_numpy().max(initial=0)) + 2, -1, np.int32)
     problems = np.full(len(numbers), EMPTY, np.uint8)
-    numbers[known["code"].to_numpy()] = ids.search_sorted(known["id"]).to_numpy()
+    numbers[known["code"].to_numpy()] = known["id"].rank("dense").to_numpy().astype(np.int32) - 1
     problems[table["code"].to_numpy()] = table["problem"].to_numpy()
 
     nearest = _most_wanted(table, catalogue)
@@ -205,7 +191,8 @@ def _merged(table: pl.DataFrame, merge: Sequence[str], catalogue: pl.Series | No
 
 def _merged_note(table: pl.DataFrame, kinds: str) -> list[str]:
     """A remark about different values of one id."""
-    groups = table.drop_nulls("id").group_by("id").agg("value", values=pl.len()).filter(pl.col("values") > 1).sort("id")
+    several = table.drop_nulls("id").filter(pl.col("id").is_duplicated())
+    groups = several.group_by("id").agg("value", values=pl.len()).sort("id")
     if groups.is_empty():
         return []
     first, second = groups["value"][0].sort()[:2]

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from darec.common.errors import UserError
 from darec.dataset import ids, times
-from darec.dataset.ids import Ids, as_categories, as_id
+from darec.dataset.ids import Ids, as_id
 from darec.dataset.losses import NO_LOSS, problem_of_a_row
+from darec.dataset.numbering import Numbering
 from darec.dataset.ratings import as_rating
 from darec.dataset.raw import MORE_FIELDS, RawTable
 from schemas import columns as c
@@ -56,9 +57,9 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
         UserError: a column has a wrong type, or the file has no rows or none with an event that is read.
     """
     forms, notes = _forms(raw, config)
-    rows = _read(raw, forms)
+    rows, texts = _read(raw, forms)
     if rows["unread_time"].any() and (better := _other_forms(raw, forms, config)) != forms:
-        forms, rows = better, _read(raw, better)
+        forms, (rows, texts) = better, _read(raw, better)
 
     is_blank = rows.select(pl.all_horizontal(pl.col(c.USER, c.ITEM, c.RATING, c.TIMESTAMP).is_null())).to_series()
     left_out = dict.fromkeys(NO_LOSS, 0) | {"blank": int(is_blank.sum())}
@@ -68,7 +69,8 @@ def read_log(raw: RawTable, catalogue: pl.Series | None, config: DataConfig) -> 
 
     if config.unknown_items == "keep":
         catalogue = None
-    users, items = _checked_ids(raw, rows, c.USER, config, None), _checked_ids(raw, rows, c.ITEM, config, catalogue)
+    users = _checked_ids(raw, texts[c.USER].distinct(rows[c.USER]), c.USER, config, None)
+    items = _checked_ids(raw, texts[c.ITEM].distinct(rows[c.ITEM]), c.ITEM, config, catalogue)
     for word, judged in (("users", users), ("items", items)):
         notes += [f"{word}: {note}" for note in judged.notes]
 
@@ -108,15 +110,14 @@ def _forms(raw: RawTable, config: DataConfig) -> tuple[times.TimeForms, list[str
     return forms, [f"timestamps are read as {units}"] if units else []
 
 
-def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
-    """One pass over the source. Ids and labels become categories, so that a row takes a few dozen bytes."""
+def _read(raw: RawTable, forms: times.TimeForms) -> tuple[pl.DataFrame, dict[str, Numbering]]:
+    """One pass over the source. Ids become numbers and labels categories, so that a row takes a few dozen bytes."""
     schema = raw.rows.collect_schema()
-    columns: dict[str, pl.Expr] = {}
-    for name in (c.USER, c.ITEM, c.SPLIT, c.EVENT):
-        values = pl.lit(None, pl.String)
-        if name in raw.names:
-            values = as_id(raw, name) if name in (c.USER, c.ITEM) else pl.col(name).cast(pl.String)
-        columns[name] = as_categories(values)
+    texts = {name: Numbering() for name in (c.USER, c.ITEM)}
+    columns = {name: numbering.of(as_id(raw, name)) for name, numbering in texts.items()}
+    for name in (c.SPLIT, c.EVENT):
+        values = pl.col(name).cast(pl.String) if name in raw.names else pl.lit(None, pl.String)
+        columns[name] = values.cast(pl.Categorical(pl.Categories.random()))
 
     columns[c.RATING] = as_rating(raw, c.RATING) if c.RATING in raw.names else pl.lit(None, pl.Float32)
     time, unread = pl.lit(None, pl.Int64), pl.lit(False)
@@ -128,7 +129,7 @@ def _read(raw: RawTable, forms: times.TimeForms) -> pl.DataFrame:
     columns |= {c.TIMESTAMP: time, "unread_time": unread}
     columns[MORE_FIELDS] = pl.col(MORE_FIELDS).fill_null("") != "" if MORE_FIELDS in schema else pl.lit(False)
     rows = raw.rows.select(**columns)
-    return raw.collect(rows.with_columns(pl.col("unread_time") & pl.col(c.TIMESTAMP).is_null()))
+    return raw.collect(rows.with_columns(pl.col("unread_time") & pl.col(c.TIMESTAMP).is_null())), texts
 
 
 def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> times.TimeForms:
@@ -141,10 +142,9 @@ def _other_forms(raw: RawTable, forms: times.TimeForms, config: DataConfig) -> t
 
 
 def _checked_ids(
-    raw: RawTable, rows: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None
+    raw: RawTable, values: pl.DataFrame, column: str, config: DataConfig, catalogue: pl.Series | None
 ) -> Ids:
-    """The distinct ids of a column of categories, checked."""
-    values = ids.distinct(rows[column])
+    """The distinct values of a column, checked as ids."""
     kind = raw.rows.collect_schema()[column]
     if kind.is_float() and values["value"].str.contains(r"\.\d*[1-9]").any():
         what = f"ids are {kind}, not text or whole numbers"
@@ -152,9 +152,9 @@ def _checked_ids(
     return ids.resolve(values, raw.form.null_values, config.merge_ids or (), catalogue)
 
 
-def _taken(by_code: NDArray[Any], categories: pl.Series) -> pl.Series:
-    """The entry of each category; the last entry is for null."""
-    return pl.Series(by_code[categories.to_physical().fill_null(len(by_code) - 1).to_numpy()])
+def _taken(by_code: NDArray[Any], codes: pl.Series) -> pl.Series:
+    """The entry of each code; the last entry is for null."""
+    return pl.Series(by_code[codes.fill_null(len(by_code) - 1).to_numpy()])
 
 
 def _meanings(labels: pl.Series) -> dict[str, str]:

@@ -3,7 +3,7 @@
 The result does not depend on the order of the input rows. Ids are numbered in sorted order.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from darec.common.errors import UserError
 from darec.common.id_hashing import hash_ids, mix
 from darec.common.ranges import of_users, renumbered
 from darec.dataset.errors import AnswerableError
-from darec.dataset.ids import as_categories, distinct
+from darec.dataset.numbering import Numbering
 from schemas import columns as c
 from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
@@ -52,12 +52,11 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     """
     source = interactions.lazy()
     _check_strategy(source, config)
-    sides = [
-        as_categories(pl.col(name)).alias(index) for name, index in ((c.USER, c.USER_INDEX), (c.ITEM, c.ITEM_INDEX))
-    ]
+    texts = {c.USER_INDEX: Numbering(), c.ITEM_INDEX: Numbering()}
+    sides = (texts[index].of(pl.col(name)).alias(index) for index, name in zip(texts, (c.USER, c.ITEM), strict=True))
     core = source.select(*sides, *_kept(source, config)).collect(engine="streaming")
-    core, users = _numbered(core, c.USER_INDEX)
-    core, items = _numbered(core, c.ITEM_INDEX)
+    core, users = _in_order_of_ids(core, c.USER_INDEX, texts)
+    core, items = _in_order_of_ids(core, c.ITEM_INDEX, texts)
     rows_in = core.height
 
     k = 0 if config.strategy == "column" else config.k_core
@@ -85,13 +84,13 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     return Split(parts, *vocabularies, _report(rows_in, parts, len(users), len(items), rounds))
 
 
-def _numbered(rows: pl.DataFrame, column: str) -> tuple[pl.DataFrame, pl.Series]:
-    """`rows` with the categories in `column` replaced by the positions of their ids in sorted order, and these ids."""
-    known = distinct(rows[column]).sort("value")
-    codes = known["code"].to_numpy()
-    places = np.zeros(codes.max(initial=-1) + 1, np.int32)
-    places[codes] = np.arange(len(codes), dtype=np.int32)
-    return rows.with_columns(pl.Series(column, places[rows[column].to_physical().to_numpy()])), known["value"]
+def _in_order_of_ids(rows: pl.DataFrame, column: str, texts: Mapping[str, Numbering]) -> tuple[pl.DataFrame, pl.Series]:
+    """`rows` with the numbers in `column` replaced by the positions of their ids in sorted order, and these ids."""
+    ids = texts[column].texts
+    order = ids.arg_sort()
+    places = np.empty(len(ids), np.int32)
+    places[order.to_numpy()] = np.arange(len(ids), dtype=np.int32)
+    return rows.with_columns(pl.Series(column, places[rows[column].to_numpy()])), ids.gather(order)
 
 
 def _kept(source: pl.LazyFrame, config: SplitConfig) -> list[pl.Expr]:
