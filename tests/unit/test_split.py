@@ -1,5 +1,6 @@
 """The division into train, val and test: complete, without leaks, and the same whatever the order of the rows."""
 
+import pickle
 from itertools import pairwise
 
 import networkx as nx
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from darec.common.id_hashing import hash_ids
+from darec.dataset.errors import AnswerableError
 from darec.dataset.split import Split, k_core, split_interactions
 from schemas.data import SplitConfig
 from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
@@ -168,3 +170,11 @@ def test_the_hash_of_an_id_is_fixed_for_ever():
 def test_hashes_of_many_ids_differ():
     ids = pl.Series([f"{kind}{number}" for kind in ("", "u", "user_") for number in range(50_000)])
     assert len(np.unique(hash_ids(ids))) == len(ids)
+
+
+def test_the_error_of_a_k_core_reaches_another_process_with_its_settings():
+    rows = [("u1", "i1", 1), ("u2", "i2", 2)]
+    with pytest.raises(AnswerableError) as caught:
+        split_interactions(interactions(rows), SplitConfig(k_core=5))
+    received = pickle.loads(pickle.dumps(caught.value))
+    assert (str(received), received.settings) == (str(caught.value), {"split": {"k_core": 0}})
