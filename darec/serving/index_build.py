@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 
 from darec.serving.index import Floats, Ints, lists_file, one_thread, recall, without_output, write
+from darec.serving.index_centroids import clustered
 from darec.serving.index_kinds import INDEX_KINDS, IndexKind, InvertedLists
 from schemas.release import ExportConfig, IndexReport
 
@@ -68,7 +69,7 @@ def build(
         index = kind.create(width, rows, config)
         stored = kind.stored(vectors[:])
         if isinstance(kind, InvertedLists):
-            _train(index, stored, device)
+            _train(index, stored[_sample(rows, index)], device)
             _add(index, stored, 0, device)
         else:
             index.add(stored)
@@ -152,10 +153,9 @@ def _sample(rows: int, index: Any) -> Ints:
 
 
 def _train(index: Any, stored: Floats, device: _Device) -> None:
-    searcher = device.index(faiss.IndexFlatL2(index.d))
-    index.clustering_index = searcher
-    index.train(stored)
-    index.clustering_index = None
+    """Finds the centroids on the rows of `_sample`."""
+    index.quantizer.add(clustered(stored, index.nlist, index.cp, device.index))
+    index.is_trained = True
 
 
 def _add(index: Any, stored: Floats, first: int, device: _Device) -> None:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from darec.common.errors import DarecError
+from darec.serving import index_centroids
 from darec.serving.index import Seen, normalised, nothing_seen, read, search, write
 from darec.serving.index_build import build
 from schemas.release import ExportConfig
@@ -56,6 +57,21 @@ def test_equal_input_gives_equal_bytes_whatever_the_threads(kind):
         made.append(faiss.serialize_index(build(vectors, vectors[:50], config)[0]).tobytes())
     assert made[0] == made[1]
     assert faiss.omp_get_max_threads() == 2
+
+
+def test_k_means_in_regions_finds_as_much_with_as_many_lists(monkeypatch):
+    vectors, queries = clustered(5_000), clustered(100, seed=2)
+    config = ExportConfig(index="ivf", lists=128)
+    _, whole = build(vectors, queries, config)
+    monkeypatch.setattr(index_centroids, "_MANY", 128)
+    made = [build(vectors, queries, config) for _ in range(2)]
+
+    index, report = made[0]
+    assert report.recall >= config.target_recall
+    assert report.effort <= 2 * whole.effort
+    assert index.nlist == index.quantizer.ntotal == 128
+    assert len(np.unique(index.quantizer.reconstruct_n(0, 128), axis=0)) == 128
+    assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(made[1][0]).tobytes()
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
