@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -42,6 +44,13 @@ def _reserved(port: int) -> bool:
         return False
     _RESERVED.append(name)
     return True
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder with a path that is short enough for the socket of a PostgreSQL in it, wherever temporary files go."""
+    with TemporaryDirectory(prefix="darec-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 180) -> bool:

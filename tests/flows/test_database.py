@@ -20,7 +20,7 @@ from pipelines.api import PrefectServer
 from pipelines.database import Database
 from pipelines.supervise import Part
 from tests.data import write_checkerboard
-from tests.processes import free_port, unconfigured, wait_for
+from tests.processes import free_port, short_folder, unconfigured, wait_for
 from tests.stores import RECIPE
 
 TRAIN = "epochs: 800, patience: 800, eval_every: 10"
@@ -44,14 +44,21 @@ def ask(folder: Path, query: str) -> str:
     return asyncio.run(answer())
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Path:
+def cluster() -> Iterator[Path]:
     """A cluster that was stopped in order; it holds one table."""
-    folder = tmp_path_factory.mktemp("cluster") / "postgresql"
-    part = start(Database(folder))
-    ask(folder, "create table nights (number int)")
-    part.end()
-    return folder
+    with short_folder() as place:
+        folder = place / "postgresql"
+        part = start(Database(folder))
+        ask(folder, "create table nights (number int)")
+        part.end()
+        yield folder
 
 
 @pytest.fixture

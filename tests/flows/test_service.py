@@ -30,7 +30,7 @@ from tests.buckets import S3
 from tests.data import CHECKERBOARD, write_checkerboard
 from tests.disks import full, small_disk
 from tests.llm_stub import send, stub, well
-from tests.processes import free_port, healthy, unconfigured, wait_for
+from tests.processes import free_port, healthy, short_folder, unconfigured, wait_for
 from tests.stores import RECIPE
 
 pytestmark = pytest.mark.timeout(1200)
@@ -141,8 +141,14 @@ def start_ui(folder: Path, port: int, **settings: str) -> subprocess.Popen[bytes
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
+def folder() -> Iterator[Path]:
+    """The folder of the service."""
+    with short_folder() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Service]:
     write_checkerboard(folder / "data")
     port = free_port(pair=True)
     calls: list[dict[str, Any]] = []
@@ -476,13 +482,13 @@ def test_stages_run_in_the_work_pools_of_the_recipe_on_machines_without_a_common
     assert (len(at_gpu.asked), len(here.asked)) == (16, 24), "items are profiled there, users here"
 
 
-def test_everything_ends_when_darec_ui_is_killed(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("ui")  # a short name, for the socket of PostgreSQL
-    write_checkerboard(folder / "data")
-    process = start_ui(folder, free_port(pair=True))
-    parts = psutil.Process(process.pid).children(recursive=True)
-    assert len(parts) > 4
-    process.kill()
-    process.wait()
-    assert not psutil.wait_procs(parts, timeout=PATIENCE)[1], "they outlived it"
-    assert "database system is shut down" in (folder / "prefect" / "postgresql.log").read_text()
+def test_everything_ends_when_darec_ui_is_killed():
+    with short_folder() as folder:
+        write_checkerboard(folder / "data")
+        process = start_ui(folder, free_port(pair=True))
+        parts = psutil.Process(process.pid).children(recursive=True)
+        assert len(parts) > 4
+        process.kill()
+        process.wait()
+        assert not psutil.wait_procs(parts, timeout=PATIENCE)[1], "they outlived it"
+        assert "database system is shut down" in (folder / "prefect" / "postgresql.log").read_text()

@@ -20,6 +20,7 @@ from darec.text import ray_engine
 from darec.text.protocol import Request
 from darec.text.ray_engine import RayEngine
 from schemas.semantic import EmbedConfig, LLMConfig
+from tests.processes import short_folder
 from tests.ray_models import Deadly, FixedLatency, Unloadable
 from tests.unit.test_server import TITLES, task
 
@@ -31,7 +32,8 @@ MACHINE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A machine with one core, without dashboard; tests add a second one."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
+        patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other processes of this machine may fill its memory
         made = cluster_utils.Cluster(initialize_head=True, head_node_args=MACHINE)

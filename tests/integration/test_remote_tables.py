@@ -58,8 +58,8 @@ def sql_values(rows: Sequence[Row], zone: str = "") -> str:
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory) -> Iterator[str]:
-    with databases.postgresql(tmp_path_factory.mktemp("pg")) as address:
+def postgresql() -> Iterator[str]:
+    with databases.postgresql() as address:
         yield address
 
 

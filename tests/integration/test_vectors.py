@@ -60,8 +60,8 @@ vectors.follow(Path(sys.argv[1]), VectorsConfig.model_validate_json(sys.argv[2])
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
-    with databases.postgresql(tmp_path_factory.mktemp("postgresql")) as address:
+def postgresql():
+    with databases.postgresql() as address:
         yield address
 
 
