@@ -121,19 +121,18 @@ class DaRec(Objective):
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """The four terms, each the mean over sides; empty in steps without terms."""
         turn, between = divmod(self._steps, self.config.every)
-        nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
         if between:
             self.step += 1
             self._steps += 1
-            held = torch.stack([(slope * nodes.index_select(0, rows)).sum() for rows, slope in self._held]).sum()
-            return {"darec/held": held - held.detach()}
+            return {}
 
-        self._held = []
+        nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
         if self._reclusters(turn):
             self._recluster(nodes)
         self.step += 1
         self._steps += 1
-        scale = self.config.weight * self.scale / len(self.sides)
+        # Terms of every k-th step weigh k times as much, so that their sum over an epoch is the same on average.
+        scale = self.config.weight * self.config.every * self.scale / len(self.sides)
         terms: dict[str, Tensor] = {}
         for side in range(len(self.sides)):
             for name, value in self._side(side, nodes, batch, final.n_users):
@@ -148,10 +147,7 @@ class DaRec(Objective):
         if len(rows) < 2:  # a single row has no structure
             return
 
-        part = nodes.index_select(0, rows)
-        kept = rows.clone()
-        part.register_hook(lambda slope: self._held.append((kept, slope.detach())))
-        cf_shared, cf_specific = self.cf_parts(self.split.whole(part))
+        cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
 
         # Columns are orthogonal by construction: the term is for networks only.

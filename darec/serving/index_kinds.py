@@ -80,9 +80,8 @@ class InvertedLists(IndexKind):
         index: Any = faiss.index_factory(width + 1, f"IVF{lists},Flat", faiss.METRIC_L2)
         index.cp.seed = config.seed
         index.cp.niter, index.cp.max_points_per_centroid = _ROUNDS, _MAX_POINTS_PER_LIST
-        index.cp.min_points_per_centroid = (
-            1  # a part of the rows may have fewer than FAISS recommends, without a warning
-        )
+        # A region may have fewer rows than FAISS recommends; it would print a warning.
+        index.cp.min_points_per_centroid = 1
         return index
 
     def stored(self, vectors: NDArray[np.float32], longest: float | None = None) -> NDArray[np.float32]:
