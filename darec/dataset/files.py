@@ -60,7 +60,10 @@ def expand(place: Files, role: str) -> list[SourceFile]:
 
 def check_file(path: Path, role: str) -> Path:
     """`path`, if it is a readable regular file. Raises UserError otherwise."""
-    regular_file(path, f"the {role} file", hint=f"correct data.{role}")
+    hint = f"correct data.{role}"
+    if not path.is_absolute():
+        hint += f", or run in the folder that has {path.parts[0]}: a path is relative to where darec is run"
+    regular_file(path, f"the {role} file", hint=hint)
     try:
         path.open("rb").close()
     except OSError as error:

@@ -53,5 +53,5 @@ def read_prompt(path: Path) -> str:
     """The template's text. Raises UserError if there is no such file or it cannot be read."""
     hint = "correct the path in the recipe"
     if not path.is_absolute():
-        hint += f", or run in the folder that has {path.parts[0]}/: a path is relative to where darec is run"
+        hint += f", or run in the folder that has {path.parts[0]}: a path is relative to where darec is run"
     return read_text(prompt_file(path), "the prompt", hint=hint)

@@ -116,6 +116,11 @@ def _write_all(store: Path, section: ListsConfig, given: dict[str, Any], rules: 
     """Writes the lists of all users. Options replace the fields of the recipe's section `lists`."""
     from darec.serving.lists import write_lists
 
+    name, _, suffix = str(given["out"] or "").rpartition(".")
+    if suffix in ("csv", "parquet", "jsonl"):
+        hint = f"give --out {name} --format {suffix}"
+        raise UserError("the lists are several files in a folder, not one file", where="--out", hint=hint)
+
     config = ListsConfig.model_validate(
         section.model_dump() | {name: value for name, value in given.items() if value is not None}
     )

@@ -81,6 +81,8 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
         darec(two_releases[0], "recommend", "-k", "4")
     with pytest.raises(UserError, match="contains other files than lists"):
         darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "out"))
+    with pytest.raises(UserError, match="several files in a folder.* --format csv"):
+        darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "lists.csv"))
 
 
 def test_similar_leaves_the_item_itself_out(two_releases):

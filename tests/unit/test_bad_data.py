@@ -11,6 +11,7 @@ import pytest
 from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.dataset.clean import clean
+from darec.dataset.files import check_file
 from darec.dataset.readers import read_source
 from darec.dataset.sources import source_files
 from darec.dataset.split import Split, split_interactions
@@ -211,3 +212,9 @@ def test_odd_but_good_data_passes(tmp_path, name):
     split = run(tmp_path, Case(name, "", "", "", **GOOD_CASES[name]))
     assert (len(split.users), len(split.items)) == (4, 4)
     assert split.report["rows_out"] == 16
+
+
+def test_a_relative_path_says_where_it_begins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data\.items, or run in the folder that has raw: a path is relative to where"):
+        check_file(Path("raw/items.csv"), "items")
