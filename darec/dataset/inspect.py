@@ -3,6 +3,7 @@
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from darec.common.strict_yaml import dump
 from darec.dataset.addresses import place_of
 from darec.dataset.clean import clean
 from darec.dataset.errors import AnswerableError
-from darec.dataset.files import SourceFile, expand
+from darec.dataset.files import SourceFile, expand, is_hidden
 from darec.dataset.look import Look, is_number, look_at, nested_looks
 from darec.dataset.ratings import parsed, scale_of
 from darec.dataset.readers import RawData, read_source
@@ -24,12 +25,14 @@ from darec.dataset.remote import fetch, local
 from darec.dataset.roles import Reading, Role, entities_of, event_weights, part_of, read_roles
 from darec.dataset.sources import resolve, source_files
 from darec.dataset.split import split_interactions
+from darec.dataset.unpack import ABOUT
 from schemas.data import DataConfig, SplitConfig
 from schemas.source_names import SOURCES
 
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
 _LARGE = 300 * 2**20  # bytes; larger files are described by their beginning only
 _TRIES = 6
+_MOST_FILES = 20  # of a folder that are examined one by one; more are parts of one table
 _THOUSANDS = r"^[1-9]\d{0,2}(,\d{3})+$"
 _MOST_ROWS = 300_000  # maximum number of rows of a table that are read
 
@@ -85,7 +88,7 @@ def _inspected(places: Sequence[str], copies: Path) -> Inspection:
     if len(places) == 1 and Path(places[0]).is_dir() and (named := _public(Path(places[0]), copies)):
         return named
 
-    described = [_described(place, copies) for place in places]
+    described = [_described(each, copies) for place in places for each in _tables_in(place)]
     _relate(described)
     found = Inspection({"data": {}})
     by_role: dict[Role, list[_Described]] = {}
@@ -135,6 +138,23 @@ def _is_wide(look: Look) -> bool:
 def _are_lists(values: list[str]) -> bool:
     filled = [value for value in values if value.strip()]
     return bool(filled) and sum(bool(re.search(r"^[\[{]|\S[,|;] ?\S", value)) for value in filled) > 0.5 * len(filled)
+
+
+def _tables_in(place: str) -> list[str]:
+    """The files of a folder if they have different columns, else the place itself."""
+    folder = Path(place)
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    paths = [path for path in found if not is_hidden(path.name) and not ABOUT.fullmatch(path.name)]
+    if not paths or len(paths) > _MOST_FILES or any(path.is_dir() for path in paths):
+        return [place]
+
+    tables: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        with suppress(UserError):
+            look = look_at(path)
+            if _is_named(look) and len(look.columns) > 1 and look.rows:
+                tables[str(path)] = tuple(look.columns)
+    return list(tables) if len(set(tables.values())) > 1 else [place]
 
 
 def _described(name: str, copies: Path) -> _Described:
@@ -452,6 +472,10 @@ def _public(folder: Path, copies: Path) -> Inspection | None:
             continue
         first = expand(resolved.interactions or "", "interactions")[0].path
         if not _has_own_name(name, first):
+            continue
+        try:
+            read_source(config, copies / "unpacked")
+        except UserError:  # files of the same names with other columns
             continue
         found = Inspection({"data": {"source": name, "folder": str(folder)}}, [f"{folder}: {name}"])
         _settle(found, copies)

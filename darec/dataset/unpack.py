@@ -19,7 +19,8 @@ from darec.dataset.files import is_hidden
 
 HEAD_BYTES = 2**18
 _BLOCK = 2**20
-_ABOUT = re.compile(r"(readme|licen[cs]e|changes|citation)\b.*|.*\.(md|pdf|html?)", re.IGNORECASE)  # not data
+ABOUT = re.compile(r"(readme|licen[cs]e|changes|citation)\b.*|.*\.(md|pdf|html?)", re.IGNORECASE)
+"""Names of files that accompany data."""
 # A larger file with a higher ratio is refused: text shrinks to about a tenth, a decompression bomb to a thousandth.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
@@ -215,7 +216,7 @@ def _only_member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
         if not member.is_dir()
         and not is_hidden(Path(member.filename).name)
         and "__MACOSX" not in member.filename
-        and not _ABOUT.fullmatch(Path(member.filename).name)
+        and not ABOUT.fullmatch(Path(member.filename).name)
     ]
     if len(members) != 1:
         listed = ", ".join(member.filename for member in members[:5]) or "none"

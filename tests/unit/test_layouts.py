@@ -196,6 +196,17 @@ def test_the_title_of_items_is_their_own(tmp_path, monkeypatch):
     assert section["item_columns"] == {"item": "track_id", "title": "track_name"}
 
 
+def test_a_folder_of_different_tables_is_read_file_by_file(tmp_path, monkeypatch):
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / "ratings.csv").write_text(delimited())
+    (tmp_path / "ml" / "movies.csv").write_text(delimited(header=("item_id", "title"), table=list(TITLES.items())))
+    (tmp_path / "ml" / "README.txt").write_text("These are not the columns of MovieLens-20M.")
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["ml"]).yaml)["data"]
+    assert (section["interactions"], section["items"]) == ("ml/ratings.csv", "ml/movies.csv")
+    assert len(read(section).interactions) > 0
+
+
 def test_a_file_of_properties_is_told_and_left_out(tmp_path, monkeypatch):
     (tmp_path / "log.csv").write_text(delimited())
     table = [(item, name, f"{item}{name}") for item in TITLES for name in ("size", "colour")]
