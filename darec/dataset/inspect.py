@@ -211,7 +211,7 @@ def _relate(described: list[_Described]) -> None:
     columns, separator = main.reading.columns, main.reading.item_separator
     rating = main.reading.item_rating_separator or "\n"
     items = {
-        part.rpartition(rating)[0] or part
+        part.rpartition(rating)[0] or part.strip(" '\"[]")
         for value in main.look.column(columns["item"])
         for part in (value.split(separator) if separator else [value])
     }

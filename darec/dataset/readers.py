@@ -12,7 +12,7 @@ from darec.dataset.errors import AnswerableError
 from darec.dataset.files import SourceFile
 from darec.dataset.formats import completed, open_files
 from darec.dataset.movielens import moved_articles
-from darec.dataset.raw import MORE_FIELDS, RawTable, first_long_line, named_columns
+from darec.dataset.raw import MORE_FIELDS, RawTable, first_long_line, named_columns, reading
 from darec.dataset.sources import resolve, source_files
 from darec.dataset.unpack import Scratch
 from schemas import columns as c
@@ -70,7 +70,12 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
     present = rows.collect_schema().names()
     extra = [MORE_FIELDS] if MORE_FIELDS in present else []
     rows = rows.select(*(pl.col(name).alias(column) for column, name in names.items()), *extra)
-    if form.item_separator is not None or form.item_rating_separator is not None:
+    schema = rows.collect_schema()
+    if isinstance(schema.get(c.ITEM), pl.List):
+        lists = [name for name, kind in schema.items() if isinstance(kind, pl.List)]
+        with reading(path):
+            rows = rows.explode(lists).filter(pl.col(c.ITEM).is_not_null())
+    elif form.item_separator is not None or form.item_rating_separator is not None:
         rows, names = _one_item_a_row(rows, names, form)
 
     unread = tuple(name for name in present if name not in names.values() and name != MORE_FIELDS)
@@ -80,8 +85,12 @@ def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch)
 def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat) -> tuple[pl.LazyFrame, dict[str, str]]:
     """Splits rows with several items in one field; the value after an item is its rating."""
     if form.item_separator is not None:
-        items = pl.col(c.ITEM).cast(pl.String).str.strip_chars().str.split(form.item_separator)
-        rows = rows.with_columns(items.alias(c.ITEM)).explode(c.ITEM)
+        text = pl.col(c.ITEM).cast(pl.String).str.strip_chars()
+        is_list = text.str.contains(r"^\[.*\]$")  # as Python and JSON write it: ['a', "b"]
+        items = pl.when(is_list).then(text.str.strip_chars("[]")).otherwise(text).str.split(form.item_separator)
+        rows = rows.with_columns(items.alias(c.ITEM), in_list=is_list).explode(c.ITEM)
+        item = pl.when("in_list").then(pl.col(c.ITEM).str.strip_chars(" '\"")).otherwise(c.ITEM)
+        rows = rows.with_columns(item.alias(c.ITEM)).drop("in_list")
         rows = rows.filter(pl.col(c.ITEM).is_not_null() & (pl.col(c.ITEM) != ""))
     if form.item_rating_separator is None:
         return rows, names

@@ -58,6 +58,7 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
     "title": (f"title|(({_WHAT})(title|name))|name|headline|label", "originaltitle|fulltitle"),
     "description": ("description|overview|summary|abstract|plot|synopsis|desc|about",),
 }
+_LISTS = rf".*({_WHAT})(ids?|s|list|idlist|history)|.*(history|clicks|likes|purchases|sequence|basket|cart)"
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 _EVENT_WEIGHTS = {
     0.5: "impression",
@@ -92,6 +93,8 @@ def read_roles(look: Look) -> Reading:
         return _by_position(look)
     if "user" in found and re.search(r"authors?[/.]", look.columns[found["user"]]) and "title" in found:
         del found["user"]  # one of the authors of a title
+    if "user" in found and not {"item", "title"} & found.keys() and (reading := _item_lists(look, found)):
+        return reading
     if "user" in found and "item" in found and not _is_catalogue(look, found):
         return _interactions(look, found)
     if "user" in found and "title" in found:  # the author of a title
@@ -202,6 +205,45 @@ def _interactions(look: Look, found: dict[str, int]) -> Reading:
             reading.doubts.append(f"{look.columns[named[0]]!r} is left out: {example[:40]!r} is not a {meaning}")
     reading.doubts += _uncounted(look, reading)
     return reading
+
+
+def _item_lists(look: Look, found: dict[str, int]) -> Reading | None:
+    """The reading of a file with a user and a list of items in each row; in Parquet perhaps with a list of times."""
+    marks = {
+        number: mark
+        for number, name in enumerate(look.columns)
+        if number != found["user"]
+        and re.fullmatch(_LISTS, _bare(name))
+        and (mark := _separator_of_ids(look.column(number)))
+    }
+    if not marks:
+        return None
+    item, mark = next(iter(marks.items()))
+    what = f"{look.columns[item]!r} holds several items: each is a separate interaction"
+    reading = Reading("interactions", {"user": found["user"], "item": item}, [what], item_separator=mark)
+    if look.form.format == "parquet" and any(f"{mark} " in value for value in look.column(item)):
+        reading.item_separator = None  # lists, as `as_text` shows them
+        lengths = [value.count(mark) for value in look.column(item)]
+        for number, name in enumerate(look.columns):
+            values = look.column(number)
+            is_named = any(re.fullmatch(form, _bare(name).removesuffix("s")) for form in _NAMES["timestamp"])
+            is_parallel = is_named and lengths == [value.count(mark) for value in values]
+            if is_parallel and _is_time([value.split(mark)[0] for value in values]):
+                reading.columns["timestamp"] = number
+    elif "timestamp" in found:
+        reading.columns["timestamp"] = found["timestamp"]
+    return reading
+
+
+def _separator_of_ids(values: list[str]) -> str | None:
+    """What separates the ids in lists of ids, in brackets or not; None if values are no lists."""
+    known = [value.strip() for value in _known(values)]
+    for mark in (",", "|", ";", " "):
+        words = [word.strip(" '\"[]") for value in known for word in value.split(mark)]
+        are_ids = all(re.fullmatch(r"[\w:-]*", word) for word in words) and any(map(str.isdigit, "".join(words)))
+        if are_ids and sum(mark in value for value in known) > 0.5 * len(known) and len(set(words)) < 0.8 * len(words):
+            return mark
+    return None
 
 
 def _uncounted(look: Look, reading: Reading) -> list[str]:

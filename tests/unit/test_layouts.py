@@ -231,14 +231,31 @@ def test_rows_that_are_no_likes_are_a_doubt(name, values, doubt, tmp_path):
 
 
 def test_forms_that_are_not_read_are_told_with_the_conversion(tmp_path):
-    lists = pl.DataFrame(ROWS, schema=["user_id", "items", "r", "t"], orient="row").group_by("user_id").agg("items")
-    lists.write_parquet(tmp_path / "lists.parquet")
-    with pytest.raises(UserError, match="'items' holds several values per row.*explode"):
+    rows = pl.DataFrame(ROWS, schema=["user_id", "item", "r", "t"], orient="row")
+    rows.group_by("user_id").agg(events=pl.struct("item", "t")).write_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match="'events' holds several values per row.*explode"):
         inspect([str(tmp_path / "lists.parquet")])
     wide = [(user, *range(25)) for user in BY_USER]
     (tmp_path / "wide.csv").write_text(delimited(header=("user_id", *(f"p{n}" for n in range(25))), table=wide))
     with pytest.raises(UserError, match="a column per item.*unpivot"):
         inspect([str(tmp_path / "wide.csv")])
+
+
+def test_lists_of_items_in_parquet_may_have_lists_of_times(tmp_path, monkeypatch):
+    rows = pl.DataFrame([(row[0], row[1], row[3]) for row in ROWS], schema=["user", "item_ids", "times"], orient="row")
+    rows.group_by("user").agg("item_ids", "times").write_parquet(tmp_path / "log.parquet")
+    monkeypatch.chdir(tmp_path)
+    table = read(parse(inspect(["log.parquet"]).yaml)["data"]).interactions.select("user_id", "item_id", "timestamp")
+    assert sorted(table.rows()) == sorted((user, item, time) for user, item, _, time in ROWS)
+
+
+@pytest.mark.parametrize("form", [str, json.dumps, ",".join, "|".join, " ".join])
+def test_lists_of_items_in_text(form, tmp_path, monkeypatch):
+    table = [(user, form([item for _, item, *_ in rows])) for user, rows in BY_USER.items()]
+    (tmp_path / "log.tsv").write_text(delimited("\t", ("user_id", "liked_items"), table))
+    monkeypatch.chdir(tmp_path)
+    rows = read(parse(inspect(["log.tsv"]).yaml)["data"]).interactions.select("user_id", "item_id").rows()
+    assert sorted(rows) == sorted((user, item) for user, item, *_ in ROWS)
 
 
 def lines_of(rows: list[dict]) -> str:
