@@ -19,7 +19,7 @@ def _mark():
 def peak_growth(setup: str, work: str) -> int:
     """Bytes by which resident memory grows at most while `work` runs, after `setup`; both are Python code."""
     script = f"{_PRELUDE}\n{setup}\n_before = _mark()\n{work}\nprint(_memory('VmHWM') - _before)"
-    alike = os.environ | {"POLARS_MAX_THREADS": "2"}  # each thread has memory of its own
+    alike = os.environ | {"POLARS_MAX_THREADS": "1"}  # each thread has memory of its own
     done = subprocess.run([sys.executable, "-c", script], env=alike, capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
     return int(done.stdout.split()[-1])
