@@ -74,6 +74,27 @@ def test_k_means_in_regions_finds_as_much_with_as_many_lists(monkeypatch):
     assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(made[1][0]).tobytes()
 
 
+def test_work_of_k_means_grows_little_more_than_the_rows(monkeypatch):
+    """With twice the rows and lists, k-means for all rows would compare four times as many pairs."""
+    compared = []
+
+    def first_rows(rows, count, settings, place):
+        used = min(len(rows), settings.max_points_per_centroid * count)
+        compared.append(used * count)
+        return rows[:count]
+
+    monkeypatch.setattr(index_centroids, "_kmeans", first_rows)
+    settings = faiss.ClusteringParameters()
+    settings.max_points_per_centroid = 40
+    work = []
+    for lists in (1024, 2048):
+        compared.clear()
+        assert index_centroids.clustered(clustered(40 * lists), lists, settings, lambda index: index).shape[0] == lists
+        work.append(sum(compared))
+    assert work[0] < 40 * 1024 * 1024 / 8
+    assert work[1] / work[0] < 3.2
+
+
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
 def test_effort_is_the_least_power_of_two_that_reaches_the_target(kind):
     vectors, queries = clustered(4000), clustered(200, seed=2)
