@@ -306,6 +306,15 @@ PUBLIC = [  # of data sets that people use; what they hold is made up
     objects("nested objects", ({"user": {"id": u, "name": "x"}, "item": {"id": i}, "stars": r, "ts": t}
             for u, i, r, t in ROWS), interaction_format={"flatten": True}, interaction_columns={"user": "user.id",
             "item": "item.id", "rating": "stars", "timestamp": "ts"}),
+    objects("MongoDB's types", ({"_id": {"$oid": f"{n:024x}"}, "user_id": {"$oid": u}, "item_id": i,
+            "rating": {"$numberInt": str(r)}, "ts": {"$date": {"$numberLong": str(t * 1000)}}}
+            for n, (u, i, r, t) in enumerate(ROWS)), interaction_format={"flatten": True}, interaction_columns={
+            "user": "user_id.$oid", "rating": "rating.$numberInt", "timestamp": "ts.$date.$numberLong"}),
+    objects("Elasticsearch's hits", ({"_index": "log", "_id": f"x{n}", "_score": 1.0, "_source": {"user_id": u,
+            "item_id": i, "rating": r, "@timestamp": dated("%Y-%m-%dT%H:%M:%S.000Z")(t)}}
+            for n, (u, i, r, t) in enumerate(ROWS)), interaction_format={"flatten": True}, interaction_columns={
+            "user": "_source.user_id", "item": "_source.item_id", "rating": "_source.rating",
+            "timestamp": "_source.@timestamp"}),
     objects("OTTO: a list of events in each line", ({"session": u, "events": [{"aid": i, "ts": t, "rating": r}
             for _, i, r, t in rows]} for u, rows in BY_USER.items()), interaction_format={"records": "events"},
             interaction_columns={"user": "session", "item": "events.aid", "rating": "events.rating",

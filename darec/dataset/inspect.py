@@ -189,7 +189,8 @@ def _unnested(look: Look) -> tuple[Look, Reading]:
     ids = [
         value for meaning in ("user", "item") for value in look.column(reading.columns.get(meaning, len(look.columns)))
     ]
-    if reading.role == "interactions" and not any(value.startswith(("{", "[")) for value in ids[:1] + ids[-1:]):
+    are_nested = any(value.startswith(("{", "[")) for value in ids[:1] + ids[-1:])
+    if reading.role == "interactions" and not are_nested and not reading.doubts:
         return look, reading
     for nested in nested_looks(look):
         other = read_roles(nested)

@@ -142,9 +142,11 @@ def _bare(name: str) -> str:
 def _by_name(look: Look) -> dict[str, int]:
     """For each meaning, the column with the best name whose values are plausible."""
     found: dict[str, int] = {}
-    nested = any(re.search(r"\w[/.]\w", name) for name in look.columns)
-    whole = [_bare(name) for name in look.columns]
-    last_words = [_bare(_last_words(name, nested)) for name in look.columns]
+    nested = any(re.search(r"\w[/.][\w$]", name) for name in look.columns)
+    # Beside nested names, `_index` and `_score` are Elasticsearch's own.
+    columns = ["" if nested and re.fullmatch(r"_\w+", name) else name for name in look.columns]
+    whole = [_bare(name) for name in columns]
+    last_words = [_bare(_last_words(name, nested)) for name in columns]
 
     def search(meaning: str, names: list[str], most: int) -> None:
         candidates = [
@@ -180,7 +182,11 @@ def _by_name(look: Look) -> dict[str, int]:
 
 
 def _last_words(name: str, nested: bool) -> str:
-    """A name without its first word; of nested names alone, if there are any, the last part."""
+    """A name without its first word; of nested names alone, if there are any, the last part.
+
+    The types of MongoDB's exports, as in `user_id.$oid`, are no part of a name.
+    """
+    name = re.sub(r"(\.\$\w+)+$", "", name)
     if nested:
         *owner, last = re.split(r"[/.]", name)
         return f"{owner[-1]}_id" if owner and _bare(last) == "id" else last if owner else name
