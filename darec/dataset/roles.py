@@ -24,6 +24,7 @@ _WHAT = (
     "hotel|show|series|podcast|merchant|page|post|work|gmap|stream|ad|bookmark|photo|image|pin|job|repo|exercise|"
     "question|problem|property|i"
 )
+_OTHER_DATES = ".*(birth|release|expir)"  # of people and items
 _NUMBERED = "(id|key|no|num|number|index|idx|code|uuid|sk)"
 _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and digits), the most specific first
     "user": (
@@ -155,6 +156,7 @@ def _by_name(look: Look) -> dict[str, int]:
             for number, name in enumerate(names)
             if number not in found.values()
             and re.fullmatch(pattern, name)
+            and not (meaning == "timestamp" and re.match(_OTHER_DATES, whole[number]))
             and _FITS.get(meaning, _anything)(look.column(number))
         ]
         if candidates and meaning not in found:
@@ -288,8 +290,10 @@ def _read_times(look: Look, reading: Reading) -> None:
                 reading.columns["timestamp"] = number
         return
 
-    dated = next((number for number in others if _is_date(look.column(number))), None)
+    own = [number for number in others if not re.match(_OTHER_DATES, _bare(look.columns[number]))]
+    dated = next((number for number in own if _is_date(look.column(number))), None)
     if dated is not None:
+        reading.doubts.append(f"{look.columns[dated]!r} is read as the time, because it has dates")
         reading.columns["timestamp"] = dated
         return
     for number in others:

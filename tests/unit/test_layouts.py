@@ -207,6 +207,14 @@ def test_a_folder_of_different_tables_is_read_file_by_file(tmp_path, monkeypatch
     assert len(read(section).interactions) > 0
 
 
+@pytest.mark.parametrize("name", ["birthday", "release_date", "released"])
+def test_dates_of_people_and_items_are_no_times(name, tmp_path):
+    table = [(user, item, f"199{number % 10}-01-02") for number, (user, item, *_) in enumerate(ROWS)]
+    (tmp_path / "log.csv").write_text(delimited(header=("user_id", "item_id", name), table=table))
+    section = parse(inspect([str(tmp_path / "log.csv")]).yaml)
+    assert "interaction_columns" not in section["data"] and section["split"] == {"strategy": "random"}
+
+
 def test_a_file_of_properties_is_told_and_left_out(tmp_path, monkeypatch):
     (tmp_path / "log.csv").write_text(delimited())
     table = [(item, name, f"{item}{name}") for item in TITLES for name in ("size", "colour")]
