@@ -62,7 +62,7 @@ def check_file(path: Path, role: str) -> Path:
     """`path`, if it is a readable regular file. Raises UserError otherwise."""
     hint = f"correct data.{role}"
     if not path.is_absolute():
-        hint += f", or run in the folder that has {path.parts[0]}: a path is relative to where darec is run"
+        hint += ", or run in another folder: a path is relative to where darec is run"
     regular_file(path, f"the {role} file", hint=hint)
     try:
         path.open("rb").close()

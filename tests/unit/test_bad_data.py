@@ -216,5 +216,5 @@ def test_odd_but_good_data_passes(tmp_path, name):
 
 def test_a_relative_path_says_where_it_begins(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"data\.items, or run in the folder that has raw: a path is relative to where"):
+    with pytest.raises(UserError, match=r"data\.items, or run in another folder: a path is relative to where"):
         check_file(Path("raw/items.csv"), "items")
