@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from xdist.scheduler import LoadFileScheduling
 # Before torch is loaded: on the tiny models of tests a second OpenMP thread costs many times what it brings, and the
 # last bits of sums depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts background processes with SIGINT ignored, which the processes that tests start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On a busy machine an example may take any time. Every run tries the same examples, so that a test that passes here
 # passes elsewhere; `pytest --hypothesis-profile new` tries others.
