@@ -130,9 +130,8 @@ def _conversion(each: _Described) -> str | None:
 def _is_wide(look: Look) -> bool:
     """Whether most columns have numbers or nothing."""
     columns = [look.column(number) for number in range(1, len(look.columns))]
-    return sum(all(not value.strip() or is_number(value) for value in values) for values in columns) > 0.8 * len(
-        columns
-    )
+    numeric = [values for values in columns if all(not value.strip() or is_number(value) for value in values)]
+    return len(numeric) > 0.8 * len(columns)
 
 
 def _are_lists(values: list[str]) -> bool:

@@ -137,11 +137,13 @@ def _spans() -> list[tuple[str, float, float]]:
     """For every unit that is recognised by magnitude: the range from 1990 to tomorrow. The ranges do not overlap."""
     last = time.time() + _DAY
     today = float(time.strftime("%Y%m%d", time.gmtime(last)))
-    spans: list[tuple[str, float, float]] = [(unit, _FIRST * per, last * per) for unit, per in _PER_SECOND.items()]
+    first_tick, last_tick = (_TICKS_IN_1970 + seconds * 10**7 for seconds in (_FIRST, last))
+    # Nanoseconds begin after the ticks, without the first weeks of 1990.
+    spans: list[tuple[str, float, float]] = [
+        (unit, last_tick if unit == "ns" else _FIRST * per, last * per) for unit, per in _PER_SECOND.items()
+    ]
     digits = {"yyyymm": 1e-2, "yyyymmdd": 1, "yyyymmddhhmm": 1e4, "yyyymmddhhmmss": 1e6}
     spans += [(name, 19_900_101 * per // 1, (today + 1) * per) for name, per in digits.items()]
-    first_tick, last_tick = (_TICKS_IN_1970 + seconds * 10**7 for seconds in (_FIRST, last))
-    spans[3] = ("ns", last_tick, spans[3][2])  # without the first weeks of 1990, whose numbers are those of ticks
     return [*spans, ("ticks", first_tick, last_tick)]
 
 
