@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from darec.artifacts.keys import artifact_key, content_hash, differences
-from darec.artifacts.store import Artifact, Store, code_revision, file_records
+from darec.artifacts.store import RECEIPTS, Artifact, Store, code_revision, file_records
 from darec.common.errors import DarecError
 from darec.common.measure import Measure
 from darec.common.progress import Progress, Silent
@@ -191,7 +191,7 @@ def _why_none(job: Job, store: Store) -> str:
         return "its artifacts are damaged"
 
     # `gc` keeps the newest artifact of every stage.
-    forgotten = any((store.root / "receipts").glob("*.json"))
+    forgotten = any((store.root / RECEIPTS).glob("*.json"))
     return "its artifact was removed by `darec forget`" if forgotten else "its artifact was removed"
 
 

@@ -43,6 +43,8 @@ from darec.common.objects import is_url
 from darec.common.warnings import warn_once
 from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 
+RECEIPTS = "receipts"
+"""The folder of the receipts of `darec forget`."""
 IN_USE = "in-use"
 _TICK = 1_000_000  # nanoseconds: the resolution of file systems
 

@@ -30,7 +30,7 @@ from darec.artifacts.keys import artifact_key, content_hash
 from darec.artifacts.ledger import Ledger
 from darec.artifacts.segments import ledgers
 from darec.artifacts.shared import CACHE_FILES
-from darec.artifacts.store import Artifact, Store, explained, file_records
+from darec.artifacts.store import RECEIPTS, Artifact, Store, explained, file_records
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import replacing
 from darec.serving.bundle import write_without
@@ -56,7 +56,7 @@ _SCRATCH = {"work": "*/*", "damaged": "*"}
 """Checkpoints of runs, and artifacts that were set aside as damaged."""
 _OURS = {
     "artifacts", "work", "ledger", "damaged", "replaced", "leases", "releases", "current", "tmp", "reports", "prompts",
-    "metrics", "receipts", COPIES, NIGHTS_FILE, *CACHE_FILES,
+    "metrics", RECEIPTS, COPIES, NIGHTS_FILE, *CACHE_FILES,
 }  # fmt: skip
 _REMOVED = "(removed with a person who was forgotten)"
 _LEARNED = "what the model of a release has learnt from the person: the next training starts without it"
@@ -478,7 +478,7 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
             _delete(store, artifact)
 
     done = receipt.model_copy(update={"counts": counts})
-    _write(store, store.make("receipts") / f"{done.at:%Y-%m-%dT%H%M%S.%fZ}.json", done.model_dump_json(indent=1))
+    _write(store, store.make(RECEIPTS) / f"{done.at:%Y-%m-%dT%H%M%S.%fZ}.json", done.model_dump_json(indent=1))
     for artifact in (*person.removed, *person.bundles):
         if person.names(artifact):
             _delete(store, artifact)
