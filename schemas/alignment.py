@@ -44,7 +44,7 @@ class DaRecConfig(ObjectiveSection):
 
     name: Literal["darec"] = "darec"
     weight: float = Field(default=0.4, ge=0)
-    """Lambda: weight of the sum of all terms."""
+    """Lambda: weight of the sum of all terms. In a recipe, `auto` lets `search` choose it, for any objective."""
     weights: DaRecWeights = Field(default_factory=DaRecWeights)
     """Weight of each term."""
     warmup_epochs: int = Field(default=0, ge=0, le=1_000_000)

@@ -1,5 +1,6 @@
 """The recipe, which configures a whole run, and its sections."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,21 @@ from schemas.semantic import EmbedConfig, ItemProfileConfig, LLMConfig, UserProf
 from schemas.tracking import TrackingConfig
 from schemas.training import EvaluateConfig, TrainConfig
 from schemas.vectors import VectorsConfig
+
+
+def resolve_auto(values: Any) -> Any:
+    """The values of a recipe with each weight `auto` of an objective replaced by its default, and a search."""
+    train = values.get("train") if isinstance(values, Mapping) else None
+    objectives = train.get("alignment") if isinstance(train, Mapping) else None
+    if train is None or not isinstance(objectives, list | tuple) or not any(_is_auto(each) for each in objectives):
+        return values
+    # Without a weight, an objective has its default.
+    written = [{k: v for k, v in each.items() if k != "weight"} if _is_auto(each) else each for each in objectives]
+    return {**values, "train": {**train, "alignment": written}, "search": values.get("search") or {}}
+
+
+def _is_auto(objective: Any) -> bool:
+    return isinstance(objective, Mapping) and objective.get("weight") == "auto"
 
 
 def _location(value: Any) -> Any:
@@ -60,7 +76,8 @@ class Recipe(Section):
     graph: GraphConfig = Field(default_factory=GraphConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     search: SearchConfig | None = None
-    """Selects the training settings on validation, before training. null: `train` is used unchanged."""
+    """Selects the training settings on validation, before training. null: `train` is used unchanged. A weight of `auto`
+    in `train.alignment` is the default weight with a `search`."""
     rerank: RerankConfig | None = None
     """Reorders the candidates found by the vectors, both in evaluation and in the release. null: candidates keep their
     order."""
@@ -76,6 +93,11 @@ class Recipe(Section):
     tracking: TrackingConfig | None = None
     """Sends every run to an experiment tracker. null: nothing is sent."""
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, values: Any) -> Any:
+        return resolve_auto(values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

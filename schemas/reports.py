@@ -172,14 +172,31 @@ class TrainReport(StageReport):
     """Fingerprint of the released model whose embeddings training started from; None for random embeddings."""
 
 
+def _recall(value: float) -> str:
+    return "diverged" if value < 0 else f"{value:.4f}"
+
+
 class ChoiceReport(StageReport):
     """The training settings that were chosen."""
 
     name: str = ""
     kept: bool = False
     """Whether it is the choice of an earlier run."""
+    why: str = ""
+    """Why the search was made or repeated; empty for a choice that was kept."""
     rounds: tuple[Mapping[str, Any], ...] = ()
     """`epochs` of each candidate so far, and their validation `recalls` by name, of each round of the search."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was chosen, with the recall of every candidate in the last round that compared it."""
+        recalls = {name: value for each in self.rounds for name, value in each["recalls"].items()}
+        if not recalls:
+            return ()
+        best_first = sorted(recalls.items(), key=lambda each: (each[0] != self.name, -each[1]))
+        listed = ", ".join(f"{name} {_recall(value)}" for name, value in best_first)
+        how = "kept from an earlier run" if self.kept else self.why
+        return (f"chosen: {self.name} ({how}); validation Recall@20: {listed}",)
 
 
 class RerankReport(StageReport):

@@ -1,20 +1,32 @@
-"""choose: the training settings that are best on validation, searched again only when the data has changed
-significantly.
+"""choose: the training settings that are best on validation, searched again only when the data, the settings or the
+texts have changed significantly.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from darec.artifacts.files import CHOICE, EDGES
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from darec.artifacts.files import CHOICE, EDGES, ITEM_VOCABULARY, USER_VOCABULARY
 from darec.artifacts.store import Store
 from darec.common.hashing import digest
+from darec.common.id_hashing import hash_ids, mix
+from darec.common.interactions import Pairs
 from darec.training import Adjacency, search
+from schemas import columns as c
+from schemas.recipe import Recipe
 from schemas.reports import ChoiceReport
 from schemas.search import SearchConfig
 from schemas.section import hashed
 from schemas.training import TrainConfig
 from stages.contract import Outcome, StageContext
+from stages.declarations import EMBED, PROFILE_ITEMS, PROFILE_USERS
 from stages.train import judged_interactions, text_vectors
+
+_SKETCH = 1024  # hashes of train pairs that are kept: the fraction in common has a standard error of at most 1.6%
 
 
 def run(context: StageContext) -> Outcome[ChoiceReport]:
@@ -23,28 +35,77 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
     settings: TrainConfig = context.config["train"]
     among = search.candidates(config, settings)
     interactions = judged_interactions(context)
-    pairs, question = len(interactions.train), digest(hashed({"search": config, "train": settings}))
+    asked = {
+        "question": digest(hashed({"search": config, "train": settings})),
+        "texts": _texts(context.recipe),
+        "interactions": len(interactions.train),
+        "sketch": _sketch(context, interactions.train),
+    }
 
-    kept = _kept(context, question, pairs, config.growth)
-    if kept is not None:
-        context.write(CHOICE, kept)
-        return Outcome(len(among), ChoiceReport(name=kept["name"], kept=True))
+    earlier = _newest(context, asked["question"])
+    why = _changed(earlier, asked, config.growth) if earlier else "there is no choice yet for these settings"
+    if earlier and not why:
+        context.write(CHOICE, earlier)
+        return Outcome(
+            len(among), ChoiceReport(name=earlier["name"], kept=True, rounds=tuple(earlier.get("rounds", ())))
+        )
 
     text = text_vectors(context) if settings.needs_text else None
     adjacency = Adjacency.of_table(context.read(EDGES), interactions.n_users, interactions.n_items)
-    name, rounds = search.choose(among, interactions, text, adjacency, config, context.work)
-    context.write(CHOICE, {"name": name, "question": question, "interactions": pairs})
-    return Outcome(len(among), ChoiceReport(name=name, rounds=tuple(asdict(each) for each in rounds)))
+    name, found = search.choose(among, interactions, text, adjacency, config, context.work)
+    rounds = tuple(asdict(each) for each in found)
+    context.write(CHOICE, asked | {"name": name, "rounds": rounds})
+    return Outcome(len(among), ChoiceReport(name=name, why=why, rounds=rounds))
 
 
-def _kept(context: StageContext, question: str, pairs: int, growth: float) -> dict[str, Any] | None:
-    """The newest choice, if it was made with the same settings and a similar number of train interactions.
+def _newest(context: StageContext, question: str) -> Mapping[str, Any] | None:
+    """The newest choice that was made with the same settings; other recipes of the store have choices of their own.
 
     Like the release of a warm start, it is not part of the key; the report states that it was kept.
     """
-    newest = Store(context.store).latest(CHOICE.stage)
-    if newest is None or newest.key == context.work.name:  # from the same data: this stage was forced to run again
-        return None
-    choice = CHOICE.of(newest)
-    changed = abs(pairs - choice["interactions"]) > growth * choice["interactions"]
-    return None if changed or choice["question"] != question else choice
+    for artifact in Store(context.store).artifacts(CHOICE.stage):
+        if artifact.damage() is not None:
+            continue
+        if artifact.key == context.work.name:  # from the same data: this stage was forced to run again
+            return None
+        choice = CHOICE.of(artifact)
+        if choice["question"] == question:
+            return choice
+    return None
+
+
+def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any], growth: float) -> str:
+    """Why the search has to be repeated; an empty string if the earlier choice can be kept."""
+    if earlier.get("texts", asked["texts"]) != asked["texts"]:  # choices of version 0.1 have neither texts nor sketch
+        return "the prompts or the models of the texts have changed"
+
+    before, now = earlier["interactions"], asked["interactions"]
+    if abs(now - before) > growth * before:
+        return f"{now:,} train interactions instead of {before:,}"
+    gone = 1 - _kept_share(earlier["sketch"], asked["sketch"]) if "sketch" in earlier else 0.0
+    return f"{gone:.0%} of the train interactions of the last search are missing" if gone > growth else ""
+
+
+def _texts(recipe: Recipe) -> str:
+    """Identifies how texts and their vectors are made, but not the rows; empty for a recipe without text."""
+    if not recipe.train.needs_text:
+        return ""
+    stages = (PROFILE_ITEMS, PROFILE_USERS, EMBED)
+    return digest([[hashed(dict(stage.config(recipe))), stage.fingerprint(recipe)] for stage in stages])
+
+
+def _sketch(context: StageContext, train: Pairs) -> list[int]:
+    """The smallest hashes of the pairs of external ids, ascending: a uniform sample of the pairs."""
+    users, items = (
+        hash_ids(pl.read_parquet(context.path(file), columns=[column])[column])
+        for file, column in ((USER_VOCABULARY, c.USER), (ITEM_VOCABULARY, c.ITEM))
+    )
+    hashes: NDArray[np.uint64] = np.unique(mix(users[train.users.numpy()] * np.uint64(3) + items[train.items.numpy()]))
+    return hashes[:_SKETCH].tolist()
+
+
+def _kept_share(before: list[int], now: list[int]) -> float:
+    """The fraction of the earlier pairs that are still there, estimated from the hashes that both sketches cover."""
+    covered = [sketch[-1] for sketch in (before, now) if len(sketch) == _SKETCH]
+    comparable = [each for each in before if not covered or each <= min(covered)]
+    return len(set(comparable) & set(now)) / len(comparable) if comparable else 1.0

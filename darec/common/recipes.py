@@ -16,7 +16,7 @@ from darec.common.overrides import overlay, parse_settings
 from darec.common.section_types import mismatches
 from darec.common.strict_yaml import DEEPEST, parse
 from schemas.bench import Overrides
-from schemas.recipe import Recipe
+from schemas.recipe import Recipe, resolve_auto
 from schemas.secret import is_hidden
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,6 +65,8 @@ def configure(kind: type[Model], *layers: Overrides, where: str) -> Model:
 
 
 def _validated(kind: type[Model], values: Mapping[str, Any], where: str) -> Model:
+    if issubclass(kind, Recipe):
+        values = resolve_auto(values)
     if wrong := list(mismatches(values, kind)):
         raise UserError(_joined(wrong), where=where, hint="see `darec config schema`")
     try:

@@ -1,7 +1,8 @@
 """Chooses training settings by successive halving on validation (Jamieson and Talwalkar, AISTATS 2016)."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,20 @@ from darec.common.interactions import Interactions, Representations
 from darec.common.recipes import configure
 from darec.model.propagation import Adjacency
 from darec.training.run import train
-from schemas.alignment import KARConfig
+from darec.training.trainer import DivergedError
+from schemas.alignment import AlignmentConfig, KARConfig, LinearTeacherConfig
 from schemas.search import SearchConfig
 from schemas.training import TrainConfig
 
 FACTORS = (1.0, 0.25, 0.0625, 0.0)
 """Factors for the weights of the objectives, used if the recipe names no candidates."""
+WITHOUT_TEXT = "without text"
+"""The candidate that is the reference of the evaluation, used likewise."""
+
+DIVERGED = -1.0
+"""The recall of a candidate whose training diverged."""
+
+_logger = logging.getLogger(__name__)
 
 _METRIC = "recall@20"
 
@@ -28,7 +37,7 @@ class Round:
     epochs: int
     """Number of epochs of each candidate so far."""
     recalls: dict[str, float]
-    """The best validation Recall@20 of each candidate."""
+    """The best validation Recall@20 of each candidate that was trained."""
 
 
 def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainConfig]:
@@ -38,7 +47,7 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
         UserError: overrides that give invalid settings, or that need text while `settings` do not.
     """
     if not config.candidates:
-        return {f"weights x {factor:g}": _scaled(settings, factor) for factor in FACTORS}
+        return _built_in(settings)
 
     found = {}
     for name, overrides in config.candidates.items():
@@ -47,17 +56,44 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
         if found[name].needs_text and not settings.needs_text:
             hint = "let `train` use text, and name a candidate without"
             raise UserError("the candidate needs text vectors and `train` does not", where=where, hint=hint)
+        if not found[name].learns:
+            hint = "set ranking_weight, or the weight of an objective"
+            raise UserError("the candidate has no loss", where=where, hint=hint)
 
     return found
 
 
+def _built_in(settings: TrainConfig) -> dict[str, TrainConfig]:
+    """Distinct settings that can be trained: the weights of the objectives times `FACTORS`, and no text at all."""
+    among = {f"weights x {factor:g}": _scaled(settings, factor) for factor in FACTORS}
+    if _learns_from_text(among["weights x 0"]):  # otherwise it is the model without text already
+        among[WITHOUT_TEXT] = settings.without_text()
+
+    found: dict[str, TrainConfig] = {}
+    for name, each in among.items():
+        if each.learns and each not in found.values():
+            found[name] = each
+    return found
+
+
 def _scaled(settings: TrainConfig, factor: float) -> TrainConfig:
-    """The settings with the weights of all objectives multiplied by `factor`; KAR has none."""
-    scaled = [
-        each if isinstance(each, KARConfig) else each.model_copy(update={"weight": factor * each.weight})
-        for each in settings.alignment
-    ]
-    return settings.model_copy(update={"alignment": tuple(scaled)})
+    """The settings with the weights of all objectives multiplied by `factor`. KAR has none, and a linear teacher in
+    place of the ranking loss keeps its weight.
+    """
+
+    def scaled(each: AlignmentConfig) -> AlignmentConfig:
+        ranks = isinstance(each, LinearTeacherConfig) and not settings.ranking_weight
+        if isinstance(each, KARConfig) or ranks:
+            return each
+        return each.model_copy(update={"weight": factor * each.weight})
+
+    return settings.model_copy(update={"alignment": tuple(scaled(each) for each in settings.alignment)})
+
+
+def _learns_from_text(settings: TrainConfig) -> bool:
+    """Whether text has any effect but on the rows of new users and items. An objective of weight 0 has none."""
+    weighted = tuple(each for each in settings.alignment if getattr(each, "weight", 1))
+    return settings.model_copy(update={"alignment": weighted}).needs_text
 
 
 def choose(
@@ -71,21 +107,52 @@ def choose(
     """The name of the best candidate on validation, and the rounds of the search.
 
     Candidates resume from checkpoints in `folder`, so that a killed search continues. Only `minutes` can make the
-    choice depend on the machine.
+    choice depend on the machine. A candidate whose training diverges is the worst one.
+
+    Raises:
+        DivergedError: every candidate diverges.
     """
-    rounds, alive, epochs, started = list[Round](), list(among), config.epochs, time.monotonic()
+    rounds, alive, epochs = list[Round](), list(among), config.epochs
+    deadline = time.monotonic() + 60 * config.minutes
     while True:
-        recalls = {}
-        for name in alive:
+
+        def recall(name: str, epochs: int = epochs) -> float:
             settings, checkpoint = among[name], folder / f"{digest(name)[-16:]}.safetensors"
             given = text if settings.needs_text else None
             trained = train(settings, interactions, given, adjacency=adjacency, last_epoch=epochs, resume=checkpoint)
-            recalls[name] = trained.validation.get(_METRIC, 0.0)
+            return trained.validation.get(_METRIC, 0.0)
+
+        recalls = _recalls(alive, recall, deadline)
+        if rounds and len(recalls) < len(alive):  # an unfinished round compares nothing
+            break
         rounds.append(Round(epochs, recalls))
 
-        ranked = sorted(alive, key=lambda name: -recalls[name])  # stable: the first of equal candidates
+        ranked = sorted(recalls, key=lambda name: -recalls[name])  # stable: the first of equal candidates
         alive = ranked[: -(-len(ranked) // 2)]
         finished = all(among[name].epochs <= epochs for name in alive)
-        if len(alive) == 1 or finished or time.monotonic() - started > 60 * config.minutes:
-            return ranked[0], rounds
+        if len(alive) == 1 or finished or time.monotonic() > deadline:
+            break
         epochs *= 2
+
+    last = rounds[-1].recalls
+    return max(last, key=lambda name: last[name]), rounds
+
+
+def _recalls(names: list[str], recall: Callable[[str], float], deadline: float) -> dict[str, float]:
+    """The recall of each candidate until no time is left, at least of the first; `DIVERGED` if training diverges."""
+    found, failure = dict[str, float](), None
+    for name in names:
+        if found and time.monotonic() > deadline:
+            _logger.warning(
+                "search: no time for %d of %d candidates (search.minutes)", len(names) - len(found), len(names)
+            )
+            break
+        try:
+            found[name] = recall(name)
+        except DivergedError as error:
+            _logger.warning("search: %s: %s", name, error)
+            found[name], failure = DIVERGED, error
+
+    if failure and max(found.values()) == DIVERGED:
+        raise failure
+    return found
