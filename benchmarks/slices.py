@@ -18,10 +18,9 @@ from darec.artifacts.store import Artifact
 from darec.common.interactions import Pairs, Representations
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, popularity, rank, score, summarise
+from darec.evaluation.slices import BOUNDS
 
 K = 20
-BOUNDS = ((0, 0), (1, 5), (6, 20), (21, None))
-"""Ranges of train interactions of the items in each slice: new, rare, and two groups of warm items."""
 BEYOND = ("diversity", "novelty", "long_tail", "coverage", "gini")
 
 Values = dict[str, float]

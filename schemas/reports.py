@@ -212,6 +212,8 @@ class SignificanceReport(BaseModel):
     difference: float
     t_test: float | None
     wilcoxon: float | None
+    interval: tuple[float | None, float | None] | None = None
+    """95% interval of the difference over users; reports before version 0.2 have none."""
 
 
 class SliceReport(BaseModel):
@@ -225,6 +227,8 @@ class SliceReport(BaseModel):
     metrics: Metrics
     others: Mapping[str, Metrics] = {}
     """Accuracy of the reference and of popularity in the same group; reports before version 0.2 have none."""
+    gain: tuple[float, float] | None = None
+    """95% interval over users of the recall at the largest cutoff minus that of the reference."""
 
 
 class EvaluationReport(StageReport):

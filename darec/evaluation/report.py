@@ -159,6 +159,6 @@ def _plain(value: Any) -> Any:
     """NaN becomes null, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return None if isinstance(value, float) and not isfinite(value) else value

@@ -19,6 +19,8 @@ class Comparison:
     """p of Student's paired t-test."""
     wilcoxon: float
     """p of Wilcoxon's signed-rank test."""
+    interval: tuple[float, float] = (0.0, 0.0)
+    """95% confidence interval of the difference."""
 
 
 def compare(first: Scores, second: Scores) -> dict[str, Comparison]:
@@ -43,4 +45,5 @@ def _compare(first: Scores, second: Scores, name: str) -> Comparison:
     if not gap.any():  # equal values, or no users: no evidence of a difference
         return Comparison(0.0, 1.0, 1.0)
     tests: tuple[Any, Any] = stats.ttest_1samp(gap, 0.0), stats.wilcoxon(gap, zero_method="pratt")
-    return Comparison(float(gap.mean()), *(float(test.pvalue) for test in tests))
+    pvalues = (float(test.pvalue) for test in tests)
+    return Comparison(float(gap.mean()), *pvalues, interval=interval(first, second, name))

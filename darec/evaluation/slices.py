@@ -1,4 +1,4 @@
-"""Groups of users by activity, and of items by popularity and by age."""
+"""Groups of users by activity, and of items by popularity, by rarity and by age."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,19 @@ from torch import Tensor
 
 from darec.common.interactions import Interactions, Pairs
 from darec.evaluation.protocol import Matches, Scores
+from darec.evaluation.significance import interval
 
-USER, ITEM, AGE = "user", "item", "item age"
+USER, ITEM, AGE, RARITY = "user", "item", "item age", "item rarity"
+REFERENCE = "reference"
+"""The other model that `gain` compares with."""
+BOUNDS = ((0, 0), (1, 5), (6, 20), (21, None))
+"""Train interactions of the items of each group of `RARITY`: new, rare, and two groups of warm items."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """The users or held-out items with `low` to `high` train interactions (side `user`, `item`) or days since the first
-    one (side `item age`), inclusive."""
+    """The users or held-out items with `low` to `high` train interactions (side `user`, `item`, `item rarity`) or days
+    since the first one (side `item age`), inclusive."""
 
     side: str
     low: int
@@ -27,6 +32,8 @@ class Slice:
     metrics: dict[str, float]
     others: dict[str, dict[str, float]]
     """Accuracy of other models in the same slice, by their name."""
+    gain: tuple[float, float] | None = None
+    """95% interval over users of the model's recall at the largest cutoff minus that of the reference."""
 
 
 def slices(
@@ -40,7 +47,7 @@ def slices(
     others: Mapping[str, Matches] | None = None,
 ) -> list[Slice]:
     """Splits users and items into groups with about the same number of held-out pairs. Cold users or items are a
-    separate group.
+    separate group. If `others` have a reference, there are also the groups of `BOUNDS`, the same for any data.
 
     An item slice counts only its own items as relevant: the users' lists are the same as for the whole.
 
@@ -56,7 +63,8 @@ def slices(
     """
     values = {
         USER: torch.bincount(data.train.users, minlength=data.n_users),
-        ITEM: torch.bincount(data.train.items, minlength=data.n_items),
+        ITEM: (popularity := torch.bincount(data.train.items, minlength=data.n_items)),
+        RARITY: popularity,
     } | ({} if ages is None else {AGE: ages})
 
     def of(pairs: Pairs, side: str) -> Tensor:
@@ -68,15 +76,23 @@ def slices(
         # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
         parts += [(AGE, low - 1, high - 1) for low, high in _bounds(age[age >= 0] + 1, groups)]
 
+    if others and REFERENCE in others:
+        most = int(popularity.max())
+        parts += [(RARITY, low, most if high is None else high) for low, high in BOUNDS if low <= most]
+
     found = []
     for side, low, high in parts:
         distinct, every = of(matches.pairs, side), of(held_out, side)
         inside = (distinct >= low) & (distinct <= high)
+        if side == RARITY and not inside.any():
+            continue
         scored = matches.score(cutoffs, relevant=inside)
         means = _with_rest(scored, scores) if scores else scored.means()
-        rest = {name: each.score(cutoffs, relevant=inside).means() for name, each in (others or {}).items()}
+        rest = {name: each.score(cutoffs, relevant=inside) for name, each in (others or {}).items()}
+        gain = interval(scored, rest[REFERENCE], f"recall@{max(cutoffs)}") if REFERENCE in rest else None
         pairs = int(((every >= low) & (every <= high)).sum())
-        found.append(Slice(side, low, high, len(scored.users), pairs, means, rest))
+        accuracy = {name: each.means() for name, each in rest.items()}
+        found.append(Slice(side, low, high, len(scored.users), pairs, means, accuracy, gain))
 
     return found
 

@@ -8,7 +8,7 @@ from darec.report.content import Absent, Report
 from darec.report.costs import costs, origin
 from darec.report.data import data_notes
 from darec.report.drift import drift
-from darec.report.quality import curves, headline, metrics, slices
+from darec.report.quality import curves, headline, metrics, slices, text_gains
 from darec.report.semantics import generation, item_map, neighbours
 from darec.report.source import Source
 from darec.report.texts import texts
@@ -24,6 +24,7 @@ def collect(source: Source) -> Report:
         headline=headline(source),
         metrics=_section(metrics, source),
         curves=_section(curves, source),
+        text_gains=_section(text_gains, source),
         slices=_section(slices, source),
         generation=_section(generation, source),
         texts=_section(texts, source),

@@ -59,6 +59,8 @@ class Metrics:
     """The gate's measurements on the test of this run, by the display name of the other model."""
     why_not: str = ""
     """Why the release in production was not measured."""
+    choice: str = ""
+    """The settings that a search chose, and why; empty without a search."""
     candidates: str = ""
     """The recall of the ranked lists against exact ones, if an index was used."""
 
@@ -73,6 +75,29 @@ class SliceRow:
     metrics: dict[str, float | None]
     reference: float | None
     """The first of the metrics, of the model without text."""
+
+
+@dataclass(frozen=True)
+class TextGain:
+    """Recall of a group of items, of the model and of the same model without text."""
+
+    group: str
+    pairs: int
+    recalls: tuple[float | None, ...]
+    """With text, without text, and of popularity."""
+    interval: tuple[float, float] | None
+    """95% interval of the difference to the model without text."""
+
+
+@dataclass(frozen=True)
+class TextGains:
+    """What texts change, by how rare the items are."""
+
+    metric: str
+    rows: tuple[TextGain, ...]
+    verdict: str
+    catalogue: tuple[float | None, ...] = ()
+    """Share of all items that are recommended: with text, without, and by popularity; empty if it was not computed."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +163,8 @@ class Viewer:
     """In train."""
     history: tuple[tuple[str, datetime | None], ...]
     """The latest train items and when, latest first."""
-    recommended: tuple[tuple[str, float], ...]
-    """Title and score, best first."""
+    recommended: tuple[tuple[str, float, str], ...]
+    """Title, score and reason, best first."""
     source: str
     """model or popularity."""
 
@@ -232,6 +257,7 @@ class Report:
     headline: Headline
     metrics: Metrics | Absent
     curves: tuple[Chart, ...] | Absent
+    text_gains: TextGains | Absent
     slices: Slices | Absent
     generation: tuple[Generation, ...] | Absent
     texts: tuple[TextRow, ...] | Absent

@@ -1,21 +1,22 @@
 """Headline, metrics, training curves and slices: the quality of the model."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import polars as pl
 
 from darec.artifacts import files
 from darec.common.charts import Chart, Series
 from darec.common.errors import DarecError
-from darec.report.content import Headline, MetricRow, Metrics, SliceRow, Slices
+from darec.report.content import Headline, MetricRow, Metrics, SliceRow, Slices, TextGain, TextGains
 from darec.report.source import Source
 from darec.serving.releases import Releases
 from schemas.consistency import METRICS
 from schemas.release import Comparison, Evidence
-from schemas.reports import SliceReport, TrainReport
+from schemas.reports import ChoiceReport, SliceReport, TrainReport
 
 _ORDER = METRICS
 _POINTS = 300  # points per line; a chart cannot show more
+_RARITIES = {0: "no train interaction (new)", 1: "1 to 5 (rare)", 6: "6 to 20", 21: "21 or more"}
 _NAMES = {"train": "this model", "train_reference": "without text"}
 
 
@@ -67,8 +68,21 @@ def metrics(source: Source) -> Metrics:
     others = tuple(row for row in rows if row not in main)
     evidence = source.release.evidence if source.release else Evidence()
     return Metrics(
-        tuple(columns), main, others, tuple(_compared(evidence)), evidence.why_not, _candidates(found.candidates or {})
+        tuple(columns),
+        main,
+        others,
+        tuple(_compared(evidence)),
+        evidence.why_not,
+        choice=_choice(source),
+        candidates=_candidates(found.candidates or {}),
     )
+
+
+def _choice(source: Source) -> str:
+    if "choose" not in source.artifacts:
+        return ""
+    found = ChoiceReport.model_validate(source.artifacts["choose"].manifest.report)
+    return f"{found.remarks[0]}." if found.remarks else f"Chosen: {found.name}."
 
 
 def _candidates(found: Mapping[str, float]) -> str:
@@ -104,6 +118,49 @@ def curves(source: Source) -> tuple[Chart, ...]:
     best = TrainReport.model_validate(source.artifact("train").manifest.report).best_epoch
 
     return tuple(_chart(name, histories, best) for name in wanted)
+
+
+def text_gains(source: Source) -> TextGains:
+    """Recall with and without text, of new, rare and warm items, with intervals."""
+    found = source.metrics
+    if found.reference is None:
+        raise DarecError("the recipe uses no text")
+    parts = [part for part in found.slices if part.side == "item rarity"]
+    if not parts:
+        raise DarecError("version 0.1 did not measure it; `darec run --force evaluate` does")
+
+    name = f"recall@{largest_cutoff(found.test)}"
+    rows = tuple(_text_gain(part, name) for part in parts)
+    models = found.test, found.reference, found.popularity
+    overall = found.significance.get(name)
+    interval = overall.interval if overall else None
+    pairs = sum(part.pairs for part in parts)
+    everything = TextGain("all items", pairs, tuple(each.get(name) for each in models), _both(interval))
+    coverage = tuple(each.get(f"coverage@{largest_cutoff(found.test)}") for each in models)
+    return TextGains(name, (everything, *rows), _verdict((everything, *rows)), coverage if any(coverage) else ())
+
+
+def _text_gain(part: SliceReport, name: str) -> TextGain:
+    label = f"items with {_RARITIES[part.low]}"
+    others = (part.others.get(model, {}).get(name) for model in ("reference", "popularity"))
+    return TextGain(label, part.pairs, (part.metrics.get(name), *others), part.gain)
+
+
+def _both(interval: tuple[float | None, float | None] | None) -> tuple[float, float] | None:
+    low, high = interval or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
+def _verdict(rows: Sequence[TextGain]) -> str:
+    """In which groups the interval does not include 0."""
+    better, worse = (
+        [row.group for row in rows if row.interval and sign * row.interval[side] > 0]
+        for sign, side in ((1, 0), (-1, 1))
+    )
+    if not better and not worse:
+        return "No group has a significant difference: its interval includes 0 in each of them."
+    parts = [f"{word} for {', '.join(names)}" for word, names in (("better", better), ("worse", worse)) if names]
+    return f"With text the model is significantly {' and '.join(parts)}; in the other groups the interval includes 0."
 
 
 def slices(source: Source) -> Slices:

@@ -47,8 +47,8 @@ def _fact(value: Any) -> Any:
 def neighbours(source: Source) -> tuple[Neighbours, ...]:
     """The items nearest to a few items, from the most popular one to a rarer one, before and after training."""
     items = source.items
-    trained = _unit(source.read(files.EMBEDDINGS).item)
-    text = _unit(source.read(files.TEXT_VECTORS).item) if source.has("embed") else None
+    trained = unit_rows(source.read(files.EMBEDDINGS).item)
+    text = unit_rows(source.read(files.TEXT_VECTORS).item) if source.has("embed") else None
     counts = items[c.TRAIN_COUNT].to_numpy()
     return tuple(
         Neighbours(
@@ -68,7 +68,8 @@ def _nearest(directions: Floats, row: int, titles: pl.Series) -> tuple[tuple[str
     return tuple((titles[int(other)], float(cosines[other])) for other in best)
 
 
-def _unit(vectors: Floats) -> Floats:
+def unit_rows(vectors: Floats) -> Floats:
+    """Rows of length 1; a zero row remains zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

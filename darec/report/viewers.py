@@ -1,5 +1,6 @@
-"""Sample users with their history and their recommendations."""
+"""Sample users with their history and their recommendations, and why these were recommended."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 
 from darec.artifacts import files
 from darec.report.content import Viewer
+from darec.report.semantics import unit_rows
 from darec.report.source import Source, rows_at_ranks
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend_many
@@ -23,26 +25,56 @@ def viewers(source: Source) -> tuple[Viewer, ...]:
     rows = rows_at_ranks(activity, _RANKS)
     bundle = Bundle.open(source.artifact("export").path)
     recommended = recommend_many(bundle, [names[row] for row in rows], _SHOWN)
-    profiles = _profiles(source, rows)
+    profiles, reason = _profiles(source, rows), _reasons(source)
 
-    return tuple(
-        _viewer(
-            source, row, names[row], int(activity[row]), profiles.get(row, ""), recommended.filter(user_id=names[row])
-        )
-        for row in rows
-    )
+    def viewer(row: int) -> Viewer:
+        own = recommended.filter(user_id=names[row])
+        return _viewer(source, row, names[row], int(activity[row]), profiles.get(row, ""), own, reason)
+
+    return tuple(viewer(row) for row in rows)
 
 
-def _viewer(source: Source, row: int, user: str, interactions: int, profile: str, recommended: pl.DataFrame) -> Viewer:
+def _reasons(source: Source) -> Callable[[str, list[int]], str]:
+    """A function of a recommended item and the numbers of a user's items: which of these it is nearest to, by trained
+    vector and by text.
+    """
+    titles, numbers = source.items[c.TITLE], {item: row for row, item in enumerate(source.items[c.ITEM])}
+    spaces = {"near": unit_rows(source.read(files.EMBEDDINGS).item)}
+    if source.has("embed"):
+        spaces["by text near"] = unit_rows(source.read(files.TEXT_VECTORS).item)
+
+    def reason(item: str, liked: list[int]) -> str:
+        row = numbers.get(item)
+        if row is None or not liked:
+            return ""
+        nearest = {name: titles[liked[int(np.argmax(rows[liked] @ rows[row]))]] for name, rows in spaces.items()}
+        if len(nearest) > 1 and len(set(nearest.values())) == 1:
+            return f"near {nearest['near']}, also by text"
+        return "; ".join(f"{name} {title}" for name, title in nearest.items())
+
+    return reason
+
+
+def _viewer(
+    source: Source,
+    row: int,
+    user: str,
+    interactions: int,
+    profile: str,
+    recommended: pl.DataFrame,
+    reason: Callable[[str, list[int]], str],
+) -> Viewer:
     latest = source.train.filter(user_index=row).sort(c.TIMESTAMP, c.ITEM_INDEX, descending=True, nulls_last=True)
-    titles = source.items[c.TITLE]
+    titles, liked = source.items[c.TITLE], latest[c.ITEM_INDEX].to_list()
+    by_popularity = recommended.height > 0 and recommended[c.SOURCE][0] == "popularity"
+    items = recommended.select(c.ITEM, c.TITLE, c.SCORE).iter_rows()
     shown = latest.select(c.ITEM_INDEX, c.TIMESTAMP).head(_SHOWN).iter_rows()
     return Viewer(
         user=user,
         profile=profile,
         interactions=interactions,
         history=tuple((titles[item], _when(seconds)) for item, seconds in shown),
-        recommended=tuple(recommended.select(c.TITLE, c.SCORE).iter_rows()),
+        recommended=tuple((title, score, "" if by_popularity else reason(item, liked)) for item, title, score in items),
         source=recommended[c.SOURCE][0] if recommended.height else "model",
     )
 

@@ -60,7 +60,7 @@ def test_nothing_is_wider_than_the_screen_and_no_script_came_in(page):
     for name, width in WIDTHS.items():
         assert found[name]["width"] <= width, f"{name}: the page is {found[name]['width']} px wide"
         assert found[name]["scripts"] == 0
-        assert found[name]["sections"] == 13
+        assert found[name]["sections"] == 14
         assert found[name]["drawings"] >= 4
         assert found[name]["small"] == 0
 

@@ -113,6 +113,22 @@ def test_slices_by_age_leave_items_without_one_to_the_popularities(case):
     assert sum(part.pairs for part in parts) == int((aged >= 0).sum()) < len(data.test)
 
 
+def test_a_reference_gets_intervals_by_rarity(case):
+    data, final = case
+    lists = Matches(protocol.rank(final, data.train, data.test, 20), data.test, ITEMS)
+    against = Representations(-final.nodes[:, torch.randperm(final.dim)], final.n_users)
+    other = Matches(protocol.rank(against, data.train, data.test, 20), data.test, ITEMS)
+    parts = slices(lists, data, data.test, (5, 20), 3, others={"reference": other})
+    rare = [part for part in parts if part.side == "item rarity"]
+    assert {part.low for part in rare} <= {0, 1, 6, 21}
+    assert sum(part.pairs for part in rare) == len(data.test), "the groups partition the held-out pairs"
+    for part in rare:
+        assert part.gain is not None
+        middle = part.metrics["recall@20"] - part.others["reference"]["recall@20"]
+        assert sum(part.gain) / 2 == pytest.approx(middle, abs=1e-6) or part.gain == (-1, 1)
+    assert not [part for part in slices(lists, data, data.test, (20,), 3) if part.side == "item rarity"]
+
+
 def test_other_models_are_measured_in_the_same_slices(case):
     data, final = case
     right = torch.zeros(USERS, ITEMS)

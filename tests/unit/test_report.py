@@ -12,8 +12,9 @@ from darec.artifacts.store import Store
 from darec.common.charts import Chart, Series, line_chart, scatter
 from darec.common.errors import UserError
 from darec.common.hashing import digest
+from darec.report import quality
 from darec.report.collect import collect
-from darec.report.content import Absent, DataNotes, Panel
+from darec.report.content import Absent, DataNotes, Panel, TextGain
 from darec.report.costs import merged
 from darec.report.render import change, number, render
 from darec.report.source import Source, rows_at_ranks
@@ -83,6 +84,30 @@ def test_metrics_stand_beside_the_reference_and_popularity(content, nights):
     assert row.p_value == found.significance["ndcg@20"].wilcoxon
     assert [row.name for row in metrics.main][:2] == ["recall@20", "ndcg@20"]
     assert {row.name.rpartition("@")[2] for row in metrics.others} == {"5", "10"}
+
+
+def test_the_worth_of_texts_has_intervals_and_a_verdict(content, nights):
+    store, _, second = nights
+    found, gains = Source.of_run(store, second).metrics, content.text_gains
+    everything, *groups = gains.rows
+    assert everything.recalls == tuple(each["recall@20"] for each in (found.test, found.reference, found.popularity))
+    assert everything.interval == found.significance["recall@20"].interval
+    assert everything.pairs == sum(row.pairs for row in groups) > 0
+    page = render(content)
+    assert "What the texts are worth" in page and gains.verdict in page
+
+    def verdict(*intervals):
+        rows = (TextGain(name, 1, (), interval) for name, interval in zip("abc", intervals, strict=True))
+        return quality._verdict(tuple(rows))
+
+    assert verdict((-0.1, 0.2), None, (0.0, 0.1)).startswith("No group has a significant difference")
+    assert "better for a, c and worse for b;" in verdict((0.1, 0.2), (-0.2, -0.1), (0.3, 0.4))
+
+
+def test_a_page_names_the_choice_of_a_search(tmp_path):
+    chosen = recipe(tmp_path, search={"candidates": {"as it is": {}, "other": {"seed": 5}}, "epochs": 1})
+    page = render(collect(Source.of_run(Store(chosen.runtime.store), run(chosen))))
+    assert "there is no choice yet for these settings" in page and "validation Recall@20: " in page
 
 
 def test_a_page_says_how_close_the_lists_of_an_index_are(tmp_path):
@@ -199,8 +224,10 @@ def test_users_histories_are_theirs_and_recommendations_are_unseen(content, nigh
     for viewer in content.viewers:
         known = {titles[item] for item in interactions.filter(user_id=viewer.user)["item_id"]}
         assert {title for title, _ in viewer.history} <= known
-        assert not {title for title, _ in viewer.recommended} & (known - {HOSTILE})  # two items have that title
+        assert not {title for title, *_ in viewer.recommended} & (known - {HOSTILE})  # two items have that title
         assert viewer.profile == f"Profile of {viewer.user}"
+        reasons = [reason for *_, reason in viewer.recommended]
+        assert all(any(title in reason for title in known) for reason in reasons) or viewer.source == "popularity"
         whens = [when for _, when in viewer.history]
         assert whens == sorted(whens, reverse=True)
     assert content.viewers[0].interactions >= content.viewers[-1].interactions
