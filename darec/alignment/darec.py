@@ -60,7 +60,11 @@ class Columns(nn.Module):
 
 @OBJECTIVES.register(DaRecConfig)
 class DaRec(Objective):
-    """All four terms over a sample of nodes drawn in each step."""
+    """All four terms over a sample of nodes, drawn in every `every`-th step of an epoch.
+
+    The steps in between reuse the gradient of the last sample. Rare large gradients would not do: Adam divides them by
+    their own size.
+    """
 
     cf_centres: Tensor
     text_centres: Tensor
@@ -94,60 +98,81 @@ class DaRec(Objective):
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.scale, self._steps = 1.0, 0
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # counts the samples
+        self.scale, self._samples_drawn, self._step_of_epoch = 1.0, 0, 0
+        self._draws = self._clusters = True
+        self._values: dict[str, Tensor] = {}
+        self._last: tuple[Tensor, Tensor] | None = None  # the rows of the last sample and the gradient in them
 
     def start_epoch(self, epoch: int) -> bool:
-        """Updates the warm-up of the weight, and the step counter on the device."""
-        self._steps, before = int(self.step), self.scale
+        """Updates the warm-up of the weight, and the counters on the host. The first step draws a sample."""
+        self._samples_drawn, self._step_of_epoch, before = int(self.step), 0, self.scale
         for samples in self._samples:
             samples.forget()
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
         return self.scale != before
 
     def start_step(self, step: int) -> int:
-        """Draws the samples of a step. Its kind is 0 with terms, 1 with terms and k-means, and 2 without terms."""
-        self._steps = step
-        turn, between = divmod(step, self.config.every)
-        if between:
+        """Draws the sample of a step. Kinds of steps: 0 with a sample, 1 with k-means too, 2 with the last gradient."""
+        self._draws = self._step_of_epoch % self.config.every == 0
+        self._step_of_epoch += 1
+        if not self._draws:
             return 2
+
         for samples in self._samples:
             samples.draw()
-        return int(self._reclusters(turn))
-
-    def _reclusters(self, turn: int) -> bool:
-        return bool(self.config.weights.local_structure) and turn % self.config.recluster_steps == 0
+        local = bool(self.config.weights.local_structure)
+        self._clusters = local and self._samples_drawn % self.config.recluster_steps == 0
+        self._samples_drawn += 1
+        return int(self._clusters)
 
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
-        """The four terms, each the mean over sides; empty in steps without terms."""
-        turn, between = divmod(self._steps, self.config.every)
-        if between:
-            self.step += 1
-            self._steps += 1
-            return {}
-
+        """The four terms, each the mean over sides."""
         nodes = final.nodes if self.config.gradient_to_backbone else final.nodes.detach()
-        if self._reclusters(turn):
+        if not self._draws:
+            return self._reused(nodes)
+
+        if self._clusters:
             self._recluster(nodes)
         self.step += 1
-        self._steps += 1
-        # Terms of every k-th step weigh k times as much, so that their sum over an epoch is the same on average.
-        scale = self.config.weight * self.config.every * self.scale / len(self.sides)
+        samples = [self._sample(side, batch, final.n_users) for side in range(len(self.sides))]
+        rows = torch.cat(samples)
+        sampled = nodes.index_select(0, rows)
+        if self.config.every > 1 and sampled.requires_grad:
+            sampled.register_hook(lambda gradient: self._keep(rows, gradient))
+
+        scale = self.config.weight * self.scale / len(samples)
         terms: dict[str, Tensor] = {}
-        for side in range(len(self.sides)):
-            for name, value in self._side(side, nodes, batch, final.n_users):
+        for side, cf in enumerate(sampled.split([len(sample) for sample in samples])):
+            for name, value in self._side(side, samples[side], cf):
                 key, term = f"darec/{name}", scale * getattr(self.config.weights, name) * value
                 terms[key] = terms[key] + term if key in terms else term
 
+        if self.config.every > 1:
+            self._values = {name: _stored(term, self._values.get(name)) for name, term in terms.items()}
         return terms
 
-    def _side(self, side: int, nodes: Tensor, batch: Batch, n_users: int) -> Iterator[tuple[str, Tensor]]:
-        """The terms with a weight above 0, by the names of the weights."""
-        weights, rows = self.config.weights, self._sample(side, batch, n_users)
+    def _keep(self, rows: Tensor, gradient: Tensor) -> None:
+        last = self._last or (None, None)
+        self._last = _stored(rows, last[0]), _stored(gradient, last[1])
+
+    def _reused(self, nodes: Tensor) -> dict[str, Tensor]:
+        """The last values of the terms, with the last gradient: that of an inner product with it."""
+        if not self._values or self._last is None:
+            return {}
+        (rows, gradient), terms = self._last, dict(self._values)
+        product = (nodes.index_select(0, rows) * gradient).sum()
+        first = next(iter(terms))
+        terms[first] = terms[first] + (product - product.detach())
+        return terms
+
+    def _side(self, side: int, rows: Tensor, cf: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The terms with a weight above 0, by the names of the weights, of the sample `rows` with the vectors `cf`."""
+        weights = self.config.weights
         if len(rows) < 2:  # a single row has no structure
             return
 
-        cf_shared, cf_specific = self.cf_parts(self.split.whole(nodes.index_select(0, rows)))
+        cf_shared, cf_specific = self.cf_parts(self.split.whole(cf))
         text_shared, text_specific = self.text_parts(self.text.nodes.index_select(0, rows))
 
         # Columns are orthogonal by construction: the term is for networks only.
@@ -220,12 +245,14 @@ class DaRec(Objective):
             cf, text = self.cf_parts(self.split.whole(nodes[rows]))[0], self.text_parts(self.text.nodes[rows])[0]
             self.cf_centres[side] = self._centres(cf, self.cf_centres[side])
             centres = self.text_centres[side]
-            if self.text_learns or not self._steps:
+            if self.text_learns or self._samples_drawn <= 1:
                 centres = self._centres(text, centres)
             self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
-        start = last if self._steps else clustering.initial_centres(rows, self.config.centres, fixed=self.fixed)
+        start = (
+            last if self._samples_drawn > 1 else clustering.initial_centres(rows, self.config.centres, fixed=self.fixed)
+        )
         return clustering.kmeans(rows, start, self.config.kmeans_iterations, fixed=self.fixed)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:
@@ -238,6 +265,12 @@ class DaRec(Objective):
         labels = clustering.nearest(cf, cf_centres), clustering.nearest(text, text_centres)
         shared = clustering.shared_members(*labels, self.config.centres)
         return clustering.match(-shared, self.config.matching, fixed=self.fixed)
+
+
+def _stored(value: Tensor, place: Tensor | None) -> Tensor:
+    """`value` without gradient, in the tensor `place` if it fits: recorded steps read always the same tensors."""
+    value = value.detach()
+    return place.copy_(value) if place is not None and place.shape == value.shape else value.clone()
 
 
 def _teacher(config: DaRecConfig, text: Representations, interactions: Interactions) -> Representations:

@@ -61,10 +61,10 @@ def setting(data):
     return parity_text(data), Representations(final, data.n_users), batch, data
 
 
-def build(config, text, data):
+def build(config, text, data, *, fixed=False):
     """The objective of `config` over the text and the normalised train graph of `data`."""
     adjacency = Adjacency.normalised(data.train, data.n_users, data.n_items)
-    return alignment.build(config, alignment.Setting(text, data, adjacency, DIM, OUT))
+    return alignment.build(config, alignment.Setting(text, data, adjacency, DIM, OUT, fixed))
 
 
 def terms_of(config, setting):
@@ -352,8 +352,9 @@ def test_darec_clusters_anew_every_so_many_steps(setting):
     text, _, batch, data = setting
     objective = build(DaRecConfig(sample=16, centres=3, recluster_steps=3), text, data)
     changed = []
-    for _ in range(7):
+    for step in range(7):
         before = objective.cf_centres.clone()
+        objective.start_step(step)
         objective(Representations(torch.randn(data.n_nodes, OUT), data.n_users), batch)
         changed.append(not torch.equal(before, objective.cf_centres))
     assert changed == [True, False, False, True, False, False, True]
@@ -365,7 +366,8 @@ def test_a_text_that_learns_nothing_is_clustered_once(setting):
     config = DaRecConfig(sample=16, centres=3, recluster_steps=1, kmeans_iterations=1)  # one does not suffice
     objective = build(config, text, data)
     seen = []
-    for _ in range(6):
+    for step in range(6):
+        objective.start_step(step)
         objective(Representations(torch.randn(data.n_nodes, OUT), data.n_users), batch)
         seen.append(objective.text_centres[0].clone())
     for centres in seen:
@@ -399,17 +401,46 @@ def test_partners_in_one_space_are_near(seed, setting):
     assert distances.trace() == pytest.approx(best, rel=1e-5)
 
 
-def test_terms_of_every_third_step_have_three_times_the_weight(setting):
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("sides", ["items", "separate"])
+def test_steps_without_a_sample_have_the_values_and_the_gradient_of_the_last_one(sides, fixed, setting):
     text, final, batch, data = setting
-    seldom, always = (build(DaRecConfig(sample=8, centres=3, every=every), text, data) for every in (3, 1))
+    config = DaRecConfig(sample=8, centres=3, every=3, sides=sides, recluster_steps=2)
+    objective = build(config, text, data, fixed=fixed)
+
+    def step(number, nodes):
+        """The terms of a step and their gradient."""
+        nodes = nodes.detach().requires_grad_()
+        objective.start_step(number)
+        terms = objective(Representations(nodes, data.n_users), batch)
+        torch.stack(list(terms.values())).sum().backward()
+        return {name: float(value.detach()) for name, value in terms.items()}, nodes.grad
+
+    objective.start_epoch(0)
+    vectors = [torch.randn_like(final.nodes) for _ in range(8)]
+    found = [step(number, each) for number, each in enumerate(vectors)]
+    for number, (values, gradient) in enumerate(found):
+        values_then, gradient_then = found[number - number % 3]
+        assert values == pytest.approx(values_then)
+        torch.testing.assert_close(gradient, gradient_then)
+    assert not torch.equal(found[0][1], found[3][1])
+
+    objective.start_epoch(1)  # draws a sample at once, although the last step of the epoch before drew none
+    assert not torch.equal(step(8, vectors[0])[1], found[7][1])
+    assert int(objective.step) == 4
+
+
+def test_values_are_not_divided_by_the_number_of_steps_without_a_sample(setting):
+    text, final, batch, data = setting
     found = []
-    for objective in (seldom, always):
+    for every in (1, 3):
+        objective = build(DaRecConfig(sample=8, centres=3, every=every), text, data)
         torch.manual_seed(0)
+        objective.start_step(0)
         found.append(objective(final, batch))
     assert found[0].keys() == found[1].keys() != set()
     for name, value in found[1].items():
-        torch.testing.assert_close(found[0][name], 3 * value)
-    assert [bool(seldom(final, batch)) for _ in range(4)] == [False, False, True, False]
+        torch.testing.assert_close(found[0][name], value)
 
 
 def test_rlmrec_gen_reconstructs_at_most_so_many_nodes(setting):
