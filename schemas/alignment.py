@@ -73,11 +73,11 @@ class DaRecConfig(ObjectiveSection):
     sides: Literal["items", "users", "separate", "joint"] = "items"
     """Which nodes are aligned. items, users: those of one side only. separate: each side by itself, and the two losses
     are averaged. joint: users and items together in one sample."""
-    sample: int = Field(default=512, ge=2, le=16_384)
-    """N^: number of rows per side that are drawn in each step, for all terms. Duplicates are removed."""
-    every: int = added(1, ge=1, le=1_000_000)
-    """Computes the terms every N steps only, with N times the weight. With N times as many rows (`sample`), an epoch
-    costs about the same."""
+    sample: int = Field(default=2_048, ge=2, le=16_384)
+    """N^: number of rows per side in a sample, which all terms compare. Duplicates are removed."""
+    every: int = added(6, before=1, ge=1, le=1_000_000)
+    """Draws a sample every N steps. The steps in between use the gradient of the last one again. Each epoch begins with
+    a sample."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
     """How the sample is drawn. interactions: in proportion to the number of train interactions. uniform: every row is
     equally likely. batch: only users and positive items of the current batch."""
@@ -92,7 +92,7 @@ class DaRecConfig(ObjectiveSection):
     centres: int = Field(default=8, ge=2, le=1_024)
     """K: number of preference centres per side."""
     recluster_steps: int = Field(default=35, ge=1, le=1_000_000_000)
-    """Runs k-means every N steps that compute the terms. In between, a row belongs to the nearest centre of the last
+    """Runs k-means every N samples. In between, a row belongs to the nearest centre of the last
     run. A frozen text side (`text_parts: components`) is clustered in the first step only and keeps those centres."""
     kmeans_iterations: int = Field(default=10, ge=1, le=1_000)
     """Number of Lloyd iterations in each run of k-means, which starts from the previous centres."""

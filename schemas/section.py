@@ -25,12 +25,11 @@ def not_hashed(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"not_hashed": True}, **constraints)
 
 
-def added(default: Any, **constraints: Any) -> Any:
-    """A field added after version 0.1. It is part of the key only if its value differs from the default.
-
-    The default must be the behaviour before the field existed, so that earlier artifacts stay hits.
+def added(default: Any, *, before: Any = None, **constraints: Any) -> Any:
+    """A field added after version 0.1. It is part of the key only if its value differs from `before`: the behaviour
+    before the field existed, by default `default`. Earlier artifacts therefore stay hits.
     """
-    return Field(default, json_schema_extra={"omitted_at_default": True}, **constraints)
+    return Field(default, json_schema_extra={"added": True, "before": before}, **constraints)
 
 
 def alike(default: Any, **same: str) -> Any:
@@ -40,13 +39,14 @@ def alike(default: Any, **same: str) -> Any:
 
 def is_not_hashed(section: type[BaseModel], name: str) -> bool:
     """Whether field `name` of `section` was declared with `not_hashed`."""
-    return _marked(section, name, "not_hashed")
+    return bool(_marked(section, name, "not_hashed"))
 
 
 def hashed(value: Any) -> Any:
     """`value` as plain JSON data for a key, nested sections included.
 
-    Fields declared with `not_hashed` are left out, and so are fields declared with `added` that have their default.
+    Fields declared with `not_hashed` are left out, and so are fields declared with `added` whose value is the behaviour
+    before they existed.
     Values declared `alike` are replaced by their common value.
     """
     if isinstance(value, BaseModel):
@@ -61,8 +61,9 @@ def hashed(value: Any) -> Any:
 
 def _in_key(section: BaseModel, name: str) -> bool:
     kind = type(section)
-    if _marked(kind, name, "omitted_at_default"):
-        return getattr(section, name) != kind.model_fields[name].get_default(call_default_factory=True)
+    if _marked(kind, name, "added"):
+        before, default = _marked(kind, name, "before"), kind.model_fields[name].get_default(call_default_factory=True)
+        return getattr(section, name) != (default if before is None else before)
     return not is_not_hashed(kind, name)
 
 
@@ -73,6 +74,6 @@ def _as_alike(section: BaseModel, name: str) -> Any:
     return same.get(value, value) if same else value
 
 
-def _marked(section: type[BaseModel], name: str, mark: str) -> bool:
+def _marked(section: type[BaseModel], name: str, mark: str) -> Any:
     extra = section.model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get(mark))
+    return extra.get(mark) if isinstance(extra, dict) else None

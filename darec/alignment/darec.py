@@ -160,7 +160,7 @@ class DaRec(Objective):
         """The last values of the terms, with the last gradient: that of an inner product with it."""
         if not self._values or self._last is None:
             return {}
-        (rows, gradient), terms = self._last, dict(self._values)
+        (rows, gradient), terms = self._last, {name: value.clone() for name, value in self._values.items()}
         product = (nodes.index_select(0, rows) * gradient).sum()
         first = next(iter(terms))
         terms[first] = terms[first] + (product - product.detach())

@@ -350,7 +350,7 @@ def test_kar_adds_each_sides_own_mixture_of_experts(setting):
 
 def test_darec_clusters_anew_every_so_many_steps(setting):
     text, _, batch, data = setting
-    objective = build(DaRecConfig(sample=16, centres=3, recluster_steps=3), text, data)
+    objective = build(DaRecConfig(sample=16, every=1, centres=3, recluster_steps=3), text, data)
     changed = []
     for step in range(7):
         before = objective.cf_centres.clone()
@@ -363,7 +363,7 @@ def test_darec_clusters_anew_every_so_many_steps(setting):
 def test_a_text_that_learns_nothing_is_clustered_once(setting):
     """Later runs of k-means on the backbone's side only put its centres into another order."""
     text, _, batch, data = setting
-    config = DaRecConfig(sample=16, centres=3, recluster_steps=1, kmeans_iterations=1)  # one does not suffice
+    config = DaRecConfig(sample=16, every=1, centres=3, recluster_steps=1, kmeans_iterations=1)  # one does not suffice
     objective = build(config, text, data)
     seen = []
     for step in range(6):

@@ -52,6 +52,7 @@ CONFIGS = {
     "sampled softmax": TrainConfig(loss=SampledSoftmaxConfig(negatives=8), scoring="cosine", **PLAIN),
     "factorisation": TrainConfig(backbone=MFConfig(), scoring="cosine", **PLAIN),
     "DaRec": TrainConfig(alignment=(DaRecConfig(sample=24, centres=3, recluster_steps=5),), **QUICK),
+    "DaRec, few samples": TrainConfig(alignment=(DaRecConfig(sample=24, recluster_steps=2, every=3),), **QUICK),
     "DaRec with networks": TrainConfig(alignment=(NETWORKS,), clip_norm=0.05, **QUICK),
     "linear teacher": TrainConfig(alignment=(LinearTeacherConfig(text=1, whiten=0),), **QUICK),
     "contrast": TrainConfig(alignment=(RLMRecConConfig(), DistillConfig()), **QUICK),
@@ -67,7 +68,7 @@ CONFIGS = {
 }
 RESUMED = TrainConfig(
     backbone=LightGCNConfig(edge_keep=0.8),
-    alignment=(DaRecConfig(sample=16, centres=3, recluster_steps=5),),
+    alignment=(DaRecConfig(sample=16, centres=3, recluster_steps=5, every=3),),
     schedule="cosine",
     epochs=9,
     eval_every=2,

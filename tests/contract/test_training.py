@@ -386,7 +386,7 @@ def test_negatives_are_never_train_items(data):
 
 RESUMED = TrainConfig(
     backbone=LightGCNConfig(edge_keep=0.8),
-    alignment=(DaRecConfig(sample=16, centres=3, recluster_steps=5), RLMRecGenConfig()),
+    alignment=(DaRecConfig(sample=16, centres=3, recluster_steps=5, every=3), RLMRecGenConfig()),
     schedule="cosine",
     epochs=30,
     eval_every=2,

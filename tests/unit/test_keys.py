@@ -200,3 +200,14 @@ def test_a_field_that_was_added_later_is_in_the_key_only_where_it_is_used() -> N
 
     assert hashed(After()) == hashed(Before())
     assert hashed(After(shape="square")) == {"size": 1, "shape": "square"}
+
+
+def test_the_default_of_a_later_field_may_differ_from_the_behaviour_before_it() -> None:
+    class Before(Section):
+        size: int = 1
+
+    class After(Before):
+        every: int = added(6, before=0)
+
+    assert hashed(After(every=0)) == hashed(Before())
+    assert hashed(After()) == {"size": 1, "every": 6}
