@@ -30,6 +30,7 @@ _MOST_DEATHS = 3  # maximum number of deaths of actors with the same rows, or be
 _LOOK = 2.0  # interval between two checks of the machines of the cluster, in seconds
 _LONGEST_WAIT = 600.0  # seconds until a warning that no actor is ready; a machine may have to be started
 _LOCAL_WAIT = 60.0  # on this machine, where no other machine can join
+_TOKEN = "set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the machine of `ray start --head`"
 _OBJECT_STORE = 256 * 2**20  # bytes of a local Ray's object store; only chunks of text and vectors pass through it
 
 
@@ -107,7 +108,7 @@ class RayEngine:
             make: creates the model inside an actor; None for vLLM.
 
         Raises:
-            UserError: Ray is not installed.
+            UserError: Ray is not installed, or the cluster refuses the token of this machine.
             TransientError: the cluster cannot be reached.
         """
         self.config = config
@@ -160,8 +161,11 @@ class RayEngine:
         try:
             self._ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            hint = "start it with `ray start --head`, or correct llm.ray.address, embed.ray.address or RAY_ADDRESS"
+            hint = "start it with `ray start --head`, or correct llm.ray.address, embed.ray.address or RAY_ADDRESS; "
+            hint += f"if it asks for a token, {_TOKEN}"
             raise TransientError(f"the Ray cluster cannot be reached: {error}", where=address, hint=hint) from error
+        except self._ray.exceptions.RayError as error:
+            raise UserError(f"the Ray cluster refuses this machine: {error}", where=address, hint=_TOKEN) from error
 
     def _machines(self) -> list[dict[str, float]]:
         """The resources of each machine of the cluster."""

@@ -161,3 +161,13 @@ def test_an_actor_with_another_model_of_the_same_name_answers_nothing(connected,
         pytest.raises(UserError, match="another model of the same name"),
     ):
         list(engine.generate(requests(1), {}, 40))
+
+
+def test_a_cluster_that_refuses_this_machine_is_the_users_to_fix(monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ray.exceptions.AuthenticationError("no authentication token was found")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(UserError, match="refuses this machine: no authentication token.*copy ~/.ray/auth_token"):
+        RayEngine(LLMConfig(engine="ray"))
