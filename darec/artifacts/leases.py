@@ -10,7 +10,9 @@ access (`gc`) holds the lease `alone` and checks that no other process is presen
 """
 
 import json
+import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -24,9 +26,26 @@ from darec.common.warnings import warn_once
 
 SECONDS = "DAREC_LEASE_SECONDS"
 """Environment variable: number of seconds without a renewal after which a process counts as dead; default 60."""
+MOMENT = 2.0  # a process that waits longer says so
 _LOOK = 0.5  # interval between two checks of a lease held by another process, in seconds
 _ALONE = "alone"
 _PRESENT = "leases/present/"
+_KEY = re.compile(r"-[0-9a-f]{20}$")  # in the name of the lease of a stage
+
+_logger = logging.getLogger(__name__)
+
+
+class Patience:
+    """Logs that this process waits for another one, unless it is only for a moment."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._begun, self._said = _KEY.sub("", name), time.monotonic(), False
+
+    def waits(self, holder: str = "another process") -> None:
+        """To be called while waiting."""
+        if not self._said and time.monotonic() - self._begun > MOMENT:
+            self._said = True
+            _logger.warning("%s: %s is at work; waiting until it has finished", self._name, holder)
 
 
 class Leases:
@@ -45,7 +64,7 @@ class Leases:
             BlockingIOError: another living process holds it, and `wait` is off.
         """
         path = _path(name)
-        renewal = _Renewal(self._objects, path, self.seconds, self._take(path, wait))
+        renewal = _Renewal(self._objects, path, self.seconds, self._take(name, wait))
         try:
             yield
         finally:
@@ -88,8 +107,9 @@ class Leases:
         kept = {_path(keep), _path(_ALONE)}
         self._objects.delete(name for name in names if name not in kept)
 
-    def _take(self, path: str, wait: bool) -> str:
+    def _take(self, name: str, wait: bool) -> str:
         """Acquires the lease and returns its version."""
+        path, patience = _path(name), Patience(name)
         watch = _Watch(self._objects, path)
         while True:
             content = _content(self.seconds)
@@ -104,11 +124,13 @@ class Leases:
             elif watch.is_alive and not wait:
                 raise BlockingIOError(f"{holder} holds {path}")
             else:
+                patience.waits(holder)
                 time.sleep(_LOOK)
 
     def _announce(self) -> "_Renewal":
         """The process registers before it checks, so that of two processes at least one sees the other."""
         path, alone = f"{_PRESENT}{uuid.uuid4().hex}.json", _Watch(self._objects, _path(_ALONE))
+        patience = Patience("the whole store")
         while True:
             version = self._objects.create(path, _content(self.seconds))
             alone.look()
@@ -117,7 +139,7 @@ class Leases:
             self._objects.delete([path])
             while not alone.is_free:
                 time.sleep(_LOOK)
-                alone.look()
+                patience.waits(alone.look())
 
     def _dead(self, paths: list[str]) -> list[str]:
         """Returns `paths` if none of them is renewed. Raises BlockingIOError as soon as one is."""

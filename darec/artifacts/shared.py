@@ -70,11 +70,18 @@ def cache_of(url: str) -> Path:
     name = re.sub(r"\W+", "-", url.partition("://")[2]).strip("-")
     folder = Path(os.environ.get(CACHE) or "data/cache") / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (folder / MARKER).exists():
+    if not _caches(folder, url):
         check_conditions(Objects(url))
         with replacing(folder / MARKER) as draft:
             draft.write_text(json.dumps({"url": url}) + "\n")
     return folder
+
+
+def _caches(folder: Path, url: str) -> bool:
+    """Whether the folder is marked as the cache of the store; a damaged marker is written again."""
+    with suppress(OSError, ValueError):
+        return json.loads((folder / MARKER).read_bytes())["url"] == url
+    return False
 
 
 def shared_store(cache: Path) -> "Shared | None":
@@ -396,8 +403,10 @@ class Shared:
             path.unlink(missing_ok=True)
 
     def _versions(self) -> dict[str, str]:
-        path = self.cache / _VERSIONS
-        return json.loads(path.read_text()) if path.exists() else {}
+        # Without them, or if they are damaged, all files are downloaded again.
+        with suppress(FileNotFoundError, ValueError):
+            return json.loads((self.cache / _VERSIONS).read_bytes())
+        return {}
 
     def _keep(self, versions: dict[str, str]) -> None:
         with replacing(self.cache / _VERSIONS) as draft:

@@ -1,10 +1,11 @@
 """The artifact store: immutable folders by key, which are either complete or absent.
 
-<root>/artifacts/<stage>/<key>/      files and, written last, manifest.json <root>/work/<stage>/<key>/ checkpoints of an
-active step; kept if it is killed <root>/ledger/                       row ledgers, shared by all keys <root>/damaged/
-artifacts that failed verification, set aside <root>/replaced/<id>/<stage>/<key>/  intact artifacts that a rerun
-replaced by other bytes; a release may need them <root>/leases/                       lock files; the kernel releases
-the lock of a dead process
+    <root>/artifacts/<stage>/<key>/      files and, written last, manifest.json
+    <root>/work/<stage>/<key>/           checkpoints of an active step; kept if it is killed
+    <root>/ledger/                       row ledgers, shared by all keys
+    <root>/damaged/                      artifacts that failed verification, set aside
+    <root>/replaced/<id>/<stage>/<key>/  intact artifacts that a rerun replaced by other bytes; a release may need them
+    <root>/leases/                       lock files; the kernel releases the lock of a dead process
 
 Only real folders with a manifest are artifacts. Anything else under `artifacts/` (files, symbolic links, folders of
 other programs) is logged once and ignored.
@@ -35,6 +36,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from darec.artifacts.keys import content_hash
+from darec.artifacts.leases import Patience
 from darec.artifacts.shared import Shared, cache_of, shared_store
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import NotAFileError, flush, read_bytes
@@ -46,6 +48,7 @@ from schemas.manifest import MANIFEST, FileRecord, InputRecord, Manifest
 RECEIPTS = "receipts"
 """The folder of the receipts of `darec forget`."""
 IN_USE = "in-use"
+_PAUSE = 0.05  # interval between two attempts to lock a file, in seconds
 _TICK = 1_000_000  # nanoseconds: the resolution of file systems
 
 
@@ -250,7 +253,7 @@ class Store:
         """
         path = self.make("leases") / f"{name}.lock"
         with explained(path), _opened(path, self.mode & 0o666) as descriptor:
-            fcntl.flock(descriptor, mode)
+            _lock(descriptor, mode, "the whole store" if name == IN_USE else name)
             with self._shared_lease(name, mode):
                 yield
 
@@ -442,6 +445,19 @@ def _opened(path: Path, mode: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, mode: int, name: str) -> None:
+    """Locks a file. A process that waits for another one says so after a moment."""
+    patience = Patience(name)
+    while True:
+        try:
+            return fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if mode & fcntl.LOCK_NB:
+                raise
+            patience.waits()
+            time.sleep(_PAUSE)
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:

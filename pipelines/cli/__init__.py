@@ -3,6 +3,7 @@
 Heavy modules are imported inside the commands, so that `darec status` answers in a second.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -143,6 +144,11 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, DarecError):
         _logger.log(logging.WARNING if isinstance(error, LimitError) else logging.ERROR, "%s", error)
         return error.exit_code
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" [{error.filename}]" if error.filename else ""
+        _logger.error("the disk is full%s -> free space (`darec gc`), and run again", place)
+        return 2
 
     if isinstance(error, OSError) and error.filename:
         hint = "make the path readable and writable, and run again"

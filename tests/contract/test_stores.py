@@ -128,6 +128,16 @@ def test_one_at_a_time_holds_a_lease_and_a_dead_one_nobody(another):
     assert order == ["a in", "a out", "b in", "b out"]
 
 
+def test_who_waits_for_another_process_says_so(another, monkeypatch, caplog):
+    monkeypatch.setattr(leases, "MOMENT", 0.0)
+    holder, waiting = another(), another()
+    with ThreadPoolExecutor() as pool, holder.lease(f"train-{'0a' * 10}"):
+        later = pool.submit(lambda: put(waiting, "0a" * 10, stage="train"))
+        assert wait_for(lambda: "is at work" in caplog.text)
+        assert not later.done()
+        assert caplog.messages[0].startswith(("train: another process is at work", "train: process "))
+
+
 def test_nobody_is_alone_beside_a_run_and_no_run_begins_beside_gc(another):
     run, other = another(), another()
     with run.in_use(), run.in_use(), pytest.raises(TransientError, match="a run is active"), alone(other):
@@ -301,6 +311,15 @@ def test_a_file_damaged_in_the_cache_alone_is_downloaded_again(machine):
     made = put(store := machine())
     (made.path / "table.txt").write_text("jello")
     assert store.find("s", "k", checksums=True).file("table.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize("name", ["versions.json", "shared.json"])
+def test_a_damaged_cache_is_filled_again(machine, name):
+    put(store := machine())
+    (store.root / name).write_text("{")
+    again = Store(store.shared.objects.url)
+    assert again.find("s", "k").file("table.txt").read_text() == "hello"
+    assert put(again, "other").key == "other"
 
 
 def test_nothing_half_uploaded_is_taken_for_an_artifact_and_gc_clears_it_away(machine, server, monkeypatch):

@@ -1,5 +1,6 @@
 """What the user sees of bad input: one clear line that says what, where and how to fix; exit code 2, or 1 for ours."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable
@@ -266,3 +267,11 @@ def test_commands(
     assert guarded(lambda: app([*arguments, *recipe], standalone_mode=False)) == 2
     message = capsys.readouterr().err
     assert message.startswith("error:") and all(word in message for word in words), message
+
+
+def test_a_full_disk_is_told_whoever_meets_it(capsys, caplog):
+    def write():
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/file")
+
+    assert guarded(write) == 2
+    assert "the disk is full [/cache/file] -> free space" in caplog.text + capsys.readouterr().err
