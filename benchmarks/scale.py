@@ -10,8 +10,9 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from math import log
+from math import log, nan
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from darec.common.files import replacing
 from darec.common.overrides import parse_settings
 from darec.common.progress import Progress, Silent
 from darec.common.recipes import configure
+from darec.common.warnings import warn_once
 from schemas.recipe import Recipe
 from schemas.reports import StageReport
 from stages.contract import Outcome, Stage, Task
@@ -144,19 +146,23 @@ def measure(recipe: Recipe, interactions: int, until: str, text_width: int) -> I
         artifact, cost = _finished(task, recipe, done, store, text_width), None
         if task.name in llm_rows.STAGES:
             status = _alone(_plan, task.name, recipe, interactions) if artifact is None else None
-            yield _noted(store, f"status {task.name}-{last}", status)
+            yield from _noted(store, f"status {task.name}-{last}", status)
         if artifact is None:
             artifact, cost = _alone(_run, task.name, recipe, done, interactions, text_width)
         if artifact is not None:  # publish has no artifact
             done[task.name], last = artifact, artifact.key
         if task.name != EMBED.name:
-            yield _noted(store, f"{task.name}-{last}", cost)
+            yield from _noted(store, f"{task.name}-{last}", cost)
 
 
 def _alone(work: Callable[..., Done], *arguments: Any) -> Done:
-    """The result of `work` in a new process."""
+    """The result of `work` in a new process. Raises DarecError if the process is killed."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        try:
+            return pool.submit(work, *arguments).result()
+        except BrokenProcessPool as error:
+            hint = "it may have run out of memory: try a smaller size; finished stages are kept"
+            raise DarecError("the process was killed", where=str(arguments[0]), hint=hint) from error
 
 
 def _plan(name: str, recipe: Recipe, interactions: int) -> Cost:
@@ -177,14 +183,18 @@ def _finished(
     return stage_job(task, recipe, upstream, store).find(store) if isinstance(task, Stage) else None
 
 
-def _noted(store: Store, name: str, cost: Cost | None) -> Cost:
+def _noted(store: Store, name: str, cost: Cost | None) -> Iterator[Cost]:
     """The cost of a task that did work, which is stored next to the artifact store; for a hit, the stored cost."""
     path = store.root / _COSTS
     kept = json.loads(path.read_text()) if path.exists() else {}
     if cost is not None:
         kept[name] = asdict(cost)
-        path.write_text(json.dumps(kept, indent=1))
-    return Cost(**kept[name])
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(kept, indent=1))
+    if name in kept:
+        yield Cost(**kept[name])
+    else:  # an earlier call was killed between the end of the stage and this file
+        warn_once(f"the cost of {name} was not recorded; to measure all stages again, delete {store.root}")
 
 
 def _run(
@@ -235,7 +245,11 @@ def _peak_mb() -> float:
 
 
 def exponent(small: Cost, large: Cost) -> float:
-    """The exponent of the number of interactions in the growth of CPU seconds: 1 is linear."""
+    """The exponent of the number of interactions in the growth of CPU seconds: 1 is linear; nan if one is too short to
+    be measured.
+    """
+    if not small.cpu_seconds or not large.cpu_seconds:
+        return nan
     return log(large.cpu_seconds / small.cpu_seconds) / log(large.interactions / small.interactions)
 
 
@@ -263,6 +277,13 @@ def shown(interactions: int) -> str:
 
 
 def parsed(size: str) -> int:
-    """The reverse of `shown`: `5M`, `200k` or plain digits. Raises ValueError for anything else."""
+    """The reverse of `shown`: `5M`, `200k` or plain digits. Raises ValueError for anything else, and for 0."""
     factors = {"M": 1_000_000, "k": 1_000}
-    return round(float(size[:-1]) * factors[size[-1]]) if size and size[-1] in factors else int(size)
+    factor = factors.get(size[-1:], 1)
+    try:
+        number = round(float(size.removesuffix("M").removesuffix("k")) * factor)
+    except (ValueError, OverflowError):
+        number = 0
+    if number < 1:
+        raise ValueError(f"{size!r} is not a number of interactions")
+    return number

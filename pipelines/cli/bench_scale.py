@@ -29,7 +29,7 @@ def scale(
     try:
         wanted = [growth.parsed(size) for size in sizes or ["1M", "5M"]]
     except ValueError as error:
-        raise UserError(f"{error}", where="--size", hint="give a number of interactions, such as 200k or 5M") from error
+        raise UserError(f"{error}", where="--size", hint="write 5M, 200k or 20000") from error
 
     costs = []
     for interactions in wanted:

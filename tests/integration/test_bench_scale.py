@@ -1,5 +1,8 @@
 """`darec bench scale`: synthetic logs with structure, stages in processes of their own, costs that are kept."""
 
+import json
+import os
+import signal
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 from benchmarks import scale
 from benchmarks.scale import Cost
 from darec.artifacts.store import Store
+from darec.common.errors import DarecError
 from darec.serving.releases import Releases
 
 PRELOADED = ["darec.evaluation.report", "darec.serving.bundle", "darec.training", "faiss", "stages.registry"]
@@ -34,7 +38,7 @@ def test_log_is_skewed_and_users_prefer_their_group(tmp_path):
     assert pl.read_parquet(tmp_path / "again.parquet").equals(log)
 
 
-def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch, ready):
+def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch, ready, caplog):
     monkeypatch.setattr(scale, "get_context", lambda _: ready)
     recipe = scale.recipe_for(tmp_path, 10_000, text_width=8, settings=["train.dim=8", "split.k_core=2"])
     first = list(scale.measure(recipe, 10_000, "publish", 8))
@@ -44,6 +48,16 @@ def test_stages_run_once_and_their_costs_are_kept(tmp_path, monkeypatch, ready):
     assert Releases(Path(recipe.runtime.store)).current() is not None
     monkeypatch.setattr(scale, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("a stage was run again"))
     assert list(scale.measure(recipe, 10_000, "export", 8)) == first[:-1]
+
+    # A call was killed after the stage and before its cost was written.
+    kept = Path(recipe.runtime.store) / "costs.json"
+    kept.write_text(
+        json.dumps({name: cost for name, cost in json.loads(kept.read_text()).items() if "graph" not in name})
+    )
+    assert [cost.stage for cost in scale.measure(recipe, 10_000, "export", 8)] == [
+        n for n in names[:-1] if n != "graph"
+    ]
+    assert "the cost of graph-" in caplog.text
 
 
 def test_profiles_of_all_rows_come_from_an_engine_that_answers_at_once(tmp_path, monkeypatch, ready):
@@ -77,6 +91,21 @@ def test_sizes_are_read_and_shown(text, size):
     assert scale.shown(size) == text
 
 
-def test_a_size_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="many"):
-        scale.parsed("many")
+@pytest.mark.parametrize("text", ["many", "0", "-5k", "5x", "M", "", "nan", "inf"])
+def test_a_size_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=f"{text!r} is not a number of interactions"):
+        scale.parsed(text)
+
+
+def test_a_stage_too_short_to_measure_has_no_exponent():
+    assert "nan" in scale.table([Cost(1_000, "graph", 0, 0.0, 100), Cost(2_000, "graph", 0, 0.1, 100)])
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch, ready):
+    monkeypatch.setattr(scale, "get_context", lambda _: ready)
+    with pytest.raises(DarecError, match="the process was killed.*run out of memory"):
+        scale._alone(_killed, "train")
+
+
+def _killed(name: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
