@@ -274,10 +274,10 @@ class EvaluateConfig(Section):
     candidates: Literal["auto", "all", "index"] = added("auto")
     """How the top items of a user are found. all: every item is scored. index: an IVF index with a recall of 99% is
     searched, or every item is scored if this recall needs more than an eighth of the index; the report compares the top
-    items of 500 users with those of an exact search. auto: all if users x items is at most 30 billion, otherwise
-    index."""
+    items of 500 users with those of an exact search. auto: all if users x items is at most 30 billion, or if the
+    longest vectors are sufficient to find the best of all items; otherwise index."""
     batch_users: Literal["auto"] | Annotated[int, Field(ge=1, le=2**20)] = not_hashed("auto")
-    """Number of users ranked at once; auto: 1,024 on a CPU and 4,096 on a GPU. Memory grows with it, not with the
+    """Number of users ranked at once; auto: 4,096. Memory grows with it, not with the
     number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where users are ranked. auto: a GPU if there is one, which may order items of equal score differently."""

@@ -4,21 +4,21 @@ All items except a user's train items are ranked, in validation and in test. Use
 Metrics are means over users.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from darec.common.interactions import ItemLists, Pairs, Representations
-from darec.evaluation.metrics import Catalogue, Lists
+from darec.evaluation.metrics import Catalogue, Lists, UserMetric
 from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.registry import CATALOGUE_METRICS, USER_METRICS
 from darec.evaluation.rerank import Reranker
 
-_BATCH_USERS = {"cpu": 1024, "cuda": 4096}  # the GPU would wait for the launches of smaller batches
-_BLOCK = 65_536  # number of lists that are compared with the held-out pairs at once
+_BATCH_USERS = 4096  # in smaller batches, few users would be left at the last tiles of `LongestFirst`
+_BLOCK = 65_536  # number of lists that are compared with the held-out pairs and measured at once
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,17 @@ class Ranking:
 
     users: Tensor
     top: Tensor
+    exact: bool = True
+    """Whether these are the best of all items."""
 
     def to(self, device: torch.device) -> "Ranking":
         """The same ranking on `device`."""
-        return Ranking(self.users.to(device), self.top.to(device))
+        return replace(self, users=self.users.to(device), top=self.top.to(device))
 
     def of(self, users: Tensor) -> "Ranking":
         """The lists of the users that are among `users`, int64 [m]."""
         chosen = torch.isin(self.users, users)
-        return Ranking(self.users[chosen], self.top[chosen])
+        return replace(self, users=self.users[chosen], top=self.top[chosen])
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,10 @@ def rank(
     # An index fetches as many additional items as the users of a block have seen at most, so that users who have seen
     # about the same number of items are ranked together.
     if batch_users == "auto":
-        batch_users = _BATCH_USERS[final.nodes.device.type]
+        batch_users = _BATCH_USERS
     order = seen.lengths[users].argsort(stable=True)
     blocks = [ranks.top(block, k).int() for block in users[order].split(batch_users)]
-    return Ranking(users, torch.cat(blocks)[order.argsort()])
+    return Ranking(users, torch.cat(blocks)[order.argsort()], ranks.exact)
 
 
 def score(
@@ -141,17 +143,41 @@ class Matches:
         inside = relevant[self._pair]
         row, rank = (counted.cumsum(0) - 1)[self._row[inside]], self._rank[inside]
 
-        # Most lists have no hit, and then an accuracy of 0: the others are measured.
-        some, number = torch.unique_consecutive(row, return_inverse=True)
-        hit = Lists(users[some], top[some].long(), _marked(number, rank, top[some].shape), counts[users[some]])
-        values = dict[str, Tensor | None]()
-        for name, metric in chosen.items():
+        # In blocks, whose numbers stay in the cache of a CPU.
+        values: dict[str, list[Tensor]] = {f"{name}@{k}": [] for name in chosen for k in cutoffs}
+        for start in range(0, max(len(users), 1), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            inside = slice(*torch.searchsorted(row, torch.tensor([start, start + _BLOCK], device=row.device)).tolist())
+            marks = row[inside] - start, rank[inside]
+            for name, value in _values(chosen, cutoffs, users[part], top[part], marks, counts, catalogue):
+                values[name].append(value)
+        return Scores(users, {name: torch.cat(parts) for name, parts in values.items() if parts})
+
+
+def _values(
+    chosen: Mapping[str, UserMetric],
+    cutoffs: Sequence[int],
+    users: Tensor,
+    top: Tensor,
+    marks: tuple[Tensor, Tensor],
+    counts: Tensor,
+    catalogue: Catalogue | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The metrics of some users, for which the data suffices; `marks` are the rows and ranks of hits."""
+    row, rank = marks
+    whole = Lists(users, top.long(), _marked(row, rank, top.shape), counts[users], catalogue)
+    # Most lists have no hit, and then an accuracy of 0: the others are measured.
+    some, number = torch.unique_consecutive(row, return_inverse=True)
+    hit = Lists(users[some], whole.top[some], _marked(number, rank, top[some].shape), counts[users[some]])
+
+    for name, metric in chosen.items():
+        for k in cutoffs:
             if metric.needs_catalogue:
-                whole = Lists(users, top.long(), _marked(row, rank, top.shape), counts[users], catalogue)
-                values |= {f"{name}@{k}": metric.per_user(whole, k) for k in cutoffs}
+                value = metric.per_user(whole, k)
             else:
-                values |= {f"{name}@{k}": _spread(metric.per_user(hit, k), some, len(users)) for k in cutoffs}
-        return Scores(users, {name: value for name, value in values.items() if value is not None})
+                value = _spread(metric.per_user(hit, k), some, len(users))
+            if value is not None:
+                yield f"{name}@{k}", value
 
 
 def _marked(rows: Tensor, columns: Tensor, shape: Sequence[int]) -> Tensor:

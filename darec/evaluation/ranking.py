@@ -9,6 +9,7 @@ from torch import Tensor
 
 from darec.common.errors import DarecError
 from darec.common.interactions import ItemLists, Representations
+from darec.evaluation.longest_first import LongestFirst
 from darec.evaluation.rerank import Reranker
 from darec.evaluation.top_items import TopItems
 
@@ -24,6 +25,9 @@ def largest_score(final: Representations) -> float:
 
 class Ranks(Protocol):
     """The interface of rankers."""
+
+    exact: bool
+    """Whether the lists have the best of all items."""
 
     def top(self, users: Tensor, k: int) -> Tensor:
         """Each user's k best items, best first: int64 [b] -> int64 [b, min(k, n_items)]."""
@@ -41,6 +45,8 @@ class Ranker:
         DarecError: a score may not be finite; NaN would be ranked first.
     """
 
+    exact = True
+
     def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
         if not isfinite(largest_score(final)):
             hint = "train again with a lower train.learning_rate"
@@ -51,7 +57,7 @@ class Ranker:
 
     def prepare(self, final: Representations) -> None:
         """Prepares `find` for these items."""
-        self._best = TopItems(final.item)
+        self._best: TopItems | LongestFirst = TopItems(final.item)
 
     def find(self, users: Tensor, n: int, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """The n best items of each user, and their scores. The pairs of `rows` (of `users`) and `items` are excluded.
@@ -83,6 +89,8 @@ class Ranker:
 
 class MostPopular:
     """Ranks the representations of `protocol.popularity`: the same order for all users, ties by item number."""
+
+    exact = True
 
     def __init__(self, final: Representations, seen: ItemLists, reranker: Reranker | None = None) -> None:
         assert reranker is None, "the baseline is not reranked"

@@ -70,7 +70,7 @@ def report(
 
     With a reranker, the lists of `final` and of the reference are reranked; metrics of `final` before that are added.
 
-    Validation and test rank the same items, so one ranking of `final` serves both. With an approximate `ranker`, the
+    Validation and test rank the same items, so one ranking of `final` serves both. If `ranker` is approximate, the
     lists of a sample of users are compared with exact ones: `candidates`. `ages` are days since each item's first train
     interaction, -1 without one: with these there are slices by age.
     """
@@ -108,7 +108,7 @@ def report(
             metrics["significance"] = {metric: asdict(result) for metric, result in compared.items()}
         if name != "popularity":
             columns |= _columns(other.scores, f"{name}/")
-    if ranker is not Ranker:
+    if not lists.exact:
         metrics["candidates"] = _check(final, model.ranking, data, config, reranker)
 
     users = pl.Series(c.USER_INDEX, model.scores.users.cpu().numpy()).cast(pl.Int32)

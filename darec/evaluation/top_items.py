@@ -12,6 +12,7 @@ integers, the bits of non-negative floats have the same order as the floats; tho
 """
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -32,10 +33,10 @@ class TopItems:
 
     def __init__(self, items: Tensor, dtype: torch.dtype | None = None) -> None:
         """Takes finite float32 vectors [n, d] and the `dtype` of the product; None for the faster one on this CPU."""
-        dtype = dtype or (_fastest(items) if items.device.type == "cpu" else torch.float32)
+        dtype = dtype or fastest(items)
         self._users = _USERS[items.device.type]
-        room = torch.empty(self._users * _padded(min(len(items), _ITEMS)), dtype=dtype, device=items.device)
-        self._tiles = [_Tile(tile, dtype, room) for tile in items.split(_ITEMS)]
+        room = room_for(self._users, min(len(items), _ITEMS), dtype, items.device)
+        self._tiles = [Tile(tile, dtype, room) for tile in items.split(_ITEMS)]
 
     @torch.no_grad()
     def top(self, users: Tensor, k: int, without: Pairs) -> tuple[Tensor, Tensor]:
@@ -49,17 +50,12 @@ class TopItems:
         Returns:
             Item numbers int64 [b, k], -1 if no item is left, and scores float32 [b, k], -inf there.
         """
-        rows, items = without
         ids = torch.full((len(users), k), -1, device=users.device)
         scores = torch.full((len(users), k), -torch.inf, device=users.device)
-        blocks = users.split(self._users) if len(users) else ()
-        bounds = torch.arange(len(blocks) + 1, device=users.device) * self._users
-        bounds = torch.searchsorted(rows.contiguous(), bounds).tolist()
-        for number, block in enumerate(blocks):
-            start, inside = number * self._users, slice(bounds[number], bounds[number + 1])
-            best, values = self._block(block, k, (rows[inside] - start, items[inside]))
-            ids[start : start + len(block), : best.shape[1]] = best.masked_fill(values == -torch.inf, -1)
-            scores[start : start + len(block), : best.shape[1]] = values
+        for block, left_out in blocks(torch.arange(len(users), device=users.device), without, self._users):
+            best, values = self._block(users[block], k, left_out)
+            ids[block, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1)
+            scores[block, : best.shape[1]] = values
         return ids, scores
 
     def _block(self, users: Tensor, k: int, left_out: Pairs) -> Pairs:
@@ -77,7 +73,7 @@ class TopItems:
         return ids.gather(1, best.indices), best.values
 
 
-class _Tile:
+class Tile:
     """A part of the items, [n, d]. Item i is in group i % groups, so that a group's scores are `groups` apart."""
 
     def __init__(self, items: Tensor, dtype: torch.dtype, room: Tensor) -> None:
@@ -90,12 +86,15 @@ class _Tile:
         self.largest = float(items.norm(dim=1).amax())
         self.rounding = float((padded - self.rounded.T.float()).norm(dim=1).amax())
 
-    def top(self, users: Tensor, k: int, left_out: Pairs) -> Pairs:
-        """The min(k, n) best items of each user; excluded items have the score -inf."""
+    def top(self, users: Tensor, k: int, left_out: Pairs, above: Tensor | None = None) -> Pairs:
+        """The min(k, n) best items of each user; excluded items have the score -inf.
+
+        Items with scores below `above`, [b], may be left out; the last items of a list are then -1 with the score -inf.
+        """
         k = min(k, self.n_items)
-        if 2 * k > self.groups:  # few items or long lists: most items would pass the filter
+        if above is None and 2 * k > self.groups:  # few items or long lists: most items would pass the filter
             return self._all(users, k, left_out)
-        rows, items = self._candidates(users, k, left_out)
+        rows, items = self._candidates(users, k, left_out, above)
         if len(rows) * users.shape[1] > len(users) * self.n_items:  # most items have the same score for some users
             return self._all(users, k, left_out)
         return self._exact(users, rows, items, k)
@@ -106,7 +105,7 @@ class _Tile:
         best = scores.topk(k)
         return best.indices, best.values
 
-    def _candidates(self, users: Tensor, k: int, left_out: Pairs) -> Pairs:
+    def _candidates(self, users: Tensor, k: int, left_out: Pairs, above: Tensor | None) -> Pairs:
         """The pairs that pass the filter: rows of `users` in ascending order, and items."""
         rounded = users.to(self.dtype)
         width = _GROUP * self.groups
@@ -114,12 +113,12 @@ class _Tile:
         scores[left_out] = -torch.inf
         keys = scores.view(_INTEGERS[self.dtype])
         greatest = keys.view(len(users), _GROUP, self.groups).amax(1)  # maximum of each group, [b, groups]
-        least = self._least(users, rounded, greatest, k)
+        least = self._least(users, rounded, greatest, k, above)
         if (least <= 0).any():
             keys.copy_(_ordered(keys))
             keys[:, self.n_items :] = torch.iinfo(keys.dtype).min  # padding is not an item
             greatest = keys.view(len(users), _GROUP, self.groups).amax(1)
-            least = self._least(users, rounded, greatest, k)
+            least = self._least(users, rounded, greatest, k, above)
 
         rows, groups = (greatest >= least[:, None]).nonzero(as_tuple=True)  # groups that hold candidates, [m]
         step = torch.arange(0, width, self.groups, device=users.device)
@@ -128,9 +127,12 @@ class _Tile:
         group, member = (members >= least[rows, None]).nonzero(as_tuple=True)
         return rows[group], groups[group] + step[member]
 
-    def _least(self, users: Tensor, rounded: Tensor, greatest: Tensor, k: int) -> Tensor:
-        """The smallest key that a user's k best items may have: t - 2 e above, [b]."""
-        t = _ordered(_kth(greatest, k)).view(self.dtype).float()
+    def _least(self, users: Tensor, rounded: Tensor, greatest: Tensor, k: int, above: Tensor | None) -> Tensor:
+        """The smallest key that a user's k best items may have: t - 2 e in the description of this file, [b].
+
+        With the smallest score that matters known, t is this score.
+        """
+        t = _ordered(_kth(greatest, k)).view(self.dtype).float() if above is None else above
 
         # |u.i - u'.i'| <= |u - u'| |i| + |u'| |i - i'|, plus the rounding of the sum and of its result.
         lengths, error = rounded.float().norm(dim=1), (users - rounded.float()).norm(dim=1)
@@ -156,6 +158,22 @@ class _Tile:
         return ids.gather(1, best.indices), best.values
 
 
+def blocks(users: Tensor, left_out: Pairs, size: int) -> Iterator[tuple[Tensor, Pairs]]:
+    """`users` in blocks of `size`, with each block's excluded pairs: rows of `users` in ascending order, and items."""
+    rows, items = left_out
+    parts = users.split(size) if len(users) else ()
+    bounds = torch.arange(len(parts) + 1, device=users.device) * size
+    bounds = torch.searchsorted(rows.contiguous(), bounds).tolist()
+    for number, part in enumerate(parts):
+        inside = slice(bounds[number], bounds[number + 1])
+        yield part, (rows[inside] - number * size, items[inside])
+
+
+def room_for(users: int, items: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for the scores of a block of users and a tile of items."""
+    return torch.empty(users * _padded(items), dtype=dtype, device=device)
+
+
 def _padded(items: int) -> int:
     """The smallest number of items in complete groups."""
     return -(-items // _GROUP) * _GROUP
@@ -179,8 +197,10 @@ def _kth(keys: Tensor, k: int) -> Tensor:
     return torch.from_numpy(np.partition(keys.numpy(), place, axis=1)[:, place].copy())
 
 
-def _fastest(items: Tensor) -> torch.dtype:
-    """The data type with the fastest product on this machine, timed on a part of the items."""
+def fastest(items: Tensor) -> torch.dtype:
+    """The data type with the fastest product on this machine, timed on a part of the items; float32 on a GPU."""
+    if items.device.type != "cpu":
+        return torch.float32
     seconds = {}
     for dtype in _INTEGERS:
         right = items[:_TRIED].to(dtype).T

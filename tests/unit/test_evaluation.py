@@ -7,17 +7,18 @@ from hypothesis import strategies as st
 from ranx import Qrels, Run
 from ranx import evaluate as ranx_evaluate
 from scipy import stats
+from torch.nn import functional
 
 from darec.common.errors import DarecError
 from darec.common.interactions import Interactions, ItemLists, Pairs, Representations
-from darec.evaluation import protocol
+from darec.evaluation import longest_first, protocol
 from darec.evaluation.protocol import Matches
 from darec.evaluation.ranking import MostPopular, Ranker
 from darec.evaluation.report import evaluate_model, report
 from darec.evaluation.significance import compare, interval
 from darec.evaluation.slices import slices
 from darec.serving import candidates
-from darec.serving.candidates import IndexRanker, ranker_for
+from darec.serving.candidates import IndexRanker, LargeRanker, ranker_for
 from schemas import columns as c
 from schemas.training import EvaluateConfig
 from stages.evaluate import item_ages
@@ -260,8 +261,23 @@ def test_every_item_is_ranked_where_the_index_needs_many_lists(large, monkeypatc
     monkeypatch.setattr(candidates, "FEW_LISTS", 0.001)
     monkeypatch.setattr(candidates, "search", None)
     found = report(final, None, data, EvaluateConfig(cutoffs=(20,)), ranker=IndexRanker).metrics
-    assert found["candidates"]["found"] == 1.0
+    assert "candidates" not in found, "exact lists are not compared with exact ones"
     assert found["test"] == report(final, None, data, EvaluateConfig(cutoffs=(20,))).metrics["test"]
+
+
+def test_many_items_are_ranked_exactly_where_the_longest_suffice(large, monkeypatch):
+    data, final = large
+    exact = report(final, None, data, EvaluateConfig(cutoffs=(20,))).metrics
+    monkeypatch.setattr(longest_first, "_SMALLEST", 256)
+    monkeypatch.setattr(candidates, "search", None)
+    monkeypatch.setattr(candidates, "FEW_LISTS", 1.0)
+    found = report(final, None, data, EvaluateConfig(cutoffs=(20,)), ranker=LargeRanker).metrics
+    assert "candidates" not in found
+    assert found["test"] == exact["test"]
+
+    unit = functional.normalize(final.nodes)
+    with pytest.raises(TypeError):  # the index is searched
+        report(Representations(unit, data.n_users), None, data, EvaluateConfig(cutoffs=(20,)), ranker=LargeRanker)
 
 
 def test_lists_of_an_index_end_with_seen_items_if_no_others_are_left(large):
@@ -276,7 +292,7 @@ def test_lists_of_an_index_end_with_seen_items_if_no_others_are_left(large):
 def test_the_index_is_for_many_pairs():
     auto, forced = EvaluateConfig(), EvaluateConfig(candidates="index")
     assert ranker_for(auto, 100_000, 100_000) is Ranker
-    assert ranker_for(auto, 1_000_000, 1_000_000) is IndexRanker
+    assert ranker_for(auto, 1_000_000, 1_000_000) is LargeRanker
     assert ranker_for(forced, 10, 10) is IndexRanker
     assert ranker_for(EvaluateConfig(candidates="all"), 10**6, 10**6) is Ranker
 

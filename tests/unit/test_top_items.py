@@ -1,4 +1,4 @@
-"""The k items of greatest inner product, against NumPy: in both types, for scores of any sign and any size."""
+"""The k items of greatest inner product, against NumPy: in both types and orders, for scores of any sign and size."""
 
 import numpy as np
 import pytest
@@ -6,14 +6,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darec.evaluation import top_items
+from darec.evaluation import longest_first, top_items
+from darec.evaluation.longest_first import LongestFirst
 from darec.evaluation.top_items import TopItems
 
 
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setattr(longest_first, "_SMALLEST", 300)
+    monkeypatch.setattr(longest_first, "_LARGEST", 700)
+    monkeypatch.setattr(longest_first, "_USERS", {"cpu": 100})
+
+
 def check(items, users, k, seen, dtype):
+    for way in (TopItems, LongestFirst):
+        check_one(way, items, users, k, seen, dtype)
+
+
+def check_one(way, items, users, k, seen, dtype):
     rows, columns = np.nonzero(seen)
     without = torch.from_numpy(rows), torch.from_numpy(columns)
-    found = TopItems(torch.from_numpy(items), dtype).top(torch.from_numpy(users), k, without)
+    found = way(torch.from_numpy(items), dtype).top(torch.from_numpy(users), k, without)
     ids, scores = (side.numpy() for side in found)
 
     exact = users.astype(float) @ items.T.astype(float)
@@ -69,7 +82,7 @@ def test_a_catalogue_larger_than_a_tile_and_more_users_than_a_block(monkeypatch)
 
 
 def test_users_to_whom_all_items_are_the_same_take_no_more_memory_than_others(monkeypatch):
-    monkeypatch.setattr(top_items._Tile, "_exact", None)
+    monkeypatch.setattr(top_items.Tile, "_exact", None)
     generator = np.random.default_rng(3)
     items = generator.standard_normal((3000, 16)).astype(np.float32)
     for users in (np.zeros((4, 16), np.float32), np.full((1, 16), 1e-30, np.float32)):
@@ -79,3 +92,26 @@ def test_users_to_whom_all_items_are_the_same_take_no_more_memory_than_others(mo
 def test_the_type_is_one_of_both():
     items = np.random.default_rng(0).standard_normal((2000, 4)).astype(np.float32)
     check(items, items[:3], 1, np.zeros((3, 2000), bool), None)
+
+
+def test_users_are_finished_when_no_item_that_is_left_can_be_better(monkeypatch):
+    generator, scored = np.random.default_rng(4), []
+    items, users = (generator.standard_normal((rows, 8)).astype(np.float32) for rows in (3000, 300))
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    items[::30] *= 10  # a hundred of them, which is fewer than the first tile has
+    plain = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, **more: scored.append(len(a) * b.shape[1]) or plain(a, b, **more))
+
+    found = LongestFirst(torch.from_numpy(items), torch.float32)
+    nothing = torch.empty(0, dtype=torch.int64)
+    scores = found.top(torch.from_numpy(users), 5, (nothing, nothing))[1]
+    assert sum(scored) == 300 * 320  # 300 items are ten groups of 32
+    assert found.scored(torch.from_numpy(users), scores[:, -1]) == 300
+    check_one(LongestFirst, items, users, 5, np.zeros((300, 3000), bool), torch.float32)
+
+    # Users who have seen the long items need all others.
+    seen = np.zeros((300, 3000), bool)
+    seen[:7, ::30] = True
+    scored.clear()
+    check_one(LongestFirst, items, users, 5, seen, torch.float32)
+    assert 300 * 320 + 7 * 2700 <= sum(scored) <= 300 * 320 + 7 * 3000

@@ -24,8 +24,11 @@ from darec.dataset.clean import clean
 from darec.dataset.graph import edge_list
 from darec.dataset.readers import read_source
 from darec.dataset.split import split_interactions
-from darec.evaluation import top_items
+from darec.evaluation import longest_first, top_items
+from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.report import report
+from darec.serving import candidates
+from darec.serving.candidates import LargeRanker
 from darec.training import sizing
 from darec.training.trainer import Trainer
 from schemas.tables import INTERACTIONS
@@ -189,10 +192,14 @@ def test_steps_of_one_size_are_found_out(sizes, monkeypatch):
 # ---------------------------------------------------------------- evaluation: products, and blocks that bound memory
 
 
-def evaluation(found: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def evaluation(
+    found: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, ranker: MakeRanker = Ranker, skew: float = 0.0
+) -> SimpleNamespace:
+    """The scores of an evaluation, with items whose vectors are shorter by their rank to the power of `skew`."""
     data, scored = interactions_of(found), []
     generator = torch.Generator().manual_seed(0)
     nodes = torch.randn(data.n_users + data.n_items, 8, generator=generator)
+    nodes[data.n_users :] *= torch.arange(1, data.n_items + 1)[:, None] ** -skew
     plain = torch.mm
 
     def product(left, right, **kwargs):
@@ -201,16 +208,35 @@ def evaluation(found: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Simpl
 
     monkeypatch.setattr(torch, "mm", product)
     final = Representations(nodes, data.n_users)
-    report(final, final, data, EvaluateConfig(cutoffs=(10,)))
-    return SimpleNamespace(scores=sum(scored), largest=max(scored), pairs=data.n_users * data.n_items)
+    metrics = report(final, final, data, EvaluateConfig(cutoffs=(10,)), ranker=ranker).metrics
+    pairs = data.n_users * data.n_items
+    return SimpleNamespace(scores=sum(scored), largest=max(scored), pairs=pairs, metrics=metrics, users=data.n_users)
 
 
 def test_evaluation_ranks_each_model_once_in_blocks(sizes, monkeypatch):
     """Model and reference take two products of users and items, of which one block is in memory; popularity none."""
     monkeypatch.setattr(top_items, "_USERS", {"cpu": 32})
-    monkeypatch.setattr(top_items, "_fastest", lambda items: torch.float32)
+    monkeypatch.setattr(top_items, "fastest", lambda items: torch.float32)
     for size in (SMALL, LARGE):
         with monkeypatch.context() as patch:
             found = evaluation(sizes[size], patch)
         assert found.pairs <= found.scores <= 2 * 1.1 * found.pairs
         assert found.largest <= 2**16
+
+
+def test_evaluation_by_length_grows_like_the_users(sizes, monkeypatch):
+    """Popular items have the longest vectors: each user's items are found in as many scores, however many items."""
+    monkeypatch.setattr(longest_first, "fastest", lambda items: torch.float32)
+    monkeypatch.setattr(longest_first, "_SMALLEST", 32)
+    monkeypatch.setattr(longest_first, "_USERS", {"cpu": 64})
+    monkeypatch.setattr(candidates, "_SAMPLE", 16)
+    found = []
+    for size in (SMALL, LARGE):
+        with monkeypatch.context() as patch:
+            found.append(evaluation(sizes[size], patch, LargeRanker, skew=0.8))
+        with monkeypatch.context() as patch:
+            exact = evaluation(sizes[size], patch, skew=0.8)
+        assert found[-1].metrics == exact.metrics
+    small, large = found
+    assert exponent((small.scores, large.scores), (small.users, large.users)) < MOST
+    assert large.scores < large.pairs / 2, "of the pairs of two models"
