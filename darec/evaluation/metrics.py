@@ -43,24 +43,37 @@ class Catalogue:
         return torch.bincount(self.train.items, minlength=self.n_items).double()
 
     @cached_property
+    def information(self) -> Tensor:
+        """-log2 of the share of users who have the item in train, float64 [n_items]. An item without train interactions
+        counts as if it had one.
+        """
+        return -torch.log2(self.counts.clamp_min(1) / self.n_users)
+
+    @cached_property
     def popularity_group(self) -> Tensor:
-        """The popularity group of each item, int64 [n_items]: 0 for the most popular items, which have a fifth of all
+        """The popularity group of each item, uint8 [n_items]: 0 for the most popular items, which have a fifth of all
         train interactions, 2 for the least popular ones, which have the last fifth (the long tail, including items
         without interactions), and 1 for the others.
         """
         order = torch.argsort(self.counts, descending=True, stable=True)
         before = self.counts[order].cumsum(0) - self.counts[order]
         share = before / self.counts.sum().clamp_min(1)
-        group = torch.empty_like(order)
-        group[order] = (share >= 0.2).long() + (share >= 0.8).long()
+        group = torch.empty_like(order, dtype=torch.uint8)
+        group[order] = (share >= 0.2).byte() + (share >= 0.8).byte()
         return group
 
     @cached_property
     def histories(self) -> Tensor:
         """The number of train interactions of each user with items of each popularity group: float64 [n_users, 3]."""
         groups = 3
-        places = self.train.users * groups + self.popularity_group[self.train.items]
+        places = self.train.users * groups
+        places += self.popularity_group[self.train.items]
         return torch.bincount(places, minlength=self.n_users * groups).view(self.n_users, groups).double()
+
+    @cached_property
+    def history(self) -> Tensor:
+        """The number of train interactions with items of each popularity group: float64 [3]."""
+        return self.histories.sum(0)
 
 
 @dataclass(frozen=True)

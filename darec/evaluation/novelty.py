@@ -1,6 +1,5 @@
 """Novelty: how unknown the recommended items are."""
 
-import torch
 from torch import Tensor
 
 from darec.evaluation.metrics import USER_METRICS, Lists, UserMetric
@@ -16,7 +15,6 @@ class Novelty(UserMetric):
     needs_catalogue = True
 
     def per_user(self, lists: Lists, k: int) -> Tensor:
-        """Bits, at least 0. An item without train interactions counts as if it had one."""
+        """Bits, at least 0."""
         assert lists.catalogue is not None
-        popularity = lists.catalogue.counts.clamp_min(1) / lists.catalogue.n_users
-        return -torch.log2(popularity)[lists.top[:, :k]].mean(1)
+        return lists.catalogue.information[lists.top[:, :k]].mean(1)

@@ -54,12 +54,9 @@ class PopularityCalibrationError(UserMetric):
         """In [0, 1] bits; 0 if the list has the same popularity groups as the history."""
         catalogue = lists.catalogue
         assert catalogue is not None
-        group, history = catalogue.popularity_group, catalogue.histories
-        all_users = history.sum(0, keepdim=True)
-
-        wanted = history[lists.users]
-        wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, all_users)
-        listed = group.to(torch.uint8)[lists.top[:, :k]]
+        wanted = catalogue.histories[lists.users]
+        wanted = torch.where(wanted.sum(1, keepdim=True) > 0, wanted, catalogue.history)
+        listed = catalogue.popularity_group[lists.top[:, :k]]
         given = torch.stack([(listed == number).sum(1) for number in range(_GROUPS)], 1).double()
         return _jensen_shannon(wanted, given)
 

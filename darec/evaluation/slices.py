@@ -81,8 +81,9 @@ def slices(
         parts += [(RARITY, low, most if high is None else high) for low, high in BOUNDS if low <= most]
 
     found = []
+    numbers = {side: (of(matches.pairs, side), of(held_out, side)) for side in values}
     for side, low, high in parts:
-        distinct, every = of(matches.pairs, side), of(held_out, side)
+        distinct, every = numbers[side]
         inside = (distinct >= low) & (distinct <= high)
         if side == RARITY and not inside.any():
             continue
