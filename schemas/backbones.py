@@ -51,6 +51,10 @@ class LightGCNConfig(LayersConfig):
     name: Literal["lightgcn"] = "lightgcn"
     edge_keep: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the edges kept in each training step, without rescaling. RLMRec keeps 0.8."""
+    edge_sampling: Literal["uniform", "degree"] = added("uniform")
+    """Which edges are kept. uniform: all are equally likely. degree: an edge is kept with a probability proportional to
+    1 / sqrt(degree of the user x degree of the item), and the rest is normalised again, as in FREEDOM (Zhou and Shen,
+    MM 2023), so that popular nodes lose the most edges."""
     input_layer: bool = added(True)
     """Whether layer 0, the id embeddings, is one of the layers that are combined. In the code of ProMax it is not."""
 
@@ -191,6 +195,9 @@ class L3AEConfig(ItemModelConfig):
     """Ridge penalty for the weights of the text, which are fitted to text vectors of unit length."""
     whiten: int = Field(default=0, ge=0, le=16_384)
     """Number of dimensions that item texts are PCA-whitened to first. 0 means no whitening."""
+    whitening: float = added(1.0, ge=0, le=1)
+    """How far they are whitened: 1 gives all components variance 1, 0.5 the square root of their standard deviation as
+    their own, and 0 leaves it unchanged. Used if `whiten` is above 0."""
 
     @property
     def needs_text(self) -> bool:
@@ -233,6 +240,9 @@ class GraphFilterConfig(ClosedFormConfig):
     """Number of singular vectors in the ideal low-pass filter."""
     ideal: float = Field(default=0.3, ge=0)
     """Weight of the ideal low-pass filter relative to the linear filter."""
+    sharpen: float = added(0.0, ge=0, le=1)
+    """Fraction of the scores' own blur by the linear filter that is subtracted from them, as in the sharpening step of
+    BSPM (Choi et al., SIGIR 2023). 0 is GF-CF."""
 
 
 CLOSED_FORMS = ("ease", "l3ae", "ials", "item-knn", "gf-cf")

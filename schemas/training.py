@@ -21,6 +21,9 @@ class SampledSoftmaxConfig(Section):
     name: Literal["sampled-softmax"] = "sampled-softmax"
     negatives: int = Field(default=1024, ge=1, le=2**24)
     """Number of items sampled in each step. A user's own train items are not used as its negatives."""
+    positives: int = added(1, ge=1, le=1_024)
+    """Number of positive items of each pair's user in a step: that of the pair, and others drawn from the user's train
+    items. The loss is their mean."""
     temperature: float = Field(default=0.2, ge=1e-3)
     """Temperature of the softmax."""
 
@@ -29,6 +32,8 @@ class SoftmaxConfig(Section):
     """Cross-entropy of the positive item against all items."""
 
     name: Literal["softmax"] = "softmax"
+    positives: int = added(1, ge=1, le=1_024)
+    """As in sampled-softmax."""
     temperature: float = Field(default=0.2, ge=1e-3)
     """Temperature of the softmax."""
 
@@ -49,6 +54,18 @@ class TextConfig(Section):
     """Width of the hidden layers of the projection."""
     whiten: int = Field(default=0, ge=0, le=16_384)
     """Number of dimensions that text vectors are PCA-whitened to, for all objectives too. 0 means no whitening."""
+    whitening: float = added(1.0, ge=0, le=1)
+    """How far text vectors are whitened: 1 gives all components variance 1, 0 leaves their variance unchanged. Used if
+    `whiten` is above 0."""
+    neighbours: int = added(0, ge=0, le=1_000)
+    """Number of nearest items by text of each item in a frozen graph of items. An item's representation is that of the
+    backbone plus the average of its neighbours' input rows, as in FREEDOM (Zhou and Shen, MM 2023). 0 means no such
+    graph."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether text vectors enter the model."""
+        return self.use != "none" or self.neighbours > 0
 
 
 class FuseConfig(Section):
@@ -178,7 +195,7 @@ class TrainConfig(Section):
         """Whether text vectors are used."""
         aligned = any(each.needs_text for each in self.alignment)
         has_columns = self.fuse is not None and self.fuse.components > 0
-        return aligned or has_columns or self.text.use != "none" or self.backbone.needs_text
+        return aligned or has_columns or self.text.is_used or self.backbone.needs_text
 
     @property
     def needs_graph(self) -> bool:
@@ -250,7 +267,7 @@ class TrainConfig(Section):
             return self
         if "alignment" not in self.model_fields_set:  # the default is for trained backbones
             vars(self)["alignment"] = ()
-        if self.alignment or self.text.use != "none" or self.scoring != "inner":
+        if self.alignment or self.text.is_used or self.scoring != "inner":
             raise ValueError(f"{self.backbone.name} has a closed-form solution: leave out alignment, text and scoring")
         return self
 

@@ -71,7 +71,7 @@ def _graph_filter(
     config: GraphFilterConfig, data: Interactions, _: Representations | None, dim: int
 ) -> Representations:
     rows = data.train, data.n_users, data.n_items
-    return factorise(*rows, graph_filter(*rows, config.components, config.ideal), dim)
+    return factorise(*rows, graph_filter(*rows, config.components, config.ideal, config.sharpen), dim)
 
 
 @CLOSED_FORMS.register(EASEConfig)
@@ -93,7 +93,7 @@ def item_weights(config: ItemModelConfig, interactions: Interactions, text: Repr
             raise UserError(
                 "text vectors are required", where="train.backbone", hint="use ease, which does not use text"
             )
-        item_text = whiten(text, config.whiten).item if config.whiten else text.item
+        item_text = whiten(text, config.whiten, config.whitening).item if config.whiten else text.item
         prior = text_prior(item_text, config.text_l2, config.prior)
 
     if interactions.n_items > config.exact_up_to:

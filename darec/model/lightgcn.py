@@ -17,7 +17,8 @@ class LightGCN(Backbone):
 
     def forward(self, nodes: Tensor) -> Tensor:
         """[N, dim] -> [N, dim]."""
-        adjacency = self.adjacency.drop(self.config.edge_keep) if self.training else self.adjacency
+        by_degree = self.config.edge_sampling == "degree"
+        adjacency = self.adjacency.drop(self.config.edge_keep, by_degree) if self.training else self.adjacency
         if self.config.input_layer:
             return propagate(adjacency, nodes, self.config)
         # Layers 1 to L are one product with layers 0 to L - 1.

@@ -90,16 +90,29 @@ class Adjacency:
 
         return Adjacency(_csr(starts.int(), columns.int(), values, nodes), edge, self._edges + nodes, self.split)
 
-    def drop(self, keep: float) -> "Adjacency":
-        """A random subgraph: each undirected edge is kept with probability `keep`, with its weight unchanged."""
+    def drop(self, keep: float, by_degree: bool = False) -> "Adjacency":
+        """A random subgraph: each undirected edge is kept with probability `keep`, with its weight unchanged.
+
+        `by_degree`: the probability is proportional to the weight, `keep` on average and at most 1, and the edges that
+        are left weigh 1 / sqrt(product of the degrees that are left).
+        """
         if keep >= 1:
             return self
         values = self.matrix.values()
-        kept = (torch.rand(self._edges, device=values.device) < keep).to(values.dtype)
-        matrix = _csr(
-            self.matrix.crow_indices(), self.matrix.col_indices(), values * kept[self._edge], len(self.matrix)
-        )
+        chance: float | Tensor = keep
+        if by_degree:
+            weights = values.new_empty(self._edges).index_copy(0, self._edge.long(), values)  # both entries are equal
+            chance = keep * weights / weights.mean()
+        kept = (torch.rand(self._edges, device=values.device) < chance).to(values.dtype)[self._edge]
+        matrix = self._with_values(kept if by_degree else values * kept)
+        if by_degree:
+            root = multiply(matrix, values.new_ones(len(matrix), 1)).clamp_min(1).rsqrt().squeeze(1)
+            rows, columns = self.entries()
+            matrix = self._with_values(kept * root[rows] * root[columns])
         return Adjacency(matrix, self._edge, self._edges, self.split)
+
+    def _with_values(self, values: Tensor) -> Tensor:
+        return _csr(self.matrix.crow_indices(), self.matrix.col_indices(), values, len(self.matrix))
 
     def shared_by(self, split: ColumnSplit) -> "Adjacency":
         """The same graph, whose products are divided as `split` says."""

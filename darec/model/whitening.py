@@ -13,7 +13,7 @@ from darec.model.propagation import Adjacency, power_sum
 _BLOCK = 8192  # number of rows in double precision at once, so that no second copy of the text is in memory
 
 
-def whiten(text: Representations, dims: int) -> Representations:
+def whiten(text: Representations, dims: int, strength: float = 1.0) -> Representations:
     """Principal components 1 to `dims` with unit variance, after subtracting the mean of each side: [N, d_L] -> [N,
     dims].
 
@@ -21,7 +21,8 @@ def whiten(text: Representations, dims: int) -> Representations:
     W' V diag(s) V' W = I, so the new columns are uncorrelated and have variance 1.
 
     Users' and items' texts differ in form, so the mean of each side is subtracted; the components are common to both,
-    so that users and items are comparable. `dims` is at most d_L.
+    so that users and items are comparable. `dims` is at most d_L. With `strength` p below 1, W is
+    V_dims diag(s_dims)^-p/2, and the components have variance s^(1 - p): relaxed whitening.
     """
     covariance = text.nodes.new_zeros(text.dim, text.dim, dtype=torch.float64)
     for _, rows in _centred(text):
@@ -29,7 +30,7 @@ def whiten(text: Representations, dims: int) -> Representations:
     values, vectors = torch.linalg.eigh(covariance / len(text.nodes))
     values, vectors = values.flip(0)[:dims], vectors.flip(1)[:, :dims]
 
-    projection = vectors * values.clamp_min(1e-9).rsqrt()  # W, [d_L, dims]
+    projection = vectors * values.clamp_min(1e-9).pow(-strength / 2)  # W, [d_L, dims]
     result = text.nodes.new_empty(len(text.nodes), projection.shape[1], dtype=torch.float32)
     for first, rows in _centred(text):
         result[first : first + len(rows)] = rows @ projection

@@ -11,7 +11,8 @@ from darec.common.column_split import UNSPLIT, ColumnSplit
 from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Representations
 from darec.model import backbones
-from darec.model.propagation import Adjacency
+from darec.model.propagation import Adjacency, product
+from darec.model.text_graph import text_neighbours
 from darec.model.whitening import start, whiten
 from darec.training.ranking import RANKING_LOSSES
 from darec.training.sampling import Sampler
@@ -57,10 +58,11 @@ class Recommender(nn.Module):
         n_users, use = interactions.n_users, config.text.use
         self.embedding = None if use == "replace" else nn.Parameter(_initial(config, interactions, text, split))
         if text is not None and config.text.whiten:
-            text = whiten(text, config.text.whiten)
+            text = whiten(text, config.text.whiten, config.text.whitening)
         self.text_input = TextInput(config.text, text, config.dim) if use in ("add", "replace") and text else None
 
         self.backbone = backbones.build(config.backbone, adjacency.shared_by(split), n_users, config.dim)
+        self.text_graph = _text_graph(config, text, self.backbone.out_dim, split)
         # An objective of weight 0 is not built: it would draw random numbers, which would change the model.
         given = text or Representations(interactions.train.users.new_zeros(interactions.n_nodes, 0).float(), n_users)
         setting = alignment.Setting(given, interactions, adjacency, config.dim, self.backbone.out_dim, fixed, split)
@@ -94,6 +96,9 @@ class Recommender(nn.Module):
     def finish(self, nodes: Tensor) -> Representations:
         """Final representations, whose inner products are the scores."""
         rows = self.backbone(nodes)
+        if self.text_graph:
+            users, items = rows.split([self.interactions.n_users, self.interactions.n_items])
+            rows = torch.cat([users, items + product(self.text_graph, nodes[self.interactions.n_users :])])
         rows = self.split.normalised(rows) if self.config.scoring == "cosine" else rows
         return Representations(rows, self.interactions.n_users, self.split)
 
@@ -124,6 +129,22 @@ class Recommender(nn.Module):
         self.train(was_training)
         # detached, because the backbone may return the parameter itself
         return Representations(final.nodes.detach(), final.n_users, final.split)
+
+
+def _text_graph(config: TrainConfig, text: Representations | None, width: int, split: ColumnSplit) -> Adjacency | None:
+    """The graph of items with similar texts.
+
+    Raises:
+        UserError: the backbone's representations are wider than its input.
+    """
+    if not config.text.neighbours or text is None:
+        return None
+    if width != config.dim:
+        hint = "use a backbone such as lightgcn, or set train.text.neighbours to 0"
+        raise UserError(
+            f"{config.backbone.name} has wider rows than its input", where="train.text.neighbours", hint=hint
+        )
+    return text_neighbours(text.item, config.text.neighbours).shared_by(split)
 
 
 def _initial(

@@ -1,5 +1,6 @@
 """Ranking losses over the scores of a step's users, positives and negatives."""
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,7 +26,8 @@ def _softmax(config: SoftmaxConfig, final: Representations, batch: Batch, sample
     user, positive, _ = final.nodes.index_select(0, batch.nodes(final.n_users)).chunk(3)
     user = user / config.temperature
     everyone = mean_log_sum_exp(user, final.item, split=final.split)
-    return everyone - final.split.total((user * positive).sum(-1)).mean()
+    means = [_scores(user, each, final) for each in _positives(config, final, batch, sampler, positive)]
+    return everyone - torch.stack(means).mean()
 
 
 @RANKING_LOSSES.register(SampledSoftmaxConfig)
@@ -34,4 +36,21 @@ def _sampled_softmax(config: SampledSoftmaxConfig, final: Representations, batch
     user = user / config.temperature
     drawn, rows, columns = sampler.shared_negatives(batch.users, config.negatives)
     others = log_sum_exp(user, final.item[drawn], (rows, columns), final.split)
-    return functional.softplus(others - final.split.total((user * positive).sum(-1))).mean()
+    scores = [_scores(user, each, final) for each in _positives(config, final, batch, sampler, positive)]
+    return functional.softplus(others - torch.stack(scores)).mean()
+
+
+def _positives(
+    config: SoftmaxConfig | SampledSoftmaxConfig,
+    final: Representations,
+    batch: Batch,
+    sampler: Sampler,
+    own: Tensor,
+) -> list[Tensor]:
+    """The rows of the pairs' items, and of further train items of the users: each [b, d]."""
+    drawn = (final.item[sampler.positives(batch.users)] for _ in range(config.positives - 1))
+    return [own, *drawn]
+
+
+def _scores(users: Tensor, items: Tensor, final: Representations) -> Tensor:
+    return final.split.total((users * items).sum(-1))

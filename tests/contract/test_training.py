@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from darec.common.errors import DarecError, UserError
 from darec.common.interactions import Batch, Interactions, Pairs
 from darec.model.propagation import Adjacency
+from darec.model.text_graph import text_neighbours
 from darec.training import DivergedError, checkpoint, train, trainer
 from darec.training.history import History, best_epoch
 from darec.training.model import Recommender
+from darec.training.ranking import RANKING_LOSSES
 from darec.training.sampling import Sampler
 from schemas.alignment import AlignmentConfig, DaRecConfig, DistillConfig, LinearTeacherConfig, RLMRecGenConfig
-from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig
-from schemas.training import LossConfig, SampledSoftmaxConfig, TextConfig, TrainConfig
+from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, GCCFConfig, LightGCNConfig, MFConfig
+from schemas.training import LossConfig, SampledSoftmaxConfig, SoftmaxConfig, TextConfig, TrainConfig
 from tests.checkerboard import checkerboard, found_first, losses_of, parity_text
 
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0]) if not issubclass(each, ClosedFormConfig)]
@@ -103,6 +105,46 @@ def test_sampled_softmax_is_that_of_the_drawn_items_the_user_has_not(data):
         scores = np.array([user[u] @ item[j] for j in [positive, *(j for j in drawn if (u, j) not in owned)]]) / 0.3
         expected.append(np.log(np.exp(scores).sum()) - scores[0])
     assert value == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SampledSoftmaxConfig, SoftmaxConfig])
+def test_several_positives_are_the_pairs_item_and_others_of_the_user(data, kind):
+    def value(positives, seed=5):
+        config = TrainConfig(backbone=MFConfig(), loss=kind(positives=positives), alignment=(), **QUICK)
+        model, batch, sampler = made(config, data)
+        torch.manual_seed(seed)
+        return model(batch, sampler)["ranking"].item(), model, batch, sampler
+
+    _, _, batch, sampler = value(3)
+    owned = set(zip(data.train.users.tolist(), data.train.items.tolist(), strict=True))
+    drawn = sampler.positives(batch.users).tolist()
+    assert set(zip(batch.users.tolist(), drawn, strict=True)) <= owned and drawn != batch.items.tolist()
+
+    one, model, batch, sampler = value(1)
+    final = model.represent()
+    torch.manual_seed(5)
+    if kind is SampledSoftmaxConfig:
+        sampler.shared_negatives(batch.users, 1024)  # drawn before the positives
+    others = [Batch(batch.users, sampler.positives(batch.users), batch.negatives) for _ in range(2)]
+    each = [one]
+    for other in others:
+        torch.manual_seed(5)
+        each.append(float(RANKING_LOSSES.build(kind(), final, other, sampler)))
+    assert value(3)[0] == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_items_add_up_their_neighbours_by_text(data):
+    text = parity_text(data)
+    config = TrainConfig(backbone=MFConfig(), alignment=(), text=TextConfig(neighbours=3), **QUICK)
+    model, *_ = made(config, data)
+    nodes, graph = model.embedding.detach(), text_neighbours(text.item, 3).matrix
+    final = model.represent()
+    assert torch.equal(final.user, nodes[: data.n_users])
+    items = nodes[data.n_users :]
+    assert torch.allclose(final.item, items + graph @ items, atol=1e-6)
+    assert config.needs_text and not config.without_text().needs_text
+    with pytest.raises(UserError, match=r"gccf has wider rows.*text\.neighbours"):
+        made(config.model_copy(update={"backbone": GCCFConfig()}), data)
 
 
 def test_objectives_of_one_kind_both_train(data):

@@ -127,6 +127,7 @@ def test_all_forms_of_weights_have_the_products_of_their_matrix(seed):
         ease(train, 20, 9, 2.0),
         neighbour_weights(train, 20, 9, 2.0, 3, prior),
         graph_filter(train, 20, 9, 2, 0.4),
+        graph_filter(train, 20, 9, 2, 0.4, 0.7),
         SumOfWeights(ease(train, 20, 9, 2.0), graph_filter(train, 20, 9, 2, 0.4), 0.7),
     ):
         matrix = weights.times(torch.eye(9))
@@ -147,6 +148,17 @@ def test_graph_filter_is_the_published_formula():
     torch.manual_seed(0)
     found = graph_filter(train, 12, 8, components=3, ideal=0.3).times(torch.eye(8)).numpy()
     assert found == pytest.approx(normalised.T @ normalised + 0.3 * ideal, abs=1e-4)
+
+
+def test_sharpening_subtracts_the_blur_of_the_scores():
+    train, history = random_train(30, 12, seed=3)
+    users, items = history.sum(1), np.maximum(history.sum(0), 1)
+    normalised = history / np.sqrt(np.maximum(users, 1))[:, None] / np.sqrt(items)
+    torch.manual_seed(0)
+    blurred = graph_filter(train, 30, 12, 4, 0.3).times(torch.eye(12)).numpy()
+    torch.manual_seed(0)
+    sharp = graph_filter(train, 30, 12, 4, 0.3, sharpen=0.6).times(torch.eye(12)).numpy()
+    assert sharp == pytest.approx(blurred - 0.6 * blurred @ normalised.T @ normalised, abs=1e-5)
 
 
 def test_a_graph_filter_beside_a_regression_has_the_wanted_share_of_the_scores():

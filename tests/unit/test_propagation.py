@@ -4,6 +4,7 @@ import torch
 
 from darec.common.interactions import Pairs
 from darec.model.propagation import Adjacency, power_sum, product
+from darec.model.text_graph import text_neighbours
 
 USERS, ITEMS = 7, 5
 
@@ -59,3 +60,35 @@ def test_drop_keeps_the_graph_symmetric_and_about_the_share(pairs):
         shares.append((part > 0).sum().item() / (whole > 0).sum().item())
     assert np.mean(shares) == pytest.approx(0.7, abs=0.05)
     assert adjacency.drop(1.0) is adjacency
+
+
+def test_edges_of_popular_nodes_are_dropped_more_often_and_the_rest_is_normalised():
+    generator = np.random.default_rng(0)
+    users, items = np.nonzero(generator.random((60, 40)) < np.linspace(0.02, 0.9, 40))
+    pairs = Pairs.of(users, items)
+    graph = Adjacency.normalised(pairs, 60, 40)
+    torch.manual_seed(0)
+    kept = torch.zeros(100, 100)
+    for _ in range(300):
+        dropped = graph.drop(0.5, by_degree=True).matrix.to_dense()
+        there = (dropped > 0).float()
+        degrees = there.sum(1).clamp_min(1)
+        assert torch.allclose(dropped, there / (degrees[:, None] * degrees).sqrt(), atol=1e-6)
+        assert torch.equal(dropped, dropped.T)
+        kept += there
+    weights = graph.matrix.to_dense()
+    edges = weights > 0
+    chance = (0.5 * weights / weights[edges].mean()).clamp_max(1)
+    assert float((kept[edges] / 300 - chance[edges]).abs().max()) < 0.12  # four standard errors
+    assert graph.drop(1.0, by_degree=True) is graph
+
+
+def test_text_neighbours_by_hand():
+    text = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.0, 0.0], [-1.0, -1.0]])
+    found = text_neighbours(text, 1).matrix.to_dense()
+    edges = torch.zeros(5, 5)
+    for first, second in ((0, 1), (1, 2)):  # 1 is the nearest of 0 and of 2, and 0 that of 1
+        edges[first, second] = edges[second, first] = 1
+    degrees = edges.sum(1).clamp_min(1)
+    assert torch.allclose(found, edges / (degrees[:, None] * degrees).sqrt()), "an empty text has no neighbours"
+    assert torch.equal(text_neighbours(text, 99).matrix.to_dense() > 0, (text @ text.T > 0).fill_diagonal_(False))

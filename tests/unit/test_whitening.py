@@ -23,6 +23,15 @@ def test_blocks_give_what_one_product_gives():
     torch.testing.assert_close(found * signs, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_relaxed_whitening_leaves_a_part_of_the_variance():
+    torch.manual_seed(0)
+    text = Representations(torch.randn(4_000, 6) * torch.tensor([9.0, 5, 3, 2, 1, 0.5]), n_users=1_500)
+    given = whiten(text, 6, 0).nodes.var(0, correction=0)
+    for strength in (0.0, 0.5, 1.0):
+        variance = whiten(text, 6, strength).nodes.var(0, correction=0)
+        torch.testing.assert_close(variance, given ** (1 - strength), rtol=0.01, atol=0)
+
+
 def test_memory_is_that_of_the_result():
     rows, width, dims = 200_000, 128, 32
     grown = peak_growth(
