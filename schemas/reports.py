@@ -150,6 +150,17 @@ class EmbedReport(StageReport):
     dimensions: int = 0
     seconds: float = 0.0
     samples: tuple[str, ...] = ()
+    alike: Mapping[str, str] = {}
+    """By side, how many of its texts equal another one, if it is more than half of them."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The sides whose texts tell few rows apart."""
+        return tuple(
+            f"{counts} texts of {side} are the same as another one, so they tell {side} apart no better: check the "
+            f"prompts and the attributes"
+            for side, counts in self.alike.items()
+        )
 
 
 class TrainReport(StageReport):

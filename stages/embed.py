@@ -27,8 +27,15 @@ def run(context: StageContext) -> Outcome[EmbedReport]:
 
     context.write(TEXT_VECTORS, Vectors(vectors[: len(users)], vectors[len(users) :]))
     samples = (*users.head(2).to_list(), *items.head(3).to_list())
-    details = report | {"dimensions": vectors.shape[1], "samples": samples}
+    alike = {side: counts for side, texts in (("users", users), ("items", items)) if (counts := _alike(texts))}
+    details = report | {"dimensions": vectors.shape[1], "samples": samples, "alike": alike}
     return Outcome(len(vectors), EmbedReport.model_validate(details))
+
+
+def _alike(texts: pl.Series) -> str:
+    """How many of the texts equal another one, if it is more than half of them."""
+    same = len(texts) - texts.n_unique()
+    return f"{same:,} of {len(texts):,}" if same > len(texts) / 2 else ""
 
 
 def pending(context: StageContext) -> Pending:

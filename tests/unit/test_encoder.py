@@ -12,7 +12,9 @@ import pytest
 from darec.common.errors import DarecError, UserError
 from darec.text import encoder
 from darec.text.encoder import Embedding
+from schemas.reports import EmbedReport
 from schemas.semantic import EmbedConfig
+from stages import embed
 
 TEXTS = pl.Series(
     "text",
@@ -70,7 +72,9 @@ from pathlib import Path
 import numpy as np, polars as pl
 from darec.text import encoder
 from darec.text.encoder import Embedding
+from schemas.reports import EmbedReport
 from schemas.semantic import EmbedConfig
+from stages import embed
 
 def highest() -> int:
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
@@ -100,3 +104,10 @@ def test_vectors_are_in_memory_once(tmp_path: Path) -> None:
         check=True,
     )
     assert float(done.stdout) < 1.5
+
+
+def test_texts_that_tell_few_rows_apart_are_remarked() -> None:
+    assert embed._alike(pl.Series(["a", "b", "b", "b"])) == ""
+    assert embed._alike(pl.Series(["a", "a", "a", "b", "a"])) == "3 of 5"
+    [remark] = EmbedReport(alike={"items": "3 of 5"}).remarks
+    assert remark.startswith("3 of 5 texts of items are the same as another one")
