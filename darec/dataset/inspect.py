@@ -48,8 +48,8 @@ class Inspection:
 
     @property
     def yaml(self) -> str:
-        """The sections as YAML."""
-        return dump(self.section)
+        """The sections as YAML, with a search for the training settings, whose defaults suit sparse data."""
+        return dump({**self.section, "search": {}})
 
 
 @dataclass

@@ -57,4 +57,5 @@ def inspect(
     for mark, lines in (("seen", found.seen), ("doubt", found.doubts)):
         for line in lines:
             typer.echo(f"{mark}: {''.join(filter(str.isprintable, line))}", err=True)
+    typer.echo("seen: `search: {}` chooses on validation how much the texts count", err=True)
     typer.echo(found.yaml, nl=False)

@@ -9,6 +9,7 @@ import pytest
 
 from darec.common.recipes import load_recipe
 from pipelines.cli import app, guarded
+from schemas.search import SearchConfig
 from stages.walk import run
 from tests.logs import ROWS, TITLES, delimited
 
@@ -42,6 +43,7 @@ def test_two_commands_read_any_log(folder: Path) -> None:
     assert "worth showing to an LLM: genres; left out: image" in found.stderr
 
     recipe = load_recipe(Path("mine.yaml"), ["runtime.store=store", "split.k_core=0"])
+    assert recipe.search == SearchConfig(), "the default weight of the texts suits sparse data"
     ingest, split = run(recipe, "split")
     assert ingest.artifact is not None and ingest.artifact.manifest.report["rows_in"] == len(ROWS) + 3
     assert split.artifact is not None
