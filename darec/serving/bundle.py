@@ -312,7 +312,7 @@ def vectors_of(table: pl.DataFrame) -> index.Floats:
 
 
 def _finite(vectors: index.Floats) -> index.Floats:
-    return np.nan_to_num(vectors, nan=0, posinf=0, neginf=0)
+    return np.where(np.isfinite(vectors), vectors, np.float32(0))
 
 
 def _facts(table: pl.DataFrame, name: str, vectors: index.Floats) -> VectorReport:

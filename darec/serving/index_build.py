@@ -25,6 +25,7 @@ from schemas.release import ExportConfig, IndexReport
 
 _faiss: Any = faiss  # not in its type stubs
 _WORTH_A_GPU = 100_000  # rows
+_WORTH_TORCH = 2**18  # rows; for fewer, importing PyTorch takes longer than it saves
 _MOST_LISTS = 0.25  # maximum share of the lists per query with `auto`; above it, exact search is faster
 _BLOCK = 65_536  # number of rows that are added at a time
 _EXACT_BLOCK = 2**20  # number of rows that are compared with the queries at a time
@@ -128,7 +129,19 @@ class _Device:
         """The k largest inner products of each query, best first: [q, k]."""
         if self._gpu is not None:
             return _faiss.knn_gpu(self._gpu, queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
-        return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
+        if len(vectors) < _WORTH_TORCH:
+            return faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)[0]
+        return _largest(queries, vectors, k)
+
+
+def _largest(queries: Floats, vectors: Floats, k: int) -> Floats:
+    """As `_Device.best`, in a quarter of the time that FAISS takes on a CPU for some hundred queries."""
+    import torch
+
+    from darec.evaluation.longest_first import LongestFirst
+
+    nothing = torch.empty(0, dtype=torch.int64)
+    return LongestFirst(torch.from_numpy(vectors)).top(torch.from_numpy(queries), k, (nothing, nothing))[1].numpy()
 
 
 def _kind(rows: int, config: ExportConfig) -> Literal["flat", "ivf", "hnsw"]:

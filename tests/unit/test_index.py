@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from darec.common.errors import DarecError
-from darec.serving import index_centroids
+from darec.serving import index_build, index_centroids
 from darec.serving.index import Seen, normalised, nothing_seen, read, search, write
 from darec.serving.index_build import build
 from schemas.release import ExportConfig
@@ -72,6 +72,16 @@ def test_k_means_in_regions_finds_as_much_with_as_many_lists(monkeypatch):
     assert index.nlist == index.quantizer.ntotal == 128
     assert len(np.unique(index.quantizer.reconstruct_n(0, 128), axis=0)) == 128
     assert faiss.serialize_index(index).tobytes() == faiss.serialize_index(made[1][0]).tobytes()
+
+
+def test_many_vectors_are_compared_with_the_same_exact_lists(monkeypatch):
+    vectors, queries = clustered(5_000), clustered(100, seed=2)
+    config = ExportConfig(index="ivf", target_recall=0.99)
+    few, few_report = build(vectors, queries, config)
+    monkeypatch.setattr(index_build, "_WORTH_TORCH", 1_000)
+    many, many_report = build(vectors, queries, config)
+    assert many_report == few_report
+    assert faiss.serialize_index(many).tobytes() == faiss.serialize_index(few).tobytes()
 
 
 def test_work_of_k_means_grows_little_more_than_the_rows(monkeypatch):
