@@ -107,6 +107,8 @@ class Generation:
     tally: Counter[str] = field(default_factory=Counter)
     servers: Counter[str] = field(default_factory=Counter)
     """Number of rows that each server answered, if there are several."""
+    unusable: Counter[str] = field(default_factory=Counter)
+    """Number of answers of each server that could not be used."""
     examples: dict[str, str] = field(default_factory=dict)
     """The beginning of an unusable answer or of the server's message, for each cause."""
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -268,6 +270,7 @@ class Generation:
         self.tally["output_tokens"] += answer.output_tokens
         if answer.server:
             self.servers[answer.server] += 1
+            self.unusable[answer.server] += bool(cause)
         row = {KEY: answer.key, "text": text or "", "cause": cause}
         row |= {"prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
         earlier = self.before.get(answer.key)
@@ -291,7 +294,18 @@ class Generation:
         self.ledger.append(replacing.filter(~worse), replace=True)
         self.tally["recovered"] += replacing.filter(pl.col("cause") == "").height
 
+    def _tell_bad_servers(self) -> None:
+        """Warns of servers most of whose answers cannot be used, unless this is so of all servers."""
+        bad = [name for name, count in self.servers.items() if self.unusable[name] > count / 2]
+        for name in bad if len(bad) < len(self.servers) else ():
+            count, total = self.unusable[name], self.servers[name]
+            warn_once(
+                f"{count:,} of {total:,} answers of the LLM server {name} cannot be used, unlike those of the others: "
+                "check its model and whether it supports JSON schemas"
+            )
+
     def _report(self, keys: pl.Series, generated: int, seconds: float) -> dict[str, Any]:
+        self._tell_bad_servers()
         causes = {name: self.tally[name] for name in sorted(self.tally) if self.tally[name]}
         return {
             "rows": len(keys),

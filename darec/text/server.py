@@ -2,15 +2,14 @@
 
 A request that meets a transient error is retried with exponential backoff. If it still fails after the last retry, or
 if the server rejects it, the cause is either this row or the server. If the server answers other rows, only this row
-fails. Otherwise the run stops with an error, and the next run requests the open rows. With several servers, a row is
-immediately retried at another one, and "the server" means any of them.
+fails. Otherwise the run stops with an error, and the next run requests the open rows. With several servers, a row that
+fails or is rejected is immediately retried at another one, and "the server" means any of them.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,8 +188,14 @@ class ServerEngine:
             return True
 
         for server in self._servers.all:
-            with suppress(RetryableError, RejectedError):
+            try:
                 await self._try(server, *self._good)
+            except (RetryableError, RejectedError):
+                continue
+            except UserError:
+                if not self._servers.several:
+                    raise
+            else:
                 return True
 
         return False
@@ -222,6 +227,9 @@ class ServerEngine:
             try:
                 async with self._servers.chosen(failed) as server:
                     return await self._try(server, request, messages, settings), server
+            except RejectedError:
+                if attempt == tries - 1 or not self._servers.others_left(failed):
+                    raise
             except RetryableError as fault:
                 first_failed = fault.since = first_failed or time.monotonic()
                 if attempt == tries - 1:
@@ -273,4 +281,4 @@ class ServerEngine:
         asked = self.config.model
         if name and not (name.startswith(asked) or asked.endswith(name) or name.endswith(asked)):
             answering = f"the LLM server {server.name} answers as model {printable(name, 80)!r}"
-            warn_once(f"{answering}, not {asked!r}: its rows are stored as {asked!r}'s")
+            warn_once(f"{answering}, not {asked!r}: its rows are stored as those of {asked!r}")

@@ -1,8 +1,8 @@
 """The servers of one model, and the choice of the server for the next request.
 
 Requests go to the server that is expected to answer first: the one with the fewest open requests, weighted by its
-response time. A server that fails is paused, twice as long each time, and then gets a single request. If it answers, it
-is used again.
+response time. A server that fails, or refuses the key or the model, is paused, twice as long each time, and then gets a
+single request. If it answers, it is used again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from darec.common.errors import UserError
-from darec.text.replies import RetryableError
+from darec.text.replies import RejectedError, RetryableError
 from schemas.secret import SecretURL
 from schemas.semantic import LLMConfig
 
@@ -70,6 +70,8 @@ class Server:
     """Number of pauses since its last answer."""
     rests_until: float = 0.0
     """End of its pause, by `time.monotonic`."""
+    refuses: bool = False
+    """Whether its latest response was a refusal of every request, such as that of an unknown model."""
     waits_until: float = 0.0
     """The time before which it has asked not to be called, by `time.monotonic`."""
 
@@ -83,7 +85,7 @@ class Server:
         self.seconds = _NEWEST * seconds + (1 - _NEWEST) * self.seconds if self.seconds else seconds
         if self.failures:
             _logger.warning("the LLM server %s answers again", self.name)
-        self.failures, self.rests_until = 0, 0.0
+        self.failures, self.rests_until, self.refuses = 0, 0.0, False
 
     def failed(self, why: str, after: float) -> None:
         """Pauses it, for at least the delay that it asked for.
@@ -142,6 +144,9 @@ class Servers:
         """The server for the next request of a row, as soon as one has capacity.
 
         Servers in `failed` get the row only if no other is left. A server that fails in the block is added to them.
+
+        Raises:
+            UserError: all servers refuse the key, the model or the address; if only some do, RetryableError.
         """
         async with self._room:
             while (server := self._choose(failed)) is None:
@@ -154,6 +159,16 @@ class Servers:
             if self.several:
                 server.failed(fault.what, fault.after)
             raise
+        except RejectedError:
+            failed.add(server)
+            raise
+        except UserError as error:
+            failed.add(server)
+            server.refuses = True
+            if all(each.refuses for each in self.all):
+                raise
+            server.failed(error.what, 0.0)
+            raise RetryableError(error.what, error.hint) from error
         finally:
             server.open -= 1
             async with self._room:

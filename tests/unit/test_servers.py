@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from darec.common.errors import TransientError
+from darec.common.errors import TransientError, UserError
 from darec.text import server, servers
 from darec.text.protocol import Request
 from darec.text.server import ServerEngine
 from schemas.recipe import Recipe
 from schemas.semantic import LLMConfig
-from tests.llm_stub import Behaviour, Handler, send, stub, well
+from tests.llm_stub import Behaviour, Handler, completion, send, stub, well
 from tests.unit.test_server import drops, is_jaws, sends, sources, task
 
 FILMS = [f"Film {number}" for number in range(40)]
@@ -186,3 +186,32 @@ def test_passwords_of_servers_are_shown_nowhere_and_batches_have_one_server(tmp_
     assert "p4ss" not in json.dumps(report) + config.model_dump_json() + str(config)
     with pytest.raises(ValidationError, match="batches go to one server"):
         Recipe.model_validate({"llm": {"engine": "server", "server_urls": [secret], "batch_api": True}})
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "The model `stub` does not exist."), (401, "wrong key"), (400, "`stub` is not a valid model ID")],
+)
+def test_a_server_that_refuses_every_request_gets_no_rows_if_others_answer(
+    caplog: pytest.LogCaptureFixture, status: int, message: str
+) -> None:
+    with stub(sends({"error": {"message": message}}, status)) as wrong, stub(after(0.02)) as right:
+        assert ask([wrong.url, right.url], 30, concurrency=4) == {right.url: 30}
+        assert len(wrong.asked) <= 30
+    if status != 400:  # a row may be the cause of a 400, so the server is not paused
+        assert len(wrong.asked) < 15
+        assert f"the LLM server {wrong.url} fails" in caplog.text and message in caplog.text
+
+
+def test_a_refusal_by_all_servers_ends_the_run_at_once() -> None:
+    with stub(sends({"error": {"message": "no such model"}}, 404)) as one, stub(sends("wrong key", 401)) as other:
+        with pytest.raises(UserError, match="no such model|wrong key"):
+            ask([one.url, other.url], 30, concurrency=4)
+        assert len(one.asked) + len(other.asked) <= 16
+
+
+def test_a_server_whose_answers_cannot_be_used_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with stub(lambda request, handler: send(handler, completion("I am no JSON"))) as bad, stub(after(0.02)) as good:
+        task(tmp_path, "", FILMS, server_urls=[bad.url, good.url], concurrency=4, max_fallback_share=1.0).run()
+    [told] = [message for message in caplog.messages if "cannot be used" in message]
+    assert bad.url in told and good.url not in told
