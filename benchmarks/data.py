@@ -18,6 +18,7 @@ from darec.model.propagation import Adjacency
 from schemas import columns as c
 from schemas.bench import DataSources
 from schemas.tables import PARTS
+from stages.evaluate import item_ages
 from stages.plan import plan
 from stages.walk import run
 
@@ -37,10 +38,13 @@ class BenchData:
     """Hash of the text vectors."""
     adjacency: Adjacency | None = None
     """The train graph, if it is not the normalised graph of the train pairs."""
+    ages: Tensor | None = None
+    """Days since each item's first train interaction, -1 without one, int64 [n_items]; None without timestamps."""
 
 
 def from_folder(name: str, folder: Path) -> BenchData:
-    """Reads `interactions.parquet` (user_id and item_id from 0, split), `user_text.npy` and `item_text.npy` [n, d].
+    """Reads `interactions.parquet` (user_id and item_id from 0, split, and optionally timestamp in seconds),
+    `user_text.npy` and `item_text.npy` [n, d].
 
     Raises:
         UserError: a file is missing or has another layout.
@@ -65,7 +69,10 @@ def from_folder(name: str, folder: Path) -> BenchData:
     table = table.rename({c.USER: c.USER_INDEX, c.ITEM: c.ITEM_INDEX})
     parts = (Pairs.of_table(table.filter(pl.col(c.SPLIT) == part)) for part in PARTS)
     text_content = digest([file_sha256(file) for file in text_paths]) if has_text else None
-    return BenchData(name, Interactions(n_users, n_items, *parts), text, file_sha256(path), text_content)
+    timed = c.TIMESTAMP in table.columns
+    ages = item_ages(table.filter(pl.col(c.SPLIT) == "train"), n_items) if timed else None
+    interactions = Interactions(n_users, n_items, *parts)
+    return BenchData(name, interactions, text, file_sha256(path), text_content, ages=ages)
 
 
 def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Artifact | None = None) -> BenchData:
@@ -77,12 +84,13 @@ def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Ar
     interactions = Interactions(n_users, n_items, *(Pairs.of_table(part.of(split)) for part in parts))
     content = digest([split.hashes[part.name] for part in parts])
     adjacency = Adjacency.of_table(files.EDGES.of(graph), n_users, n_items) if graph else None
+    ages = item_ages(files.TRAIN_PART.of(split), n_items)
     if embed is None:
-        return BenchData(name, interactions, None, content, None, adjacency)
+        return BenchData(name, interactions, None, content, None, adjacency, ages)
 
     vectors = files.TEXT_VECTORS.of(embed)
     text = Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
-    return BenchData(name, interactions, text, content, embed.hashes[files.TEXT_VECTORS.name], adjacency)
+    return BenchData(name, interactions, text, content, embed.hashes[files.TEXT_VECTORS.name], adjacency, ages)
 
 
 def _vectors(path: Path) -> Tensor:

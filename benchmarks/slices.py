@@ -1,4 +1,5 @@
-"""`darec bench slices`: recall by groups of items, and the diversity, novelty and coverage of lists.
+"""`darec bench slices`: recall by groups of items, by popularity and by age, and the diversity, novelty and coverage of
+lists.
 
 Both come from the vectors of finished runs, so nothing is trained.
 """
@@ -18,9 +19,11 @@ from darec.artifacts.store import Artifact
 from darec.common.interactions import Pairs, Representations
 from darec.evaluation.metrics import Catalogue
 from darec.evaluation.protocol import Ranking, popularity, rank, score, summarise
-from darec.evaluation.slices import BOUNDS
+from darec.evaluation.slices import BOUNDS, age_groups
 
 K = 20
+AGES = 3
+"""Number of groups of items by age."""
 BEYOND = ("diversity", "novelty", "long_tail", "coverage", "gini")
 
 Values = dict[str, float]
@@ -43,7 +46,8 @@ def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:
         inter = data[name].interactions
         first = popularity(inter.train, inter.n_users, inter.n_items)
         rows = {("", "popularity"): [measure(first, data[name])], **methods}
-        parts += [f"### {name}\n", _table(rows, _slice_names(data[name])), _table(rows, _beyond_names(rows))]
+        by_age = [_table(rows, _age_names(data[name]))] if data[name].ages is not None else []
+        parts += [f"### {name}\n", _table(rows, _slice_names(data[name])), *by_age, _table(rows, _beyond_names(rows))]
 
     return "\n".join(parts)
 
@@ -55,9 +59,10 @@ def measure(final: Representations, data: BenchData) -> Values:
     """
     inter = data.interactions
     ranking = rank(final, inter.train, inter.test, K)
+    named = (*zip(_slice_names(data), _parts(data), strict=True), *zip(_age_names(data), _age_parts(data), strict=True))
     values = {
         name: score(ranking, part, inter.n_items, (K,), ("recall",)).means()[f"recall@{K}"]
-        for name, part in zip(_slice_names(data), _parts(data), strict=True)
+        for name, part in named
         if len(part)
     }
     return values | _beyond(ranking, data)
@@ -83,6 +88,28 @@ def _slice_names(data: BenchData) -> list[str]:
     """Train interactions of a slice's items, and how many test pairs it has."""
     names = ["0", *(f"{low} to {high}" if high else f"from {low}" for low, high in BOUNDS[1:])]
     return [f"{name} ({len(part):,} pairs)" for name, part in zip(names, _parts(data), strict=True)]
+
+
+def _age_bounds(data: BenchData) -> list[tuple[int, int]]:
+    return [] if data.ages is None else age_groups(data.ages[data.interactions.test.items], AGES)
+
+
+def _age_parts(data: BenchData) -> list[Pairs]:
+    """The test pairs of each group of items by age."""
+    if data.ages is None:
+        return []
+    test = data.interactions.test
+    ages = data.ages[test.items]
+    inside = [(ages >= low) & (ages <= high) for low, high in _age_bounds(data)]
+    return [Pairs(test.users[each], test.items[each]) for each in inside]
+
+
+def _age_names(data: BenchData) -> list[str]:
+    """Days since the first interaction of a group's items, and how many test pairs it has."""
+    return [
+        f"{low:,} to {high:,} days ({len(part):,} pairs)"
+        for (low, high), part in zip(_age_bounds(data), _age_parts(data), strict=True)
+    ]
 
 
 def _beyond_names(methods: dict[Method, list[Values]]) -> list[str]:

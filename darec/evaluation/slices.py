@@ -70,11 +70,10 @@ def slices(
     def of(pairs: Pairs, side: str) -> Tensor:
         return values[side][pairs.users if side == USER else pairs.items]
 
-    parts = [(side, *bounds) for side in (USER, ITEM) for bounds in _bounds(of(held_out, side), groups)]
+    parts = [(side, *bounds) for side in (USER, ITEM) for bounds in equal_groups(of(held_out, side), groups)]
     if ages is not None:
         age = of(held_out, AGE)
-        # Days plus 1, because `_bounds` makes 0 a separate group. Items without interactions have no age.
-        parts += [(AGE, low - 1, high - 1) for low, high in _bounds(age[age >= 0] + 1, groups)]
+        parts += [(AGE, low, high) for low, high in age_groups(age, groups)]
 
     if others and REFERENCE in others:
         most = int(popularity.max())
@@ -105,8 +104,16 @@ def _with_rest(scored: Scores, every: Scores) -> dict[str, float]:
     return {name: own[name] if name in own else float(value[inside].mean()) for name, value in every.values.items()}
 
 
-def _bounds(degree: Tensor, groups: int) -> list[tuple[int, int]]:
-    """(smallest, largest) degree of each non-empty group."""
+def age_groups(ages: Tensor, groups: int) -> list[tuple[int, int]]:
+    """(smallest, largest) age of each group with about as many of the held-out pairs, whose items have these ages; -1
+    is an item without interactions.
+    """
+    # Days plus 1, because `equal_groups` makes 0 a separate group.
+    return [(low - 1, high - 1) for low, high in equal_groups(ages[ages >= 0] + 1, groups)]
+
+
+def equal_groups(degree: Tensor, groups: int) -> list[tuple[int, int]]:
+    """(smallest, largest) degree of each non-empty group with about as many entries; 0 is a separate group."""
     warm = degree[degree > 0].double()
     bounds = [(0, 0)] if len(warm) < len(degree) else []
     if not len(warm):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import torch
 from typer.testing import CliRunner
 
@@ -29,6 +30,24 @@ def test_slices_count_only_their_own_items_by_hand() -> None:
     assert "from 21 (0 pairs)" not in found
     assert found["coverage"] == 1.0
     assert "diversity" not in found, "it needs text"
+
+
+def test_slices_by_age_need_timestamps(tmp_path: Path) -> None:
+    folder = write_board(tmp_path)
+    table = pl.read_parquet(folder / "interactions.parquet")
+    assert slices._age_names(from_folder("board", folder)) == []
+    day = pl.col("item_id").cast(pl.Int64) * 86_400  # the first interaction of item n is on day n
+    table.with_columns(timestamp=day + 1_600_000_000).write_parquet(folder / "interactions.parquet")
+
+    data = from_folder("board", folder)
+    assert data.ages is not None
+    known = torch.unique(data.interactions.train.items)
+    assert torch.equal(data.ages[known], known.max() - known)
+    parts = slices._age_parts(data)
+    in_train = torch.isin(data.interactions.test.items, known)
+    assert len(parts) == slices.AGES and sum(map(len, parts)) == int(in_train.sum())
+    found = slices.measure(Representations(torch.rand(100, 2), 40), data)
+    assert set(slices._age_names(data)) <= found.keys()
 
 
 def test_text_gives_diversity(tmp_path: Path) -> None:
