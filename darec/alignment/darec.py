@@ -12,7 +12,7 @@ as published. The default compares neighbourhoods instead: L_glo is the cross-en
 compares cosines between centres. All forms are in `darec.model.losses`, with their derivations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,7 @@ from darec.model.whitening import propagated
 from schemas.alignment import DaRecConfig
 
 _ACTIVATIONS = {"leaky_relu": nn.LeakyReLU, "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
-_CENTRE_GAPS = {
-    "matrix": losses.centre_matrix_gap,
-    "distance": losses.centre_distance,
-    "relations": losses.centre_relations,
-}
+_CENTRE_GAPS = {"matrix": losses.centre_matrix_gap, "distance": losses.centre_distance}
 _CLUSTERED_ROWS = 2_048  # the largest number of rows per side that k-means uses
 
 
@@ -68,6 +64,8 @@ class DaRec(Objective):
 
     cf_centres: Tensor
     text_centres: Tensor
+    _relations: Tensor
+    """The cosines between the text centres of each side, [sides, K, K], which change with k-means only."""
 
     def __init__(self, config: DaRecConfig, setting: Setting) -> None:
         super().__init__()
@@ -98,6 +96,7 @@ class DaRec(Objective):
 
         self.register_buffer("cf_centres", torch.zeros(len(self.sides), config.centres, self.cf_parts.width))
         self.register_buffer("text_centres", torch.zeros(len(self.sides), config.centres, self.text_parts.width))
+        self.register_buffer("_relations", torch.zeros(len(self.sides), *2 * [config.centres]), persistent=False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # counts the samples
         self.scale, self._samples_drawn, self._step_of_epoch = 1.0, 0, 0
         self._draws = self._clusters = True
@@ -107,6 +106,7 @@ class DaRec(Objective):
     def start_epoch(self, epoch: int) -> bool:
         """Updates the warm-up of the weight, and the counters on the host. The first step draws a sample."""
         self._samples_drawn, self._step_of_epoch, before = int(self.step), 0, self.scale
+        self._relate()  # the centres may be those of a checkpoint
         for samples in self._samples:
             samples.forget()
         self.scale = min(1.0, (epoch + 1) / self.config.warmup_epochs) if self.config.warmup_epochs else 1.0
@@ -136,16 +136,17 @@ class DaRec(Objective):
             self._recluster(nodes)
         self.step += 1
         samples = [self._sample(side, batch, final.n_users) for side in range(len(self.sides))]
-        rows = torch.cat(samples)
+        rows = torch.cat(samples) if len(samples) > 1 else samples[0]
         sampled = nodes.index_select(0, rows)
         if self.config.every > 1 and sampled.requires_grad:
             sampled.register_hook(lambda gradient: self._keep(rows, gradient))
 
         scale = self.config.weight * self.scale / len(samples)
+        weights = {name: scale * weight for name, weight in self.config.weights if weight}
         terms: dict[str, Tensor] = {}
         for side, cf in enumerate(sampled.split([len(sample) for sample in samples])):
-            for name, value in self._side(side, samples[side], cf):
-                key, term = f"darec/{name}", scale * getattr(self.config.weights, name) * value
+            for name, term in self._side(side, samples[side], cf, weights):
+                key = f"darec/{name}"
                 terms[key] = terms[key] + term if key in terms else term
 
         if self.config.every > 1:
@@ -157,18 +158,16 @@ class DaRec(Objective):
         self._last = _stored(rows, last[0]), _stored(gradient, last[1])
 
     def _reused(self, nodes: Tensor) -> dict[str, Tensor]:
-        """The last values of the terms, with the last gradient: that of an inner product with it."""
+        """The last values of the terms, with the last gradient, which is that of their sum."""
         if not self._values or self._last is None:
             return {}
-        (rows, gradient), terms = self._last, {name: value.clone() for name, value in self._values.items()}
-        product = (nodes.index_select(0, rows) * gradient).sum()
+        terms = dict(self._values)
         first = next(iter(terms))
-        terms[first] = terms[first] + (product - product.detach())
+        terms[first] = losses.known(terms[first], nodes, *self._last)
         return terms
 
-    def _side(self, side: int, rows: Tensor, cf: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The terms with a weight above 0, by the names of the weights, of the sample `rows` with the vectors `cf`."""
-        weights = self.config.weights
+    def _side(self, side: int, rows: Tensor, cf: Tensor, weights: dict[str, float]) -> Iterator[tuple[str, Tensor]]:
+        """The terms of `weights` by name, multiplied by their weights, of the sample `rows` with the vectors `cf`."""
         if len(rows) < 2:  # a single row has no structure
             return
 
@@ -177,19 +176,20 @@ class DaRec(Objective):
 
         # Columns are orthogonal by construction: the term is for networks only.
         learnt = isinstance(self.cf_parts, Networks), self.text_learns
-        if weights.orthogonality and any(learnt):
+        if "orthogonality" in weights and any(learnt):
             parts = (cf_specific, cf_shared), (text_specific, text_shared)
             gaps = [losses.orthogonality(*pair) for pair, wanted in zip(parts, learnt, strict=True) if wanted]
-            yield "orthogonality", torch.stack(gaps).sum()
+            yield "orthogonality", weights["orthogonality"] * torch.stack(gaps).sum()
 
         specific = [part for part in (cf_specific, text_specific) if part.shape[1]]
-        if weights.uniformity and specific:
-            yield "uniformity", torch.stack([losses.uniformity(part) for part in specific]).sum()
+        if "uniformity" in weights and specific:
+            spread = torch.stack([losses.uniformity(part) for part in specific]).sum()
+            yield "uniformity", weights["uniformity"] * spread
 
-        if weights.global_structure:
-            yield "global_structure", self._global(cf_shared, text_shared)
-        if weights.local_structure:
-            yield "local_structure", self._local(side, cf_shared, text_shared)
+        if "global_structure" in weights:
+            yield "global_structure", self._global(cf_shared, text_shared, weights["global_structure"])
+        if "local_structure" in weights:
+            yield "local_structure", self._local(side, cf_shared, text_shared, weights["local_structure"])
 
     def _sample(self, side: int, batch: Batch, n_users: int) -> Tensor:
         """At most `sample` distinct node numbers of a side."""
@@ -215,24 +215,29 @@ class DaRec(Objective):
         nodes = torch.arange(first, end, device=self.text.nodes.device)
         return clustering.Samples(nodes, torch.ones(len(nodes), device=nodes.device), self.config.sample)
 
-    def _global(self, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
+    def _global(self, cf_shared: Tensor, text_shared: Tensor, weight: float) -> Tensor:
         """L_glo over the sample."""
         config = self.config
         if config.similarity != "softmax":
-            return losses.structure_gap(cf_shared, text_shared, config.similarity)
+            return weight * losses.structure_gap(cf_shared, text_shared, config.similarity)
         if self.text_learns:
-            return losses.structure_divergence(cf_shared, text_shared, config.temperature, config.text_temperature)
-        return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature)
+            temperatures = config.temperature, config.text_temperature
+            return weight * losses.structure_divergence(cf_shared, text_shared, *temperatures)
+        return losses.structure_cross_entropy(cf_shared, text_shared, config.temperature, weight)
 
-    def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor) -> Tensor:
+    def _local(self, side: int, cf_shared: Tensor, text_shared: Tensor, weight: float) -> Tensor:
         """L_loc over the centres of the sample: means of the rows nearest to each centre of the last run of k-means.
 
         A frozen text side uses those centres directly.
         """
-        cf, text = _means(cf_shared, self.cf_centres[side]), self.text_centres[side]
+        loss = self.config.local_loss
+        centres = clustering.means if loss == "distance" else clustering.directions  # the other losses are of cosines
+        cf, text = _regrouped(centres, cf_shared, self.cf_centres[side]), self.text_centres[side]
         if self.text_learns:
-            text = _means(text_shared, text)
-        return _CENTRE_GAPS[self.config.local_loss](cf, text)
+            text = _regrouped(centres, text_shared, text)
+        if loss != "relations":
+            return weight * _CENTRE_GAPS[loss](cf, text)
+        return losses.centre_relations(cf, losses.cosines(text) if self.text_learns else self._relations[side], weight)
 
     @torch.no_grad()
     def _recluster(self, nodes: Tensor) -> None:
@@ -248,6 +253,12 @@ class DaRec(Objective):
             if self.text_learns or self._samples_drawn <= 1:
                 centres = self._centres(text, centres)
             self.text_centres[side] = centres[self._partners(side, cf, text, centres)]
+        self._relate()
+
+    def _relate(self) -> None:
+        """Compares the text centres with each other."""
+        for relations, centres in zip(self._relations, self.text_centres, strict=True):
+            relations.copy_(losses.cosines(centres))
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
         start = (
@@ -286,6 +297,6 @@ def shared_text(config: DaRecConfig, text: Representations, interactions: Intera
     return propagated(text, interactions, config.components, config.propagate)
 
 
-def _means(rows: Tensor, centres: Tensor) -> Tensor:
-    """The mean of the rows nearest to each centre, [n, d], [K, d] -> [K, d]."""
-    return clustering.means(rows, clustering.nearest(rows.detach(), centres), centres)
+def _regrouped(centres: Callable[[Tensor, Tensor, Tensor], Tensor], rows: Tensor, last: Tensor) -> Tensor:
+    """The centres of the groups of rows that are nearest to each of the last centres, [n, d], [K, d] -> [K, d]."""
+    return centres(rows, clustering.nearest(rows.detach(), last), last)

@@ -125,15 +125,15 @@ def structure_divergence(left: Tensor, right: Tensor, temperature: float, right_
     return functional.kl_div(q, p, log_target=True, reduction="sum") / len(left)
 
 
-def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`structure_divergence` plus the entropy of a frozen `teacher`: mean_i -sum_j p_ij log q_ij.
+def structure_cross_entropy(left: Tensor, teacher: Tensor, temperature: float, weight: float = 1.0) -> Tensor:
+    """`structure_divergence` plus the entropy of a frozen `teacher`, times `weight`: mean_i -sum_j p_ij log q_ij.
 
     KL(p || q) = sum_j p_j log p_j - sum_j p_j log q_j, and the first sum depends on the teacher only: both losses have
     the same gradient. `teacher` [n, d'] is already `sharpened`. Cheaper than the divergence, because the forward pass
-    computes the gradient too and reads each n x n matrix once. Temperatures must be at least 0.02, or e^(1/t)
-    overflows.
+    computes the gradient too.
     """
-    return cast("Tensor", _StructureCrossEntropy.apply(full_precision(left), full_precision(teacher), temperature))
+    sides = full_precision(left), full_precision(teacher)
+    return cast("Tensor", _StructureCrossEntropy.apply(*sides, temperature, weight))
 
 
 def sharpened(rows: Tensor, temperature: float) -> Tensor:
@@ -142,52 +142,59 @@ def sharpened(rows: Tensor, temperature: float) -> Tensor:
 
 
 class _StructureCrossEntropy(torch.autograd.Function):
-    """mean_i [ log sum_{j != i} e^(S_ij) - sum_j p_ij S_ij ], as the p_ij of a row add up to 1.
+    """mean_i -sum_j p_ij log q_ij, with q_i = softmax_{j != i}(S_ij) and p_i likewise of the teacher's inner products.
 
-    S = X X' with X = U / sqrt(t), U the unit rows of `left`. The derivative in S_ij is G_ij = (q_ij - p_ij) / n.
-    S_ij = x_i . x_j changes with both rows, so the derivative in X is (G + G') X = (Q + Q' - P - P') X / n. In U it is
-    1 / sqrt(t) of that, and in a row r = |r| u of `left` the part of it that is orthogonal to u, divided by |r|.
+    S = U U' / t, U the unit rows of `left`. The derivative in S_ij is G_ij = (q_ij - p_ij) / n. S_ij = u_i . u_j / t
+    changes with both rows, so the derivative in U is (G + G') U / t.
+
+    On a GPU the number of operations takes more time than their work, so each does as much as it can: products apply
+    the factors, and both matrices of scores are changed at once.
     """
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, left: Tensor, teacher: Tensor, temperature: float, weight: float) -> Tensor:
+        n = len(left)
         with torch.autocast(left.device.type, enabled=False):
-            length = left.norm(dim=1, keepdim=True).clamp_min_(1e-12)
-            unit = left / length
-            sharp = unit * temperature**-0.5
-            sums, _, slope = _softmax_products(sharp @ sharp.T, sharp)
-            _, taught, teacher_slope = _softmax_products(_coarse_scores(teacher), sharp)  # taught: P X, [n, d]
-            slope = slope.sub_(teacher_slope)  # (Q + Q' - P - P') X, [n, d]
-            # Cosines do not depend on the length of a row.
-            across = torch.addcmul(slope, unit, (slope * unit).sum(1, keepdim=True), value=-1)
-            ctx.save_for_backward(across / (length * (len(left) * temperature**0.5)))
-            return (sums.log().sum() - (taught * sharp).sum()) / len(left)
+            unit, length = _unit(left)
+            scores = left.new_empty(2, n, n)
+            scores[0].addmm_(unit, unit.T, beta=0, alpha=1 / temperature)
+            _coarse_scores(teacher, scores[1])
+            scores.diagonal(dim1=1, dim2=2).fill_(-1e9)  # finite, because 0 times it has to be 0
+            logarithms = scores.log_softmax(2)
+            q, p = logarithms.exp()
+            value = (p * logarithms[0]).sum() * (-weight / n)
+
+            gap, factor = q.sub_(p), weight / (n * temperature)
+            slope = (gap @ unit).addmm_(gap.T, unit, beta=factor, alpha=factor)
+            ctx.save_for_backward(_across(slope, unit, length))
+            return value
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (to_left,) = ctx.saved_tensors
-        return to_left * gradient, None, None
+        return to_left * gradient, None, None, None
 
 
-def _coarse_scores(rows: Tensor) -> Tensor:
+def _coarse_scores(rows: Tensor, out: Tensor) -> None:
     """Inner products of float32 rows, [n, d] -> [n, n], through bfloat16 where that is faster: within 1% of most."""
     if rows.dtype == torch.float32 and bfloat16_helps(rows.device):
         rows = rows.bfloat16()
-        return (rows @ rows.T).float()
-    return rows @ rows.T
+        out.copy_(rows @ rows.T)
+    else:
+        torch.mm(rows, rows.T, out=out)
 
 
-def _softmax_products(scores: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums [n, 1] of each row of E = exp(S) off the diagonal, Q X and (Q + Q') X [n, d], Q = E / sums, X = `left`.
+def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of length 1, [n, d], and the lengths of `rows`, [n, 1]; a zero row remains zero."""
+    length = rows.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+    return rows / length, length
 
-    S, which is overwritten, is symmetric, so Q' is E over the sums of its columns, and one product of E gives both.
-    """
-    powers = scores.exp_().fill_diagonal_(0)
-    sums = powers.sum(1, keepdim=True)
-    unscaled, columns = (powers @ torch.cat([left, left / sums], 1)).chunk(2, 1)
-    scaled = unscaled / sums
-    return sums, scaled, scaled + columns
+
+def _across(slope: Tensor, unit: Tensor, length: Tensor) -> Tensor:
+    """The gradient in rows r = |r| u from the one in their unit rows u: the part that is orthogonal to u, over |r|."""
+    along = torch.einsum("nd,nd->n", slope, unit)[:, None]
+    return torch.addcmul(slope, unit, along, value=-1).div_(length)
 
 
 def centre_matrix_gap(left: Tensor, right: Tensor) -> Tensor:
@@ -204,43 +211,65 @@ def centre_distance(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().sum(-1).mean()
 
 
-def centre_relations(left: Tensor, right: Tensor) -> Tensor:
-    """mean_{i != j} (cos(left_i, left_j) - cos(right_i, right_j))^2 over matched centres [K, d], [K, d'].
+def cosines(rows: Tensor) -> Tensor:
+    """The cosines of all pairs of rows, [K, d] -> [K, K]; 0 with a zero row."""
+    unit = functional.normalize(full_precision(rows), dim=-1)
+    with torch.autocast(rows.device.type, enabled=False):
+        return unit @ unit.T
+
+
+def centre_relations(left: Tensor, relations: Tensor, weight: float = 1.0) -> Tensor:
+    """mean_{i != j} (cos(left_i, left_j) - relations_ij)^2, times `weight`, over centres [K, d]; `relations` [K, K] are
+    the `cosines` of the centres that match them.
 
     DaRec's L_loc for two sides in different spaces: it compares the relations between centres, not their positions. The
     diagonals of both matrices are 1, so they add nothing to the sum over all pairs.
     """
-    return cast("Tensor", _CentreRelations.apply(full_precision(left), full_precision(right)))
+    return cast("Tensor", _CentreRelations.apply(full_precision(left), full_precision(relations), weight))
 
 
 class _CentreRelations(torch.autograd.Function):
-    """|D|^2 / (K (K - 1)), D = U U' - V V' with U and V the unit rows of both sides.
+    """|D|^2 / (K (K - 1)), D = U U' - R with U the unit rows of `left`.
 
-    U_i is in row i and in column i of D, which is symmetric, so the derivative of |D|^2 in U is 4 D U, and in V it is
-    -4 D V. In a row r = |r| u it is the part of this that is orthogonal to u, divided by |r|. The forward pass computes
-    it, in a third of the operations of autograd: on a GPU the time of matrices this small is that of their number.
+    U_i is in row i and in column i of D, which is symmetric, so the derivative of |D|^2 in U is 4 D U; in R it is -2 D.
+    The forward pass computes them, in a third of the operations of autograd.
     """
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+    def forward(ctx: Any, left: Tensor, relations: Tensor, weight: float) -> Tensor:
+        scale = (weight / (len(left) * (len(left) - 1))) ** 0.5
         with torch.autocast(left.device.type, enabled=False):
-            lengths = [rows.norm(dim=1, keepdim=True).clamp_min_(1e-12) for rows in (left, right)]
-            u, v = left / lengths[0], right / lengths[1]
-            gap, pairs = torch.addmm(u @ u.T, v, v.T, alpha=-1), len(left) * (len(left) - 1)
-            gradients: list[Tensor | None] = [None, None]
-            for side, (unit, sign) in enumerate(((u, 1), (v, -1))):
-                if ctx.needs_input_grad[side]:
-                    slope = gap @ unit
-                    across = torch.addcmul(slope, unit, (slope * unit).sum(1, keepdim=True), value=-1)
-                    gradients[side] = across / (lengths[side] * (sign * pairs / 4))
-            ctx.save_for_backward(*gradients)
-            return gap.square().sum() / pairs
+            unit, length = _unit(left)
+            gap = torch.addmm(relations, unit, unit.T, beta=-scale, alpha=scale)  # scale * D
+            slope = torch.empty_like(unit).addmm_(gap, unit, beta=0, alpha=4 * scale)
+            to_relations = gap * (-2 * scale) if ctx.needs_input_grad[1] else None
+            ctx.save_for_backward(_across(slope, unit, length), to_relations)
+            return gap.square().sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        left, right = (None if each is None else each * gradient for each in ctx.saved_tensors)
-        return left, right
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        to_left, to_relations = (None if each is None else each * gradient for each in ctx.saved_tensors)
+        return to_left, to_relations, None
+
+
+def known(value: Tensor, nodes: Tensor, rows: Tensor, gradient: Tensor) -> Tensor:
+    """A loss that was computed before: `value`, with `gradient` [n, d] in `rows` [n] of `nodes` [N, d]."""
+    return cast("Tensor", _Known.apply(value, nodes, rows, gradient))
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, nodes: Tensor, rows: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, gradient)
+        ctx.shape = nodes.shape
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None, None]:
+        rows, gradient = ctx.saved_tensors
+        return None, gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient * outer), None, None
 
 
 def distillation(student: Tensor, shares: Tensor, weights: Tensor | None = None) -> Tensor:
