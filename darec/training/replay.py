@@ -10,10 +10,19 @@ from torch import Tensor
 
 from darec.common.interactions import Batch
 
-Terms = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class Terms:
+    """The loss terms of a step, in one tensor, so that one operation copies or adds all of them."""
+
+    names: tuple[str, ...]
+    values: Tensor
+    """float32 [terms], without gradients."""
+
+
 Recorder = Callable[[Callable[[], Terms]], tuple[Callable[[], None], Terms]]
-"""Records the operations of a function without running them. Returns a function that replays them, and the tensors for
-its results.
+"""Records the operations of a function without running them. Returns a function that replays them, and the terms whose
+tensor has the results.
 """
 
 _EAGER = 3  # number of steps before the first recording, which allocate memory and choose kernels
@@ -52,7 +61,7 @@ class _Recording:
         for name in ("users", "items", "negatives"):
             getattr(self.batch, name).copy_(getattr(batch, name))
         self.replay()
-        return {name: value.clone() for name, value in self.terms.items()}
+        return Terms(self.terms.names, self.terms.values.clone())
 
 
 class Replay:

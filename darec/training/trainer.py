@@ -22,7 +22,7 @@ from darec.training import checkpoint
 from darec.training.history import History
 from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
-from darec.training.replay import Replay
+from darec.training.replay import Replay, Terms
 from darec.training.sampling import Sampler
 from darec.training.sizing import step_settings, validation_pairs
 from schemas.section import hashed
@@ -164,24 +164,24 @@ class Trainer:
         self.model.train()
         if self.model.start_epoch(self.epoch) and self.replay:
             self.replay.forget()
-        totals: dict[str, Tensor] = {}
-        logged: list[tuple[int, str, Tensor]] = []
+        sums: dict[tuple[str, ...], Tensor] = {}  # steps of different kinds have different terms
+        logged: list[tuple[int, Terms]] = []
         for batch in self.sampler.epoch():
             terms = self._step(batch)
-            for name, value in terms.items():
-                totals[name] = totals[name] + value if name in totals else value
+            before = sums.get(terms.names)
+            sums[terms.names] = terms.values if before is None else before + terms.values
             if self.config.log_steps and self.step % self.config.log_steps == 0:
-                logged += [(self.step, f"step/{name}", value) for name, value in terms.items()]
+                logged.append((self.step, terms))
         self.epoch += 1
 
         if logged:  # read at the end of the epoch: reading a value in each step would synchronise with the GPU
-            values = torch.stack([value for _, _, value in logged]).tolist()
-            self.history.extend(
-                self.epoch, ((step, name, v) for (step, name, _), v in zip(logged, values, strict=True))
-            )
-        self._check_and_log(totals)
+            names = [(step, f"step/{name}") for step, terms in logged for name in terms.names]
+            values = torch.cat([terms.values for _, terms in logged]).tolist()
+            rows = ((step, name, value) for (step, name), value in zip(names, values, strict=True))
+            self.history.extend(self.epoch, rows)
+        self._check_and_log(sums)
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
+    def _step(self, batch: Batch) -> Terms:
         rate = learning_rate(self.config, self.learning_rate, self.step, len(self.sampler))
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -193,13 +193,15 @@ class Trainer:
         self.step += 1
         return terms
 
-    def _advance(self, batch: Batch) -> dict[str, Tensor]:
+    def _advance(self, batch: Batch) -> Terms:
         """Forward and backward pass, and update."""
         with self._autocast():
-            terms = self.model(batch, self.sampler)
-        if terms:  # without a ranking loss a step may have no terms, if a sample has nothing to compare
-            self._descend(torch.stack(list(terms.values())).sum())
-        return {name: value.detach() for name, value in terms.items()}
+            terms: dict[str, Tensor] = self.model(batch, self.sampler)
+        if not terms:  # without a ranking loss a step may have no terms, if a sample has nothing to compare
+            return Terms((), torch.zeros(0, device=self.device))
+        values = torch.stack(list(terms.values()))
+        self._descend(values.sum())
+        return Terms(tuple(terms), values.detach())
 
     def _descend(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -228,11 +230,17 @@ class Trainer:
         half = self.config.precision == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext()
 
-    def _check_and_log(self, totals: dict[str, Tensor]) -> None:
-        """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN."""
-        lengths = self._norm(dict(self.model.named_parameters()))
-        *sums, norm = torch.stack([*totals.values(), lengths]).tolist()  # one synchronisation for all values
-        means = {f"loss/{name}": value / len(self.sampler) for name, value in zip(totals, sums, strict=True)}
+    def _check_and_log(self, sums: dict[tuple[str, ...], Tensor]) -> None:
+        """Checks losses and parameters once per epoch: a NaN in a step makes the sum of the epoch NaN.
+
+        Args:
+            sums: the sums of the terms of all steps with these names.
+        """
+        length = self._norm(dict(self.model.named_parameters()))
+        *values, norm = torch.cat([*sums.values(), length[None]]).tolist()  # one synchronisation for all values
+        means: dict[str, float] = {}
+        for name, value in zip((name for names in sums for name in names), values, strict=True):
+            means[f"loss/{name}"] = means.get(f"loss/{name}", 0.0) + value / len(self.sampler)
         self._check_finite(**means, **{"norm of the parameters": norm})
         rate = learning_rate(self.config, self.learning_rate, self.step - 1, len(self.sampler))
         self.history.add(self.epoch, self.step, means | {"learning_rate": rate})

@@ -8,7 +8,7 @@ from polars.testing import assert_frame_equal
 
 from darec.evaluation.report import report
 from darec.training import Trainer, train
-from darec.training.replay import cuda_graph
+from darec.training.replay import Terms, cuda_graph
 from schemas.alignment import AlignmentConfig, DaRecConfig
 from schemas.backbones import BackboneConfig, LightGCNConfig, NGCFConfig, SGLConfig
 from schemas.training import EvaluateConfig, TrainConfig
@@ -72,7 +72,7 @@ def test_a_cuda_graph_gives_the_losses_of_single_launches(alignment, data, caplo
 def test_steps_go_on_after_a_recording_that_fails():
     stream, noise = torch.cuda.current_stream(), torch.rand(8, device="cuda")
     with pytest.raises(RuntimeError):
-        cuda_graph(lambda: {"loss": torch.rand(8, device="cuda") + noise.sum().item()})
+        cuda_graph(lambda: Terms(("loss",), torch.rand(1, device="cuda") + noise.sum().item()))
     assert torch.cuda.current_stream() == stream
     assert torch.rand(8, device="cuda").sum().item() > 0
 

@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
-from darec.model import clustering
-from darec.training.replay import Replay, cuda_graph
+from darec.model import clustering, losses
+from darec.training.replay import Replay, Terms, cuda_graph
 from darec.training.trainer import Trainer
 from schemas.alignment import DaRecConfig
 from schemas.backbones import LightGCNConfig, MFConfig
@@ -75,6 +75,34 @@ class Recorder(TorchDispatchMode):
         return result
 
 
+NO_KERNEL = {
+    "empty",
+    "empty_like",
+    "new_empty",
+    "empty_strided",
+    "detach",
+    "alias",
+    "_unsafe_view",
+    "_reshape_alias",
+    "promote_types",
+}
+"""Operations that only make a tensor or a view of one."""
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that are a kernel on a GPU, whatever its size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kind, _, name = func._schema.name.partition("::")
+        if kind == "aten" and not func.is_view and name not in NO_KERNEL:
+            self.launched += 1 + (name == "addmm" and args[0].dim() == 2)  # it copies a matrix that it adds to
+        return func(*args, **(kwargs or {}))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return checkerboard(tmp_path_factory.mktemp("checkerboard"))
@@ -108,6 +136,32 @@ def test_no_step_waits_and_all_have_the_same_shapes(name, data):
     assert sum(step == most for step in steps) <= len(steps) // 4 + 1 or KINDS[name] == 1
 
 
+def kernels_of_steps(config, data) -> list[int]:
+    torch.manual_seed(0)
+    trainer = Trainer(config, data, parity_text(data), None, torch.device("cpu"), fixed=True)
+    trainer.run_epoch()
+    trainer.model.train()
+    trainer.model.start_epoch(trainer.epoch)
+    counts = []
+    for batch in trainer.sampler.epoch():
+        with Kernels() as kernels:
+            trainer._step(batch)
+        counts.append(kernels.launched)
+    return counts
+
+
+def test_darec_adds_few_kernels_to_a_step(data, monkeypatch):
+    """They are small, so that on a GPU their number is their time. There were 11, 89 and 302 of them."""
+    monkeypatch.setattr(losses, "bfloat16_helps", lambda device: True)  # as on a GPU
+    config = CONFIGS["DaRec, few samples"]
+    plain, aligned = (kernels_of_steps(each, data) for each in (config.model_copy(update={"alignment": ()}), config))
+    assert len(set(plain)) == 1
+    reused, sampled, clustered, *_ = sorted(set(aligned))
+    assert reused - plain[0] <= 5
+    assert sampled - plain[0] <= 54
+    assert clustered - sampled <= 244
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_step_needs_no_value_and_nothing_of_the_cpu(name, tmp_path):
     data = checkerboard(tmp_path)
@@ -116,7 +170,7 @@ def test_a_step_needs_no_value_and_nothing_of_the_cpu(name, tmp_path):
     with moved(trainer):
         for batch in trainer.sampler.epoch():
             terms = trainer._step(batch)
-    assert {value.device for value in terms.values()} == {DEVICE}
+    assert terms.values.device == DEVICE
 
 
 def test_the_device_without_values_refuses_what_a_gpu_waits_for(tmp_path):
@@ -150,7 +204,7 @@ def test_an_epoch_reads_its_losses_at_its_end_only(data, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "tolist", lambda values: [read.append(trainer.epoch), plain(values)][1])
     with Recorder() as recorder:
         trainer.run_epoch()
-    assert recorder.waited == []
+    assert recorder.waited == ["_local_scalar_dense"], "the number of samples, before the first step"
     assert read == [2, 2], "the losses of all steps for the history, and their sums"
 
 
@@ -171,12 +225,15 @@ def test_replayed_steps_are_those_of_the_plain_loop(name, data):
     recorded, replayed = [], []
 
     def record(work):
-        terms = {}
         recorded.append(work)
+        names = ("ranking", "darec/global_structure", "darec/local_structure")[: 3 if "DaRec" in name else 1]
+        terms = Terms(names, torch.zeros(len(names)))
 
         def replay():
             replayed.append(work)
-            terms.update(work())
+            found = work()
+            assert found.names == names
+            terms.values.copy_(found.values)
 
         return replay, terms
 
