@@ -193,7 +193,7 @@ def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _across(slope: Tensor, unit: Tensor, length: Tensor) -> Tensor:
     """The gradient in rows r = |r| u from the one in their unit rows u: the part that is orthogonal to u, over |r|."""
-    along = torch.einsum("nd,nd->n", slope, unit)[:, None]
+    along = torch.einsum("ij,ij->i", slope, unit)[:, None]
     return torch.addcmul(slope, unit, along, value=-1).div_(length)
 
 
