@@ -245,7 +245,14 @@ class GraphFilterConfig(ClosedFormConfig):
     BSPM (Choi et al., SIGIR 2023). 0 is GF-CF."""
 
 
-CLOSED_FORMS = ("ease", "l3ae", "ials", "item-knn", "gf-cf")
+class PopularityConfig(ClosedFormConfig):
+    """The same items for every user, by their number of train interactions: the least that a model has to be better
+    than."""
+
+    name: Literal["popularity"] = "popularity"
+
+
+CLOSED_FORMS = ("ease", "l3ae", "ials", "item-knn", "gf-cf", "popularity")
 """Names of the models with a closed-form solution."""
 
 BackboneConfig = Annotated[
@@ -261,6 +268,7 @@ BackboneConfig = Annotated[
     | L3AEConfig
     | IALSConfig
     | ItemKNNConfig
+    | PopularityConfig
     | GraphFilterConfig,
     Field(discriminator="name"),
 ]

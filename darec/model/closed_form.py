@@ -6,6 +6,8 @@ One file each. `fit` returns their vectors, which are evaluated, indexed and rel
 
 import logging
 
+import torch
+
 from darec.common.errors import UserError
 from darec.common.interactions import Interactions, Representations
 from darec.common.registry import Registry
@@ -31,6 +33,7 @@ from schemas.backbones import (
     ItemKNNConfig,
     ItemModelConfig,
     L3AEConfig,
+    PopularityConfig,
 )
 
 __all__ = ["ItemWeights", "fit", "item_weights", "text_rows_weights", "top_unseen"]
@@ -64,6 +67,16 @@ def _ials(config: IALSConfig, data: Interactions, _: Representations | None, dim
 def _item_knn(config: ItemKNNConfig, data: Interactions, _: Representations | None, dim: int) -> Representations:
     rows = data.train, data.n_users, data.n_items
     return factorise(*rows, nearest_items(*rows, config.neighbours, config.shrink), dim)
+
+
+@CLOSED_FORMS.register(PopularityConfig)
+def _popularity(_: PopularityConfig, data: Interactions, __: Representations | None, dim: int) -> Representations:
+    """The first column holds 1 for a user and the share of the most popular item's interactions for an item."""
+    counts = torch.bincount(data.train.items, minlength=data.n_items).float()
+    nodes = counts.new_zeros(data.n_nodes, dim)
+    nodes[: data.n_users, 0] = 1
+    nodes[data.n_users :, 0] = counts / counts.max().clamp_min(1)
+    return Representations(nodes, data.n_users)
 
 
 @CLOSED_FORMS.register(GraphFilterConfig)

@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from darec.artifacts.store import Store
+from darec.evaluation.protocol import popularity, rank
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
@@ -28,7 +29,7 @@ def config(name: str, **changes) -> TrainConfig:
     return TrainConfig.model_validate({"backbone": {"name": name}, "dim": 4, **changes})
 
 
-@every_closed_form
+@pytest.mark.parametrize("name", [name for name in CLOSED_FORMS if name != "popularity"])
 def test_it_finds_the_item_that_is_left(name, data):
     heard = []
     text = parity_text(data)
@@ -40,6 +41,13 @@ def test_it_finds_the_item_that_is_left(name, data):
     assert dict(trained.history.select("name", "value").iter_rows()) == {
         f"val/{metric}": pytest.approx(value) for metric, value in trained.validation.items()
     }
+
+
+def test_popularity_ranks_by_train_interactions(data):
+    trained = train(config("popularity", dim=1), data)
+    expected = popularity(data.train, data.n_users, data.n_items)
+    found = (rank(each, data.train, data.val, 20).top for each in (trained.final, expected))
+    assert torch.equal(*found)
 
 
 @every_closed_form

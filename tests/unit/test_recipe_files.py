@@ -7,6 +7,7 @@ import pytest
 from benchmarks.grid import expand
 from darec.common.recipes import load, load_recipe
 from darec.training import train
+from darec.training.search import candidates
 from schemas.bench import BenchRecipe, TuneRecipe
 from tests.checkerboard import checkerboard, parity_text
 
@@ -15,7 +16,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_settings_of_a_recipe_train_a_model(path: Path, tmp_path: Path) -> None:
-    settings = load_recipe(path).train.model_copy(update={"epochs": 2, "eval_every": 1, "device": "cpu"})
+    recipe = load_recipe(path)
+    if recipe.search:
+        assert len(candidates(recipe.search, recipe.train)) > 1
+    settings = recipe.train.model_copy(update={"epochs": 2, "eval_every": 1, "device": "cpu"})
     data = checkerboard(tmp_path)
     trained = train(settings, data, parity_text(data))
     assert trained.epochs == 2
