@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from darec.common.errors import DarecError
+from darec.common.errors import DarecError, UserError
 from pipelines.supervise import Part
 
 _SERVE = "import gc; gc.disable(); import prefect.server.api.server; from uvicorn.main import main; gc.enable(); main()"
@@ -48,6 +48,21 @@ def prefect_setting(name: str) -> str | None:
 def prefect_home() -> Path:
     """The folder of Prefect's own files."""
     return Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Explains errors of a Prefect server that does not answer. Raises UserError."""
+    import httpx
+
+    try:
+        yield
+    except (RuntimeError, httpx.ConnectError) as error:
+        if isinstance(error, RuntimeError) and "Failed to reach API" not in str(error):
+            raise
+        hint = "start it (`darec ui`), correct the address, or unset it to run without a server"
+        where = f"PREFECT_API_URL={configured_url()}"
+        raise UserError("the Prefect server does not answer", where=where, hint=hint) from error
 
 
 @contextmanager

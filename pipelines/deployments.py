@@ -70,8 +70,15 @@ def _work_pool(name: str) -> str:
 
 def _deployments(folder: Path, recipe: Path | None, stage_pools: Sequence[str]) -> list[str]:
     """Runs Prefect's own command, the only interface that reads a file such as prefect.yaml."""
+    wanted = with_stage_pools(folder / "prefect.yaml", stage_pools)
+    entrypoints = [str(each.get("entrypoint")) for each in wanted["deployments"]]
+    for path in sorted({place.partition(":")[0] for place in entrypoints if ":" in place}):
+        if not (folder / path).is_file():
+            hint = "run from the folder of the project, which has the code and prefect.yaml"
+            raise UserError(f"prefect.yaml names {path}, which is not there", where=str(folder), hint=hint)
+
     with NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump(with_stage_pools(folder / "prefect.yaml", stage_pools), file)
+        yaml.safe_dump(wanted, file)
         file.flush()
         answer = subprocess.run(
             [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file.name],
@@ -83,7 +90,8 @@ def _deployments(folder: Path, recipe: Path | None, stage_pools: Sequence[str]) 
             check=False,
         )
     if answer.returncode:
-        raise DarecError(f"prefect deploy failed: {(answer.stderr or answer.stdout)[-1000:]}", where=str(folder))
+        lines = [line for line in (answer.stderr or answer.stdout).splitlines() if line.strip()] or ["no message"]
+        raise DarecError(f"prefect deploy failed: {lines[-1].strip()}", where=str(folder))
     with get_client(sync_client=True) as client:
         found = client.read_deployments()
     return sorted(f"deployment {deployment.name}" for deployment in found if "darec" in deployment.tags)

@@ -80,7 +80,7 @@ def run(
 
 def _run_flow(recipe: Path | None, overrides: list[str], until: str, force: list[str], idle: bool) -> list[Result]:
     """The Prefect flow, on the configured server or on a temporary one."""
-    from pipelines.api import prefect_api, quick_imports
+    from pipelines.api import answering, prefect_api, quick_imports
 
     if any(redacted(text) != text for text in overrides):
         hint = "write it into the recipe file, or keep the key in the variable that llm.api_key_env names"
@@ -94,5 +94,5 @@ def _run_flow(recipe: Path | None, overrides: list[str], until: str, force: list
 
         if server is not None:
             server.wait()
-        with flows.without_heartbeats() if idle else nullcontext():
+        with answering(), flows.without_heartbeats() if idle else nullcontext():
             return flows.darec(str(path) if path else None, overrides, until, force)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
-from pipelines import pools
+from pipelines import deployments, pools
+from pipelines.api import answering
 from pipelines.deployments import with_stage_pools
 from schemas.recipe import Recipe
 from stages.execute import stage_job
@@ -82,3 +84,18 @@ def test_a_hit_needs_no_worker(tmp_path: Path):
     before = {name: artifact for name, artifact in upstream.items() if name != "graph"}
     done = pools.run_in_pool(STAGES["graph"], "nowhere", recipe, pools.Source(None), before, store, force=False)
     assert not done
+
+
+def test_a_folder_without_the_code_is_told_before_prefect_is_asked(tmp_path):
+    (tmp_path / "prefect.yaml").write_bytes((PROJECT / "prefect.yaml").read_bytes())
+    with pytest.raises(UserError, match="prefect.yaml names pipelines/flows.py, which is not there"):
+        deployments._deployments(tmp_path, None, ())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to reach API at http://x/api/"), httpx.ConnectError("refused")])
+def test_a_server_that_does_not_answer_is_the_users_to_start(error, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://x/api")
+    with pytest.raises(UserError, match=r"does not answer \[PREFECT_API_URL=http://x/api\]"), answering():
+        raise error
+    with pytest.raises(RuntimeError, match="another"), answering():
+        raise RuntimeError("another")
