@@ -32,7 +32,7 @@ from stages.execute import Job, Result, execute
 
 STAGE = "bench_run"
 METRICS, PER_USER, HISTORY, MODEL = "metrics.parquet", "per_user.parquet", "history.parquet", "model.safetensors"
-VERSION = 2  # increased when the same configuration gives other results than before
+VERSION = 3  # increased when the same configuration gives other results than before
 
 
 class BenchReport(StageReport):
