@@ -157,8 +157,7 @@ class EmbedReport(StageReport):
     def remarks(self) -> tuple[str, ...]:
         """The sides whose texts tell few rows apart."""
         return tuple(
-            f"{counts} texts of {side} are the same as another one, so they tell {side} apart no better: check the "
-            f"prompts and the attributes"
+            f"{counts} texts of {side} are the same as another one and hardly tell {side} apart: check the prompts"
             for side, counts in self.alike.items()
         )
 
