@@ -18,8 +18,9 @@ from benchmarks.scale import shown
 from benchmarks.tables import markdown
 from darec.common.interactions import Interactions, Pairs
 from darec.training import train
-from darec.training.sizing import step_settings, validation_pairs
+from darec.training.sizing import validation_pairs
 from darec.training.trainer import validate
+from schemas.steps import step_settings
 from schemas.training import TrainConfig
 
 _DRAWN, _TRAIN, _VALIDATION = 62, 40, 10  # interactions per user; a fifth of the draws are duplicates

@@ -135,7 +135,7 @@ class TrainConfig(Section):
     batch_growth: Literal["auto", "none"] = added("auto")
     """Whether `batch_size` grows with the data. Each step of a graph model passes over the whole graph, so with a
     constant batch size the cost of an epoch grows with the square of the number of interactions. auto: above a million
-    train interactions, the batch size is the smallest power of two with at most 128 steps per epoch, the learning rate
+    train interactions, the batch size is the smallest power of two with at most 256 steps per epoch, the learning rate
     is multiplied by the square root of the growth, and `l2` is divided by the millions of interactions, since each row
     gets a smaller part of the ranking loss. none: `batch_size`, `learning_rate` and `l2` are used unchanged."""
     dislikes: Literal["ignore", "avoid", "prefer"] = added("ignore")

@@ -106,6 +106,10 @@ def _nothing(recipe: Recipe) -> Mapping[str, Any]:
     return {}
 
 
+def _no_size(recipe: Recipe, upstream: Mapping[str, Artifact]) -> Mapping[str, Any]:
+    return {}
+
+
 def _up_to_date(recipe: Recipe, artifact: Artifact, ledger: Path) -> str | None:
     return None
 
@@ -148,7 +152,7 @@ class Task(Generic[Report_co]):
 class Stage(Task[Report_co]):
     """A step whose result is an artifact, which is identified by its key.
 
-    The key is the hash of name, version, `config`, `fingerprint`, and the content of the files in `reads`.
+    The key is the hash of name, version, `config`, `fingerprint`, `by_size`, and the content of the files in `reads`.
     """
 
     version: int
@@ -157,6 +161,8 @@ class Stage(Task[Report_co]):
     """The files of its artifact."""
     fingerprint: Callable[[Recipe], Mapping[str, Any]] = _nothing
     """Additional parts of the key: bytes of prompts, identities of models, hashes of source files."""
+    by_size: Callable[[Recipe, Mapping[str, Artifact]], Mapping[str, Any]] = _no_size
+    """Additional parts of the key: settings that follow from the number of rows of its inputs, by stage."""
     unread: Callable[[Recipe], tuple[str, ...]] = _no_news
     """The sources that a run would read before its key is known, one sentence each. Used by plans only."""
     outdated: Callable[[Recipe, Artifact, Path], str | None] = _up_to_date

@@ -5,16 +5,18 @@ No large library is imported here, so that `darec status` is fast. The order of 
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from darec.artifacts import files
-from darec.artifacts.store import Store
+from darec.artifacts.store import Artifact, Store
 from darec.dataset.remote import changed, has_remote, local
 from darec.dataset.sources import fingerprint
 from darec.text.fallbacks import due_again
 from darec.text.identity import model_identity, names_variable, prompt_hash
 from darec.text.models import identity
+from schemas.backbones import ClosedFormConfig
 from schemas.copies import COPIES
 from schemas.recipe import Recipe
 from schemas.reports import (
@@ -32,6 +34,7 @@ from schemas.reports import (
     TrainReport,
     VectorsReport,
 )
+from schemas.steps import step_settings
 from stages.contract import Effect, Stage
 
 # ---------------------------------------------------------------- ingest: raw files become clean tables
@@ -163,6 +166,17 @@ def _dislikes(recipe: Recipe, file: files.File[Any]) -> tuple[files.File[Any], .
     return (file,) if recipe.train.dislikes != "ignore" else ()
 
 
+def _grown(recipe: Recipe, source: Artifact) -> Mapping[str, Any]:
+    """The settings of a step, if they are not those of the recipe because the source has many rows.
+
+    If the rule changes, models of large data are trained again, and those of small data stay hits.
+    """
+    pairs = source.manifest.rows
+    settings, configured = step_settings(recipe.train, pairs), step_settings(recipe.train, 0)
+    closed_form = isinstance(recipe.train.backbone, ClosedFormConfig)
+    return {} if closed_form or settings == configured else {"step": asdict(settings)}
+
+
 def _without_text(recipe: Recipe) -> Mapping[str, Any]:
     """The same backbone, loss and schedule without text: the reference for the effect of the alignment."""
     return {"train": recipe.train.without_text()}
@@ -177,6 +191,7 @@ TRAIN_REFERENCE = Stage(
     reads=lambda recipe: (*_TRAIN_INPUTS, *_dislikes(recipe, files.TRAIN_DISLIKES)),
     writes=(files.REFERENCE_EMBEDDINGS, files.REFERENCE_MODEL, files.REFERENCE_HISTORY),
     config=_without_text,
+    by_size=lambda recipe, upstream: _grown(recipe, upstream[GRAPH.name]),
 )
 
 CHOOSE = Stage(
@@ -192,6 +207,7 @@ CHOOSE = Stage(
     ),
     writes=(files.CHOICE,),
     config=lambda recipe: {"search": recipe.search, "train": recipe.train},
+    by_size=lambda recipe, upstream: _grown(recipe, upstream[GRAPH.name]),
 )
 
 
@@ -214,6 +230,7 @@ TRAIN = Stage(
     ),
     writes=(files.EMBEDDINGS, files.MODEL, files.HISTORY),
     config=lambda recipe: {"train": recipe.train},
+    by_size=lambda recipe, upstream: _grown(recipe, upstream[GRAPH.name]),
     # The model that a warm start begins with is not part of the key: otherwise each release would make its own model
     # stale, and a second run on the same data would train again.
     reads_release=lambda recipe: recipe.train.warm_start,
@@ -283,6 +300,7 @@ REFIT = Stage(
     ),
     writes=(files.REFIT_EMBEDDINGS, files.REFIT_MODEL, files.REFIT_HISTORY),
     config=lambda recipe: {"train": recipe.train, "graph": recipe.graph},
+    by_size=lambda recipe, upstream: _grown(recipe, upstream[SPLIT.name]),
     reads_release=lambda recipe: recipe.train.warm_start,
 )
 

@@ -117,7 +117,7 @@ def stage_job(stage: Stage, recipe: Recipe, upstream: Mapping[str, Artifact], st
         "stage": stage.name,
         "version": stage.version,
         "config": hashed(dict(config)),
-        "extra": hashed(dict(stage.fingerprint(recipe))),
+        "extra": hashed({**stage.fingerprint(recipe), **stage.by_size(recipe, upstream)}),
         "inputs": {name: record.content for name, record in inputs.items()},
     }
 

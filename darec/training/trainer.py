@@ -24,8 +24,9 @@ from darec.training.memory import keep_freed_memory
 from darec.training.model import Recommender
 from darec.training.replay import Replay, Terms
 from darec.training.sampling import Sampler
-from darec.training.sizing import step_settings, validation_pairs
+from darec.training.sizing import validation_pairs
 from schemas.section import hashed
+from schemas.steps import step_settings
 from schemas.training import TrainConfig
 
 _logger = logging.getLogger(__name__)

@@ -197,3 +197,11 @@ def test_of_two_runs_at_once_one_computes(store: Store) -> None:
         runner.join(240)
     assert [runner.exitcode for runner in runners] == [0, 0, 0]
     assert (store.root.parent / "tally").read_text() == "x"
+
+
+def test_settings_that_follow_the_size_of_the_inputs_are_in_the_key(store: Store) -> None:
+    source = run(SOURCE, store, Recipe()).artifact
+    assert source is not None
+    run(READER, store, Recipe(), {"source": source})
+    grown = replace(READER, by_size=lambda recipe, upstream: {"rows": upstream["source"].manifest.rows})
+    assert run(grown, store, Recipe(), {"source": source}).why == ("rows: null -> 1",)

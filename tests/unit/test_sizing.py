@@ -1,17 +1,22 @@
 """Settings that follow from the size of the data: steps an epoch, learning rate, users that validation ranks."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from darec.common.interactions import Interactions, Pairs
-from darec.training import sampling, sizing
+from darec.training import sampling
 from darec.training.run import train
-from darec.training.sizing import StepSettings, step_settings, validation_pairs
+from darec.training.sizing import validation_pairs
 from darec.training.trainer import Trainer, validate
+from schemas import steps
+from schemas.recipe import Recipe
 from schemas.section import hashed
+from schemas.steps import StepSettings, step_settings
 from schemas.training import TrainConfig
+from stages.declarations import CHOOSE, REFIT, TRAIN, TRAIN_REFERENCE
 
 
 def config(**fields) -> TrainConfig:
@@ -31,15 +36,28 @@ def test_small_data_keep_their_settings_and_keys(pairs):
     assert "validation_users" not in hashed(config())
 
 
-@pytest.mark.parametrize(("pairs", "size"), [(1_000_001, 8192), (5_000_000, 65_536), (20_000_000, 262_144)])
+@pytest.mark.parametrize(("pairs", "size"), [(1_100_000, 8192), (5_000_000, 32_768), (20_000_000, 131_072)])
 def test_large_data_take_a_bounded_number_of_steps(pairs, size):
     found = step_settings(config(), pairs)
     assert found.batch_size == size
-    assert 64 <= pairs / size <= 128
+    assert 128 <= pairs / size <= 256
     assert found.learning_rate == pytest.approx(1e-3 * (size / 4096) ** 0.5)
     assert found.l2 * pairs == pytest.approx(1e-6 * 1_000_000), "a row's penalty shrinks as its part of the loss does"
     assert step_settings(config(batch_growth="none"), pairs) == StepSettings(4096, 1e-3, 1e-6)
     assert step_settings(config(batch_size=2**20), pairs).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize("stage", [TRAIN_REFERENCE, CHOOSE, TRAIN, REFIT], ids=lambda stage: stage.name)
+def test_keys_of_large_data_contain_the_settings_of_a_step(stage):
+    def part(pairs, **train):
+        source = SimpleNamespace(manifest=SimpleNamespace(rows=pairs))
+        return stage.by_size(Recipe.model_validate({"train": train}), {"graph": source, "split": source})
+
+    assert part(1_000_000) == {}
+    assert part(5_000_000)["step"]["batch_size"] == 32_768
+    assert part(5_000_000) != part(2_000_000)
+    assert part(5_000_000, batch_growth="none") == {}
+    assert part(5_000_000, backbone={"name": "ease"}, alignment=[]) == {}
 
 
 def test_work_of_an_epoch_is_linear_in_the_data():
@@ -51,8 +69,8 @@ def test_work_of_an_epoch_is_linear_in_the_data():
 
 
 def test_training_says_and_uses_the_larger_batch(monkeypatch, caplog):
-    monkeypatch.setattr(sizing, "_MANY_PAIRS", 500)
-    monkeypatch.setattr(sizing, "_STEPS", 4)
+    monkeypatch.setattr(steps, "_MANY_PAIRS", 500)
+    monkeypatch.setattr(steps, "_STEPS", 4)
     with caplog.at_level(logging.INFO):
         trained = train(config(batch_size=32, warmup_steps=0), data())
     assert trained.batch_size == 256

@@ -29,8 +29,8 @@ from darec.evaluation.ranking import MakeRanker, Ranker
 from darec.evaluation.report import report
 from darec.serving import candidates
 from darec.serving.candidates import LargeRanker
-from darec.training import sizing
 from darec.training.trainer import Trainer
+from schemas import steps
 from schemas.tables import INTERACTIONS
 from schemas.training import EvaluateConfig, TrainConfig
 
@@ -173,8 +173,8 @@ def train_pairs(sizes: dict[int, SimpleNamespace]) -> tuple[float, float]:
 
 @pytest.mark.parametrize("backbone", ["lightgcn", "mf"])
 def test_an_epoch_grows_like_the_data(sizes, monkeypatch, backbone):
-    monkeypatch.setattr(sizing, "_MANY_PAIRS", 5_000)
-    monkeypatch.setattr(sizing, "_STEPS", 16)
+    monkeypatch.setattr(steps, "_MANY_PAIRS", 5_000)
+    monkeypatch.setattr(steps, "_STEPS", 16)
     small, large = (epoch(sizes[size], backbone={"name": backbone}) for size in (SMALL, LARGE))
     per_step = (small.numbers / small.steps, large.numbers / large.steps)
     assert exponent(per_step, train_pairs(sizes)) < MOST
@@ -184,7 +184,7 @@ def test_an_epoch_grows_like_the_data(sizes, monkeypatch, backbone):
 
 def test_steps_of_one_size_are_found_out(sizes, monkeypatch):
     """What the guard is for: without growing batches an epoch of a graph model costs the square of the data."""
-    monkeypatch.setattr(sizing, "_MANY_PAIRS", 5_000)
+    monkeypatch.setattr(steps, "_MANY_PAIRS", 5_000)
     small, large = (epoch(sizes[size], batch_growth="none") for size in (SMALL, LARGE))
     assert exponent((small.numbers, large.numbers), train_pairs(sizes)) > 1.5
 
