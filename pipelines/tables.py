@@ -114,7 +114,7 @@ def print_plan(steps: Sequence[Step], llm: LLMConfig) -> None:
     print_table(
         "Plan: rows to process, seconds of the last run", ("stage", "state", "rows", "seconds", "why"), rows, text="why"
     )
-    for line in cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], llm):
+    for line in cost_lines([(step.task.name, _rows(step) or 0, step.cost) for step in steps], llm):
         console.print(Text(line))
 
 

@@ -96,15 +96,18 @@ def last_generation(stage: Stage, store: Store) -> object | None:
     return None
 
 
-def cost_lines(costs: Iterable[tuple[str, int, Cost]], llm: LLMConfig) -> list[str]:
+def cost_lines(costs: Iterable[tuple[str, str | int, Cost]], llm: LLMConfig) -> list[str]:
     """Describes the cost of the LLM in words, with the limit of the run.
 
     Args:
-        costs: name, rows and cost of each stage that uses the LLM.
+        costs: name, rows (a number, or a text such as `about 1,000`) and cost of each stage that uses the LLM.
         llm: prices and limits.
     """
     asking = [(name, rows, cost) for name, rows, cost in costs if rows and cost.prompt_tokens is not None]
-    lines = [f"{name}: {rows:,} rows, {in_words(cost)}" for name, rows, cost in asking]
+    lines = [
+        f"{name}: {rows if isinstance(rows, str) else f'{rows:,}'} rows, {in_words(cost)}"
+        for name, rows, cost in asking
+    ]
     tokens = sum(cost.tokens or 0 for _, _, cost in asking)
     runs = [tokens / llm.max_tokens_per_run] if llm.max_tokens_per_run else []
     runs += [sum(cost.price or 0 for _, _, cost in asking) / llm.max_cost_per_run] if llm.max_cost_per_run else []

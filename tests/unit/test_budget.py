@@ -102,6 +102,8 @@ def test_the_plan_and_a_trial_say_what_the_table_would_cost(tmp_path: Path) -> N
     assert " minutes, price 0.0006" in first and second == "this exceeds the limit of one run: about 4 runs are needed"
     steps = plan(recipe, store, "profile_items")
     [line, *_] = cost_lines([(step.task.name, step.rows or 0, step.cost) for step in steps], recipe.llm)
+    [sampled, *_] = cost_lines([("profile_items", "about 100,000", step.cost) for step in steps], recipe.llm)
+    assert sampled.startswith("profile_items: about 100,000 rows, about ")
     assert line.startswith("profile_items: 24 rows, about") and "960 output tokens" in line, "40 at most for each"
 
 
