@@ -71,9 +71,11 @@ class Adjacency:
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """Row and column of each entry of the matrix in its order, int64 [E] each."""
-        counts = self.matrix.crow_indices().diff().long()
-        rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        return rows, self.matrix.col_indices().long()
+        counts, columns = self.matrix.crow_indices().diff().long(), self.matrix.col_indices().long()
+        nodes = torch.arange(len(counts), device=counts.device)
+        return torch.repeat_interleave(
+            nodes, counts, output_size=len(columns)
+        ), columns  # a size saves a wait for the GPU
 
     def with_self_loops(self) -> "Adjacency":
         """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, which have weight 1; `drop` may also drop

@@ -1,7 +1,6 @@
 """Batches of train pairs with negatives, vectorised."""
 
 from collections.abc import Iterator
-from functools import cached_property
 from math import ceil
 from typing import Literal
 
@@ -36,11 +35,11 @@ class Sampler:
         fixed: bool = False,
     ) -> None:
         self.train, self.n_items, self.batch_size = interactions.train, interactions.n_items, batch_size
-        self._n_users = interactions.n_users
         size = (interactions.n_users, interactions.n_items)
         disliked = interactions.dislikes if interactions.dislikes and len(interactions.dislikes) else None
         excluded = _joined(self.train, disliked) if disliked and dislikes == "avoid" else self.train
         self.lists, self.keys = ItemLists(excluded, *size), excluded.keys(self.n_items)
+        self._train_lists = self.lists if excluded is self.train else ItemLists(self.train, *size)
         self.disliked = ItemLists(disliked, *size) if disliked and dislikes == "prefer" else None
         self.dislike_share, self.fixed = dislike_share, fixed
 
@@ -94,10 +93,6 @@ class Sampler:
     def positives(self, users: Tensor) -> Tensor:
         """One of the user's train items for each of `users`: int64 [n] -> int64 [n]."""
         return self._train_lists.draw(users)
-
-    @cached_property
-    def _train_lists(self) -> ItemLists:
-        return ItemLists(self.train, self._n_users, self.n_items)
 
     def shared_negatives(self, users: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct items for a whole batch, int64 [m], and the (row, column) numbers of items that
