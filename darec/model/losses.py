@@ -161,8 +161,8 @@ class _StructureCrossEntropy(torch.autograd.Function):
             _coarse_scores(teacher, scores[1])
             scores.diagonal(dim1=1, dim2=2).fill_(-1e9)  # finite, because 0 times it has to be 0
             logarithms = scores.log_softmax(2)
-            q, p = logarithms.exp()
-            value = (p * logarithms[0]).sum() * (-weight / n)
+            q, p = torch.exp(logarithms, out=scores)
+            value = logarithms[0].mul_(p).sum() * (-weight / n)
 
             gap, factor = q.sub_(p), weight / (n * temperature)
             slope = (gap @ unit).addmm_(gap.T, unit, beta=factor, alpha=factor)
