@@ -18,6 +18,7 @@ from darec.report.content import Absent, DataNotes, Panel, TextGain
 from darec.report.costs import merged
 from darec.report.render import change, number, render
 from darec.report.source import Source, rows_at_ranks
+from darec.serving import candidates
 from darec.serving.releases import Releases
 from pipelines.reports import report_run, write_report
 from pipelines.show import remark_lines
@@ -110,7 +111,8 @@ def test_a_page_names_the_choice_of_a_search(tmp_path):
     assert "there is no choice yet for these settings" in page and "validation Recall@20: " in page
 
 
-def test_a_page_says_how_close_the_lists_of_an_index_are(tmp_path):
+def test_a_page_says_how_close_the_lists_of_an_index_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "FEW_LISTS", 1.0)  # with few items an index searches most of its lists
     chosen = recipe(tmp_path, evaluate={"candidates": "index"})
     source = Source.of_run(Store(chosen.runtime.store), run(chosen))
     found, page = source.metrics.candidates, render(collect(source))
