@@ -5,11 +5,11 @@ Both come from the vectors of finished runs, so nothing is trained.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import mean
 
-import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.data import BenchData, train_counts
@@ -31,7 +31,7 @@ Method = tuple[str, str]
 
 
 def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:
-    """Two tables of each data set in Markdown; a value is the mean over the seeds of a method."""
+    """Tables of each data set in Markdown; a value is the mean over the seeds of a method."""
     found: dict[str, dict[Method, list[Values]]] = defaultdict(lambda: defaultdict(list))
     data: dict[str, BenchData] = {}
     for run, artifact in runs:
@@ -46,8 +46,8 @@ def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:
         inter = data[name].interactions
         first = popularity(inter.train, inter.n_users, inter.n_items)
         rows = {("", "popularity"): [measure(first, data[name])], **methods}
-        by_age = [_table(rows, _age_names(data[name]))] if data[name].ages is not None else []
-        parts += [f"### {name}\n", _table(rows, _slice_names(data[name])), *by_age, _table(rows, _beyond_names(rows))]
+        slices = [each for each in (_by_popularity(data[name]), _by_age(data[name])) if each]
+        parts += [f"### {name}\n", *(_table(rows, [*each]) for each in slices), _table(rows, _beyond_names(rows))]
 
     return "\n".join(parts)
 
@@ -59,10 +59,10 @@ def measure(final: Representations, data: BenchData) -> Values:
     """
     inter = data.interactions
     ranking = rank(final, inter.train, inter.test, K)
-    named = (*zip(_slice_names(data), _parts(data), strict=True), *zip(_age_names(data), _age_parts(data), strict=True))
+    slices = _by_popularity(data) | _by_age(data)
     values = {
         name: score(ranking, part, inter.n_items, (K,), ("recall",)).means()[f"recall@{K}"]
-        for name, part in named
+        for name, part in slices.items()
         if len(part)
     }
     return values | _beyond(ranking, data)
@@ -76,40 +76,31 @@ def _beyond(ranking: Ranking, data: BenchData) -> Values:
     return {name: values[f"{name}@{K}"] for name in BEYOND if f"{name}@{K}" in values}
 
 
-def _parts(data: BenchData) -> list[Pairs]:
-    """The test pairs of each slice."""
-    test, counts = data.interactions.test, train_counts(data.interactions)[1]
-    popular = counts[test.items]
-    inside = [(popular >= low) & (popular <= (torch.inf if high is None else high)) for low, high in BOUNDS]
-    return [Pairs(test.users[each], test.items[each]) for each in inside]
+def _by_popularity(data: BenchData) -> dict[str, Pairs]:
+    """The test pairs of each slice, by the train interactions of its items."""
+    counts = train_counts(data.interactions)[1]
+    names = ("0", *(f"{low} to {high}" if high else f"from {low}" for low, high in BOUNDS[1:]))
+    bounds = [(low, int(counts.max()) if high is None else high) for low, high in BOUNDS]
+    return _grouped(data.interactions.test, counts, bounds, names)
 
 
-def _slice_names(data: BenchData) -> list[str]:
-    """Train interactions of a slice's items, and how many test pairs it has."""
-    names = ["0", *(f"{low} to {high}" if high else f"from {low}" for low, high in BOUNDS[1:])]
-    return [f"{name} ({len(part):,} pairs)" for name, part in zip(names, _parts(data), strict=True)]
-
-
-def _age_bounds(data: BenchData) -> list[tuple[int, int]]:
-    return [] if data.ages is None else age_groups(data.ages[data.interactions.test.items], AGES)
-
-
-def _age_parts(data: BenchData) -> list[Pairs]:
-    """The test pairs of each group of items by age."""
+def _by_age(data: BenchData) -> dict[str, Pairs]:
+    """The test pairs of each slice, by the days since the first interaction of its items; none without timestamps."""
     if data.ages is None:
-        return []
-    test = data.interactions.test
-    ages = data.ages[test.items]
-    inside = [(ages >= low) & (ages <= high) for low, high in _age_bounds(data)]
-    return [Pairs(test.users[each], test.items[each]) for each in inside]
+        return {}
+    bounds = age_groups(data.ages[data.interactions.test.items], AGES)
+    names = [f"{low:,} to {high:,} days" for low, high in bounds]
+    return _grouped(data.interactions.test, data.ages, bounds, names)
 
 
-def _age_names(data: BenchData) -> list[str]:
-    """Days since the first interaction of a group's items, and how many test pairs it has."""
-    return [
-        f"{low:,} to {high:,} days ({len(part):,} pairs)"
-        for (low, high), part in zip(_age_bounds(data), _age_parts(data), strict=True)
-    ]
+def _grouped(test: Pairs, values: Tensor, bounds: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[str, Pairs]:
+    """The pairs whose items have values from `low` to `high`, by name and number of pairs."""
+    found, value = {}, values[test.items]
+    for name, (low, high) in zip(names, bounds, strict=True):
+        inside = (value >= low) & (value <= high)
+        part = Pairs(test.users[inside], test.items[inside])
+        found[f"{name} ({len(part):,} pairs)"] = part
+    return found
 
 
 def _beyond_names(methods: dict[Method, list[Values]]) -> list[str]:

@@ -22,7 +22,7 @@ def test_slices_count_only_their_own_items_by_hand() -> None:
     )
     test = Pairs(torch.tensor([20, 20, 20]), torch.tensor([0, 1, 2]))
     data = BenchData("hand", Interactions(21, 5, train, test, test), None, "", None)
-    assert [len(part) for part in slices._parts(data)] == [1, 1, 1, 0]
+    assert [len(part) for part in slices._by_popularity(data).values()] == [1, 1, 1, 0]
 
     final = Representations(torch.ones(26, 1), 21)
     found = slices.measure(final, data)
@@ -35,7 +35,7 @@ def test_slices_count_only_their_own_items_by_hand() -> None:
 def test_slices_by_age_need_timestamps(tmp_path: Path) -> None:
     folder = write_board(tmp_path)
     table = pl.read_parquet(folder / "interactions.parquet")
-    assert slices._age_names(from_folder("board", folder)) == []
+    assert slices._by_age(from_folder("board", folder)) == {}
     day = pl.col("item_id").cast(pl.Int64) * 86_400  # the first interaction of item n is on day n
     table.with_columns(timestamp=day + 1_600_000_000).write_parquet(folder / "interactions.parquet")
 
@@ -43,11 +43,11 @@ def test_slices_by_age_need_timestamps(tmp_path: Path) -> None:
     assert data.ages is not None
     known = torch.unique(data.interactions.train.items)
     assert torch.equal(data.ages[known], known.max() - known)
-    parts = slices._age_parts(data)
+    parts = list(slices._by_age(data).values())
     in_train = torch.isin(data.interactions.test.items, known)
     assert len(parts) == slices.AGES and sum(map(len, parts)) == int(in_train.sum())
     found = slices.measure(Representations(torch.rand(100, 2), 40), data)
-    assert set(slices._age_names(data)) <= found.keys()
+    assert slices._by_age(data).keys() <= found.keys()
 
 
 def test_text_gives_diversity(tmp_path: Path) -> None:
