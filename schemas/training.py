@@ -294,8 +294,7 @@ class EvaluateConfig(Section):
     items of 500 users with those of an exact search. auto: all if users x items is at most 30 billion, or if the
     longest vectors are sufficient to find the best of all items; otherwise index."""
     batch_users: Literal["auto"] | Annotated[int, Field(ge=1, le=2**20)] = not_hashed("auto")
-    """Number of users ranked at once; auto: 4,096. Memory grows with it, not with the
-    number of users."""
+    """Number of users ranked at once; auto: 4,096. Memory grows with it, not with the number of users."""
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where users are ranked. auto: a GPU if there is one, which may order items of equal score differently."""
 

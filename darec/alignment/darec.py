@@ -261,9 +261,8 @@ class DaRec(Objective):
             relations.copy_(losses.cosines(centres))
 
     def _centres(self, rows: Tensor, last: Tensor) -> Tensor:
-        start = (
-            last if self._samples_drawn > 1 else clustering.initial_centres(rows, self.config.centres, fixed=self.fixed)
-        )
+        first = self._samples_drawn <= 1
+        start = clustering.initial_centres(rows, self.config.centres, fixed=self.fixed) if first else last
         return clustering.kmeans(rows, start, self.config.kmeans_iterations, fixed=self.fixed)
 
     def _partners(self, side: int, cf: Tensor, text: Tensor, text_centres: Tensor) -> Tensor:

@@ -73,9 +73,8 @@ class Adjacency:
         """Row and column of each entry of the matrix in its order, int64 [E] each."""
         counts, columns = self.matrix.crow_indices().diff().long(), self.matrix.col_indices().long()
         nodes = torch.arange(len(counts), device=counts.device)
-        return torch.repeat_interleave(
-            nodes, counts, output_size=len(columns)
-        ), columns  # a size saves a wait for the GPU
+        rows = torch.repeat_interleave(nodes, counts, output_size=len(columns))  # a size saves a wait for the GPU
+        return rows, columns
 
     def with_self_loops(self) -> "Adjacency":
         """(D + 1)^-1/2 (A + 1) (D + 1)^-1/2 over this graph's edges, which have weight 1; `drop` may also drop
