@@ -39,15 +39,18 @@ def _reasons(source: Source) -> Callable[[str, list[int]], str]:
     vector and by text.
     """
     titles, numbers = source.items[c.TITLE], {item: row for row, item in enumerate(source.items[c.ITEM])}
-    spaces = {"near": unit_rows(source.read(files.EMBEDDINGS).item)}
+    spaces = {"near": source.read(files.EMBEDDINGS).item}
     if source.has("embed"):
-        spaces["by text near"] = unit_rows(source.read(files.TEXT_VECTORS).item)
+        spaces["by text near"] = source.read(files.TEXT_VECTORS).item
 
     def reason(item: str, liked: list[int]) -> str:
         row = numbers.get(item)
         if row is None or not liked:
             return ""
-        nearest = {name: titles[liked[int(np.argmax(rows[liked] @ rows[row]))]] for name, rows in spaces.items()}
+        nearest = {}
+        for name, vectors in spaces.items():
+            unit = unit_rows(vectors[[*liked, row]])
+            nearest[name] = titles[liked[int(np.argmax(unit[:-1] @ unit[-1]))]]
         if len(nearest) > 1 and len(set(nearest.values())) == 1:
             return f"near {nearest['near']}, also by text"
         return "; ".join(f"{name} {title}" for name, title in nearest.items())
