@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from benchmarks.folders import INTERACTIONS, TEXT_FILES, read_interactions, read_text
 from darec.artifacts import files
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
@@ -21,8 +21,6 @@ from schemas.tables import PARTS
 from stages.evaluate import item_ages
 from stages.plan import plan
 from stages.walk import run
-
-_TEXT_FILES = ("user_text.npy", "item_text.npy")
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,25 @@ class BenchData:
 
 def from_folder(name: str, folder: Path) -> BenchData:
     """Reads `interactions.parquet` (user_id and item_id from 0, split, and optionally timestamp in seconds),
-    `user_text.npy` and `item_text.npy` [n, d].
+    and `user_text.npy` and `item_text.npy` [n, d] if they exist.
 
     Raises:
         UserError: a file is missing or has another layout.
     """
-    path = folder / "interactions.parquet"
-    if not path.is_file():
-        hint = f"give the data set's folder: --data {name}=FOLDER"
-        raise UserError(f"data set {name!r} does not exist", where=str(path), hint=hint)
-
-    table = pl.read_parquet(path)
-    missing = {c.USER, c.ITEM, c.SPLIT} - set(table.columns)
-    if missing:
-        raise UserError(f"columns missing: {', '.join(sorted(missing))}", where=str(path), hint="see docs/results.md")
-
-    text_paths = [folder / file for file in _TEXT_FILES]
-    has_text = all(file.is_file() for file in text_paths)
-    text = Representations.join(*map(_vectors, text_paths)) if has_text else None
+    table = read_interactions(name, folder)
     n_users, n_items = (int(table[column].max()) + 1 for column in (c.USER, c.ITEM))  # type: ignore[arg-type]
+    text = read_text(folder, n_users, n_items)
     if text is not None:
         n_users, n_items = text.n_users, len(text.item)
 
     table = table.rename({c.USER: c.USER_INDEX, c.ITEM: c.ITEM_INDEX})
     parts = (Pairs.of_table(table.filter(pl.col(c.SPLIT) == part)) for part in PARTS)
-    text_content = digest([file_sha256(file) for file in text_paths]) if has_text else None
+    text_content = digest([file_sha256(folder / file) for file in TEXT_FILES]) if text else None
     timed = c.TIMESTAMP in table.columns
     ages = item_ages(table.filter(pl.col(c.SPLIT) == "train"), n_items) if timed else None
     interactions = Interactions(n_users, n_items, *parts)
-    return BenchData(name, interactions, text, file_sha256(path), text_content, ages=ages)
+    content = file_sha256(folder / INTERACTIONS)
+    return BenchData(name, interactions, text, content, text_content, ages=ages)
 
 
 def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Artifact | None = None) -> BenchData:
@@ -91,10 +79,6 @@ def from_artifacts(name: str, split: Artifact, embed: Artifact | None, graph: Ar
     vectors = files.TEXT_VECTORS.of(embed)
     text = Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
     return BenchData(name, interactions, text, content, embed.hashes[files.TEXT_VECTORS.name], adjacency, ages)
-
-
-def _vectors(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
 
 
 def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:

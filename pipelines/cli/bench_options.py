@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe of the benchmark: see configs/bench/.")]
 DataOption = Annotated[
     list[str] | None,
-    typer.Option("--data", help="Replace a data set of the recipe: NAME=FOLDER or NAME=RECIPE.yaml. May be repeated."),
+    typer.Option("--data", help="Add or replace a data set: NAME=FOLDER or NAME=RECIPE.yaml. May be repeated."),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override one value of the recipe: field.path=value. May be repeated.")
