@@ -108,7 +108,7 @@ def read_text(folder: Path, n_users: int, n_items: int) -> Representations | Non
 
 
 def _vectors(path: Path, rows: int) -> Tensor:
-    """A matrix of at least so many rows."""
+    """The matrix of a file, float32 [n, d] with n >= `rows`."""
     hint = "save one row of numbers per id, from 0 to the largest id, with numpy.save"
     try:
         array = np.load(path, allow_pickle=False)
