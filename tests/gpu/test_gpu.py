@@ -18,6 +18,18 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 BACKBONES = [each() for each in get_args(get_args(BackboneConfig)[0])]
 QUICK = {"dim": 8, "batch_size": 128, "learning_rate": 0.02, "device": "cuda"}
 OBJECTIVES = [each() for each in get_args(get_args(AlignmentConfig)[0])]
+_SAMPLED = {"name": "sampled-softmax", "negatives": 16}
+OPTIONS = {
+    "a text graph": {"text": {"neighbours": 3}},
+    "edges by degree": {"backbone": {"name": "lightgcn", "edge_keep": 0.8, "edge_sampling": "degree"}},
+    "cosines": {"loss": _SAMPLED, "scoring": "cosine"},
+    "several positives": {"loss": _SAMPLED | {"positives": 2}, "scoring": "cosine"},
+    "text and graph columns": {"fuse": {"components": 4, "graph": 4}},
+    "a student": {
+        "alignment": [{"name": "linear-teacher", "model": {"name": "l3ae", "graph": 0.3}}],
+        "ranking_weight": 0,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +51,12 @@ def test_an_objective_learns(objective, data):
     trace = losses_of(trained)
     assert trace[-1] < trace[0]
     assert trained.final.nodes.device.type == "cpu"
+
+
+@pytest.mark.parametrize("settings", OPTIONS.values(), ids=OPTIONS)
+def test_an_option_learns_the_checkerboard(settings, data):
+    config = TrainConfig.model_validate({"alignment": [], "epochs": 30, "patience": 30, **QUICK, **settings})
+    assert found_first(train(config, data, parity_text(data)), data) >= 0.9
 
 
 class KilledError(Exception):
