@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from darec.model.base import BACKBONES, Backbone
-from darec.model.propagation import Adjacency, power_sum, product
+from darec.model.propagation import Adjacency, power_sum
 from schemas.backbones import LayersConfig, LightGCNConfig
 
 
@@ -21,8 +21,7 @@ class LightGCN(Backbone):
         adjacency = self.adjacency.drop(self.config.edge_keep, by_degree) if self.training else self.adjacency
         if self.config.input_layer:
             return propagate(adjacency, nodes, self.config)
-        # Layers 1 to L are one product with layers 0 to L - 1.
-        total = product(adjacency, power_sum(adjacency, nodes, self.config.layers - 1))
+        total = power_sum(adjacency, nodes, self.config.layers, input_layer=False)
         return total if self.config.combine == "sum" else total / self.config.layers
 
 

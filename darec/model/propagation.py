@@ -141,8 +141,13 @@ def product(adjacency: Adjacency, nodes: Tensor) -> Tensor:
     return adjacency.split.by_columns(lambda part: cast("Tensor", _Product.apply(part, adjacency.matrix)), nodes)
 
 
-def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int) -> Tensor:
-    """X + A X + ... + A^layers X, [N, d] -> [N, d], without storing the intermediate layers."""
+def power_sum(adjacency: Adjacency, nodes: Tensor, layers: int, *, input_layer: bool = True) -> Tensor:
+    """X + A X + ... + A^layers X, [N, d] -> [N, d], without storing the intermediate layers.
+
+    Without `input_layer` the sum begins with A X; `layers` is then at least 1.
+    """
+    if not input_layer:  # layers 1 to L are one product with layers 0 to L - 1
+        return product(adjacency, power_sum(adjacency, nodes, layers - 1))
 
     def of(part: Tensor) -> Tensor:
         return cast("Tensor", _PowerSum.apply(part, adjacency.matrix, layers))
