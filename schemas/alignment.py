@@ -178,6 +178,27 @@ class DistillConfig(ObjectiveSection):
     the uniform distribution, at least 0.1, as in the code of ProMax."""
 
 
+class RetrievedGraphConfig(ObjectiveSection):
+    """The second graph of ProMax (arXiv 2604.26231): the train graph with more edges, from each user to the items of
+    the most similar texts. Representations over both graphs are contrasted, ranking uses the train graph only. In
+    ProMax an LLM chooses among the retrieved items; this choice is not part of the objective, so that every retrieved
+    item is an edge. Objectives that change the input rows, such as `rlmrec-gen`, are listed after it. The backbone's
+    representations must be as wide as the ids, as those of `lightgcn` are."""
+
+    name: Literal["retrieved-graph"] = "retrieved-graph"
+    weight: float = Field(default=0.05, ge=0)
+    """Weight of the three terms: of users, of items, and of users against items."""
+    temperature: float = Field(default=0.2, ge=1e-3)
+    """Temperature of the three terms."""
+    items: int = Field(default=3, ge=1, le=1_000)
+    """Number of items that are retrieved for each user, without those of the user's train interactions."""
+    layers: int = Field(default=3, ge=1, le=64)
+    """Number of propagation steps over the second graph. Should be that of the backbone."""
+    input_layer: bool = True
+    """Whether layer 0, the id embeddings, is one of the layers that are summed. Should be that of the backbone; in the
+    code of ProMax it is not."""
+
+
 TeacherConfig = Annotated[EASEConfig | L3AEConfig, Field(discriminator="name")]
 
 
@@ -233,6 +254,12 @@ class LinearTeacherConfig(ObjectiveSection):
 
 
 AlignmentConfig = Annotated[
-    DaRecConfig | RLMRecConConfig | RLMRecGenConfig | KARConfig | DistillConfig | LinearTeacherConfig,
+    DaRecConfig
+    | RLMRecConConfig
+    | RLMRecGenConfig
+    | KARConfig
+    | DistillConfig
+    | LinearTeacherConfig
+    | RetrievedGraphConfig,
     Field(discriminator="name"),
 ]

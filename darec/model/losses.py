@@ -59,6 +59,24 @@ def contrast_views(
     return info_nce(first[rows], match, second if negatives == "all" else match, temperature, counts, split)
 
 
+def contrast_distinct(first: Tensor, second: Tensor, repeats: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of the distinct nodes of a batch between two views, with candidates from the batch: rows [B, d] of nodes
+    that occur `repeats` [B] times -> scalar.
+
+    Each of n equal rows counts 1/n, among the anchors and, by adding log(1/n) to its scores, among the candidates:
+    n (1/n) e^s = e^s. The result is that of the distinct rows, and no shape depends on their number.
+    """
+    anchor = functional.normalize(full_precision(first), dim=-1) / temperature
+    match = functional.normalize(full_precision(second), dim=-1)
+    shares = 1 / repeats.to(match.dtype)
+    reached = ((anchor * match).sum(-1) * shares).sum() / shares.sum()
+
+    # A further column of ones and of log(1/n) adds log(1/n) to the inner products.
+    anchor = torch.cat([anchor, torch.ones_like(shares)[:, None]], 1)
+    candidates = torch.cat([match, shares.log()[:, None]], 1)
+    return mean_log_sum_exp(anchor, candidates, shares) - reached
+
+
 def orthogonality(specific: Tensor, shared: Tensor) -> Tensor:
     """mean_i cos(specific_i, shared_i)^2, both [n, d] (DaRec, L_or of one side)."""
     return functional.cosine_similarity(specific, shared, dim=-1).square().mean()

@@ -9,6 +9,7 @@ import torch
 
 from darec import alignment
 from darec.alignment.darec import shared_text
+from darec.common.errors import UserError
 from darec.common.interactions import Batch, Interactions, Pairs, Representations
 from darec.model import clustering
 from darec.model.propagation import Adjacency, power_sum
@@ -19,6 +20,7 @@ from schemas.alignment import (
     DaRecWeights,
     DistillConfig,
     KARConfig,
+    RetrievedGraphConfig,
     RLMRecConConfig,
     RLMRecGenConfig,
 )
@@ -47,6 +49,11 @@ CASES = OBJECTIVES + [DaRecConfig(**choice, sample=16, centres=3) for choice in 
 DIM, OUT = 8, 10
 
 
+def dim_of(config):
+    """Width of the input rows: that of the final ones for the objective that contrasts both."""
+    return OUT if isinstance(config, RetrievedGraphConfig) else DIM
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return checkerboard(tmp_path_factory.mktemp("checkerboard"))
@@ -64,14 +71,14 @@ def setting(data):
 def build(config, text, data, *, fixed=False):
     """The objective of `config` over the text and the normalised train graph of `data`."""
     adjacency = Adjacency.normalised(data.train, data.n_users, data.n_items)
-    return alignment.build(config, alignment.Setting(text, data, adjacency, DIM, OUT, fixed))
+    return alignment.build(config, alignment.Setting(text, data, adjacency, dim_of(config), OUT, fixed))
 
 
 def terms_of(config, setting):
     text, final, batch, data = setting
     objective = build(config, text, data).train()
-    nodes = objective.inputs(torch.randn(len(final.nodes), DIM))
-    assert nodes.shape == (len(final.nodes), DIM)
+    nodes = objective.inputs(torch.randn(len(final.nodes), dim_of(config)))
+    assert nodes.shape == (len(final.nodes), dim_of(config))
     return objective, objective(final, batch)
 
 
@@ -89,7 +96,7 @@ def test_gradients_reach_the_backbone_and_every_parameter(config, setting):
     text, final, batch, data = setting
     torch.manual_seed(1)
     objective = build(config, text, data).train()
-    changed = objective.inputs(torch.randn(len(final.nodes), DIM))
+    changed = objective.inputs(torch.randn(len(final.nodes), dim_of(config)))
     (sum(objective(final, batch).values()) + changed.square().sum()).backward()
     if config.name != "kar":
         assert final.nodes.grad.abs().sum() > 0
@@ -124,7 +131,7 @@ def test_bfloat16_gives_about_the_same_terms(config, setting):
 def test_inputs_are_a_pure_function_in_use(config, setting):
     text, final, _, data = setting
     objective = build(config, text, data).eval()
-    nodes = torch.randn(len(final.nodes), DIM)
+    nodes = torch.randn(len(final.nodes), dim_of(config))
     assert torch.equal(objective.inputs(nodes), objective.inputs(nodes))
     if config.name != "kar":
         assert objective.inputs(nodes) is nodes
@@ -327,6 +334,76 @@ def test_distill_as_in_promax_weighs_users_by_certainty_and_compares_cosines(set
     student -= np.log(np.exp(student).sum(1, keepdims=True))
     expected = -1.5 * (weights * (shares * student).sum(1)).mean()
     assert objective(final, batch)["distill"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("input_layer", [True, False])
+def test_retrieved_graph_contrasts_both_graphs_over_distinct_nodes_and_pairs(setting, input_layer):
+    text, final, _, data = setting
+    some = torch.arange(0, len(data.train), 7)[:40]
+    batch = Batch(data.train.users[some], data.train.items[some], data.train.items[some])
+    config = RetrievedGraphConfig(weight=0.5, temperature=0.3, items=2, layers=2, input_layer=input_layer)
+    objective = build(config, text, data).train()
+    nodes = torch.randn(data.n_nodes, OUT)
+    terms = objective(Representations(objective.inputs(nodes) + final.nodes, data.n_users), batch)
+
+    edges = np.zeros((data.n_users, data.n_items))
+    edges[data.train.users, data.train.items] = 1
+    similar = np.where(edges > 0, -1, unit_rows(text.user) @ unit_rows(text.item).T)
+    for user, item in np.argwhere(similar.argsort(1).argsort(1) >= data.n_items - 2):
+        edges[user, item] = max(edges[user, item], similar[user, item] > 0)
+    assert edges.sum() > len(data.train)
+    graph = np.block([[np.zeros((len(edges),) * 2), edges], [edges.T, np.zeros((data.n_items,) * 2)]])
+    root = graph.sum(1) ** -0.5
+    graph = root[:, None] * graph * root
+    layers = [nodes.double().numpy()]
+    for _ in range(2):
+        layers.append(graph @ layers[-1])
+
+    first = unit_rows(nodes + final.nodes)
+    second = unit_rows(torch.from_numpy(sum(layers[0 if input_layer else 1 :])))
+    users, items = batch.users.numpy(), batch.items.numpy() + data.n_users
+    assert len(set(users)) < len(users) and len(set(items)) < len(items)
+
+    def contrast(anchors, matches):
+        scores = anchors @ matches.T / 0.3
+        return np.mean(np.log(np.exp(scores).sum(1)) - scores.diagonal())
+
+    expected = {
+        "users": contrast(first[np.unique(users)], second[np.unique(users)]),
+        "items": contrast(first[np.unique(items)], second[np.unique(items)]),
+        "cross": (contrast(first[users], second[items]) + contrast(second[users], first[items])) / 2,
+    }
+    found = {name: value.item() for name, value in terms.items()}
+    expected = {f"retrieved-graph/{name}": 0.5 * value for name, value in expected.items()}
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_retrieved_graph_trains_the_input_rows_through_both_graphs(setting):
+    text, final, batch, data = setting
+    objective = build(RetrievedGraphConfig(), text, data).train()
+    nodes = torch.randn(data.n_nodes, OUT, requires_grad=True)
+    objective.inputs(nodes)
+    sum(objective(final, batch).values()).backward()
+    assert nodes.grad.abs().sum() > 0 and final.nodes.grad.abs().sum() > 0
+
+
+def test_retrieved_graph_has_no_edges_to_dislikes(setting):
+    text, _, _, data = setting
+    best = (text.user @ text.item.T).argmax(1)
+    dislikes = Pairs(torch.arange(data.n_users), best)
+    config = RetrievedGraphConfig(items=data.n_items)
+    for given, wanted in ((None, True), (dislikes, False)):
+        none = Pairs(best[:0], best[:0])
+        some = Interactions(data.n_users, data.n_items, none, none, none, given)
+        graph = build(config, text, some).graph.matrix.to_dense()
+        assert ((graph[: data.n_users, data.n_users :] > 0)[dislikes.users, dislikes.items] == wanted).all()
+
+
+def test_retrieved_graph_refuses_rows_wider_than_the_input(setting):
+    text, _, _, data = setting
+    graph = Adjacency.without_edges(data.n_users, data.n_items)
+    with pytest.raises(UserError, match=r"wider rows.*such as lightgcn"):
+        alignment.build(RetrievedGraphConfig(), alignment.Setting(text, data, graph, DIM, OUT))
 
 
 def test_kar_adds_each_sides_own_mixture_of_experts(setting):

@@ -24,6 +24,7 @@ from schemas.alignment import (
     DistillConfig,
     KARConfig,
     LinearTeacherConfig,
+    RetrievedGraphConfig,
     RLMRecConConfig,
     RLMRecGenConfig,
 )
@@ -56,6 +57,10 @@ CONFIGS = {
     "DaRec with networks": TrainConfig(alignment=(NETWORKS,), clip_norm=0.05, **QUICK),
     "linear teacher": TrainConfig(alignment=(LinearTeacherConfig(text=1, whiten=0),), **QUICK),
     "contrast": TrainConfig(alignment=(RLMRecConConfig(), DistillConfig()), **QUICK),
+    "retrieved graph": TrainConfig(alignment=(RetrievedGraphConfig(weight=1),), **QUICK),
+    "dccf and a retrieved graph": TrainConfig(
+        backbone=DCCFConfig(intents=8), alignment=(RetrievedGraphConfig(weight=1),), **QUICK
+    ),
     "masks": TrainConfig(alignment=(RLMRecGenConfig(),), text=TextConfig(use="add", width=8), **QUICK),
     "ngcf": TrainConfig(backbone=NGCFConfig(), clip_norm=0.05, **PLAIN),
     "ngcf with DaRec": TrainConfig(backbone=NGCFConfig(layers=2), alignment=(NETWORKS,), **QUICK),

@@ -9,10 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
-from darec.model import clustering, losses
+from darec.model import clustering, losses, softmax
 from darec.training.replay import Replay, Terms, cuda_graph
 from darec.training.trainer import Trainer
-from schemas.alignment import DaRecConfig
+from schemas.alignment import DaRecConfig, DistillConfig, RetrievedGraphConfig
 from schemas.backbones import LightGCNConfig, MFConfig
 from schemas.training import TrainConfig
 from tests.checkerboard import checkerboard, parity_text
@@ -46,9 +46,10 @@ CONFIGS = {
         ),
         **SMALL,
     ),
+    "ProMax": TrainConfig(alignment=(DistillConfig(scores="cosine", users="certain"), RetrievedGraphConfig()), **SMALL),
 }
 
-KINDS = dict.fromkeys(CONFIGS, 2) | {"plain": 1, "factorisation": 1, "DaRec, few samples": 3}
+KINDS = dict.fromkeys(CONFIGS, 2) | {"plain": 1, "factorisation": 1, "ProMax": 1, "DaRec, few samples": 3}
 """How many kinds of steps there are: with a sample, with k-means, with the last gradient."""
 
 
@@ -163,7 +164,8 @@ def test_darec_adds_few_kernels_to_a_step(data, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_step_needs_no_value_and_nothing_of_the_cpu(name, tmp_path):
+def test_a_step_needs_no_value_and_nothing_of_the_cpu(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(softmax._BLOCK, DEVICE.type, softmax._BLOCK["cuda"])
     data = checkerboard(tmp_path)
     trainer = Trainer(CONFIGS[name], data, parity_text(data), None, torch.device("cpu"), fixed=True)
     trainer.run_epoch()

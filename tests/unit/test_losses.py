@@ -186,6 +186,17 @@ def test_mean_log_sum_exp_does_not_overflow():
     assert softmax.mean_log_sum_exp(rows, rows).item() == pytest.approx(40_000)
 
 
+def test_contrast_distinct_is_that_of_the_distinct_rows():
+    first, second = (torch.randn(6, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    rows, distinct = torch.tensor([4, 1, 4, 0, 4, 1]), torch.tensor([0, 1, 4])
+    repeats = torch.tensor([3, 2, 3, 1, 3, 2])
+    expected = losses.info_nce(first[distinct], second[distinct], second[distinct], 0.3)
+    found = losses.contrast_distinct(first[rows], second[rows], repeats, 0.3)
+    torch.testing.assert_close(found, expected)
+    for got, wanted in zip(*(torch.autograd.grad(each, (first, second)) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("negatives", ["all", "batch"])
 def test_repeated_rows_count_as_often_between_views(negatives):
     first, second = torch.randn(6, 3), torch.randn(6, 3)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from darec.common.interactions import Pairs
+from darec.common.interactions import Pairs, Representations
+from darec.model import text_graph
 from darec.model.propagation import Adjacency, power_sum, product
 from darec.model.text_graph import text_neighbours
 
@@ -92,3 +93,21 @@ def test_text_neighbours_by_hand():
     degrees = edges.sum(1).clamp_min(1)
     assert torch.allclose(found, edges / (degrees[:, None] * degrees).sqrt()), "an empty text has no neighbours"
     assert torch.equal(text_neighbours(text, 99).matrix.to_dense() > 0, (text @ text.T > 0).fill_diagonal_(False))
+
+
+@pytest.mark.parametrize("block", [1, 2**25])  # a user at a time, all at once
+def test_retrieved_items_by_hand(block, monkeypatch):
+    monkeypatch.setattr(text_graph, "_BLOCK_SCORES", block)
+    users = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    items = torch.tensor([[3.0, 0.3], [1.0, 1.0], [0.1, 1.0], [-1.0, -1.0]])
+    train = Pairs(torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3]))
+    text = Representations.join(users, items)
+
+    def found(count, excluded):
+        pairs = text_graph.retrieved_items(text, count, excluded)
+        return list(zip(pairs.users.tolist(), pairs.items.tolist(), strict=True))
+
+    assert found(1, train) == [(0, 1), (1, 1)], "an empty text has no items"
+    none = Pairs(train.users[:0], train.items[:0])
+    assert found(2, none) == [(0, 0), (0, 1), (1, 2), (1, 1)]
+    assert found(99, train) == [(0, 1), (0, 2), (1, 1), (1, 0)]
