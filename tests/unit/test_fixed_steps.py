@@ -52,6 +52,12 @@ CONFIGS = {
 KINDS = dict.fromkeys(CONFIGS, 2) | {"plain": 1, "factorisation": 1, "ProMax": 1, "DaRec, few samples": 3}
 """How many kinds of steps there are: with a sample, with k-means, with the last gradient."""
 
+TERMS = {
+    "DaRec": ("darec/global_structure", "darec/local_structure"),
+    "ProMax": ("distill", *(f"retrieved-graph/{name}" for name in ("users", "items", "cross"))),
+}
+"""The terms of the loss in addition to the ranking's."""
+
 
 class Recorder(TorchDispatchMode):
     """The operations of each step with the shapes of their results, and those that wait."""
@@ -228,7 +234,7 @@ def test_replayed_steps_are_those_of_the_plain_loop(name, data):
 
     def record(work):
         recorded.append(work)
-        names = ("ranking", "darec/global_structure", "darec/local_structure")[: 3 if "DaRec" in name else 1]
+        names = "ranking", *TERMS.get(name.split(",")[0], ())
         terms = Terms(names, torch.zeros(len(names)))
 
         def replay():
