@@ -79,10 +79,9 @@ class SplitReport(StageReport):
     @property
     def remarks(self) -> tuple[str, ...]:
         """The number of cold users and items of the test."""
-        if not self.test_cold_users and not self.test_cold_items:
-            return ()
-        cold = f"{self.test_cold_users:,} users and {self.test_cold_items:,} items"
-        return (f"{cold} of the test have no train interaction",)
+        counts = {"user": self.test_cold_users, "item": self.test_cold_items}
+        cold = [f"{count:,} {noun}{'s' * (count > 1)}" for noun, count in counts.items() if count]
+        return (f"the test has {' and '.join(cold)} without train interactions",) if cold else ()
 
 
 class GraphReport(StageReport):
@@ -183,7 +182,7 @@ class TrainReport(StageReport):
 
 
 def _recall(value: float) -> str:
-    return "diverged" if value < 0 else f"{value:.4f}"
+    return "diverged" if value < 0 else f"= {value:.4f}"
 
 
 class ChoiceReport(StageReport):
@@ -200,13 +199,18 @@ class ChoiceReport(StageReport):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was chosen, with the recall of every candidate in the last round that compared it."""
-        recalls = {name: value for each in self.rounds for name, value in each["recalls"].items()}
-        if not recalls:
-            return ()
-        best_first = sorted(recalls.items(), key=lambda each: (each[0] != self.name, -each[1]))
-        listed = ", ".join(f"{name} {_recall(value)}" for name, value in best_first)
+        compared, listed = set[str](), list[str]()
+        for each in reversed(self.rounds):
+            recalls = {name: value for name, value in each["recalls"].items() if name not in compared}
+            best_first = sorted(recalls, key=lambda name: (name != self.name, -recalls[name]))
+            values = ", ".join(f"{name} {_recall(recalls[name])}" for name in best_first)
+            # Candidates of different rounds are not comparable: more epochs give a higher recall.
+            epochs = each["epochs"]
+            listed += [f"after {epochs} epoch{'s' * (epochs > 1)} {values}"] if values else []
+            compared |= set(recalls)
+
         how = "kept from an earlier run" if self.kept else self.why
-        return (f"chosen: {self.name} ({how}); validation Recall@20: {listed}",)
+        return (f"chosen: {self.name} ({how}); validation Recall@20: {'; '.join(listed)}",) if listed else ()
 
 
 class RerankReport(StageReport):

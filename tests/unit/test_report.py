@@ -154,7 +154,7 @@ def test_lost_rows_doubts_and_cold_items_are_said_on_the_page_and_after_the_run(
     assert remark_lines(results) == [
         "ingest: 12 of 1,000 rows are lost: no item id, such as '' in row 7",
         "ingest: odd",
-        "split: 0 users and 3 items of the test have no train interaction",
+        "split: the test has 3 items without train interactions",
         "profile_items: 9 of 60 texts come from metadata, not from the LLM (filtered 2, loop 7)",
     ]
     page = render(replace(content, data=DataNotes(("comma-separated",), ingest.remarks)))

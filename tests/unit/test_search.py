@@ -211,6 +211,18 @@ def test_a_choice_is_kept_until_the_data_has_grown_or_the_question_is_another(tm
     assert not others.kept and "100% of the train interactions of the last search are missing" in others.remarks[0]
 
 
+def test_a_choice_names_the_epochs_that_its_candidates_had() -> None:
+    rounds = (
+        {"epochs": 1, "recalls": {"a": 0.3, "weights x 0.5": 0.2, "c": 0.1, "d": -1.0}},
+        {"epochs": 2, "recalls": {"a": 0.35, "weights x 0.5": 0.4}},
+    )
+    assert ChoiceReport(name="weights x 0.5", why="new", rounds=rounds).remarks == (
+        "chosen: weights x 0.5 (new); validation Recall@20: after 2 epochs weights x 0.5 = 0.4000, a = 0.3500; "
+        "after 1 epoch c = 0.1000, d diverged",
+    )
+    assert ChoiceReport(name="a").remarks == ()
+
+
 def test_a_sketch_estimates_which_interactions_are_still_there(tmp_path: Path) -> None:
     users, items = 300, 200
     names = {files.USER_VOCABULARY: (c.USER, users), files.ITEM_VOCABULARY: (c.ITEM, items)}
