@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 from schemas.section import Section, added
 
 
+def check_whitening(whiten: int, whitening: float) -> None:
+    """Raises ValueError if `whitening` is set and has no effect."""
+    if whitening != 1 and not whiten:
+        raise ValueError("whitening has no effect, because whiten is 0: set whiten to the number of dimensions")
+
+
 class BackboneSection(Section):
     """Base class of the configuration of backbones."""
 
@@ -62,6 +68,12 @@ class LightGCNConfig(LayersConfig):
     def _some_layer(self) -> "LightGCNConfig":
         if not self.layers and not self.input_layer:
             raise ValueError("input_layer: false leaves no layer, because layers is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _some_edge_is_dropped(self) -> "LightGCNConfig":
+        if self.edge_sampling != "uniform" and self.edge_keep == 1:
+            raise ValueError(f"edge_sampling: {self.edge_sampling} needs edge_keep below 1, such as 0.8")
         return self
 
 
@@ -198,6 +210,11 @@ class L3AEConfig(ItemModelConfig):
     whitening: float = added(1.0, ge=0, le=1)
     """How far they are whitened: 1 gives all components variance 1, 0.5 the square root of their standard deviation as
     their own, and 0 leaves it unchanged. Used if `whiten` is above 0."""
+
+    @model_validator(mode="after")
+    def _whitened(self) -> "L3AEConfig":
+        check_whitening(self.whiten, self.whitening)
+        return self
 
     @property
     def needs_text(self) -> bool:

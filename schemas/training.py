@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig
+from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig, check_whitening
 from schemas.section import Section, added, not_hashed
 
 
@@ -62,6 +62,11 @@ class TextConfig(Section):
     backbone plus the average of its neighbours' input rows, as in FREEDOM (Zhou and Shen, MM 2023). 0 means no such
     graph."""
 
+    @model_validator(mode="after")
+    def _whitened(self) -> Self:
+        check_whitening(self.whiten, self.whitening)
+        return self
+
     @property
     def is_used(self) -> bool:
         """Whether text vectors enter the model."""
@@ -86,6 +91,12 @@ class FuseConfig(Section):
     """Number of columns of a graph filter (GF-CF with its defaults). They need no text. 0 means none."""
     graph_share: float = added(0.2, ge=0, le=100)
     """Standard deviation of the graph filter's scores relative to that of the trained scores."""
+
+    @model_validator(mode="after")
+    def _some_column(self) -> Self:
+        if not self.components and not self.graph:
+            raise ValueError("components and graph are 0, so no column is added: set one of them, or fuse to null")
+        return self
 
 
 class TrainConfig(Section):
@@ -267,8 +278,15 @@ class TrainConfig(Section):
             return self
         if "alignment" not in self.model_fields_set:  # the default is for trained backbones
             vars(self)["alignment"] = ()
-        if self.alignment or self.text.is_used or self.scoring != "inner":
-            raise ValueError(f"{self.backbone.name} has a closed-form solution: leave out alignment, text and scoring")
+        given = {
+            "alignment to []": bool(self.alignment),
+            "text.use to none": self.text.use != "none",
+            "text.neighbours to 0": self.text.neighbours > 0,
+            "scoring to inner": self.scoring != "inner",
+        }
+        if any(given.values()):
+            wanted = ", ".join(field for field, is_given in given.items() if is_given)
+            raise ValueError(f"backbone: {self.backbone.name} has a closed-form solution: set {wanted}")
         return self
 
 

@@ -79,7 +79,8 @@ def _set(there: Any, steps: list[str], value: Any, annotation: Any, place: _Plac
         step, rest, count = steps[0], steps[1:], len(there)
         appended = step == str(count) and rest in ([], ["name"])
         if not appended and not (step.isdecimal() and int(step) < count):
-            known = f"change 0 to {count - 1}, or " if count else ""
+            entries = "entry 0" if count == 1 else f"an entry from 0 to {count - 1}"
+            known = f"change {entries}, or " if count else ""
             hint = f"{known}append a whole entry as {place.path}.{count}={{name: ...}}"
             raise place.error(f"is a list of {count}: it has no entry {step!r}", hint)
         index = int(step)
@@ -123,4 +124,9 @@ def _default(section: type[BaseModel] | None, key: str) -> Any:
     """The default of a section's field as plain values; None if it has no default."""
     if section is None or key not in section.model_fields or section.model_fields[key].is_required():
         return None
-    return to_jsonable_python(section.model_fields[key].get_default(call_default_factory=True))
+
+    default, (kind, tag) = section.model_fields[key].get_default(call_default_factory=True), (None, None)
+    if isinstance(default, BaseModel):
+        kind, tag = section_of(section.model_fields[key].annotation, default.model_dump(mode="json"))
+    # The other fields stay unset: some defaults depend on whether a field was given.
+    return {} if kind and not tag and default == kind() else to_jsonable_python(default)

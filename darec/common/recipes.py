@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,14 @@ _PLAIN = {
     "model_attributes_type": "Input should be a table of fields",
     "dict_type": "Input should be a table",
     "tuple_type": "Input should be a list",
+    "float_parsing": "Input should be a valid number",
+    "int_parsing": "Input should be a valid integer",
+    "path_type": "Input should be a path",
 }
 """Pydantic's names for what a value should be, in the words of YAML and TOML."""
+
+_FORM = re.compile(r"(str|int|float|bool|constrained-\w+|(literal|tuple|function-\w+|lax-or-strict)\[.*\])$")
+"""The last step of Pydantic's location of a value that may have one of several types."""
 
 
 def load_recipe(path: Path | None, settings: Sequence[str] = ()) -> Recipe:
@@ -110,8 +117,26 @@ def _depth(value: Any) -> int:
 
 def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
     """The error that names field, value and reason of each problem with a `kind`, and the nearest known key."""
-    lines = [_describe(problem, kind) for problem in error.errors(include_url=False)]
+    lines = [_describe(problem, kind) for problem in _merged(error.errors(include_url=False))]
     return UserError(_joined(lines), where=where, hint="see `darec config schema`")
+
+
+def _merged(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """The problems, with those of a value that may have one of several types, such as a number or `auto`, as one."""
+    merged: dict[Any, ErrorDetails] = {}
+    for problem in problems:
+        place, form = problem["loc"][:-1], str(problem["loc"][-1]) if problem["loc"] else ""
+        if not _FORM.match(form) or problem["type"] == "extra_forbidden":
+            merged[len(merged)] = problem
+        elif before := merged.get(place):
+            before["msg"] += f" or {_reason(problem).removeprefix('Input should be ')}"
+        else:
+            merged[place] = {**problem, "loc": place, "msg": _reason(problem), "type": "value_error"}
+    return list(merged.values())
+
+
+def _reason(problem: ErrorDetails) -> str:
+    return _PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
 
 
 def _joined(lines: Sequence[str]) -> str:
@@ -132,7 +157,7 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
         return f"{place}unknown key, {hint}"
 
-    value, reason = problem["input"], _PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    value, reason = problem["input"], _reason(problem)
     if isinstance(value, dict) or is_hidden(problem["type"]):
         return f"{place}{reason}"
     quoted = ", put it in quotes" if problem["type"] == "string_type" and isinstance(value, bool | int | float) else ""

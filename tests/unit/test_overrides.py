@@ -69,6 +69,14 @@ def test_a_path_through_a_field_that_is_not_set_starts_from_its_default():
     assert recipe.evaluate.cutoffs == (7, 10, 20)
 
 
+def test_a_path_sets_no_other_field_of_its_section(path):
+    recipe = load_recipe(None, ["train.backbone.name=ease", "train.dim=64"])
+    assert recipe.train.model_fields_set == {"backbone", "dim"}
+    assert recipe.train.alignment == (), "the default objective is that of trained backbones"
+    with pytest.raises(UserError, match=r"backbone: ease has a closed-form solution: set alignment to \[\] "):
+        load_recipe(path, ["train.backbone.name=ease"])
+
+
 def test_tables_of_free_keys_are_set_key_by_key_or_replaced():
     default = Recipe().gate.tolerances
     added = load_recipe(None, ["gate.tolerances.recall@10=0.2"]).gate.tolerances
@@ -102,7 +110,7 @@ def test_benchmarks_and_searches_use_the_same_language(tmp_path):
     [
         ("train.alignment.2.weight=1", ["'train.alignment' is a list of 1", "no entry '2'", "train.alignment.1="]),
         ("train.alignment.1.weight=1", ["'train.alignment' is a list of 1", "no entry '1'"]),
-        ("train.alignment.-1.weight=1", ["no entry '-1'", "change 0 to 0"]),
+        ("train.alignment.-1.weight=1", ["no entry '-1'", "change entry 0, or append"]),
         ("train.alignment.weight=1", ["'train.alignment' is a list of 1", "no entry 'weight'"]),
         ("train.alignment.0.wieght=1", ["train.alignment.0.wieght: unknown key", "did you mean 'weight'"]),
         ("train.alignment.0.weight.x=1", ["'train.alignment.0.weight' is not a section"]),
