@@ -199,6 +199,9 @@ class ChoiceReport(StageReport):
     @property
     def remarks(self) -> tuple[str, ...]:
         """What was chosen, with the recall of every candidate in the last round that compared it."""
+        if not self.rounds:
+            return (f"{self.name} is the only candidate",) if self.name else ()
+
         compared, listed = set[str](), list[str]()
         for each in reversed(self.rounds):
             recalls = {name: value for name, value in each["recalls"].items() if name not in compared}
@@ -210,7 +213,7 @@ class ChoiceReport(StageReport):
             compared |= set(recalls)
 
         how = "kept from an earlier run" if self.kept else self.why
-        return (f"chosen: {self.name} ({how}); validation Recall@20: {'; '.join(listed)}",) if listed else ()
+        return (f"chosen: {self.name} ({how}); validation Recall@20: {'; '.join(listed)}",)
 
 
 class RerankReport(StageReport):

@@ -35,8 +35,10 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
     settings: TrainConfig = context.config["train"]
     among = search.candidates(config, settings)
     interactions = judged_interactions(context)
+    # `growth` decides when a search is repeated, and not what it finds.
+    search_settings = config.model_copy(update={"growth": SearchConfig().growth})
     asked = {
-        "question": digest(hashed({"search": config, "train": settings})),
+        "question": digest(hashed({"search": search_settings, "train": settings})),
         "texts": _texts(context.recipe),
         "interactions": len(interactions.train),
         "sketch": _sketch(context, interactions.train),

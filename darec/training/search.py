@@ -107,11 +107,14 @@ def choose(
     """The name of the best candidate on validation, and the rounds of the search.
 
     Candidates resume from checkpoints in `folder`, so that a killed search continues. Only `minutes` can make the
-    choice depend on the machine. A candidate whose training diverges is the worst one.
+    choice depend on the machine. A candidate whose training diverges is the worst one. One candidate is not trained.
 
     Raises:
         DivergedError: every candidate diverges.
     """
+    if len(among) == 1:
+        return next(iter(among)), []
+
     rounds, alive, epochs = list[Round](), list(among), config.epochs
     deadline = time.monotonic() + 60 * config.minutes
     while True:

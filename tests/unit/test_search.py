@@ -103,7 +103,7 @@ def test_a_candidate_that_diverges_is_the_worst(data: Interactions, tmp_path: Pa
     assert (name, rounds[0].recalls["wild"]) == ("good", -1)
     assert "wild diverged" in ChoiceReport(name=name, why="new", rounds=tuple(map(asdict, rounds))).remarks[0]
     with pytest.raises(DivergedError):
-        search.choose({"wild": wild}, data, None, graph, SearchConfig(epochs=1), tmp_path)
+        search.choose({"wild": wild, "same": wild}, data, None, graph, SearchConfig(epochs=1), tmp_path)
 
 
 def test_auto_is_the_default_weight_with_a_search() -> None:
@@ -200,6 +200,7 @@ def test_a_choice_is_kept_until_the_data_has_grown_or_the_question_is_another(tm
     assert second["train"].report.choice == "good"
     assert not night(0.5, force=["choose"])["choose"].report.kept, "force means a new search"
     assert not night(0.5, dim=9)["choose"].report.kept, "other settings are another question"
+    assert night(0.6)["choose"].report.kept, "a limit of growth is not"
 
     log.write_text("\n".join(lines[:-70]) + "\n")
     other_recipe_in_between = night(0.5)
@@ -220,7 +221,13 @@ def test_a_choice_names_the_epochs_that_its_candidates_had() -> None:
         "chosen: weights x 0.5 (new); validation Recall@20: after 2 epochs weights x 0.5 = 0.4000, a = 0.3500; "
         "after 1 epoch c = 0.1000, d diverged",
     )
-    assert ChoiceReport(name="a").remarks == ()
+
+
+def test_one_candidate_is_not_trained(data: Interactions, tmp_path: Path) -> None:
+    graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    assert search.choose({"alone": PLAIN}, data, None, graph, SearchConfig(), tmp_path) == ("alone", [])
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert ChoiceReport(name="alone", why="new").remarks == ("alone is the only candidate",)
 
 
 def test_a_sketch_estimates_which_interactions_are_still_there(tmp_path: Path) -> None:
