@@ -23,7 +23,11 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
 
     It is the truncated singular value decomposition of D X B S: D = |history|^-1/2 limits the influence of active
     users, and S = (length of the column of D X B)^-1/4 that of popular items. With its right vectors V, items are
-    S^-1 V and users X B S V.
+    S^-1 V L and users X B S V L^-1.
+
+    L is diagonal with the square roots of the lengths of the columns of X B S V. It cancels in scores and weighs the
+    columns of items: without it, all are equally important, and the cosines of items in a wide model are about 0
+    (Levy and Goldberg, NIPS 2014, find the square root best for word vectors).
 
     A V V' is the closest matrix of rank `dim` to A = D X B S (Eckart and Young, 1936). Dividing it by the weights,
     X B ~ D^-1 A V V' S^-1 = (X B S V) (S^-1 V)': D cancels, and a new user's vector depends on the own history only.
@@ -37,14 +41,18 @@ def factorise(train: Pairs, n_users: int, n_items: int, weights: ItemWeights, di
 
     # The squared length of a column a is the mean of (a . g)^2 over random g, because E[g g'] = I.
     probes = torch.randn(n_users, _PROBES, device=history.device)
-    lengths = transposed(probes).square().mean(1).sqrt()
-    scale = lengths.clamp_min(1e-4 * float(lengths.max()) + 1e-12).pow(-0.25)[:, None]
+    columns = transposed(probes).square().mean(1).sqrt()
+    scale = columns.clamp_min(1e-4 * float(columns.max()) + 1e-12).pow(-0.25)[:, None]
     vectors = right_singular_vectors(
         lambda columns: busy * (of_users @ weights.times(scale * columns)),
         lambda rows: scale * transposed(rows),
         torch.randn(n_items, dim + _OVERSAMPLED, device=history.device),
     )[:, :dim]
-    return Representations.join(of_users @ weights.times(scale * vectors), vectors / scale)
+
+    users = of_users @ weights.times(scale * vectors)
+    lengths = users.norm(dim=0).sqrt()
+    lengths = lengths.clamp_min(1e-6 * float(lengths.max()) + 1e-12)
+    return Representations.join(users / lengths, vectors / scale * lengths)
 
 
 def right_singular_vectors(times: Product, transposed_times: Product, start: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from darec.model.neighbours import neighbour_weights
 from darec.model.propagation import Adjacency
 from darec.model.ridge import ease, ease_with_text_rows, l3ae, text_prior
 from schemas.alignment import LinearTeacherConfig
-from schemas.backbones import EASEConfig, L3AEConfig
+from schemas.backbones import EASEConfig, GraphFilterConfig, ItemKNNConfig, L3AEConfig
 
 TRAIN = Pairs(torch.tensor([0, 0, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 0, 1, 2, 3, 0]))
 HISTORY = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 1]], dtype=float)
@@ -191,6 +191,22 @@ def test_vectors_of_full_width_have_the_scores_of_the_weights():
     final = factorise(train, 30, 12, weights, dim=12)
     scores = final.user @ final.item.T
     assert scores.numpy() == pytest.approx(history @ weights.matrix.numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("config", [EASEConfig(), GraphFilterConfig(), ItemKNNConfig()])
+def test_items_of_the_same_users_are_similar_at_full_width(config):
+    """Forty items of four kinds; each user has items of one kind, and one item of any."""
+    chance, n_users, n_items = np.random.default_rng(0), 200, 40
+    history = np.zeros((n_users, n_items), bool)
+    for user in range(n_users):
+        history[user, 4 * chance.choice(10, 4, replace=False) + user % 4] = True
+        history[user, chance.integers(n_items)] = True
+    data = Interactions(n_users, n_items, Pairs.of(*history.nonzero()), *(Pairs.of(*np.zeros((2, 0), int)),) * 2)
+
+    torch.manual_seed(0)
+    unit = torch.nn.functional.normalize(closed_form.fit(config, data, None, n_items).item, dim=1)
+    nearest = (unit @ unit.T).fill_diagonal_(-1).topk(9).indices
+    assert (nearest % 4 == torch.arange(n_items)[:, None] % 4).float().mean() > 0.9
 
 
 def test_wider_vectors_are_closer_and_the_best_of_their_width():
