@@ -1,8 +1,10 @@
 """Training steps as a CUDA graph, recorded once and replayed: a step is one launch and not hundreds."""
 
+import gc
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -40,13 +42,28 @@ def cuda_graph(work: Callable[[], Terms]) -> tuple[Callable[[], None], Terms]:
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     before = generator.clone_state()
     try:
-        with torch.cuda.graph(graph):
+        with _garbage_collected_before(), torch.cuda.graph(graph):
             terms = work()
     except RuntimeError:
         torch.cuda.set_stream(stream)
         generator.graphsafe_set_state(before)
         raise
     return graph.replay, terms
+
+
+@contextmanager
+def _garbage_collected_before() -> Iterator[None]:
+    """Frees unreachable objects first and none inside. Among them may be the graph of an earlier model; to free it
+    during a recording makes the recording fail when it is replayed.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

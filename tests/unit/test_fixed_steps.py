@@ -1,6 +1,8 @@
 """What a GPU needs to stay busy, counted on the CPU: no step waits for the device, and all have the same shapes."""
 
+import gc
 import itertools
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -273,8 +275,9 @@ def test_steps_that_cannot_be_recorded_are_taken_one_by_one(data, caplog):
     assert trainer.step == 2 * len(trainer.sampler)
 
 
-def test_a_failed_recording_leaves_the_stream_and_the_random_numbers_as_they_were(monkeypatch):
-    """PyTorch's own exit raises before it leaves the stream; `tests/gpu` does the same on a device."""
+@pytest.fixture
+def pretended_capture(monkeypatch):
+    """A capture as PyTorch's: its exit raises before it leaves the stream. `tests/gpu` does the same on a device."""
     on, states = ["default"], list[str]()
     generator = SimpleNamespace(clone_state=lambda: "state before", graphsafe_set_state=states.append)
 
@@ -284,7 +287,7 @@ def test_a_failed_recording_leaves_the_stream_and_the_random_numbers_as_they_wer
         yield
 
     for name, fake in {
-        "CUDAGraph": object,
+        "CUDAGraph": lambda: SimpleNamespace(replay=None),
         "graph": capture,
         "current_stream": lambda: on[-1],
         "set_stream": on.append,
@@ -292,13 +295,44 @@ def test_a_failed_recording_leaves_the_stream_and_the_random_numbers_as_they_wer
         "default_generators": (generator,),
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+    return on, states
 
-    def waits():
-        raise RuntimeError("operation not permitted when stream is capturing")
 
+def waits():
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_failed_recording_leaves_the_stream_and_the_random_numbers_as_they_were(pretended_capture):
+    on, states = pretended_capture
     with pytest.raises(RuntimeError, match="capturing"):
         cuda_graph(waits)
     assert (on[-1], states) == ("default", ["state before"])
+    assert gc.isenabled()
+
+
+def test_an_earlier_model_is_freed_before_a_recording_and_not_during_it(pretended_capture):
+    """To free its CUDA graph while another one is recorded makes the replay of that one fail."""
+
+    class Model:
+        pass
+
+    def unreachable():
+        model = Model()
+        model.itself = model
+        return weakref.ref(model)
+
+    earlier, alive = unreachable(), []
+
+    def work():
+        alive.append(earlier() is not None)
+        dropped = unreachable()
+        _ = [[] for _ in range(100_000)]  # as many objects make Python collect
+        alive.append(dropped() is not None)
+        return Terms(("loss",), torch.zeros(1))
+
+    cuda_graph(work)
+    assert alive == [False, True]
+    assert gc.isenabled()
 
 
 def test_every_batch_is_full_and_all_pairs_occur(data):
