@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from benchmarks.folders import INTERACTIONS, TEXT_FILES, read_interactions, read_text
@@ -16,7 +17,7 @@ from darec.common.interactions import Interactions, Pairs, Representations
 from darec.common.recipes import load_recipe
 from darec.model.propagation import Adjacency
 from schemas import columns as c
-from schemas.bench import DataSources
+from schemas.bench import DataSources, Name
 from schemas.tables import PARTS
 from stages.evaluate import item_ages
 from stages.plan import plan
@@ -91,14 +92,25 @@ def train_counts(interactions: Interactions) -> tuple[Tensor, Tensor]:
 
 
 def sources(known: DataSources, given: list[str]) -> DataSources:
-    """The recipe's data sets, replaced by `NAME=PATH` of the command line."""
+    """The recipe's data sets, with those of the command line (`NAME=PATH`) added or in place of them."""
     found = dict(known)
     for option in given:
         name, equals, path = option.partition("=")
         if not equals or not path:
             raise UserError(f"{option!r} names no data set", where="--data", hint="write --data NAME=PATH")
+        if not _is_name(name):
+            hint = "use letters, digits, spaces, '.', '+', '-' and '_': it becomes part of file names"
+            raise UserError(f"{name!r} cannot be the name of a data set", where="--data", hint=hint)
         found[name] = Path(path)
     return found
+
+
+def _is_name(text: str) -> bool:
+    try:
+        TypeAdapter(Name).validate_python(text)
+    except ValidationError:
+        return False
+    return True
 
 
 def is_recipe(path: Path) -> bool:

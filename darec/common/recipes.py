@@ -16,7 +16,7 @@ from darec.common.files import read_text
 from darec.common.overrides import overlay, parse_settings
 from darec.common.section_types import mismatches
 from darec.common.strict_yaml import DEEPEST, parse
-from schemas.bench import Overrides
+from schemas.bench import BenchRecipe, Overrides, TuneRecipe
 from schemas.recipe import Recipe, resolve_auto
 from schemas.secret import is_hidden
 
@@ -75,7 +75,7 @@ def _validated(kind: type[Model], values: Mapping[str, Any], where: str) -> Mode
     if issubclass(kind, Recipe):
         values = resolve_auto(values)
     if wrong := list(mismatches(values, kind)):
-        raise UserError(_joined(wrong), where=where, hint="see `darec config schema`")
+        raise UserError(_joined(wrong), where=where, hint=_fields_of(kind))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -118,7 +118,14 @@ def _depth(value: Any) -> int:
 def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
     """The error that names field, value and reason of each problem with a `kind`, and the nearest known key."""
     lines = [_describe(problem, kind) for problem in _merged(error.errors(include_url=False))]
-    return UserError(_joined(lines), where=where, hint="see `darec config schema`")
+    return UserError(_joined(lines), where=where, hint=_fields_of(kind))
+
+
+def _fields_of(kind: type[BaseModel]) -> str:
+    """Where the fields of a recipe of this kind are described."""
+    if kind in (BenchRecipe, TuneRecipe):
+        return f"see {kind.__name__} in schemas/bench.py and the recipes in configs/"
+    return "see `darec config schema`"
 
 
 def _merged(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:

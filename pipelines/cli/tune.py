@@ -39,7 +39,8 @@ def tune(
     loaded = load(TuneRecipe, recipe, overrides or ())
     chosen = sources(loaded.data, data or [])
     if len(chosen) != 1:
-        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint="a search has exactly one")
+        hint = f"a search has exactly one: replace that of the recipe, --data {next(iter(chosen), 'NAME')}=FOLDER"
+        raise UserError(f"{len(chosen)} data sets are named", where=str(recipe), hint=hint)
 
     with Bars(loaded.name) as bars:
         base = _search_context(*next(iter(chosen.items())), bars)

@@ -1,12 +1,15 @@
 """Overrides, grids and keys of benchmarks."""
 
+from pathlib import Path
+
 import pytest
 
-from benchmarks.data import BenchData, from_folder
+from benchmarks.data import BenchData, from_folder, sources
 from benchmarks.grid import expand
 from benchmarks.runs import Run, agrees, chosen
 from darec.common.errors import UserError
 from darec.common.recipes import configure
+from pipelines.cli import bench_table
 from pipelines.cli.bench_options import open_grid
 from schemas.alignment import DaRecConfig, KARConfig
 from schemas.bench import BenchRecipe
@@ -97,3 +100,15 @@ def test_only_the_selected_data_sets_have_to_be_there(tmp_path):
 def test_a_folder_without_interactions_is_named(tmp_path):
     with pytest.raises(UserError, match=r"--data board=FOLDER"):
         from_folder("board", tmp_path)
+
+
+def test_a_name_that_cannot_be_part_of_a_file_name_is_refused():
+    assert sources({}, ["my data=folder"]) == {"my data": Path("folder")}
+    for given in ("mi/ne=folder", "../mine=folder", "=folder"):
+        with pytest.raises(UserError, match=r"cannot be the name of a data set"):
+            sources({}, [given])
+
+
+def test_a_table_against_no_alignment_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no alignment is named nonsense \[--against\] -> use one of none, darec"):
+        bench_table.table(write_recipe(tmp_path), None, None, ["board"], "0", tmp_path, tmp_path, against="nonsense")
