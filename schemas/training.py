@@ -226,6 +226,9 @@ class TrainConfig(Section):
         """
         kept = tuple(plain for each in self.alignment if (plain := each.without_text()))
         plain = {"alignment": kept, "text": TextConfig(), "warm_start": False, "backbone": self.backbone.without_text()}
+        if self.cold_start in ("neighbours", "history"):  # no vector is predicted, so another value trains nothing new
+            cold = ("cold_start", "cold_loss", "cold_growth")
+            plain |= {name: type(self).model_fields[name].default for name in cold}
         graph_columns = self.fuse.model_copy(update={"components": 0}) if self.fuse and self.fuse.graph else None
         without = self.model_copy(update=plain | {"fuse": graph_columns})
         return without if without.learns else without.model_copy(update={"ranking_weight": 1.0})

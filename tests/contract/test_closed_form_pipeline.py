@@ -78,6 +78,14 @@ def test_without_text_l3ae_is_ease_and_the_others_are_themselves():
     assert not plain.needs_text
 
 
+@pytest.mark.parametrize("cold_start", ["neighbours", "history"])
+def test_the_reference_is_the_same_for_any_vectors_of_new_items(cold_start):
+    plain = TrainConfig.model_validate({"dim": 9}).without_text()
+    assert TrainConfig.model_validate({"dim": 9, "cold_start": cold_start, "cold_loss": 0.5}).without_text() == plain
+    none = TrainConfig.model_validate({"dim": 9, "cold_start": "none"})
+    assert none.without_text().cold_start == "none", "as in stores of version 0.1"
+
+
 def test_the_reference_of_a_student_has_the_same_teacher_without_text(data):
     teacher = {"name": "linear-teacher", "model": {"name": "l3ae", "graph": 0.3}, "sharpness": 3}
     student = {"ranking_weight": 0, "dim": 4, "epochs": 30, "learning_rate": 0.05}
