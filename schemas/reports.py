@@ -118,6 +118,8 @@ class ProfileReport(StageReport):
     """Number of unusable answers in this run, by cause."""
     causes: dict[str, int] = {}
     """Number of rows from metadata, by cause."""
+    only_ids: int = 0
+    """Number of items of which only the id is known."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     output_tokens_per_second: float = 0.0
@@ -126,12 +128,18 @@ class ProfileReport(StageReport):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The number of texts that come from metadata, by cause."""
-        if not self.from_metadata:
-            return ()
-        causes = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(self.causes.items()))
-        why = f" ({causes})" if causes else ""
-        return (f"{self.from_metadata:,} of {self.rows:,} texts come from metadata, not from the LLM{why}",)
+        """The number of texts that come from metadata, by cause; that most items have no text."""
+        found = list[str]()
+        if 2 * self.only_ids > self.rows:
+            found.append(
+                f"{self.only_ids:,} of {self.rows:,} items have no title, description or attributes, so the LLM is "
+                "shown their ids only: set data.items, or train without text (train.alignment: [])"
+            )
+        if self.from_metadata:
+            causes = ", ".join(f"{cause} {rows:,}" for cause, rows in sorted(self.causes.items()))
+            why = f" ({causes})" if causes else ""
+            found.append(f"{self.from_metadata:,} of {self.rows:,} texts come from metadata, not from the LLM{why}")
+        return tuple(found)
 
     @property
     def tokens(self) -> int:

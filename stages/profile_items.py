@@ -1,7 +1,7 @@
 """profile_items: the LLM writes a profile of each item."""
 
 from darec.artifacts.files import ITEM_FALLBACKS, ITEM_PROFILES, ITEM_VOCABULARY, ITEMS
-from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data
+from darec.text.entities import ITEM_VARIABLES, even_sample, item_text_from_metadata, items_as_data, known_by_id
 from darec.text.profiling import ProfileTask, fallbacks_in
 from darec.text.prompts import chat_prompt
 from schemas import columns as c
@@ -12,10 +12,11 @@ from stages.contract import Outcome, Pending, StageContext
 
 def run(context: StageContext) -> Outcome[ProfileReport]:
     """Profiles every item of the vocabulary; only prompts without an answer in the row ledger are sent to the LLM."""
-    profiles, report = profile_task(context).run(context.progress)
+    task = profile_task(context)
+    profiles, report = task.run(context.progress)
     context.write(ITEM_PROFILES, profiles)
     context.write(ITEM_FALLBACKS, fallbacks_in(profiles))
-    return Outcome(profiles.height, ProfileReport.model_validate(report))
+    return Outcome(profiles.height, ProfileReport.model_validate(report | {"only_ids": known_by_id(task.rows)}))
 
 
 def pending(context: StageContext) -> Pending:

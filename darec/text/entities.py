@@ -39,6 +39,13 @@ def items_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame
     return cleaned.collect(engine="streaming")  # so that the steps of cleaning are not in memory for all rows
 
 
+def known_by_id(items: pl.DataFrame) -> int:
+    """The number of rows of `items_as_data` of which nothing but the id is known."""
+    has_title = pl.col(c.TITLE) != pl.col(c.ITEM)
+    has_more = (pl.col(c.DESCRIPTION).fill_null("") != "") | (pl.col(c.ATTRIBUTES).list.len().fill_null(0) > 0)
+    return items.filter(~(has_title | has_more)).height
+
+
 def titles_as_data(vocabulary: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
     """The numbers, ids and titles of `items_as_data`, for which `items` needs no other column than ids and titles."""
     joined = vocabulary.join(items, on=c.ITEM, how="left", maintain_order="left")

@@ -14,6 +14,7 @@ from darec.text.entities import (
     USER_VARIABLES,
     item_text_from_metadata,
     items_as_data,
+    known_by_id,
     user_text_from_metadata,
     users_as_data,
 )
@@ -23,6 +24,7 @@ from darec.text.profiling import ProfileTask
 from darec.text.protocol import Answer, Request
 from schemas import columns as c
 from schemas import tables
+from schemas.reports import ProfileReport
 from schemas.semantic import ItemProfileConfig, LLMConfig, UserProfileConfig
 
 TITLES = ["Alien (1979)", "Jaws (1975)", "Heat (1995)", "Speed (1994)"]
@@ -150,6 +152,20 @@ def test_chunks_finished_before_a_crash_are_kept(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         task(tmp_path, items()).run(engine=Script(answer))
     assert task(tmp_path, items()).pending() == 2
+
+
+def test_items_of_which_only_the_id_is_known_are_counted() -> None:
+    nothing, empty = pl.Series([None] * 4, dtype=pl.String), pl.Series([[]] * 4, dtype=tables.ITEMS[c.ATTRIBUTES])
+    bare = items().with_columns(pl.col(c.ITEM).alias(c.TITLE), nothing.alias(c.DESCRIPTION), empty.alias(c.ATTRIBUTES))
+    assert known_by_id(items_as_data(item_vocabulary(), bare)) == 4
+    assert known_by_id(items_as_data(item_vocabulary(), bare.clear())) == 4, "not even in the table of items"
+    titled = bare.with_columns(pl.Series(c.TITLE, ["w", "x", "Alien", "Heat"]))
+    assert known_by_id(items_as_data(item_vocabulary(), titled)) == 2
+    assert known_by_id(items_as_data(item_vocabulary(), items())) == 0
+
+    (remark,) = ProfileReport(rows=4, only_ids=3).remarks
+    assert remark.startswith("3 of 4 items have no title, description or attributes, so the LLM is shown their ids")
+    assert ProfileReport(rows=4, only_ids=2).remarks == ()
 
 
 def test_users_without_history_and_without_metadata_are_kept(tmp_path: Path) -> None:
