@@ -45,7 +45,7 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
     }
 
     earlier = _newest(context, asked["question"])
-    why = _changed(earlier, asked, config.growth) if earlier else "there is no choice yet for these settings"
+    why = _changed(earlier, asked, config.growth) if earlier else "the first search with these settings"
     if earlier and not why:
         context.write(CHOICE, earlier)
         return Outcome(

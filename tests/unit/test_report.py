@@ -108,7 +108,7 @@ def test_the_worth_of_texts_has_intervals_and_a_verdict(content, nights):
 def test_a_page_names_the_choice_of_a_search(tmp_path):
     chosen = recipe(tmp_path, search={"candidates": {"as it is": {}, "other": {"seed": 5}}, "epochs": 1})
     page = render(collect(Source.of_run(Store(chosen.runtime.store), run(chosen))))
-    assert "there is no choice yet for these settings" in page and "validation Recall@20: " in page
+    assert "the first search with these settings" in page and "validation Recall@20: " in page
 
 
 def test_a_page_says_how_close_the_lists_of_an_index_are(tmp_path, monkeypatch):
