@@ -42,6 +42,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "llm.batch_api": {"llm.engine": "server", "llm.batch_api": True},
     "graph.event_weights": {"data.repeats": "sum", "graph.event_weights": "log"},
     "train.backbone.name": {"train.backbone": {"name": "mf"}},
+    "train.backbone.edge_sampling": {"train.backbone.edge_keep": 0.8, "train.backbone.edge_sampling": "degree"},
+    "train.text.whitening": {"train.text.whiten": 64, "train.text.whitening": 0.5},
     "train.loss.name": {"train.loss": {"name": "softmax"}},
     "train.dislikes": {"data.dislike_below": 3.0, "train.dislikes": "avoid"},
     "train.fuse": {"train.fuse": {}},
