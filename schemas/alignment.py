@@ -74,9 +74,9 @@ class DaRecConfig(ObjectiveSection):
     """Which nodes are aligned. items, users: those of one side only. separate: each side by itself, and the two losses
     are averaged. joint: users and items together in one sample."""
     sample: int = Field(default=2_048, ge=2, le=16_384)
-    """N^: number of rows per side in a sample, which all terms compare. On a GPU all rows of a sample are distinct. On a
-    CPU they are drawn with replacement and duplicates are removed, so that a sample has fewer: 1,609 of 2,048 on Amazon
-    Beauty."""
+    """N^: number of rows per side in a sample, which all terms compare. On a GPU all rows of a sample are distinct. On
+    a CPU they are drawn with replacement and duplicates are removed, so that a sample has fewer: 1,609 of 2,048 on
+    Amazon Beauty."""
     every: int = added(6, before=1, ge=1, le=1_000_000)
     """Draws a sample every N steps. The steps in between use the gradient of the last one again. Each epoch begins with
     a sample."""
