@@ -75,7 +75,7 @@ def _found(config: TrainConfig, data: Interactions, known: Pairs, everything: Pa
     final = train(config, data).final
     later = ~torch.isin(_keys(everything, data.n_items), _keys(known, data.n_items))
     held_back = Pairs(everything.users[later], everything.items[later])
-    left_out = Pairs(torch.cat([data.train.users, known.users]), torch.cat([data.train.items, known.items]))
+    left_out = data.train.joined(known)
     plain, filtered = (_scored(final, data, pairs) for pairs in (data.train, left_out))
     shares = [_share(final, data, pairs, held_back) for pairs in (data.train, left_out)]
     return Found(plain, filtered, (shares[0], shares[1]))

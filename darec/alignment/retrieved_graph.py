@@ -13,7 +13,7 @@ from torch import Tensor
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting
 from darec.common.errors import UserError
-from darec.common.interactions import Batch, Interactions, Pairs, Representations
+from darec.common.interactions import Batch, Interactions, Representations
 from darec.model import losses
 from darec.model.propagation import Adjacency, power_sum
 from darec.model.text_graph import retrieved_items
@@ -64,12 +64,8 @@ class RetrievedGraph(Objective):
 def _second_graph(text: Representations, interactions: Interactions, items: int) -> Adjacency:
     """The normalised graph of the train pairs and the retrieved ones, each of weight 1; dislikes are not retrieved."""
     train, dislikes = interactions.train, interactions.dislikes
-    retrieved = retrieved_items(text, items, _joined(train, dislikes) if dislikes else train)
-    return Adjacency.normalised(_joined(train, retrieved), interactions.n_users, interactions.n_items)
-
-
-def _joined(first: Pairs, second: Pairs) -> Pairs:
-    return Pairs(torch.cat([first.users, second.users]), torch.cat([first.items, second.items]))
+    retrieved = retrieved_items(text, items, train.joined(dislikes) if dislikes else train)
+    return Adjacency.normalised(train.joined(retrieved), interactions.n_users, interactions.n_items)
 
 
 def _repeats(nodes: Tensor, size: int) -> Tensor:

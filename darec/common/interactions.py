@@ -39,6 +39,10 @@ class Pairs:
         """The same pairs on `device`."""
         return Pairs(self.users.to(device), self.items.to(device))
 
+    def joined(self, other: "Pairs") -> "Pairs":
+        """These pairs, then those of `other`."""
+        return Pairs(torch.cat([self.users, other.users]), torch.cat([self.items, other.items]))
+
     def keys(self, n_items: int) -> Tensor:
         """The distinct pairs as sorted int64 numbers: user * n_items + item."""
         keys = self.users * n_items + self.items

@@ -76,7 +76,7 @@ def report(
     """
     catalogue = catalogue or Catalogue.of(data)
     most_popular = popularity(data.train, data.n_users, data.n_items)
-    either = Pairs(*(torch.cat([getattr(data.val, side), getattr(data.test, side)]) for side in ("users", "items")))
+    either = data.val.joined(data.test)
     others = {
         "popularity": (most_popular, data.test, None, MostPopular),
         **({"reference": (reference, data.test, reranker, ranker)} if reference is not None else {}),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from darec.common.errors import UserError
-from darec.common.interactions import Batch, Interactions, ItemLists, Pairs
+from darec.common.interactions import Batch, Interactions, ItemLists
 
 _LOOKED_UP = 2**22  # number of pairs per look-up, which takes 32 bytes per pair
 
@@ -37,7 +37,7 @@ class Sampler:
         self.train, self.n_items, self.batch_size = interactions.train, interactions.n_items, batch_size
         size = (interactions.n_users, interactions.n_items)
         disliked = interactions.dislikes if interactions.dislikes and len(interactions.dislikes) else None
-        excluded = _joined(self.train, disliked) if disliked and dislikes == "avoid" else self.train
+        excluded = self.train.joined(disliked) if disliked and dislikes == "avoid" else self.train
         self.lists, self.keys = ItemLists(excluded, *size), excluded.keys(self.n_items)
         self._train_lists = self.lists if excluded is self.train else ItemLists(self.train, *size)
         self.disliked = ItemLists(disliked, *size) if disliked and dislikes == "prefer" else None
@@ -113,7 +113,3 @@ class Sampler:
     def _seen(self, users: Tensor, items: Tensor) -> Tensor:
         wanted = users * self.n_items + items
         return self.keys[torch.searchsorted(self.keys, wanted).clamp_max(len(self.keys) - 1)] == wanted
-
-
-def _joined(first: Pairs, second: Pairs) -> Pairs:
-    return Pairs(torch.cat([first.users, second.users]), torch.cat([first.items, second.items]))
