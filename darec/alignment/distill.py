@@ -9,7 +9,7 @@ from torch import Tensor
 
 from darec.alignment.base import OBJECTIVES, Objective, Setting
 from darec.common.interactions import Batch, Representations
-from darec.model import losses
+from darec.model.softmax import distillation
 from darec.model.whitening import unit, whiten
 from schemas.alignment import DistillConfig
 
@@ -28,15 +28,12 @@ class Distill(Objective):
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term over the batch's first `rows` users and all items."""
         config, users = self.config, batch.users[: self.config.rows]
-        with torch.no_grad():
-            shares = torch.softmax(self.text.user[users] @ self.text.item.T / config.teacher_temperature, -1)
-            weights = _certainty(shares) if config.users == "certain" else None
-
-        scores = final.split.total(final.user[users] @ final.item.T)
         if config.scores == "cosine":
-            lengths = final.split.total(final.nodes.square().sum(1)).clamp_min(1e-12).sqrt()
-            scores = scores / (lengths[users, None] * lengths[final.n_users :])
-        return {"distill": config.weight * losses.distillation(scores / config.temperature, shares, weights)}
+            final = Representations(final.split.normalised(final.nodes), final.n_users, final.split)
+        student = final.user[users] / config.temperature, final.item
+        teacher = self.text.user[users] / config.teacher_temperature, self.text.item
+        weigh = _certainty if config.users == "certain" else None
+        return {"distill": config.weight * distillation(student, teacher, weigh, final.split)}
 
 
 def _whitened(config: DistillConfig, text: Representations) -> Representations:
@@ -48,7 +45,7 @@ def _whitened(config: DistillConfig, text: Representations) -> Representations:
     return Representations.join(*(whiten(side, config.whiten).nodes for side in (users, items)))
 
 
-def _certainty(shares: Tensor) -> Tensor:
-    """1 - H / H(uniform), at least 0.1, H the entropy of each row of `shares`: [b, n] -> [b]."""
-    entropy = torch.special.entr(shares).sum(1)
-    return (1 - entropy / log(shares.shape[1])).clamp_min(0.1)
+def _certainty(log_shares: Tensor) -> Tensor:
+    """1 - H / H(uniform), at least 0.1, H the entropy of each row of shares: their logarithms [b, n] -> [b]."""
+    entropy = -torch.linalg.vecdot(log_shares.exp(), log_shares)
+    return (1 - entropy / log(log_shares.shape[1])).clamp_min(0.1)

@@ -288,11 +288,3 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, outer: Tensor) -> tuple[None, Tensor, None, None]:
         rows, gradient = ctx.saved_tensors
         return None, gradient.new_zeros(ctx.shape).index_add_(0, rows, gradient * outer), None, None
-
-
-def distillation(student: Tensor, shares: Tensor, weights: Tensor | None = None) -> Tensor:
-    """mean_b -w_b sum_j p_bj log softmax(student_b)_j: logits with the temperature applied and the teacher's shares p
-    [B, m], and weights [B], 1 by default.
-    """
-    losses = functional.cross_entropy(student, shares, reduction="none")
-    return losses.mean() if weights is None else (weights * losses).mean()

@@ -6,11 +6,11 @@ block. Each block of rows is scored, reduced and discarded (as in Dao et al., Fl
 one block, and on a CPU the block stays in the cache, which is about three times as fast.
 
 `log_sum_exp` returns the value of every row, and scores each block again in the backward pass, where the gradients of
-the rows are known. `mean_log_sum_exp` returns only a weighted mean, so the gradients are known in the forward pass up
-to one factor, and each block is scored once.
+the rows are known. `mean_log_sum_exp` and `distillation` return only a mean, so the gradients are known in the forward
+pass up to one factor, and each block is scored once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +20,12 @@ from torch.autograd.function import once_differentiable
 from darec.common.column_split import UNSPLIT, ColumnSplit
 
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: the size of a core's cache, and enough work for a GPU
+
+
+def _rows_per_block(columns: Tensor) -> int:
+    """A multiple of 8 if there are as many: products of other numbers of rows take up to three times as long."""
+    size = max(1, _BLOCK[columns.device.type] // len(columns))
+    return size - size % 8 or size
 
 
 def log_sum_exp(
@@ -69,7 +75,7 @@ def _blocks(
     rows: Tensor, columns: Tensor, skipped_row: Tensor, skipped_column: Tensor, split: ColumnSplit
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yields the scores of blocks of rows, -inf for excluded candidates; the caller may overwrite the tensor."""
-    size = max(1, _BLOCK[rows.device.type] // len(columns))
+    size = _rows_per_block(columns)
     starts = torch.arange(0, len(rows) + size, size, device=rows.device)
     cuts = torch.searchsorted(skipped_row, starts).tolist()
     for number, first in enumerate(range(0, len(rows), size)):
@@ -110,7 +116,7 @@ class _MeanLogSumExp(torch.autograd.Function):
         columns = candidates.T.contiguous()
 
         log_sums = []
-        block = max(1, _BLOCK[anchor.device.type] // len(candidates))
+        block = _rows_per_block(candidates)
         parts = (part[mine].split(block) for part in (anchor, weights, to_anchor))
         for rows, weight, gradient in zip(*parts, strict=True):
             scores = split.add_up(rows @ columns)
@@ -134,3 +140,66 @@ class _MeanLogSumExp(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         to_anchor, to_candidates = ctx.saved_tensors
         return to_anchor * gradient, to_candidates.T * gradient, None, None
+
+
+def distillation(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    weigh: Callable[[Tensor], Tensor] | None = None,
+    split: ColumnSplit = UNSPLIT,
+) -> Tensor:
+    """mean_b -w_b sum_j p_bj log q_bj with q_b = softmax_j(u_b . v_j) of the student and p_b = softmax_j(t_b . c_j) of
+    the teacher, which is frozen.
+
+    Args:
+        student: rows u [B, d] and columns v [m, d]; temperatures are already applied to the rows, here and in
+            `teacher`.
+        teacher: rows t [B, d'] and columns c [m, d'].
+        weigh: computes the weights w [b] of some rows from their log p, [b, m]; without it they are 1.
+        split: the columns of the student that this process holds, or the rows that it computes.
+    """
+    rows, columns = (full_precision(each) for each in student)
+    with torch.autocast(rows.device.type, enabled=False):
+        return _Distillation.apply(rows, columns, *map(full_precision, teacher), weigh, split)  # type: ignore[return-value]
+
+
+class _Distillation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        columns: Tensor,
+        teacher_rows: Tensor,
+        teacher_columns: Tensor,
+        weigh: Callable[[Tensor], Tensor] | None,
+        split: ColumnSplit,
+    ) -> Tensor:
+        mine = split.my_rows(len(rows))
+        to_rows = torch.zeros_like(rows)
+        to_columns = torch.zeros_like(columns.T)
+        mean = rows.new_zeros(())
+
+        block = _rows_per_block(columns)
+        parts = (part[mine].split(block) for part in (rows, teacher_rows, to_rows))
+        for own, wanted, gradient in zip(*parts, strict=True):
+            log_q = split.add_up(own @ columns.T).log_softmax(1)
+            log_p = (wanted @ teacher_columns.T).log_softmax(1)
+            weight = own.new_ones(len(own)) if weigh is None else weigh(log_p)
+            weight = weight / len(rows)
+            p = log_p.exp_()
+            mean -= weight @ torch.linalg.vecdot(p, log_q)
+
+            # The derivative in a score of the student is w_b (q_bj - p_bj) / B.
+            gap = log_q.exp_().sub_(p).mul_(weight[:, None])
+            torch.mm(gap, columns, out=gradient)
+            to_columns.addmm_(own.T.contiguous(), gap)
+
+        split.add_rows(mean, to_rows, to_columns)
+        ctx.save_for_backward(to_rows, to_columns)
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        to_rows, to_columns = ctx.saved_tensors
+        return to_rows * gradient, to_columns.T * gradient, None, None, None, None

@@ -56,7 +56,9 @@ CONFIGS = {
     "DaRec, few samples": TrainConfig(alignment=(DaRecConfig(sample=24, recluster_steps=2, every=3),), **QUICK),
     "DaRec with networks": TrainConfig(alignment=(NETWORKS,), clip_norm=0.05, **QUICK),
     "linear teacher": TrainConfig(alignment=(LinearTeacherConfig(text=1, whiten=0),), **QUICK),
-    "contrast": TrainConfig(alignment=(RLMRecConConfig(), DistillConfig()), **QUICK),
+    "contrast": TrainConfig(
+        alignment=(RLMRecConConfig(), DistillConfig(), DistillConfig(scores="cosine", users="certain")), **QUICK
+    ),
     "retrieved graph": TrainConfig(alignment=(RetrievedGraphConfig(weight=1),), **QUICK),
     "dccf and a retrieved graph": TrainConfig(
         backbone=DCCFConfig(intents=8), alignment=(RetrievedGraphConfig(weight=1),), **QUICK

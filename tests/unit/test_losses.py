@@ -161,16 +161,6 @@ def test_centre_gaps_by_hand():
     assert losses.centre_distance(left, right).item() == pytest.approx((1 + 4) / 2, rel=1e-6)
 
 
-def test_distillation_is_least_at_the_teacher():
-    teacher = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
-    shares = torch.softmax(teacher, -1)
-    entropy = -(shares[0] * shares[0].log()).sum().item()
-    assert losses.distillation(teacher, shares).item() == pytest.approx(entropy, rel=1e-6)
-    assert losses.distillation(teacher.flip(1), shares) > losses.distillation(teacher, shares)
-    weighted = losses.distillation(teacher, shares, torch.tensor([0.5, 0.25]))
-    assert weighted.item() == pytest.approx(0.375 * entropy, rel=1e-6)
-
-
 @pytest.mark.parametrize("block", [1, 7, 1 << 19])  # rows alone, a ragged last block, all at once
 def test_mean_log_sum_exp_and_its_gradients_are_those_of_the_plain_expression(block, monkeypatch):
     monkeypatch.setitem(softmax._BLOCK, "cpu", block * 11)
