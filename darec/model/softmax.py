@@ -112,8 +112,8 @@ class _MeanLogSumExp(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, candidates: Tensor, weights: Tensor, split: ColumnSplit) -> Tensor:
         mine = split.my_rows(len(anchor))
         to_anchor = torch.zeros_like(anchor)
-        to_candidates = torch.zeros_like(candidates.T)
         columns = candidates.T.contiguous()
+        to_candidates = torch.zeros_like(columns) if ctx.needs_input_grad[1] else None  # texts are frozen
 
         log_sums = []
         block = _rows_per_block(candidates)
@@ -128,18 +128,19 @@ class _MeanLogSumExp(torch.autograd.Function):
             # d/da_b = w_b sum_j p_bj c_j and d/dc_j = sum_b w_b p_bj a_b, p_bj = powers / sums.
             scale = weight[:, None] / sums
             torch.mul(powers @ candidates, scale, out=gradient)
-            to_candidates.addmm_((rows * scale).T.contiguous(), powers)
+            if to_candidates is not None:
+                to_candidates.addmm_((rows * scale).T.contiguous(), powers)
 
         mean = torch.cat(log_sums) @ weights[mine]
-        split.add_rows(mean, to_anchor, to_candidates)
+        split.add_rows(*(each for each in (mean, to_anchor, to_candidates) if each is not None))
         ctx.save_for_backward(to_anchor, to_candidates)
         return mean
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         to_anchor, to_candidates = ctx.saved_tensors
-        return to_anchor * gradient, to_candidates.T * gradient, None, None
+        return to_anchor * gradient, None if to_candidates is None else to_candidates.T * gradient, None, None
 
 
 def distillation(

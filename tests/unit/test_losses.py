@@ -169,6 +169,8 @@ def test_mean_log_sum_exp_and_its_gradients_are_those_of_the_plain_expression(bl
     plain = (torch.logsumexp(anchor @ candidates.T, 1) * counts).sum() / counts.sum()
     torch.testing.assert_close(softmax.mean_log_sum_exp(anchor, candidates, counts), plain)
     assert torch.autograd.gradcheck(lambda a, c: 3 * softmax.mean_log_sum_exp(a, c, counts), (anchor, candidates))
+    frozen = candidates.detach()  # its gradient is not computed
+    assert torch.autograd.gradcheck(lambda a: 3 * softmax.mean_log_sum_exp(a, frozen, counts), (anchor,))
 
 
 def test_mean_log_sum_exp_does_not_overflow():
