@@ -33,5 +33,5 @@ class KAR(Objective):
     def _mix(self, text: Tensor, own: nn.ModuleList, gate: nn.Linear) -> Tensor:
         """sum_e gate_e(text) expert_e(text), [n, d_L] -> [n, dim]."""
         shares = torch.softmax(gate(text), -1)
-        answers = torch.stack([expert(text) for expert in [*self.shared, *own]], -1)
-        return (answers * shares[:, None, :]).sum(-1)
+        answers = torch.stack([expert(text) for expert in [*self.shared, *own]], 1)
+        return torch.einsum("ne,ned->nd", shares, answers)
