@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.data import BenchData
 from benchmarks.grid import expand
+from benchmarks.tune import SearchContext, searches
 from darec.common.recipes import load, load_recipe
 from darec.training import train
 from darec.training.search import candidates
 from schemas.bench import BenchRecipe, TuneRecipe
+from schemas.recipe import Recipe
 from tests.checkerboard import checkerboard, parity_text
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -37,5 +40,13 @@ def test_every_benchmark_is_a_grid_of_valid_settings(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "tune").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_search_is_valid(path: Path) -> None:
-    assert load(TuneRecipe, path).trials > 0
+def test_every_search_is_valid_for_the_recipe_that_it_starts_from(path: Path, tmp_path: Path) -> None:
+    recipe = load(TuneRecipe, path)
+    (source,) = map(Path, recipe.data.values())
+    base = load_recipe(CONFIGS.parent / source) if source.suffix == ".yaml" else Recipe()
+    found = searches(recipe, SearchContext(base, tuple(Recipe.model_fields), _no_data), tmp_path)
+    assert len(found) == max(1, len(recipe.methods))
+
+
+def _no_data(recipe: Recipe) -> BenchData:
+    raise AssertionError("data is read when a search starts")
