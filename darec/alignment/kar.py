@@ -34,4 +34,4 @@ class KAR(Objective):
         """sum_e gate_e(text) expert_e(text), [n, d_L] -> [n, dim]."""
         shares = torch.softmax(gate(text), -1)
         answers = torch.stack([expert(text) for expert in [*self.shared, *own]], 1)
-        return torch.einsum("ne,ned->nd", shares, answers)
+        return torch.einsum("re,red->rd", shares, answers)
