@@ -208,8 +208,8 @@ class L3AEConfig(ItemModelConfig):
     whiten: int = Field(default=0, ge=0, le=16_384)
     """Number of dimensions that item texts are PCA-whitened to first. 0 means no whitening."""
     whitening: float = added(1.0, ge=0, le=1)
-    """How far they are whitened: 1 gives all components variance 1, 0.5 the square root of their standard deviation as
-    their own, and 0 leaves it unchanged. Used if `whiten` is above 0."""
+    """How far they are whitened: 1 gives all components variance 1, 0.5 takes the square root of their standard
+    deviations, and 0 leaves these unchanged. Used if `whiten` is above 0."""
 
     @model_validator(mode="after")
     def _whitened(self) -> "L3AEConfig":

@@ -11,7 +11,8 @@ NIGHTS_FILE = "nights.jsonl"
 
 Outcome = Literal["published", "refused", "unchanged", "partial", "failed"]
 """The outcome of a run. published: a new current release. refused: the gate refused the bundle. unchanged: the bundle
-is the current release already. partial: the run was to stop before the gate. failed: an error."""
+is the current release already. partial: the run ended before the gate, because of
+`--until` or a limit of the run. failed: an error."""
 
 
 class Night(BaseModel):

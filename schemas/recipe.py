@@ -54,18 +54,19 @@ class RuntimeConfig(Section):
     verify: Literal["sizes", "checksums"] = not_hashed("checksums")
     """How a cached artifact is verified before it is used: by the sizes of its files or by their SHA-256."""
     min_free_gb: float = not_hashed(1.0, ge=0, le=1_000_000)
-    """Minimum free disk space, in GB, for a run to start."""
+    """Minimum free disk space, in GiB, for a run to start."""
     keep_releases: int = not_hashed(5, ge=1, le=1_000_000)
     """Number of releases that `gc` keeps in addition to the current one."""
     pools: dict[str, str] = not_hashed({})
     """Prefect work pools by stage, or by subflow (`semantic`, `collaborative`) for all of its stages. Such a stage runs
     on a machine with a worker of that pool, in runs with a Prefect server; the other stages run where the run is."""
     keep_artifacts: int = not_hashed(3, ge=1, le=1_000_000)
-    """Number of unreferenced artifacts per stage that `gc` keeps, newest first."""
+    """Number of newest artifacts per stage that `gc` keeps, with their inputs, whether or not a release needs them."""
 
 
 class Recipe(Section):
-    """Configuration of a whole run. Every section has a default: an empty file is the MovieLens-100K recipe."""
+    """Configuration of a whole run. Every section has a default: an empty file trains LightGCN with BPR and DaRec on
+    MovieLens-100K. The default recipe, `configs/movielens-100k.yaml`, sets other training values."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     split: SplitConfig = Field(default_factory=SplitConfig)

@@ -155,7 +155,7 @@ class Comparison(Shape):
     """The new model, the challenger, compared with another model on the users and items that both know."""
 
     against: str
-    """A release's id, or `reference`: the model of the same run without alignment."""
+    """A release's id, or `reference`: the model of the same run without text."""
     users: int
     """Number of users over which the metrics are averaged."""
     pairs: int

@@ -187,9 +187,9 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = not_hashed("auto")
     """Where the model is trained. auto: a GPU if there is one."""
     cuda_graphs: bool = not_hashed(True)  # the same operations on the same values
-    """Only on a GPU: records a training step once as a CUDA graph and replays it, which saves the time of launching its
-    operations. Steps that cannot be recorded, because they wait for the GPU, are run directly. A recording keeps the
-    memory of its step."""
+    """Only on a GPU and with one process: records a training step once as a CUDA graph and replays it, which saves the
+    time of launching its operations. Steps that cannot be recorded, because they wait for the GPU, are run directly. A
+    recording keeps the memory of its step."""
     processes: int = not_hashed(1, ge=1, le=4096)  # results differ by rounding only, as with the number of threads
     """Number of processes that train the model together; it must divide `dim`. With the backbones lightgcn and mf each
     holds some columns of all id embeddings, with their gradients and the optimiser's state, so that memory and

@@ -27,7 +27,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[tuple[str, bool]]:
     """The command lines of a page after the word darec, and whether each is in a block and therefore complete."""
-    shown = [(line, True) for text in blocks(page, "sh") for line in text.splitlines()]
+    shown = [(line, True) for text in blocks(page, "sh") for line in text.replace("\\\n", " ").splitlines()]
     prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     shown += [(" ".join(text.split()), False) for text in re.findall(r"`([^`]+)`", prose)]
     found = [(re.match(r"(?:\w+=\S+ |time |export \S+; )*darec (.*)", line), whole) for line, whole in shown]
