@@ -166,7 +166,7 @@ class TrainConfig(Section):
     """Writes the loss terms to the history every N steps. 0 writes only the mean of each epoch."""
     warm_start: bool = False
     """Initialises id embeddings from the current release, matched by external id, if it was trained with the same
-    settings. New ids are initialised at random."""
+    settings and split, and not on interactions that are held out now. New ids are initialised at random."""
     cold_start: Literal["ridge", "neighbours", "history", "none"] = "ridge"
     """Vectors of users and items without train interactions. ridge: predicted from their text vectors, if the recipe
     uses text. neighbours: the same for users; an item gets the mean vector of the items with the most similar texts,

@@ -24,7 +24,8 @@ from darec.artifacts.files import (
 )
 from darec.artifacts.formats import Vectors
 from darec.common.interactions import Interactions, Pairs, Representations
-from darec.serving.warmstart import Source, carry_over, current_model
+from darec.common.warnings import warn_once
+from darec.serving.warmstart import Source, carry_over, current_model, trained_share
 from darec.training import Adjacency, Trained, train
 from darec.training.search import candidates
 from schemas import columns as c
@@ -32,6 +33,8 @@ from schemas.reports import TrainReport
 from schemas.section import hashed
 from schemas.training import TrainConfig
 from stages.contract import Outcome, StageContext
+
+_LEAK = 1e-3  # share of held-out interactions in the train part of the last release that a warm start may have
 
 
 def run(context: StageContext) -> Outcome[TrainReport]:
@@ -122,12 +125,29 @@ def _settings(context: StageContext) -> tuple[TrainConfig, str | None]:
 
 
 def _source(context: StageContext, choice: str | None) -> Source | None:
-    """The released model to start from, if it was trained with the same settings."""
+    """The released model to start from, if it was trained with the same settings and not on interactions that are held
+    out now.
+
+    Embeddings that know the test would make every metric too high, and later warm starts would inherit them.
+    """
     config: TrainConfig = context.config["train"]
     source = current_model(context.store) if config.warm_start else None
     if source is None or source.train.manifest.report.get("choice") != choice:
         return None
-    return source if _compared(source.settings) == _compared(hashed(config)) else None
+    if _compared(source.settings) != _compared(hashed(config)):
+        return None
+
+    again = "training starts from random embeddings"
+    if source.split_settings != hashed(context.recipe.split):
+        warn_once(f"{again}: the current release was trained with other settings of `split`")
+        return None
+
+    held_out = context.scan(VAL_PART).select(c.USER_INDEX, c.ITEM_INDEX).collect(engine="streaming")
+    share = trained_share(source, context.path(USER_VOCABULARY), context.path(ITEM_VOCABULARY), held_out)
+    if share > _LEAK:
+        warn_once(f"{again}: the current release was trained on {share:.1%} of the interactions that are held out now")
+        return None
+    return source
 
 
 def _compared(train_section: Mapping[str, Any]) -> dict[str, Any]:

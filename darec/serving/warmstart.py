@@ -36,6 +36,11 @@ class Source:
         """The hashed fields of its TrainConfig."""
         return self.train.manifest.fingerprint["config"]["train"]
 
+    @property
+    def split_settings(self) -> dict[str, Any]:
+        """The hashed fields of its SplitConfig."""
+        return self.split.manifest.fingerprint["config"]["split"]
+
 
 def current_model(store: Path) -> Source | None:
     """The train and split artifacts of the current release; None without a release, or if they were removed."""
@@ -63,14 +68,31 @@ def carry_over(source: Source, users: Path, items: Path, dim: int) -> Tensor | N
     embedding = load_file(files.MODEL.of(source.train)).get("embedding")
     if embedding is None or embedding.shape[1] != dim:
         return None
+    user_rows, item_rows, n_users = _renumbered(source, users, items)
+    return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
 
+
+def trained_share(source: Source, users: Path, items: Path, held_out: pl.DataFrame) -> float:
+    """The share of the pairs `held_out`, in the numbers of new vocabularies, that the old model was trained on."""
+    user_rows, item_rows, _ = _renumbered(source, users, items)
+    pairs = pl.DataFrame(
+        {
+            c.USER_INDEX: user_rows.numpy()[held_out[c.USER_INDEX].to_numpy()],
+            c.ITEM_INDEX: item_rows.numpy()[held_out[c.ITEM_INDEX].to_numpy()],
+        }
+    )
+    train = files.TRAIN_PART.scan(source.split.file(files.TRAIN_PART.name)).select(pl.col(pairs.columns).cast(pl.Int64))
+    known = pairs.lazy().join(train, on=pairs.columns, how="semi").select(pl.len()).collect(engine="streaming").item()
+    return known / len(pairs) if len(pairs) else 0.0
+
+
+def _renumbered(source: Source, users: Path, items: Path) -> tuple[Tensor, Tensor, int]:
+    """The old number of every user and item of new vocabularies, -1 for a new one, and the number of old users."""
     before_users = files.USER_VOCABULARY.of(source.split)
     before_items = files.ITEM_VOCABULARY.of(source.split)
     user_rows = _places(before_users, read_table(users, USER_VOCABULARY), c.USER_INDEX)
     item_rows = _places(before_items, read_table(items, ITEM_VOCABULARY), c.ITEM_INDEX)
-    n_users = before_users.height
-
-    return torch.cat([_rows(embedding[:n_users], user_rows), _rows(embedding[n_users:], item_rows)])
+    return user_rows, item_rows, before_users.height
 
 
 def _places(before: pl.DataFrame, now: pl.DataFrame, number: str) -> Tensor:

@@ -1,9 +1,13 @@
 """What the train stage says about its work."""
 
+import re
+
+import polars as pl
 import pytest
 
 from darec.artifacts.files import EMBEDDINGS
 from darec.artifacts.store import Store
+from darec.common.warnings import collected
 from darec.model.propagation import Adjacency
 from tests.report_samples import recipe, run
 
@@ -35,6 +39,30 @@ def test_the_manifest_names_the_model_that_a_warm_start_took_rows_from(released,
     chosen = recipe(folder, train=TRAIN | {"warm_start": True} | changes)
     made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
     assert made.manifest.report["warm_start"] == (model if taken else None)
+
+
+def test_a_warm_start_after_another_split_would_know_the_test(released):
+    folder, _ = released
+    split = {"k_core": 1, "ratios": [0.6, 0.2, 0.2]}
+    chosen = recipe(folder, train=TRAIN | {"warm_start": True}, split=split)
+    with collected() as warnings:
+        made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
+    assert made.manifest.report["warm_start"] is None
+    assert any("other settings of `split`" in line for line in warnings)
+
+
+def test_a_warm_start_does_not_know_interactions_that_are_held_out_now(tmp_path):
+    """The times of all interactions are reversed at the source, so that the earliest ones are held out now."""
+    chosen = recipe(tmp_path, train=TRAIN | {"warm_start": True})
+    run(chosen)
+    interactions = pl.read_csv(tmp_path / "interactions.csv")
+    interactions.with_columns(-pl.col("timestamp") + 2 * pl.col("timestamp").max()).write_csv(
+        tmp_path / "interactions.csv"
+    )
+    with collected() as warnings:
+        made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
+    assert made.manifest.report["warm_start"] is None
+    assert any(re.search(r"trained on \d+\.\d% of the interactions that are held out", line) for line in warnings)
 
 
 def test_vectors_of_a_backbone_that_gives_its_parameters_are_written(tmp_path, monkeypatch):
