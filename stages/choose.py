@@ -44,9 +44,8 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
         "sketch": _sketch(context, interactions.train),
     }
 
-    earlier = _newest(context, asked["question"])
-    why = _changed(earlier, asked, config.growth) if earlier else "the first search with these settings"
-    if earlier and not why:
+    earlier, why = _earlier(context, asked, config.growth)
+    if earlier:
         context.write(CHOICE, earlier)
         return Outcome(
             len(among), ChoiceReport(name=earlier["name"], kept=True, rounds=tuple(earlier.get("rounds", ())))
@@ -60,24 +59,30 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
     return Outcome(len(among), ChoiceReport(name=name, why=why, rounds=rounds))
 
 
-def _newest(context: StageContext, question: str) -> Mapping[str, Any] | None:
-    """The newest choice that was made with the same settings; other recipes of the store have choices of their own.
+def _earlier(context: StageContext, asked: Mapping[str, Any], growth: float) -> tuple[Mapping[str, Any] | None, str]:
+    """The newest choice that can be kept, or None and why the search is repeated.
 
-    Like the release of a warm start, it is not part of the key; the report states that it was kept.
+    Other recipes of the store, and runs of this one on other data, have choices of their own. Like the release of a
+    warm start, an earlier choice is not part of the key; the report states that it was kept.
     """
+    reasons: list[str] = []
     for artifact in Store(context.store).artifacts(CHOICE.stage):
         if artifact.damage() is not None:
             continue
         if artifact.key == context.work.name:  # from the same data: this stage was forced to run again
-            return None
+            return None, "it was run again on the same data"
         choice = CHOICE.of(artifact)
-        if choice["question"] == question:
-            return choice
-    return None
+        if choice["question"] != asked["question"]:
+            continue
+        why = _changed(choice, asked, growth)
+        if not why:
+            return choice, ""
+        reasons.append(why)
+    return None, reasons[0] if reasons else "the first search with these settings"
 
 
 def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any], growth: float) -> str:
-    """Why the search has to be repeated; an empty string if the earlier choice can be kept."""
+    """Why this choice cannot be kept; an empty string if it can."""
     if earlier.get("texts", asked["texts"]) != asked["texts"]:  # choices of version 0.1 have neither texts nor sketch
         return "the prompts or the models of the texts have changed"
 

@@ -207,9 +207,16 @@ def test_a_choice_is_kept_until_the_data_has_grown_or_the_question_is_another(tm
     assert other_recipe_in_between["choose"].report.kept
     assert other_recipe_in_between["choose"].report.remarks[0].startswith("chosen: good (kept from an earlier run)")
 
-    log.write_text("\n".join([lines[0], *(f"new-{line}" for line in lines[1:-70])]) + "\n")
-    others = night(0.5)["choose"].report
-    assert not others.kept and "100% of the train interactions of the last search are missing" in others.remarks[0]
+    others = [lines[0], *(f"new-{line}" for line in lines[1:-70])]
+    log.write_text("\n".join(others) + "\n")
+    experiment = night(0.5)["choose"].report
+    assert not experiment.kept
+    assert "100% of the train interactions of the last search are missing" in experiment.remarks[0]
+
+    log.write_text("\n".join(lines[:-60]) + "\n")
+    assert night(0.5)["choose"].report.kept, "other data in between has a choice of its own"
+    log.write_text("\n".join(others[:-10]) + "\n")
+    assert night(0.5)["choose"].report.kept
 
 
 def test_a_choice_names_the_epochs_that_its_candidates_had() -> None:
