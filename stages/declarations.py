@@ -322,6 +322,7 @@ EXPORT = Stage(
         # With a refit the evaluated vectors are not exported, but later gates compare them. As an input of the
         # release they are kept as long as the release.
         files.EMBEDDINGS,
+        *_choice(recipe),
         *_reranker(recipe),
         *((files.REFIT_EMBEDDINGS,) if recipe.train.refit == "all" else ()),
         *((files.ALL_DISLIKES,) if recipe.data.has_dislikes else ()),

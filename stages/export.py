@@ -25,6 +25,7 @@ from schemas import columns as c
 from schemas.release import BundleReport
 from schemas.reports import ExportReport
 from stages.contract import Outcome, StageContext
+from stages.train import chosen_settings
 
 
 def run(context: StageContext) -> Outcome[ExportReport]:
@@ -38,13 +39,14 @@ def run(context: StageContext) -> Outcome[ExportReport]:
     users = _with_vectors(context, USER_VOCABULARY, vectors.user, trained_on, c.USER_INDEX)
     items = _titled(context, _with_vectors(context, ITEM_VOCABULARY, vectors.item, trained_on, c.ITEM_INDEX))
 
+    settings, _ = chosen_settings(context, context.recipe.train)
     names = context.recipe.export.attributes
     contents = Contents(
         users=users.select(c.USER, c.TRAIN_COUNT, c.VECTOR),
         items=items,
         seen=seen if dislikes is None else _with_dislikes(seen, dislikes),
         trained_on="all" if refitted else "train",
-        cold_vectors="text" if context.recipe.train.predicts_cold_rows else "untrained",
+        cold_vectors="text" if settings.predicts_cold_rows else "untrained",
         misplaced=_mismatched(context, users, USER_VOCABULARY, vectors.user)
         + _mismatched(context, items, ITEM_VOCABULARY, vectors.item),
         attributes=attribute_values(context.read(ITEMS), context.read(ITEM_VOCABULARY), names) if names else None,

@@ -61,7 +61,7 @@ def fit(
 ) -> Outcome[TrainReport]:
     """Trains with the settings of the stage and writes model, vectors and history. A killed run resumes from its
     checkpoint. The edges are read if the model has a graph."""
-    config, choice = _settings(context)
+    config, choice = chosen_settings(context, context.config["train"])
     size = interactions.n_users, interactions.n_items
     source = _source(context, choice)
     warm = _warm_embeddings(context, source, config.dim)
@@ -115,9 +115,8 @@ def text_vectors(context: StageContext) -> Representations:
     return Representations.join(torch.from_numpy(vectors.user), torch.from_numpy(vectors.item))
 
 
-def _settings(context: StageContext) -> tuple[TrainConfig, str | None]:
-    """The training settings, and their name if a search chose them."""
-    config: TrainConfig = context.config["train"]
+def chosen_settings(context: StageContext, config: TrainConfig) -> tuple[TrainConfig, str | None]:
+    """The training settings, `config` unless a search chose others, and the name of its choice."""
     if not context.has(CHOICE) or context.recipe.search is None:
         return config, None
     name = context.read(CHOICE)["name"]

@@ -9,6 +9,7 @@ from darec.artifacts.files import EMBEDDINGS
 from darec.artifacts.store import Store
 from darec.common.warnings import collected
 from darec.model.propagation import Adjacency
+from darec.serving.bundle import Bundle
 from tests.report_samples import recipe, run
 
 TRAIN = {"epochs": 1, "eval_every": 1, "dim": 8}
@@ -72,3 +73,12 @@ def test_vectors_of_a_backbone_that_gives_its_parameters_are_written(tmp_path, m
     chosen = recipe(tmp_path, train=TRAIN | {"backbone": {"name": "mf"}, "alignment": []})
     made = Store(chosen.runtime.store).artifact("train", run(chosen, until="train")["train"])
     assert EMBEDDINGS.of(made).user.shape[1] == TRAIN["dim"]
+
+
+def test_a_release_says_how_the_chosen_settings_make_cold_vectors(tmp_path):
+    """The recipe predicts them from texts, and its only candidate does not."""
+    search = {"candidates": {"untrained": {"cold_start": "none"}}, "epochs": 1}
+    chosen = recipe(tmp_path, train=TRAIN, search=search)
+    assert chosen.train.predicts_cold_rows
+    made = Store(chosen.runtime.store).artifact("export", run(chosen, until="export")["export"])
+    assert Bundle.open(made.path).report.cold_vectors == "untrained"
