@@ -23,10 +23,10 @@ from darec.dataset.look import (
     unnested,
     with_doubled_quotes,
 )
-from darec.dataset.raw import MORE_FIELDS, reading
+from darec.dataset.raw import MORE_FIELDS, instead_of, name_of, reading
 from darec.dataset.unpack import Scratch, head_of, plain_text, refuse_binary
 from schemas import columns as c
-from schemas.data import FileFormat
+from schemas.data import Column, FileFormat
 
 _PLAIN = {
     "csv": FileFormat(separator=",", header=True),
@@ -54,19 +54,44 @@ def completed(given: FileFormat, source: str, encoding: str) -> FileFormat:
     return given.model_copy(update={**filled, "format": name, "encoding": given.encoding or encoding})
 
 
-def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
+def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch, keys: Sequence[Column]) -> pl.LazyFrame:
     """All rows of the files, with the columns from the names of folders, and the part of the split as `split`.
 
+    Other columns than `keys` may be in some of the files only; they are null in the rows of the others.
+
+    Args:
+        files: the files of one role.
+        form: their completed format.
+        scratch: a folder for unpacked copies.
+        keys: the columns of ids, without which rows cannot be used.
+
     Raises:
-        UserError: a file is damaged, has another layout, or has columns that the other files lack.
+        UserError: a file is damaged, has another layout, or lacks a column of ids that the other files have.
     """
     frames = [_with_constants(open_file(file.path, form, scratch), file) for file in files]
     if len(frames) == 1:
         return frames[0]
     with reading(files[0].path):
         rows = pl.concat(frames, how="diagonal_relaxed")
-        rows.collect_schema()
+        present = rows.collect_schema().names()
+    names = [name for key in keys if (name := name_of(key, present)) is not None]
+    for file, frame in zip(files, frames, strict=True):
+        _check_columns(frame, names, file.path)
     return rows
+
+
+def _check_columns(rows: pl.LazyFrame, wanted: Sequence[str], path: Path) -> None:
+    """Raises UserError if a file with rows lacks a column: it may have been renamed since the other files."""
+    present = [name for name in rows.collect_schema().names() if name != MORE_FIELDS]
+    missing = next((name for name in wanted if name not in present), None)
+    if missing is None:
+        return
+    with reading(path):
+        if rows.head(1).collect().is_empty():
+            return
+    what = f"there is no column {missing!r}, which other files of the source have; {instead_of(missing, present)}"
+    hint = "name the columns alike in all files, or leave this file out; `darec data fetch --full` reads a table again"
+    raise UserError(what, where=str(path), hint=hint)
 
 
 def open_file(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:

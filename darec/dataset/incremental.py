@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from darec.common.errors import UserError
 from darec.dataset.connections import Since, TableConnection
 from darec.dataset.copies import link, part_name, parts_in
+from darec.dataset.raw import instead_of, name_of
+from schemas.data import Column
 from schemas.places import Table
 
 _MOST_PARTS = 100
@@ -53,15 +55,35 @@ def read_whole(
 
 
 def read_new(
-    connection: TableConnection, table: Table, since: Since, draft: Path, before: Sequence[Path], where: str
+    connection: TableConnection,
+    table: Table,
+    since: Since,
+    draft: Path,
+    before: Sequence[Path],
+    where: str,
+    columns: Sequence[Column] = (),
 ) -> Read:
     """Reads the rows not below a bound, and fills `draft` with the previous copy and the new rows.
 
     Rows that the copy has are not added again; the number of equal rows is that of the source. With `table.key`, a row
     replaces the row with the same key.
+
+    Args:
+        connection: the open source.
+        table: its section of the recipe.
+        since: the bound.
+        draft: an empty folder.
+        before: the files of the existing copy.
+        where: the source, for messages.
+        columns: the columns that the recipe reads.
+
+    Raises:
+        UserError: the source no longer has a column that the recipe reads from the copy.
     """
     read = draft / "read.parquet"
     _write(connection, since, read, where)
+    _check(table, pl.scan_parquet(read), where)
+    _check_same(columns, _all(before), pl.scan_parquet(read), where)
     fresh = draft / part_name(_number(before[-1]) + 1)
     _absent(read, before, since).sink_parquet(fresh)
     version = connection.state() or _window(table, read, [*before, fresh])
@@ -149,6 +171,16 @@ def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
         if table.lag and kind == pl.String:
             hint = "set lag to 0, or use a column of times or numbers"
             raise UserError("the watermark is a text, which cannot have a lag", where=where, hint=hint)
+
+
+def _check_same(columns: Sequence[Column], old: pl.LazyFrame, new: pl.LazyFrame, where: str) -> None:
+    """Raises UserError if the new rows lack a column that the recipe reads from the copy: they would be lost."""
+    before, present = old.collect_schema().names(), new.collect_schema().names()
+    names = [name_of(column, before) for column in columns]
+    if missing := [name for name in names if name is not None and name not in present]:
+        what = f"the table no longer has the column {missing[0]!r}; {instead_of(missing[0], present)}"
+        hint = "name it so in the query, or correct the columns of the recipe and run `darec data fetch --full`"
+        raise UserError(what, where=where, hint=hint)
 
 
 def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:

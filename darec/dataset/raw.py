@@ -2,7 +2,7 @@
 
 import csv
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +106,7 @@ def named_columns(
         otherwise it names the nearest column.
     """
     present = [name for name in rows.collect_schema().names() if name != MORE_FIELDS]
-    names = {field: _named(column, present) for field, column in mapped.items()}
+    names = {field: name_of(column, present) for field, column in mapped.items()}
     missing = [field for field in mapped if names[field] is None]
     is_row = form.header and any(isinstance(column, str) and looks_like_data(column) for column in mapped.values())
     if (missing or is_row) and (found := mismatch(path, form)):
@@ -120,15 +120,14 @@ def named_columns(
 
     if missing:
         column = mapped[missing[0]]
-        nearest = _nearest(str(column), present)
-        said = f"did you mean {nearest!r}?" if nearest else f"the file has {', '.join(map(repr, present[:20]))}"
-        what = f"there is no column {column!r}; {said}"
+        what = f"there is no column {column!r}; {instead_of(str(column), present)}"
         raise UserError(what, where=str(path), hint=f"correct data.{role}_columns.{missing[0]}")
 
     return {field: name for field, name in names.items() if name is not None}
 
 
-def _named(column: Column, present: list[str]) -> str | None:
+def name_of(column: Column, present: Sequence[str]) -> str | None:
+    """The name of a mapped column among those that are present; None if it is not there."""
     if isinstance(column, int):
         return present[column - 1] if 0 < column <= len(present) else None
     if column in present:
@@ -136,7 +135,10 @@ def _named(column: Column, present: list[str]) -> str | None:
     return next((name for name in present if name.strip() == column), None)
 
 
-def _nearest(column: str, present: list[str]) -> str | None:
+def instead_of(column: str, present: Sequence[str]) -> str:
+    """For messages about a missing column: the column that may be meant, or those that are present."""
     by_plain = {name.lower().strip(): name for name in reversed(present)}
     nearest = difflib.get_close_matches(column.lower(), by_plain, n=1, cutoff=0.5)
-    return by_plain[nearest[0]] if nearest else None
+    if nearest:
+        return f"did you mean {by_plain[nearest[0]]!r}?"
+    return f"the file has {', '.join(map(repr, present[:20]))}"

@@ -52,7 +52,7 @@ def read_source(config: DataConfig, copies: Path) -> RawData:
 
 def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
     form, columns, path = _form(config, "interaction"), config.interaction_columns, files[0].path
-    rows = open_files(files, form, scratch)
+    rows = open_files(files, form, scratch, (columns.user, columns.item))
     fields = {
         "user": c.USER,
         "item": c.ITEM,
@@ -103,7 +103,7 @@ def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat)
 
 def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
     form, columns, path = _form(config, "item"), config.item_columns, files[0].path
-    rows = _whole_rows(open_files(files, form, scratch), path, form, "item")
+    rows = _whole_rows(open_files(files, form, scratch, (columns.item,)), path, form, "item")
     fields = {"item": c.ITEM, "title": c.TITLE, "description": c.DESCRIPTION}
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
     names = {fields[field]: name for field, name in named_columns(rows, mapped, path, form, "item").items()}
@@ -121,7 +121,7 @@ def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
 
 def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
     form, columns, path = _form(config, "user"), config.user_columns, files[0].path
-    rows = _whole_rows(open_files(files, form, scratch), path, form, "user")
+    rows = _whole_rows(open_files(files, form, scratch, (columns.user,)), path, form, "user")
     user = named_columns(rows, {"user": columns.user}, path, form, "user")["user"]
     attributes = _attributes(rows, columns.attributes, {user}, path, form, "user")
     described = rows.select(pl.col(user).alias(c.USER), attribute_list(rows, attributes, form.null_values))

@@ -20,7 +20,7 @@ from darec.common.warnings import warn_once
 from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
 from darec.dataset.copies import Copy, copy_of, described, link, parts_in
 from schemas.copies import CopyRecord
-from schemas.data import DataConfig
+from schemas.data import Column, DataConfig
 from schemas.places import Table, scheme
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def _fetch(config: DataConfig, source: Source, full: bool, limit: int | None) ->
     with source.copy.draft() as draft:
         connection = connect(source.place, source.role)
         if isinstance(connection, TableConnection):
-            return _fetch_table(connection, source, draft, record, facts, full, limit)
+            columns = _columns(config, source.role)
+            return _fetch_table(connection, source, draft, record, facts, columns, full, limit)
         assert isinstance(connection, FileConnection)
         return _fetch_files(connection, source, draft, None if full else record, facts)
 
@@ -254,6 +255,7 @@ def _fetch_table(
     draft: Path,
     record: CopyRecord | None,
     facts: dict[str, Any],
+    columns: list[Column],
     full: bool,
     limit: int | None,
 ) -> str:
@@ -266,7 +268,7 @@ def _fetch_table(
     if since is None:
         done = read_whole(connection, source.place, draft, before, where, limit)
     else:
-        done = read_new(connection, source.place, since, draft, before, where)
+        done = read_new(connection, source.place, since, draft, before, where, columns)
 
     if done.changed or record is None:
         record = CopyRecord(place=described(source.place), generation="", version=done.version, is_table=True, **facts)
@@ -293,6 +295,13 @@ def _facts(config: DataConfig, source: Source) -> dict[str, Any]:
         "merge_ids": tuple(config.merge_ids or ()),
         "read_at": datetime.now(UTC),
     }
+
+
+def _columns(config: DataConfig, role: str) -> list[Column]:
+    """The columns that the recipe reads."""
+    given = getattr(config, f"{_ROLES[role]}_columns")
+    single = given.model_dump(exclude={"attributes", "move_articles"}).values()
+    return [*(column for column in single if column is not None), *(getattr(given, "attributes", None) or ())]
 
 
 def _check_name(name: str, source: Source) -> None:

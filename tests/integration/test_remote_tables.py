@@ -295,6 +295,32 @@ def test_a_key_lets_newer_rows_replace_older_ones(sqlite: Database, tmp_path: Pa
     assert rows.filter(id=2)["rating"].to_list() == [1.5]
 
 
+@pytest.mark.parametrize("column", ["user_id", "rating"])
+def test_a_column_that_is_renamed_at_the_source_stops_the_read(column: str, sqlite: Database, tmp_path: Path) -> None:
+    chosen = of(tmp_path, sqlite.place, watermark="id")
+    night(chosen)
+    change(sqlite, f"ALTER TABLE events RENAME COLUMN {column} TO {column}_2")
+    sqlite.add([(12, "u1", "i1", 4.0, START)])
+    with pytest.raises(UserError, match=f"no longer has the column '{column}'; did you mean '{column}_2'.*--full"):
+        read_sources(chosen)
+    assert run(chosen, "ingest")[0].cached, "the copy is the old one"
+
+    renamed = {column.removesuffix("_id"): f"{column}_2"}
+    columns = chosen.data.interaction_columns.model_copy(update=renamed)
+    chosen = chosen.model_copy(update={"data": chosen.data.model_copy(update={"interaction_columns": columns})})
+    read_sources(chosen, full=True)
+    assert run(chosen, "ingest")[0].artifact.manifest.report["rows_in"] == 13
+
+
+def test_columns_that_the_recipe_does_not_read_may_go(sqlite: Database, tmp_path: Path) -> None:
+    change(sqlite, "ALTER TABLE events ADD COLUMN page TEXT")
+    chosen = of(tmp_path, sqlite.place, watermark="id")
+    night(chosen)
+    change(sqlite, "ALTER TABLE events DROP COLUMN page")
+    sqlite.add([(12, "u1", "i1", 4.0, START)])
+    assert night(chosen)[1][0].artifact.manifest.report["rows_in"] == 13
+
+
 def test_a_read_that_is_killed_while_it_is_kept_leaves_nothing_half_appended(sqlite: Database, tmp_path: Path) -> None:
     chosen = of(tmp_path, sqlite.place, watermark="id")
     night(chosen)

@@ -159,6 +159,32 @@ def test_bad_data_gets_one_clear_line(tmp_path, case):
     assert error.exit_code == 2
 
 
+@pytest.mark.parametrize("role", ["interactions", "items", "users"])
+def test_a_file_of_several_whose_ids_are_named_differently_is_named(tmp_path, role):
+    key, column = ("item_id", "item_no") if role == "items" else ("user_id", "uid")
+    for name in ("interactions", role):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "day1.csv").write_text("user_id,item_id,title\n" + "u1,i1,A\n" * 99)
+    (tmp_path / role / "day2.csv").write_text("user_id,item_id,title\nu2,i2,B\n".replace(key, column))
+    config = DataConfig(source="csv", **{name: tmp_path / name for name in {"interactions", role}})
+    with pytest.raises(UserError, match=f"no column '{key}', which other files.*'{column}'.*day2.csv"):
+        read_source(config, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["user_id,item_id\nu1,i1\nu2,i1\n", "item_id,user_id\n", "x\n", "user_id,item_id,t\nu1,i2,1\n"],
+        ['{"user_id": "1", "item_id": "1"}\n{"user_id": "2", "item_id": "1"}', "", '{"user_id": "1", "item_id": "2"}'],
+    ],
+)
+def test_files_without_rows_and_other_columns_may_differ(tmp_path, files):
+    for number, text in enumerate(files):
+        (tmp_path / f"{number}.log").write_text(text)
+    config = DataConfig(source="csv" if "," in files[1] else "json", interactions=f"{tmp_path}/*.log")
+    assert clean(read_source(config, tmp_path / "unpacked"), config).report["rows_out"] == 3
+
+
 def test_a_file_without_permission(tmp_path, monkeypatch):
     (tmp_path / "x.csv").write_text(GOOD)
 
