@@ -90,7 +90,9 @@ PROFILE_ROWS = TableSchema(  # of the row ledger of profiles
         "cause": pl.String(),  # the cause, otherwise empty
         "prompt_tokens": pl.Int32(),
         "output_tokens": pl.Int32(),
-        "attempts": pl.Int32(),  # number of runs that requested a row which failed in the first one; otherwise null
+        # Number of complete runs that requested a row which failed in the first one; otherwise null. Zero or negative
+        # if the last run ended between the two requests of the row: minus the number of runs before it.
+        "attempts": pl.Int32(),
         "asked": pl.Int64(),  # time of the last request, in seconds since 1970; otherwise null
     },
     nullable=("attempts", "asked"),

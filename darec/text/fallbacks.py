@@ -7,6 +7,10 @@ most the share `llm.fallback_retry_share` of all rows per run. Between two reque
 have no answer (`llm.max_fallback_share`), the next run requests all of them, because the cause has presumably been
 fixed.
 
+Within a run, a row whose first answer is unusable is requested a second time. If the run ends between the two requests,
+a later run sends only the second one: for a new row the next run, without these limits, because its first run is
+incomplete.
+
 The row ledger records how often and when such a row was last requested; rows of version 0.1 count as requested once,
 long ago. An artifact lists its fallbacks in a separate file, so that no prompt has to be rendered to determine whether
 one of them is due. If so the artifact is outdated, and its stage runs again under the same key.
@@ -39,15 +43,17 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
     """
     import polars as pl
 
-    attempts, asked = pl.col("attempts").fill_null(1), pl.col("asked").fill_null(0)
+    attempts, asked = pl.col("attempts").fill_null(1).abs(), pl.col("asked").fill_null(0)
     recent = asked > now - 3600 * llm.fallback_retry_hours
+    incomplete = attempts == 0
     left = rows.filter(pl.col("cause") != "", attempts <= llm.fallback_retries)
     cheapest = left.sort(attempts, "prompt_tokens", "key")
     if urgent:
         return cheapest
 
-    allowed = max(1, int(llm.fallback_retry_share * total)) - rows.filter(recent).height
-    return cheapest.filter(~recent).head(max(0, allowed))
+    allowed = max(1, int(llm.fallback_retry_share * total)) - rows.filter(recent | incomplete).height
+    others = cheapest.filter(~recent, ~incomplete).head(max(0, allowed))
+    return pl.concat([cheapest.filter(incomplete), others])
 
 
 def due_again(llm: LLMConfig, artifact: Artifact, fallbacks: "File[pl.DataFrame]", ledger: Path) -> str | None:

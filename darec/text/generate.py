@@ -118,6 +118,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.llm, self.config.max_tokens)
+        self._left = 0  # number of rows that still have a request outstanding
+        self._stored: set[str] = set()  # keys with a fallback in the ledger, which the next answer replaces
 
     def run(
         self,
@@ -128,8 +130,8 @@ class Generation:
     ) -> dict[str, Any]:
         """Fills the ledger for `keys` and reports the requests.
 
-        Every usable answer is written to the ledger as soon as the engine returns it. A row with an unusable answer is
-        requested again; if that fails too, its text comes from metadata.
+        Every answer is written to the ledger as soon as the engine returns it. A row with an unusable answer is
+        requested again, by the next run if this one ends before; if that fails too, its text comes from metadata.
 
         Args:
             conversation: returns the prompt of a row.
@@ -145,7 +147,10 @@ class Generation:
         started = time.monotonic()
         new, again, _ = self.to_ask(keys, repair=True)
         self.before = {row[KEY]: row for row in again.iter_rows(named=True)}
+        self._stored = set(self.before)
         asked = [*new, *self.before]
+        self._left = len(asked)
+        unfinished = len(new) or any(row["attempts"] == 0 for row in self.before.values())
         first = keys.rename(KEY).to_frame().with_row_index("row").unique(KEY, keep="first")
         rows = dict(first.filter(pl.col(KEY).is_in(asked)).select(KEY, "row").iter_rows())
         self.progress.start("profiles", len(asked))
@@ -156,7 +161,7 @@ class Generation:
                 with ready as source:
                     self._generate(source, asked, lambda key: conversation(rows[key]), lambda key: shorter(rows[key]))
         except DarecError as error:
-            if len(new):
+            if unfinished:
                 raise
             warn_once(f"{again.height:,} rows without an answer of the LLM could not be requested again: {error}")
             postponed = self.ledger.get(again[KEY]).with_columns(asked=pl.lit(int(time.time())))
@@ -172,7 +177,7 @@ class Generation:
             repair: whether the ledger may be changed to recover rows before they count as missing.
         """
         found = self.ledger.look_up(keys, _NUMBERS, repair=repair)  # without the texts of all rows
-        failed = found.rows.filter(pl.col("cause") != "")[KEY]
+        failed = found.rows.filter(pl.col("cause") != "", pl.col("attempts").fill_null(1) != 0)[KEY]
         too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
         urgent = found.missing.is_empty() and too_many
         again = due(found.rows, keys.n_unique(), self.llm, time.time(), urgent=urgent)
@@ -185,7 +190,9 @@ class Generation:
         prompt: Callable[[str], Conversation],
         shorter: Callable[[str], tuple[Conversation, ...]],
     ) -> None:
-        bad = self._ask(engine, keys, lambda key: self._request(key, prompt(key)), final=())
+        bad = {key: row["cause"] for key, row in self.before.items() if _is_outstanding(row)}
+        first = [key for key in keys if key not in bad]
+        bad |= self._ask(engine, first, lambda key: self._request(key, prompt(key)), final=())
 
         # A prompt that does not fit the model is shortened. It keeps its key, so that plans need not tokenise.
         cut = dict.fromkeys(key for key, cause in bad.items() if cause == "too_long")  # an ordered set
@@ -204,34 +211,34 @@ class Generation:
     def _ask(
         self, engine: Engine, keys: list[str], request: Callable[[str], Request], final: Collection[str]
     ) -> dict[str, str]:
-        """Sends requests, and stores usable rows and those that failed for a `final` cause. Returns key and cause of
-        the others.
+        """Sends requests, and stores each row. Returns key and cause of those with an unusable answer that is not
+        `final`: another request follows.
 
         Prompts are rendered when the engine takes them, so that it never waits for others, and only open ones are in
         memory. An error is raised after the rows that arrived with it are stored, and LimitError when the limit of the
         run is reached and the open rows are answered.
         """
         bad: dict[str, str] = {}
-        schema, left = profile_schema(self.config.max_chars), len(keys)
+        schema = profile_schema(self.config.max_chars)
 
         for answers in self._answers(engine, LazyRequests(keys, request), schema):
             rows, failure = [], None
             for answer in answers:
                 try:
-                    rows.append(self._row(answer))
+                    rows.append(self._row(answer, final))
                 except Exception as error:
                     failure = error
 
-            kept = [row for row in rows if not row["cause"] or row["cause"] in final]
-            bad |= {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
-            self._keep(pl.DataFrame(kept, schema=dict(PROFILE_ROWS)))
+            self._keep(rows)
+            again = {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
+            bad |= again
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])
-            self.progress.advance(len(kept))
-            left -= len(kept)
+            self.progress.advance(len(rows) - len(again))
+            self._left -= len(rows) - len(again)
             if failure is not None:
                 raise failure
 
-        self.budget.stop(left)
+        self.budget.stop(self._left)
         return bad
 
     def _request(
@@ -242,7 +249,7 @@ class Generation:
         """
         earlier = self.before.get(key)
         if earlier is not None and earlier["cause"] not in NEVER_SAMPLED:
-            tries += 2 * (earlier["attempts"] or 1)
+            tries += 2 * _finished_runs(earlier)
         temperature = max(self.llm.temperature, _RETRY_TEMPERATURE) if tries else self.llm.temperature
         return Request(key, messages, (int(key[:7], 16) + self.llm.seed + tries) % 2**31, temperature, shorter)
 
@@ -262,7 +269,7 @@ class Generation:
             if not self.budget.allows_more(waiting):
                 return
 
-    def _row(self, answer: Answer) -> dict[str, Any]:
+    def _row(self, answer: Answer, final: Collection[str]) -> dict[str, Any]:
         text, cause = read_profile(answer, self.config.max_chars)
         if cause and answer.text.strip():
             self.examples.setdefault(cause, printable(answer.text, _EXAMPLE_CHARS))
@@ -276,23 +283,24 @@ class Generation:
         earlier = self.before.get(answer.key)
         if not cause and earlier is None:
             return row | {"attempts": None, "asked": None}
-        attempts = 1 + (earlier["attempts"] or 1) if earlier else 1
+        runs = _finished_runs(earlier) if earlier else 0
+        ends = not cause or cause in final
 
-        return row | {"attempts": attempts, "asked": int(time.time())}
+        return row | {"attempts": runs + 1 if ends else -runs, "asked": int(time.time())}
 
-    def _keep(self, rows: pl.DataFrame) -> None:
+    def _keep(self, rows: list[dict[str, Any]]) -> None:
         """Writes rows to the ledger. A row that was requested again replaces its fallback."""
-        asked_before = pl.col(KEY).is_in(list(self.before))
-        self.ledger.append(rows.filter(~asked_before))
-        replacing = rows.filter(asked_before)
+        schema = dict(PROFILE_ROWS)
+        self.ledger.append(pl.DataFrame([row for row in rows if row[KEY] not in self._stored], schema=schema))
+        replacing = pl.DataFrame([row for row in rows if row[KEY] in self._stored], schema=schema)
+        self._stored.update(row[KEY] for row in rows if row["cause"])
         if replacing.is_empty():
             return
 
-        # Another run may have received a usable answer in the meantime.
-        answered = self.ledger.get(replacing[KEY]).filter(pl.col("cause") == "")[KEY]
-        worse = (pl.col("cause") != "") & pl.col(KEY).is_in(answered.implode())
-        self.ledger.append(replacing.filter(~worse), replace=True)
-        self.tally["recovered"] += replacing.filter(pl.col("cause") == "").height
+        # A usable answer that another run has received in the meantime is kept.
+        answered = self.ledger.get(replacing[KEY], ["cause"]).filter(pl.col("cause") == "")[KEY]
+        self.ledger.append(replacing.filter(~pl.col(KEY).is_in(answered.implode())), replace=True)
+        self.tally["recovered"] += sum(row[KEY] in self.before and not row["cause"] for row in rows)
 
     def _tell_bad_servers(self) -> None:
         """Warns of servers most of whose answers cannot be used, unless this is so of all servers."""
@@ -321,6 +329,16 @@ class Generation:
             "output_tokens_per_second": round(self.tally["output_tokens"] / seconds, 1) if generated else 0.0,
             "seconds": round(seconds, 2),
         }
+
+
+def _finished_runs(row: dict[str, Any]) -> int:
+    """The number of runs that have requested a fallback and its retry; a row of version 0.1 counts as one."""
+    return 1 if row["attempts"] is None else abs(row["attempts"])
+
+
+def _is_outstanding(row: dict[str, Any]) -> bool:
+    """Whether the last run that requested a fallback ended before its retry."""
+    return row["attempts"] is not None and row["attempts"] <= 0
 
 
 def read_texts(ledger: Ledger, keys: pl.Series) -> pl.DataFrame:

@@ -97,6 +97,26 @@ def test_rows_that_a_batch_has_not_answered_are_sent_on_their_own(tmp_path: Path
         assert len(server.batches) == 1, "the retry of one row is no batch"
 
 
+def test_answers_of_a_batch_that_are_not_usable_are_not_paid_again_while_the_retries_wait(tmp_path: Path) -> None:
+    def first(line: dict[str, Any]) -> dict[str, Any] | None:
+        server.polls = 10**6  # the batch of the retries does not end
+        if "Cellar 1" in line["body"]["messages"][-1]["content"]:
+            return {"response": {"status_code": 200, "body": completion("not json")}}
+        return answered(line)
+
+    with batch_server() as server:
+        server.answer, server.polls = first, 0
+        recipe = recipe_for_batches(tmp_path, server.url, batch_hours=1e-5)
+        for _ in range(2):
+            with pytest.raises(LimitError, match=r"batch_1 of \d+ rows has not ended"):
+                run(recipe, "profile_items")
+        server.answer, server.polls = answered, 0
+        report = run(recipe, "profile_items")[-1].report
+        sizes = [len(server.files[batch["input_file_id"]].splitlines()) for batch in server.batches.values()]
+        assert sizes == [24, report.retried] and not server.live
+        assert report.from_metadata == 0 and report.tokens == 15 * report.retried
+
+
 def test_all_rows_are_sent_before_the_first_batch_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a large table wait together, and none of them has to be in memory while the next one is sent."""
     monkeypatch.setattr(batches, "_MOST_ROWS", 10)

@@ -145,6 +145,27 @@ def test_a_row_that_is_always_refused_is_asked_on_three_more_nights_and_then_lef
     )
 
 
+def test_a_night_that_ends_before_the_second_request_of_a_fallback_is_finished_by_the_next(house: House) -> None:
+    [bad] = house.refused = {house.titles()[0]}
+    house.night()
+    answers = iter(["refused", "no key"])
+
+    def behave(request: dict[str, Any], handler: Handler) -> None:
+        refused = next(answers) == "refused"
+        send(handler, completion("I'm sorry, I can't help with that.") if refused else {}, 200 if refused else 401)
+
+    house.clock.days, house.llm.behave = 1, behave
+    assert len(house.night()[1]) == 2
+    house.llm.behave = house._behave
+    assert house.night()[0].cached, "and not again in the same night"
+    counts = []
+    for house.clock.days in range(2, 7):
+        counts.append(len(house.night()[1]))
+    assert counts == [1, 2, 2, 0, 0], "three nights with two answers each"
+    requests = [request for request in house.llm.asked if f'"{bad}"' in request["messages"][-1]["content"]]
+    assert len(requests) == 9 and len({request["seed"] for request in requests}) == 8, "only the refused key is twice"
+
+
 def test_in_one_night_a_share_of_the_rows_is_asked_again_the_cheapest_first(house: House) -> None:
     house.refused = set(house.titles()[:5])
     rows = len(house.titles())
@@ -167,6 +188,7 @@ def test_cheap_rows_come_first_and_the_limits_hold() -> None:
             ("c", "", "loop", 10, 3, 10**6),
             ("d", "", "empty", 20, None, None),
             ("e", "", "empty", 5, 4, 10**6),
+            ("f", "", "empty", 40, -2, 10**6),
         ],
         schema={n: t for n, t in PROFILE_ROWS.items() if n != "output_tokens"},
         orient="row",
@@ -175,15 +197,30 @@ def test_cheap_rows_come_first_and_the_limits_hold() -> None:
     def keys(now: float = 10**7, total: int = 100, urgent: bool = False, **llm: Any) -> list[str]:
         return due(rows, total, LLMConfig(**llm), now, urgent)["key"].to_list()
 
-    assert keys() == ["d", "b", "c"], "those asked on fewest nights first, and of these the cheapest"
-    assert keys(fallback_retries=4) == ["d", "b", "c", "e"]
+    assert keys() == ["d", "b", "f", "c"], "those asked on fewest nights first, and of these the cheapest"
+    assert keys(fallback_retries=4) == ["d", "b", "f", "c", "e"]
     assert keys(fallback_retries=1) == ["d", "b"]
     assert keys(fallback_retries=0) == []
     assert keys(total=20) == ["d", "b"]
     assert keys(total=1, fallback_retry_share=0) == ["d"]
     assert keys(now=10**6 + 2000) == ["d"], "the others were asked less than twelve hours ago"
     assert keys(now=10**6 + 2000, total=20) == [], "and they are as many as one night takes"
-    assert keys(now=10**6 + 2000, total=20, urgent=True) == ["d", "b", "c"]
+    assert keys(now=10**6 + 2000, total=20, urgent=True) == ["d", "b", "f", "c"]
+
+
+def test_a_row_whose_first_run_is_incomplete_is_due_at_once_and_before_others() -> None:
+    rows = pl.DataFrame(
+        [("a", "", "empty", 30, 0, 10**6), ("b", "", "empty", 40, 0, 10**6), ("c", "", "empty", 10, None, None)],
+        schema={n: t for n, t in PROFILE_ROWS.items() if n != "output_tokens"},
+        orient="row",
+    )
+
+    def keys(total: int, **llm: Any) -> list[str]:
+        return due(rows, total, LLMConfig(**llm), 10**6 + 1)["key"].to_list()
+
+    assert keys(30) == ["a", "b", "c"]
+    assert keys(20) == ["a", "b"], "a tenth of the rows, and then the others wait"
+    assert keys(10, fallback_retries=0) == ["a", "b"]
 
 
 def test_a_server_that_refuses_all_stops_the_stage_and_nothing_paid_is_lost(house: House) -> None:

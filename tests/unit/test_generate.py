@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from darec.common.errors import LimitError
 from darec.text.answers import loops, read_profile, whole_words
 from darec.text.entities import (
     ITEM_VARIABLES,
@@ -152,6 +153,47 @@ def test_chunks_finished_before_a_crash_are_kept(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         task(tmp_path, items()).run(engine=Script(answer))
     assert task(tmp_path, items()).pending() == 2
+
+
+class InOrder(Script):
+    """Takes its requests one by one, as long as the budget of the run allows."""
+
+    def generate(self, requests: Sequence[Request], schema: dict[str, Any], max_tokens: int) -> Iterator[list[Answer]]:
+        for request in requests:
+            yield from super().generate([request], schema, max_tokens)
+
+
+def test_a_small_budget_takes_more_runs_but_no_more_requests(tmp_path: Path) -> None:
+    def answer(prompt: str, warm: bool) -> tuple[str, str]:
+        return well(prompt, warm) if "Alien" in prompt or (warm and "Jaws" in prompt) else ("no", "stop")
+
+    work = task(tmp_path, items(), max_tokens_per_run=2 * 15, max_fallback_share=1)
+    engine, pending = InOrder(answer), []
+    for _ in range(3):
+        with pytest.raises(LimitError, match="rows are left"):
+            work.run(engine=engine)
+        pending.append(work.pending())
+    profiles, report = work.run(engine=engine)
+    assert pending == [3, 3, 1], "two requests each: of the four rows, and then of the three with a bad answer"
+    assert profiles[c.SOURCE].to_list() == ["llm", "llm", "metadata", "metadata"]
+    assert len(engine.asked) == len({(request.key, request.seed) for request in engine.asked}) == 4 + 3
+    assert (report["generated"], report["asked_again"], report["from_metadata"]) == (0, 1, 2)
+    assert work.pending() == 0, "a row that has failed twice waits for another night"
+
+
+def test_a_run_that_is_killed_before_the_retries_leaves_only_them_to_the_next(tmp_path: Path) -> None:
+    def killed(prompt: str, warm: bool) -> tuple[str, str]:
+        if warm:
+            raise RuntimeError("the power went")
+        return well(prompt, warm) if "Jaws" not in prompt else ("no", "stop")
+
+    with pytest.raises(RuntimeError):
+        task(tmp_path, items(), fallback_retries=0).run(engine=Script(killed))
+    assert task(tmp_path, items(), fallback_retries=0).pending() == 1
+    engine = Script(well)
+    profiles, _ = task(tmp_path, items(), fallback_retries=0).run(engine=engine)
+    assert [request.temperature > 0 for request in engine.asked] == [True]
+    assert profiles[c.SOURCE].to_list() == ["llm"] * 4
 
 
 def test_items_of_which_only_the_id_is_known_are_counted() -> None:
