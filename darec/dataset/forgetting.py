@@ -14,6 +14,7 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.dataset.copies import Copy, copies_in, link, parts_in
 from darec.dataset.ids import as_id, merge_key, tidied
+from darec.dataset.incremental import rows_of
 from darec.dataset.raw import RawTable
 from schemas.copies import CopyRecord
 from schemas.data import NULL_WORDS
@@ -67,11 +68,14 @@ class CopiesOfPerson:
 
 
 def _values(copy: Copy, record: CopyRecord, user_id: str) -> pl.Series | None:
-    """The values of the column of users that ingest reads as this id; None if they cannot be read."""
+    """The values of the column of users that ingest reads as this id, under the name of the column; None if they
+    cannot be read, or if a part lacks the column.
+    """
+    parts = parts_in(copy.folder)
     try:
-        rows = pl.scan_parquet(parts_in(copy.folder), missing_columns="insert", extra_columns="ignore")
+        rows = rows_of(parts)
         column = _column(rows, record)
-        if column is None:
+        if column is None or any(column not in pl.read_parquet_schema(part) for part in parts):
             return None
         given = RawTable(rows.select(column), copy.path, {column: column})
         ids = given.rows.select(value=pl.col(column), id=as_id(given, column)).unique().collect()
@@ -81,7 +85,7 @@ def _values(copy: Copy, record: CopyRecord, user_id: str) -> pl.Series | None:
     pair = pl.DataFrame({"id": tidied(ids["id"], NULL_WORDS), "value": ids["value"]})
     key = merge_key(pl.col("id"), record.merge_ids)
     wanted = pl.select(merge_key(pl.lit(user_id), record.merge_ids)).item()
-    return pair.filter(key == wanted)["value"]
+    return pair.filter(key == wanted)["value"].alias(column)
 
 
 def _rewrite(copy: Copy, values: pl.Series) -> None:
@@ -91,9 +95,8 @@ def _rewrite(copy: Copy, values: pl.Series) -> None:
     with copy.draft() as draft:
         for part in parts_in(copy.folder):
             rows = pl.read_parquet(part, glob=False)
-            column = _column(rows.lazy(), record)
-            assert column is not None
-            kept = rows.filter(~pl.col(column).is_in(values.cast(rows.schema[column]).implode()).fill_null(False))
+            user = pl.col(values.name).cast(values.dtype)  # parts may have other types, which ingest casts likewise
+            kept = rows.filter(~user.is_in(values.implode()).fill_null(False))
             if kept.height < rows.height:
                 kept.write_parquet(draft / part.name)
             else:

@@ -78,12 +78,14 @@ def read_new(
         columns: the columns that the recipe reads.
 
     Raises:
-        UserError: the source no longer has a column that the recipe reads from the copy.
+        UserError: the source no longer has a column that the recipe reads from the copy, or has it in a type whose
+            values cannot be mixed with those of the copy.
     """
     read = draft / "read.parquet"
     _write(connection, since, read, where)
     _check(table, pl.scan_parquet(read), where)
-    _check_same(columns, _all(before), pl.scan_parquet(read), where)
+    _check_columns(columns, rows_of(before), pl.scan_parquet(read), where)
+    _check_types(table, rows_of(before), pl.scan_parquet(read), where)
     fresh = draft / part_name(_number(before[-1]) + 1)
     _absent(read, before, since).sink_parquet(fresh)
     version = connection.state() or _window(table, read, [*before, fresh])
@@ -101,15 +103,24 @@ def read_new(
 
 
 def since_of(table: Table, parts: Sequence[Path]) -> Since | None:
-    """The bound from which rows are read, given the existing copy; None if all rows must be read."""
+    """The bound from which rows are read, given the existing copy; None if all rows must be read.
+
+    Raises:
+        UserError: the parts of the copy have types that cannot be mixed.
+    """
     if table.watermark is None or not parts:
         return None
 
-    newest = pl.scan_parquet(list(parts), missing_columns="insert", extra_columns="ignore")
-    if table.watermark not in newest.collect_schema():
+    rows = rows_of(parts)
+    try:
+        names = rows.collect_schema()
+    except pl.exceptions.PolarsError as error:
+        hint = "run `darec data fetch --full` to read the table again"
+        raise UserError(f"the parts of the copy differ ({error})", where=str(parts[0].parent), hint=hint) from error
+    if table.watermark not in names:
         return None
 
-    value = newest.select(pl.col(table.watermark).max()).collect().item()
+    value = rows.select(pl.col(table.watermark).max()).collect().item()
     if value is None:
         return None
     return Since(table.watermark, _earlier(value, table.lag))
@@ -173,7 +184,7 @@ def _check(table: Table, rows: pl.LazyFrame, where: str) -> None:
             raise UserError("the watermark is a text, which cannot have a lag", where=where, hint=hint)
 
 
-def _check_same(columns: Sequence[Column], old: pl.LazyFrame, new: pl.LazyFrame, where: str) -> None:
+def _check_columns(columns: Sequence[Column], old: pl.LazyFrame, new: pl.LazyFrame, where: str) -> None:
     """Raises UserError if the new rows lack a column that the recipe reads from the copy: they would be lost."""
     before, present = old.collect_schema().names(), new.collect_schema().names()
     names = [name_of(column, before) for column in columns]
@@ -181,6 +192,28 @@ def _check_same(columns: Sequence[Column], old: pl.LazyFrame, new: pl.LazyFrame,
         what = f"the table no longer has the column {missing[0]!r}; {instead_of(missing[0], present)}"
         hint = "name it so in the query, or correct the columns of the recipe and run `darec data fetch --full`"
         raise UserError(what, where=where, hint=hint)
+
+
+def _check_types(table: Table, old: pl.LazyFrame, new: pl.LazyFrame, where: str) -> None:
+    """Raises UserError if a column has changed its type so that old and new values cannot be mixed."""
+    before, now = old.collect_schema(), new.collect_schema()
+    for name in now.keys() & before.keys():
+        ordered = name != table.watermark or (before[name] == pl.String) == (now[name] == pl.String)
+        if not (ordered and _mixable(before[name], now[name])):
+            hint = "run `darec data fetch --full` to read the table again, or cast the column in the query"
+            raise UserError(f"column {name!r} was {before[name]} and is now {now[name]}", where=where, hint=hint)
+
+
+def _mixable(old: pl.DataType, new: pl.DataType) -> bool:
+    """Whether values of both types keep their meaning in one column. Polars would make numbers of times."""
+    if (old.is_temporal() and new.is_numeric()) or (old.is_numeric() and new.is_temporal()):
+        return False
+    both = [pl.LazyFrame(schema={"column": kind}) for kind in (old, new)]
+    try:
+        pl.concat(both, how="vertical_relaxed").collect_schema()
+    except pl.exceptions.PolarsError:
+        return False
+    return True
 
 
 def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:
@@ -240,7 +273,7 @@ def _hashed(rows: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
 
 def _absent(read: Path, before: Sequence[Path], since: Since) -> pl.LazyFrame:
     """The rows of a file that the copy lacks."""
-    rows, old = pl.scan_parquet(read), _all(before)
+    rows, old = pl.scan_parquet(read), rows_of(before)
     schema = rows.collect_schema()
     if set(old.collect_schema()) != set(schema):
         names = [name for name in schema if name in old.collect_schema()]
@@ -268,9 +301,10 @@ def _keep_newest(part: Path, table: Table) -> None:
 def _keep(part: Path, target: Path, fresh: Path, table: Table) -> None:
     """Adds an older part to the draft, without the rows that new rows with the same key replace."""
     if table.key:
-        rows = pl.scan_parquet(part)
-        keys = pl.scan_parquet(fresh).select(table.key)
-        kept = rows.join(keys, on=list(table.key), how="anti", nulls_equal=True, maintain_order="left").collect()
+        rows, new = pl.scan_parquet(part), pl.scan_parquet(fresh)
+        common = rows_of([part, fresh]).collect_schema()
+        key = [pl.col(name).cast(common[name]) for name in table.key]
+        kept = rows.join(new, left_on=key, right_on=key, how="anti", nulls_equal=True, maintain_order="left").collect()
         if kept.height < rows.select(pl.len()).collect().item():
             kept.write_parquet(target)
             return
@@ -281,7 +315,7 @@ def _compact(draft: Path) -> None:
     """Merges many small files into one."""
     parts = parts_in(draft)
     if len(parts) > _MOST_PARTS:
-        _all(parts).sink_parquet(draft / "all.parquet")
+        rows_of(parts).sink_parquet(draft / "all.parquet")
         for part in parts:
             part.unlink()
         (draft / "all.parquet").rename(draft / parts[-1].name)
@@ -297,14 +331,15 @@ def _same_rows(parts: Sequence[Path], before: Sequence[Path]) -> bool:
 
 def _fingerprint(parts: Sequence[Path]) -> tuple[Any, ...]:
     """A fingerprint that is equal for tables with the same rows, in any order."""
-    rows = _all(parts)
+    rows = rows_of(parts)
     names = sorted(rows.collect_schema().names())
     kinds = [str(rows.collect_schema()[name]) for name in names]
     sums = [pl.struct(names).hash(seed=seed).sum().alias(str(seed)) for seed in (1, 2)]
     return (names, kinds, rows.select(pl.len().alias("rows"), *sums).collect(engine="streaming").row(0))
 
 
-def _all(parts: Sequence[Path]) -> pl.LazyFrame:
+def rows_of(parts: Sequence[Path]) -> pl.LazyFrame:
+    """The rows of a copy. Parts may differ in their columns and types, as the table did when they were read."""
     return pl.concat([pl.scan_parquet(part, glob=False) for part in parts], how="diagonal_relaxed")
 
 
