@@ -257,10 +257,7 @@ class Bundle:
 
     def _pairs(self, user_indices: Sequence[int], disliked: bool | None) -> pl.DataFrame:
         pairs = self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_in(list(user_indices)))
-        if disliked is not None:
-            is_disliked = pl.col(c.DISLIKED) if c.DISLIKED in pairs.collect_schema() else pl.lit(False)
-            pairs = pairs.filter(is_disliked == disliked)
-        return pairs.select(list(SEEN)).collect()
+        return _only(pairs, disliked).select(list(SEEN)).collect()
 
     def users_between(self, start: int, stop: int) -> pl.DataFrame:
         """`user_index` and the columns of `users.parquet`, of the users from number `start` to `stop`."""
@@ -270,9 +267,10 @@ class Bundle:
         """`item_index` and the columns of `items.parquet`, of the items from number `start` to `stop`."""
         return self._scan(ITEMS_FILE).with_row_index(c.ITEM_INDEX).slice(start, stop - start).collect()
 
-    def seen_between(self, start: int, stop: int) -> pl.DataFrame:
-        """The known pairs of the users from number `start` to `stop`."""
-        return self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_between(start, stop, closed="left")).collect()
+    def seen_between(self, start: int, stop: int, disliked: bool | None = None) -> pl.DataFrame:
+        """The known pairs of the users from number `start` to `stop`, or only those that are dislikes or are none."""
+        pairs = self._scan(SEEN_FILE).filter(pl.col(c.USER_INDEX).is_between(start, stop, closed="left"))
+        return _only(pairs, disliked).select(list(SEEN)).collect()
 
     def _scan(self, file: str) -> pl.LazyFrame:
         return pl.scan_parquet(self.folder / file, glob=False)
@@ -283,6 +281,14 @@ class Bundle:
         if not places:
             return rows.filter(pl.col(name).is_in(list(ids))).collect()
         return pl.concat([rows.slice(place, 1) for place in places]).collect()
+
+
+def _only(pairs: pl.LazyFrame, disliked: bool | None) -> pl.LazyFrame:
+    """The pairs that are dislikes, or those that are not; all for None. Older bundles have no dislikes."""
+    if disliked is None:
+        return pairs
+    is_disliked = pl.col(c.DISLIKED) if c.DISLIKED in pairs.collect_schema() else pl.lit(False)
+    return pairs.filter(is_disliked == disliked)
 
 
 def _in_order(seen: pl.DataFrame) -> pl.DataFrame:

@@ -35,7 +35,7 @@ from darec.common.objects import Objects
 from darec.common.progress import Progress, Silent
 from darec.serving import index
 from darec.serving.bundle import Bundle, vectors_of
-from darec.serving.index import Bools, Floats, Ints, Seen, nothing_seen
+from darec.serving.index import Bools, Floats, Ints, Seen
 from darec.serving.ranker import Candidates, Ranker, by_index, by_popularity
 from darec.serving.recommend import MODEL, POPULARITY, TEXT
 from darec.serving.rules import Rules
@@ -127,7 +127,7 @@ def _ranked(
 ) -> pl.DataFrame:
     trained = users[c.TRAIN_COUNT].to_numpy() > 0
     has_vector = trained | (bundle.report.cold_vectors == "text")
-    seen = nothing_seen() if ranker.rules.seen else _seen(bundle, users)
+    seen = _left_out(bundle, users, ranker.rules)
     ids = np.full((users.height, min(k, ranker.n_items)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
     vectors = vectors_of(users.filter(has_vector))
@@ -151,9 +151,10 @@ def _ranked(
     )
 
 
-def _seen(bundle: Bundle, users: pl.DataFrame) -> Seen:
+def _left_out(bundle: Bundle, users: pl.DataFrame, rules: Rules) -> Seen:
+    """Seen items and dislikes, or only dislikes if the rules allow seen items."""
     first = int(users[c.USER_INDEX][0])
-    pairs = bundle.seen_between(first, first + users.height)
+    pairs = bundle.seen_between(first, first + users.height, disliked=True if rules.seen else None)
     rows, items = (pairs[name].to_numpy().astype(np.int64) for name in (c.USER_INDEX, c.ITEM_INDEX))
     return Seen(rows - first, items)
 

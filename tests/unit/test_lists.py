@@ -51,7 +51,7 @@ def bundle(kind="flat", reranker=False) -> Bundle:
     sample = Contents(
         sample.users,
         sample.items,
-        sample.seen,
+        sample.seen.with_columns(disliked=pl.col("item_index") % 3 == 0),
         reranker=folder / "reranker" if reranker else None,
         attributes=brands.cast({"item_index": pl.Int32}),
     )
