@@ -27,7 +27,7 @@ from darec.model.ridge import text_prior
 
 _MOST_ROWS = 100_000  # maximum number of evenly spaced rows for fitting a map of a few hundred dimensions
 _NEIGHBOURS, _SHARPNESS = 50, 10  # number of neighbours, and exponent of the cosines that weight them
-_BLOCK = 1024  # number of rows that are compared with all others at once
+_BLOCK, _MOST_SCORES = 1024, 2**25  # number of rows that are compared with others, and of results, at once: 128 MB
 _SHARE, _SEED = 0.1, 1  # fraction of the warm items that are treated as cold to choose the scale
 _K, _MOST_USERS = 20, 10_000  # length of the lists and number of users for the choice of the scale
 _SCALES, _FINE_SCALES = torch.logspace(-1, 1, 81), torch.logspace(-1, 1, 401)
@@ -229,18 +229,24 @@ def of_neighbours(
     directions, length = functional.normalize(final[known], dim=-1), final[known].norm(dim=-1).mean()
     less = hubness * _density(known_text) if hubness else torch.zeros(len(known_text), device=text.device)
     parts = [torch.empty(0, final.shape[1], dtype=final.dtype, device=final.device)]
-    for block in wanted_text.split(_BLOCK):
+    for block in wanted_text.split(_block(len(known_text))):
         nearest = (block @ known_text.T - less).topk(min(_NEIGHBOURS, len(known_text)))
-        weights = nearest.values.clamp_min(1e-6) ** sharpness
+        weights = nearest.values.clamp_min(1e-6)
+        weights = (weights / weights[:, :1]) ** sharpness  # the nearest has 1: the power of a small cosine would be 0
         weights = weights / weights.sum(1, keepdim=True)
         parts.append(length * (weights[:, None] @ directions[nearest.indices]).squeeze(1))
     return torch.cat(parts)
 
 
+def _block(columns: int) -> int:
+    """The number of rows that are compared with so many columns at once."""
+    return min(_BLOCK, max(1, _MOST_SCORES // max(1, columns)))
+
+
 def _density(unit: Tensor) -> Tensor:
     """The mean cosine of each row to its nearest others, minus the mean of all rows: [n]."""
     size = min(_HUB_NEIGHBOURS + 1, len(unit))
-    near = torch.cat([(block @ unit.T).topk(size).values[:, 1:].mean(1) for block in unit.split(_BLOCK)])
+    near = torch.cat([(block @ unit.T).topk(size).values[:, 1:].mean(1) for block in unit.split(_block(len(unit)))])
     return (near - near.mean()).nan_to_num()
 
 
@@ -340,7 +346,7 @@ class _Lists:
         train, val = ItemLists(interactions.train, *size), ItemLists(interactions.val, *size)
 
         blocks = []
-        for block in users.split(_BLOCK):
+        for block in users.split(_block(len(numbers))):
             scores = user[block] @ item[numbers].T
             if leave_out_seen:
                 scores[_places(train, block, place)] = -torch.inf

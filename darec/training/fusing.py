@@ -29,7 +29,8 @@ UNJUDGED = 0.1
 NAME = "fuse/share"
 """The row of a training history with the share, so that a refit uses the share that validation chose."""
 
-_K, _MOST_USERS, _BLOCK = 20, 30_000, 512  # many users are ranked, because recalls differ by only one or two percent
+_K, _MOST_USERS = 20, 30_000  # many users are ranked, because recalls differ by only one or two percent
+_BLOCK, _MOST_SCORES = 512, 2**25  # number of users, and of their scores, at once: 128 MB
 
 
 def fuse(
@@ -118,7 +119,7 @@ def _first_places(
     """The top items of each user for each of `SHARES`, int64 [users, k]; both scores are computed once."""
     seen = ItemLists(interactions.train, interactions.n_users, interactions.n_items)
     tops = [[] for _ in SHARES]
-    for block in users.split(_BLOCK):
+    for block in users.split(min(_BLOCK, max(1, _MOST_SCORES // interactions.n_items))):
         scores, added = (rows.user[block] @ rows.item.T for rows in (final, beside))
         scores[seen.of(block)] = -torch.inf
         for top, share in zip(tops, SHARES, strict=True):

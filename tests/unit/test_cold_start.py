@@ -126,6 +126,22 @@ def test_a_cold_item_points_where_the_items_of_its_text_point_and_is_shorter_the
     torch.testing.assert_close(of_neighbours(text, 5 * final, known, ~known), 5 * found)
 
 
+def test_a_cold_item_whose_text_is_near_to_none_gets_the_mean_of_all():
+    """The tenth power of a tiny cosine is 0 in float32, and so would be the sum of the weights."""
+    text, final = torch.tensor([[1.0, 0], [-1, 0], [0, 0]]), torch.tensor([[3.0, 0], [0, 3], [9, 9]])
+    known = torch.tensor([True, True, False])
+    torch.testing.assert_close(of_neighbours(text, final, known, ~known), torch.tensor([[1.5, 1.5]]))
+
+
+@pytest.mark.parametrize("scores", [1, 3, 40])
+def test_blocks_of_many_known_rows_give_the_same(scores, monkeypatch):
+    torch.manual_seed(0)
+    text, final, known = torch.randn(12, 4), torch.randn(12, 3), torch.arange(12) < 8
+    expected = of_neighbours(text, final, known, ~known, hubness=0.5)
+    monkeypatch.setattr(cold_start, "_MOST_SCORES", scores)
+    torch.testing.assert_close(of_neighbours(text, final, known, ~known, hubness=0.5), expected)
+
+
 def plain_recall(final, users, rows, data, counted, k=20, forgotten=()):
     """Mean recall of `counted` items over users, by sorting; items without a row are in no list.
 
