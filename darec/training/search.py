@@ -44,7 +44,7 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
     """The settings to choose from, by name, in the order of preference among equals.
 
     Raises:
-        UserError: overrides that give invalid settings, or that need text while `settings` do not.
+        UserError: overrides that give invalid settings, or that need text or dislikes while `settings` do not.
     """
     if not config.candidates:
         return _built_in(settings)
@@ -56,6 +56,9 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
         if found[name].needs_text and not settings.needs_text:
             hint = "let `train` use text, and name a candidate without"
             raise UserError("the candidate needs text vectors and `train` does not", where=where, hint=hint)
+        if found[name].dislikes != "ignore" and settings.dislikes == "ignore":
+            hint = "set train.dislikes, and let a candidate ignore them"
+            raise UserError("the candidate uses dislikes and `train` does not", where=where, hint=hint)
         if not found[name].learns:
             hint = "set ranking_weight, or the weight of an objective"
             raise UserError("the candidate has no loss", where=where, hint=hint)
@@ -129,6 +132,8 @@ def choose(
         if rounds and len(recalls) < len(alive):  # an unfinished round compares nothing
             break
         rounds.append(Round(epochs, recalls))
+        if max(recalls.values()) == DIVERGED:
+            break
 
         ranked = sorted(recalls, key=lambda name: -recalls[name])  # stable: the first of equal candidates
         alive = ranked[: -(-len(ranked) // 2)]
@@ -137,13 +142,24 @@ def choose(
             break
         epochs *= 2
 
-    last = rounds[-1].recalls
-    return max(last, key=lambda name: last[name]), rounds
+    return _best(rounds), rounds
+
+
+def _best(rounds: list[Round]) -> str:
+    """The best candidate of the last round in which one was trained that has not diverged by the end of the search."""
+    diverged = {name for each in rounds for name, value in each.recalls.items() if value == DIVERGED}
+    for each in reversed(rounds):
+        left = {name: value for name, value in each.recalls.items() if name not in diverged}
+        if left:
+            return max(left, key=lambda name: left[name])
+    names = ", ".join(rounds[0].recalls)
+    hint = "lower the learning rates of the candidates, or set clip_norm"
+    raise DivergedError(f"every candidate diverged: {names}", where="search", hint=hint)
 
 
 def _recalls(names: list[str], recall: Callable[[str], float], deadline: float) -> dict[str, float]:
     """The recall of each candidate until no time is left, at least of the first; `DIVERGED` if training diverges."""
-    found, failure = dict[str, float](), None
+    found = dict[str, float]()
     for name in names:
         if found and time.monotonic() > deadline:
             _logger.warning(
@@ -154,8 +170,6 @@ def _recalls(names: list[str], recall: Callable[[str], float], deadline: float) 
             found[name] = recall(name)
         except DivergedError as error:
             _logger.warning("search: %s: %s", name, error)
-            found[name], failure = DIVERGED, error
+            found[name] = DIVERGED
 
-    if failure and max(found.values()) == DIVERGED:
-        raise failure
     return found

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -106,6 +107,23 @@ def test_a_candidate_that_diverges_is_the_worst(data: Interactions, tmp_path: Pa
         search.choose({"wild": wild, "same": wild}, data, None, graph, SearchConfig(epochs=1), tmp_path)
 
 
+def test_if_the_better_half_diverges_later_the_best_of_the_others_is_chosen(
+    data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalls = {0.4: 0.9, 0.3: 0.8, 0.2: 0.5, 0.1: 0.6}
+
+    def trained(settings: TrainConfig, *_: object, last_epoch: int, **__: object) -> SimpleNamespace:
+        if last_epoch > 1 and settings.learning_rate > 0.2:
+            raise DivergedError("training diverged")
+        return SimpleNamespace(validation={"recall@20": recalls[settings.learning_rate]})
+
+    monkeypatch.setattr(search, "train", trained)
+    among = {str(rate): PLAIN.model_copy(update={"learning_rate": rate}) for rate in recalls}
+    graph = Adjacency.normalised(data.train, data.n_users, data.n_items)
+    name, rounds = search.choose(among, data, None, graph, SearchConfig(epochs=1), tmp_path)
+    assert (name, len(rounds)) == ("0.1", 2)
+
+
 def test_auto_is_the_default_weight_with_a_search() -> None:
     objective = {"name": "rlmrec-con", "weight": "auto", "rows": 7}
     recipe = Recipe.model_validate({"train": {"alignment": [objective, {"name": "kar"}]}})
@@ -128,6 +146,10 @@ def test_named_candidates_are_overrides_of_the_settings() -> None:
         search.candidates(SearchConfig(candidates={"typo": {"learning_rat": 1}}), PLAIN)
     with pytest.raises(UserError, match="needs text vectors"):
         search.candidates(SearchConfig(candidates={"text": {"alignment": [{"name": "darec"}]}}), PLAIN)
+    avoid = SearchConfig(candidates={"plain": {}, "avoid": {"dislikes": "avoid"}})
+    with pytest.raises(UserError, match="uses dislikes and `train` does not"):
+        search.candidates(avoid, PLAIN)
+    assert len(search.candidates(avoid, PLAIN.model_copy(update={"dislikes": "prefer"}))) == 2
 
 
 def test_the_better_half_trains_on_to_what_training_at_once_would_give(data: Interactions, tmp_path: Path) -> None:
