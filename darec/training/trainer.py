@@ -262,7 +262,7 @@ class Trainer:
         self.history.add(self.epoch, self.step, {f"val/{name}": value for name, value in values.items()})
         if not self.best or values[f"recall@{_K}"] > self.validation[f"recall@{_K}"]:
             self._keep_best(values)
-        else:
+        elif self.epoch % self.config.eval_every == 0:  # a longer training has no evaluation after another last epoch
             self.bad_evaluations += 1
         if self.listener:
             self.listener(self.epoch, values)

@@ -311,6 +311,14 @@ def test_training_to_an_earlier_last_epoch_is_the_first_part_of_a_longer_one(dat
     assert train(config, data, last_epoch=50).epochs == 12
 
 
+def test_an_evaluation_at_an_earlier_last_epoch_does_not_count_for_patience(data, tmp_path):
+    """The rounds of a search end between evaluations, and a longer training has none there."""
+    config = TrainConfig(alignment=(), epochs=40, eval_every=3, patience=3, **{**QUICK, "learning_rate": 1e-9})
+    for last_epoch in (4, 8, 40):
+        trained = train(config, data, last_epoch=last_epoch, resume=tmp_path / "checkpoint.safetensors")
+    assert trained.epochs == train(config, data).epochs == 12
+
+
 def test_without_anything_held_out_the_last_epoch_is_kept(data):
     everything = Pairs(
         *(torch.cat([getattr(part, side) for part in (data.train, data.val)]) for side in ("users", "items"))
