@@ -53,7 +53,8 @@ def _weights(config: LinearTeacherConfig, text: Representations, interactions: I
 
 
 def _shares(scores: Tensor, sharpness: float) -> Tensor:
-    """Positive scores to the power of `sharpness`, normalised by row. A row without positive scores is uniform."""
+    """Positive scores to the power of `sharpness`, normalised by row. A row without positive scores is uniform over its
+    unseen items; a seen one has the score -inf."""
     positive = scores.clamp(min=0).pow(sharpness)
-    positive = torch.where(positive.sum(1, keepdim=True) > 0, positive, torch.ones_like(positive))
+    positive = torch.where(positive.sum(1, keepdim=True) > 0, positive, scores.isfinite().to(positive.dtype))
     return positive / positive.sum(1, keepdim=True)

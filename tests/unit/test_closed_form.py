@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from darec.alignment import linear_teacher
 from darec.alignment.base import Setting
 from darec.alignment.linear_teacher import LinearTeacher
 from darec.common.errors import UserError
@@ -248,6 +249,13 @@ def test_ials_of_lists_in_many_blocks_is_the_same(monkeypatch, dim):
     monkeypatch.setattr("darec.model.ials._BLOCK", 30)
     torch.manual_seed(0)
     assert torch.allclose(alternating_least_squares(train, 15, 10, dim, 2, 0.01, 0.1).nodes, whole, atol=1e-5)
+
+
+def test_a_user_without_positive_scores_is_taught_unseen_items_alone():
+    """Fewer items are unseen than the teacher names: those in their places are seen ones, with the score -inf."""
+    scores = torch.tensor([[0.0, -1.0, -torch.inf], [4.0, 1.0, -torch.inf]])
+    expected = torch.tensor([[0.5, 0.5, 0.0], [16 / 17, 1 / 17, 0.0]])
+    torch.testing.assert_close(linear_teacher._shares(scores, 2.0), expected)
 
 
 def test_top_unseen_ranks_what_a_history_speaks_for():
