@@ -114,10 +114,11 @@ def age_groups(ages: Tensor, groups: int) -> list[tuple[int, int]]:
 
 def equal_groups(degree: Tensor, groups: int) -> list[tuple[int, int]]:
     """(smallest, largest) degree of each non-empty group with about as many entries; 0 is a separate group."""
-    warm = degree[degree > 0].double()
+    warm = degree[degree > 0]
     bounds = [(0, 0)] if len(warm) < len(degree) else []
     if not len(warm):
         return bounds
-    cuts = torch.quantile(warm, torch.linspace(0, 1, groups + 1, dtype=torch.float64), interpolation="lower").long()
-    cuts = sorted(set(cuts[1:].tolist()))
+    # torch.quantile takes at most 2^24 numbers.
+    places = (torch.linspace(0, 1, groups + 1, dtype=torch.float64) * (len(warm) - 1)).long()
+    cuts = sorted(set(warm.sort().values[places[1:]].tolist()))
     return bounds + [(low + 1, high) for low, high in zip([0, *cuts[:-1]], cuts, strict=True)]

@@ -9,6 +9,7 @@ from darec.common.interactions import Interactions, Pairs, Representations
 from darec.evaluation import registry
 from darec.evaluation.metrics import CATALOGUE_METRICS, USER_METRICS, Catalogue, Lists, UserMetric
 from darec.evaluation.report import report
+from darec.evaluation.slices import equal_groups
 from schemas.consistency import METRICS
 from schemas.training import EvaluateConfig
 
@@ -99,3 +100,8 @@ def test_a_metric_that_is_one_class_is_in_values_slices_and_significance(monkeyp
     assert {"first_item@2", "reference/first_item@2"} <= set(result.per_user.columns)
     assert "first_item@2" in result.metrics["test"] and "first_item@2" in result.metrics["significance"]
     assert all("first_item@2" in part["metrics"] for part in result.metrics["slices"])
+
+
+def test_groups_of_more_pairs_than_a_quantile_of_torch_takes() -> None:
+    degrees = torch.arange(1, 2**24 + 2, dtype=torch.int32)
+    assert equal_groups(degrees, 2) == [(1, 2**23 + 1), (2**23 + 2, 2**24 + 1)]
