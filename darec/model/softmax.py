@@ -20,11 +20,12 @@ from torch.autograd.function import once_differentiable
 from darec.common.column_split import UNSPLIT, ColumnSplit
 
 _BLOCK = {"cpu": 1 << 19, "cuda": 1 << 26}  # scores per block: the size of a core's cache, and enough work for a GPU
+_FEWEST_ROWS = 16  # rows per block where candidates are many: each block passes over all of them
 
 
 def _rows_per_block(columns: Tensor) -> int:
     """A multiple of 8 if there are as many: products of other numbers of rows take up to three times as long."""
-    size = max(1, _BLOCK[columns.device.type] // len(columns))
+    size = max(_FEWEST_ROWS, _BLOCK[columns.device.type] // len(columns))
     return size - size % 8 or size
 
 
