@@ -28,6 +28,8 @@ class BatchServer:
         self.live: list[dict[str, Any]] = []
         self.answer: Line = answered
         self.status, self.polls, self.url = "completed", 1, ""
+        self.missing: set[str] = set()
+        """Names of files that are deleted."""
         self.fail_calls: list[int] = []
         """Statuses of the next responses."""
         self.lose_next_answer = False
@@ -115,7 +117,9 @@ def batch_server() -> Iterator[BatchServer]:
                     self, state.look(batch) if batch else {"error": {"message": "no such batch"}}, 200 if batch else 404
                 )
             else:
-                send(self, state.files[path.path.split("/")[3]])
+                name = path.path.split("/")[3]
+                gone = name in state.missing
+                send(self, {"error": {"message": "no such file"}} if gone else state.files[name], 404 if gone else 200)
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -107,7 +107,12 @@ class BatchEngine:
         for path, record in batches:
             if wanted.isdisjoint(record.rows):
                 continue
-            answers = self._answers(self._wait(record), wanted, max_tokens)
+            batch = self._wait(record)
+            try:
+                answers = self._answers(batch, wanted, max_tokens)
+            except _AbsentError:
+                _drop(path)  # it will never have answers: the next run sends its rows again
+                raise
             yield [Answer(left.pop(row)[0], *rest) for row, rest in answers.items() if row in left]
             self._forget(path, record, wanted)  # the yielded answers are in the ledger now
 
@@ -164,14 +169,18 @@ class BatchEngine:
             time.sleep(min(self.config.batch_poll_seconds, max(0.0, deadline - time.monotonic()) + 0.01))
 
     def _answers(self, batch: dict[str, Any], rows: Collection[str], max_tokens: int) -> dict[str, tuple]:
-        """Text, finish reason and tokens of the answered rows of a batch."""
+        """Text, finish reason and tokens of the answered rows of a batch.
+
+        Raises:
+            _AbsentError: the server refuses the batch, or has deleted its answers.
+            TransientError: the server cannot be reached or is failing.
+        """
         status, answers = batch.get("status"), dict[str, tuple]()
         if status == "failed":
             found = (batch.get("errors") or {}).get("data") or [{}]
             words = printable(str(found[0].get("message", "no reason is given")), 200)
-            raise UserError(
-                f"the LLM server refuses the batch: {words}", where=self._server, hint="or set llm.batch_api to false"
-            )
+            hint = "fix the cause and run again, or set llm.batch_api to false"
+            raise _AbsentError(f"the LLM server refuses the batch: {words}", where=self._server, hint=hint)
 
         if status not in ("completed", "expired", "cancelled"):
             raise TransientError(f"the batch has the unknown status {printable(str(status), 40)!r}", where=self._server)
@@ -287,7 +296,7 @@ class BatchEngine:
 
 
 class _AbsentError(UserError):
-    """The server does not have the requested object."""
+    """The server does not have the requested object, or the answers of a batch."""
 
 
 def _parts(bodies: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, bytes]]:
@@ -318,7 +327,7 @@ def _read_line(line: bytes, max_tokens: int) -> tuple[str, tuple | None]:
 
     try:
         reply = read_reply(response["status_code"], {}, json.dumps(response.get("body")).encode(), max_tokens)
-    except RetryableError:
+    except (RetryableError, UserError):  # UserError: the quota or the key failed while the batch was processed
         return row, None
     except RejectedError as fault:
         return row, (fault.what, "rejected", 0, 0)

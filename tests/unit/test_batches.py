@@ -181,8 +181,35 @@ def test_a_refused_batch_a_server_without_batches_and_a_failing_one(tmp_path: Pa
         with pytest.raises(TransientError, match="status 503: .*busy"):
             run(recipe, "profile_items")
         server.status = "failed"
-        with pytest.raises(UserError, match="refuses the batch: line 1 is not valid"):
+        with pytest.raises(UserError, match="refuses the batch: line 1 is not valid.*fix the cause and run again"):
             run(recipe, "profile_items")
+        assert records(recipe) == []
+        server.status = "completed"
+        assert run(recipe, "profile_items")[-1].report.generated == 24, "a refused batch is sent again"
+
+
+def test_a_batch_whose_answers_the_server_has_deleted_is_sent_again(tmp_path: Path) -> None:
+    with batch_server() as server:
+        recipe = recipe_for_batches(tmp_path, server.url)
+        server.missing.add("file-batch_0-output_file_id")
+        with pytest.raises(UserError, match="has no /files/file-batch_0"):
+            run(recipe, "profile_items")
+        assert run(recipe, "profile_items")[-1].report.generated == 24 and len(server.batches) == 2
+
+
+@pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (401, "invalid_api_key"), (404, "model")])
+def test_a_line_that_the_key_or_the_quota_failed_costs_no_other_line(tmp_path: Path, status: int, code: str) -> None:
+    def some(line: dict[str, Any]) -> dict[str, Any] | None:
+        if "Cellar 5;" in line["body"]["messages"][-1]["content"]:
+            return {"response": {"status_code": status, "body": {"error": {"code": code, "message": "no"}}}}
+        return answered(line)
+
+    with batch_server() as server:
+        recipe = recipe_for_batches(tmp_path, server.url)
+        server.answer = some
+        report = run(recipe, "profile_items")[-1].report
+        assert (report.generated, report.from_metadata) == (24, 0)
+        assert len(server.batches) == 1 and len(server.live) == 1
 
 
 def test_a_killed_run_does_not_pay_twice(tmp_path: Path) -> None:
