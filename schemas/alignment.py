@@ -78,8 +78,8 @@ class DaRecConfig(ObjectiveSection):
     a CPU they are drawn with replacement and duplicates are removed, so that a sample has fewer: 1,609 of 2,048 on
     Amazon Beauty."""
     every: int = added(6, before=1, ge=1, le=1_000_000)
-    """Draws a sample every N steps. The steps in between use the gradient of the last one again. Each epoch begins with
-    a sample."""
+    """Draws a sample every N steps. The steps in between use the gradient of the last one again; networks that the
+    objective learns (`network` parts) are updated in the steps with a sample only. Each epoch begins with a sample."""
     sample_from: Literal["interactions", "uniform", "batch"] = "interactions"
     """How the sample is drawn. interactions: in proportion to the number of train interactions. uniform: every row is
     equally likely. batch: only users and positive items of the current batch."""

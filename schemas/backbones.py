@@ -58,9 +58,10 @@ class LightGCNConfig(LayersConfig):
     edge_keep: float = Field(default=1.0, gt=0, le=1)
     """Fraction of the edges kept in each training step, without rescaling. RLMRec keeps 0.8."""
     edge_sampling: Literal["uniform", "degree"] = added("uniform")
-    """Which edges are kept. uniform: all are equally likely. degree: an edge is kept with a probability proportional to
-    1 / sqrt(degree of the user x degree of the item), and the rest is normalised again, as in FREEDOM (Zhou and Shen,
-    MM 2023), so that popular nodes lose the most edges."""
+    """Which edges are kept. uniform: all are equally likely. degree: an edge is kept with the probability `edge_keep`
+    times its relative weight, 1 / sqrt(degree of the user x degree of the item) over the mean of all edges, and always
+    if that is more than 1; the rest is normalised again, after FREEDOM (Zhou and Shen, MM 2023). Popular nodes lose the
+    most edges, and fewer are left than `edge_keep` says: about half with 0.8, if degrees are very different."""
     input_layer: bool = added(True)
     """Whether layer 0, the id embeddings, is one of the layers that are combined. In the code of ProMax it is not."""
 

@@ -37,6 +37,8 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
             "data.repeats to sum, or graph.event_weights to ignore"
         )
 
+    yield from _graph_weights(recipe)
+
     if recipe.train.dislikes != "ignore" and not recipe.data.has_dislikes:
         yield (
             f"train.dislikes: {recipe.train.dislikes} needs dislikes: set data.dislike_below or a negative weight in "
@@ -65,6 +67,19 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
         for metric in getattr(recipe.gate, field):
             if problem := _unmeasured(metric, recipe.evaluate.cutoffs):
                 yield f"gate.{field}: {metric!r} is not computed; {problem}"
+
+
+def _graph_weights(recipe: "Recipe") -> Iterator[str]:
+    """Checks that the backbone uses other weights of the edges than those by degree, in training and in evaluation."""
+    graph, backbone = recipe.graph, recipe.train.backbone
+    other = [name for name, field in type(graph).model_fields.items() if getattr(graph, name) != field.get_default()]
+    by_degree = getattr(backbone, "edge_sampling", "uniform") == "degree"
+    if other and (by_degree or backbone.name in ("gccf", "autocf")):
+        what = "edge_sampling degree" if by_degree else f"the backbone {backbone.name}"
+        yield (
+            f"graph.{other[0]}: {what} weights edges by the degrees of their nodes: leave graph.{other[0]} at its "
+            "default, or take another backbone or sampling"
+        )
 
 
 def _split(recipe: "Recipe") -> Iterator[str]:

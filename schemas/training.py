@@ -4,8 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from schemas.alignment import AlignmentConfig, DaRecConfig
-from schemas.backbones import AutoCFConfig, BackboneConfig, ClosedFormConfig, LightGCNConfig, MFConfig, check_whitening
+from schemas.alignment import AlignmentConfig, DaRecConfig, RetrievedGraphConfig
+from schemas.backbones import (
+    AutoCFConfig,
+    BackboneConfig,
+    ClosedFormConfig,
+    GCCFConfig,
+    LightGCNConfig,
+    MFConfig,
+    NGCFConfig,
+    check_whitening,
+)
 from schemas.section import Section, added, not_hashed
 
 
@@ -273,6 +282,26 @@ class TrainConfig(Section):
         if self.loss.name not in allowed[self.dislikes]:
             losses = " or ".join(allowed[self.dislikes])
             raise ValueError(f"dislikes {self.dislikes} needs the loss {losses}, not {self.loss.name}")
+        if self.dislikes != "ignore" and isinstance(self.backbone, AutoCFConfig):
+            raise ValueError(f"dislikes {self.dislikes} needs sampled negatives, which autocf does not use")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_have_the_width_of_the_ids(self) -> Self:
+        if not isinstance(self.backbone, NGCFConfig | GCCFConfig) or not self.backbone.layers:
+            return self
+        given = {"text.neighbours": self.text.neighbours > 0}
+        given |= {each.name: True for each in self.alignment if isinstance(each, RetrievedGraphConfig)}
+        for name in (name for name, is_given in given.items() if is_given):
+            raise ValueError(f"{name} needs rows as wide as the ids, and {self.backbone.name} concatenates its layers")
+        return self
+
+    @model_validator(mode="after")
+    def _graph_columns_add_to_inner_products(self) -> Self:
+        if self.scoring == "cosine" and self.fuse and self.fuse.graph:
+            raise ValueError(
+                "fuse.graph: its columns are of different length in each row: set scoring to inner, or graph to 0"
+            )
         return self
 
     @model_validator(mode="after")
@@ -286,6 +315,7 @@ class TrainConfig(Section):
             "text.use to none": self.text.use != "none",
             "text.neighbours to 0": self.text.neighbours > 0,
             "scoring to inner": self.scoring != "inner",
+            "dislikes to ignore": self.dislikes != "ignore",
         }
         if any(given.values()):
             wanted = ", ".join(field for field, is_given in given.items() if is_given)

@@ -94,8 +94,8 @@ class Adjacency:
     def drop(self, keep: float, by_degree: bool = False) -> "Adjacency":
         """A random subgraph: each undirected edge is kept with probability `keep`, with its weight unchanged.
 
-        `by_degree`: the probability is proportional to the weight, `keep` on average and at most 1, and the edges that
-        are left weigh 1 / sqrt(product of the degrees that are left).
+        `by_degree`: the probability is `keep` times the weight over the mean weight, and at most 1, so that fewer than
+        `keep` are left on average. These weigh 1 / sqrt(product of the degrees that are left).
         """
         if keep >= 1:
             return self

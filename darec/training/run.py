@@ -117,7 +117,8 @@ def _compute(
     final = closed_form.fit(backbone, interactions, text, config.dim)
     final, share = with_fused_columns(config, final, text, interactions, text_share)
     final = with_cold_rows(config, final, text, interactions)
-    validation, history = validate(final, interactions), History()
+    held_out, is_sample = validation_pairs(config, interactions)
+    validation, history = validate(final, interactions, held_out, with_error=is_sample), History()
     history.add(1, 0, {f"val/{name}": value for name, value in validation.items()} | _noted(share))
     if listener and validation:
         listener(1, validation)

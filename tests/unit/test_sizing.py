@@ -88,8 +88,8 @@ def test_validation_of_a_sample_says_its_error():
     assert is_sample
     assert len(users) == 10
     assert len(pairs) == sum(user in users for user in interactions.val.users.tolist())
-    trained = train(chosen, interactions)
-    assert trained.validation["recall@20 standard error"] > 0
+    for trained in (train(chosen, interactions), train(config(backbone={"name": "ease"}, validation_users=10), data())):
+        assert trained.validation["recall@20 standard error"] > 0
     assert "val/recall@20 standard error" in set(trained.history["name"])
     trainer = Trainer(chosen, interactions, None, None, torch.device("cpu"))
     final = trainer.model.represent()
