@@ -150,7 +150,7 @@ def promote(release: str, why: str = "by hand", recipe: str = "") -> str:
     releases = _releases(recipe)
     left = releases.current()
     promoted = _announce(releases.promote(release, why=why), left, "promoted", why)
-    _push(_load(recipe))
+    _follow(_load(recipe))
     return promoted
 
 
@@ -165,7 +165,7 @@ def rollback(why: str = "by hand", recipe: str = "") -> str:
     releases = _releases(recipe)
     left = releases.current()
     current = _announce(releases.rollback(why=why), left, "rolled back", why)
-    _push(_load(recipe))
+    _follow(_load(recipe))
     return current
 
 
@@ -194,11 +194,13 @@ def _collect(recipe: Recipe, dry_run: bool) -> Collection:
 
 
 @task(name="push", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=30, retry_condition_fn=is_transient)
-def _push(recipe: Recipe) -> str | None:
-    """Makes the vector store, if the recipe has one, serve the release in production."""
-    from darec.serving.vectors import follow_by_hand  # imports Polars and FAISS
+def _follow(recipe: Recipe) -> None:
+    """Makes the vector store and the lists of all users, if the recipe has them, those of the release in production."""
+    from darec.serving import lists, vectors  # import Polars and FAISS
 
-    return follow_by_hand(Store(recipe.runtime.store), recipe.vectors)
+    store = Store(recipe.runtime.store)
+    vectors.follow_by_hand(store, recipe.vectors)
+    lists.follow_by_hand(Releases(store.root).serving(), recipe.lists, recipe.rules)
 
 
 def _announce(release: Release, left: Release | None, verb: str, why: str) -> str:

@@ -115,6 +115,18 @@ def written(out: Path | str) -> ListsManifest | None:
         return None
 
 
+def follow_by_hand(
+    bundle: Path, config: ListsConfig | None, rules: RulesConfig, progress: Progress | None = None
+) -> ListsManifest | None:
+    """Writes the lists of the release in production again after a rollback or promotion, if those in the folder are of
+    another release. None if there is nothing to write.
+    """
+    there = written(config.out) if config else None
+    if config is None or there is None or there.release == bundle.name:
+        return None
+    return write_lists(Bundle.open(bundle), config.out, config, rules, progress)
+
+
 def _blocks(bundle: Bundle, start: int, stop: int) -> Iterator[pl.DataFrame]:
     """The users from `start` to `stop`, in blocks; `user_index` and the columns of `users.parquet`."""
     many = max(_BLOCK, _READ // bundle.report.width // _BLOCK * _BLOCK)

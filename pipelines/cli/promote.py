@@ -2,7 +2,7 @@
 
 from darec.serving.releases import Releases
 from pipelines.cli.options import RecipeOption, ReleaseArgument, SetOption, WhyOption, open_recipe
-from pipelines.cli.push import push_current
+from pipelines.cli.push import follow_release
 from pipelines.show import console
 
 
@@ -16,4 +16,4 @@ def promote(
     loaded, store = open_recipe(recipe, overrides)
     promoted = Releases(store.root).promote(release, why=why)
     console.print(f"current: {promoted.id} (before: {promoted.previous})", highlight=False)
-    push_current(loaded, store)
+    follow_release(loaded, store)

@@ -28,3 +28,19 @@ def push_current(recipe: Recipe, store: Store) -> None:
     with Bars("vectors") as bars:
         done = follow_by_hand(store, recipe.vectors, bars)
     console.print(f"{recipe.vectors.store}: {done}", highlight=False)
+
+
+def follow_release(recipe: Recipe, store: Store) -> None:
+    """Makes the vector store and the lists of all users those of the release in production, after it was changed by
+    hand.
+    """
+    push_current(recipe, store)
+    if recipe.lists is None:
+        return
+    from darec.serving.lists import follow_by_hand
+    from darec.serving.releases import Releases
+
+    with Bars("lists") as bars:
+        manifest = follow_by_hand(Releases(store.root).serving(), recipe.lists, recipe.rules, bars)
+    if manifest:
+        console.print(f"lists: {manifest.users:,} users: {recipe.lists.out}", highlight=False, soft_wrap=True)

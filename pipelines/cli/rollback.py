@@ -2,7 +2,7 @@
 
 from darec.serving.releases import Releases
 from pipelines.cli.options import RecipeOption, SetOption, WhyOption, open_recipe
-from pipelines.cli.push import push_current
+from pipelines.cli.push import follow_release
 from pipelines.show import console
 
 
@@ -13,4 +13,4 @@ def rollback(why: WhyOption = "by hand", recipe: RecipeOption = None, overrides:
     left = book.current()
     release = book.rollback(why=why)
     console.print(f"current: {release.id} (rolled back: {left.id if left else None})", highlight=False)
-    push_current(loaded, store)
+    follow_release(loaded, store)

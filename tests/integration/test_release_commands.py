@@ -85,6 +85,16 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
         darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "lists.csv"))
 
 
+def test_the_lists_in_a_folder_are_those_of_the_release_after_a_rollback(two_releases, tmp_path):
+    store, (newest, oldest) = two_releases
+    lists = ("--set", f"lists={{out: {tmp_path / 'lists'}, k: 3}}")
+    darec(store, "recommend", "--all", *lists)
+    shown = darec(store, "rollback", *lists)
+    assert f"current: {oldest}" in shown and "lists: 30 users" in shown
+    assert json.loads((tmp_path / "lists" / "manifest.json").read_text())["release"] == Releases(store).serving().name
+    assert "lists" in darec(store, "promote", newest, *lists)
+
+
 def test_similar_leaves_the_item_itself_out(two_releases):
     rows = json.loads(darec(two_releases[0], "similar", "--item", "i7", "-k", "49", "--json"))
     assert {row["item_id"] for row in rows} == {f"i{n}" for n in range(50)} - {"i7"}

@@ -20,7 +20,7 @@ from darec.common.objects import Objects
 from darec.evaluation.rerankers import build, write
 from darec.serving import index, lists
 from darec.serving.bundle import Bundle, Contents, read_report, vectors_of, write_without
-from darec.serving.lists import MANIFEST, write_lists, written
+from darec.serving.lists import MANIFEST, follow_by_hand, write_lists, written
 from darec.serving.recommend import recommend_many
 from schemas.lists import ListsConfig
 from schemas.release import ExportConfig
@@ -269,3 +269,13 @@ def test_a_run_ends_with_the_lists_of_the_current_release(tmp_path, monkeypatch)
     assert plan(longer, Store(longer.runtime.store))[-1].why == ("to be written",)
     assert run_pipeline(longer)[-1].state == "written"
     assert run_pipeline(chosen.model_copy(update={"lists": None}))[-1].stage == "publish"
+
+
+def test_lists_that_were_written_follow_a_rollback(tmp_path):
+    before, now = bundle().folder, bundle("ivf").folder
+    config, rules = ListsConfig(out=tmp_path / "lists", k=3), RulesConfig(blocked=("i7",))
+    assert follow_by_hand(now, config, rules) is None, "none were written before"
+    write_lists(Bundle.open(before), config.out, config, rules)
+    assert follow_by_hand(now, None, rules) is None
+    assert follow_by_hand(now, config, rules) == written(config.out) and written(config.out).release == now.name
+    assert follow_by_hand(now, config, rules) is None
