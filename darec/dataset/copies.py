@@ -5,6 +5,8 @@
 <store>/sources/<source>/draft/         a generation that is being written
 <store>/sources/<source>/incoming/      files that an interrupted download had completed
 
+A folder without a record has no copy yet, or is being deleted. Its files may contain people, too.
+
 A draft becomes a generation by one rename, and the current copy by the replacement of the record: readers see the old
 copy or the new one, even if the process is killed. Only the holder of the lease `sources` writes.
 """
@@ -39,8 +41,10 @@ def copy_of(folder: Path, place: str | Table) -> "Copy":
 
 
 def copies_in(folder: Path) -> "list[Copy]":
-    """All existing copies."""
-    return [Copy(path.parent) for path in sorted(folder.glob(f"*/{COPY}"))]
+    """All copies in a folder, and what is left of those without a record: downloads that never ended, and copies whose
+    deletion was killed.
+    """
+    return [Copy(path) for path in sorted(folder.glob("*")) if any(inner.is_file() for inner in path.rglob("*"))]
 
 
 def _settings(table: BaseModel) -> dict[str, object]:

@@ -64,7 +64,10 @@ _ELSEWHERE = (
     "copies outside the store: lists and reports that were written elsewhere, backups, snapshots of the file system, "
     "and the free blocks of its disk"
 )
-_CACHES = "caches of other machines: each follows with its next command, but reports, checkpoints and its outbox stay"
+_CACHES = (
+    "caches of other machines: each follows with its next command, but reports, checkpoints, its outbox and copies of "
+    "remote sources stay; a copy of a table brings the person back: run `darec forget` on each machine that reads one"
+)
 _PUSHED = "logs, snapshots and backups of the vector store, and its free blocks until it uses them again"
 _OLD_TEXTS = "texts of the person whose artifacts were removed: a ledger does not contain user ids"
 

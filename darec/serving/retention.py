@@ -138,7 +138,7 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
     if uncertain:
         return
     used = {name for artifact in kept for name in _copies_read(artifact)}
-    for path in _old((record.parent for record in (store.root / COPIES).glob(f"*/{COPY}")), now):
+    for path in _old((store.root / COPIES).glob("*"), now):  # also downloads that never ended, which have no record
         if path.name not in used:
             yield Removal("copy", path, _size(path))
     for path in _old((store.root / "damaged").glob("*"), now):

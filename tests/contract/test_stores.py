@@ -234,7 +234,8 @@ def test_a_person_is_forgotten_on_every_machine(another):
     store = another()
     release = Releases(store.root).publish(export(store, contents()).path, GATE)
     beside = another()
-    forget(another(), "u3")
+    receipt = forget(another(), "u3")
+    assert ("copies of remote sources stay" in " ".join(receipt.left)) == (store.shared is not None)
 
     for store in (another(), beside):
         store.sync()

@@ -121,6 +121,41 @@ def test_gc_removes_the_copies_that_no_kept_artifact_was_made_from(web: Files, t
     assert used.is_dir() and not unused.exists()
 
 
+def abandoned(web: Files, folder: Path, moment: str) -> Store:
+    """A store with what a killed download, or a killed deletion, leaves of a copy."""
+    chosen = recipe(folder, interactions=f"{web.url}/interactions.csv")
+    with pytest.MonkeyPatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        if moment == "download":
+            killed.setattr("darec.dataset.copies.Copy.commit", interrupted)
+            read_sources(chosen)
+        read_sources(chosen)
+        killed.setattr("shutil.rmtree", interrupted)
+        if moment == "forget":
+            CopiesOfPerson(chosen.runtime.store / COPIES, PERSON).remove()
+        collect(Store(chosen.runtime.store), 1, 1, now=time.time() + 30 * 86_400)
+    return Store(chosen.runtime.store)
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["download", "forget", "gc"])
+def test_what_is_left_of_a_copy_without_a_record_is_found(web: Files, tmp_path: Path, moment: str) -> None:
+    for number, removes in enumerate(("forget", "gc")):
+        store = abandoned(web, tmp_path / str(number), moment)
+        assert holding(store.root) and not list(store.root.glob(f"{COPIES}/*/copy.json"))
+        if removes == "forget":
+            copies = CopiesOfPerson(store.root / COPIES, PERSON)
+            assert copies.counts() == {"copies of tables rewritten": 0, "copies of files deleted": 1}
+            copies.remove()
+        else:
+            assert collect(store, 1, 1).removed == ()  # a week is not over
+            (removal,) = collect(store, 1, 1, now=time.time() + 30 * 86_400).removed
+            assert removal.kind == "copy"
+        assert holding(store.root) == []
+
+
 def holding(store: Path) -> list[str]:
     """The files of a store that hold the person, in their bytes or in a table's cells; receipts may not."""
     found = []
