@@ -32,6 +32,8 @@ class BatchServer:
         """Names of files that are deleted."""
         self.fail_calls: list[int] = []
         """Statuses of the next responses."""
+        self.fail_batches: list[int] = []
+        """Statuses of the next responses to POST /batches."""
         self.lose_next_answer = False
         """Whether the server does the next POST /batches and then closes the connection without an answer."""
 
@@ -89,6 +91,8 @@ def batch_server() -> Iterator[BatchServer]:
                 name = f"file-{len(state.files)}"
                 state.files[name] = file
                 send(self, {"id": name, "object": "file", "purpose": "batch"})
+            elif self.path == "/v1/batches" and state.fail_batches:
+                send(self, {"error": {"message": "busy"}}, state.fail_batches.pop(0))
             elif self.path == "/v1/batches":
                 made = state.create(json.loads(content))
                 if state.lose_next_answer:

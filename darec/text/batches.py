@@ -10,10 +10,11 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -31,9 +32,12 @@ from schemas.semantic import LLMConfig
 
 _MOST_ROWS, _MOST_BYTES = 50_000, 190 * 2**20  # limits of one batch in the protocol
 _KEPT_DAYS = 30  # servers delete the answers of a batch after this time
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0  # seconds before the first retry, doubled for each further one
 _PAGES = 10  # maximum number of pages of the server's list of batches that are searched
 _RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
 _REFUSED = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+
+Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -139,17 +143,16 @@ class BatchEngine:
         )
         upload = {"file": (f"{name}.jsonl", b"\n".join(lines) + b"\n", "application/jsonl")}
         file = self._call("POST", "/files", data={"purpose": "batch"}, files=upload)
-        made = self._call(
-            "POST",
-            "/batches",
-            json={
-                "input_file_id": file.get("id"),
-                "endpoint": "/v1/chat/completions",
-                "completion_window": "24h",
-                "metadata": {"darec": name},
-            },
+        batch = {
+            "input_file_id": file.get("id"),
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "metadata": {"darec": name},
+        }
+        # If only the response was lost, a second batch would be processed and billed as well.
+        return self._retried(
+            lambda: str(self._object("POST", "/batches", json=batch)["id"]), found=lambda: self._named(name)
         )
-        return str(made["id"])
 
     # Waiting
 
@@ -188,7 +191,8 @@ class BatchEngine:
         for file in (batch.get("output_file_id"), batch.get("error_file_id")):
             if not file:
                 continue
-            for line in self._content(f"/files/{file}/content").splitlines():
+            content = self._retried(partial(self._body, "GET", f"/files/{file}/content"))
+            for line in content.splitlines():
                 row, answer = _read_line(line, max_tokens)
                 if row in rows and answer is not None:
                     answers[row] = answer
@@ -227,12 +231,16 @@ class BatchEngine:
         return True
 
     def _named(self, name: str) -> str | None:
+        """The id of the batch with this name; a batch that the server has refused is left out."""
         after: dict[str, str] = {}
         for _ in range(_PAGES):
-            page = self._call("GET", "/batches", params={"limit": "100", **after})
+            try:
+                page = self._call("GET", "/batches", params={"limit": "100", **after})
+            except _AbsentError:  # the server does not list its batches
+                return None
             batches = [each for each in page.get("data") or [] if isinstance(each, dict)]
             for batch in batches:
-                if (batch.get("metadata") or {}).get("darec") == name:
+                if (batch.get("metadata") or {}).get("darec") == name and batch.get("status") != "failed":
                     return str(batch["id"])
             if not page.get("has_more") or not batches:
                 return None
@@ -255,44 +263,54 @@ class BatchEngine:
         return str(self.config.server_url)
 
     def _call(self, method: str, path: str, **content: Any) -> dict[str, Any]:
+        return self._retried(lambda: self._object(method, path, **content))
+
+    def _retried(self, call: Callable[[], Result], found: Callable[[], Result | None] = lambda: None) -> Result:
+        """The result of `call`, after at most `llm.retries` retries. Before each of them `found` may return it."""
+        for attempt in range(self.config.retries):
+            try:
+                return call()
+            except TransientError:
+                time.sleep(min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE))
+            if (result := found()) is not None:
+                return result
+        return call()
+
+    def _object(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         try:
-            answer = json.loads(self._content(path, method, **content))
+            answer = json.loads(self._body(method, path, **content))
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise TransientError(f"the LLM server's response to {path} is not a JSON object", where=self._server)
         return answer
 
-    def _content(self, path: str, method: str = "GET", **content: Any) -> bytes:
-        """The body of a successful response, after at most `llm.retries` retries."""
-        for attempt in range(self.config.retries + 1):
-            try:
-                response = self._client.request(method, address(self.config.server_url, path), **content)
-                if response.is_success:
-                    return response.content
-                words = printable(response.text[:400], 200)
-                if response.status_code in _REFUSED:
-                    raise _AbsentError(
-                        f"the LLM server has no {path} (status {response.status_code}): {words}",
-                        where=self._server,
-                        hint="set llm.batch_api to false, or correct llm.server_url",
-                    )
-                if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR and response.status_code not in (
-                    408,
-                    409,
-                    429,
-                ):
-                    raise UserError(
-                        f"the LLM server refuses {path} (status {response.status_code}): {words}",
-                        where=self._server,
-                        hint="check the key in the variable that llm.api_key_env names, and llm.model",
-                    )
-                fault = f"the LLM server fails with status {response.status_code}: {words}"
-            except httpx.HTTPError as error:
-                fault = f"the LLM server cannot be reached ({type(error).__name__})"
-            if attempt < self.config.retries:
-                time.sleep(min(0.5 * 2**attempt, 60.0))
-        raise TransientError(fault, where=self._server, hint="open batches are kept: run again")
+    def _body(self, method: str, path: str, **content: Any) -> bytes:
+        """The body of a successful response."""
+        try:
+            response = self._client.request(method, address(self.config.server_url, path), **content)
+        except httpx.HTTPError as error:
+            raise self._failing(f"the LLM server cannot be reached ({type(error).__name__})") from error
+
+        if response.is_success:
+            return response.content
+        status, words = response.status_code, printable(response.text[:400], 200)
+        if status in _REFUSED:
+            raise _AbsentError(
+                f"the LLM server has no {path} (status {status}): {words}",
+                where=self._server,
+                hint="set llm.batch_api to false, or correct llm.server_url",
+            )
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in (408, 409, 429):
+            raise UserError(
+                f"the LLM server refuses {path} (status {status}): {words}",
+                where=self._server,
+                hint="check the key in the variable that llm.api_key_env names, and llm.model",
+            )
+        raise self._failing(f"the LLM server fails with status {status}: {words}")
+
+    def _failing(self, fault: str) -> TransientError:
+        return TransientError(fault, where=self._server, hint="open batches are kept: run again")
 
 
 class _AbsentError(UserError):

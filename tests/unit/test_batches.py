@@ -160,6 +160,25 @@ def test_a_batch_that_the_server_took_is_found_by_its_name(tmp_path: Path, lost:
         assert list(server.batches) == ["batch_1"] and not server.live
 
 
+@pytest.mark.parametrize("created", [True, False])
+def test_a_batch_whose_response_was_lost_is_looked_up_before_it_is_sent_again(
+    tmp_path: Path, created: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "_FIRST_PAUSE", 0.01)
+    with batch_server() as server:
+        recipe = recipe_for_batches(tmp_path, server.url, retries=1)
+        server.status = "failed"
+        with pytest.raises(UserError, match="refuses the batch"):  # its name is that of the next batch
+            run(recipe, "profile_items")
+        server.status = "completed"
+        if created:
+            server.lose_next_answer = True
+        else:
+            server.fail_batches = [503]
+        assert run(recipe, "profile_items")[-1].report.generated == 24
+        assert list(server.batches) == ["batch_0", "batch_1"] and not server.live, "no row is paid for twice"
+
+
 def test_a_batch_that_the_server_has_lost_is_sent_again(tmp_path: Path) -> None:
     with batch_server() as server:
         server.polls = 10**6
