@@ -6,6 +6,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,10 +197,11 @@ def identity(model: str, revision: str = "main") -> str:
 def fingerprint(folder: Path, cache: Path | None = None) -> str:
     """Hash of a model folder's content, 32 hex digits: names and bytes of every file that can change an output.
 
-    File hashes are cached under `cache` by size and modification time, so a repeated call reads no weights.
+    File hashes are cached under `cache` by size and modification time, so a repeated call reads no weights. If the
+    cache cannot be read or written, this only takes longer.
     """
     cache = cache or models_root() / ".fingerprints.json"
-    known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known = _cached(cache)
     entries: dict[str, str] = {}
     fresh = dict(known)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in _NOT_CONTENT):
@@ -210,5 +212,16 @@ def fingerprint(folder: Path, cache: Path | None = None) -> str:
         entries[str(path.relative_to(folder))] = fresh[mark]
 
     if fresh != known:
-        replace_text(cache, json.dumps(fresh))
+        with suppress(OSError):
+            replace_text(cache, json.dumps(fresh))
     return hashlib.blake2b(json.dumps(entries, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _cached(path: Path) -> dict[str, str]:
+    """The hashes in a cache; none if it is missing or damaged."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    is_whole = isinstance(known, dict) and all(isinstance(value, str) for value in known.values())
+    return known if is_whole else {}

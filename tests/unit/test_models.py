@@ -65,6 +65,22 @@ def test_a_fingerprint_follows_content_not_place_or_time(tmp_path: Path) -> None
     assert fingerprint(first, cache) != fingerprint(same, cache)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b'{"a": 1}'])
+def test_a_damaged_cache_of_fingerprints_is_written_again(content: bytes, tmp_path: Path) -> None:
+    model, cache = folder(tmp_path / "a", config__json="{}", model__safetensors="w"), tmp_path / "cache.json"
+    whole = fingerprint(model, cache)
+    written = cache.read_bytes()
+    cache.write_bytes(content)
+    assert fingerprint(model, cache) == whole
+    assert cache.read_bytes() == written
+
+
+def test_fingerprints_need_no_cache(tmp_path: Path) -> None:
+    model = folder(tmp_path / "a", config__json="{}", model__safetensors="w")
+    (tmp_path / "file").touch()
+    assert fingerprint(model, tmp_path / "file" / "cache.json") == fingerprint(model, tmp_path / "cache.json")
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A wheel that takes the place of a download."""
