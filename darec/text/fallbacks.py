@@ -39,7 +39,7 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
         total: number of keys of the stage.
         llm: the limits.
         now: seconds since 1970.
-        urgent: whether the stage stopped because of too many fallbacks, and only these are missing.
+        urgent: whether these are so many that the stage stops (`llm.max_fallback_share`); then all of them are due.
     """
     import polars as pl
 

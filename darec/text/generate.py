@@ -179,8 +179,7 @@ class Generation:
         found = self.ledger.look_up(keys, _NUMBERS, repair=repair)  # without the texts of all rows
         failed = found.rows.filter(pl.col("cause") != "", pl.col("attempts").fill_null(1) != 0)[KEY]
         too_many = keys.is_in(failed.implode()).sum() > self.llm.max_fallback_share * len(keys)
-        urgent = found.missing.is_empty() and too_many
-        again = due(found.rows, keys.n_unique(), self.llm, time.time(), urgent=urgent)
+        again = due(found.rows, keys.n_unique(), self.llm, time.time(), urgent=too_many)
         return ToAsk(found.missing, self.ledger.rows(again[KEY]), found.rows)
 
     def _generate(

@@ -241,6 +241,18 @@ def test_a_server_that_refuses_all_stops_the_stage_and_nothing_paid_is_lost(hous
     assert house.sources(result) == {"llm": len(titles)}
 
 
+def test_a_new_row_does_not_delay_the_others_after_the_cause_is_fixed(house: House) -> None:
+    titles = house.titles()
+    house.refused = set(titles)
+    with pytest.raises(UserError, match="no usable answer"):
+        house.night()
+    items = house.path.parent / "data" / "items.csv"
+    items.write_text(items.read_text().replace(titles[-1], "A Brand New Title"))
+    house.clock.days, house.refused = 1, set()
+    result, prompts = house.night()
+    assert len(prompts) == len(titles) and house.sources(result) == {"llm": len(titles)}
+
+
 def test_a_stage_that_keeps_stopping_asks_a_bounded_number_of_times(house: House) -> None:
     house.refused = set(house.titles())
     counts = []
