@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 COPIES = "sources"
 """The folder of a store that holds the copies."""
+COPY_FOLDERS = "[0-9a-f]" * 16
+"""The glob of the folders of copies in it; other files and folders there are not darec's."""
 COPY = "copy.json"
 """The name of a record's file."""
 

@@ -25,7 +25,7 @@ from darec.common.errors import UserError
 from darec.common.files import flush, replacing
 from darec.common.hashing import canonical_json, digest
 from darec.common.warnings import warn_once
-from schemas.copies import COPY, CopyRecord
+from schemas.copies import COPY, COPY_FOLDERS, CopyRecord
 from schemas.places import Table
 
 
@@ -44,7 +44,8 @@ def copies_in(folder: Path) -> "list[Copy]":
     """All copies in a folder, and what is left of those without a record: downloads that never ended, and copies whose
     deletion was killed.
     """
-    return [Copy(path) for path in sorted(folder.glob("*")) if any(inner.is_file() for inner in path.rglob("*"))]
+    folders = sorted(folder.glob(COPY_FOLDERS))
+    return [Copy(path) for path in folders if any(inner.is_file() for inner in path.rglob("*"))]
 
 
 def _settings(table: BaseModel) -> dict[str, object]:

@@ -40,7 +40,7 @@ from darec.serving.releases import LEASE, whoami
 from darec.serving.retention import alone
 from darec.serving.vectors import open_store
 from schemas import columns as c
-from schemas.copies import COPIES
+from schemas.copies import COPIES, COPY_FOLDERS
 from schemas.manifest import MANIFEST, InputRecord
 from schemas.night import NIGHTS_FILE, Night
 from schemas.receipt import Receipt
@@ -432,6 +432,8 @@ def _foreign_files(store: Store) -> Iterator[str]:
     """Files of others in the store, which are neither searched nor changed."""
     beside = [path for path in store.root.iterdir() if path.name not in _OURS]
     within = [path for path in (store.root / "artifacts").glob("*/*") if not (path / MANIFEST).is_file()]
+    copies = store.root / COPIES
+    within += set(copies.glob("*")) - set(copies.glob(COPY_FOLDERS))
     for path in sorted([*beside, *within]):
         yield f"this does not belong to darec and was not searched: {path}"
 

@@ -23,7 +23,7 @@ from darec.artifacts.store import IN_USE, Artifact, Store
 from darec.common.errors import DarecError, TransientError
 from darec.common.warnings import warn_once
 from darec.serving.releases import LEASE, Releases
-from schemas.copies import COPIES, COPY
+from schemas.copies import COPIES, COPY, COPY_FOLDERS
 from schemas.manifest import MANIFEST
 
 _WORK_DAYS = 7  # checkpoints of killed runs and folders set aside are kept for this time
@@ -138,7 +138,7 @@ def _removable(store: Store, kept: set[Artifact], uncertain: bool, now: float) -
     if uncertain:
         return
     used = {name for artifact in kept for name in _copies_read(artifact)}
-    for path in _old((store.root / COPIES).glob("*"), now):  # also downloads that never ended, which have no record
+    for path in _old((store.root / COPIES).glob(COPY_FOLDERS), now):  # a download that never ended has no record
         if path.name not in used:
             yield Removal("copy", path, _size(path))
     for path in _old((store.root / "damaged").glob("*"), now):

@@ -144,6 +144,8 @@ def interrupted(*_: object, **__: object) -> None:
 def test_what_is_left_of_a_copy_without_a_record_is_found(web: Files, tmp_path: Path, moment: str) -> None:
     for number, removes in enumerate(("forget", "gc")):
         store = abandoned(web, tmp_path / str(number), moment)
+        (foreign := store.root / COPIES / "mine").mkdir()
+        (foreign / "notes.txt").touch()
         assert holding(store.root) and not list(store.root.glob(f"{COPIES}/*/copy.json"))
         if removes == "forget":
             copies = CopiesOfPerson(store.root / COPIES, PERSON)
@@ -154,6 +156,7 @@ def test_what_is_left_of_a_copy_without_a_record_is_found(web: Files, tmp_path: 
             (removal,) = collect(store, 1, 1, now=time.time() + 30 * 86_400).removed
             assert removal.kind == "copy"
         assert holding(store.root) == []
+        assert (foreign / "notes.txt").is_file(), "what is not darec's stays"
 
 
 def holding(store: Path) -> list[str]:
@@ -192,9 +195,13 @@ def test_forget_removes_a_person_from_the_copies(web: Files, tmp_path: Path) -> 
     assert wanted == {"copies of tables rewritten": 1, "copies of files deleted": 1}
     assert "copies of tables rewritten" in darec("forget", "--user", PERSON, "--dry-run", "--recipe", str(path))
     assert holding(store.root)
+    (store.root / COPIES / "mine").mkdir()
     told = darec("forget", "--user", PERSON, "--recipe", str(path))
     assert holding(store.root) == []
-    assert all(word in " ".join(told.split()) for word in ("remove the person from", "shop.sqlite", "users.csv"))
+    assert all(
+        word in " ".join(told.split())
+        for word in ("remove the person from", "shop.sqlite", "users.csv", "sources/mine")
+    )
 
     # What is new at the source is read on, and the person does not come back with it.
     with closing(sqlite3.connect(sqlite)) as db:

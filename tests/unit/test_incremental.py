@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from darec.common.errors import UserError
 from darec.dataset.connections import Since, TableConnection
-from darec.dataset.copies import Copy
+from darec.dataset.copies import copy_of
 from darec.dataset.forgetting import CopiesOfPerson
 from darec.dataset.incremental import read_new, read_whole, rows_of, since_of
 from schemas.copies import CopyRecord
@@ -145,7 +145,7 @@ def test_types_that_cannot_be_mixed_are_refused(types, row, name, tmp_path):
 
 
 def test_a_person_is_removed_from_parts_of_different_types_and_the_other_rows_stay(tmp_path):
-    copy = Copy(tmp_path / "a")
+    copy = copy_of(tmp_path, "x")
     record = CopyRecord(place="x", generation="", is_table=True, user="who", read_at=datetime.now(UTC))
     with copy.draft() as draft:
         pl.DataFrame({"who": [7, 8, None], "at": [1, 2, 3]}).write_parquet(draft / "part-000000.parquet")
@@ -157,7 +157,7 @@ def test_a_person_is_removed_from_parts_of_different_types_and_the_other_rows_st
 
 
 def test_a_copy_of_which_a_part_lacks_the_users_is_deleted_with_a_person(tmp_path):
-    copy = Copy(tmp_path / "a")
+    copy = copy_of(tmp_path, "x")
     record = CopyRecord(place="x", generation="", is_table=True, user="who", read_at=datetime.now(UTC))
     with copy.draft() as draft:
         pl.DataFrame({"who": [7, 8]}).write_parquet(draft / "part-000000.parquet")
