@@ -1,8 +1,9 @@
 """The LLM budget of a run: tokens and cost are counted, and no row is requested after a limit is reached.
 
 A limit applies to one run with all of its stages. Open rows count with the mean tokens of the answered rows, and before
-the first answer with an estimate from their length and `max_tokens`. The limit can therefore be exceeded only by the
-estimation error of one chunk per worker of the offline engine, or of the open requests of a server.
+the first answer with an estimate from their length and `max_tokens`. So do answers of a server that reports no tokens.
+The limit can therefore be exceeded only by the estimation error of one chunk per worker of the offline engine, or of
+the open requests of a server.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from typing import overload
 
 from darec.common.errors import LimitError
+from darec.common.warnings import warn_once
+from darec.text.answers import NEVER_SAMPLED
 from darec.text.protocol import Answer, Request
 from schemas.semantic import LLMConfig
 
@@ -67,7 +70,8 @@ class Budget:
         self.spending = _run.get() or Spending()
         self.reached = False
         """Whether a row was held back."""
-        self._open: set[str] = set()
+        self._limits = llm.max_tokens_per_run, llm.max_cost_per_run
+        self._open: dict[str, tuple[int, int]] = {}  # expected prompt and output tokens of each open row
         self._answered, self._prompt_tokens, self._output_tokens = 0, 0, 0
 
     def ration(self, requests: Sequence[Request]) -> "Rationed":
@@ -79,7 +83,8 @@ class Budget:
         if self.reached or not self._affords(request):
             self.reached = True
             return False
-        self._open.add(request.key)
+        prompt, output = self._expected(request)
+        self._open[request.key] = round(prompt), round(output)
         return True
 
     def allows_more(self, requests: "Rationed") -> bool:
@@ -91,13 +96,17 @@ class Budget:
 
     def answered(self, answer: Answer) -> None:
         """Counts an answer."""
-        self._open.discard(answer.key)
-        self.spending.prompt_tokens += answer.prompt_tokens
-        self.spending.output_tokens += answer.output_tokens
-        if answer.prompt_tokens or answer.output_tokens:
+        expected = self._open.pop(answer.key, None)
+        tokens = answer.prompt_tokens, answer.output_tokens
+        if any(tokens):
             self._answered += 1
             self._prompt_tokens += answer.prompt_tokens
             self._output_tokens += answer.output_tokens
+        elif expected and any(self._limits) and answer.finish_reason not in NEVER_SAMPLED:
+            warn_once("the LLM server reports no numbers of tokens (`usage`): the limits of the run count estimates")
+            tokens = expected
+        self.spending.prompt_tokens += tokens[0]
+        self.spending.output_tokens += tokens[1]
 
     def stop(self, left: int) -> None:
         """Raises LimitError if rows were held back.
@@ -121,18 +130,18 @@ class Budget:
         )
 
     def _affords(self, request: Request) -> bool:
-        limits = self.llm.max_tokens_per_run, self.llm.max_cost_per_run
         begun = self._open or self.spending.tokens
-        if not any(limits) or not begun:  # one row is always requested, so that every run makes progress
+        if not any(self._limits) or not begun:  # one row is always requested, so that every run makes progress
             return True
 
         prompt, output = self._expected(request)
         rows = len(self._open) + 1
         prompt_tokens = self.spending.prompt_tokens + rows * prompt
         output_tokens = self.spending.output_tokens + rows * output
-        tokens_fit = not limits[0] or prompt_tokens + output_tokens <= limits[0]
+        most_tokens, most_cost = self._limits
+        tokens_fit = not most_tokens or prompt_tokens + output_tokens <= most_tokens
 
-        return tokens_fit and (not limits[1] or price(self.llm, prompt_tokens, output_tokens) <= limits[1])
+        return tokens_fit and (not most_cost or price(self.llm, prompt_tokens, output_tokens) <= most_cost)
 
     def _expected(self, request: Request) -> tuple[float, float]:
         """Prompt and output tokens of one row: the mean of the answered rows, or an estimate."""

@@ -10,6 +10,7 @@ import pytest
 
 from darec.artifacts.store import Store
 from darec.common.errors import LimitError
+from darec.common.warnings import collected
 from darec.text.budget import Budget, one_run
 from darec.text.engine import EngineSettings, OfflineEngine
 from darec.text.protocol import Answer, Request
@@ -18,7 +19,7 @@ from pipelines.direct import run_directly
 from schemas.semantic import LLMConfig
 from stages.plan import plan
 from stages.walk import run
-from tests.llm_stub import stub, well
+from tests.llm_stub import Handler, completion, profile, send, stub, well
 from tests.prompt_bench import bench_recipe, template
 
 
@@ -52,6 +53,38 @@ def test_without_a_limit_nothing_is_held_back_and_one_row_is_always_asked() -> N
     budget.stop(0)
     small = Budget(LLMConfig(max_tokens_per_run=1), 10)
     assert [request.key for request in small.ration(requests(50))] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "rows"),
+    [({"max_tokens_per_run": 100}, 3), ({"max_cost_per_run": 0.1, "price_per_million_output": 1000}, 5)],
+)
+def test_answers_of_a_server_that_reports_no_tokens_count_with_their_estimate(limit: dict[str, Any], rows: int) -> None:
+    budget, asked = Budget(LLMConfig(**limit), max_tokens=20), 0
+    with collected() as warnings:
+        for request in budget.ration(requests(50)):  # 10 + 20 estimated tokens each
+            budget.answered(Answer(request.key, "a text", "stop", 0, 0))
+            asked += 1
+    assert asked == rows and budget.reached
+    assert len(warnings) == 1 and "reports no numbers of tokens" in warnings[0]
+
+
+def test_rows_that_the_model_has_not_answered_count_nothing() -> None:
+    budget = Budget(LLMConfig(max_tokens_per_run=30), max_tokens=20)
+    for request in budget.ration(requests(50)):
+        budget.answered(Answer(request.key, "", "too_long", 0, 0))
+    assert budget.spending.tokens == 0 and not budget.reached
+
+
+def test_a_run_with_a_server_that_reports_no_tokens_stops_at_the_limit(tmp_path: Path) -> None:
+    def behave(request: dict[str, Any], handler: Handler) -> None:
+        send(handler, completion(profile(request), usage=None))
+
+    with stub(behave) as server:
+        recipe = bench_recipe(tmp_path, server.url, max_tokens_per_run=300, concurrency=1)
+        with one_run(), pytest.raises(LimitError, match="rows are left"):
+            run(recipe, "profile_items")
+    assert 1 < len(server.asked) < 24
 
 
 def test_stages_of_one_run_share_its_limit() -> None:
