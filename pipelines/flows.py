@@ -30,6 +30,7 @@ from darec.artifacts.store import Artifact, Store
 from darec.common import logs
 from darec.common.errors import TransientError
 from darec.common.recipes import load_recipe
+from darec.text.budget import one_run
 from pipelines.nights import recorded
 from pipelines.pools import Source, pool_of, pools, run_in_pool
 from pipelines.reports import report_run
@@ -37,6 +38,7 @@ from pipelines.show import console, harmless
 from pipelines.show_ui import UIBars, show_plan, show_report, show_result
 from pipelines.tracking import track_report
 from schemas.recipe import Recipe
+from schemas.reports import ProfileReport
 from stages.contract import Stage, Subflow, Task
 from stages.execute import Result
 from stages.plan import plan
@@ -97,6 +99,9 @@ def _run_stages(
         if done:  # the hit was made by this run
             made = result.artifact.manifest
             result = replace(result, state="done", why=made.why, seconds=made.seconds)
+            if isinstance(result.report, ProfileReport):
+                with one_run() as spending:
+                    spending.add(result.report.prompt_tokens, result.report.output_tokens)
 
         if task.name in _COUNTED_AFTER and not result.cached:
             with harmless("the plan"):

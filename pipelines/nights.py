@@ -31,7 +31,7 @@ def recorded(store: Store, run: str, recipe: Recipe) -> Iterator[list[Result]]:
     """
     results: list[Result] = []
     started, clock = datetime.now(UTC), time.monotonic()
-    with logs.context(run=run), one_run():
+    with logs.context(run=run), one_run() as spending:
         _logger.info("run started")
         error: BaseException | None = None
         try:
@@ -41,7 +41,7 @@ def recorded(store: Store, run: str, recipe: Recipe) -> Iterator[list[Result]]:
             raise
         finally:
             with harmless("the history of runs"):
-                night = _night(started, (time.monotonic() - clock) / 60, results, error)
+                night = _night(started, (time.monotonic() - clock) / 60, results, spending.tokens, error)
                 _record(store, night)
                 track_run(recipe, run, night, results)
 
@@ -54,7 +54,9 @@ def _record(store: Store, night: Night) -> None:
     record(store.root, night)
 
 
-def _night(started: datetime, minutes: float, results: Sequence[Result], error: BaseException | None) -> Night:
+def _night(
+    started: datetime, minutes: float, results: Sequence[Result], tokens: int, error: BaseException | None
+) -> Night:
     made = [result for result in results if not result.cached]
     profiles = [result for result in results if isinstance(result.report, ProfileReport)]
     asked = [result.report for result in profiles if not result.cached]
@@ -77,7 +79,7 @@ def _night(started: datetime, minutes: float, results: Sequence[Result], error: 
         why=why,
         release=decision.report.release if decision else None,
         metrics=quality.test if quality else {},
-        tokens=sum(report.tokens for report in asked),
+        tokens=tokens,  # those of a stage that stopped or failed are paid as well
         generated=sum(report.generated for report in asked),
         from_metadata=sum(result.report.from_metadata for result in profiles),
         seconds={result.stage: result.seconds for result in made},

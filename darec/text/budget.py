@@ -34,6 +34,11 @@ class Spending:
         """Prompt and output tokens together."""
         return self.prompt_tokens + self.output_tokens
 
+    def add(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Counts further tokens."""
+        self.prompt_tokens += prompt_tokens
+        self.output_tokens += output_tokens
+
 
 _run: ContextVar[Spending | None] = ContextVar("spending", default=None)
 
@@ -105,8 +110,7 @@ class Budget:
         elif expected and any(self._limits) and answer.finish_reason not in NEVER_SAMPLED:
             warn_once("the LLM server reports no numbers of tokens (`usage`): the limits of the run count estimates")
             tokens = expected
-        self.spending.prompt_tokens += tokens[0]
-        self.spending.output_tokens += tokens[1]
+        self.spending.add(*tokens)
 
     def stop(self, left: int) -> None:
         """Raises LimitError if rows were held back.

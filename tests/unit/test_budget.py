@@ -11,6 +11,7 @@ import pytest
 from darec.artifacts.store import Store
 from darec.common.errors import LimitError
 from darec.common.warnings import collected
+from darec.report.nights import last_night
 from darec.text.budget import Budget, one_run
 from darec.text.engine import EngineSettings, OfflineEngine
 from darec.text.protocol import Answer, Request
@@ -104,6 +105,9 @@ def test_a_run_stops_at_the_limit_keeps_all_answers_and_goes_on_the_next_night(t
         for _ in range(2):
             assert guarded(lambda: run_directly(recipe, "profile_items", ())) == 130, "as after Ctrl-C"
             nights.append(len(server.asked))
+            night = last_night(store.root)
+            assert night is not None and night.outcome == "partial"
+            assert night.tokens == 15 * (nights[-1] - sum(nights[-2:-1])), "what the night has paid"
         assert 8 <= nights[0] <= 11 and nights[0] + 8 <= nights[1] <= 22
         step = next(step for step in plan(recipe, store, "profile_items") if step.task.name == "profile_items")
         assert step.rows == 24 - nights[1] and step.cost.tokens == 15 * step.rows
