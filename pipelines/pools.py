@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Failed
 
 from darec.artifacts.store import Artifact, Store
 from darec.common import logs
-from darec.common.errors import DarecError, UserError
+from darec.common.errors import DarecError, LimitError, UserError
 from darec.common.recipes import load_recipe
+from darec.text.budget import Spending, one_run
 from schemas.recipe import Recipe
 from stages.contract import Stage, Task
 from stages.execute import stage_job
@@ -27,6 +29,7 @@ from stages.registry import STAGES
 
 FLOW = "stage"
 FOLDER_VARIABLE = "DAREC_PROJECT"
+_AT_LIMIT = "Limit"  # the state of a stage that stopped because a limit of the run was reached
 _LOOK = 2.0  # interval between two checks of a stage that runs elsewhere, in seconds
 
 
@@ -60,11 +63,14 @@ def run_in_pool(
     """Runs a stage in a pool and waits for it. Returns False for a hit, which needs no worker.
 
     Raises:
+        LimitError: a limit of the run was reached there.
         DarecError: it failed there; the run in Prefect's UI shows why.
     """
     job = stage_job(stage, recipe, upstream, store)
     if not force and job.find(store) is not None:
         return False
+    with one_run() as spending:
+        spent = [spending.prompt_tokens, spending.output_tokens]
     parameters: dict[str, Any] = {
         "name": stage.name,
         "key": job.key,
@@ -72,6 +78,7 @@ def run_in_pool(
         "recipe": source.recipe,
         "overrides": list(source.overrides),
         "force": force,
+        "spent": spent,
     }
     try:
         run: Any = run_deployment(
@@ -80,6 +87,8 @@ def run_in_pool(
     except ObjectNotFound as error:
         hint = "register it with `darec deploy --recipe RECIPE`, and start a worker: `prefect worker start --pool POOL`"
         raise UserError(f"there is no work pool {pool} for stages", where="runtime.pools", hint=hint) from error
+    if run.state is not None and run.state.name == _AT_LIMIT:
+        raise LimitError(str(run.state.message))
     if run.state is None or run.state.type != StateType.COMPLETED:
         why = run.state.message if run.state else "unknown"
         raise DarecError(f"{stage.name} failed in work pool {pool}: {why}", where=f"flow run {run.name}")
@@ -108,7 +117,8 @@ def stage(
     recipe: str | None = None,
     overrides: list[str] | None = None,
     force: bool = False,
-) -> None:
+    spent: Sequence[int] = (0, 0),
+) -> State | None:
     """Runs one stage of a run that is elsewhere, on the store that both share.
 
     Args:
@@ -118,6 +128,10 @@ def stage(
         recipe: path of the recipe file on this machine; None for the built-in defaults.
         overrides: `section.field=value` overrides of the recipe.
         force: run it even if its artifact exists.
+        spent: prompt and output tokens of the LLM that the run has used before, which its limits count.
+
+    Returns:
+        A failed state of its own name if a limit of the run is reached, otherwise None.
     """
     from pipelines.flows import run_stage
 
@@ -133,4 +147,9 @@ def stage(
         if stage_job(STAGES[name], loaded, artifacts, store).key != key:
             hint = "copy the same recipe, prompts and models to every machine, and install the same version of darec"
             raise UserError(f"{name} would make another result on this machine", where=str(recipe), hint=hint)
-        run_stage.with_options(name=name)(name, loaded, artifacts, force)
+        try:
+            with one_run(Spending(*spent)):
+                run_stage.with_options(name=name)(name, loaded, artifacts, force)
+        except LimitError as error:
+            return Failed(name=_AT_LIMIT, message=str(error))
+    return None

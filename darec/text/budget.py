@@ -44,12 +44,16 @@ _run: ContextVar[Spending | None] = ContextVar("spending", default=None)
 
 
 @contextmanager
-def one_run() -> Iterator[Spending]:
-    """All requests in the block count as one run; a nested block belongs to the outer one."""
+def one_run(before: Spending | None = None) -> Iterator[Spending]:
+    """All requests in the block count as one run; a nested block belongs to the outer one.
+
+    Args:
+        before: what the run has used before, on another machine.
+    """
     if (outer := _run.get()) is not None:
         yield outer
         return
-    token = _run.set(spending := Spending())
+    token = _run.set(spending := before or Spending())
     try:
         yield spending
     finally:

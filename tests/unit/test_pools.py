@@ -1,20 +1,27 @@
 """Which work pool a stage runs in, and what the worker of a pool refuses. `tests/flows/test_service.py` runs two."""
 
+from contextvars import Context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
+from prefect.states import Completed
 
-from darec.artifacts.store import Store
-from darec.common.errors import UserError
+from darec.artifacts.store import Artifact, Store
+from darec.common.errors import LimitError, UserError
 from darec.common.recipes import load_recipe
-from pipelines import deployments, pools
+from darec.text.budget import one_run
+from pipelines import deployments, flows, pools
 from pipelines.api import answering
 from pipelines.deployments import with_stage_pools
 from schemas.recipe import Recipe
 from stages.execute import stage_job
 from stages.registry import STAGES, TASKS
-from stages.walk import run
+from stages.walk import run, run_task
+from tests.llm_stub import stub, well
+from tests.prompt_bench import bench_recipe, bench_settings
 from tests.stores import recipe_for
 
 PROJECT = Path(__file__).parents[2]
@@ -84,6 +91,34 @@ def test_a_hit_needs_no_worker(tmp_path: Path):
     before = {name: artifact for name, artifact in upstream.items() if name != "graph"}
     done = pools.run_in_pool(STAGES["graph"], "nowhere", recipe, pools.Source(None), before, store, force=False)
     assert not done
+
+
+def test_the_limit_of_a_run_counts_its_stages_in_pools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The worker is this process without its context variables; a row takes 15 tokens."""
+
+    def run_here(name: str, recipe: Recipe, upstream: dict[str, Artifact], force: bool) -> None:
+        run_task(TASKS[name], recipe, upstream, Store(recipe.runtime.store), force=force)
+
+    def work(deployment: str, parameters: dict[str, Any], **_: Any) -> SimpleNamespace:
+        state = Context().run(lambda: pools.stage.fn(**parameters))
+        return SimpleNamespace(name=deployment, state=state or Completed())
+
+    monkeypatch.setattr(pools, "run_deployment", work)
+    monkeypatch.setattr(flows, "run_stage", SimpleNamespace(with_options=lambda name: run_here))
+    with stub(well) as server:
+        limits = {"max_tokens_per_run": 165, "concurrency": 1}
+        recipe = bench_recipe(tmp_path, server.url, **limits)
+        source = pools.Source(str(tmp_path / "store.yaml"), bench_settings(tmp_path, server.url, **limits))
+        store = Store(recipe.runtime.store)
+        upstream = {result.stage: result.artifact for result in run(recipe, "split") if result.artifact}
+        asked = []
+        for used in (75, 0):
+            before = len(server.asked)
+            with one_run() as spending, pytest.raises(LimitError, match="the LLM has used .* rows are left"):
+                spending.add(used, 0)
+                pools.run_in_pool(STAGES["profile_items"], "gpu", recipe, source, upstream, store, force=False)
+            asked.append(len(server.asked) - before)
+    assert 1 < asked[0] <= 6 < asked[1] <= 11
 
 
 def test_a_folder_without_the_code_is_told_before_prefect_is_asked(tmp_path):
