@@ -21,6 +21,8 @@ CAUSES = {
 """Why a row has no profile by the LLM."""
 NEVER_SAMPLED = ("too_long", "filtered", "rejected", "failed")
 """The causes of rows that the model itself did not answer."""
+UNPAID = ("rejected", "failed")
+"""The causes of rows without any answer."""
 
 _SHORTEST = 8
 _LONGEST = 20_000  # maximum number of characters of an answer that are examined

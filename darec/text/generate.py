@@ -16,7 +16,7 @@ from darec.common.errors import DarecError
 from darec.common.progress import Progress, Silent
 from darec.common.registry import Registry
 from darec.common.warnings import warn_once
-from darec.text.answers import CAUSES, NEVER_SAMPLED, printable, read_profile
+from darec.text.answers import CAUSES, NEVER_SAMPLED, UNPAID, printable, read_profile
 from darec.text.budget import Budget
 from darec.text.fallbacks import due
 from darec.text.identity import model_identity
@@ -210,8 +210,8 @@ class Generation:
     def _ask(
         self, engine: Engine, keys: list[str], request: Callable[[str], Request], final: Collection[str]
     ) -> dict[str, str]:
-        """Sends requests, and stores each row. Returns key and cause of those with an unusable answer that is not
-        `final`: another request follows.
+        """Sends requests, and stores each row that has an answer or failed for a `final` cause. Returns key and cause
+        of the rows without a usable answer whose cause is not `final`: another request follows.
 
         Prompts are rendered when the engine takes them, so that it never waits for others, and only open ones are in
         memory. An error is raised after the rows that arrived with it are stored, and LimitError when the limit of the
@@ -228,7 +228,7 @@ class Generation:
                 except Exception as error:
                     failure = error
 
-            self._keep(rows)
+            self._keep([row for row in rows if row["cause"] in final or row["cause"] not in UNPAID])
             again = {row[KEY]: row["cause"] for row in rows if row["cause"] and row["cause"] not in final}
             bad |= again
             self.tally.update(f"failed_{row['cause']}" for row in rows if row["cause"])

@@ -176,13 +176,14 @@ def try_prompt(
     rows = task.rows[numbers]
     old, new = replace(old, rows=rows), replace(new, rows=rows)
     sides: dict[bool, tuple[list[Conversation], list[Side]]] = {}
-    asked, seconds, report = 0, 0.0, {}
+    asked, seconds, latest, report = 0, 0.0, 0, {}
     for part, ask in ((old, ask_old), (new, True)):
         conversations = part.conversations()
         keys = conversation_keys(conversations, part.llm, part.config)
         if ask:
             report = _ask(part, conversations, keys, progress, engine)
-            asked, seconds = asked + report["generated"], seconds + report["seconds"]
+            latest = report["generated"] + report["asked_again"]  # again: an earlier trial ended before their retry
+            asked, seconds = asked + latest, seconds + report["seconds"]
         sides[part is new] = conversations, _sides(part, conversations, keys)
 
     (old_prompts, old_sides), (new_prompts, new_sides) = sides[False], sides[True]
@@ -197,7 +198,7 @@ def try_prompt(
         new_turns=new_prompts[0][:-1],
         asked=asked,
         seconds=seconds,
-        report=ProfileReport.model_validate(report) if report["generated"] else None,
+        report=ProfileReport.model_validate(report) if latest else None,
     )
 
 

@@ -181,18 +181,21 @@ def test_a_small_budget_takes_more_runs_but_no_more_requests(tmp_path: Path) -> 
     assert work.pending() == 0, "a row that has failed twice waits for another night"
 
 
-def test_a_run_that_is_killed_before_the_retries_leaves_only_them_to_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "warm_again"), [(("no", "stop"), True), (("the server failed", "failed"), False)])
+def test_a_run_that_is_killed_before_the_retries_leaves_only_them_to_the_next(
+    tmp_path: Path, first: tuple[str, str], warm_again: bool
+) -> None:
     def killed(prompt: str, warm: bool) -> tuple[str, str]:
         if warm:
             raise RuntimeError("the power went")
-        return well(prompt, warm) if "Jaws" not in prompt else ("no", "stop")
+        return well(prompt, warm) if "Jaws" not in prompt else first
 
     with pytest.raises(RuntimeError):
         task(tmp_path, items(), fallback_retries=0).run(engine=Script(killed))
     assert task(tmp_path, items(), fallback_retries=0).pending() == 1
     engine = Script(well)
     profiles, _ = task(tmp_path, items(), fallback_retries=0).run(engine=engine)
-    assert [request.temperature > 0 for request in engine.asked] == [True]
+    assert [request.temperature > 0 for request in engine.asked] == [warm_again], "a row without any answer is requested as before"
     assert profiles[c.SOURCE].to_list() == ["llm"] * 4
 
 

@@ -57,6 +57,23 @@ def test_new_rows_are_asked_once_and_nothing_but_the_ledger_is_written(tmp_path:
         assert (report.rows, report.from_ledger, report.generated) == (24, 8, 16)
 
 
+def test_rows_of_a_trial_that_ended_before_their_retry_are_counted(tmp_path: Path) -> None:
+    def unusable(request: dict[str, Any], handler: Handler) -> None:
+        first = len(server.asked) <= 5
+        send(handler, completion("not JSON") if first else {}, 200 if first else 401)
+
+    with stub(unusable) as server:
+        recipe = bench_recipe(tmp_path, server.url)
+        store, new = Store(recipe.runtime.store), template(tmp_path / "new.j2", "New {{ title }}")
+        with pytest.raises(UserError, match="refuses the key"):
+            run_trial(recipe, store, "profile_items", new, "5")
+        server.behave = well
+        before = len(server.asked)
+        trial = run_trial(recipe, store, "profile_items", new, "5")
+    assert trial.asked == len(server.asked) - before == 5
+    assert trial.report is not None and trial.report.tokens == 5 * 15
+
+
 def test_rows_are_chosen_by_number_id_or_fallback(tmp_path: Path) -> None:
     def some_refuse(request: dict[str, Any], handler: Handler) -> None:
         if "Cellar 1" in request["messages"][-1]["content"]:
