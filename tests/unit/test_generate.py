@@ -195,7 +195,7 @@ def test_a_run_that_is_killed_before_the_retries_leaves_only_them_to_the_next(
     assert task(tmp_path, items(), fallback_retries=0).pending() == 1
     engine = Script(well)
     profiles, _ = task(tmp_path, items(), fallback_retries=0).run(engine=engine)
-    assert [request.temperature > 0 for request in engine.asked] == [warm_again], "a row without any answer is requested as before"
+    assert [request.temperature > 0 for request in engine.asked] == [warm_again], "no answer, no retry"
     assert profiles[c.SOURCE].to_list() == ["llm"] * 4
 
 
