@@ -1,5 +1,6 @@
 """The real vLLM with the real small model: answers, hostile texts, kills, and a server."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,12 +64,27 @@ def test_answers_of_a_sampling_engine_to_prompts_of_more_tokens_than_one_step(en
 def test_bystanders_in_the_same_batch_are_answered_the_same_and_every_answer_keeps_to_its_form(
     tmp_path: Path, engine: Engine
 ) -> None:
-    """Hostile item texts change nothing of what bystanders are told."""
+    """Hostile item texts change nothing of what bystanders are told.
+
+    On some processors the rounding of a product depends on its number of rows, so that any crowd changes answers. There
+    a crowd of harmless titles has to change them too, and no word of the hostile texts may reach a bystander.
+    """
     titles, genres, llm = list(TITLES[:BYSTANDERS]), list(GENRES[:BYSTANDERS]), LLMConfig(max_model_len=512)
     crowd = list(INJECTIONS.values())
-    alone, _ = task_of(tmp_path / "alone", titles, genres, llm).run(engine=engine)
-    mixed, report = task_of(tmp_path / "mixed", titles + crowd, genres + crowd, llm).run(engine=engine)
-    assert mixed[c.PROFILE].head(BYSTANDERS).to_list() == alone[c.PROFILE].to_list()
+
+    def told_with(name: str, others: list[str]) -> tuple[list[str], pl.DataFrame, dict[str, Any]]:
+        answers, report = task_of(tmp_path / name, titles + others, genres + others, llm).run(engine=engine)
+        return answers[c.PROFILE].head(BYSTANDERS).to_list(), answers, report
+
+    alone, *_ = told_with("alone", [])
+    bystanders, mixed, report = told_with("mixed", crowd)
+    if bystanders != alone:
+        harmless, *_ = told_with("harmless", [f"{title} part {part}" for part in range(2, 6) for title in TITLES])
+        assert harmless != alone, "only the hostile crowd changes what bystanders are told"
+        prompt = (ROOT / ItemProfileConfig().prompt).read_text()
+        known = words(prompt, *titles, *genres, *alone, *harmless)
+        assert not words(*bystanders) & (words(*crowd) - known)
+
     assert report["rows"] == mixed.height == BYSTANDERS + len(INJECTIONS)
     told = mixed.filter(pl.col(c.SOURCE) == "llm")[c.PROFILE]
     assert len(told) >= 0.8 * mixed.height, report["causes"]
@@ -100,6 +116,11 @@ def test_the_penalty_is_the_one_of_the_openai_protocol() -> None:
     expected = logits.clone()
     expected[0, [0, 4]] -= 2.0
     assert torch.allclose(penalty.apply(logits.clone()), expected)
+
+
+def words(*texts: str) -> set[str]:
+    """The words of the texts in lower case."""
+    return set(re.findall(r"\w{2,}", " ".join(texts).lower()))
 
 
 @pytest.mark.slow
