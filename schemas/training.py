@@ -290,10 +290,12 @@ class TrainConfig(Section):
     def _rows_have_the_width_of_the_ids(self) -> Self:
         if not isinstance(self.backbone, NGCFConfig | GCCFConfig) or not self.backbone.layers:
             return self
-        given = {"text.neighbours": self.text.neighbours > 0}
-        given |= {each.name: True for each in self.alignment if isinstance(each, RetrievedGraphConfig)}
-        for name in (name for name, is_given in given.items() if is_given):
-            raise ValueError(f"{name} needs rows as wide as the ids, and {self.backbone.name} concatenates its layers")
+        given = ["text.neighbours"] if self.text.neighbours else []
+        given += [each.name for each in self.alignment if isinstance(each, RetrievedGraphConfig)]
+        if given:
+            raise ValueError(
+                f"{given[0]} needs rows as wide as the ids, and {self.backbone.name} concatenates its layers"
+            )
         return self
 
     @model_validator(mode="after")
