@@ -6,11 +6,11 @@ block. Each block of rows is scored, reduced and discarded (as in Dao et al., Fl
 one block, and on a CPU the block stays in the cache, which is about three times as fast.
 
 `log_sum_exp` returns the value of every row, and scores each block again in the backward pass, where the gradients of
-the rows are known. `mean_log_sum_exp` and `distillation` return only a mean, so the gradients are known in the forward
+the rows are known. `mean_log_sum_exp` and `distillation` return only a sum, so the gradients are known in the forward
 pass up to one factor, and each block is scored once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -145,24 +145,22 @@ class _MeanLogSumExp(torch.autograd.Function):
 
 
 def distillation(
-    student: tuple[Tensor, Tensor],
-    teacher: tuple[Tensor, Tensor],
-    weigh: Callable[[Tensor], Tensor] | None = None,
-    split: ColumnSplit = UNSPLIT,
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], weights: Tensor, split: ColumnSplit = UNSPLIT
 ) -> Tensor:
-    """mean_b -w_b sum_j p_bj log q_bj with q_b = softmax_j(u_b . v_j) of the student and p_b = softmax_j(t_b . c_j) of
+    """-sum_b w_b sum_j p_bj log q_bj with q_b = softmax_j(u_b . v_j) of the student and p_b = softmax_j(t_b . c_j) of
     the teacher, which is frozen.
 
     Args:
         student: rows u [B, d] and columns v [m, d]; temperatures are already applied to the rows, here and in
             `teacher`.
         teacher: rows t [B, d'] and columns c [m, d'].
-        weigh: computes the weights w [b] of some rows from their log p, [b, m]; without it they are 1.
+        weights: w [B].
         split: the columns of the student that this process holds, or the rows that it computes.
     """
     rows, columns = (full_precision(each) for each in student)
     with torch.autocast(rows.device.type, enabled=False):
-        return _Distillation.apply(rows, columns, *map(full_precision, teacher), weigh, split)  # type: ignore[return-value]
+        frozen = *map(full_precision, teacher), weights.to(rows.dtype)
+        return _Distillation.apply(rows, columns, *frozen, split)  # type: ignore[return-value]
 
 
 class _Distillation(torch.autograd.Function):
@@ -173,32 +171,33 @@ class _Distillation(torch.autograd.Function):
         columns: Tensor,
         teacher_rows: Tensor,
         teacher_columns: Tensor,
-        weigh: Callable[[Tensor], Tensor] | None,
+        weights: Tensor,
         split: ColumnSplit,
     ) -> Tensor:
         mine = split.my_rows(len(rows))
         to_rows = torch.zeros_like(rows)
         to_columns = torch.zeros_like(columns.T)
-        mean = rows.new_zeros(())
+        total = rows.new_zeros(())
 
         block = _rows_per_block(columns)
-        parts = (part[mine].split(block) for part in (rows, teacher_rows, to_rows))
-        for own, wanted, gradient in zip(*parts, strict=True):
-            log_q = split.add_up(own @ columns.T).log_softmax(1)
-            log_p = (wanted @ teacher_columns.T).log_softmax(1)
-            weight = own.new_ones(len(own)) if weigh is None else weigh(log_p)
-            weight = weight / len(rows)
-            p = log_p.exp_()
-            mean -= weight @ torch.linalg.vecdot(p, log_q)
+        parts = (part[mine].split(block) for part in (rows, teacher_rows, weights, to_rows))
+        for own, wanted, weight, gradient in zip(*parts, strict=True):
+            scores = split.add_up(own @ columns.T)
+            q = scores.softmax(1)
+            p = (wanted @ teacher_columns.T).softmax(1)
 
-            # The derivative in a score of the student is w_b (q_bj - p_bj) / B.
-            gap = log_q.exp_().sub_(p).mul_(weight[:, None])
-            torch.mm(gap, columns, out=gradient)
-            to_columns.addmm_(own.T.contiguous(), gap)
+            # Shares sum to 1, so -sum_j p_j log q_j = l - sum_j p_j s_j with l = s_k - log q_k, here of the greatest q.
+            log_sums = scores.amax(1) - q.amax(1).log()
+            total += weight @ (log_sums - torch.linalg.vecdot(p, scores))
 
-        split.add_rows(mean, to_rows, to_columns)
+            # The derivative in a score of the student is w_b (q_bj - p_bj).
+            gap, scale = q.sub_(p), weight[:, None]
+            torch.mul(gap @ columns, scale, out=gradient)
+            to_columns.addmm_((own * scale).T.contiguous(), gap)
+
+        split.add_rows(total, to_rows, to_columns)
         ctx.save_for_backward(to_rows, to_columns)
-        return mean
+        return total
 
     @staticmethod
     @once_differentiable
