@@ -1,7 +1,8 @@
 """The LLM budget of a run: tokens and cost are counted, and no row is requested after a limit is reached.
 
 A limit applies to one run with all of its stages. Open rows count with the mean tokens of the answered rows, and before
-the first answer with an estimate from their length and `max_tokens`. So do answers of a server that reports no tokens.
+the first answer with a cautious estimate from their length and `max_tokens`. So do answers of a server that reports no
+tokens.
 The limit can therefore be exceeded only by the estimation error of one chunk per worker of the offline engine, or of
 the open requests of a server.
 """
@@ -19,7 +20,11 @@ from darec.text.protocol import Answer, Request
 from schemas.semantic import LLMConfig
 
 CHARS_PER_TOKEN = 4
-"""Of English text, roughly: until real counts are known."""
+"""Of English text, roughly: the plan's estimate until real counts are known."""
+_BYTES_PER_TOKEN = 2.5
+"""A limit must hold before real counts are known, so this is less than what text of most languages has (English 4 to
+5, Chinese and Japanese 3), and leaves room for the chat template.
+"""
 
 
 @dataclass
@@ -152,10 +157,11 @@ class Budget:
         return tokens_fit and (not most_cost or price(self.llm, prompt_tokens, output_tokens) <= most_cost)
 
     def _expected(self, request: Request) -> tuple[float, float]:
-        """Prompt and output tokens of one row: the mean of the answered rows, or an estimate."""
+        """Prompt and output tokens of one row: the mean of the answered rows, or a cautious estimate."""
         if self._answered:
             return self._prompt_tokens / self._answered, self._output_tokens / self._answered
-        return characters(request.messages) / CHARS_PER_TOKEN, self.max_tokens
+        size = sum(len(message["content"].encode()) for message in request.messages)
+        return size / _BYTES_PER_TOKEN, self.max_tokens
 
 
 def characters(messages: Sequence[dict[str, str]]) -> int:

@@ -24,8 +24,8 @@ from tests.llm_stub import Handler, completion, profile, send, stub, well
 from tests.prompt_bench import bench_recipe, template
 
 
-def requests(count: int, characters: int = 40) -> list[Request]:
-    return [Request(str(n), ({"role": "user", "content": "x" * characters},), 0, 0.0) for n in range(count)]
+def requests(count: int, content: str = "x" * 25) -> list[Request]:
+    return [Request(str(n), ({"role": "user", "content": content},), 0, 0.0) for n in range(count)]
 
 
 def test_a_budget_counts_open_rows_with_what_a_row_took() -> None:
@@ -37,6 +37,16 @@ def test_a_budget_counts_open_rows_with_what_a_row_took() -> None:
     assert rest == ["3", "4", "5", "6", "7", "8", "9"] and budget.reached, "10 + 2 open * 10 + 7 * 10 is the limit"
     with pytest.raises(LimitError, match=r"used 10 tokens.*40 rows are left.*max_tokens_per_run 100.*kept"):
         budget.stop(40)
+
+
+def test_a_first_chunk_whose_text_has_many_tokens_stays_within_the_limit() -> None:
+    """Two and a half characters of English to a token with the chat template, or one of Japanese; 20 tokens out."""
+    for content in ("x" * 25, "寿" * 10):
+        budget = Budget(LLMConfig(max_tokens_per_run=200), max_tokens=20)
+        chunk = list(budget.ration(requests(50, content)))  # all are requested before the first answer
+        for request in chunk:
+            budget.answered(Answer(request.key, "", "stop", 10, 20))
+        assert 120 <= budget.spending.tokens <= 200
 
 
 def test_money_is_counted_at_the_prices_of_the_recipe() -> None:
