@@ -56,12 +56,22 @@ class IngestReport(StageReport):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Lost rows by reason, and doubts."""
+        """Lost rows by reason, users and items of the files that no interaction mentions, and doubts."""
         lost = (
             f"{loss.rows:,} of {self.rows_in:,} rows are lost: {cause}, such as {loss.example}"
             for cause, loss in self.lost.items()
         )
-        return (*lost, *self.doubts)
+        unmentioned = (
+            f"no interactions, so not in the release: {count:,} of {counts['rows_in']:,} rows of the {side} file"
+            for side, counts in (("items", self.items_file), ("users", self.users_file))
+            if (count := counts.get("without_interactions", 0))
+        )
+        return (*lost, *unmentioned, *self.doubts)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """The counts that are not 0 with their nouns, such as "1 user and 3 items"."""
+    return " and ".join(f"{count:,} {noun}{'s' * (count > 1)}" for noun, count in counts.items() if count)
 
 
 class SplitReport(StageReport):
@@ -71,6 +81,8 @@ class SplitReport(StageReport):
     rows_out: int = 0
     users: int = 0
     items: int = 0
+    below_k_core: dict[str, int] = {}
+    """Number of users and items that `split.k_core` leaves out."""
     test_cold_users: int = 0
     """Users of the test without any train interaction."""
     test_cold_items: int = 0
@@ -78,10 +90,14 @@ class SplitReport(StageReport):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The number of cold users and items of the test."""
-        counts = {"user": self.test_cold_users, "item": self.test_cold_items}
-        cold = [f"{count:,} {noun}{'s' * (count > 1)}" for noun, count in counts.items() if count]
-        return (f"the test has {' and '.join(cold)} without train interactions",) if cold else ()
+        """What `split.k_core` leaves out, and the number of cold users and items of the test."""
+        left_out = _counted({"user": self.below_k_core.get("users", 0), "item": self.below_k_core.get("items", 0)})
+        cold = _counted({"user": self.test_cold_users, "item": self.test_cold_items})
+        remarks = {
+            f"fewer interactions than split.k_core, so not in the release: {left_out}": left_out,
+            f"the test has {cold} without train interactions": cold,
+        }
+        return tuple(text for text, counted in remarks.items() if counted)
 
 
 class GraphReport(StageReport):

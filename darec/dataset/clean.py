@@ -60,6 +60,8 @@ def clean(raw: RawData, config: DataConfig) -> CleanData:
 
     n_users, n_items = len(told[c.USER]), len(told[c.ITEM])
     doubts = [doubt for table in (raw.interactions, raw.items, raw.users) if table for doubt in table.doubts]
+    items_report["without_interactions"] = _unmentioned(items[c.ITEM], told[c.ITEM])
+    users_report["without_interactions"] = _unmentioned(users[c.USER], told[c.USER])
     report = {
         "rows_in": told["rows_in"],
         "rows_out": told["rows_out"],
@@ -162,6 +164,11 @@ def clean_entities(raw: RawTable | None, key: str, schema: TableSchema) -> tuple
         "duplicate": named.height - distinct.height,
     }
     return distinct.select(list(schema)).sort(key), counts
+
+
+def _unmentioned(ids: pl.Series, mentioned: pl.Series) -> int:
+    """The number of ids of a file that no remaining interaction mentions."""
+    return int((~ids.is_in(mentioned.implode())).sum())
 
 
 def _with_ids(pairs: pl.DataFrame, log: Log) -> pl.LazyFrame:

@@ -57,7 +57,7 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     core = source.select(*sides, *_kept(source, config)).collect(engine="streaming")
     core, users = _in_order_of_ids(core, c.USER_INDEX, texts)
     core, items = _in_order_of_ids(core, c.ITEM_INDEX, texts)
-    rows_in = core.height
+    rows_in, users_in, items_in = core.height, len(users), len(items)
 
     k = 0 if config.strategy == "column" else config.k_core
     core, rounds = k_core(core, k)
@@ -66,6 +66,8 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
 
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
+    below = {"users": users_in - len(users), "items": items_in - len(items)}
+    of_k_core = {"rows_in": rows_in, "k_core_rounds": rounds, "below_k_core": below}
 
     label = _labels(core, users, items, config)
     if config.strategy == "global-time":
@@ -81,7 +83,7 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     _check_parts(parts, config)
 
     vocabularies = (_vocabulary(users, c.USER_INDEX, c.USER), _vocabulary(items, c.ITEM_INDEX, c.ITEM))
-    return Split(parts, *vocabularies, _report(rows_in, parts, len(users), len(items), rounds))
+    return Split(parts, *vocabularies, of_k_core | _report(parts, len(users), len(items)))
 
 
 def _in_order_of_ids(rows: pl.DataFrame, column: str, texts: Mapping[str, Numbering]) -> tuple[pl.DataFrame, pl.Series]:
@@ -236,7 +238,7 @@ def _vocabulary(ids: pl.Series, index: str, name: str) -> pl.DataFrame:
     return pl.DataFrame({index: pl.int_range(len(ids), dtype=pl.Int32, eager=True), name: ids})
 
 
-def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int, rounds: int) -> dict[str, Any]:
+def _report(parts: dict[str, pl.DataFrame], users: int, items: int) -> dict[str, Any]:
     train, test = parts["train"], parts["test"]
     known, test_cold = {}, {}
     for side, index, size in (("users", c.USER_INDEX, users), ("items", c.ITEM_INDEX, items)):
@@ -246,7 +248,6 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
 
     rows = {part: table.height for part, table in parts.items()}
     return {
-        "rows_in": rows_in,
         "rows_out": sum(rows.values()),
         **rows,
         "users": users,
@@ -256,7 +257,6 @@ def _report(rows_in: int, parts: dict[str, pl.DataFrame], users: int, items: int
         "test_cold_users": test_cold["users"],
         "test_cold_items": test_cold["items"],
         "density": sum(rows.values()) / (users * items),
-        "k_core_rounds": rounds,
     }
 
 

@@ -12,6 +12,7 @@ from darec.common.errors import UserError
 from darec.dataset.clean import CleanData, clean
 from darec.dataset.readers import read_source
 from schemas.data import DataConfig, InteractionColumns
+from schemas.reports import IngestReport
 
 ALL = InteractionColumns(rating="rating", timestamp="timestamp")
 
@@ -108,7 +109,14 @@ def test_equal_item_rows_are_merged_and_rows_without_id_left_out(tmp_path):
     items = "item_id,title,genre\na,A,x\na,A,x\n,B,y\n"
     data = run(tmp_path, "user_id,item_id,rating,timestamp\nu,a,5,1\n", items=items)
     assert data.items["item_id"].to_list() == ["a"]
-    assert data.report["items_file"] == {"rows_in": 3, "empty_id": 1, "duplicate": 1}
+    assert data.report["items_file"] == {"rows_in": 3, "empty_id": 1, "duplicate": 1, "without_interactions": 0}
+
+
+def test_items_and_users_of_the_files_that_no_like_mentions_are_counted_and_said(tmp_path):
+    log = "user_id,item_id,rating,timestamp\nu,a,5,1\nu,b,1,1\n"
+    report = IngestReport.model_validate(run(tmp_path, log, items="item_id,title\na,A\nb,B\nc,C\n").report)
+    assert report.items_file["without_interactions"] == 2, "b is no like of anybody"
+    assert report.remarks == ("no interactions, so not in the release: 2 of 3 rows of the items file",)
 
 
 def test_titles_are_one_line_and_never_empty(tmp_path):

@@ -15,6 +15,7 @@ from darec.common.id_hashing import hash_ids
 from darec.dataset.errors import AnswerableError
 from darec.dataset.split import Split, k_core, split_interactions
 from schemas.data import SplitConfig
+from schemas.reports import SplitReport
 from schemas.tables import INTERACTIONS, ITEM_VOCABULARY, PARTS, SPLIT_PART, USER_VOCABULARY
 
 
@@ -58,6 +59,15 @@ def test_parts_are_a_partition_and_every_user_keeps_train_rows(rows, strategy, s
     in_train = set(found.filter(pl.col("split") == "train")["user_id"])
     assert in_train == {user for user, _, _ in rows}
     assert split.report["cold_users"] == 0
+    assert split.report["below_k_core"] == {"users": 0, "items": 0}
+
+
+def test_what_the_k_core_leaves_out_is_said():
+    core = [(f"u{user}", f"i{item}", item) for user in range(3) for item in range(3)]
+    split = split_interactions(interactions([*core, ("u0", "rare", 9), ("once", "i0", 9)]), SplitConfig(k_core=2))
+    assert split.report["rows_in"] - split.report["rows_out"] == 2
+    report = SplitReport.model_validate(split.report)
+    assert report.remarks[0] == "fewer interactions than split.k_core, so not in the release: 1 user and 1 item"
 
 
 @settings(max_examples=60, deadline=None)
