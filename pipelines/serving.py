@@ -177,10 +177,13 @@ def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) 
         return _lists(served, user or [], history or [], k, asked)
 
     @app.get("/similar")
-    def neighbours(item: _Item, k: _Count = 10) -> dict[str, Any]:
-        """The items most similar to one item, best first."""
+    def neighbours(
+        item: _Item, k: _Count = 10, block: _Rule = None, category: _Rule = None, block_category: _Rule = None
+    ) -> dict[str, Any]:
+        """The items most similar to one item, of those that the rules of the recipe and the request allow."""
         served = live.served
-        return {"release": served.release, "items": similar(served.bundle, item, k).to_dicts()}
+        asked = rules(block=block, category=category, block_category=block_category)
+        return {"release": served.release, "items": similar(served.bundle, item, k, asked).to_dicts()}
 
 
 def _lists(served: Served, users: list[str], histories: list[str], k: int, rules: RulesConfig) -> dict[str, Any]:

@@ -91,21 +91,25 @@ def recommend_histories(
     return table.with_columns(source)
 
 
-def similar(bundle: Bundle, item_id: str, k: int = 10) -> pl.DataFrame:
+def similar(bundle: Bundle, item_id: str, k: int = 10, rules: RulesConfig | None = None) -> pl.DataFrame:
     """The `k` items with the largest cosine similarity to the item.
+
+    `rules` define which items are allowed; those that compose lists (`at_most`, `min_diversity`, `new_share`) and `seen`
+    have no effect.
 
     Returns:
         Columns rank (from 1), item_id, title, score (cosine).
 
     Raises:
-        UserError: the id is unknown (the nearest known ones are named), or k < 1.
+        UserError: the id is unknown (the nearest known ones are named), k < 1, or the rules leave no item.
     """
     _positive(k)
     found = bundle.item_vectors([item_id])
     if found.is_empty():
         raise _unknown("item", item_id, bundle.items[c.ITEM], bundle)
     itself = Seen(np.zeros(1, np.int64), found[c.ITEM_INDEX].to_numpy().astype(np.int64))
-    ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), min(k, bundle.items.height), itself)
+    allowed, most = Rules.of(rules or RulesConfig(), bundle).allowed, min(k, bundle.items.height)
+    ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), most, itself, allowed)
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
 
 

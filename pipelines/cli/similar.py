@@ -5,6 +5,14 @@ from typing import Annotated
 import typer
 
 from pipelines.cli.options import CountOption, JsonOption, RecipeOption, SetOption, open_recipe, print_json
+from pipelines.cli.rules import (
+    BlockCategoryOption,
+    BlockOption,
+    CategoryOption,
+    InStockOption,
+    OnlyOption,
+    requested,
+)
 from pipelines.cli.serving import current_bundle
 from pipelines.tables import print_table
 
@@ -12,16 +20,22 @@ from pipelines.tables import print_table
 def similar(
     item: Annotated[str, typer.Option("--item", help="External item id.")],
     k: CountOption = 10,
+    only: OnlyOption = None,
+    in_stock: InStockOption = None,
+    block: BlockOption = None,
+    category: CategoryOption = None,
+    block_category: BlockCategoryOption = None,
     recipe: RecipeOption = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the items most similar to an item, from the current release."""
+    """Show the items most similar to an item, from the current release, of those that the rules allow."""
     from darec.serving.recommend import similar as similar_items
 
-    _, store = open_recipe(recipe, overrides)
+    loaded, store = open_recipe(recipe, overrides)
+    rules = requested(loaded.rules, only, in_stock, block, category, block_category)
     bundle = current_bundle(store.root)
-    answer = similar_items(bundle, item, k)
+    answer = similar_items(bundle, item, k, rules)
     if as_json:
         print_json(answer.to_dicts())
         return

@@ -82,6 +82,9 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         assert odd.status_code == 422 and "does not say NAME=VALUE" in odd.json()["error"]
         near = get(f"{url}/similar", params={"item": item, "k": 3}).json()
         assert [row["item_id"] for row in near["items"]] == similar(bundle, item, 3)["item_id"].to_list()
+        nearest = near["items"][0]["item_id"]
+        others = get(f"{url}/similar", params={"item": item, "k": 3, "block": nearest}).json()["items"]
+        assert [row["item_id"] for row in others[:2]] == [row["item_id"] for row in near["items"][1:]]
         unknown = get(f"{url}/recommend", params={"user": "nobody"})
         assert unknown.status_code == 404 and "is not in the release" in unknown.json()["error"]
         assert str(store) not in unknown.text, "clients do not see paths of the machine"

@@ -18,7 +18,8 @@ from darec.evaluation.rerankers import build, write
 from darec.serving.bundle import Bundle, Contents, vectors_of
 from darec.serving.lists import write_lists
 from darec.serving.ranker import with_new
-from darec.serving.recommend import recommend, recommend_many
+from darec.serving.recommend import recommend, recommend_many, similar
+from darec.serving.rules import Rules
 from schemas.lists import ListsConfig
 from schemas.recipe import Recipe
 from schemas.release import ExportConfig
@@ -121,6 +122,20 @@ def test_lists_are_those_of_loops_over_the_whole_catalogue(rules, kind, users, k
         assert exact or len(got[user]) == len(items) or "genre" in chosen.at_most
         if exact or int(user[1:]) >= USERS - 3:
             assert got[user] == items
+
+
+@settings(max_examples=40, deadline=None)
+@given(rules=given_rules, kind=st.sampled_from(["flat", "ivf", "hnsw"]), item=st.integers(0, ITEMS - 1))
+def test_similar_items_are_only_those_that_the_rules_allow(rules, kind, item):
+    bundle, _, _ = world(kind)
+    chosen = RulesConfig.model_validate(rules)
+    try:
+        allowed = Rules.of(chosen, bundle).allowed
+    except UserError:
+        return
+    unruled = similar(bundle, f"i{item}", ITEMS)["item_id"].to_list()
+    expected = [other for other in unruled if allowed is None or allowed[int(other[1:])]]
+    assert similar(bundle, f"i{item}", ITEMS, chosen)["item_id"].to_list() == expected
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
