@@ -94,8 +94,8 @@ def recommend_histories(
 def similar(bundle: Bundle, item_id: str, k: int = 10, rules: RulesConfig | None = None) -> pl.DataFrame:
     """The `k` items with the largest cosine similarity to the item.
 
-    `rules` define which items are allowed; those that compose lists (`at_most`, `min_diversity`, `new_share`) and `seen`
-    have no effect.
+    `rules` define which items are allowed; those about the list of a user (`at_most`, `min_diversity`, `new_share`,
+    `seen`) have no effect.
 
     Returns:
         Columns rank (from 1), item_id, title, score (cosine).
