@@ -67,6 +67,8 @@ def _night(
     why = f"run until {results[-1].stage}" if results else ""
     if isinstance(error, LimitError):
         why = str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        outcome, why = "failed", "interrupted"
     elif error is not None:
         outcome, why = "failed", str(error) or type(error).__name__
     elif decision is not None:

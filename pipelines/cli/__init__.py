@@ -87,6 +87,10 @@ app.add_typer(prompt.app, name="prompt", rich_help_panel="Research")
 app.add_typer(bench.app, name="bench", rich_help_panel="Research")
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"darec {__version__}")
@@ -126,9 +130,12 @@ def guarded(action: Callable[[], Any]) -> int:
     """
     try:
         action()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:
+        # Typer turns Ctrl-C during a command into an exit with this code.
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         print_error("interrupted; finished work is kept")
-        return 130
+        return INTERRUPTED
     except BaseException as error:
         # Polars' PanicException is not an Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

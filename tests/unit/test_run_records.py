@@ -2,21 +2,28 @@
 
 import json
 import re
+import sys
 import threading
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
+import typer
 from prometheus_client.parser import text_string_to_metric_families
 
+from darec.artifacts.store import Store
 from darec.report.nights import TEXTFILE, exposition, history, last_night, record
 from darec.report.source import Source
 from darec.report.trend import trend
 from darec.serving.releases import Releases
+from pipelines.cli import guarded
 from pipelines.monitor import Handler
+from pipelines.nights import recorded
 from schemas.night import Night
+from schemas.recipe import Recipe
 from tests.processes import listening
 
 NOW = datetime.now(UTC)
@@ -142,3 +149,23 @@ def test_tokens_and_minutes_join_the_trend_once_two_nights_kept_them(nights):
         assert charts["LLM tokens"] == ((1.0, 10.0), (2.0, 10.0)) and len(charts["minutes"]) == 2
     finally:
         (store.root / "nights.jsonl").unlink()
+
+
+def test_ctrl_c_during_a_command_is_said_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def stopped() -> None:
+        with recorded(Store(tmp_path), "run", Recipe()):
+            raise KeyboardInterrupt
+
+    assert guarded(lambda: app([])) == 130
+    assert "interrupted; finished work is kept" in capsys.readouterr().err
+    found = last_night(tmp_path)
+    assert found is not None and (found.outcome, found.why) == ("failed", "interrupted")
+
+
+def test_other_exits_of_a_command_keep_their_code() -> None:
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: sys.exit(3))
+    assert ended.value.code == 3
