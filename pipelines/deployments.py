@@ -164,9 +164,16 @@ def _notify(url: str) -> Iterator[Automation]:
 
 
 def _save(automation: Automation) -> None:
+    """Creates or updates it; an automation that has not changed is left alone.
+
+    An update makes Prefect forget which runs it watches: a run that died with its worker would stay `Running` for ever
+    if the worker registers everything again when it starts.
+    """
     try:
-        automation.id = Automation.read(name=automation.name).id  # pyright: ignore[reportAttributeAccessIssue]
+        saved: Automation = Automation.read(name=automation.name)  # pyright: ignore[reportAssignmentType]
     except ValueError:
         automation.create()
-    else:
+        return
+    automation.id = saved.id
+    if automation.model_dump() != saved.model_dump():
         automation.update()

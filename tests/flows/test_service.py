@@ -183,7 +183,10 @@ def _webhook(calls: list[dict[str, Any]]) -> HTTPServer:
 
 @pytest.fixture(scope="module")
 def orphan(service: Service) -> str:
-    """A run whose process and worker were killed in one blow, as when a machine loses power; made first of all."""
+    """A run whose process and worker were killed in one blow, as when a machine loses power; made first of all.
+
+    A worker in a container registers everything again when it is started again.
+    """
     run = service.start("rerun-stage/rerun-stage", stage="train", extent="only", overrides=["train.epochs=1000000"])
     service.wait(run, "RUNNING")
     process = service.process_of(run)
@@ -192,6 +195,9 @@ def orphan(service: Service) -> str:
         if victim is not None:
             victim.kill()
     assert service.state(run)["type"] == "RUNNING"
+    deploy = [str(Path(sys.executable).parent / "darec"), "deploy", "--recipe", str(service.folder / "recipe.yaml")]
+    environment = unconfigured() | {"PREFECT_API_URL": f"{service.url}/api"}
+    subprocess.run(deploy, cwd=PROJECT, env=environment, check=True, timeout=PATIENCE)
     return run
 
 
