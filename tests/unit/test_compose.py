@@ -49,10 +49,12 @@ def test_what_a_profile_serves_runs_on_what_it_is_called() -> None:
         assert service["image"].endswith(f"-{device}")
 
 
-def test_the_links_of_the_runs_lead_to_the_service_of_the_reports() -> None:
+def test_the_links_of_the_runs_lead_to_addresses_for_browsers() -> None:
     [port] = SERVICES["reports"]["ports"]
     default = re.sub(r"\$\{DAREC_REPORTS_PORT:-(\d+)\}", r"\1", port).rpartition(":")[0]
     assert SERVICES["worker"]["environment"]["DAREC_REPORTS_URL"].endswith(f"http://{default}}}")
+    server = SERVICES["server"]["environment"]["PREFECT_UI_API_URL"]
+    assert SERVICES["worker"]["environment"]["PREFECT_UI_URL"] == server.removesuffix("/api")
     assert "data:/app/data:ro" in SERVICES["reports"]["volumes"] and "data:/app/data" in SERVICES["worker"]["volumes"]
 
 
