@@ -72,3 +72,9 @@ def test_images_are_pinned_and_run_without_root() -> None:
     stages = text.split("\nFROM ")[1:]
     assert all(re.match(r"\$\{PYTHON_IMAGE\}|base", stage) for stage in stages)
     assert all("USER 10001" in stage for stage in stages if " AS base" not in stage.splitlines()[0])
+
+
+def test_the_code_is_readable_for_the_worker_whatever_the_umask_of_the_checkout() -> None:
+    _, worker = Path("docker/Dockerfile").read_text().split("base AS worker")
+    after_the_last_copy, user = worker.rpartition("\nCOPY ")[2].split("USER 10001")
+    assert "chmod -R a+rX ." in after_the_last_copy and "COPY" not in user
