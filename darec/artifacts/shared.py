@@ -85,8 +85,17 @@ def _caches(folder: Path, url: str) -> bool:
 
 
 def shared_store(cache: Path) -> "Shared | None":
-    """The shared store that the folder caches; None if the folder is the store itself."""
-    return _opened(str(cache), os.getpid()) if (cache / MARKER).exists() else None
+    """The shared store that the folder caches; None if the folder is the store itself.
+
+    Raises:
+        UserError: this user may not enter the folder.
+    """
+    try:
+        shared = (cache / MARKER).exists()
+    except PermissionError as error:
+        hint = f"give it to the user who runs darec (`chown -R {os.getuid()}`), or set runtime.store"
+        raise UserError("the folder of the store cannot be read", where=str(cache), hint=hint) from error
+    return _opened(str(cache), os.getpid()) if shared else None
 
 
 @lru_cache

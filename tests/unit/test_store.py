@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,3 +181,30 @@ def test_the_newest_artifact_is_found_without_reading_the_others(tmp_path: Path,
     latest = store.latest("s")
     assert latest is not None and latest.key == "k59"
     assert len(read) == 1
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from darec.artifacts.store import Store
+
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setuid(65534)
+try:
+    Store(Path(sys.argv[1]))
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_the_store_of_another_user_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir(mode=0o700)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    command = [sys.executable, "-c", AS_NOBODY, str(root)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("UserError: the folder of the store cannot be read") and str(root) in said
+    assert "chown -R 65534" in said and "shared.json" not in said
