@@ -1,5 +1,6 @@
 """`darec serve`: recommendations of the current release over HTTP."""
 
+import inspect
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -149,7 +150,7 @@ def make_app(
 def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) -> None:
     """Adds the queries: items for users and histories, and items similar to an item."""
 
-    @app.get("/recommend")
+    @app.get("/recommend", dependencies=[Depends(_check_names)])
     def recommend(
         user: _Users = None,
         history: _Histories = None,
@@ -176,7 +177,7 @@ def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) 
         asked = rules(block=block, seen=seen, min_diversity=min_diversity, **given)
         return _lists(served, user or [], history or [], k, asked)
 
-    @app.get("/similar")
+    @app.get("/similar", dependencies=[Depends(_check_names)])
     def neighbours(
         item: _Item, k: _Count = 10, block: _Rule = None, category: _Rule = None, block_category: _Rule = None
     ) -> dict[str, Any]:
@@ -184,6 +185,14 @@ def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) 
         served = live.served
         asked = rules(block=block, category=category, block_category=block_category)
         return {"release": served.release, "items": similar(served.bundle, item, k, asked).to_dicts()}
+
+
+def _check_names(request: Request) -> None:
+    """Refuses parameters that the query does not have: a misspelt rule would be ignored."""
+    known = inspect.signature(request.scope["route"].endpoint).parameters
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        raise UserError(f"there is no parameter {unknown[0]!r}", where="rules", hint=f"known: {', '.join(known)}")
 
 
 def _lists(served: Served, users: list[str], histories: list[str], k: int, rules: RulesConfig) -> dict[str, Any]:

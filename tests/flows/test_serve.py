@@ -95,6 +95,9 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         (store.parent / "stock.txt").write_text("\n".join(bundle.items["item_id"]))
         assert get(f"{url}/recommend", params={"user": user, "k": 0}).status_code == 422
         assert get(f"{url}/recommend").status_code == 422
+        for path, asked in (("recommend", {"user": user, "blocked": first}), ("similar", {"item": item, "seen": "1"})):
+            misspelt = get(f"{url}/{path}", params=asked)
+            assert misspelt.status_code == 422 and "there is no parameter" in misspelt.json()["error"]
         get(f"{url}/made-up")
         metrics = get(f"{url}/metrics").text
         counts = {
