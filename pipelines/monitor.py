@@ -10,44 +10,62 @@ from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from darec.artifacts.store import Store
+from darec.common.errors import DarecError
 from darec.report.nights import exposition, last_night
 from pipelines.reports import folder
 
 NIGHT_HOURS = "DAREC_NIGHT_HOURS"
 """Environment variable: hours without a run after which `/health` answers 503; default 26."""
 
+Answer = tuple[HTTPStatus, str, bytes]
+"""Status, content type and body."""
+
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the metrics, health and report files of one store."""
+    """Serves the metrics, health and report files of one store, which is opened for every request."""
 
     def __init__(self, *arguments: Any, store: Path) -> None:
         self._store = store
-        super().__init__(*arguments, directory=str(folder(Store(store))))
+        super().__init__(*arguments)  # answers the request
 
-    def do_GET(self) -> None:
-        """The metrics, the health of the last run, or a report."""
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            self._answer(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", exposition(self._store))
-        elif path == "/health":
-            status, facts = health(self._store)
-            self._answer(status, "application/json", json.dumps(facts).encode())
-        else:
-            super().do_GET()
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        """Sends the head of the metrics, the health of the last run, or a report, and returns the body.
 
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Logs nothing, because monitors send a request every few seconds."""
+        If the store cannot be read, every answer is 503 with the reason.
+        """
+        try:
+            computed = self._computed()
+        except (DarecError, OSError) as error:
+            computed = _json(HTTPStatus.SERVICE_UNAVAILABLE, {"healthy": False, "why": str(error)})
+        if computed is None:
+            return super().send_head()
 
-    def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        status, kind, body = computed
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        return BytesIO(body)
+
+    def _computed(self) -> Answer | None:
+        """The answer to a request that is not for a report."""
+        self.directory = str(folder(Store(self._store)))
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            return HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", exposition(self._store)
+        return _json(*health(self._store)) if path == "/health" else None
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Logs nothing, because monitors send a request every few seconds."""
+
+
+def _json(status: HTTPStatus, facts: dict[str, Any]) -> Answer:
+    return status, "application/json", json.dumps(facts).encode()
 
 
 def health(store: Path) -> tuple[HTTPStatus, dict[str, Any]]:

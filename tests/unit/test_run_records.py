@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import threading
 import urllib.error
@@ -10,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from darec.artifacts.store import Store
@@ -126,6 +129,36 @@ def test_the_monitor_serves_reports_and_metrics_and_nothing_else_of_the_store(mo
     assert code == 200 and samples(text.encode())["darec_last_run_success"] == 1
     for path in ("/../secret", "/..%2fsecret", "/%2e%2e/secret", "/nights.jsonl"):
         assert ask(monitor + path)[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/r1.html", "/"])
+def test_a_store_that_cannot_be_read_is_answered_with_the_reason(tmp_path, path):
+    (tmp_path / "store").write_text("a file")
+    with listening(partial(Handler, store=tmp_path / "store")) as url:
+        code, body = ask(url + path)
+        assert code == 503 and json.loads(body)["healthy"] is False
+        assert "the store is not a folder" in json.loads(body)["why"]
+
+
+def test_a_history_that_cannot_be_read_is_answered_with_the_reason(monitor, tmp_path):
+    (tmp_path / "nights.jsonl").mkdir()
+    for path in ("/health", "/metrics"):
+        code, body = ask(monitor + path)
+        assert code == 503 and "nights.jsonl" in json.loads(body)["why"]
+
+
+def test_a_head_without_a_body_is_answered_as_the_whole(monitor):
+    for path, status in (("/metrics", 200), ("/health", 503), ("/r1.html", 200), ("/secret", 404)):
+        assert httpx.head(monitor + path).status_code == status
+
+
+def test_the_container_of_the_reports_is_healthy_if_its_store_can_be_read(tmp_path):
+    [*_, script] = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]["reports"]["healthcheck"]["test"]
+    with listening(partial(Handler, store=tmp_path / "store")) as url:
+        command = [sys.executable, "-c", script.replace("http://127.0.0.1:4201", url)]
+        assert subprocess.run(command, check=False).returncode == 0, "no run has ended yet"
+        (tmp_path / "store").write_text("a file")
+        assert subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode != 0
 
 
 def test_releases_from_before_there_was_a_history_are_nights_and_make_a_trend(nights):
