@@ -39,6 +39,13 @@ def contradictions(recipe: "Recipe") -> Iterator[str]:
 
     yield from _graph_weights(recipe)
 
+    if recipe.split.items == "all" and not recipe.train.predicts_cold_rows:
+        yield (
+            "split.items: all keeps items without interactions, whose vectors only a text can predict, and train "
+            "predicts none: train with text vectors and a train.cold_start, or set split.items to core and "
+            "split.k_core to 0"
+        )
+
     if recipe.train.dislikes != "ignore" and not recipe.data.has_dislikes:
         yield (
             f"train.dislikes: {recipe.train.dislikes} needs dislikes: set data.dislike_below or a negative weight in "

@@ -239,6 +239,10 @@ class SplitConfig(Section):
     k_core: int = Field(default=5, ge=0, le=1_000_000)
     """Users and items with fewer interactions are removed repeatedly until every one has at least this number. 0 keeps
     all. Not used by `column`."""
+    items: Literal["core", "all"] = added("core")
+    """core: items of the log with enough interactions for `k_core`. all: every item of the items file as well, so that
+    new items are in the release with the vector that their text predicts, and items with any interactions of the
+    remaining users: `k_core` then applies to users only."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the random split, and of the order of a user's interactions with equal timestamps."""
 

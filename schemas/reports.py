@@ -61,8 +61,9 @@ class IngestReport(StageReport):
             f"{loss.rows:,} of {self.rows_in:,} rows are lost: {cause}, such as {loss.example}"
             for cause, loss in self.lost.items()
         )
+        outcomes = {"items": "split.items: all keeps them in the release", "users": "they are not in the release"}
         unmentioned = (
-            f"no interactions, so not in the release: {count:,} of {counts['rows_in']:,} rows of the {side} file"
+            f"{count:,} of {counts['rows_in']:,} rows of the {side} file have no interactions: {outcomes[side]}"
             for side, counts in (("items", self.items_file), ("users", self.users_file))
             if (count := counts.get("without_interactions", 0))
         )

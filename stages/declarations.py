@@ -67,8 +67,13 @@ SPLIT = Stage(
     subflow="semantic",
     body="stages.split",
     report=SplitReport,
-    # Only interactions are an input, so an edited title does not change the split.
-    reads=lambda recipe: (files.INTERACTIONS, *((files.DISLIKES,) if recipe.data.has_dislikes else ())),
+    # Items are an input only if all of them are kept. An edited title then makes the split run again, with the same
+    # files as a result, so that the stages after it stay hits.
+    reads=lambda recipe: (
+        files.INTERACTIONS,
+        *((files.ITEMS,) if recipe.split.items == "all" else ()),
+        *((files.DISLIKES,) if recipe.data.has_dislikes else ()),
+    ),
     writes=(files.TRAIN_PART, files.VAL_PART, files.TEST_PART, files.USER_VOCABULARY, files.ITEM_VOCABULARY),
     config=lambda recipe: {"split": recipe.split},
 )

@@ -5,6 +5,7 @@ from darec.artifacts.files import (
     DISLIKES,
     INTERACTIONS,
     ITEM_VOCABULARY,
+    ITEMS,
     TEST_PART,
     TRAIN_DISLIKES,
     TRAIN_PART,
@@ -13,6 +14,7 @@ from darec.artifacts.files import (
 )
 from darec.dataset.dislikes import known_in_train, numbered
 from darec.dataset.split import split_interactions
+from schemas import columns as c
 from schemas.reports import SplitReport
 from schemas.tables import DISLIKED_PAIRS
 from stages.contract import Outcome, StageContext
@@ -20,7 +22,8 @@ from stages.contract import Outcome, StageContext
 
 def run(context: StageContext) -> Outcome[SplitReport]:
     """Divides the interactions."""
-    result = split_interactions(context.scan(INTERACTIONS), context.recipe.split)
+    catalogue = context.scan(ITEMS).select(c.ITEM).collect()[c.ITEM] if context.has(ITEMS) else None
+    result = split_interactions(context.scan(INTERACTIONS), context.recipe.split, catalogue)
 
     context.write(TRAIN_PART, result.parts["train"])
     context.write(VAL_PART, result.parts["val"])

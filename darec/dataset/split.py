@@ -3,7 +3,7 @@
 The result does not depend on the order of the input rows. Ids are numbered in sorted order.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from schemas.data import SplitConfig
 from schemas.tables import PARTS, SPLIT_EXTRAS, SPLIT_PART
 
 _LABEL = pl.Enum(PARTS)
+_SIDES = (c.USER_INDEX, c.ITEM_INDEX)
 
 Label = Callable[[pl.DataFrame], pl.DataFrame]
 """Adds a column to the rows of whole users."""
@@ -31,8 +32,8 @@ Count = Callable[[pl.Expr, pl.Expr], pl.Expr]
 class Split:
     """The output of the split stage.
 
-    A user or item of the vocabulary may have no train row (a late item, or any entity of a given split). It keeps its
-    number, and only its text can provide a vector.
+    A user or item of the vocabulary may have no train row (a late item, an item of the catalogue, or any entity of a
+    given split). It keeps its number, and only its text can provide a vector.
     """
 
     parts: dict[str, pl.DataFrame]
@@ -41,10 +42,17 @@ class Split:
     report: dict[str, Any]
 
 
-def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitConfig) -> Split:
+def split_interactions(
+    interactions: pl.DataFrame | pl.LazyFrame, config: SplitConfig, catalogue: pl.Series | None = None
+) -> Split:
     """Splits clean interactions (columns of `schemas.tables.INTERACTIONS`, unique pairs).
 
     Ids become numbers while the rows are read, so that each id's text is in memory once and not once per row.
+
+    Args:
+        interactions: the rows of all users.
+        config: the strategy.
+        catalogue: ids of items that are in the vocabulary without regard to their interactions (`split.items: all`).
 
     Raises:
         UserError: the strategy needs missing timestamps or labels, the k-core is empty, fewer than two users or items
@@ -57,16 +65,19 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
     core = source.select(*sides, *_kept(source, config)).collect(engine="streaming")
     core, users = _in_order_of_ids(core, c.USER_INDEX, texts)
     core, items = _in_order_of_ids(core, c.ITEM_INDEX, texts)
-    rows_in, users_in, items_in = core.height, len(users), len(items)
+    rows_in, users_in, items_in, logged = core.height, len(users), len(items), items
 
     k = 0 if config.strategy == "column" else config.k_core
-    core, rounds = k_core(core, k)
+    core, rounds = k_core(core, k, (c.USER_INDEX,) if config.items == "all" else _SIDES)
     if core[c.USER_INDEX].n_unique() < 2 or core[c.ITEM_INDEX].n_unique() < 2:
         raise _too_little(core, k)
 
     core, users = _renumbered(core, c.USER_INDEX, users)
     core, items = _renumbered(core, c.ITEM_INDEX, items)
     below = {"users": users_in - len(users), "items": items_in - len(items)}
+    if catalogue is not None:
+        core, items = _with_catalogue(core, items, catalogue)
+        below["items"] = int((~logged.is_in(items.implode())).sum())
     of_k_core = {"rows_in": rows_in, "k_core_rounds": rounds, "below_k_core": below}
 
     label = _labels(core, users, items, config)
@@ -74,7 +85,8 @@ def split_interactions(interactions: pl.DataFrame | pl.LazyFrame, config: SplitC
         core = _at_one_time(core, config)
     if config.gap_days:
         core, users = _renumbered(core, c.USER_INDEX, users)
-        core, items = _renumbered(core, c.ITEM_INDEX, items)
+        if catalogue is None:
+            core, items = _renumbered(core, c.ITEM_INDEX, items)
 
     order = [c.USER_INDEX, *_time(core), c.ITEM_INDEX]
     of_some_users = of_users(core, c.USER_INDEX)
@@ -112,14 +124,16 @@ def _parts(labelled: Iterable[pl.DataFrame]) -> dict[str, pl.DataFrame]:
     return {part: pl.concat(tables, rechunk=True) for part, tables in found.items()}
 
 
-def k_core(rows: pl.DataFrame, k: int) -> tuple[pl.DataFrame, int]:
-    """The largest set of rows in which every user and item has at least `k`, and the number of rounds."""
+def k_core(rows: pl.DataFrame, k: int, columns: Sequence[str] = _SIDES) -> tuple[pl.DataFrame, int]:
+    """The largest set of rows in which every user and item (of `columns`) has at least `k`, and the number of
+    rounds.
+    """
     rounds = 0
     while k > 1:
         rounds += 1
-        sides = (rows[column].to_numpy() for column in (c.USER_INDEX, c.ITEM_INDEX))
+        sides = (rows[column].to_numpy() for column in columns)
         enough = [(np.bincount(side) >= k)[side] for side in sides]
-        kept = rows.filter(pl.Series(enough[0] & enough[1]))
+        kept = rows.filter(pl.Series(np.logical_and.reduce(enough)))
         if kept.height == rows.height:
             break
         rows = kept
@@ -131,6 +145,13 @@ def _renumbered(rows: pl.DataFrame, column: str, ids: pl.Series) -> tuple[pl.Dat
     """`rows` with the remaining numbers in `column` made consecutive, and their ids."""
     numbers, present = renumbered(rows[column])
     return rows.with_columns(numbers), ids.gather(present)
+
+
+def _with_catalogue(rows: pl.DataFrame, items: pl.Series, catalogue: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
+    """`rows` with item numbers among the sorted ids of `items` and of the catalogue together, and these ids."""
+    every = pl.concat([items, catalogue.alias(items.name)]).unique().sort()
+    places = every.search_sorted(items).to_numpy().astype(np.int32)
+    return rows.with_columns(pl.Series(c.ITEM_INDEX, places[rows[c.ITEM_INDEX].to_numpy()])), every
 
 
 def _labels(rows: pl.DataFrame, users: pl.Series, items: pl.Series, config: SplitConfig) -> Label:

@@ -116,7 +116,9 @@ def test_items_and_users_of_the_files_that_no_like_mentions_are_counted_and_said
     log = "user_id,item_id,rating,timestamp\nu,a,5,1\nu,b,1,1\n"
     report = IngestReport.model_validate(run(tmp_path, log, items="item_id,title\na,A\nb,B\nc,C\n").report)
     assert report.items_file["without_interactions"] == 2, "b is no like of anybody"
-    assert report.remarks == ("no interactions, so not in the release: 2 of 3 rows of the items file",)
+    assert report.remarks == (
+        "2 of 3 rows of the items file have no interactions: split.items: all keeps them in the release",
+    )
 
 
 def test_titles_are_one_line_and_never_empty(tmp_path):

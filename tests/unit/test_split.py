@@ -7,7 +7,7 @@ import networkx as nx
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -68,6 +68,36 @@ def test_what_the_k_core_leaves_out_is_said():
     assert split.report["rows_in"] - split.report["rows_out"] == 2
     report = SplitReport.model_validate(split.report)
     assert report.remarks[0] == "fewer interactions than split.k_core, so not in the release: 1 user and 1 item"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=data_sets(),
+    catalogue=st.lists(st.sampled_from([f"i{n}" for n in range(12)]), unique=True),
+    k=st.integers(0, 3),
+    strategy=STRATEGIES,
+)
+def test_all_items_of_the_catalogue_and_of_the_remaining_users_are_kept(rows, catalogue, k, strategy):
+    """`k_core` applies to users only, and each pair has the numbers of its ids."""
+    counts = {user: sum(row[0] == user for row in rows) for user, _, _ in rows}
+    kept = [row for row in rows if counts[row[0]] >= k]
+    assume(len({user for user, _, _ in kept}) >= 2 and len({item for _, item, _ in kept}) >= 2)
+    config = SplitConfig(strategy=strategy, k_core=k, items="all")
+    split = split_interactions(interactions(rows), config, pl.Series("item_id", catalogue, dtype=pl.String))
+
+    assert sorted(with_ids(split).select("user_id", "item_id", "timestamp").rows()) == sorted(kept)
+    assert split.items["item_id"].to_list() == sorted({*catalogue, *(item for _, item, _ in kept)})
+    assert split.items["item_index"].to_list() == list(range(len(split.items)))
+    lost = {item for _, item, _ in rows} - set(split.items["item_id"])
+    assert split.report["below_k_core"] == {"users": len(counts) - len(split.users), "items": len(lost)}
+
+
+def test_a_gap_in_time_leaves_out_no_item_of_the_catalogue():
+    rows = [(f"u{n % 2}", f"i{n}", n * 86_400) for n in range(10)]
+    config = SplitConfig(strategy="global-time", k_core=0, items="all", gap_days=1, ratios=(0.4, 0.3, 0.3))
+    split = split_interactions(interactions(rows), config, pl.Series("item_id", ["i10"]))
+    assert split.report["rows_out"] < 10 and split.items["item_id"].to_list() == sorted(f"i{n}" for n in range(11))
+    assert {(row[0], row[1]) for row in with_ids(split).select("user_id", "item_id").rows()} < {row[:2] for row in rows}
 
 
 @settings(max_examples=60, deadline=None)
