@@ -4,9 +4,9 @@ Artifacts are caches: those that contain the person, and all that were made from
 rebuilds them from the raw data. Artifacts with items only are kept. The bundle of a release that is kept is replaced by
 one without the person (`darec.serving.bundle.write_without`): the new bundle is complete before `current` and the
 record of the release refer to it, so a process killed at any moment leaves the old or the new bundle in production.
-Rows of the person's texts and text vectors are removed from the row ledgers by their content, because a ledger does not
-contain user ids. Files that name the person are deleted last, so that a second call after a kill finds the person and
-completes the removal.
+The lists of all users in the recipe's folder are then written again. Rows of the person's texts and text vectors are
+removed from the row ledgers by their content, because a ledger does not contain user ids. Files that name the person
+are deleted last, so that a second call after a kill finds the person and completes the removal.
 
 Unreadable files may contain the person and are also deleted, unless they are releases.
 """
@@ -34,6 +34,7 @@ from darec.artifacts.store import RECEIPTS, Artifact, Store, explained, file_rec
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.files import replacing
 from darec.serving.bundle import write_without
+from darec.serving.lists import follow_by_hand, written
 from darec.serving.recommend import nearest
 from darec.serving.records import CurrentLink, Records
 from darec.serving.releases import LEASE, whoami
@@ -41,10 +42,12 @@ from darec.serving.retention import alone
 from darec.serving.vectors import open_store
 from schemas import columns as c
 from schemas.copies import COPIES, COPY_FOLDERS
+from schemas.lists import ListsConfig
 from schemas.manifest import MANIFEST, InputRecord
 from schemas.night import NIGHTS_FILE, Night
 from schemas.receipt import Receipt
 from schemas.release import Release
+from schemas.rules import RulesConfig
 from schemas.tables import PROFILE_ROWS, VECTOR_ROWS
 from schemas.vectors import VectorsConfig
 
@@ -68,6 +71,7 @@ _CACHES = (
     "caches of other machines: each follows with its next command, but reports, checkpoints, its outbox and copies of "
     "remote sources stay; a copy of a table brings the person back: run `darec forget` on each machine that reads one"
 )
+_LISTS = "lists of all users, which could not be written again: delete them if there are any in this folder"
 _PUSHED = "logs, snapshots and backups of the vector store, and its free blocks until it uses them again"
 _OLD_TEXTS = "texts of the person whose artifacts were removed: a ledger does not contain user ids"
 
@@ -99,6 +103,8 @@ def forget(
     copies: Holder | None = None,
     dry_run: bool = False,
     vectors: VectorsConfig | None = None,
+    lists: ListsConfig | None = None,
+    rules: RulesConfig | None = None,
 ) -> Receipt:
     """Removes a person from the store; with `dry_run` it only counts the data that contains the person.
 
@@ -111,9 +117,12 @@ def forget(
         copies: the copies of remote sources in the store.
         dry_run: change nothing.
         vectors: the vector store that releases are pushed into, where the person is removed first.
+        lists: the lists of all users, which are written again without the person if they are in their folder.
+        rules: the rules of these lists.
 
     Raises:
-        UserError: the store does not contain this id (the nearest ones are named), or a release record cannot be read.
+        UserError: the store does not contain this id (the nearest ones are named), a release record cannot be read, or
+            the lists cannot be written.
         DarecError: the bundle in production is damaged.
         TransientError: a run is active, a file cannot be read temporarily, or the vector store does not answer.
     """
@@ -128,6 +137,11 @@ def forget(
         if vectors is not None:
             left = (*left, _PUSHED)
             counts["rows of the vector store"] = _from_vector_store(vectors, user_id, dry_run)
+
+        if lists is not None:
+            follow = _lists_follow(person, lists)
+            counts["lists of all users written again"] = int(follow is True)
+            left = (*left, *([f"{_LISTS}: {lists.out}"] if follow is None else []))
 
         receipt = Receipt(
             at=datetime.now(UTC),
@@ -150,7 +164,7 @@ def forget(
 
         if copies is not None:
             copies.remove()
-        return _remove(store, person, receipt)
+        return _remove(store, person, receipt, lists, rules or RulesConfig())
 
 
 @dataclass(frozen=True)
@@ -455,7 +469,30 @@ def _from_vector_store(config: VectorsConfig, user_id: str, dry_run: bool) -> in
     return found
 
 
-def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
+def _lists_follow(person: _Person, config: ListsConfig) -> bool | None:
+    """Whether the lists in the folder will be of another release than the one in production, whose bundle may be
+    rewritten; None if no lists or no release can be read.
+    """
+    there, target = written(config.out), CurrentLink(person.store).follow()
+    if there is None or target.artifact is None or target.trouble is not None:
+        return None
+    current = Artifact(person.store.root / target.artifact)
+    return current in person.bundles or there.release != current.key
+
+
+def _write_lists(store: Store, config: ListsConfig | None, rules: RulesConfig) -> None:
+    """Writes the lists again from the release in production, unless they are those of this release."""
+    target = CurrentLink(store).follow()
+    if target.artifact is None or target.trouble is not None:
+        return
+    try:
+        follow_by_hand(store.root / target.artifact, config, rules)
+    except DarecError as error:
+        hint = f"{error.hint}; then run `darec forget` again, because the lists may contain the person"
+        raise type(error)(error.what, where=error.where, hint=hint) from error
+
+
+def _remove(store: Store, person: _Person, receipt: Receipt, lists: ListsConfig | None, rules: RulesConfig) -> Receipt:
     """Removes the data that was found. The receipt is written just before the files that name the
     person are deleted.
     """
@@ -472,6 +509,7 @@ def _remove(store: Store, person: _Person, receipt: Receipt) -> Receipt:
         counts[rows.kind] += rows.ledger.forget(rows.column, rows.values)
     for bundle in person.bundles:
         _replace(store, bundle, person.user_id)
+    _write_lists(store, lists, rules)
 
     for room in _SCRATCH:
         _empty(store, room)

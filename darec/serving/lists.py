@@ -118,8 +118,8 @@ def written(out: Path | str) -> ListsManifest | None:
 def follow_by_hand(
     bundle: Path, config: ListsConfig | None, rules: RulesConfig, progress: Progress | None = None
 ) -> ListsManifest | None:
-    """Writes the lists of the release in production again after a rollback or promotion, if those in the folder are of
-    another release. None if there is nothing to write.
+    """Writes the lists of the release in production again after a rollback, a promotion or `darec forget`, if those in
+    the folder are of another release. None if there is nothing to write.
     """
     there = written(config.out) if config else None
     if config is None or there is None or there.release == bundle.name:

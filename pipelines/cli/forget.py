@@ -25,7 +25,7 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """Remove a person from the store: artifacts, releases, row ledgers, reports. They are also
-    removed from the vector store of the recipe.
+    removed from the vector store and the lists of all users of the recipe.
 
     Other users get the same recommendations as before. Copies of remote sources are rewritten or deleted. The raw data
     itself is not changed: remove the person there, too, or the next run brings them back. A receipt in <store>/receipts
@@ -38,7 +38,17 @@ def forget(
     folder = store.root / COPIES
     left = tuple(_outside(loaded.data, folder))
     copies = CopiesOfPerson(folder, user)
-    receipt = remove(store, user, why=why, left=left, copies=copies, dry_run=dry_run, vectors=loaded.vectors)
+    receipt = remove(
+        store,
+        user,
+        why=why,
+        left=left,
+        copies=copies,
+        dry_run=dry_run,
+        vectors=loaded.vectors,
+        lists=loaded.lists,
+        rules=loaded.rules,
+    )
     if as_json:
         print_json(receipt.model_dump(mode="json"))
         return

@@ -1,5 +1,6 @@
 """A person is removed from a store of two releases: every file is searched, as bytes and decoded."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -185,6 +186,46 @@ def test_nothing_of_the_person_is_left_in_any_file_and_others_get_the_same(scene
     with pytest.raises(UserError, match=f"user '{PERSON}' is not in the store .*nearest known: person-0"):
         scene.darec("forget", "--user", PERSON)
     assert scene.store.artifacts("profile_items") and not scene.store.artifacts("profile_users")
+
+
+def lists_of(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "*.parquet").sort("user_id", "rank")
+
+
+def test_the_lists_of_all_users_are_written_again_without_the_person(scene: Scene) -> None:
+    folder = scene.folder / "lists"
+    recipe = ("--set", f"lists.out={folder}", "--set", "lists.k=3")
+    planned = json.loads(scene.darec("forget", "--user", PERSON, "--dry-run", "--json", *recipe))
+    assert planned["counts"]["lists of all users written again"] == 0 and str(folder) in " ".join(planned["left"])
+
+    scene.darec("recommend", "--all", *recipe)
+    before = lists_of(folder)
+    assert PERSON in before["user_id"]
+    planned = json.loads(scene.darec("forget", "--user", PERSON, "--dry-run", "--json", *recipe))
+    assert planned["counts"]["lists of all users written again"] == 1 and lists_of(folder).equals(before)
+    receipt = json.loads(scene.darec("forget", "--user", PERSON, "--json", *recipe))
+    assert receipt["counts"] == planned["counts"] and str(folder) not in " ".join(receipt["left"])
+    assert lists_of(folder).equals(before.filter(pl.col("user_id") != PERSON))
+    assert hits(scene.folder / "lists", scene.needles) == []
+
+
+def test_lists_that_cannot_be_written_are_named_and_a_second_call_finishes(scene: Scene) -> None:
+    folder = scene.folder / "lists"
+    recipe = ("--set", f"lists.out={folder}")
+    scene.darec("recommend", "--all", *recipe)
+    draft = folder.with_name(".lists.unfinished")
+    draft.mkdir()
+    descriptor = os.open(draft, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(UserError, match="another process is writing these lists .* run `darec forget` again"):
+            scene.darec("forget", "--user", PERSON, *recipe)
+    finally:
+        os.close(descriptor)
+
+    receipt = json.loads(scene.darec("forget", "--user", PERSON, "--json", *recipe))
+    assert receipt["counts"]["lists of all users written again"] == 1
+    assert PERSON not in lists_of(folder)["user_id"] and hits(scene.store.root, scene.needles) == []
 
 
 def test_releases_are_rolled_back_and_promoted_afterwards(scene: Scene) -> None:
