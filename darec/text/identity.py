@@ -52,6 +52,6 @@ def names_variable(path: str | Path, name: str) -> bool:
 def read_prompt(path: Path) -> str:
     """The template's text. Raises UserError if there is no such file or it cannot be read."""
     hint = "correct the path in the recipe"
-    if not path.is_absolute():
+    if path.parts and not path.is_absolute():  # "." has no parts
         hint += f", or run in the folder that has {path.parts[0]}: a path is relative to where darec is run"
     return read_text(prompt_file(path), "the prompt", hint=hint)

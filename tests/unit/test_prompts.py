@@ -106,6 +106,8 @@ def test_a_template_cannot_reach_out_of_its_sandbox(tmp_path: Path) -> None:
 def test_a_missing_prompt_and_one_that_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the prompt does not exist"):
         Prompt(tmp_path / "none.j2", (), ())
+    with pytest.raises(UserError, match="the prompt is a folder"):
+        Prompt(".", (), ())
     (tmp_path / "binary.j2").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
         Prompt(tmp_path / "binary.j2", (), ())
