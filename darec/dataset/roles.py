@@ -59,6 +59,8 @@ _NAMES: dict[str, tuple[str, ...]] = {  # normalised column names (letters and d
     "title": (f"title|(({_WHAT})(title|name))|name|headline|label", "originaltitle|fulltitle"),
     "description": ("description|overview|summary|abstract|plot|synopsis|desc|about",),
 }
+_SHORT_ITEMS, _SHORT_USERS = ("pid", "vid", "mid", "cid"), ("cid", "mid", "vid")
+"""Names of ids of products, videos, movies, content; customers, members, visitors: the other column tells which."""
 _LISTS = rf".*({_WHAT})(ids?|s|list|idlist|history)|.*(history|clicks|likes|purchases|sequence|basket|cart)"
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 _EVENT_WEIGHTS = {
@@ -96,6 +98,8 @@ def read_roles(look: Look) -> Reading:
         del found["user"]  # one of the authors of a title
     if "user" in found and not {"item", "title"} & found.keys() and (reading := _item_lists(look, found)):
         return reading
+    if reading := _by_short_names(look, found):
+        return reading
     if "user" in found and "item" in found and not _is_catalogue(look, found):
         return _interactions(look, found)
     if "user" in found and "title" in found:  # the author of a title
@@ -106,6 +110,30 @@ def read_roles(look: Look) -> Reading:
         reading.doubts.append(f"columns are recognised by values and positions, not by names: {names}")
         return reading
     return _entities(look, found)
+
+
+def _by_short_names(look: Look, found: dict[str, int]) -> Reading | None:
+    """The reading of a log in which only the users, or only the items, have a name that is clear by itself."""
+    names = {_bare(name): number for number, name in enumerate(look.columns)}
+    user, item = found.get("user"), found.get("item")
+    others = [number for name, number in names.items() if re.fullmatch(f"cid|{_WHOM}", name) and number != user]
+    if user is not None and item is None and user == names.get("pid") and others:
+        user, item = others[0], user  # `pid` is a person only if nothing else is
+    elif user is not None and item is None:
+        item = next((names[name] for name in _SHORT_ITEMS if name in names and names[name] != user), None)
+    elif user is None and item is not None and {"rating", "timestamp", "event"} & found.keys():
+        user = next((names[name] for name in _SHORT_USERS if name in names and names[name] != item), None)
+    else:
+        return None
+
+    if user is None or item is None or "title" in found:
+        return None
+    if _is_unique(look.column(user)) or (_is_unique(look.column(item)) and len(look.rows) > 50):
+        return None  # a description of users, or numbers of rows
+    reading = _interactions(look, found | {"user": user, "item": item})
+    columns = f"{look.columns[user]!r} is read as the user and {look.columns[item]!r} as the item"
+    reading.doubts.append(f"{columns}: such short names are not always clear")
+    return reading
 
 
 def _is_catalogue(look: Look, found: dict[str, int]) -> bool:

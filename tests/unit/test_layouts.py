@@ -48,6 +48,38 @@ def test_inspect_describes_every_layout_unaided(layout, tmp_path, monkeypatch):
     assert sorted(found(section["data"])) == expected(layout), section
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(f"{user},{item}" for user in ("uid", "user_id", "u") for item in ("pid", "cid", "vid", "mid", "sku", "asin")),
+        *("cid,pid", "cid,sku", "mid,asin", "vid,sku", "pid,vid", "pid,asin", "cid,vid"),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True], ids=["user first", "item first"])
+def test_short_names_are_users_or_items_by_the_other_column(names, swapped, tmp_path, monkeypatch):
+    if swapped and names == "cid,vid":
+        return  # both are unclear: the first is the user
+    header = [*names.split(","), "at"]
+    rows = [(user, item, time) for user, item, _, time in ROWS]
+    order = [1, 0, 2] if swapped else [0, 1, 2]
+    table = [[row[place] for place in order] for row in rows]
+    (tmp_path / "log.csv").write_text(delimited(",", [header[place] for place in order], table))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["log.csv"]).yaml)["data"]
+    assert {row[:2] for row in read(section).interactions.rows()} == {row[:2] for row in rows}
+
+
+def test_descriptions_with_short_names_stay_descriptions(tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text(delimited(",", ("user_id", "item_id"), [row[:2] for row in ROWS]))
+    people = [(user, f"c{n % 3}", "1990-01-01") for n, user in enumerate(BY_USER)]
+    (tmp_path / "people.csv").write_text(delimited(",", ("uid", "cid", "at"), people))
+    things = [(item, f"c{n % 3}", title) for n, (item, title) in enumerate(TITLES.items())]
+    (tmp_path / "things.csv").write_text(delimited(",", ("sku", "cid", "title"), things))
+    monkeypatch.chdir(tmp_path)
+    section = parse(inspect(["log.csv", "people.csv", "things.csv"]).yaml)["data"]
+    assert (section["interactions"], section["items"], section["users"]) == ("log.csv", "things.csv", "people.csv")
+
+
 def test_a_matrix_of_ratings_is_a_log(tmp_path, monkeypatch):
     cells = {(user, item): rating for user, item, rating, _ in ROWS}
     table = [
