@@ -75,17 +75,21 @@ def recommend(
     as_json: JsonOption = False,
 ) -> None:
     """Recommend unseen items for users or histories, or write the lists of all users to files."""
-    if [bool(users), bool(histories), all_users].count(True) != 1:
+    given = [name for name, value in (("--user", users), ("--history", histories), ("--all", all_users)) if value]
+    if not given:
         hint = "give --user ID, --history ITEM,ITEM or --all --out FOLDER"
         raise UserError("name users, histories, or all users", where="--user, --history, --all", hint=hint)
+    if len(given) > 1:
+        what = f"{' and '.join(given)} cannot be given together"
+        raise UserError(what, where="darec recommend", hint="call the command once for each")
 
     loaded, store = open_recipe(recipe, overrides)
     lists = {"block": block, "category": category, "block_category": block_category, "at_most": at_most}
     new = {"only_new": only_new, "new_share": new_share, "new_up_to": new_up_to}
     rules = requested(loaded.rules, only, in_stock, seen=seen, min_diversity=min_diversity, **lists, **new)
     if all_users:
-        given = {"out": out, "k": k, "format": file_format, "partitions": partitions}
-        _write_all(store.root, loaded.lists or ListsConfig(), given, rules, as_json)
+        options = {"out": out, "k": k, "format": file_format, "partitions": partitions}
+        _write_all(store.root, loaded.lists or ListsConfig(), options, rules, as_json)
     else:
         _show(store.root, users or [], histories or [], k or 10, rules, as_json)
 

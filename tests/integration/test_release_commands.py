@@ -79,6 +79,11 @@ def test_recommend_writes_the_lists_of_all_users(two_releases, tmp_path):
     assert pl.concat(tables).filter(user_id="u3")["item_id"].to_list() == [row["item_id"] for row in one]
     with pytest.raises(UserError, match="name users, histories, or all users"):
         darec(two_releases[0], "recommend", "-k", "4")
+    both = ("--history", "i1,i2", "--user", "u3")
+    with pytest.raises(UserError, match="--user and --history cannot be given together .* once for each"):
+        darec(two_releases[0], "recommend", *both)
+    with pytest.raises(UserError, match="--user and --all cannot be given together"):
+        darec(two_releases[0], "recommend", "--all", "--user", "u3")
     with pytest.raises(UserError, match="contains other files than lists"):
         darec(two_releases[0], "recommend", "--all", "--out", str(tmp_path / "out"))
     with pytest.raises(UserError, match="several files in a folder.* --format csv"):
