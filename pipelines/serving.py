@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from darec.common.errors import DarecError, UnknownIdError, UserError
 from darec.serving.bundle import Bundle
@@ -32,6 +35,16 @@ _Rule = Annotated[list[str] | None, Query(max_length=_MOST, description="As the 
 _Count = Annotated[int, Query(ge=1, le=_MOST, description="Number of items.")]
 
 _logger = logging.getLogger(__name__)
+
+
+class Failure(BaseModel):
+    """The answer to a request that fails."""
+
+    error: str
+    """What is wrong, and how to fix it."""
+
+
+_FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": Failure} for status in (404, 422, 503)}
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,7 @@ def make_app(
 def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) -> None:
     """Adds the queries: items for users and histories, and items similar to an item."""
 
-    @app.get("/recommend", dependencies=[Depends(_check_names)])
+    @app.get("/recommend", dependencies=[Depends(_check_names)], responses=_FAILURES)
     def recommend(
         user: _Users = None,
         history: _Histories = None,
@@ -177,7 +190,7 @@ def _answer(app: FastAPI, live: LiveRelease, rules: Callable[..., RulesConfig]) 
         asked = rules(block=block, seen=seen, min_diversity=min_diversity, **given)
         return _lists(served, user or [], history or [], k, asked)
 
-    @app.get("/similar", dependencies=[Depends(_check_names)])
+    @app.get("/similar", dependencies=[Depends(_check_names)], responses=_FAILURES)
     def neighbours(
         item: _Item, k: _Count = 10, block: _Rule = None, category: _Rule = None, block_category: _Rule = None
     ) -> dict[str, Any]:
@@ -242,6 +255,17 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
             return _told(error, 422)
         _logger.warning("a request failed: %s", error)
         return _told(error, 503)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        """422: a parameter is missing, or its value is of another type or out of range."""
+        faults = "; ".join(f"{'.'.join(map(str, each['loc'][1:]))}: {each['msg']}" for each in error.errors())
+        return _told(UserError(faults, hint="/docs describes every parameter"), 422)
+
+    @app.exception_handler(HTTPException)
+    def refused(request: Request, error: HTTPException) -> Response:
+        """An unknown path or method."""
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.middleware("http")
     async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -93,12 +93,21 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         (store.parent / "stock.txt").unlink()
         assert get(f"{url}/recommend", params={"user": user}).status_code == 503, "the recipe's file, not the client's"
         (store.parent / "stock.txt").write_text("\n".join(bundle.items["item_id"]))
-        assert get(f"{url}/recommend", params={"user": user, "k": 0}).status_code == 422
+        for path, asked, said in (
+            ("recommend", {"user": user, "k": 0}, "k: Input should be greater than or equal to 1 -> "),
+            ("recommend", {"user": user, "seen": "perhaps"}, "seen: Input should be a valid boolean"),
+            ("similar", {}, "item: Field required"),
+        ):
+            refused = get(f"{url}/{path}", params=asked)
+            assert refused.status_code == 422 and set(refused.json()) == {"error"}
+            assert refused.json()["error"].startswith(said)
+        described = get(f"{url}/openapi.json").json()["components"]["schemas"]
+        assert "Failure" in described and "HTTPValidationError" not in described
         assert get(f"{url}/recommend").status_code == 422
         for path, asked in (("recommend", {"user": user, "blocked": first}), ("similar", {"item": item, "seen": "1"})):
             misspelt = get(f"{url}/{path}", params=asked)
             assert misspelt.status_code == 422 and "there is no parameter" in misspelt.json()["error"]
-        get(f"{url}/made-up")
+        assert get(f"{url}/made-up").json() == {"error": "Not Found"}
         metrics = get(f"{url}/metrics").text
         counts = {
             tuple(sample.labels.values()): sample.value
