@@ -29,8 +29,9 @@ class Distill(Objective):
     def forward(self, final: Representations, batch: Batch) -> dict[str, Tensor]:
         """One term over the batch's first `rows` users and all items."""
         config, users = self.config, batch.users[: self.config.rows]
-        weights = final.nodes.new_full((len(users),), 1 / len(users), dtype=torch.float32)
-        if not self.fixed:  # a user who occurs several times is computed once
+        if self.fixed:
+            weights = torch.full((len(users),), 1 / len(users), device=users.device)
+        else:  # a user who occurs several times is computed once
             users, counts = torch.unique(users, return_counts=True)
             weights = counts / counts.sum()
         if self.trust is not None:

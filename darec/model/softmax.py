@@ -6,7 +6,7 @@ block. Each block of rows is scored, reduced and discarded (as in Dao et al., Fl
 one block, and on a CPU the block stays in the cache, which is about three times as fast.
 
 `log_sum_exp` returns the value of every row, and scores each block again in the backward pass, where the gradients of
-the rows are known. `mean_log_sum_exp` and `distillation` return only a sum, so the gradients are known in the forward
+the rows are known. `mean_log_sum_exp` and `distillation` return one number, so the gradients are known in the forward
 pass up to one factor, and each block is scored once.
 """
 
