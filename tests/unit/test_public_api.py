@@ -20,7 +20,7 @@ PARAMETERS = {
     "recommend_histories": ["bundle", "histories", "k", "rules"],
     "recommend_many": ["bundle", "user_ids", "k", "rules"],
     "run": ["recipe", "until", "force", "progress"],
-    "similar": ["bundle", "item_id", "k"],
+    "similar": ["bundle", "item_id", "k", "rules"],
     "train": [
         *("config", "interactions", "text"),
         *("adjacency", "warm", "last_epoch", "resume", "progress", "listener", "text_share"),  # by keyword
