@@ -33,12 +33,14 @@ def run(context: StageContext) -> Outcome[ChoiceReport]:
     """Writes the name of the candidate: that of the newest choice, or of a new search."""
     config: SearchConfig = context.config["search"]
     settings: TrainConfig = context.config["train"]
-    among = search.candidates(config, settings)
+    all_items = context.recipe.split.items == "all"
+    among = search.candidates(config, settings, all_items)
     interactions = judged_interactions(context)
     # `growth` decides when a search is repeated, and not what it finds.
     search_settings = config.model_copy(update={"growth": SearchConfig().growth})
+    question = hashed({"search": search_settings, "train": settings})
     asked = {
-        "question": digest(hashed({"search": search_settings, "train": settings})),
+        "question": digest(question | {"items": "all"} if all_items else question),
         "texts": _texts(context.recipe),
         "interactions": len(interactions.train),
         "sketch": _sketch(context, interactions.train),

@@ -41,7 +41,7 @@ def prepare(recipe: Recipe, target: str = LAST) -> None:
     if recipe.search:
         from darec.training.search import candidates
 
-        candidates(recipe.search, recipe.train)
+        candidates(recipe.search, recipe.train, recipe.split.items == "all")
 
     if recipe.data.source == "movielens-100k":
         fetch("ml-100k", recipe.data.folder)

@@ -40,14 +40,21 @@ class Round:
     """The best validation Recall@20 of each candidate that was trained."""
 
 
-def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainConfig]:
+def candidates(config: SearchConfig, settings: TrainConfig, all_items: bool = False) -> dict[str, TrainConfig]:
     """The settings to choose from, by name, in the order of preference among equals.
+
+    Args:
+        config: of the search.
+        settings: section `train` of the recipe.
+        all_items: whether the release has items without interactions. Models that do not predict the vectors of such
+            items from text are no candidates then.
 
     Raises:
         UserError: overrides that give invalid settings, or that need text or dislikes while `settings` do not.
     """
     if not config.candidates:
-        return _built_in(settings)
+        found = _built_in(settings)
+        return {name: each for name, each in found.items() if each.predicts_cold_rows or not all_items}
 
     found = {}
     for name, overrides in config.candidates.items():
@@ -59,6 +66,9 @@ def candidates(config: SearchConfig, settings: TrainConfig) -> dict[str, TrainCo
         if found[name].dislikes != "ignore" and settings.dislikes == "ignore":
             hint = "set train.dislikes, and let a candidate ignore them"
             raise UserError("the candidate uses dislikes and `train` does not", where=where, hint=hint)
+        if all_items and not found[name].predicts_cold_rows:
+            hint = "let it use text and a cold_start, or set split.items to core"
+            raise UserError("the candidate predicts no vectors of items without interactions", where=where, hint=hint)
         if not found[name].learns:
             hint = "set ranking_weight, or the weight of an objective"
             raise UserError("the candidate has no loss", where=where, hint=hint)

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
+from darec.artifacts.store import Store
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
@@ -36,6 +37,17 @@ def test_new_items_are_in_the_release_and_recommended_to_those_whom_their_texts_
     for user, suitable in (("u000", {"i024", "i026"}), ("u001", {"i025", "i027"})):
         found = recommend(bundle, user, 4, rules=RulesConfig(only_new=True))
         assert set(found["item_id"][:2]) == suitable and found["score"].is_sorted(descending=True)
+
+
+def test_a_search_chooses_among_models_that_predict_the_vectors_of_new_items(folder: Path) -> None:
+    """The model without text, which it would also compare, predicts none."""
+    fused = TRAIN | {"epochs": 2, "alignment": [], "fuse": {}}
+    candidates = {}
+    for items in ("core", "all"):
+        chosen = recipe(folder, train=fused, search={"epochs": 1}, split={"items": items})
+        made = Store(chosen.runtime.store).artifact("choose", run(chosen, until="choose")["choose"])
+        candidates[items] = made.manifest.rows
+    assert candidates == {"core": 2, "all": 1}
 
 
 def test_an_edited_title_makes_no_stage_stale_that_reads_no_titles(folder: Path) -> None:

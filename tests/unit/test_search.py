@@ -84,6 +84,18 @@ def test_a_student_is_also_compared_with_itself_without_text() -> None:
         search.candidates(SearchConfig(candidates={"none": {"alignment": []}}), only)
 
 
+def test_items_without_interactions_need_a_candidate_that_predicts_their_vectors() -> None:
+    fused = PLAIN.model_copy(update={"fuse": FuseConfig(), "cold_start": "neighbours"})
+    assert search.WITHOUT_TEXT in search.candidates(SearchConfig(), fused)
+    assert list(search.candidates(SearchConfig(), fused, all_items=True)) == ["weights x 1"]
+
+    config = SearchConfig(candidates={"fused": {}, "untrained": {"cold_start": "none"}})
+    assert list(search.candidates(config, fused)) == ["fused", "untrained"]
+    with pytest.raises(UserError, match="predicts no vectors of items without interactions") as error:
+        search.candidates(config, fused, all_items=True)
+    assert error.value.where == "search.candidates.untrained"
+
+
 def test_text_that_says_nothing_is_not_chosen(data: Interactions, tmp_path: Path) -> None:
     torch.manual_seed(0)
     noise = Representations(torch.randn(data.n_nodes, 12), data.n_users)
