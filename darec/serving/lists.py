@@ -37,7 +37,7 @@ from darec.serving import index
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.index import Bools, Floats, Ints, Seen
 from darec.serving.ranker import Candidates, Ranker, by_index, by_popularity
-from darec.serving.recommend import MODEL, POPULARITY, TEXT
+from darec.serving.recommend import POPULARITY, sources
 from darec.serving.rules import Rules
 from schemas import columns as c
 from schemas.lists import ListsConfig, ListsManifest
@@ -137,14 +137,15 @@ def _blocks(bundle: Bundle, start: int, stop: int) -> Iterator[pl.DataFrame]:
 def _ranked(
     bundle: Bundle, users: pl.DataFrame, ranker: Ranker, find: "_Finder", new: "_Finder | None", k: int
 ) -> pl.DataFrame:
-    trained = users[c.TRAIN_COUNT].to_numpy() > 0
-    has_vector = trained | (bundle.report.cold_vectors == "text")
+    vectors = vectors_of(users)
+    source = sources(bundle, users[c.TRAIN_COUNT].to_numpy(), vectors)
+    has_vector = source != POPULARITY
     seen = _left_out(bundle, users, ranker.rules)
     ids = np.full((users.height, min(k, ranker.n_items)), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
-    vectors = vectors_of(users.filter(has_vector))
+    known = vectors[has_vector]
     for rows, candidates, new_ones in (
-        (np.flatnonzero(has_vector), find.of(vectors), new.of(vectors) if new else None),
+        (np.flatnonzero(has_vector), find.of(known), new.of(known) if new else None),
         (np.flatnonzero(~has_vector), find.popular, None),
     ):
         if len(rows):
@@ -158,7 +159,7 @@ def _ranked(
             c.RANK: (place + 1).astype(np.int32),
             c.ITEM: bundle.items[c.ITEM].gather(ids[row, place]),
             c.SCORE: scores[row, place],
-            c.SOURCE: pl.Series(np.where(trained, MODEL, np.where(has_vector, TEXT, POPULARITY))).gather(row),
+            c.SOURCE: pl.Series(source).gather(row),
         }
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from darec.common.errors import UnknownIdError, UserError
 from darec.serving.bundle import Bundle, vectors_of
@@ -31,9 +32,10 @@ def recommend_many(
     """The `k` best unseen items of each user, in the given order.
 
     A user without train interactions gets the best items for the vector that is predicted from the user's text, with
-    `source` = "text". If the release has no such vectors, the user gets the most popular items, with `source` =
-    "popularity" and the train count as score. A user who has seen everything gets no row; if fewer than `k` unseen
-    items are left, the list is shorter. `rules` define which items are allowed and how lists are composed.
+    `source` = "text". If the release has no such vectors, or if the vector of a user is zero, the user gets the most
+    popular items, with `source` = "popularity" and the train count as score. A user who has seen everything gets no
+    row; if fewer than `k` unseen items are left, the list is shorter. `rules` define which items are allowed and how
+    lists are composed.
 
     Returns:
         Columns user_id, rank (from 1), item_id, title, score, source.
@@ -45,12 +47,11 @@ def recommend_many(
     users = _known_users(bundle, user_ids)
     applied = Rules.of(rules or RulesConfig(), bundle)
     seen = _left_out(bundle, users, applied)
-    trained = users[c.TRAIN_COUNT].to_numpy() > 0
-    has_vector = trained | (bundle.report.cold_vectors == "text")
-    ids, scores = _lists(bundle, vectors_of(users), has_vector, seen, k, applied)
+    vectors = vectors_of(users)
+    source = sources(bundle, users[c.TRAIN_COUNT].to_numpy(), vectors)
+    ids, scores = _lists(bundle, vectors, source != POPULARITY, seen, k, applied)
     table = _answer(bundle, ids, scores)
-    source = pl.Series(c.SOURCE, np.where(trained, MODEL, np.where(has_vector, TEXT, POPULARITY)))
-    asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: source}).with_row_index("query")
+    asked = pl.DataFrame({c.USER: users[c.USER], c.SOURCE: pl.Series(source)}).with_row_index("query")
     columns = (c.USER, c.RANK, c.ITEM, c.TITLE, c.SCORE, c.SOURCE)
 
     return table.join(asked, on="query", maintain_order="left").select(columns)
@@ -62,8 +63,8 @@ def recommend_histories(
     """The `k` best items for each history of an unknown user, without the items of the history.
 
     A user vector is computed from a history without training: by a regression on the mean of its items' vectors, fitted
-    to the users of the release (`darec.serving.fold_in`). An empty history gets the most popular items, with `source` =
-    "popularity" and the train count as score.
+    to the users of the release (`darec.serving.fold_in`). An empty history gets the most popular items, and so does one
+    whose vector is zero, with `source` = "popularity" and the train count as score.
 
     Args:
         bundle: A release.
@@ -81,12 +82,12 @@ def recommend_histories(
 
     _positive(k)
     known = _known_histories(bundle, histories)
-    has_items = np.bincount(known.rows, minlength=len(histories)) > 0
     vectors = fold_in(bundle, known.rows, known.items, len(histories))
+    has_vector = (known.counts(len(histories)) > 0) & vectors.any(1)
     applied = Rules.of(rules or RulesConfig(), bundle)
-    ids, scores = _lists(bundle, vectors, has_items, nothing_seen() if applied.seen else known, k, applied)
+    ids, scores = _lists(bundle, vectors, has_vector, nothing_seen() if applied.seen else known, k, applied)
     table = _answer(bundle, ids, scores).rename({"query": "history"})
-    source = pl.Series(c.SOURCE, np.where(has_items, HISTORY, POPULARITY)[table["history"].to_numpy()], pl.String)
+    source = pl.Series(c.SOURCE, np.where(has_vector, HISTORY, POPULARITY)[table["history"].to_numpy()], pl.String)
 
     return table.with_columns(source)
 
@@ -111,6 +112,15 @@ def similar(bundle: Bundle, item_id: str, k: int = 10, rules: RulesConfig | None
     allowed, most = Rules.of(rules or RulesConfig(), bundle).allowed, min(k, bundle.items.height)
     ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), most, itself, allowed)
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
+
+
+def sources(bundle: Bundle, train_counts: Ints, vectors: Floats) -> NDArray[np.str_]:
+    """The source of each user's list: "model", "text" or "popularity".
+
+    A vector of zeros has the same score with all items and cannot rank them: it counts as no vector.
+    """
+    untrained = TEXT if bundle.report.cold_vectors == "text" else POPULARITY
+    return np.where(vectors.any(1), np.where(train_counts > 0, MODEL, untrained), POPULARITY)
 
 
 def _lists(bundle: Bundle, vectors: Floats, has_vector: Bools, seen: Seen, k: int, rules: Rules) -> tuple[Ints, Floats]:

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -252,6 +253,27 @@ def test_somebody_who_was_forgotten_has_no_list_and_takes_nobody_elses(tmp_path)
         write_lists(bundle, tmp_path / name, ListsConfig(k=5, partitions=2))
     before, after = all_users(tmp_path / "before"), all_users(tmp_path / "after")
     check_same(after, before.filter(pl.col("user_id") != "u4"))
+
+
+def test_a_vector_of_zeros_ranks_nothing_and_gives_the_popular_items_in_both_ways(tmp_path):
+    sample = contents(users=12, seed=3, cold_users=2)
+    vectors = vectors_of(sample.users).copy()
+    vectors[[4, 11]] = 0  # a user with train interactions, and one whose text predicts nothing
+    users = sample.users.with_columns(vector=pl.Series(vectors, dtype=sample.users.schema["vector"]))
+    zero = replace(sample, users=users, cold_vectors="text")
+    release = Bundle.open(export(Store(tmp_path / "store"), zero).path)
+    write_lists(release, tmp_path / "lists", ListsConfig(k=5))
+    lists = all_users(tmp_path / "lists")
+    check_same(lists, recommend_many(release, release.user_ids().to_list(), 5))
+
+    source = dict(lists.select("user_id", "source").iter_rows())
+    assert {user for user, each in source.items() if each == "popularity"} == {"u4", "u11"}
+    assert (source["u3"], source["u10"]) == ("model", "text")
+    popular = release.items.sort("train_count", descending=True, maintain_order=True)["item_id"].to_list()
+    for user in (4, 11):
+        seen = {f"i{item}" for item in sample.seen.filter(user_index=user)["item_index"]}
+        expected = [item for item in popular if item not in seen][:5]
+        assert lists.filter(user_id=f"u{user}")["item_id"].to_list() == expected
 
 
 def test_a_run_ends_with_the_lists_of_the_current_release(tmp_path, monkeypatch):
