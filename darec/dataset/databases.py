@@ -4,10 +4,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from darec.common.errors import DarecError, TransientError, UserError
 from darec.common.extras import extra
+from darec.common.files import regular_file
 from darec.dataset.connections import CONNECTIONS, Since, TableConnection, expanded, without_values
 from schemas.places import ADBCTable, PostgreSQLTable
 
@@ -126,5 +129,16 @@ class ADBC(Database):
     def options(self) -> tuple[list[str], dict[str, Any]]:
         """The address, and the options of the driver."""
         url = [expanded(self._table.url, self._role)] if self._table.url is not None else []
+        file = _sqlite_file(url[0]) if url and self._table.driver == "adbc_driver_sqlite" else None
+        if file is not None:  # SQLite would create it
+            regular_file(file, "the SQLite file", hint=f"correct data.{self._role}.url")
         options = {name: expanded(value, self._role) for name, value in self._table.options.items()}
         return url, {"db_kwargs": options} if options else {}
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """The file of an address of SQLite, which is a path or a URI; None for a database in memory."""
+    uri = re.fullmatch(r"file:(?://[^/]*)?([^?#]*)(.*)", url, re.DOTALL)
+    path, rest = (unquote(uri[1]), uri[2]) if uri else (url, "")
+    in_memory = path in ("", ":memory:") or "mode=memory" in rest or "vfs=memdb" in rest
+    return None if in_memory else Path(path)

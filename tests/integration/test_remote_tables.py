@@ -312,6 +312,20 @@ def test_a_column_that_is_renamed_at_the_source_stops_the_read(column: str, sqli
     assert run(chosen, "ingest")[0].artifact.manifest.report["rows_in"] == 13
 
 
+def test_a_sqlite_file_that_is_not_there_is_named_and_not_created(sqlite: Database, tmp_path: Path) -> None:
+    missing = tmp_path / "shpo.sqlite"
+    for url in (str(missing), f"file:{missing}", f"file://{missing}?mode=rwc"):
+        with pytest.raises(UserError, match=r"the SQLite file does not exist .*data\.interactions\.url") as found:
+            read_sources(of(tmp_path, sqlite.place | {"url": url}))
+        assert found.value.where == str(missing)
+    assert not missing.exists()
+
+    for number, url in enumerate((f"file:{sqlite.place['url']}", f"file://{sqlite.place['url']}?mode=ro")):
+        assert read_sources(of(tmp_path / str(number), sqlite.place | {"url": url}))[0].endswith("12 rows")
+    with pytest.raises(UserError, match="no such table"):
+        read_sources(of(tmp_path, sqlite.place | {"url": ":memory:"}))
+
+
 def test_columns_that_the_recipe_does_not_read_may_go(sqlite: Database, tmp_path: Path) -> None:
     change(sqlite, "ALTER TABLE events ADD COLUMN page TEXT")
     chosen = of(tmp_path, sqlite.place, watermark="id")
