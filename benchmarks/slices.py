@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from benchmarks.data import BenchData, train_counts
 from benchmarks.runs import MODEL, Run
-from benchmarks.tables import markdown
+from benchmarks.tables import Method, markdown
 from darec.artifacts.store import Artifact
 from darec.common.interactions import Pairs, Representations
 from darec.evaluation.metrics import Catalogue
@@ -27,7 +27,6 @@ AGES = 3
 BEYOND = ("diversity", "novelty", "long_tail", "coverage", "gini")
 
 Values = dict[str, float]
-Method = tuple[str, str]
 
 
 def tables(runs: Iterable[tuple[Run, Artifact]]) -> str:

@@ -123,13 +123,18 @@ def _names(entry: "Entry") -> set[str]:
 
 
 def write_grid_tables(grid: Grid, against: str) -> str:
-    """Writes the results and tables of the finished runs. Returns the tables in Markdown."""
+    """Writes the results and tables of the finished runs: one of all data sets, if there are several, and those of
+    each. Returns the tables in Markdown.
+    """
     from benchmarks import results, tables
+    from benchmarks.grid import expand
 
     found = results.collect(grid.runs, grid.store)
     results.write(found, grid.folder)
-    parts = []
-    for name in found.runs["data"].unique(maintain_order=True):
+    names = [name for name in grid.recipe.data if name in found.runs["data"]]
+    methods = list(dict.fromkeys((entry.backbone, entry.alignment) for entry in expand(grid.recipe)))
+    parts = ["### All data sets\n", tables.joint(found, names, methods)] if len(names) > 1 else []
+    for name in names:
         parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
     text = "\n".join(parts)
     (grid.folder / "table.md").write_text(text)

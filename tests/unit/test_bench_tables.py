@@ -1,5 +1,7 @@
 """Numbers in result tables, against hand calculation."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,10 @@ from scipy import stats
 
 from benchmarks import plots
 from benchmarks.results import Results
-from benchmarks.tables import costs, table
+from benchmarks.tables import costs, joint, table
+from darec.artifacts.store import Store
+from pipelines.cli.bench_options import Grid, write_grid_tables
+from schemas.bench import BenchRecipe
 
 METRICS = ("recall@20", "ndcg@20")
 USERS = {"none": [[0.1, 0.2, 0.3, 0.4], [0.3, 0.2, 0.1, 0.0]], "darec": [[0.3, 0.2, 0.5, 0.6], [0.5, 0.4, 0.3, 0.0]]}
@@ -49,6 +54,67 @@ def test_costs():
     assert cells(costs(results(), "board"), "none") == [
         "mf", "none", "0.2000 ± 0.0707", "5", "10", "20", "2.00",
     ]  # fmt: skip
+
+
+def finished(*runs: tuple[str, str, float], metrics: tuple[str, ...] = METRICS) -> Results:
+    """Results of runs (data, alignment, value): further ones of a method have further seeds, NDCG is half of recall."""
+    rows = []
+    for number, (data, alignment, value) in enumerate(runs):
+        seed = [run[:2] for run in runs[:number]].count((data, alignment))
+        labels = {"data": data, "backbone": "mf", "alignment": alignment, "seed": seed, "part": "test"}
+        rows += [labels | {"metric": m, "value": value / 2 if "ndcg" in m else value} for m in metrics]
+    return Results(pl.DataFrame(rows), pl.DataFrame(schema=metrics))
+
+
+def joint_rows(found: Results, *alignments: str) -> list[str]:
+    return joint(found, ["a", "b"], [("mf", name) for name in alignments]).splitlines()
+
+
+def test_all_data_sets_in_one_table_in_the_order_of_the_recipe():
+    found = finished(("b", "none", 0.2), ("a", "darec", 0.4), ("a", "none", 0.1))
+    assert joint_rows(found, "none", "never run", "darec") == [
+        "R@20 / N@20 on test, the best of each data set in bold; seeds: 1",
+        "",
+        "| backbone | alignment | a | b |",
+        "| --- | --- | --- | --- |",
+        "| mf | none | 0.1000 / 0.0500 | **0.2000** / **0.1000** |",
+        "| mf | darec | **0.4000** / **0.2000** |  |",
+    ]
+
+
+def test_the_joint_table_counts_seeds_where_they_differ():
+    found = finished(("a", "none", 0.2), ("a", "none", 0.4), ("b", "none", 0.2), ("b", "darec", 0.20001))
+    caption, *_, none, darec = joint_rows(found, "none", "darec")
+    assert caption.endswith("the number of seeds in brackets")
+    both = "**0.2000** / **0.1000** (1)"  # equal in the digits that are shown
+    assert none == f"| mf | none | **0.3000 ± 0.1414** / **0.1500 ± 0.0707** (2) | {both} |"
+    assert darec == f"| mf | darec |  | {both} |"
+
+
+def test_without_a_cutoff_of_20_the_joint_table_has_the_largest():
+    metrics = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+    assert joint_rows(finished(("a", "none", 0.2), ("b", "none", 0.2), metrics=metrics), "none")[0].startswith(
+        "R@10 / N@10"
+    )
+
+
+def test_the_file_of_tables_begins_with_the_joint_one_where_there_are_several_data_sets(tmp_path, monkeypatch):
+    found = pl.concat([results().runs.with_columns(data=pl.lit(name)) for name in ("b", "a")])
+    users = pl.concat([results().users.with_columns(data=pl.lit(name)) for name in ("b", "a")])
+    monkeypatch.setattr("benchmarks.results.collect", lambda runs, store: Results(found, users))
+    recipe = BenchRecipe(
+        name="t",
+        data={name: Path(name) for name in ("a", "unfinished", "b")},
+        backbones={"mf": {}},
+        alignments={name: {"alignment": []} for name in ("none", "darec")},
+    )
+    text = write_grid_tables(Grid(recipe, [], Store(tmp_path), tmp_path), "none")
+    assert text == (tmp_path / "table.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("###")] == ["### All data sets", "### a", "### b"]
+    assert "| backbone | alignment | a | b |" in text
+
+    one = recipe.model_copy(update={"data": {"a": Path("a")}})
+    assert write_grid_tables(Grid(one, [], Store(tmp_path), tmp_path), "none").startswith("### a\n")
 
 
 @pytest.mark.parametrize("missing", ["other"])
