@@ -1,5 +1,5 @@
-"""`darec bench slices`: recall by groups of items, by popularity and by age, and the diversity, novelty and coverage of
-lists.
+"""`darec bench slices`: recall by groups of items, by popularity and by age, and the diversity, novelty, coverage and
+popularity bias of lists.
 
 Both come from the vectors of finished runs, so nothing is trained.
 """
@@ -24,7 +24,7 @@ from darec.evaluation.slices import BOUNDS, age_groups
 K = 20
 AGES = 3
 """Number of groups of items by age."""
-BEYOND = ("diversity", "novelty", "long_tail", "coverage", "gini")
+BEYOND = ("diversity", "novelty", "long_tail", "calibration", "coverage", "gini")
 
 Values = dict[str, float]
 

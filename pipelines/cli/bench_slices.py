@@ -6,7 +6,7 @@ from pipelines.cli.bench_options import Grid, grid_command, write_table
 
 @grid_command
 def slices(grid: Grid) -> None:
-    """Compare the finished runs by popularity and age of items, and the diversity, novelty and coverage of lists."""
+    """Compare the finished runs by popularity and age of items, and their lists by diversity and popularity bias."""
     from benchmarks import slices as groups
     from benchmarks.runs import find
 

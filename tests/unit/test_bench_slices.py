@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import polars as pl
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -29,6 +30,9 @@ def test_slices_count_only_their_own_items_by_hand() -> None:
     assert found["0 (1 pairs)"] == found["1 to 5 (1 pairs)"] == 1.0, "all five items are in a list of twenty"
     assert "from 21 (0 pairs)" not in found
     assert found["coverage"] == 1.0
+    # The user's history has one item each of groups 0 and 1, the list one, one and three of groups 0, 1 and 2:
+    # (log2(.5 / .35) + .4 log2(.2 / .35) + .6 log2(.6 / .3)) / 2
+    assert found["calibration"] == pytest.approx(0.3958, abs=1e-4)
     assert "diversity" not in found, "it needs text"
 
 
@@ -70,4 +74,4 @@ def test_the_command_reads_finished_runs(tmp_path: Path) -> None:
     after = CliRunner().invoke(app, ["bench", "slices", str(recipe), *options])
     assert after.exit_code == 0, after.output
     text = (tmp_path / "out" / "slices.md").read_text()
-    assert "popularity" in text and "lightgcn" in text and "coverage" in text
+    assert "popularity" in text and "lightgcn" in text and "| long_tail | calibration | coverage | gini |" in text
