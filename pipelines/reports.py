@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
-from darec.common.files import regular_file
+from darec.common.files import check_writable, regular_file
 from darec.serving.releases import Releases
 from stages.execute import Result
 
@@ -50,7 +50,8 @@ def write_report(store: Store, release: str | None = None, out: Path | None = No
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Raises UserError unless `out` is a new file, or an HTML page that may be overwritten."""
+    """Raises UserError unless `out` is a new file that can be written, or an HTML page that may be overwritten."""
+    check_writable(out)
     if not os.path.lexists(out):
         return
     facts = regular_file(out, "--out", hint="name a new file")

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,21 @@ def replace_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file can be written to `path`, before the work whose result goes there. Nothing is left behind.
+
+    Raises:
+        UserError: its folder cannot be written or, if it does not exist, created.
+    """
+    folder = next(each for each in path.absolute().parents if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        hint = "name a file in a folder that this user may write"
+        raise UserError(f"the file cannot be written ({error.strerror})", where=str(path), hint=hint) from error
 
 
 def flush(path: Path) -> None:

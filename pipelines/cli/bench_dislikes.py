@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from darec.common.files import check_writable
 from darec.common.recipes import load_recipe
-from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, SetOption, StoreOption, write_table
+from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, TABLE, SetOption, StoreOption, write_table
 from pipelines.show import console
 
 
@@ -20,6 +21,7 @@ def dislikes(
     """Compare ways to use dislikes in training and in lists, by later likes and dislikes."""
     from benchmarks.dislikes import measure, table
 
+    check_writable(out / TABLE)
     loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
     found = {}
     for name, each in measure(loaded, range(seeds)):

@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from darec.common.files import check_writable
 from pipelines.cli.bench_options import (
     BENCH,
+    TABLE,
     DataOption,
     OnlyOption,
     OutOption,
@@ -31,6 +33,8 @@ def fold_in(
     from benchmarks.fold_in import measure, table
 
     loaded, runs = open_grid(recipe, data, overrides, only, "")
+    folder = out or BENCH / loaded.name
+    check_writable(folder / TABLE)
     tables = []
     for run in runs:
         done = []
@@ -39,4 +43,4 @@ def fold_in(
             console.print(f"{run.entry.label}: {len(done)}/{rounds}", highlight=False)
         tables.append(table(run.data.name, done))
 
-    write_table(out or BENCH / loaded.name, "\n".join(tables))
+    write_table(folder, "\n".join(tables))

@@ -10,6 +10,7 @@ import typer
 
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
+from darec.common.files import check_writable
 from darec.common.recipes import load
 from pipelines.show import print_plain
 from schemas.bench import BenchRecipe
@@ -39,6 +40,7 @@ OutOption = Annotated[
 BENCH = Path("data/bench")
 LIGHTGCN_RECIPE = Path("configs/movielens-lightgcn.yaml")  # what the tables of nights, refits and dislikes are about
 STORE = BENCH / "store"
+TABLE = "table.md"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def grid_command(command: Callable[..., None]) -> Callable[..., None]:
         **own: Any,
     ) -> None:
         loaded, runs = open_grid(recipe, data, overrides, only, seeds)
-        command(Grid(loaded, runs, Store(store), out or BENCH / loaded.name), **own)
+        folder = out or BENCH / loaded.name
+        check_writable(folder / TABLE)
+        command(Grid(loaded, runs, Store(store), folder), **own)
 
     *shared, _ = inspect.signature(opened).parameters.values()
     _, *own = inspect.signature(command).parameters.values()
@@ -137,12 +141,12 @@ def write_grid_tables(grid: Grid, against: str) -> str:
     for name in names:
         parts += [f"### {name}\n", tables.table(found, name, against), tables.costs(found, name)]
     text = "\n".join(parts)
-    (grid.folder / "table.md").write_text(text)
+    (grid.folder / TABLE).write_text(text)
 
     return text
 
 
-def write_table(folder: Path, text: str, name: str = "table.md") -> None:
+def write_table(folder: Path, text: str, name: str = TABLE) -> None:
     """Writes a Markdown table to a file in the folder, and prints it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(text)

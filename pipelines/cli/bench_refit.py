@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from darec.common.files import check_writable
 from darec.common.recipes import load_recipe
-from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, SetOption, StoreOption, write_table
+from pipelines.cli.bench_options import BENCH, LIGHTGCN_RECIPE, STORE, TABLE, SetOption, StoreOption, write_table
 from pipelines.show import console
 
 
@@ -22,6 +23,7 @@ def refit(
     """Compare models trained on train and on all interactions, by the interactions of the following days."""
     from benchmarks.refit import measure, table
 
+    check_writable(out / TABLE)
     loaded = load_recipe(recipe, [*(overrides or ()), f"runtime.store={store}"])
     shares = [first + (0.95 - first) * number / max(cuts - 1, 1) for number in range(cuts)]
     done = []

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from darec.common.errors import UserError
-from darec.common.files import read_text, regular_file
+from darec.common.files import check_writable, read_text, regular_file
+from pipelines.cli import bench_dislikes, bench_fold_in, bench_refit, bench_run, compare, prompt, report
+from tests.bench_samples import write_recipe
 
 
 def listen(path: Path) -> None:
@@ -66,3 +68,42 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("here")
     (tmp_path / "link").symlink_to("file")
     assert regular_file(tmp_path / "link", "the prompt", hint="").st_size == 4
+
+
+@pytest.mark.parametrize("name", ["page.html", "new/folder/page.html"])
+def test_a_file_that_can_be_written_is_only_checked(tmp_path: Path, name: str) -> None:
+    check_writable(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file/page.html", "file/folder/page.html", "link/page.html", "/proc/page.html"])
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"the file cannot be written \(.*\) .*page\.html\] -> name a file"):
+        check_writable(tmp_path / place)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda folder, out: compare.compare(folder / "missing.yaml", out=out),
+        lambda folder, out: prompt.try_("profile_items", "missing.j2", out=out),
+        lambda folder, out: report.report(out=out),
+        lambda folder, out: bench_refit.refit(folder / "missing.yaml", out=out),
+        lambda folder, out: bench_dislikes.dislikes(folder / "missing.yaml", out=out),
+        lambda folder, out: bench_fold_in.fold_in(write_recipe(folder), out=out),
+        lambda folder, out: bench_run.run(write_recipe(folder), store=folder / "store", out=out),
+    ],
+    ids=["compare", "prompt", "report", "refit", "dislikes", "fold-in", "run"],
+)
+def test_a_command_whose_result_cannot_be_written_does_no_work(
+    command: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "board").mkdir()
+    with pytest.raises(UserError, match="the file cannot be written") as found:
+        command(tmp_path, tmp_path / "file" / "page.html")
+    assert found.value.where.startswith(str(tmp_path / "file" / "page.html"))
+    assert not (tmp_path / "store").exists()
