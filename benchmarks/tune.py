@@ -4,6 +4,7 @@ The study is a journal file under the search's folder, one for each key of data,
 lines of JSON.
 """
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,13 +106,18 @@ class Search:
 
     def _open(self) -> optuna.Study:
         recipe, path = self.recipe, self.folder / f"{self.key}.journal"
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            study_name=self.key,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(recipe.startup_trials, recipe.prune_after),
-        )
+        _cut_incomplete_line(path)
+        try:
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path))),
+                study_name=self.key,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(recipe.startup_trials, recipe.prune_after),
+            )
+        except ValueError as error:
+            hint = "restore it from a backup, or delete it to search again from the first trial"
+            raise UserError(f"the journal of the search is damaged ({error})", where=str(path), hint=hint) from error
         seed = recipe.seed + len(
             study.trials
         )  # the sampler's state is not stored, and the same trials must not be drawn again
@@ -195,6 +201,15 @@ def _alone(recipe: TuneRecipe, name: str, method: Method, ground: SearchContext)
     base = overlay(Recipe, ground.recipe.model_dump(), recipe.base, method.base, where=name)
     configure(Recipe, base, _corner(space), where=name)
     return recipe.model_copy(update={"name": name, "base": base, "space": space, "methods": {}})
+
+
+def _cut_incomplete_line(journal: Path) -> None:
+    """Removes a last line of which only a part was written when the disk was full or the power failed. Optuna can
+    neither read it nor append after it.
+    """
+    content = journal.read_bytes() if journal.exists() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def _requeue_killed(study: optuna.Study) -> None:

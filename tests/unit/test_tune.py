@@ -56,6 +56,24 @@ def test_a_killed_trial_is_done_again_first(board, tmp_path):
     assert again.trials[1].params == again.trials[0].params
 
 
+def test_a_line_of_the_journal_that_a_full_disk_cut_short_costs_no_earlier_trial(board, tmp_path):
+    first = search(recipe(), board, tmp_path / "study").run().trials
+    (journal,) = (tmp_path / "study").rglob("*.journal")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 5, "worker_id": "x", "trial_')
+    for trials in (3, 4):
+        study = search(recipe(trials=trials), board, tmp_path / "study").run()
+        assert (len(finished(study)), study.trials[:2]) == (trials, first)
+
+
+def test_a_damaged_journal_is_named(board, tmp_path):
+    search(recipe(trials=1), board, tmp_path / "study").run()
+    (journal,) = (tmp_path / "study").rglob("*.journal")
+    journal.write_bytes(b"nonsense\n" + journal.read_bytes())
+    with pytest.raises(UserError, match=r"the journal of the search is damaged .*\.journal\] -> restore it"):
+        search(recipe(trials=2), board, tmp_path / "study").run()
+
+
 class InterruptedAt(Silent):
     """Ctrl-C after `last` epochs; if 0, only counts the epochs."""
 
