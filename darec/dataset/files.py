@@ -98,7 +98,7 @@ def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
     """
     found = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
     found = [path for path in found if not any(is_hidden(name) for name in path.relative_to(folder).parts)]
-    kinds = sorted({_kind(path) for path in found})
+    kinds = sorted({kind_of(path) for path in found})
     if not found:
         hint = f"name the {role} file itself, or a folder that holds data"
         raise UserError(
@@ -107,14 +107,14 @@ def _files_below(folder: Path, root: Path, role: str) -> Iterator[SourceFile]:
 
     if len(kinds) > 1:
         what = f"this is a folder, not a file, and it holds files of several kinds ({', '.join(kinds)})"
-        example = folder / f"*{_kind(found[0])}"
+        example = folder / f"*{kind_of(found[0])}"
         raise UserError(what, where=str(folder), hint=f"name the {role} file itself, or a glob such as {example}")
 
     for path in found:
         yield SourceFile(path, partition=_partition(path, root))
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """The suffix that determines the layout: `.csv` of `part-0.csv.gz`."""
     suffixes = [suffix for suffix in path.suffixes if suffix not in _PACKED]
     return suffixes[-1] if suffixes else "no suffix"

@@ -239,14 +239,18 @@ def _matrix(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
 
 @FORMATS.register("parquet")
 def _parquet(path: Path, form: FileFormat, scratch: Scratch) -> pl.LazyFrame:
-    head = head_of(path, "none", 8)
-    if not head.data.startswith(b"PAR1"):
+    if not is_parquet(path):
         what = "this is not a Parquet file, or it is truncated or damaged"
         raise UserError(what, where=str(path), hint="write the file again, or correct data.source")
     with reading(path):
         rows = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         rows.collect_schema()
     return rows
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file begins as Parquet files do."""
+    return head_of(path, "none", 4).data == b"PAR1"
 
 
 def _text(path: Path, form: FileFormat, scratch: Scratch) -> Path:

@@ -9,8 +9,8 @@ import polars as pl
 from darec.common.errors import UserError
 from darec.dataset.describe import as_text, attribute_list, mojibake, readable, worth_showing
 from darec.dataset.errors import AnswerableError
-from darec.dataset.files import SourceFile
-from darec.dataset.formats import completed, open_files
+from darec.dataset.files import SourceFile, kind_of
+from darec.dataset.formats import completed, is_parquet, open_files
 from darec.dataset.movielens import moved_articles
 from darec.dataset.raw import MORE_FIELDS, RawTable, first_long_line, named_columns, reading
 from darec.dataset.sources import resolve, source_files
@@ -19,6 +19,7 @@ from schemas import columns as c
 from schemas.data import Column, DataConfig, FileFormat
 
 _SAMPLE = 2_000
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def read_source(config: DataConfig, copies: Path) -> RawData:
 
 
 def _interactions(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
-    form, columns, path = _form(config, "interaction"), config.interaction_columns, files[0].path
+    form, columns, path = _form(files, config, "interaction"), config.interaction_columns, files[0].path
     rows = open_files(files, form, scratch, (columns.user, columns.item))
     fields = {
         "user": c.USER,
@@ -102,7 +103,7 @@ def _one_item_a_row(rows: pl.LazyFrame, names: dict[str, str], form: FileFormat)
 
 
 def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
-    form, columns, path = _form(config, "item"), config.item_columns, files[0].path
+    form, columns, path = _form(files, config, "item"), config.item_columns, files[0].path
     rows = _whole_rows(open_files(files, form, scratch, (columns.item,)), path, form, "item")
     fields = {"item": c.ITEM, "title": c.TITLE, "description": c.DESCRIPTION}
     mapped = {field: name for field in fields if (name := getattr(columns, field)) is not None}
@@ -120,7 +121,7 @@ def _items(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
 
 
 def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> RawTable:
-    form, columns, path = _form(config, "user"), config.user_columns, files[0].path
+    form, columns, path = _form(files, config, "user"), config.user_columns, files[0].path
     rows = _whole_rows(open_files(files, form, scratch, (columns.user,)), path, form, "user")
     user = named_columns(rows, {"user": columns.user}, path, form, "user")["user"]
     attributes = _attributes(rows, columns.attributes, {user}, path, form, "user")
@@ -130,8 +131,15 @@ def _users(files: list[SourceFile], config: DataConfig, scratch: Scratch) -> Raw
     return RawTable(described, path, {c.USER: user}, form, unread, tuple(attributes), doubts)
 
 
-def _form(config: DataConfig, role: str) -> FileFormat:
-    return completed(getattr(config, f"{role}_format"), config.source, config.encoding)
+def _form(files: list[SourceFile], config: DataConfig, role: str) -> FileFormat:
+    """The completed format of the files. Raises UserError if they are text that would be read as Parquet."""
+    form, path = completed(getattr(config, f"{role}_format"), config.source, config.encoding), files[0].path
+    own = _FORMATS.get(kind_of(path).lower())
+    if form.format == "parquet" and own is not None and not is_parquet(path):
+        hint = f"set data.{role}_format: {{format: {own}}}, or data.source: {own} if all files have this format"
+        settings = {"data": {f"{role}_format": {"format": own}}}
+        raise AnswerableError("this is not a Parquet file", where=str(path), hint=hint, settings=settings)
+    return form
 
 
 def _whole_rows(rows: pl.LazyFrame, path: Path, form: FileFormat, role: str) -> pl.LazyFrame:

@@ -326,6 +326,17 @@ def test_a_sqlite_file_that_is_not_there_is_named_and_not_created(sqlite: Databa
         read_sources(of(tmp_path, sqlite.place | {"url": ":memory:"}))
 
 
+def test_items_in_a_file_beside_a_table_have_their_own_format(sqlite: Database, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text("item_id,title\ni0,A\ni1,B\ni2,C\n")
+    files = {"source": "parquet", "interactions": sqlite.place, "items": str(tmp_path / "items.csv")}
+    columns = {"rating": "rating", "timestamp": "ts"}
+    words = r"not a Parquet file \[.*items\.csv\] -> set data\.item_format: \{format: csv\}"
+    with pytest.raises(UserError, match=words):
+        night(recipe(tmp_path, interaction_columns=columns, **files))
+    night(recipe(tmp_path, interaction_columns=columns, item_format={"format": "csv"}, **files))
+    night(recipe(tmp_path, interaction_columns=columns, **files | {"source": "csv"}))
+
+
 def test_columns_that_the_recipe_does_not_read_may_go(sqlite: Database, tmp_path: Path) -> None:
     change(sqlite, "ALTER TABLE events ADD COLUMN page TEXT")
     chosen = of(tmp_path, sqlite.place, watermark="id")
