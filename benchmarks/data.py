@@ -8,7 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from benchmarks.folders import INTERACTIONS, TEXT_FILES, read_interactions, read_text
+from benchmarks.folders import INTERACTIONS, OTHERS, TEXT_FILES, read_interactions, read_text
 from darec.artifacts import files
 from darec.artifacts.store import Artifact, Store
 from darec.common.errors import UserError
@@ -130,7 +130,7 @@ def load_data(name: str, path: Path, text: bool = True) -> BenchData:
     split = run(recipe, "split")[-1].artifact
     embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
     if split is None or (text and embed is None):
-        hint = f"`darec run --recipe {path} --until embed` first"
+        hint = f"run `darec run --recipe {path} --until embed` first; or {OTHERS}"
         raise UserError(f"the text vectors of {name!r} do not exist yet", where=str(path), hint=hint)
 
     return from_artifacts(name, split, embed)

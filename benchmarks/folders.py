@@ -15,6 +15,8 @@ from schemas.tables import PARTS
 
 INTERACTIONS = "interactions.parquet"
 TEXT_FILES = ("user_text.npy", "item_text.npy")
+OTHERS = "name the data sets that you have: --only NAME,NAME"
+"""The hint for a grid that has a data set which is not there."""
 
 _LAYOUT = "user_id and item_id are numbers from 0, split is train, val or test: docs/results.md, 'Make the tables'"
 _SPARSE = 10
@@ -31,7 +33,7 @@ def read_interactions(name: str, folder: Path) -> pl.DataFrame:
     """
     path = folder / INTERACTIONS
     if not path.is_file():
-        hint = f"give its folder: --data {name}=FOLDER; or name the data sets that you have: --only NAME,NAME"
+        hint = f"data/README.md says where data comes from; give its folder: --data {name}=FOLDER; or {OTHERS}"
         raise UserError(f"data set {name!r} does not exist", where=str(path), hint=hint)
 
     try:

@@ -1,5 +1,6 @@
 """Overrides, grids and keys of benchmarks."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from schemas.alignment import DaRecConfig, KARConfig
 from schemas.bench import BenchRecipe
 from schemas.training import EvaluateConfig, TrainConfig
 from tests.bench_samples import write_board, write_recipe
+from tests.data import CHECKERBOARD, write_checkerboard
 
 
 def recipe(**values) -> BenchRecipe:
@@ -98,8 +100,23 @@ def test_only_the_selected_data_sets_have_to_be_there(tmp_path):
 
 
 def test_a_folder_without_interactions_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"--data board=FOLDER"):
+    with pytest.raises(UserError, match=r"data/README.md says .*--data board=FOLDER; or .*--only NAME,NAME"):
         from_folder("board", tmp_path)
+
+
+@pytest.mark.parametrize("without_text", ["refuse", "leave out"])
+def test_a_recipe_without_text_vectors_is_refused_only_where_they_are_needed(tmp_path, monkeypatch, without_text):
+    monkeypatch.chdir(tmp_path)
+    write_checkerboard(tmp_path)
+    Path("own.yaml").write_text(json.dumps({"data": CHECKERBOARD}))
+    path, data, settings = write_recipe(tmp_path), ["own=own.yaml"], [f"without_text={without_text}"]
+    message = r"vectors of 'own' do not exist yet.*--recipe own.yaml --until embed` first; or .*--only NAME,NAME"
+    with pytest.raises(UserError, match=message):
+        open_grid(path, data, settings, None, "0")
+
+    for only in (["board"], ["own,board", "none"]):
+        _, runs = open_grid(path, data, settings, only, "0")
+        assert {run.data.name for run in runs} == {"own", "board"} & set(only[0].split(","))
 
 
 def test_a_name_that_cannot_be_part_of_a_file_name_is_refused():
