@@ -160,6 +160,8 @@ def _describe(problem: ErrorDetails, kind: type[BaseModel]) -> str:
 
     place = f"{'.'.join(steps)}: " if steps else ""
     if problem["type"] == "extra_forbidden":
+        if (section := steps[-1].partition(".")[0]) in known:
+            return f"{place}unknown key, a path with dots is for --set: write the field under {section!r}"
         nearest = difflib.get_close_matches(steps[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
         return f"{place}unknown key, {hint}"

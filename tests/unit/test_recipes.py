@@ -25,6 +25,7 @@ def test_overrides_beat_the_file_and_toml_equals_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "words"),
     [
+        ("train.dim: 8", [], ["train.dim: unknown key", "write the field under 'train'"]),
         ("splitt: {}", [], ["splitt", "unknown key", "did you mean 'split'"]),
         ("split: {kcore: 3}", [], ["split.kcore", "did you mean 'k_core'"]),
         ("train: {backbone: {name: lightgcn, layer: 2}}", [], ["layer", "did you mean 'layers'"]),
