@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from darec.artifacts import shared
+from darec.artifacts.store import Store
 from darec.common.errors import DarecError, UserError
 from darec.common.objects import Objects, is_url
 from darec.text.models import resolve
@@ -53,7 +54,8 @@ def examine(recipe: Recipe) -> list[Finding]:
         lambda: _model("encoder", recipe.embed.model, {"ray": _RAY}.get(recipe.embed.engine, "")),
         _prefect_api,
     ]
-    return [check() for check in checks] + examine_shared(recipe.runtime.store) + _release(recipe)
+    findings = [check() for check in checks]
+    return findings + examine_shared(recipe.runtime.store) + _artifacts(recipe) + _release(recipe)
 
 
 def _python() -> Finding:
@@ -140,6 +142,23 @@ def _clock(seconds: float) -> Finding:
         return Finding("clock", "ok", "that of the object store, to a minute")
     detail = f"{abs(seconds):.0f} s {'behind' if seconds > 0 else 'ahead of'} the object store's"
     return Finding("clock", "note", detail, "set the clock by NTP: S3 refuses requests from 15 minutes on")
+
+
+def _artifacts(recipe: Recipe) -> list[Finding]:
+    """The artifacts with a damaged manifest, or with missing or truncated files, in a store on this machine."""
+    location = recipe.runtime.store
+    if is_url(location) or not Path(location).is_dir():
+        return []
+    again = "run again, which rebuilds what the recipe needs; else delete this folder"
+    found, artifacts = [], Store(location).artifacts()
+    for artifact in artifacts:
+        try:
+            trouble, hint = artifact.damage(), again
+        except DarecError as error:
+            trouble, hint = error.what, error.hint
+        if trouble is not None:
+            found.append(Finding("artifacts", "missing", f"{trouble} [{artifact.path}]", hint))
+    return found or [Finding("artifacts", "ok", f"{len(artifacts)}, all with their files")]
 
 
 def _release(recipe: Recipe) -> list[Finding]:

@@ -7,7 +7,7 @@ from pipelines.tables import print_table
 
 
 def doctor(recipe: RecipeOption = None, overrides: SetOption = None) -> None:
-    """Check Python, libraries, GPU, disk, models, Prefect and a shared store, and say how to fix what is missing."""
+    """Check Python, libraries, GPU, disk, models, Prefect and the store, and say how to fix what is wrong."""
     from darec.common.recipes import load_recipe
     from pipelines.doctor import examine
 
