@@ -130,7 +130,8 @@ def recipe_for(
             llm_rows.write_items(Path(data["items"]), pl.scan_parquet(log_file))
     train = {"epochs": 1} | ({} if text_width else {"alignment": []})
     runtime = {"store": str(folder / f"store-{interactions}"), "verify": "sizes", "min_free_gb": 0.01}
-    sections = {"data": data, "train": train, "runtime": runtime, "llm": llm_rows.SETTINGS}
+    gate = {"reference": None}  # texts are random, and may make the model worse
+    sections = {"data": data, "train": train, "gate": gate, "runtime": runtime, "llm": llm_rows.SETTINGS}
     return configure(Recipe, sections, *parse_settings(settings), where="--set")
 
 

@@ -67,6 +67,10 @@ class GateConfig(Section):
     best_of_nights: int = added(14, ge=0, le=1000)
     """Number of past releases in production that `floor` compares with. `gc` keeps their bundles. Releases before one
     that was promoted by hand are not compared. 0 turns `floor` off."""
+    reference: float | None = added(0.02, ge=0, le=1)
+    """Maximum relative decrease of the metrics in `tolerances` against the model without text, which is trained in the
+    same run, by the same rule. It also applies to the first release. Metrics that are not means over users, such as
+    coverage, are not compared with it. null: texts may make the model worse."""
     minimums: dict[str, float] = Field(default={"coverage@20": 0.01})
     """Minimum value of a metric, independent of the current release. It also applies to the first release."""
     index_recall: float = Field(default=0.95, ge=0, le=1)
@@ -187,7 +191,8 @@ class Evidence(Shape):
     best: tuple[Comparison, ...] = ()
     """Comparisons with earlier releases, latest first, for `gate.floor`."""
     reference: Comparison | None = None
-    """Comparison with the model without text, for information only."""
+    """Comparison with the model without text, for `gate.reference`. None if the recipe uses no text or the model has
+    been removed."""
     texts: dict[str, TextReport] = {}
     """By profile stage. Empty if the recipe uses no text or the profiles have been removed."""
     split: str | None = None

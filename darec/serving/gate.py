@@ -3,8 +3,9 @@ tolerances.
 
 Models are compared on the same test interactions (`darec.serving.evidence`). A metric fails if the challenger is worse
 by significantly more than the tolerance: its value and the upper end of the 95% confidence interval of the mean
-difference over users are both below `(1 - tolerance) * other`. If the other model cannot be measured on this test, the
-metrics of the two runs are compared without an interval, and the check says so.
+difference over users are both below `(1 - tolerance) * other`. If another release cannot be measured on this test, the
+metrics of the two runs are compared without an interval, and the check says so. The model without text of the same run
+is compared by the same rule, if it can be measured.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,15 @@ from schemas.release import (
     VectorReport,
 )
 
-RULES = 2
+RULES = 3
 """Increased when the decision for the same bundle and evidence may change. Version 1 compared metrics of different
-runs.
+runs; version 2 did not compare with the model without text.
 """
 _NORM_SPREAD = 1e4  # a vector has diverged if the largest norm is more than this multiple of the median
+_TEXTS_HARM = (
+    " -> add a `search` section, which chooses on validation, or try another prompt or LLM "
+    '(in the report: "What the texts are worth")'
+)
 
 
 def decide(
@@ -52,6 +57,7 @@ def decide(
         *(_at_least(f"minimum: {name}", candidate.metrics.get(name), limit) for name, limit in config.minimums.items()),
         *(_against(candidate, current, config, evidence) if current else ()),
         *_floor(candidate, config, evidence, earlier),
+        *_without_text(config, evidence),
     )
     return Decision(passed=all(check.passed for check in checks), checks=checks, rules=RULES)
 
@@ -125,6 +131,23 @@ def _floor(
             best = max(earlier, key=lambda report: report.metrics.get(name) or 0.0)
             than = f"best {{}} on the test of its own run, {allowed}"
             yield _kept(check, name, _reported(candidate, best, name), config.floor, than)
+
+
+def _without_text(config: GateConfig, evidence: Evidence) -> Iterator[Check]:
+    """Compares with the model without text. Metrics without an interval are left out: texts may change the coverage."""
+    if config.reference is None or evidence.reference is None:
+        return
+
+    hint, compared = _TEXTS_HARM, evidence.reference
+    than = f"without text {{}} on the same {compared.users:,} users, gate.reference {100 * config.reference:g}%"
+    for name in config.tolerances:
+        found = compared.metrics.get(name)
+        if found is None or found.high is None:
+            continue
+        check = _kept(f"against the model without text: {name}", name, found, config.reference, than)
+        if not check.passed:
+            check, hint = check.model_copy(update={"message": check.message + hint}), ""  # said once
+        yield check
 
 
 def _measured(evidence: Evidence, name: str) -> bool:

@@ -16,6 +16,7 @@ from darec.serving.retention import collect
 from schemas import columns as c
 from schemas.recipe import Recipe
 from schemas.release import GateConfig
+from schemas.reports import EvaluationReport
 from schemas.training import EvaluateConfig
 from stages.walk import run
 from tests import report_samples
@@ -240,3 +241,45 @@ def test_profiles_from_metadata_or_without_text_are_refused(tmp_path, message):
     (store.root / "current").unlink()
     judged = releases.publish(releases.folder(good), chosen.gate)
     assert judged.summary == f"refused {judged.id}: {message}"
+
+
+CUTOFFS = {"evaluate": {"cutoffs": [3, 20]}}
+AT_3 = {"minimums": {}, "tolerances": {"recall@3": 0.05}}
+NOISE = {"name": "l3ae", "prior": 100.0, "text_l2": 0.001, "whiten": 12}
+"""Texts alone decide, and whitening makes all of their dimensions but the parity noise."""
+
+
+def judged(chosen: Recipe):
+    """The latest release of a whole run, and the evaluation's report."""
+    keys, store = report_samples.run(chosen), Store(chosen.runtime.store)
+    evaluated = store.artifact("evaluate", keys["evaluate"]).manifest.report
+    return Releases(store.root).all()[0], EvaluationReport.model_validate(evaluated)
+
+
+@pytest.mark.parametrize("reranker", [{}, {"rerank": {"name": "mmr"}}], ids=["as ranked", "reranked"])
+def test_texts_that_make_a_model_worse_are_refused_until_the_gate_allows_them(tmp_path, reranker):
+    more = CUTOFFS | {"train": {"backbone": NOISE, "dim": 8}} | reranker
+    release, evaluated = judged(report_samples.recipe(tmp_path, gate=AT_3, **more))
+    assert release.state == "refused" and Releases(tmp_path / "store").current() is None
+    [failed] = release.decision.failures
+    assert failed.name == "against the model without text: recall@3"
+    assert failed.message.startswith(f"recall@3 {failed.value:.4f} < {failed.limit:.4f} (without text ")
+
+    assert evaluated.reference is not None and release.evidence.reference is not None
+    assert (failed.value, failed.other) == (evaluated.test["recall@3"], evaluated.reference["recall@3"])
+    found = release.evidence.reference.metrics["recall@3"]
+    assert (found.low, found.high) == pytest.approx(evaluated.significance["recall@3"].interval), "paired over users"
+
+    allowed, _ = judged(report_samples.recipe(tmp_path, gate=AT_3 | {"reference": None}, **more))
+    assert (allowed.id, allowed.state) == (release.id, "published")
+
+
+def test_a_whole_run_is_compared_with_its_model_without_text_if_it_uses_texts(tmp_path):
+    release, _ = judged(report_samples.recipe(tmp_path, gate=AT_3, **CUTOFFS))
+    checks = {check.name: check for check in release.decision.checks}
+    assert release.state == "published" and checks["against the model without text: recall@3"].passed
+
+    plain = {"alignment": [], "epochs": 4, "eval_every": 2, "dim": 8}
+    release, evaluated = judged(report_samples.recipe(tmp_path, gate=AT_3, train=plain, **CUTOFFS))
+    assert evaluated.reference is None and release.evidence.reference is None
+    assert not [check for check in release.decision.checks if "without text" in check.name]

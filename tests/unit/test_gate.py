@@ -193,6 +193,41 @@ def test_the_floor_is_the_release_that_leaves_the_challenger_farthest_behind(oth
     assert passed or decision.reason.endswith("floor 10%)")
 
 
+WITHOUT_TEXT = {
+    "worse, and significantly": ((0.09, 0.10, -0.0149, -0.0051), False),
+    "worse, within chance": ((0.09, 0.10, -0.021, 0.001), True),
+    "significantly worse, but perhaps within the tolerance": ((0.09, 0.10, -0.0185, -0.0015), True),
+    "within the tolerance": ((0.0985, 0.10, -0.002, -0.001), True),
+    "better": ((0.11, 0.10, 0.005, 0.015), True),
+    "no mean over users": ((0.05, 0.10, None, None), None),
+}
+
+
+@pytest.mark.parametrize("current", [None, report()], ids=["the first release", "a later one"])
+@pytest.mark.parametrize(("values", "passed"), WITHOUT_TEXT.values(), ids=WITHOUT_TEXT)
+def test_texts_must_not_make_the_model_significantly_worse(current, values, passed):
+    evidence = Evidence(reference=compared("reference", recall_at_20=values))
+    decision = decide(report(), current, RECALL, evidence)
+    found = {check.name: check.passed for check in decision.checks if "without text" in check.name}
+    assert found == ({} if passed is None else {"against the model without text: recall@20": passed})
+    assert decision.passed == (passed is not False), decision.reason
+    assert decide(report(), current, RECALL.model_copy(update={"reference": None}), evidence).passed
+
+
+def test_without_a_model_without_text_there_is_no_such_check():
+    checks = decide(report(), report(), GATE, Evidence()).checks
+    assert not [check for check in checks if "without text" in check.name]
+
+
+def test_a_refusal_for_the_texts_says_once_what_to_do():
+    worse = (0.12, 0.1949, -0.09, -0.06)
+    evidence = Evidence(reference=compared("reference", ndcg_at_20=worse, recall_at_20=worse))
+    reason = decide(report(), report(), GATE, evidence).reason
+    line = "recall@20 0.1200 < 0.1910 (without text 0.1949 on the same 900 users, gate.reference 2%)"
+    assert reason.startswith(f"{line} -> ") and reason.endswith(f"; {line.replace('recall', 'ndcg')}")
+    assert reason.count("-> add a `search` section") == 1 and '"What the texts are worth")' in reason
+
+
 def test_without_a_common_test_each_run_is_taken_by_its_own_and_the_check_says_so():
     decision = decide(report({"recall@20": 0.18}), report({"recall@20": 0.2}), RECALL, Evidence(why_not="gone"))
     assert decision.reason == "recall@20 0.1800 < 0.1900 (current 0.2000 on the test of its own run, tolerance 5%)"
