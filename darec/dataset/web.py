@@ -63,14 +63,22 @@ class WebFile(FileConnection):
             headers = {"Range": f"bytes={done}-", "If-Range": file.version}
 
         with self._asked("GET", headers) as response:
+            continues = response.headers.get("content-range", "").startswith(f"bytes {done}-")
+            if response.status_code in (206, 416) and not continues:  # the next attempt starts from the beginning
+                path.unlink(missing_ok=True)
+                raise self._error(TransientError, "the interrupted transfer cannot be continued", "check the server")
             self._check(response)
-            continues = response.status_code == 206
             with path.open("ab" if continues else "wb") as stream:
                 for block in response.iter_raw():
                     stream.write(block)
-            if continues:
-                return RemoteFile(file.name, file.version, path.stat().st_size)
-            return self._described(response)
+            size = path.stat().st_size
+            got = RemoteFile(file.name, file.version, size) if continues else self._described(response)
+
+        # A response without its length may end early without an error.
+        if got.version == file.version is not None and size < (file.bytes or 0):
+            what = f"the transfer ended after {size:,} of {file.bytes:,} bytes"
+            raise self._error(TransientError, what, "check the server")
+        return got
 
     @contextmanager
     def _asked(self, method: str, headers: dict[str, str] | None = None) -> "Iterator[httpx.Response]":

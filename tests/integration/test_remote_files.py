@@ -1,6 +1,7 @@
 """Files of object stores and web servers: read once, read again when they change, never half."""
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -279,11 +280,14 @@ class Breaking:
             return False
         if self.ranges and (wanted := request.headers.get("Range")):
             begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        place = {"Content-Range": f"bytes {begin}-{len(content) - 1}/{len(content)}"} if begin else {}
         if self.times == 0:
-            send(request, content[begin:], 206 if begin else 200, ETag='"1"')
+            send(request, content[begin:], 206 if begin else 200, ETag='"1"', **place)
             return True
         self.times -= 1
         request.send_response_only(206 if begin else 200)
+        for name, value in place.items():
+            request.send_header(name, value)
         request.send_header("Content-Length", str(len(content) - begin))
         request.send_header("ETag", '"1"')
         request.end_headers()
@@ -301,6 +305,48 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(web, data, tmp_path, range
     assert Path(copy.place).read_bytes() == web.content["/log.csv"]
     tried = [wanted for method, _, wanted in web.asked if method == "GET"]
     assert tried == ["", "bytes=400-", "bytes=800-" if ranges else "bytes=400-"]
+
+
+class Ending:
+    """Ends every response to a whole read after `bytes` without an error, and answers the rest in the given way."""
+
+    def __init__(self, count: int, rest: Callable[[bytes, BaseHTTPRequestHandler, str], None] | None) -> None:
+        self.count, self.rest = count, rest
+
+    def __call__(self, files: Files, request: BaseHTTPRequestHandler) -> bool:
+        content = files.content[request.path]
+        tag = f'"{hashlib.md5(content).hexdigest()}"'
+        if request.command == "HEAD" or self.rest is None:
+            return False
+        if request.headers.get("Range"):
+            rest, self.rest = self.rest, None
+            rest(content, request, tag)
+            return True
+        request.send_response_only(200)
+        request.send_header("ETag", tag)
+        request.send_header("Connection", "close")  # which ends a response without Content-Length
+        request.end_headers()
+        request.wfile.write(content[: self.count])
+        return True
+
+
+def _refused(content: bytes, request: BaseHTTPRequestHandler, tag: str) -> None:
+    send(request, b"", 416, Content_Range=f"bytes */{len(content)}")
+
+
+def _from_the_beginning(content: bytes, request: BaseHTTPRequestHandler, tag: str) -> None:
+    send(request, content, 206, ETag=tag, Content_Range=f"bytes 0-{len(content) - 1}/{len(content)}")
+
+
+@pytest.mark.parametrize("rest", [_refused, _from_the_beginning])
+def test_a_transfer_that_ends_early_without_an_error_is_read_completely(web, data, tmp_path, rest):
+    web.answer = Ending(400, rest)
+    chosen = recipe(tmp_path, interactions=served(web, data))
+    read_sources(chosen)
+    (copy,) = copies_in(chosen.runtime.store / COPIES)
+    assert Path(copy.place).read_bytes() == web.content["/log.csv"]
+    tried = [wanted for method, _, wanted in web.asked if method == "GET"]
+    assert tried == ["", "bytes=400-", ""]
 
 
 def test_a_transfer_that_always_breaks_leaves_the_copy_as_it_was(web, data, tmp_path):
