@@ -44,7 +44,7 @@ class Failure(BaseModel):
     """What is wrong, and how to fix it."""
 
 
-_FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": Failure} for status in (404, 422, 503)}
+_FAILURES: dict[int | str, dict[str, Any]] = {status: {"model": Failure} for status in (404, 422, 500, 503)}
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,12 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
     @app.middleware("http")
     async def measured(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.perf_counter()
-        response = await answer(request)
+        try:
+            response = await answer(request)
+        except Exception:  # a fault of this program: its traceback is for the log
+            _logger.exception("a request failed unexpectedly")
+            hint = "the log of the server says why"
+            response = _told(DarecError("the request failed unexpectedly", hint=hint), 500)
         known = request.scope.get("route")
         path = known.path if known else "other"  # unknown paths share one label
         measures.seconds.labels(path).observe(time.perf_counter() - began)

@@ -1,5 +1,6 @@
 """`darec serve` as a real process: answers, errors, and a release that takes over under load."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -10,17 +11,22 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
 from darec.serving.bundle import Bundle
 from darec.serving.recommend import recommend, recommend_histories, similar
 from darec.serving.releases import Releases
+from pipelines import serving
 from pipelines.cli import app
+from schemas.rules import RulesConfig
 from stages.walk import run
 from tests.processes import free_port, healthy, listens, wait_for
+from tests.release_samples import GATE, contents, export
 from tests.stores import recipe_for
 
 get = partial(httpx.get, timeout=120)  # on a busy machine
@@ -117,6 +123,27 @@ def test_answers_are_those_of_the_library_and_faults_have_a_status(store: Path):
         }
         assert counts["/recommend", "404"] == 2 and counts["other", "404"] == 1
         assert "darec_release_since_timestamp_seconds" in metrics
+
+
+def test_an_unexpected_error_is_answered_as_all_others_are_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fails(*_: object) -> None:
+        raise RuntimeError(f"a fault in {tmp_path}")
+
+    Releases(tmp_path).publish(export(Store(tmp_path), contents()).path, GATE)
+    logger = logging.getLogger(serving.__name__)
+    logger.addHandler(caplog.handler)
+    with TestClient(serving.make_app(tmp_path, lambda **_: RulesConfig()), raise_server_exceptions=False) as client:
+        monkeypatch.setattr(serving, "similar", fails)
+        answer = client.get("/similar", params={"item": "i0"})
+        counted = client.get("/metrics").text
+        assert client.get("/recommend", params={"user": "u0"}).status_code == 200
+    logger.removeHandler(caplog.handler)
+    assert answer.status_code == 500 and set(answer.json()) == {"error"}
+    assert "the log of the server" in answer.json()["error"] and str(tmp_path) not in answer.text
+    assert 'darec_requests_total{path="/similar",status="500"} 1.0' in counted
+    assert f"RuntimeError: a fault in {tmp_path}" in caplog.text
 
 
 def test_a_new_release_takes_over_under_load_without_one_failed_request(store: Path):
