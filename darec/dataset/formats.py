@@ -23,7 +23,7 @@ from darec.dataset.look import (
     unnested,
     with_doubled_quotes,
 )
-from darec.dataset.raw import MORE_FIELDS, instead_of, name_of, reading
+from darec.dataset.raw import MORE_FIELDS, common_type, instead_of, name_of, reading
 from darec.dataset.unpack import Scratch, head_of, plain_text, refuse_binary
 from schemas import columns as c
 from schemas.data import Column, FileFormat
@@ -66,11 +66,13 @@ def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch, 
         keys: the columns of ids, without which rows cannot be used.
 
     Raises:
-        UserError: a file is damaged, has another layout, or lacks a column of ids that the other files have.
+        UserError: a file is damaged, has another layout, lacks a column of ids that the other files have, or has a
+            column of a type that cannot be mixed with that of the other files.
     """
     frames = [_with_constants(open_file(file.path, form, scratch), file) for file in files]
     if len(frames) == 1:
         return frames[0]
+    _check_types(files, frames)
     with reading(files[0].path):
         rows = pl.concat(frames, how="diagonal_relaxed")
         present = rows.collect_schema().names()
@@ -78,6 +80,20 @@ def open_files(files: Sequence[SourceFile], form: FileFormat, scratch: Scratch, 
     for file, frame in zip(files, frames, strict=True):
         _check_columns(frame, names, file.path)
     return rows
+
+
+def _check_types(files: Sequence[SourceFile], frames: Sequence[pl.LazyFrame]) -> None:
+    """Raises UserError for the first file with a column whose values cannot be mixed with those of the files before."""
+    known: dict[str, pl.DataType] = {}
+    for file, frame in zip(files, frames, strict=True):
+        with reading(file.path):
+            schema = frame.collect_schema()
+        for name, kind in schema.items():
+            common = common_type(known.get(name, kind), kind)
+            if common is None:
+                what = f"column {name!r} is {kind} in this file, and {known[name]} in the files before it"
+                raise UserError(what, where=str(file.path), hint="write the column with one type in all files")
+            known[name] = common
 
 
 def _check_columns(rows: pl.LazyFrame, wanted: Sequence[str], path: Path) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from darec.common.errors import UserError
 from darec.dataset.connections import Since, TableConnection
 from darec.dataset.copies import link, part_name, parts_in
-from darec.dataset.raw import instead_of, name_of
+from darec.dataset.raw import common_type, instead_of, name_of
 from schemas.data import Column
 from schemas.places import Table
 
@@ -208,12 +208,7 @@ def _mixable(old: pl.DataType, new: pl.DataType) -> bool:
     """Whether values of both types keep their meaning in one column. Polars would make numbers of times."""
     if (old.is_temporal() and new.is_numeric()) or (old.is_numeric() and new.is_temporal()):
         return False
-    both = [pl.LazyFrame(schema={"column": kind}) for kind in (old, new)]
-    try:
-        pl.concat(both, how="vertical_relaxed").collect_schema()
-    except pl.exceptions.PolarsError:
-        return False
-    return True
+    return common_type(old, new) is not None
 
 
 def _write(connection: TableConnection, since: Since | None, path: Path, where: str, limit: int | None = None) -> int:

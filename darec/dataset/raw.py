@@ -135,6 +135,19 @@ def name_of(column: Column, present: Sequence[str]) -> str | None:
     return next((name for name in present if name.strip() == column), None)
 
 
+def common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type of a column that holds values of both; None if they cannot be mixed."""
+    if one == other:
+        return one
+    if pl.Null not in (one, other) and isinstance(one, pl.List | pl.Array) != isinstance(other, pl.List | pl.Array):
+        return None  # Polars would find a type, and fail when the rows are read
+    both = [pl.LazyFrame(schema={"column": kind}) for kind in (one, other)]
+    try:
+        return pl.concat(both, how="vertical_relaxed").collect_schema()["column"]
+    except pl.exceptions.PolarsError:
+        return None
+
+
 def instead_of(column: str, present: Sequence[str]) -> str:
     """For messages about a missing column: the column that may be meant, or those that are present."""
     by_plain = {name.lower().strip(): name for name in reversed(present)}

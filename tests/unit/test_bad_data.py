@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,22 @@ def test_a_file_of_several_whose_ids_are_named_differently_is_named(tmp_path, ro
     (tmp_path / role / "day2.csv").write_text("user_id,item_id,title\nu2,i2,B\n".replace(key, column))
     config = DataConfig(source="csv", **{name: tmp_path / name for name in {"interactions", role}})
     with pytest.raises(UserError, match=f"no column '{key}', which other files.*'{column}'.*day2.csv"):
+        read_source(config, tmp_path / "unpacked")
+
+
+TIME = datetime(2024, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a", ["a"]), (["a"], "a"), (1, ["a"]), (True, TIME), (TIME, TIME.replace(tzinfo=UTC))],
+)
+def test_a_part_whose_types_cannot_be_mixed_with_those_of_others_is_named(tmp_path, first, second):
+    for number, value in enumerate((None, first, second)):
+        rows = pl.DataFrame({"user_id": "u", "item_id": f"i{number}", "at": [value]})
+        rows.write_parquet(tmp_path / f"part-{number}.parquet")
+    config = DataConfig(source="parquet", interactions=str(tmp_path))
+    with pytest.raises(UserError, match=r"column 'at' is .* in this file, and .* in the files before it .*part-2"):
         read_source(config, tmp_path / "unpacked")
 
 
