@@ -27,6 +27,7 @@ from darec.dataset.sources import resolve, source_files
 from darec.dataset.split import split_interactions
 from darec.dataset.unpack import ABOUT
 from schemas.data import DataConfig, SplitConfig
+from schemas.reports import IngestReport
 from schemas.source_names import SOURCES
 
 _KEYS = {"interactions": "interaction", "items": "item", "users": "user"}
@@ -436,9 +437,10 @@ def _tell(found: Inspection, raw: RawData, report: Mapping[str, Any]) -> None:
     found.seen += _attributes(raw)
     counts = ", ".join(f"{name} {report[name]:,}" for name in ("rows_in", "rows_out", "users", "items"))
     found.seen.append(f"read: {counts}")
-    for cause, lost in report["lost"].items():
-        found.doubts.append(f"{lost['rows']:,} rows are lost: {cause}, such as {lost['example']}")
-    found.doubts += report["doubts"]
+    found.doubts += IngestReport.model_validate(report).remarks
+    log = found.section["data"].get("interactions")
+    if isinstance(log, Mapping) and "kind" in log and report["rows_in"] >= _MOST_ROWS:
+        found.doubts.append("the table was read in part: all numbers are those of its first rows")
 
 
 def _attributes(raw: RawData) -> list[str]:

@@ -86,6 +86,7 @@ def test_a_table_is_inspected_by_its_first_rows(tmp_path: Path, monkeypatch) -> 
         if "rows_in" in line
     ]
     assert 1_000 <= rows < 400_000
+    assert "all numbers are those of its first rows" in result.stderr
 
 
 def test_fetch_says_what_it_did_and_full_reads_again(web: Files, tmp_path: Path) -> None:

@@ -417,3 +417,15 @@ def test_names_of_shops_and_of_analytics(names, columns, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = parse(inspect(["log.csv"]).yaml)["data"]["interaction_columns"]
     assert [found.get(meaning) for meaning in ("user", "item", "timestamp")] == columns
+
+
+def test_rows_of_the_items_file_that_nobody_has_interacted_with_are_counted(tmp_path):
+    (tmp_path / "log.csv").write_text(delimited())
+    lines = ["item_id,title", *(f"{item},{title}" for item, title in TITLES.items())]
+    remarks = []
+    for catalogue in (lines, [*lines, "i98,New", "i99,Newer"]):
+        (tmp_path / "items.csv").write_text("\n".join(catalogue))
+        doubts = inspect([str(tmp_path / "log.csv"), str(tmp_path / "items.csv")]).doubts
+        remarks.append([doubt for doubt in doubts if "have no interactions" in doubt])
+    said = "2 of 11 rows of the items file have no interactions: split.items: all keeps them in the release"
+    assert remarks == [[], [said]]
