@@ -186,14 +186,14 @@ def gc(dry_run: bool = False, recipe: str = "") -> int:
     return collection.bytes
 
 
-@task(cache_policy=NO_CACHE, retries=12, retry_delay_seconds=600, retry_condition_fn=is_transient)
+@task(name="collect", cache_policy=NO_CACHE, retries=12, retry_delay_seconds=600, retry_condition_fn=is_transient)
 def _collect(recipe: Recipe, dry_run: bool) -> Collection:
     """Waits up to two hours for an active run to end."""
     runtime = recipe.runtime
     return collect(Store(runtime.store), runtime.keep_releases, runtime.keep_artifacts, dry_run=dry_run)
 
 
-@task(name="push", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=30, retry_condition_fn=is_transient)
+@task(name="follow", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=30, retry_condition_fn=is_transient)
 def _follow(recipe: Recipe) -> None:
     """Makes the vector store and the lists of all users, if the recipe has them, those of the release in production."""
     from darec.serving import lists, vectors  # import Polars and FAISS

@@ -36,6 +36,10 @@ def test_the_drop_down_lists_every_stage():
     assert get_args(operate.StageName) == tuple(TASKS)
 
 
+def test_tasks_have_names_for_operators():
+    assert (operate._follow.name, operate._collect.name) == ("follow", "collect")
+
+
 def test_every_deployment_of_prefect_yaml_names_a_flow_and_its_parameters():
     content = yaml.safe_load((PROJECT / "prefect.yaml").read_text())
     for deployment in content["deployments"]:
