@@ -20,7 +20,8 @@ from schemas import columns as c
 from schemas.bench import DataSources, Name
 from schemas.tables import PARTS
 from stages.evaluate import item_ages
-from stages.plan import plan
+from stages.plan import finished
+from stages.registry import needed
 from stages.walk import run
 
 
@@ -128,9 +129,13 @@ def load_data(name: str, path: Path, text: bool = True) -> BenchData:
 
     recipe = load_recipe(path)
     split = run(recipe, "split")[-1].artifact
-    embed = next(step.artifact for step in plan(recipe, Store(recipe.runtime.store), "embed")[::-1])
-    if split is None or (text and embed is None):
-        hint = f"run `darec run --recipe {path} --until embed` first; or {OTHERS}"
-        raise UserError(f"the text vectors of {name!r} do not exist yet", where=str(path), hint=hint)
+    assert split is not None
+    try:
+        embed = finished(recipe, Store(recipe.runtime.store), needed(recipe, "embed"))["embed"]
+    except UserError as error:
+        if text:
+            hint = f"run `darec run --recipe {path} --until embed` first; or {OTHERS}"
+            raise UserError(f"the text vectors of {name!r} do not exist yet", where=str(path), hint=hint) from error
+        embed = None
 
     return from_artifacts(name, split, embed)

@@ -1,7 +1,7 @@
 """Plans a run without running it: for each task whether it is a hit or stale, why, the number of rows, and its last
 duration."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -83,6 +83,24 @@ def plan(
             return Step(task, "blocked", (str(error),), job.key, seconds_last_time=seconds)
 
     return list(walk(needed(recipe, target), visit))
+
+
+def finished(recipe: Recipe, store: Store, tasks: Iterable[Task]) -> dict[str, Artifact]:
+    """The artifacts of stages, each after its inputs, by stage. Nothing is made: an artifact with rows that lack an
+    answer of the LLM is accepted, although the next run asks for them again.
+
+    Raises:
+        UserError: a stage has no artifact for this recipe and data.
+    """
+    artifacts: dict[str, Artifact] = {}
+    for task in tasks:
+        assert isinstance(task, Stage)
+        artifact = store.find(task.name, stage_job(task, recipe, artifacts, store).key)
+        if artifact is None:
+            what = f"stage {task.name} has no artifact for this recipe and data yet"
+            raise UserError(what, hint=f"run `darec run --until {task.name}` first")
+        artifacts[task.name] = artifact
+    return artifacts
 
 
 def _sources(task: Task, recipe: Recipe) -> list[str]:

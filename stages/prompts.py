@@ -21,11 +21,11 @@ from darec.text.trial import Side, Trial, TriedRow, chosen_rows, id_column, try_
 from schemas import columns as c
 from schemas.recipe import Recipe
 from stages import embed, profile_items, profile_users
-from stages.contract import Pending, Stage, StageContext, Task
+from stages.contract import Pending, Stage, StageContext
 from stages.costs import cost_lines, estimate
-from stages.execute import stage_context, stage_job
+from stages.execute import stage_context
+from stages.plan import finished
 from stages.registry import STAGES, needed
-from stages.walk import Upstream, walk
 
 
 @dataclass(frozen=True)
@@ -103,37 +103,9 @@ def prompt_context(
     if path is not None and use.stage == "profile_users":
         tried = recipe.model_copy(update={use.stage: recipe.profile_users.model_copy(update={"prompt": path})})
         wider = max(recipe, tried, key=lambda each: len(stage.reads(each)))
-    upstream = _inputs_of(stage, wider, store)
+    upstream = finished(wider, store, [task for task in needed(wider, stage.name) if task.name != stage.name])
     context = stage_context(stage, wider, upstream, store, progress=progress)
     return replace(context, recipe=recipe, config=stage.config(recipe)), upstream
-
-
-def _inputs_of(stage: Stage, recipe: Recipe, store: Store) -> dict[str, Artifact]:
-    """The artifacts of all stages before `stage`, by stage. An artifact with fallbacks that are due again is accepted.
-
-    Raises:
-        UserError: a stage that it reads has no artifact for this recipe.
-    """
-
-    def visit(task: Task, upstream: Upstream) -> "_Found":
-        assert isinstance(task, Stage)
-        job = stage_job(task, recipe, upstream, store)
-        artifact = store.find(task.name, job.key)
-        if artifact is None:
-            what = f"stage {task.name} has no artifact for this recipe and data yet"
-            raise UserError(what, hint=f"run `darec run --until {task.name}` first")
-        return _Found(artifact)
-
-    before = [task for task in needed(recipe, stage.name) if task.name != stage.name]
-    upstream: dict[str, Artifact] = {}
-    for _ in walk(before, visit, upstream):
-        pass
-    return upstream
-
-
-@dataclass(frozen=True)
-class _Found:
-    artifact: Artifact
 
 
 def run_trial(

@@ -23,7 +23,8 @@ from schemas.section import hashed
 from schemas.semantic import LLMConfig
 from schemas.tables import PROFILE_ROWS
 from stages.execute import Result
-from stages.plan import Step, plan
+from stages.plan import Step, finished, plan
+from stages.registry import needed
 from stages.walk import run
 from tests.data import write_checkerboard
 from tests.llm_stub import Handler, Stub, completion, profile, send, stub
@@ -111,6 +112,9 @@ def test_a_fallback_is_replaced_on_the_next_night_and_not_before(house: House) -
     house.clock.days = 1
     step = house.plan()
     assert (step.state, step.rows, step.why) == ("stale", 1, ("1 rows without an answer of the LLM are due again",))
+    recipe = house.recipe()
+    for_trials = finished(recipe, Store(recipe.runtime.store), needed(recipe, "profile_items"))
+    assert for_trials["profile_items"] == first.artifact, "trials of prompts and benchmarks do without the answer"
     second, prompts = house.night()
     assert second.why == step.why
     assert [prompt.split('"')[1] for prompt in prompts] == [bad]
