@@ -75,7 +75,8 @@ class WebFile(FileConnection):
             got = RemoteFile(file.name, file.version, size) if continues else self._described(response)
 
         # A response without its length may end early without an error.
-        if got.version == file.version is not None and size < (file.bytes or 0):
+        same = file.version is not None and got.version == file.version
+        if same and size < (file.bytes or 0):
             what = f"the transfer ended after {size:,} of {file.bytes:,} bytes"
             raise self._error(TransientError, what, "check the server")
         return got
