@@ -486,8 +486,8 @@ def _unique() -> str:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Converts errors of the operating system into errors with hints."""
+def explained(path: Path, what: str = "the store", setting: str = "runtime.store") -> Iterator[None]:
+    """Converts errors of the operating system about `what`, whose place is `setting`, into errors with hints."""
     try:
         yield
     except DarecError:
@@ -498,9 +498,8 @@ def explained(path: Path) -> Iterator[None]:
                 "the disk is full", where=str(path), hint="free space (`darec gc`) and run again: nothing is lost"
             ) from error
         if _means(error, errno.EROFS) or isinstance(error, PermissionError):
-            raise UserError(
-                "the store cannot be written", where=str(path), hint="mount it writable, or set runtime.store"
-            ) from error
+            hint = f"mount it writable, or set {setting}"
+            raise UserError(f"{what} cannot be written", where=str(path), hint=hint) from error
         if _means(error, errno.ENOLCK):
             hint = "mount it with locking across machines, or move the store to another disk"
             raise UserError("the store's file system cannot lock files", where=str(path), hint=hint) from error

@@ -9,6 +9,7 @@ written; the files of the old lists are deleted afterwards. Users are read, rank
 not grow with their number.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -33,6 +34,7 @@ from darec.common.errors import DarecError, UserError
 from darec.common.files import flush
 from darec.common.objects import Objects
 from darec.common.progress import Progress, Silent
+from darec.common.warnings import warn_once
 from darec.serving import index
 from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.index import Bools, Floats, Ints, Seen
@@ -293,22 +295,37 @@ def _replaced(out: Path) -> Iterator[tuple[Path, Finish]]:
     if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
         hint = "name a folder that is new, empty, or contains lists"
         raise UserError("the folder contains other files than lists", where=str(out), hint=hint)
-    draft, before = (out.with_name(f".{out.name}.{state}") for state in ("unfinished", "before"))
-    with explained(out.parent):
+    out = out.resolve()  # a link stays, and the folder that it leads to is replaced
+    draft = out.with_name(f".{out.name}.unfinished")
+    with explained(out, "the folder of the lists", "lists.out or --out"):
         draft.mkdir(parents=True, exist_ok=True)
         with _locked(draft, out):
             _empty(draft)  # leftovers of a killed process
             yield draft, lambda path: path.name
             for path in (*draft.iterdir(), draft):
                 flush(path)
+            _swap(draft, out)
 
-            # A rename cannot replace a folder that is not empty: for a moment there is no folder.
-            shutil.rmtree(before, ignore_errors=True)
-            if out.exists():
-                out.rename(before)
-            draft.rename(out)
-            flush(out.parent)
-            shutil.rmtree(before, ignore_errors=True)
+
+def _swap(draft: Path, out: Path) -> None:
+    """Renames `draft` to `out`, and deletes the old lists: those there, and any that an earlier call left behind."""
+    before = f".{out.name}.before"
+    try:
+        # A rename cannot replace a folder that is not empty: for a moment there is no folder.
+        if out.exists():
+            out.rename(out.with_name(f"{before}-{uuid.uuid4().hex[:8]}"))
+        draft.rename(out)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        what = "the folder of the lists is a mount point, which cannot be replaced"
+        raise UserError(what, where=str(out), hint="name a folder inside it") from error
+
+    flush(out.parent)
+    for old in [path for path in out.parent.iterdir() if path.name.startswith(before)]:
+        shutil.rmtree(old, ignore_errors=True)
+        if old.exists():  # not writable, or on a network file system and still read by somebody
+            warn_once(f"old lists could not be deleted [{old}]")
 
 
 @contextmanager

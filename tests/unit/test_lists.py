@@ -32,6 +32,7 @@ from stages.plan import plan
 from stages.registry import TASKS
 from stages.walk import run as run_pipeline
 from tests.buckets import S3, configured
+from tests.disks import small_disk
 from tests.release_samples import contents, export
 from tests.report_samples import FAKES, recipe
 
@@ -150,6 +151,41 @@ def test_new_lists_replace_old_ones_and_nothing_else(tmp_path):
         with pytest.raises(UserError, match="contains other files than lists"):
             write_lists(bundle(), tmp_path / place, ListsConfig())
     assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+def test_old_lists_that_cannot_be_deleted_stop_no_new_ones(tmp_path, monkeypatch, caplog):
+    """A folder of another user, or one that a reader on a network file system has open."""
+    out = tmp_path / "lists"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        for k in (3, 4, 5):
+            write_lists(bundle(), out, ListsConfig(k=k))
+            assert all_users(out)["rank"].max() == k
+    assert "old lists could not be deleted" in caplog.text
+    write_lists(bundle(), out, ListsConfig(k=6))
+    assert [path.name for path in tmp_path.iterdir()] == ["lists"]
+
+
+def test_lists_behind_a_link_are_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    out = tmp_path / "lists"
+    out.symlink_to(tmp_path / "disk" / "real")
+    for k in (3, 4, 5):
+        write_lists(bundle(), out, ListsConfig(k=k))
+        assert out.is_symlink() and all_users(tmp_path / "disk" / "real")["rank"].max() == k
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
+
+
+def test_a_folder_of_lists_that_cannot_be_replaced_is_told(tmp_path, monkeypatch):
+    with small_disk(tmp_path / "lists", 1) as mounted, pytest.raises(UserError, match="mount point.*a folder inside"):
+        write_lists(bundle(), mounted, ListsConfig(k=3))
+
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(UserError, match=r"the folder of the lists cannot be written .*lists.out or --out"):
+        write_lists(bundle(), tmp_path / "other", ListsConfig(k=3))
 
 
 KILLED = """
