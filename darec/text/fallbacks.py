@@ -44,7 +44,7 @@ def due(rows: "pl.DataFrame", total: int, llm: LLMConfig, now: float, urgent: bo
     import polars as pl
 
     attempts, asked = pl.col("attempts").fill_null(1).abs(), pl.col("asked").fill_null(0)
-    recent = asked > now - 3600 * llm.fallback_retry_hours
+    recent = (asked - now).abs() < 3600 * llm.fallback_retry_hours  # a clock set back leaves requests in the future
     incomplete = attempts == 0
     left = rows.filter(pl.col("cause") != "", attempts <= llm.fallback_retries)
     cheapest = left.sort(attempts, "prompt_tokens", "key")

@@ -207,6 +207,8 @@ def test_cheap_rows_come_first_and_the_limits_hold() -> None:
     assert keys(fallback_retries=0) == []
     assert keys(total=20) == ["d", "b"]
     assert keys(total=1, fallback_retry_share=0) == ["d"]
+    assert keys(now=10**5) == keys(), "requests in the future are of a clock that was set back"
+    assert keys(now=10**6 - 2000) == keys(now=10**6 + 2000)
     assert keys(now=10**6 + 2000) == ["d"], "the others were asked less than twelve hours ago"
     assert keys(now=10**6 + 2000, total=20) == [], "and they are as many as one night takes"
     assert keys(now=10**6 + 2000, total=20, urgent=True) == ["d", "b", "f", "c"]
