@@ -46,7 +46,7 @@ class Version:
     """The part of a release that is pushed."""
 
     name: str
-    """The suffix of the names of its tables; names sort by age."""
+    """The suffix of the names of its tables."""
     bundle: Bundle
     progress: Progress
 
@@ -158,7 +158,7 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
             store.write(version)
         if not there:
             store.switch(version.name)
-        old = sorted(store.versions() - {version.name}, reverse=True)[config.keep :]
+        old = _others(root, store, version.name)[config.keep :]
         for name in old:
             store.remove(name)
 
@@ -166,6 +166,15 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
         return _report(version, release, "cached", f"{release.id} is served already", old)
     state, done = ("pushed", "pushed") if missing else ("switched", "switched to")
     return _report(version, release, state, f"{release.id} was {done}", old)
+
+
+def _others(root: Path, store: VectorStore, version: str) -> list[str]:
+    """All other versions, that of the newest release first and those without a record last. Names tell times, which are
+    not in order after a clock was set back.
+    """
+    places = {_name(release): place for place, release in enumerate(Releases(root).all())}
+    by_name = sorted(store.versions() - {version}, reverse=True)
+    return sorted(by_name, key=lambda name: places.get(name, len(places)))
 
 
 def served(root: Path, config: VectorsConfig) -> VectorsReport | None:
@@ -197,7 +206,11 @@ def _report(version: Version, release: Release, state: str, reason: str, removed
 
 def _version(root: Path, release: Release, progress: Progress | None = None) -> Version:
     bundle = Bundle.open(Releases(root).folder(release))
-    return Version(re.sub(r"\W", "_", release.id).lower(), bundle, progress or Silent())
+    return Version(_name(release), bundle, progress or Silent())
+
+
+def _name(release: Release) -> str:
+    return re.sub(r"\W", "_", release.id).lower()
 
 
 def table_name(name: str, side: str, version: str) -> str:

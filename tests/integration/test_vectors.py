@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import lancedb
 import numpy as np
@@ -201,6 +203,18 @@ def test_a_push_that_is_killed_leaves_the_old_release_and_the_next_one_repairs_i
     assert served_by(config) == before and served(tmp_path, config) is None
     assert follow(tmp_path, config).state == "pushed"
     check_same_as_the_index(tmp_path, config)
+
+
+def test_the_last_releases_are_kept_also_after_the_clock_went_back(tmp_path, monkeypatch):
+    config, names = VectorsConfig(store="lancedb", address=str(tmp_path / "lance"), keep=1), list[str | None]()
+    for seed, days in ((1, 30), (2, 30), (3, 0), (4, 0)):
+        clock = SimpleNamespace(now=lambda zone, days=days: datetime.now(zone) + timedelta(days))
+        monkeypatch.setattr("darec.serving.releases.datetime", clock)
+        publish(tmp_path, seed)
+        follow(tmp_path, config)
+        names.append(served_by(config))
+    with open_store(config) as store:
+        assert names[1] > names[3] and store.versions() == set(names[2:])
 
 
 def test_the_query_of_the_docs_gives_the_list_of_darec(address, releases, tmp_path):
