@@ -30,7 +30,7 @@ from darec.common.registry import Registry
 from darec.serving.bundle import Bundle
 from darec.serving.releases import Releases
 from schemas import columns as c
-from schemas.release import Release
+from schemas.release import BundleReport, Release
 from schemas.reports import VectorsReport
 from schemas.vectors import VectorsConfig
 
@@ -58,7 +58,7 @@ class Version:
     @property
     def rows(self) -> dict[str, int]:
         """Number of rows of each side, `users` and `items`, without users who were forgotten."""
-        return {"users": self.bundle.report.users.rows, "items": self.bundle.report.items.rows}
+        return _rows(self.bundle.report)
 
     def blocks(self, side: str) -> Iterator[pl.DataFrame]:
         """Yields the rows of a side in order, in blocks."""
@@ -154,6 +154,8 @@ def follow(root: Path, config: VectorsConfig, progress: Progress | None = None) 
         missing = store.rows(version.name) != version.rows
         there = not missing and store.current() == version.name
         if missing:
+            if store.current() == version.name and (whole := _whole(root, store, version.name)):
+                store.switch(whole)  # rows were lost: readers use another version until this one is written again
             store.remove(version.name)  # leftovers of a killed push
             store.write(version)
         if not there:
@@ -175,6 +177,12 @@ def _others(root: Path, store: VectorStore, version: str) -> list[str]:
     places = {_name(release): place for place, release in enumerate(Releases(root).all())}
     by_name = sorted(store.versions() - {version}, reverse=True)
     return sorted(by_name, key=lambda name: places.get(name, len(places)))
+
+
+def _whole(root: Path, store: VectorStore, version: str) -> str | None:
+    """The newest other version with all of its rows."""
+    rows = {_name(release): _rows(release.report) for release in Releases(root).all()}
+    return next((name for name in _others(root, store, version) if store.rows(name) == rows.get(name)), None)
 
 
 def served(root: Path, config: VectorsConfig) -> VectorsReport | None:
@@ -211,6 +219,10 @@ def _version(root: Path, release: Release, progress: Progress | None = None) -> 
 
 def _name(release: Release) -> str:
     return re.sub(r"\W", "_", release.id).lower()
+
+
+def _rows(report: BundleReport) -> dict[str, int]:
+    return {"users": report.users.rows, "items": report.items.rows}
 
 
 def table_name(name: str, side: str, version: str) -> str:

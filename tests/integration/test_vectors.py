@@ -31,7 +31,7 @@ from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.forgetting import forget
 from darec.serving.recommend import recommend
 from darec.serving.releases import Releases
-from darec.serving.vectors import follow, open_store, served
+from darec.serving.vectors import Version, follow, open_store, served
 from pipelines.cli import app
 from pipelines.doctor import examine
 from schemas.vectors import VectorsConfig
@@ -203,6 +203,41 @@ def test_a_push_that_is_killed_leaves_the_old_release_and_the_next_one_repairs_i
     assert served_by(config) == before and served(tmp_path, config) is None
     assert follow(tmp_path, config).state == "pushed"
     check_same_as_the_index(tmp_path, config)
+
+
+def lose_an_item(store, kind: str, version: str) -> None:
+    """As a restored backup or a user of the store may do."""
+    name = f"darec_items_{version}"
+    if kind == "pgvector":
+        store._db.execute(f"DELETE FROM {name} WHERE number = 3")
+    elif kind == "qdrant":
+        store._client.delete(name, [3])
+    elif kind == "lancedb":
+        store._db.open_table(name).delete("number = 3")
+    else:
+        store._client.delete(store._collection(version), filter="number == 3", partition_name="items")
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_readers_are_served_while_a_version_that_has_lost_rows_is_repaired(
+    kind, address, releases, tmp_path, monkeypatch
+):
+    config = VectorsConfig(store=kind, address=address(kind))
+    newest, oldest = releases.all()
+    for release in (oldest, newest):
+        releases.promote(release.id)
+        follow(tmp_path, config)
+    before, (items, _) = served_by(config), searched(config, "u3")
+    with open_store(config) as store:
+        lose_an_item(store, kind, before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Version, "_items", lambda version: 1 / 0)
+        with pytest.raises((ZeroDivisionError, DarecError)):
+            follow(tmp_path, config)
+    assert served_by(config) not in (None, before) and len(searched(config, "u3")[0]) == K
+    assert follow(tmp_path, config).state == "pushed"
+    assert (served_by(config), searched(config, "u3")[0]) == (before, items)
 
 
 def test_the_last_releases_are_kept_also_after_the_clock_went_back(tmp_path, monkeypatch):
