@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,12 +200,12 @@ except Exception as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
-def test_the_store_of_another_user_is_named(tmp_path: Path) -> None:
-    root = tmp_path / "store"
-    root.mkdir(mode=0o700)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    command = [sys.executable, "-c", AS_NOBODY, str(root)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_the_store_of_another_user_is_named() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # others may not enter the folders above tmp_path
+        Path(folder).chmod(0o755)
+        root = Path(folder, "store")
+        root.mkdir(mode=0o700)
+        command = [sys.executable, "-c", AS_NOBODY, str(root)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said.startswith("UserError: the folder of the store cannot be read") and str(root) in said
     assert "chown -R 65534" in said and "shared.json" not in said
