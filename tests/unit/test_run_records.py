@@ -112,6 +112,8 @@ def ask(address: str) -> tuple[int, str]:
         (night(1, outcome="refused", why="recall fell"), 200, "recall fell"),
         (night(1, outcome="failed", why="the disk is full"), 503, "the disk is full"),
         (night(30), 503, r"no run has ended for 30\.\d hours"),
+        (night(-30), 503, r"the last run ended \d+\.\d hours from now, by a clock that was ahead"),
+        (night(-0.1), 200, "all 9 checks passed"),
     ],
 )
 def test_health_follows_the_last_run(monitor, tmp_path, last, status, why):
