@@ -299,12 +299,16 @@ class Breaking:
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_broken_transfer_goes_on_where_it_broke_off(web, data, tmp_path, ranges):
     web.answer = Breaking(2, ranges)
+    assert _tried(web, data, tmp_path) == ["", "bytes=400-", "bytes=800-" if ranges else "bytes=400-"]
+
+
+def _tried(web: Files, data: Path, tmp_path: Path) -> list[str]:
+    """Reads the log, which is whole at the end, and returns the ranges that were asked for."""
     chosen = recipe(tmp_path, interactions=served(web, data))
     read_sources(chosen)
     (copy,) = copies_in(chosen.runtime.store / COPIES)
     assert Path(copy.place).read_bytes() == web.content["/log.csv"]
-    tried = [wanted for method, _, wanted in web.asked if method == "GET"]
-    assert tried == ["", "bytes=400-", "bytes=800-" if ranges else "bytes=400-"]
+    return [wanted for method, _, wanted in web.asked if method == "GET"]
 
 
 class Ending:
@@ -341,12 +345,7 @@ def _from_the_beginning(content: bytes, request: BaseHTTPRequestHandler, tag: st
 @pytest.mark.parametrize("rest", [_refused, _from_the_beginning])
 def test_a_transfer_that_ends_early_without_an_error_is_read_completely(web, data, tmp_path, rest):
     web.answer = Ending(400, rest)
-    chosen = recipe(tmp_path, interactions=served(web, data))
-    read_sources(chosen)
-    (copy,) = copies_in(chosen.runtime.store / COPIES)
-    assert Path(copy.place).read_bytes() == web.content["/log.csv"]
-    tried = [wanted for method, _, wanted in web.asked if method == "GET"]
-    assert tried == ["", "bytes=400-", ""]
+    assert _tried(web, data, tmp_path) == ["", "bytes=400-", ""]
 
 
 def test_a_transfer_that_always_breaks_leaves_the_copy_as_it_was(web, data, tmp_path):
