@@ -118,9 +118,8 @@ class Search:
         except ValueError as error:
             hint = "restore it from a backup, or delete it to search again from the first trial"
             raise UserError(f"the journal of the search is damaged ({error})", where=str(path), hint=hint) from error
-        seed = recipe.seed + len(
-            study.trials
-        )  # the sampler's state is not stored, and the same trials must not be drawn again
+        # The sampler's state is not stored, and the same trials must not be drawn again.
+        seed = recipe.seed + len(study.trials)
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=recipe.startup_trials, seed=seed)
         return study
 
