@@ -63,15 +63,20 @@ class LiveRelease:
         self._releases, self._refresh, self._announce = Releases(store), refresh, announce
         self._served: Served | None = None
         self._ended = threading.Event()
-        self.trouble: str | None = None
-        """Why the current release is not served; None if it is."""
+        self._failure: DarecError | None = None
 
     @property
     def served(self) -> Served:
         """The release that is served. Raises DarecError if there is none."""
         if self._served is None:
-            raise DarecError(self.trouble or "no release is open yet")
+            failure = self._failure or DarecError("no release is open yet")
+            raise DarecError(failure.what, where=failure.where, hint=failure.hint)
         return self._served
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the current release is not served, without the paths of the machine; None if it is."""
+        return _message(self._failure) if self._failure else None
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -94,15 +99,20 @@ class LiveRelease:
                 record = self._releases.of_bundle(folder)
                 self._served = Served(record.id if record else folder.name, bundle, datetime.now(UTC))
                 self._announce(f"serving release {self._served.release}")
-            self.trouble = None
+            self._failure = None
         except (DarecError, OSError) as error:
-            if str(error) != self.trouble:
-                _logger.warning("the current release cannot be opened: %s", error)
-            self.trouble = str(error)
+            failure = error if isinstance(error, DarecError) else _unreadable(error)
+            if str(failure) != str(self._failure):
+                _logger.warning("the current release cannot be opened: %s", failure)
+            self._failure = failure
 
     def _follow(self) -> None:
         while not self._ended.wait(self._refresh):
             self.look()
+
+
+def _unreadable(error: OSError) -> DarecError:
+    return DarecError(f"its files cannot be read ({error.strerror})", where=str(error.filename or ""))
 
 
 def _warm(bundle: Bundle) -> None:
@@ -111,7 +121,8 @@ def _warm(bundle: Bundle) -> None:
     if first:
         recommend_many(bundle, first, 1)
     if bundle.items.height:
-        similar(bundle, bundle.items[c.ITEM][0], 1)
+        with suppress(UnknownIdError):  # this item has no vector
+            similar(bundle, bundle.items[c.ITEM][0], 1)
 
 
 @dataclass(frozen=True)
@@ -234,7 +245,7 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
         try:
             served = live.served
         except DarecError as error:
-            return JSONResponse({"healthy": False, "trouble": str(error)}, 503)
+            return JSONResponse({"healthy": False, "trouble": _message(error)}, 503)
         facts = {"healthy": True, "release": served.release, "since": served.since.isoformat(timespec="seconds")}
         return JSONResponse(facts | {"trouble": live.trouble})
 
@@ -248,7 +259,9 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
 
     @app.exception_handler(DarecError)
     def failed(request: Request, error: DarecError) -> Response:
-        """404: unknown id. 422: rules that cannot be applied. 503: no release, or a file of the recipe's rules."""
+        """404: unknown id, or item without a vector. 422: rules that cannot be applied. 503: no release, or a file of
+        the recipe's rules.
+        """
         if isinstance(error, UnknownIdError):
             return _told(error, 404)
         if isinstance(error, UserError) and error.where.startswith("rules"):
@@ -284,5 +297,9 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
 
 
 def _told(error: DarecError, status: int) -> Response:
+    return JSONResponse({"error": _message(error)}, status)
+
+
+def _message(error: DarecError) -> str:
     """What is wrong and how to fix it, without the paths of the machine."""
-    return JSONResponse({"error": f"{error.what} -> {error.hint}" if error.hint else error.what}, status)
+    return f"{error.what} -> {error.hint}" if error.hint else error.what

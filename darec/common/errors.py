@@ -29,7 +29,7 @@ class UserError(DarecError):
 
 
 class UnknownIdError(UserError):
-    """A user or an item that the release does not contain."""
+    """A user or an item that the release does not contain, or an item whose vector is 0."""
 
 
 class LimitError(DarecError):

@@ -102,15 +102,20 @@ def similar(bundle: Bundle, item_id: str, k: int = 10, rules: RulesConfig | None
         Columns rank (from 1), item_id, title, score (cosine).
 
     Raises:
-        UserError: the id is unknown (the nearest known ones are named), k < 1, or the rules leave no item.
+        UserError: the id is unknown (the nearest known ones are named), the vector of the item is 0, k < 1, or the
+            rules leave no item.
     """
     _positive(k)
     found = bundle.item_vectors([item_id])
     if found.is_empty():
         raise _unknown("item", item_id, bundle.items[c.ITEM], bundle)
+    vector = vectors_of(found)
+    if not vector.any():  # the cosine to every item would be 0, and their order arbitrary
+        hint = "vectors of items without interactions come from their texts: set train.cold_start"
+        raise UnknownIdError("the item has a vector of zeros, to which no item is similar", where=item_id, hint=hint)
     itself = Seen(np.zeros(1, np.int64), found[c.ITEM_INDEX].to_numpy().astype(np.int64))
     allowed, most = Rules.of(rules or RulesConfig(), bundle).allowed, min(k, bundle.items.height)
-    ids, scores = search(bundle.similar_index, normalised(vectors_of(found)), most, itself, allowed)
+    ids, scores = search(bundle.similar_index, normalised(vector), most, itself, allowed)
     return _answer(bundle, ids, scores).select(c.RANK, c.ITEM, c.TITLE, c.SCORE)
 
 

@@ -6,10 +6,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import httpx
+import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +20,7 @@ from typer.testing import CliRunner
 from darec.artifacts.store import Store
 from darec.common.errors import UserError
 from darec.common.recipes import load_recipe
-from darec.serving.bundle import Bundle
+from darec.serving.bundle import Bundle, vectors_of
 from darec.serving.recommend import recommend, recommend_histories, similar
 from darec.serving.releases import Releases
 from pipelines import serving
@@ -146,6 +148,23 @@ def test_an_unexpected_error_is_answered_as_all_others_are_and_logged(
     assert f"RuntimeError: a fault in {tmp_path}" in caplog.text
 
 
+def test_nothing_is_similar_to_an_item_whose_vector_is_zero(tmp_path: Path) -> None:
+    sample = contents()
+    vectors = vectors_of(sample.items).copy()
+    vectors[0] = 0
+    items = sample.items.with_columns(
+        vector=pl.Series(vectors, dtype=sample.items.schema["vector"]),
+        train_count=pl.when(pl.col("item_id") == "i0").then(0).otherwise("train_count").cast(pl.Int32),
+    )
+    Releases(tmp_path).publish(export(Store(tmp_path), replace(sample, items=items)).path, GATE)
+    with TestClient(serving.make_app(tmp_path, lambda **_: RulesConfig())) as client:
+        answer = client.get("/similar", params={"item": "i0"})
+        assert client.get("/health").status_code == 200, "the first item is the one that warms up the release"
+        others = client.get("/similar", params={"item": "i1", "k": 1000}).json()["items"]
+    assert answer.status_code == 404 and "a vector of zeros" in answer.json()["error"]
+    assert len(others) == len(items) - 1
+
+
 def test_a_new_release_takes_over_under_load_without_one_failed_request(store: Path):
     users = Bundle.open(store / "current").user_ids().to_list()
     statuses: list[int] = []
@@ -209,7 +228,9 @@ def test_a_store_without_a_release_says_so_until_there_is_one(tmp_path: Path):
         assert wait_for(lambda: listens(port))
         answer = get(f"{url}/health")
         assert answer.status_code == 503 and "nothing has been published yet" in answer.json()["trouble"]
-        assert get(f"{url}/recommend", params={"user": "u"}).status_code == 503
+        refused = get(f"{url}/recommend", params={"user": "u1"})
+        assert refused.status_code == 503 and "darec run" in refused.json()["error"]
+        assert str(tmp_path) not in answer.text + refused.text, "clients do not see paths of the machine"
         run(load_recipe(tmp_path / "store.yaml"))
         assert wait_for(lambda: healthy(url))
     finally:
