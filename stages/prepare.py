@@ -25,19 +25,25 @@ _logger = logging.getLogger(__name__)
 def prepare(recipe: Recipe, target: str = LAST) -> None:
     """Fetches the data and models that the run needs and that do not exist yet, and checks its requirements.
 
-    A missing text encoder or GPU and a faulty prompt are reported here, and not after hours of LLM requests.
+    A missing text encoder or GPU, a faulty prompt and a folder of lists that cannot be written are reported here, and
+    not after hours of LLM requests.
 
     Args:
         recipe: of the run.
         target: the last stage of the run. What only later stages need is neither fetched nor checked.
 
     Raises:
-        UserError: too little memory or free disk space, a missing model or GPU, or a faulty prompt.
+        UserError: too little memory or free disk space, a missing model or GPU, a faulty prompt, or lists that cannot
+            be written.
         TransientError: a download failed.
     """
     check_address_space()
     check_free_disk(Store(recipe.runtime.store).root, recipe.runtime.min_free_gb)
     check_device(recipe, target)
+    if target == LAST and recipe.lists and isinstance(recipe.lists.out, Path):
+        from darec.serving.lists import check_replaceable
+
+        check_replaceable(recipe.lists.out)
     if recipe.search:
         from darec.training.search import candidates
 

@@ -107,19 +107,23 @@ def replace_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def check_writable(path: Path) -> None:
-    """Checks that a file can be written to `path`, before the work whose result goes there. Nothing is left behind.
+def check_writable(path: Path, name: str = "file") -> None:
+    """Checks that `path` can be written, before the work whose result goes there. Nothing is left behind.
+
+    Args:
+        path: of a file, or of a folder that is going to be made or replaced.
+        name: of what is written there, in the message.
 
     Raises:
-        UserError: its folder cannot be written or, if it does not exist, created.
+        UserError: the folder around it cannot be written or, if it does not exist, created.
     """
     folder = next(each for each in path.absolute().parents if os.path.lexists(each))
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        hint = "name a file in a folder that this user may write"
-        raise UserError(f"the file cannot be written ({error.strerror})", where=str(path), hint=hint) from error
+        hint = "name a path in a folder that this user may write"
+        raise UserError(f"the {name} cannot be written ({error.strerror})", where=str(path), hint=hint) from error
 
 
 def flush(path: Path) -> None:

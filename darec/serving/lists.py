@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from darec.artifacts.store import explained
 from darec.common.errors import DarecError, UserError
-from darec.common.files import flush
+from darec.common.files import check_writable, flush
 from darec.common.objects import Objects
 from darec.common.progress import Progress, Silent
 from darec.common.warnings import warn_once
@@ -115,6 +115,18 @@ def written(out: Path | str) -> ListsManifest | None:
         return ListsManifest.model_validate_json(found[0]) if found else None
     except (OSError, ValidationError, DarecError):
         return None
+
+
+def check_replaceable(out: Path) -> None:
+    """Checks that lists can be written to the folder `out`, before the work whose result goes there.
+
+    Raises:
+        UserError: the folder contains other files, or the one around it cannot be written.
+    """
+    if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
+        hint = "name a folder that is new, empty, or contains lists"
+        raise UserError("the folder contains other files than lists", where=str(out), hint=hint)
+    check_writable(out.resolve(), "folder of the lists")
 
 
 def follow_by_hand(
@@ -292,9 +304,7 @@ def _uploaded(out: str) -> Iterator[tuple[Path, Finish]]:
 @contextmanager
 def _replaced(out: Path) -> Iterator[tuple[Path, Finish]]:
     """An empty folder that replaces `out` when the block ends without an error."""
-    if out.exists() and written(out) is None and not (out.is_dir() and not any(out.iterdir())):
-        hint = "name a folder that is new, empty, or contains lists"
-        raise UserError("the folder contains other files than lists", where=str(out), hint=hint)
+    check_replaceable(out)
     out = out.resolve()  # a link stays, and the folder that it leads to is replaced
     draft = out.with_name(f".{out.name}.unfinished")
     with explained(out, "the folder of the lists", "lists.out or --out"):

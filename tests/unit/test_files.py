@@ -80,7 +80,7 @@ def test_a_file_that_can_be_written_is_only_checked(tmp_path: Path, name: str) -
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"the file cannot be written \(.*\) .*page\.html\] -> name a file"):
+    with pytest.raises(UserError, match=r"the file cannot be written \(.*\) .*page\.html\] -> name a path"):
         check_writable(tmp_path / place)
 
 

@@ -29,6 +29,7 @@ from schemas.rerank import MMRConfig
 from schemas.rules import RulesConfig
 from schemas.tables import LISTS
 from stages.plan import plan
+from stages.prepare import prepare
 from stages.registry import TASKS
 from stages.walk import run as run_pipeline
 from tests.buckets import S3, configured
@@ -310,6 +311,17 @@ def test_a_vector_of_zeros_ranks_nothing_and_gives_the_popular_items_in_both_way
         seen = {f"i{item}" for item in sample.seen.filter(user_index=user)["item_index"]}
         expected = [item for item in popular if item not in seen][:5]
         assert lists.filter(user_id=f"u{user}")["item_id"].to_list() == expected
+
+
+def test_a_run_whose_lists_cannot_be_written_does_no_work(tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "notes.txt").touch()
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path / "lists", "contains other files"), (tmp_path / "file" / "lists", "cannot be written")):
+        chosen = recipe(tmp_path, lists={"out": str(out)})
+        with pytest.raises(UserError, match=f"the folder .*{said}") as found:
+            prepare(chosen)
+        assert found.value.where == str(out)
 
 
 def test_a_run_ends_with_the_lists_of_the_current_release(tmp_path, monkeypatch):
