@@ -7,6 +7,7 @@ import typer
 import yaml
 
 from darec.common.errors import UserError
+from darec.common.files import replace_text
 from darec.common.progress import Progress
 from darec.common.recipes import load, load_recipe
 from pipelines.cli.bench_options import DataOption, SetOption
@@ -79,7 +80,7 @@ def _write_best(search: "Search", study: "optuna.Study") -> str:
 
     best = {"validation recall@20": study.best_value, "trials": len(finished(study)), "set": study.best_params}
     text = yaml.safe_dump({search.recipe.name: best}, sort_keys=False)
-    (search.folder / "best.yaml").write_text(text)
+    replace_text(search.folder / "best.yaml", text)
     return text
 
 
