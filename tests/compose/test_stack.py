@@ -26,7 +26,8 @@ from tests.processes import free_port, wait_for
 
 PROJECT = Path(__file__).parents[2]
 NAME = "darec-check"
-SERVICES = ("database", "server", "worker", "reports", "llm-cpu")
+SERVICES = ("database", "server", "worker", "reports", "serving", "llm-cpu")
+PROFILES = ("--profile", "cpu", "--profile", "serving")
 PATIENCE = 900  # seconds; an LLM server starts within one minute, or within several on a busy machine
 RECIPE = """
 data: {source: csv, interactions: data/check/interactions.csv, items: data/check/items.csv, users: data/check/users.csv,
@@ -56,12 +57,13 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.url, self.reports = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self.url, self.reports, self.serving = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
         self.login = f"check:{secrets.token_hex(8)}"
         settings = {"POSTGRES_PASSWORD": secrets.token_hex(8), "DAREC_LLM_API_KEY": secrets.token_hex(8)}
         settings |= {"DAREC_LOGIN": self.login, "DAREC_RECIPE": "data/check/recipe.yaml", "DAREC_LOG": "json"}
         settings |= {"DAREC_PUBLIC_URL": self.url, "DAREC_REPORTS_URL": self.reports, "DEVICE": "cpu"}
         settings |= {"DAREC_PORT": self.url.rpartition(":")[2], "DAREC_REPORTS_PORT": self.reports.rpartition(":")[2]}
+        settings |= {"DAREC_SERVING_PORT": self.serving.rpartition(":")[2]}
         passed_on = ("PYTHON_IMAGE", "DATABASE_IMAGE", "EXTRA_INDEX")
         settings |= {name: os.environ[name] for name in passed_on if name in os.environ}
         self._environment = folder / "env"
@@ -77,7 +79,7 @@ class Stack:
 
     def compose(self, *arguments: str) -> str:
         options = ["--project-directory", str(PROJECT), "--env-file", str(self._environment), "--project-name", NAME]
-        return call(*self._compose, "--file", str(self._file), *options, "--profile", "cpu", *arguments)
+        return call(*self._compose, "--file", str(self._file), *options, *PROFILES, *arguments)
 
     def container(self, service: str) -> str:
         [found] = self.compose("ps", "-q", service).split()
@@ -165,6 +167,17 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
         stack.compose("down", "--volumes", "--remove-orphans")
 
 
+def fetched(url: str) -> str:
+    """The answer, also if it is an error, or nothing if nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+    except OSError:
+        return ""
+
+
 def eventually(condition: Callable[[], bool]) -> None:
     assert wait_for(condition, PATIENCE)
 
@@ -183,12 +196,19 @@ def test_a_night_runs_to_its_release_with_profiles_of_the_llm_server(stack):
 def test_reports_metrics_and_health_are_served(stack):
     [night] = stack.history()
     for path, words in (
-        (f"{night['release']}.html", b"<html"),
-        ("metrics", b"darec_last_run_success 1.0"),
-        ("health", b'"healthy": true'),
+        (f"{night['release']}.html", "<html"),
+        ("metrics", "darec_last_run_success 1.0"),
+        ("health", '"healthy": true'),
     ):
-        with urllib.request.urlopen(f"{stack.reports}/{path}", timeout=60) as answer:
-            assert words in answer.read()
+        assert words in fetched(f"{stack.reports}/{path}")
+
+
+def test_recommendations_are_served_from_a_volume_that_is_not_writable_and_without_secrets(stack):
+    [release] = [night["release"] for night in stack.history()]
+    eventually(lambda: release in fetched(f"{stack.serving}/health"))
+    assert release in fetched(f"{stack.serving}/recommend?user=u000&k=3")
+    environment = "".join(stack.inspect("serving")["Config"]["Env"])
+    assert not re.search("LOGIN|PASSWORD|KEY=", environment)
 
 
 @pytest.mark.parametrize("service", SERVICES)
