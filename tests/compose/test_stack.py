@@ -187,6 +187,14 @@ def test_nobody_gets_in_without_the_login(stack):
         urllib.request.urlopen(f"{stack.url}/api/admin/version", timeout=60)
 
 
+def test_before_the_first_release_the_recommendations_are_healthy_and_answer_503(stack):
+    for path in ("health", "recommend?user=u000"):
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{stack.serving}/{path}", timeout=60)
+        assert "nothing has been published yet" in fetched(f"{stack.serving}/{path}")
+    assert stack.healthy("serving")
+
+
 def test_a_night_runs_to_its_release_with_profiles_of_the_llm_server(stack):
     assert stack.night()["state"]["type"] == "COMPLETED"
     [night] = stack.history()
@@ -207,8 +215,10 @@ def test_recommendations_are_served_from_a_volume_that_is_not_writable_and_witho
     [release] = [night["release"] for night in stack.history()]
     eventually(lambda: release in fetched(f"{stack.serving}/health"))
     assert release in fetched(f"{stack.serving}/recommend?user=u000&k=3")
-    environment = "".join(stack.inspect("serving")["Config"]["Env"])
-    assert not re.search("LOGIN|PASSWORD|KEY=", environment)
+    container = stack.inspect("serving")
+    assert container["Config"]["User"] == "10001"
+    assert not [mount["Destination"] for mount in container["Mounts"] if mount["RW"]]
+    assert not re.search("LOGIN|PASSWORD|KEY=", "".join(container["Config"]["Env"]))
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -219,6 +229,7 @@ def test_a_container_whose_process_is_killed_comes_back_and_the_next_night_is_no
     eventually(lambda: stack.inspect(service)["State"]["StartedAt"] != before and stack.healthy(service))
     assert stack.night()["state"]["type"] == "COMPLETED"
     assert stack.history()[-1]["outcome"] == "unchanged"
+    assert stack.history()[0]["release"] in fetched(f"{stack.serving}/recommend?user=u000&k=3")
 
 
 def test_a_backup_brings_everything_back_after_the_volumes_are_lost(stack):
