@@ -56,6 +56,10 @@ class Served:
     since: datetime
 
 
+class NotServedError(DarecError):
+    """No release could be opened yet. The log has the reason once, and not for each request."""
+
+
 class LiveRelease:
     """Serves the current release. A new release is served once it is loaded; until then the old one is."""
 
@@ -67,10 +71,10 @@ class LiveRelease:
 
     @property
     def served(self) -> Served:
-        """The release that is served. Raises DarecError if there is none."""
+        """The release that is served. Raises NotServedError if there is none."""
         if self._served is None:
             failure = self._failure or DarecError("no release is open yet")
-            raise DarecError(failure.what, where=failure.where, hint=failure.hint)
+            raise NotServedError(failure.what, where=failure.where, hint=failure.hint)
         return self._served
 
     @property
@@ -266,7 +270,8 @@ def _observe(app: FastAPI, live: LiveRelease) -> None:
             return _told(error, 404)
         if isinstance(error, UserError) and error.where.startswith("rules"):
             return _told(error, 422)
-        _logger.warning("a request failed: %s", error)
+        if not isinstance(error, NotServedError):
+            _logger.warning("a request failed: %s", error)
         return _told(error, 503)
 
     @app.exception_handler(RequestValidationError)

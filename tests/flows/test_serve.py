@@ -222,7 +222,8 @@ def test_a_store_without_a_release_says_so_until_there_is_one(tmp_path: Path):
     (tmp_path / "store").mkdir()
     port = free_port()
     command = [str(Path(sys.executable).parent / "darec"), "serve", "--port", str(port), "--refresh", "0.1"]
-    process = subprocess.Popen([*command, "--recipe", str(tmp_path / "store.yaml")], stderr=subprocess.DEVNULL)
+    with (tmp_path / "log.txt").open("w") as log:
+        process = subprocess.Popen([*command, "--recipe", str(tmp_path / "store.yaml")], stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         assert wait_for(lambda: listens(port))
@@ -231,6 +232,8 @@ def test_a_store_without_a_release_says_so_until_there_is_one(tmp_path: Path):
         refused = get(f"{url}/recommend", params={"user": "u1"})
         assert refused.status_code == 503 and "darec run" in refused.json()["error"]
         assert str(tmp_path) not in answer.text + refused.text, "clients do not see paths of the machine"
+        logged = (tmp_path / "log.txt").read_text()
+        assert logged.count("nothing has been published yet") == 1, "not once for each request"
         run(load_recipe(tmp_path / "store.yaml"))
         assert wait_for(lambda: healthy(url))
     finally:
