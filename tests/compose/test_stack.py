@@ -204,11 +204,12 @@ def test_a_night_runs_to_its_release_with_profiles_of_the_llm_server(stack):
 def test_reports_metrics_and_health_are_served(stack):
     [night] = stack.history()
     for path, words in (
-        (f"{night['release']}.html", "<html"),
-        ("metrics", "darec_last_run_success 1.0"),
-        ("health", '"healthy": true'),
+        (f"{night['release']}.html", b"<html"),
+        ("metrics", b"darec_last_run_success 1.0"),
+        ("health", b'"healthy": true'),
     ):
-        assert words in fetched(f"{stack.reports}/{path}")
+        with urllib.request.urlopen(f"{stack.reports}/{path}", timeout=60) as answer:
+            assert words in answer.read()
 
 
 def test_recommendations_are_served_from_a_volume_that_is_not_writable_and_without_secrets(stack):
